@@ -1,0 +1,40 @@
+"""feathervit: ultra-light vision transformers for small images.
+
+`import feathervit` is light: torch and timm load when a function that needs them is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from .config import Augmentation, EncoderConfig, RunConfig
+from .errors import FeatherVitError
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .models import create_model, list_models
+    from .predictor import load
+    from .recipes import recipe
+    from .training import train
+
+_LAZY = {
+    "create_model": "models",
+    "list_models": "models",
+    "load": "predictor",
+    "recipe": "recipes",
+    "train": "training",
+}
+
+__all__ = ["Augmentation", "EncoderConfig", "FeatherVitError", "RunConfig", "__version__", *_LAZY]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

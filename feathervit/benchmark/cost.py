@@ -1,0 +1,54 @@
+"""Parameters, multiply-accumulates and tokens of a model, counted without computing anything.
+
+A copy of the model runs one picture on torch's meta device under torch's own FLOP counter. Attention is made to take
+the plain path, so that each of its products is counted; grouped queries count as many products as query heads, which
+is what they compute. Matrix products and convolutions count; norms, activations and other elementwise work do not.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`macs`: multiply-accumulates of one picture. `tokens`: length of the sequence, None for a model without one."""
+
+    parameters: int
+    macs: int
+    tokens: int | None
+
+
+@torch.no_grad()
+def cost(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:
+    """The cost of one forward pass of `model`, in evaluation mode, on one picture [in_chans, img_size, img_size].
+
+    The model itself is left as it is. Raises ConfigError where it does not take such a picture.
+    """
+    twin = copy.deepcopy(model).to("meta").eval()
+    image_BCHW = torch.empty(1, in_chans, img_size, img_size, device="meta")
+    counter = FlopCounterMode(display=False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            with counter:
+                twin(image_BCHW)
+            features = twin.forward_features(image_BCHW) if hasattr(twin, "forward_features") else None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(
+            f"{type(model).__name__} cannot take a picture of {img_size} x {img_size} with {in_chans} channels ({error}); "
+            "give the image size and channels it was built for"
+        ) from error
+    is_sequence = isinstance(features, torch.Tensor) and features.ndim == 3
+    return Cost(
+        parameters=sum(p.numel() for p in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        tokens=features.shape[1] if is_sequence else None,
+    )

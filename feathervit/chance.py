@@ -1,0 +1,29 @@
+"""Chance has an address: every random draw of a run is a function of (seed, step, rank) and of what it is for.
+
+So a run stops anywhere and goes on exactly, and evaluation or a picture drawn in between changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Chance:
+    """The address of a step's randomness. `step` counts optimiser micro-steps from 0 over the whole run."""
+
+    seed: int
+    step: int = 0
+    rank: int = 0
+
+    def number(self, purpose: str) -> int:
+        """A 63-bit integer that only this address and `purpose` have."""
+        text = f"{self.seed}/{self.step}/{self.rank}/{purpose}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A fresh generator on `device`, seeded by `number(purpose)`."""
+        return torch.Generator(device).manual_seed(self.number(purpose))

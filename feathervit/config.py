@@ -1,0 +1,291 @@
+"""Everything a run needs, as one typed value.
+
+A recipe returns a `RunConfig`; the command line sets any of its fields by dotted name (`--optim.weight-decay 0.1`);
+the resolved value is written beside the weights, and a checkpoint rebuilds its run from it. Nothing here imports torch.
+
+The parts of a model (`GQA`, `MoE`, ...) are dataclasses too: each holds the parameters of one part and no other's.
+In JSON a part carries its class name under "kind".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from .errors import ConfigError
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The parts of an encoder
+
+
+@dataclass(frozen=True)
+class GQA:
+    """Grouped-query attention (arXiv 2305.13245): `heads` query heads share `kv_heads` key and value heads."""
+
+    heads: int = 8
+    kv_heads: int = 4
+
+
+@dataclass(frozen=True)
+class MoE:
+    """Mixture of SwiGLU experts with noisy top-k gates (arXiv 2407.17783, section 2.1.2).
+
+    The hidden size falls from `hidden_first` to `hidden_last` by Eq. 15; `experts` counts a layer's experts in each of
+    equally long stages. `sharing` names what the experts of a layer share (Table 9). `balance` is the coefficient of
+    variation or its square (the paper's text names the first, Shazeer et al. square it).
+    """
+
+    hidden_first: int = 144
+    hidden_last: int = 72
+    experts: tuple[int, ...] = (3, 4, 5)
+    top_k: int = 2
+    sharing: Literal["v_w2", "v_w", "w_w2", "none"] = "v_w2"
+    noise: bool = True
+    balance: Literal["cv", "cv_squared"] = "cv"
+    importance_weight: float = 1e-2
+    load_weight: float = 1e-2
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class SwiGLU:
+    """One SwiGLU feed-forward (Eq. 13), the hidden size scaled by depth as in `MoE`."""
+
+    hidden_first: int = 144
+    hidden_last: int = 144
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Linear, GELU, linear; `ratio` is hidden size over width."""
+
+    ratio: float = 4.0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """An encoder: width, depth and the parts of its layers. Image size, patch size and classes belong to the run."""
+
+    dim: int = 144
+    depth: int = 15
+    attention: GQA = GQA()
+    feedforward: MoE | SwiGLU | MLP = MoE()
+    readout: Literal["dummy", "class", "mean"] = "dummy"
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The parts of a run
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How a picture becomes a tensor, in training, evaluation, prediction and export alike.
+
+    `fit`: centre square, pad to a square, or stretch. `channels`: None keeps the data set's own (3 for picture files).
+    `stored_size`: side in pixels that training pictures are kept at; None keeps small equal ones as they are and takes
+    ceil(1.15 x input) for others. `mean` and `std` are for pixels in 0-1, one for all channels or one each.
+    """
+
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    channels: int | None = None
+    stored_size: int | None = None
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How validation pictures are held out where the data set has none of its own.
+
+    `val_fraction` of train, stratified and seeded by `seed`; 0 trains on all of train. `folds` > 1 takes fold number
+    `fold` of a stratified k-fold instead.
+    """
+
+    val_fraction: float = 0.1
+    seed: int = 0
+    folds: int = 0
+    fold: int = 0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """All that happens to a training batch between storage and the model, drawn for each picture by itself.
+
+    flip: "none", "random" (p = 0.5) or "alternating" (drawn in the first epoch, inverted in each epoch after).
+    crop: "resized" (random resized crop of `crop_scale` of the area, `crop_ratio` aspect), "pad" (pad `crop_padding`
+    pixels with zeros, crop) or "none".
+    policy: an AutoAugment policy, RandAugment ("rand") or TrivialAugmentWide ("trivial").
+    erasing: probability of random erasing; cutout: side in pixels of a grey square (0: none).
+    mixup, cutmix: alpha of the Beta distribution of lambda (0: off); `mix_prob` is the share of pictures mixed,
+    `switch_prob` the chance of CutMix where both are on.
+    repeats: views of one picture in a batch (repeated augmentation).
+    """
+
+    flip: Literal["none", "random", "alternating"] = "none"
+    crop: Literal["none", "resized", "pad"] = "none"
+    crop_scale: tuple[float, float] = (0.8, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_padding: int = 4
+    policy: Literal["none", "cifar10", "svhn", "imagenet", "rand", "trivial"] = "none"
+    rand_ops: int = 2
+    rand_magnitude: int = 9
+    erasing: float = 0.0
+    erasing_scale: tuple[float, float] = (0.02, 0.4)
+    cutout: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 1.0
+    switch_prob: float = 0.5
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule. The learning rate is `RunConfig.lr` x batch size / `lr_batch` (Eq. 17).
+
+    `lr_batch` 0: the learning rate is taken as it is. `layer_decay` 1: none.
+    """
+
+    name: Literal["adamw", "lion", "muon"] = "adamw"
+    lr_batch: int = 256
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup_epochs: float = 0.0
+    min_lr: float = 0.0
+    clip_grad: float | None = None
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Loss terms. `moe` is beta, the weight of the experts' balance losses (Eq. 16).
+
+    `class_weights`: "balanced" weighs each class by the inverse of its frequency.
+    """
+
+    label_smoothing: float = 0.0
+    moe: float = 0.5
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, whole. `None` in `img_size` and `patch_size` means the model's own; `arch` None, the registered one."""
+
+    recipe: str = ""
+    model: str = "mlit_xxs"
+    data: str = ""
+    img_size: int | None = None
+    patch_size: int | None = None
+    epochs: int = 100
+    batch_size: int = 128
+    lr: float = 1e-3
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    arch: EncoderConfig | None = None
+    images: ImageConfig = ImageConfig()
+    split: SplitConfig = SplitConfig()
+    augment: Augmentation = Augmentation()
+    optim: OptimConfig = OptimConfig()
+    loss: LossConfig = LossConfig()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# To and from JSON
+
+
+def to_dict(config: Any) -> Any:
+    """A dataclass as JSON-ready values; a part of an encoder carries its class name under "kind"."""
+    if dataclasses.is_dataclass(config):
+        out = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"kind": type(config).__name__, **out} if type(config) in _PARTS else out
+    if isinstance(config, tuple):
+        return [to_dict(v) for v in config]
+    return config
+
+
+_PARTS = (GQA, MoE, SwiGLU, MLP)
+
+
+def from_dict(cls: type, data: Any, where: str = "") -> Any:
+    """The dataclass `cls` from JSON values, each checked against its declared type.
+
+    Missing fields take their defaults, so that an older file still loads. Raises ConfigError for an unknown field or a
+    value of the wrong type, naming its dotted place.
+    """
+    return _decode(cls, data, where)
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(kind)
+        if value is None and type(None) in options:
+            return None
+        options = [o for o in options if o is not type(None)]
+        if isinstance(value, dict) and "kind" in value:
+            options = [o for o in options if getattr(o, "__name__", "") == value["kind"]] or options[:1]
+        return _decode(options[0], value, where)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where or 'configuration'} must be an object of fields, got {value!r:.80}")
+        hints = typing.get_type_hints(kind)
+        given = dict(value)
+        if given.pop("kind", kind.__name__) != kind.__name__:
+            raise ConfigError(f"{where}.kind: unknown part {value['kind']!r:.80}")
+        unknown = sorted(set(given) - set(hints))
+        if unknown:
+            raise ConfigError(f"unknown field {(where + '.' if where else '') + str(unknown[0])!r:.80}")
+        return kind(**{k: _decode(hints[k], v, f"{where}.{k}" if where else k) for k, v in given.items()})
+    if origin is Literal:
+        if value not in typing.get_args(kind) or isinstance(value, bool):
+            choices = ", ".join(map(repr, typing.get_args(kind)))
+            raise ConfigError(f"{where} must be one of {choices}; got {value!r:.80}")
+        return value
+    if origin is tuple:
+        args = typing.get_args(kind)
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} must be a list, got {value!r:.80}")
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise ConfigError(f"{where} must hold {len(args)} values, got {len(value)}")
+        return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{where} must be {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+def changed(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
+    """Dotted name -> (before, after) of every field in which two configurations differ."""
+    return {k: (v, b) for k, v, b in _walk(to_dict(before), to_dict(after), "")}
+
+
+def _walk(a: Any, b: Any, where: str):
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in dict.fromkeys([*a, *b]):
+            yield from _walk(a.get(key), b.get(key), f"{where}.{key}" if where else key)
+    elif a != b:
+        yield where, a, b
+
+
+def with_fields(config: Any, **changes: Any) -> Any:
+    """A copy with fields set by dotted name: `with_fields(c, **{"optim.weight_decay": 0.1, "epochs": 3})`.
+
+    Raises ConfigError for a name that no field has.
+    """
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        if not dataclasses.is_dataclass(config) or head not in {f.name for f in dataclasses.fields(config)}:
+            raise ConfigError(f"no field {name!r} in {type(config).__name__}")
+        config = replace(config, **{head: with_fields(getattr(config, head), **{rest: value}) if rest else value})
+    return config

@@ -1,0 +1,141 @@
+"""Figures of a classifier from its probabilities, and the raw-pixel neighbour baseline to hold them against.
+
+scikit-learn computes what it has; only the calibration error is ours. All figures are fractions from 0 to 1 except
+`nll`, and everything in `Metrics` goes into JSON as it stands: a class without pictures has accuracy None, never NaN.
+Nothing here imports torch: tensors on the CPU and arrays are both taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, DataError, DivergedError
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one classifier on `n` pictures.
+
+    `top5` is the accuracy among the best `top5_k` = min(5, classes) guesses. `per_class` maps a class name to the share
+    of its pictures that were recognised (None: no pictures), `balanced_accuracy` is the mean of those shares.
+    `confusion[i][j]` counts pictures of class i taken for class j, in the order of `class_names`. `nll` is the mean
+    negative log-likelihood in nats; `ece` is defined at `calibration_error`.
+    """
+
+    n: int
+    top1: float
+    top5: float
+    top5_k: int
+    balanced_accuracy: float
+    nll: float
+    ece: float
+    per_class: dict[str, float | None]
+    class_names: list[str]
+    confusion: list[list[int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def score(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Metrics:
+    """All figures of a classifier.
+
+    `probabilities` [N, K] (tensor on the CPU or array, rows summing to one), `labels` [N] integers in 0..K-1,
+    `class_names` K distinct names. Raises DataError where there is nothing to score, the shapes disagree or a label
+    has no column; DivergedError where a probability is not a finite number.
+    """
+    from sklearn import metrics
+
+    p_NK = np.asarray(probabilities, dtype=np.float64)
+    labels_N = np.asarray(labels, dtype=np.int64)
+    names = [str(name) for name in class_names]
+    _check(p_NK, labels_N, names)
+    p_NK = p_NK / p_NK.sum(axis=1, keepdims=True)  # float32 rows sum to one only to 1e-7, which log_loss warns of
+    guess_N = p_NK.argmax(axis=1)
+    classes = np.arange(len(names))
+
+    confusion_KK = metrics.confusion_matrix(labels_N, guess_N, labels=classes)
+    support_K = confusion_KK.sum(axis=1)
+    k = min(5, len(names))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+        balanced = metrics.balanced_accuracy_score(labels_N, guess_N)
+    return Metrics(
+        n=len(labels_N),
+        top1=float(metrics.accuracy_score(labels_N, guess_N)),
+        top5=1.0 if k == len(names) else float(metrics.top_k_accuracy_score(labels_N, p_NK, k=k, labels=classes)),
+        top5_k=k,
+        balanced_accuracy=float(balanced),
+        nll=float(metrics.log_loss(labels_N, p_NK, labels=classes)),
+        ece=calibration_error(p_NK, labels_N),
+        per_class={
+            name: float(confusion_KK[i, i] / support_K[i]) if support_K[i] else None for i, name in enumerate(names)
+        },
+        class_names=names,
+        confusion=confusion_KK.tolist(),
+    )
+
+
+def _check(p_NK: np.ndarray, labels_N: np.ndarray, names: list[str]) -> None:
+    if p_NK.ndim != 2 or p_NK.shape[1] != len(names) or labels_N.shape != p_NK.shape[:1]:
+        raise DataError(
+            f"probabilities of shape {p_NK.shape}, labels of shape {labels_N.shape} and {len(names)} class names do not "
+            "fit together; give [N, K], [N] and K"
+        )
+    if len(labels_N) == 0:
+        raise DataError("there is no picture to score; give a data set with at least one")
+    if len(names) < 2:
+        raise DataError(f"a classifier needs at least 2 classes to be scored, got {len(names)}: {names}")
+    if labels_N.min() < 0 or labels_N.max() >= len(names):
+        raise DataError(
+            f"labels run from {labels_N.min()} to {labels_N.max()}, the model has classes 0 to {len(names) - 1}; "
+            "score it on data with its own classes"
+        )
+    bad = int((~np.isfinite(p_NK)).any(axis=1).sum())
+    if bad:
+        raise DivergedError(
+            f"the model's output is not a finite number for {bad} of {len(labels_N)} pictures; "
+            "train again with a lower learning rate or in float32"
+        )
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Expected calibration error: sum over bins b of n_b / N * |accuracy_b - confidence_b|.
+
+    `probabilities` [N, K], `labels` [N]. A picture's confidence is its largest probability; bin b of `bins` equally
+    wide ones holds the confidences in (b / bins, (b + 1) / bins] (Guo et al., arXiv 1706.04599, Eq. 3).
+    """
+    confidence_N = probabilities.max(axis=1)
+    correct_N = probabilities.argmax(axis=1) == labels
+    bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
+    # n_b * |accuracy_b - confidence_b| is the size of the sum of (correct - confidence) over the bin.
+    gap_B = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=bins)
+    return float(np.abs(gap_B).sum() / len(labels))
+
+
+def raw_pixel_knn(train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, k: int = 3) -> float:
+    """Accuracy of k nearest neighbours (Euclidean) on plain pixels: what a model has to beat to have learnt anything.
+
+    Images are uint8 [N, C, R, R] (tensors on the CPU or arrays), all of one shape, labels [N]. Where there are fewer
+    than `k` training pictures all of them vote. Raises ConfigError where training and test pictures differ in shape.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    train, test = np.asarray(train_images), np.asarray(test_images)
+    if train.shape[1:] != test.shape[1:]:
+        raise ConfigError(
+            f"neighbours are sought among pictures of one shape; training pictures are {train.shape[1:]}, "
+            f"test pictures {test.shape[1:]}: load both at the same size"
+        )
+    # float32, since uint8 differences would wrap around
+    knn = KNeighborsClassifier(n_neighbors=min(k, len(train)))
+    knn.fit(train.reshape(len(train), -1).astype(np.float32), np.asarray(train_labels))
+    return float(knn.score(test.reshape(len(test), -1).astype(np.float32), np.asarray(test_labels)))

@@ -1,0 +1,127 @@
+"""The one encoder. mLiT, Mae-ViT, ViT-Tiny and PoorViT are configurations of it; MAE wraps it.
+
+Pre-norm layers: x + attention(norm(x)), then x + feed-forward(norm(x)). `encode` returns the tokens and the sum of the
+layers' balance losses; the timm contract (`forward_features`, `forward_head`, `reset_classifier`, ...) stands on it.
+Initialisation is PyTorch's default throughout, as the paper says; learned positions start at N(0, 0.02) (ours).
+
+Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from ..config import EncoderConfig
+from ..errors import ConfigError
+from .attention import GroupedQueryAttention
+from .embed import PatchEmbed, Readout, resize_positions
+from .feedforward import build_feedforward
+
+
+class Layer(nn.Module):
+    """One pre-norm layer: [B, N, D] to [B, N, D], and its balance loss."""
+
+    def __init__(self, config: EncoderConfig, index: int):
+        super().__init__()
+        drop = config.drop_path_rate * index / max(config.depth - 1, 1)
+        self.norm1 = nn.LayerNorm(config.dim)
+        self.attn = GroupedQueryAttention(config.dim, config.attention)
+        self.norm2 = nn.LayerNorm(config.dim)
+        self.ffn = build_feedforward(config.feedforward, config.dim, index, config.depth)
+        self.drop_path = DropPath(drop) if drop else nn.Identity()
+
+    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+        x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND)))
+        y_BND, balance = self.ffn(self.norm2(x_BND))
+        return x_BND + self.drop_path(y_BND), balance
+
+
+class Encoder(nn.Module):
+    """A vision transformer classifier built from an `EncoderConfig`.
+
+    Input [B, in_chans, img_size, img_size], output logits [B, num_classes]. With `num_classes` 0 the head is an
+    identity and the output the read-out features [B, D]. Raises ConfigError where sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        img_size: int = 36,
+        patch_size: int = 3,
+        in_chans: int = 3,
+        num_classes: int = 100,
+    ):
+        super().__init__()
+        if config.dim < 1 or config.depth < 1:
+            raise ConfigError(f"width and depth must be at least 1, got {config.dim} and {config.depth}")
+        self.config = config
+        self.num_classes = num_classes
+        self.num_features = self.embed_dim = self.head_hidden_size = config.dim
+        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, config.dim)
+        self.readout = Readout(config.readout, config.dim)
+        self.num_prefix_tokens = self.readout.num_tokens
+        tokens = self.num_prefix_tokens + self.patch_embed.grid_size**2
+        self.pos_embed = nn.Parameter(torch.empty(1, tokens, config.dim).normal_(std=0.02))
+        self.blocks = nn.ModuleList([Layer(config, i) for i in range(config.depth)])
+        self.norm = nn.LayerNorm(config.dim)
+        self.head_drop = nn.Dropout(config.drop_rate)
+        self.head = self._new_head(num_classes)
+
+    def encode(self, x_BCSS: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised tokens [B, N, D] and the balance loss summed over layers (a scalar; 0 in evaluation)."""
+        x_BND = self.readout.prepend(self.patch_embed(x_BCSS)) + self.pos_embed
+        losses = []
+        for layer in self.blocks:
+            x_BND, balance = layer(x_BND)
+            losses.append(balance)
+        return self.norm(x_BND), torch.stack(losses).sum()
+
+    def forward_features(self, x_BCSS: Tensor) -> Tensor:
+        return self.encode(x_BCSS)[0]
+
+    def forward_head(self, tokens_BND: Tensor, pre_logits: bool = False) -> Tensor:
+        features_BD = self.head_drop(self.readout(tokens_BND))
+        return features_BD if pre_logits else self.head(features_BD)
+
+    def forward(self, x_BCSS: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x_BCSS))
+
+    def forward_balanced(self, x_BCSS: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, num_classes] and the balance loss: what the training objectives call."""
+        tokens_BND, balance = self.encode(x_BCSS)
+        return self.forward_head(tokens_BND), balance
+
+    def _new_head(self, num_classes: int) -> nn.Module:
+        return nn.Linear(self.config.dim, num_classes, bias=False) if num_classes > 0 else nn.Identity()
+
+    # timm's informal contract
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for `num_classes` classes (0: none) on the device and in the type of the model."""
+        self.num_classes = num_classes
+        self.head = self._new_head(num_classes).to(self.pos_embed)
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Layer groups for layer-wise decay: stem, then each layer, the final norm and head last."""
+        return {"stem": r"^pos_embed|^patch_embed|^readout", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+
+    def no_weight_decay(self) -> set[str]:
+        """Positions, tokens and per-expert output biases (2-D, so no rule on dimensions finds them)."""
+        names = {name for name, _ in self.named_parameters() if name.endswith(".b2")}
+        return names | {"pos_embed"} | ({"readout.token"} if self.readout.token is not None else set())
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        if enable:
+            raise ConfigError("gradient checkpointing is not offered: these models are small enough without it")
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of the same model for another image size, with its positions resized to this model's grid."""
+        pos = state.get("pos_embed")
+        if pos is None or pos.shape == self.pos_embed.shape:
+            return state
+        return {**state, "pos_embed": resize_positions(pos, self.patch_embed.grid_size, self.num_prefix_tokens)}

@@ -1,0 +1,169 @@
+"""Mixture of SwiGLU experts that share two of their three projections, with noisy top-k gates.
+
+Notable: with V and W2 shared and the k kept gates summing to one, the mixture of experts equals ONE gated feed-forward
+whose gate branch is a mixture (see `SharedVW2`). No token is dispatched, shapes are static, and the layer compiles and
+exports. The other sharings of Table 9 have their cheapest exact forms beside it. Equations: arXiv 2407.17783.
+
+Legend: B batch, N tokens, D width, E experts, F hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import MoE
+from ..errors import ConfigError
+
+
+def coefficient_of_variation(x_E: Tensor) -> Tensor:
+    """Standard deviation (unbiased) over mean: a scalar. `std` has gradient 0 at perfect balance, where sqrt has NaN."""
+    return x_E.std(unbiased=True) / x_E.mean()
+
+
+class NoisyTopKGate(nn.Module):
+    """Noisy top-k gate, Eq. 2-3, and its balance losses, Eq. 5-6 and 10-12.
+
+    The gates are softmax over the k largest of H = x W_g + noise * softplus(x W_noise), zero elsewhere. Both matrices
+    are bias-free (ours: the paper calls them plain matrices). Eq. 11 is printed as a vector of constant sum, so its
+    coefficient of variation is meant, as in Eq. 10. All of it runs in float32 under autocast.
+    """
+
+    def __init__(self, dim: int, experts: int, config: MoE):
+        super().__init__()
+        self.experts, self.config = experts, config
+        self.w_gate = nn.Linear(dim, experts, bias=False)
+        self.w_noise = nn.Linear(dim, experts, bias=False) if config.noise else None
+
+    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Gates [B, N, E], rows summing to 1 with k non-zeros, and the weighted balance loss (0 in evaluation)."""
+        with torch.autocast(x_BND.device.type, enabled=False):
+            x_BND = x_BND if x_BND.dtype == torch.float64 else x_BND.float()
+            clean_BNE = F.linear(x_BND, self.w_gate.weight)
+            if not (self.training and self.w_noise is not None):
+                gate_BNE, _ = self._softmax_k(clean_BNE)
+                balance = self._balance(gate_BNE) if self.training else clean_BNE.new_zeros(())
+                return gate_BNE, balance
+            scale_BNE = F.softplus(F.linear(x_BND, self.w_noise.weight))
+            noisy_BNE = clean_BNE + torch.randn_like(clean_BNE) * scale_BNE
+            gate_BNE, top_BNK = self._softmax_k(noisy_BNE)
+            return gate_BNE, self._balance(gate_BNE, clean_BNE, noisy_BNE, scale_BNE, top_BNK)
+
+    def _softmax_k(self, h_BNE: Tensor) -> tuple[Tensor, Tensor]:
+        """Softmax over the k largest entries, 0 elsewhere; and the min(k + 1, E) largest, in order."""
+        k = self.config.top_k
+        top_BNK, index_BNK = h_BNE.topk(min(k + 1, self.experts), dim=-1)
+        kept_BNk = top_BNK[..., :k].softmax(-1)
+        return torch.zeros_like(h_BNE).scatter(-1, index_BNK[..., :k], kept_BNk), top_BNK
+
+    def _balance(self, gate_BNE: Tensor, *noisy: Tensor) -> Tensor:
+        loss = self.config.importance_weight * self._variation(gate_BNE.flatten(0, -2).sum(0))
+        if noisy and self.config.top_k < self.experts:  # all experts chosen: P = 1 everywhere, so the load loss is 0
+            chance_BNE = self._load(*noisy)
+            loss = loss + self.config.load_weight * self._variation(chance_BNE.flatten(0, -2).sum(0))
+        return loss
+
+    def _load(self, clean_BNE: Tensor, noisy_BNE: Tensor, scale_BNE: Tensor, top_BNK: Tensor) -> Tensor:
+        """P of Eq. 5: the chance that an expert would be kept if its own noise alone were drawn again."""
+        k = self.config.top_k
+        kth_BN1, next_BN1 = top_BNK[..., k - 1 : k], top_BNK[..., k : k + 1]
+        psi_BNE = torch.where(noisy_BNE >= kth_BN1, next_BN1, kth_BN1)
+        return torch.special.ndtr((clean_BNE - psi_BNE) / scale_BNE)
+
+    def _variation(self, x_E: Tensor) -> Tensor:
+        cv = coefficient_of_variation(x_E)
+        return cv.square() if self.config.balance == "cv_squared" else cv
+
+
+class _Experts(nn.Module):
+    """What the four sharings have in common: the gate, and dropout on the output (the paper draws one mask an expert,
+    we one on the mixture)."""
+
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+        super().__init__()
+        if not 1 <= config.top_k <= experts:
+            raise ConfigError(f"top_k {config.top_k} must be from 1 to the layer's {experts} experts")
+        self.hidden, self.experts = hidden, experts
+        self.gate = NoisyTopKGate(dim, experts, config) if experts > 1 else None
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, N, D] to [B, N, D], and the layer's balance loss (a scalar; 0 in evaluation)."""
+        if self.gate is None:
+            gate_BNE, balance = x_BND.new_ones((*x_BND.shape[:-1], 1)), x_BND.new_zeros(())
+        else:
+            gate_BNE, balance = self.gate(x_BND)
+        return self.drop(self.mixture(x_BND, gate_BNE.to(x_BND.dtype))), balance
+
+    def _split(self, y: Tensor) -> Tensor:
+        return y.unflatten(-1, (self.experts, self.hidden))
+
+    @staticmethod
+    def _mix(gate_BNE: Tensor, y_BNEF: Tensor) -> Tensor:
+        return (gate_BNE.to(y_BNEF.dtype).unsqueeze(-1) * y_BNEF).sum(-2)
+
+
+class SharedVW2(_Experts):
+    """The paper's sharing: y = ((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d."""
+
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+        super().__init__(dim, hidden, experts, config)
+        self.w = nn.Linear(dim, experts * hidden)
+        self.v = nn.Linear(dim, hidden)
+        self.w2 = nn.Linear(hidden, dim)
+
+    def mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
+        return self.w2(self._mix(gate_BNE, F.silu(self._split(self.w(x_BND)))) * self.v(x_BND))
+
+
+class SharedWW2(_Experts):
+    """W and W2 shared: y = (silu(x W + b) * sum_e g_e (x V_e + c_e)) W2 + d."""
+
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+        super().__init__(dim, hidden, experts, config)
+        self.w = nn.Linear(dim, hidden)
+        self.v = nn.Linear(dim, experts * hidden)
+        self.w2 = nn.Linear(hidden, dim)
+
+    def mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w(x_BND)) * self._mix(gate_BNE, self._split(self.v(x_BND))))
+
+
+class _OwnW2(_Experts):
+    """W2 per expert: the gates scale the hidden units, one product with the stacked W2 sums over experts,
+    y = [g_1 h_1, ..., g_E h_E] W2 + g d."""
+
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoE, own: int):
+        super().__init__(dim, hidden, experts, config)
+        self.w = nn.Linear(dim, own * hidden)
+        self.v = nn.Linear(dim, own * hidden)
+        self.w2 = nn.Linear(experts * hidden, dim, bias=False)
+        self.b2 = nn.Parameter(torch.empty(experts, dim))
+        bound = 1 / math.sqrt(hidden)  # each expert's W2 has fan-in F, not E * F
+        nn.init.uniform_(self.w2.weight, -bound, bound)
+        nn.init.uniform_(self.b2, -bound, bound)
+
+    def mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
+        h_BNF = F.silu(self.w(x_BND)) * self.v(x_BND)
+        h_BNEF = h_BNF.unflatten(-1, (-1, self.hidden)) * gate_BNE.to(h_BNF.dtype).unsqueeze(-1)
+        return self.w2(h_BNEF.flatten(-2)) + gate_BNE @ self.b2.to(gate_BNE.dtype)
+
+
+class SharedVW(_OwnW2):
+    """V and W shared, W2 per expert."""
+
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+        super().__init__(dim, hidden, experts, config, own=1)
+
+
+class Unshared(_OwnW2):
+    """Nothing shared: each expert is a whole SwiGLU."""
+
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+        super().__init__(dim, hidden, experts, config, own=experts)
+
+
+SHARINGS = {"v_w2": SharedVW2, "w_w2": SharedWW2, "v_w": SharedVW, "none": Unshared}
