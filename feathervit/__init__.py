@@ -14,17 +14,18 @@ from .errors import FeatherVitError
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .models import create_model, list_models
-    from .predictor import load
+    from .models import create_model
+    from .evaluation.inference import load
     from .recipes import recipe
-    from .training import train
+    from .training.run import train
+    from .zoo import list_models
 
 _LAZY = {
     "create_model": "models",
-    "list_models": "models",
-    "load": "predictor",
+    "list_models": "zoo",
+    "load": "evaluation.inference",
     "recipe": "recipes",
-    "train": "training",
+    "train": "training.run",
 }
 
 __all__ = ["Augmentation", "EncoderConfig", "FeatherVitError", "RunConfig", "__version__", *_LAZY]

@@ -43,8 +43,8 @@ def cost(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:
             features = twin.forward_features(image_BCHW) if hasattr(twin, "forward_features") else None
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(
-            f"{type(model).__name__} cannot take a picture of {img_size} x {img_size} with {in_chans} channels ({error}); "
-            "give the image size and channels it was built for"
+            f"{type(model).__name__} cannot take a picture of {img_size} x {img_size} with {in_chans} channels: "
+            f"{error}; give the size and channels it was built for"
         ) from error
     is_sequence = isinstance(features, torch.Tensor) and features.ndim == 3
     return Cost(

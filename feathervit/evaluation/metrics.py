@@ -87,7 +87,7 @@ def score(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Metric
 def _check(p_NK: np.ndarray, labels_N: np.ndarray, names: list[str]) -> None:
     if p_NK.ndim != 2 or p_NK.shape[1] != len(names) or labels_N.shape != p_NK.shape[:1]:
         raise DataError(
-            f"probabilities of shape {p_NK.shape}, labels of shape {labels_N.shape} and {len(names)} class names do not "
+            f"probabilities {p_NK.shape}, labels {labels_N.shape} and {len(names)} class names do not "
             "fit together; give [N, K], [N] and K"
         )
     if len(labels_N) == 0:

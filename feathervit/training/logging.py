@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunFolderError
+from ..files import write_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, TaskID
 
-PLAIN_SECONDS = 5.0  # between two lines where output is not a terminal
-LIVE_SECONDS = 0.1  # between two redraws of the bar
+LINE_SECONDS = 5.0  # between two printed lines
+REDRAW_SECONDS = 0.1  # between two states of the live bar
+
+# ---------------------------------------------------------------------------------------------------------------------
+# For programs
 
 
 class MetricsFile:
@@ -33,6 +38,7 @@ class MetricsFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._columns: list[str] | None = None  # None: the file has not been looked at yet
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows; numbers are numbers, empty cells None. A missing file has no rows."""
@@ -42,55 +48,32 @@ class MetricsFile:
             return []
         whole = text[: text.rfind("\n") + 1]  # what follows the last line end was torn off while being written
         header, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
-        return [dict(zip(header, map(_number, line), strict=True)) for line in lines if len(line) == len(header)]
+        return [dict(zip(header, map(_value, line), strict=True)) for line in lines if len(line) == len(header)]
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row and flushes it."""
-        columns = self._columns()
-        if not columns or set(row) - set(columns):
+        if self._columns is None:
+            self._rewrite(self.rows())
+        if set(row) - set(self._columns):
             self._rewrite([*self.rows(), dict(row)])
             return
-        with _writable(self.path):
-            text = self.path.read_bytes()
-            with self.path.open("r+b") as file:
-                file.truncate(text.rfind(b"\n") + 1)
-                file.seek(0, io.SEEK_END)
-                file.write(_lines([row], columns).encode())
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(_lines([row], self._columns))
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {self.path}: {error.strerror or error}; its folder must exist, be writable and have room"
+            ) from error
 
     def truncate(self, after_epoch: int) -> None:
         """Drops the rows of epochs later than `after_epoch`, so that a resumed run writes each epoch once."""
         rows = self.rows()
-        kept = [row for row in rows if isinstance(row.get("epoch"), int) and row["epoch"] <= after_epoch]
-        if kept != rows:
-            self._rewrite(kept)
-
-    def _columns(self) -> list[str]:
-        rows = self.rows()
-        return list(rows[0]) if rows else []
+        self._rewrite([row for row in rows if isinstance(row.get("epoch"), int) and row["epoch"] <= after_epoch])
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        with _writable(self.path):
-            draft = self.path.with_name(self.path.name + ".tmp")
-            header = _lines([dict(zip(columns, columns, strict=True))], columns) if columns else ""
-            draft.write_text(header + _lines(rows, columns), encoding="utf-8", newline="")
-            draft.replace(self.path)
-
-
-class _writable:
-    """Turns an OSError into a RunFolderError that names the file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise RunFolderError(
-                f"cannot write {self.path}: {error.strerror or error}; check that its folder exists, is writable and has room"
-            ) from error
+        self._columns = list(dict.fromkeys(name for row in rows for name in row))
+        header = dict(zip(self._columns, self._columns, strict=True))
+        write_bytes(self.path, _lines([header, *rows] if rows else [], self._columns).encode())
 
 
 def _lines(rows: list[Mapping[str, Any]], columns: list[str]) -> str:
@@ -99,10 +82,108 @@ def _lines(rows: list[Mapping[str, Any]], columns: list[str]) -> str:
     return out.getvalue()
 
 
-def _number(cell: str) -> Any:
+def _value(cell: str) -> Any:
     for kind in (int, float):
         try:
             return kind(cell)
         except ValueError:
             pass
     return cell or None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# For people
+
+
+class Display:
+    """Progress of a training run on `console`; use it as a context manager around the run.
+
+    On a terminal: one live bar of the whole run, with printed lines scrolling above it. Elsewhere: printed lines only.
+    Printed lines of progress and of epochs keep `LINE_SECONDS` between them, so that thousands of short epochs stay a
+    few lines; the last epoch always gets its line. Epochs and steps count from 1. `clock` gives seconds.
+    """
+
+    def __init__(
+        self, console: Console, epochs: int, steps_per_epoch: int, clock: Callable[[], float] = time.monotonic
+    ):
+        self.console = console
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self._clock = clock
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._first: tuple[float, int] | None = None  # time and steps done when this process began to train
+        self._last_line = clock()
+        self._last_redraw = float("-inf")
+        self._accuracy = ""
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._bar = Progress(BarColumn(bar_width=20), TextColumn("{task.description}"), console=self.console)
+            self._task = self._bar.add_task("starting", total=self.epochs * self.steps_per_epoch)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def step(
+        self, epoch: int, step_in_epoch: int, loss: float | Callable[[], float], lr: float, images_per_s: float
+    ) -> None:
+        """One optimiser step is done. `loss` may be a function (or a 0-d tensor): read only if this step is shown."""
+        now = self._clock()
+        done = (epoch - 1) * self.steps_per_epoch + step_in_epoch
+        if self._first is None:
+            self._first = (now, done)
+        last, pause = (self._last_redraw, REDRAW_SECONDS) if self._bar else (self._last_line, LINE_SECONDS)
+        if now - last < pause:
+            return
+        loss = float(loss() if callable(loss) else loss)
+        text = f"epoch {epoch}/{self.epochs}  loss {loss:.4f}{self._accuracy}  lr {lr:.2e}"
+        text += f"  {images_per_s:.0f} images/s{self._time_left(now, done)}"
+        if self._bar:
+            self._last_redraw = now
+            self._bar.update(self._task, completed=done, description=text)
+        else:
+            self._print_line(f"{text}  (step {step_in_epoch}/{self.steps_per_epoch})", now)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is done. `row` holds "epoch" and any figures (the row of metrics.csv); all of them are printed.
+
+        The bar's accuracy is the row's "val_top1" or, without one, its "train_top1".
+        """
+        top1 = row.get("val_top1", row.get("train_top1"))
+        self._accuracy = "" if top1 is None else f"  accuracy {100 * top1:.2f} %"
+        now = self._clock()
+        if self._bar:
+            self._bar.update(self._task, completed=row["epoch"] * self.steps_per_epoch)
+        if now - self._last_line >= LINE_SECONDS or row["epoch"] >= self.epochs:
+            figures = [
+                f"{name} {_short(value)}" for name, value in row.items() if name != "epoch" and value is not None
+            ]
+            self._print_line("  ".join([f"epoch {row['epoch']}/{self.epochs} done", *figures]), now)
+
+    def note(self, text: str) -> None:
+        """Prints a line at once, above the bar where there is one."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _print_line(self, text: str, now: float) -> None:
+        self._last_line = now
+        self.note(text)
+
+    def _time_left(self, now: float, done: int) -> str:
+        began, done_before = self._first
+        if done == done_before or now == began:
+            return ""
+        seconds = (now - began) / (done - done_before) * (self.epochs * self.steps_per_epoch - done)
+        if seconds < 90:
+            return f"  {seconds:.0f} s left"
+        return f"  {seconds / 60:.0f} min left" if seconds < 5400 else f"  {seconds / 3600:.1f} h left"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,31 @@
+# make demo: the main job.  make test: the tests.  Each makes .venv and installs what it needs, once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow test-gpu lint clean
+
+demo: .venv/installed
+	$(BIN)/feathervit demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -q -m slow
+
+test-gpu: .venv/installed
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "feathervit needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev,hub]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,5 @@
+"""`python -m feathervit` and `torchrun -m feathervit`."""
+
+from .cli import main
+
+raise SystemExit(main())

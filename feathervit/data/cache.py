@@ -1,0 +1,286 @@
+"""Picture files, decoded once: in parallel, straight into one .npy file that is memory-mapped ever after.
+
+Threads do the work: they need no guard in the user's script, start at once, and PIL and torch let go of the interpreter
+while they decode (benchmarks/decode.py). A file is written under a temporary name, synced and renamed, and a small JSON
+record that is written last makes it valid: shape, digest, and what could not be read. So a half-written or truncated
+cache is never used, and two processes that build one cache at a time both end with a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+from .imageset import NATIVE_LIMIT, Progress, Scan, pixel_digest, text_digest
+from .picture import Fit, Source, header, quiet, to_stored
+
+_FORMAT = 1  # raise it when the same file would be decoded to other pixels
+_CHUNK = 16  # pictures a task
+
+
+def cache_folder() -> Path:
+    """$FEATHERVIT_CACHE, or `feathervit` in the platform's folder for a user's caches. Not made here."""
+    if chosen := os.environ.get("FEATHERVIT_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "feathervit"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "feathervit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feathervit"
+
+
+def clear_cache() -> int:
+    """Remove every decoded picture; downloaded data sets stay. Returns the number of bytes freed."""
+    folder = _decoded_folder()
+    freed = sum(path.stat().st_size for path in folder.glob("*")) if folder.is_dir() else 0
+    shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+@dataclass(eq=False)
+class FilePictures:
+    """Pictures in files (or whatever `to_stored` opens), decoded through the cache.
+
+    `stamps` holds a text for each that changes when its bytes may have: size and time. `root` tells data sets apart.
+    """
+
+    items: Sequence[Source]
+    labels: np.ndarray
+    sources: list[str]
+    stamps: list[str]
+    root: str
+
+    def subset(self, indices: np.ndarray) -> FilePictures:
+        items, sources, stamps = ([part[i] for i in indices] for part in (self.items, self.sources, self.stamps))
+        return FilePictures(items, self.labels[indices], sources, stamps, self.root)
+
+    def native_side(self) -> int | None:
+        return self._remembered("side", self._native_side)
+
+    def scan(self) -> Scan:
+        found = self._remembered("scan", lambda: asdict(self._scan()))
+        return Scan(found["common"] and tuple(found["common"]), found["median_short_side"], found["modes"])
+
+    def store(
+        self, size: int, channels: int | None, fit: Fit, progress: Progress | None
+    ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
+        channels = channels or 3
+        return decode(self.items, self._key(), size, channels, fit, progress)
+
+    def _key(self) -> str:
+        lines = (f"{source}\0{stamp}" for source, stamp in zip(self.sources, self.stamps, strict=True))
+        return text_digest([str(_FORMAT), self.root, *lines]).hexdigest()
+
+    def _native_side(self) -> int | None:
+        side = None
+        with quiet():
+            for item in self.items:  # ends at the first picture that breaks the rule
+                with suppress(DataError):
+                    width, height, _ = header(item)
+                    if width != height or width > NATIVE_LIMIT or width != (side or width):
+                        return None
+                    side = width
+        return side
+
+    def _scan(self) -> Scan:
+        with quiet(), ThreadPoolExecutor(_workers()) as pool:
+            headers = [found for found in pool.map(_header_or_none, self.items) if found]
+        if not headers:
+            raise DataError(f"{self.root}: none of the {len(self.items)} pictures can be read")
+        sizes = {(width, height) for width, height, _ in headers}
+        short = int(statistics.median_low(min(width, height) for width, height, _ in headers))
+        return Scan(next(iter(sizes)) if len(sizes) == 1 else None, short, dict(Counter(m for *_, m in headers)))
+
+    def _remembered(self, what: str, work: Callable[[], Any]) -> Any:
+        """`work()`, kept beside the decoded pictures: reading fifty thousand headers takes seconds."""
+        path = _decoded_folder() / f"{self._key()}.{what}.json"
+        with suppress(OSError, ValueError):
+            return json.loads(path.read_text())
+        result = work()
+        with _explained(path.parent, 0), _replacing(path) as file:
+            file.write(json.dumps(result).encode())
+        return result
+
+
+def decode(
+    items: Sequence[Source], key: str, size: int, channels: int, fit: Fit, progress: Progress | None = None
+) -> tuple[torch.Tensor, list[tuple[int, str]]]:
+    """uint8 [n, channels, size, size] of the readable `items`, memory-mapped, and (index, why) of each unreadable one.
+
+    `key` changes whenever any item's bytes may have. progress(done, total) is called from this thread. Raises
+    DataError where the cache folder cannot be written or is full.
+    """
+    base = _decoded_folder() / text_digest([key, str(size), str(channels), fit]).hexdigest()
+    stored = _read(base)
+    if stored and not any(_readable(items[i], size, channels, fit) for i, _ in stored[1]):
+        if progress:
+            progress(len(items), len(items))
+        return stored
+    with _explained(base.parent, len(items) * channels * size * size):
+        _build(base, items, size, channels, fit, progress)
+    if stored := _read(base):
+        return stored
+    raise DataError(f"the decoded pictures in {base.parent} were removed or damaged while they were read; try again")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _decoded_folder() -> Path:
+    return cache_folder() / "decoded"
+
+
+def _workers() -> int:
+    try:
+        return min(16, len(os.sched_getaffinity(0)))
+    except AttributeError:  # macOS, Windows
+        return min(16, os.cpu_count() or 1)
+
+
+def _header_or_none(item: Source) -> tuple[int, int, str] | None:
+    with suppress(DataError):
+        return header(item)
+    return None
+
+
+def _readable(item: Source, size: int, channels: int, fit: Fit) -> bool:
+    with suppress(DataError), quiet():
+        to_stored(item, size, channels, fit)
+        return True
+    return False
+
+
+def _read(base: Path) -> tuple[torch.Tensor, list[tuple[int, str]]] | None:
+    """What is stored at `base`, or None where nothing is, or where it is not whole."""
+    try:
+        record = json.loads(base.with_suffix(".json").read_text())
+        images = np.load(base.with_suffix(".npy"), mmap_mode="c", allow_pickle=False)
+        if list(images.shape) != record["shape"] or pixel_digest(images) != record["digest"]:
+            return None
+        return torch.from_numpy(images), [(int(i), str(why)) for i, why in record["skipped"]]
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def _build(base: Path, items: Sequence[Source], size: int, channels: int, fit: Fit, progress: Progress | None) -> None:
+    base.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(base.parent)
+    with _replacing(base.with_suffix(".npy")) as file:
+        skipped = _fill(file, items, size, channels, fit, progress)
+    images = np.load(base.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+    record = {"shape": images.shape, "digest": pixel_digest(images), "skipped": skipped}
+    with _replacing(base.with_suffix(".json")) as file:
+        file.write(json.dumps(record).encode())
+
+
+def _fill(
+    file: BinaryIO, items: Sequence[Source], size: int, channels: int, fit: Fit, progress: Progress | None
+) -> list[tuple[int, str]]:
+    """Write the .npy file; returns (index, why) of what could not be read."""
+    row = channels * size * size
+    start = _write_header(file, len(items), channels, size)
+    lock = threading.Lock()
+
+    def work(first: int) -> list[tuple[int, str]]:
+        torch.set_num_threads(1)  # the pool is the parallelism; restored below
+        bad = []
+        for i in range(first, min(first + _CHUNK, len(items))):
+            try:
+                pixels = to_stored(items[i], size, channels, fit).numpy()
+            except DataError as error:
+                bad.append((i, str(error)))
+                continue
+            with lock:  # written, not mapped: a full disk is then an error and not a killed process
+                file.seek(start + i * row)
+                file.write(pixels)
+        return bad
+
+    skipped = []
+    threads = torch.get_num_threads()
+    try:
+        with quiet(), ThreadPoolExecutor(_workers()) as pool:
+            for done, bad in enumerate(pool.map(work, range(0, len(items), _CHUNK)), start=1):
+                skipped += bad
+                if progress:
+                    progress(min(done * _CHUNK, len(items)), len(items))
+    finally:
+        torch.set_num_threads(threads)
+    if len(skipped) == len(items):
+        raise DataError(f"none of the {len(items)} pictures can be read; the first: {skipped[0][1]}")
+    if skipped:
+        _close_gaps(file, start, row, {i for i, _ in skipped}, len(items))
+        _write_header(file, len(items) - len(skipped), channels, size)
+    file.truncate(start + (len(items) - len(skipped)) * row)
+    return skipped
+
+
+def _write_header(file: BinaryIO, count: int, channels: int, size: int) -> int:
+    """NumPy pads the header so that the count can be changed in place. Returns where the pixels start."""
+    file.seek(0)
+    shape = (count, channels, size, size)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.tell()
+
+
+def _close_gaps(file: BinaryIO, start: int, row: int, gaps: set[int], count: int) -> None:
+    kept = min(gaps)
+    for i in range(kept, count):
+        if i not in gaps:
+            file.seek(start + i * row)
+            pixels = file.read(row)
+            file.seek(start + kept * row)
+            file.write(pixels)
+            kept += 1
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left behind a day ago or more."""
+    for path in folder.glob("*.tmp"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                path.unlink()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name only when it is whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(PermissionError):  # Windows, where another process has the same file mapped: theirs is as good
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(folder: Path, needed: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise DataError(
+            f"cannot write decoded pictures to {folder}: {why}; {needed / 1e6:.0f} MB are needed there"
+            " (set FEATHERVIT_CACHE to another folder, or free some with `feathervit data cache --clear`)"
+        ) from error

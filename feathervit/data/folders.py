@@ -1,0 +1,179 @@
+"""Image folders: ROOT/<class>/... or ROOT/train|val|test/<class>/..., found without opening a file.
+
+Classes are folders, sorted by name; pictures may lie deeper. Hidden files, files that are no pictures, and symbolic
+links that lead back to where one came from are passed over; the first two kinds that might surprise are counted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, UnknownNameError
+from .cache import FilePictures
+from .imageset import Found
+from .picture import SUFFIXES
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass
+class Tree:
+    """The files of one split: class -> [(path relative to the root with /, stat)], and the others' suffixes, counted.
+
+    `loose` are pictures that lie beside the class folders, `empty` class folders without a picture.
+    """
+
+    classes: dict[str, list[tuple[str, os.stat_result]]] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+
+def find_folder(path: str | Path) -> Found:
+    """The pictures of a folder, per split ("train" where there are none), nothing opened. Raises DataError."""
+    root = check_exists(Path(path))
+    trees = read_trees(root)
+    if not any(tree.classes for tree in trees.values()):
+        loose = sum(len(tree.loose) for tree in trees.values())
+        lie = f"{loose} pictures lie beside each other" if loose else "no pictures were found"
+        raise DataError(f"{root}: {lie}; pictures are expected in one folder a class: ROOT/cat/1.jpg, ROOT/dog/2.jpg")
+    first = next(split for split in ("train", "val", "test") if split in trees and trees[split].classes)
+    class_names = tuple(sorted(trees[first].classes))
+    for split, tree in trees.items():
+        for name in tree.classes:
+            if first == "train" and name not in class_names:
+                raise UnknownNameError("class", name, class_names, f"it is in {root / split}, and train has none such")
+    if first != "train":
+        class_names = tuple(sorted({name for tree in trees.values() for name in tree.classes}))
+    splits = {split: _pictures(root, tree, class_names) for split, tree in trees.items() if tree.classes}
+    single = set(trees) == {"train"} and not _split_folders(root)
+    how = {split: "class folders" if single else f"{split}/" for split in splits}
+    return Found(root.resolve().name, class_names, splits, how, _notes(trees))
+
+
+def check_exists(root: Path) -> Path:
+    """`root`, or DataError with the nearest names beside it."""
+    root = root.expanduser()
+    if root.is_dir():
+        return root
+    if root.exists():
+        raise DataError(f"{root} is a file; a folder of pictures is expected (unpack an archive first)")
+    parent = root.parent
+    beside = [entry.name for entry in os.scandir(parent) if entry.is_dir()] if parent.is_dir() else []
+    near = difflib.get_close_matches(root.name, beside, n=3, cutoff=0.5)
+    mend = f"; did you mean {' or '.join(str(parent / n) for n in near)}?" if near else ""
+    raise DataError(f"no folder {root}{mend}")
+
+
+def read_trees(root: Path) -> dict[str, Tree]:
+    """split -> its files. A root without split folders is read as one split, "train"."""
+    folders = _split_folders(root)
+    if not folders:
+        return {"train": _read_tree(root, root)}
+    trees: dict[str, Tree] = {}
+    for folder in folders:
+        split = SPLIT_FOLDERS[folder.lower()]
+        if split in trees:
+            raise DataError(f"{root} has two folders for the split {split!r} ({', '.join(folders)}); keep one")
+        trees[split] = _read_tree(root, root / folder)
+    if "train" in trees and not trees["train"].classes:
+        raise DataError(f"{root / 'train'} holds no class folders with pictures")
+    return trees
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _split_folders(root: Path) -> list[str]:
+    """train/, val/, test/ where they hold folders: a folder of pictures called "train" is a class (a vehicle, say)."""
+    names = sorted(e.name for e in _entries(root) if e.name.lower() in SPLIT_FOLDERS and e.is_dir())
+    inner = {name: list(_entries(root / name)) for name in names}
+    if all(e.name.lower() in SPLIT_FOLDERS for e in _entries(root) if e.is_dir()):
+        return names
+    return [n for n in names if any(e.is_dir() for e in inner[n]) and not any(_is_picture(e.name) for e in inner[n])]
+
+
+def _read_tree(root: Path, top: Path) -> Tree:
+    tree = Tree()
+    above = {_identity(folder) for folder in [top.resolve(), *top.resolve().parents]}
+    for entry in _entries(top):
+        if not entry.is_dir():
+            (tree.loose if _is_picture(entry.name) else tree.others).append(Path(entry).relative_to(root).as_posix())
+            continue
+        found = []
+        for file in _walk(Path(entry), above):
+            relative = file.relative_to(root).as_posix()
+            try:
+                stat = file.stat()
+            except OSError:  # a link to nothing, or to itself
+                stat = None
+            if stat and _is_picture(file.name):
+                found.append((relative, stat))
+            else:
+                tree.others.append(relative)
+        if found:
+            tree.classes[entry.name] = sorted(found, key=lambda item: item[0])
+        else:
+            tree.empty.append(entry.name)
+    return tree
+
+
+def _walk(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
+    """Files under `folder`, links followed, but never into a folder that it lies in."""
+    here = _identity(folder)
+    if here in above:
+        return
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(Path(entry), above | {here})
+        else:
+            yield Path(entry)
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if e.name[0] != "." and e.name != "__MACOSX"), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"cannot look into {folder}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _pictures(root: Path, tree: Tree, class_names: tuple[str, ...]) -> FilePictures:
+    place = {name: i for i, name in enumerate(class_names)}
+    files = [(place[name], relative, stat) for name, group in sorted(tree.classes.items()) for relative, stat in group]
+    return FilePictures(
+        items=[root / relative for _, relative, _ in files],
+        labels=np.array([label for label, _, _ in files], dtype=np.int64),
+        sources=[relative for _, relative, _ in files],
+        stamps=[f"{stat.st_size} {stat.st_mtime_ns}" for _, _, stat in files],
+        root=str(root.resolve()),
+    )
+
+
+def _notes(trees: dict[str, Tree]) -> list[str]:
+    notes = []
+    others = Counter(Path(name).suffix.lower() or "no suffix" for tree in trees.values() for name in tree.others)
+    if others:
+        kinds = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(5))
+        notes.append(f"passed over {others.total()} files that are no pictures known here ({kinds})")
+    if loose := sum(len(tree.loose) for tree in trees.values()):
+        notes.append(f"passed over {loose} pictures that lie outside the class folders")
+    if empty := sorted({name for tree in trees.values() for name in tree.empty}):
+        notes.append(f"class folders without pictures: {', '.join(empty[:10])}{', ...' if len(empty) > 10 else ''}")
+    return notes

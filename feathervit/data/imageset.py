@@ -1,0 +1,184 @@
+"""What a data set is, before and after decoding.
+
+After: an `ImageSet`, one uint8 tensor with its labels. Before: `Pictures`, which know their labels and where they come
+from and can be split, counted and looked at without decoding; `ArrayPictures` are pixels already, files are in
+cache.py. Every source (a name, a folder, the hub, arrays) is found as `Found` and stored by the same few lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError
+from .picture import Fit, fit_square, resize
+
+Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
+NATIVE_LIMIT = 96  # px: square pictures, all alike, are stored as they are up to this side
+
+
+@dataclass(eq=False)
+class ImageSet:
+    """Decoded pictures: `images` uint8 [N, C, R, R] (may be memory-mapped), `labels` int64 [N].
+
+    `sources` says where each came from: a path relative to the data set's root, with /, or "digits/train[17]".
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+    sources: list[str]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Sequence[int] | torch.Tensor) -> ImageSet:
+        """The pictures at `indices`, in that order, with the same classes."""
+        index_N = torch.as_tensor(indices, dtype=torch.int64)
+        sources = [self.sources[i] for i in index_N.tolist()]
+        return ImageSet(self.images[index_N], self.labels[index_N], self.class_names, sources, self.name)
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that change with the sources, labels, classes, image shape or pixels.
+
+        Pixels are read whole up to 64 MB, and a spread sample of pictures above.
+        """
+        digest = text_digest([*self.class_names, "", *self.sources, str(tuple(self.images.shape))])
+        digest.update(self.labels.numpy().tobytes())
+        digest.update(pixel_digest(self.images.numpy()).encode())
+        return digest.hexdigest()
+
+
+@dataclass
+class DataSplits:
+    """The splits of a data set. `record` goes to splits.json, `notes` are lines for the banner.
+
+    `skipped` holds the unreadable files that were left out, each as "SOURCE: why".
+    """
+
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet | None
+    record: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the headers say. `common`: (width, height) if all are alike, else None; `modes`: PIL mode -> count."""
+
+    common: tuple[int, int] | None
+    median_short_side: int
+    modes: dict[str, int]
+
+
+class Pictures(Protocol):
+    """Pictures of one split, not stored yet. `labels` int64 [N] and `sources` as in `ImageSet`."""
+
+    labels: np.ndarray
+    sources: list[str]
+
+    def subset(self, indices: np.ndarray) -> Pictures: ...
+
+    def native_side(self) -> int | None:
+        """The side in pixels if all are square, alike and at most `NATIVE_LIMIT`, else None."""
+
+    def scan(self) -> Scan: ...
+
+    def store(
+        self, size: int, channels: int | None, fit: Fit, progress: Progress | None
+    ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
+        """uint8 [n, C, size, size] of the readable pictures, and (index, why) of each unreadable one."""
+
+
+@dataclass(eq=False)
+class ArrayPictures:
+    """Pictures that are pixels already: uint8 [N, C, H, W]."""
+
+    images: torch.Tensor
+    labels: np.ndarray
+    sources: list[str]
+
+    def subset(self, indices: np.ndarray) -> ArrayPictures:
+        index_N = torch.from_numpy(indices)
+        return ArrayPictures(self.images[index_N], self.labels[indices], [self.sources[i] for i in indices])
+
+    def native_side(self) -> int | None:
+        height, width = self.images.shape[-2:]
+        return height if height == width <= NATIVE_LIMIT else None
+
+    def scan(self) -> Scan:
+        channels, height, width = self.images.shape[1:]
+        mode = {1: "L", 3: "RGB"}.get(channels, f"{channels} channels")
+        return Scan((width, height), min(width, height), {mode: len(self.labels)})
+
+    def store(
+        self, size: int, channels: int | None, fit: Fit, progress: Progress | None
+    ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
+        parts = (
+            [resize(fit_square(part, fit), size) for part in self.images.split(256)] if self._differs(size) else None
+        )
+        images = torch.cat(parts) if parts else self.images
+        if progress:
+            progress(len(self.labels), len(self.labels))
+        return with_channels(images, channels), []
+
+    def _differs(self, size: int) -> bool:
+        return tuple(self.images.shape[-2:]) != (size, size)
+
+
+@dataclass
+class Found:
+    """A source that was found, nothing decoded yet. `how` says of each split where it comes from."""
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: dict[str, Pictures]
+    how: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """split -> class name -> number of pictures (classes without pictures are there with 0)."""
+        counts = {split: Counter(pictures.labels.tolist()) for split, pictures in self.splits.items()}
+        return {s: {name: c[i] for i, name in enumerate(self.class_names)} for s, c in counts.items()}
+
+
+def with_channels(x: torch.Tensor, channels: int | None) -> torch.Tensor:
+    """uint8 [N, C, H, W] with the channels asked for (None: its own): grey to RGB, or RGB to grey by ITU-R 601 luma."""
+    own = x.shape[1]
+    if channels is None or channels == own:
+        return x
+    if own == 1:
+        return x.expand(-1, channels, -1, -1).contiguous()
+    if (own, channels) == (3, 1):
+        weights_C11 = torch.tensor([19595, 38470, 7471]).view(3, 1, 1)  # PIL's, in units of 2^-16
+        parts = [(part.long() * weights_C11).sum(1, keepdim=True) + 0x8000 >> 16 for part in x.split(1024)]
+        return torch.cat([part.to(torch.uint8) for part in parts])
+    raise ConfigError(f"images.channels is {channels} but the data has {own}; leave it out, or convert the arrays")
+
+
+def text_digest(lines: Iterable[str]) -> hashlib.blake2b:
+    """A hash over lines; file names that are no valid Unicode are taken as they are."""
+    digest = hashlib.blake2b(digest_size=16)
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\0")
+    return digest
+
+
+def pixel_digest(images: np.ndarray) -> str:
+    """Hash of uint8 [N, ...]: of every picture up to 64 MB, of 1,024 spread evenly above."""
+    digest = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
+    rows = range(len(images))
+    if images.nbytes > 64_000_000:
+        rows = np.unique(np.linspace(0, len(images) - 1, 1024).astype(int))
+    for i in rows:
+        digest.update(np.ascontiguousarray(images[i]))
+    return digest.hexdigest()

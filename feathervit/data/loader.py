@@ -1,0 +1,69 @@
+"""The order in which pictures are seen: a pure function of (seed, step, rank).
+
+Each epoch is one permutation without replacement; step t takes the t-th slice of it and each process a part of that
+slice, so the processes' batches are disjoint. With `repeats` k a batch holds k views of each of its pictures, and an epoch
+shows every picture k times. What is left over at an epoch's end is dropped (other pictures each epoch); only a set
+smaller than one global batch, or `drop_last=False`, gives a smaller batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..chance import Chance
+from ..errors import ConfigError, DataError
+
+
+class Sampler:
+    """Indices of each step's batch, for process `rank` of `world`.
+
+    `n`: pictures in the set; `batch_size`: views in a batch of one process, a multiple of `repeats`. A partial batch is
+    shared out evenly: where its pictures do not divide by `world`, some of them are seen by two processes.
+    Raises ConfigError for sizes that do not fit together, DataError for an empty set.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
+        drop_last: bool = True,
+    ):
+        if n < 1:
+            raise DataError("the training set holds no pictures; check the data folder and its classes")
+        if repeats < 1 or batch_size < 1 or batch_size % repeats:
+            raise ConfigError(
+                f"batch size {batch_size} is not a multiple of augment.repeats {repeats}; make it one, so that each "
+                "picture of a batch has all its views"
+            )
+        self.n, self.seed, self.rank, self.world, self.repeats = n, seed, rank, world, repeats
+        self.pictures = batch_size // repeats  # different pictures in a batch of one process
+        whole, rest = divmod(n, self.pictures * world)
+        self.steps_per_epoch = whole if whole and (drop_last or not rest) else whole + 1
+        self._order: tuple[int, Tensor] | None = None
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 0, that `step` falls into."""
+        return step // self.steps_per_epoch
+
+    def permutation(self, epoch: int) -> Tensor:
+        """The order of an epoch, int64 [n]; the same on every process."""
+        if self._order is None or self._order[0] != epoch:
+            generator = Chance(self.seed, epoch).generator("order")
+            self._order = epoch, torch.randperm(self.n, generator=generator)
+        return self._order[1]
+
+    def batch(self, step: int) -> Tensor:
+        """Indices of this process's batch at `step`, int64 [B] on the CPU, a picture's views side by side."""
+        epoch, t = divmod(step, self.steps_per_epoch)
+        start = t * self.pictures * self.world
+        left = self.n - start
+        share = min(self.pictures, -(-left // self.world))
+        mine = torch.arange(share) + self.rank * share
+        # Only a partial batch that does not divide reaches past its end: there it begins again.
+        mine = start + mine % min(left, self.pictures * self.world)
+        return self.permutation(epoch)[mine].repeat_interleave(self.repeats)

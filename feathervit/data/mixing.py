@@ -1,0 +1,76 @@
+"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), with a lambda and a box of its own for each picture.
+
+A picture is mixed with the one at the mirrored place of its batch, as timm does. Both kinds are one interpolation, by the
+share of itself that a picture keeps at each pixel; the targets take the share it keeps of the whole area.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .geometry import clip_boxes, inside
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How each picture of a batch is mixed: `share` float32 [B] is lambda, what it keeps of itself (1: unmixed).
+
+    `boxes` int64 [B, 4] (top, left, height, width) are what CutMix replaces, empty for mixup.
+    """
+
+    share: Tensor
+    boxes: Tensor
+
+    def to(self, device: torch.device) -> Mix:
+        """The same on `device`."""
+        return Mix(self.share.to(device, non_blocking=True), self.boxes.to(device, non_blocking=True))
+
+
+def draw_mix(
+    batch: int,
+    size: int,
+    mixup: float,
+    cutmix: float,
+    probability: float,
+    switch: float,
+    generator: torch.Generator,
+) -> Mix:
+    """Draws for each picture whether and how it is mixed.
+
+    `mixup`, `cutmix`: alpha of lambda's Beta distribution, 0: off. A share `probability` of the pictures is mixed; where both
+    are on, a share `switch` of these by CutMix. CutMix's lambda is corrected for the part of its box that lies outside.
+    """
+    mixed, kind = torch.rand(2, batch, generator=generator)
+    mixed = mixed < probability
+    cut = (kind < switch) if mixup and cutmix else torch.full((batch,), bool(cutmix))
+    # torch draws Beta variates from the global generator only
+    beta = np.random.default_rng(int(torch.randint(2**62, (), generator=generator))).beta
+    share = torch.from_numpy(beta(mixup or 1, mixup or 1, batch))
+    sides = (size * (1 - torch.from_numpy(beta(cutmix or 1, cutmix or 1, batch))).sqrt()).long()
+    boxes = clip_boxes(torch.randint(size, (batch, 2), generator=generator), sides[:, None].expand(batch, 2), size)
+    boxes[:, 2:] *= (mixed & cut)[:, None]
+    share = torch.where(cut, 1 - boxes[:, 2] * boxes[:, 3] / size**2, share)
+    return Mix(torch.where(mixed, share, 1.0).float(), boxes)
+
+
+def apply_mix(x_BCSS: Tensor, mix: Mix) -> Tensor:
+    """The pictures, each mixed with the one at the mirrored place of the batch."""
+    hole_B1SS = inside(mix.boxes, x_BCSS.shape[-1], x_BCSS.dtype)
+    cut = (mix.boxes[:, 2:] > 0).all(1)
+    keep_B = torch.where(cut, 1.0, mix.share)
+    return torch.lerp(x_BCSS.flip(0), x_BCSS, keep_B[:, None, None, None] * (1 - hole_B1SS))
+
+
+def soft_targets(labels_B: Tensor, share_B: Tensor | None, num_classes: int, smoothing: float = 0.0) -> Tensor:
+    """float32 [B, classes]: lambda of the picture's own smoothed label, the rest of its partner's; rows sum to one.
+
+    Smoothing s gives s / classes to every class and 1 - s more to the label (arXiv 1512.00567).
+    """
+    off = smoothing / num_classes
+    own = torch.full((len(labels_B), num_classes), off, device=labels_B.device)
+    own.scatter_(1, labels_B[:, None], 1 - smoothing + off)
+    return own if share_B is None else torch.lerp(own.flip(0), own, share_B[:, None])

@@ -1,0 +1,233 @@
+"""The one way from a picture to pixels, for training, evaluation, prediction, export and the browser alike.
+
+Open (first frame, upright by EXIF, grey or RGB, 16 bit scaled to 8, transparency over white), make square, resize once
+(float32 bilinear with antialiasing, rounded), normalise. A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8
+(libjpeg's scaled decoding), never below twice the size asked for. Memory is bounded: the pictures that are being
+decoded at one moment, in all threads, share a budget of pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import DataError
+
+Fit = Literal["crop", "pad", "stretch"]
+Source = str | os.PathLike | bytes | Image.Image
+
+# What Image.open may try. Others are left out on purpose: EPS, for one, would start Ghostscript on a stranger's file.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "PPM")
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm"
+SUFFIXES = frozenset(_SUFFIXES.split())
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_picture(source: Source, channels: int = 3, *, at_least: int | None = None) -> torch.Tensor:
+    """A whole picture as uint8 [channels, H, W], upright.
+
+    source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). at_least: both sides may shrink
+    to no less than this while decoding a JPEG. Raises DataError, in one line that names the file and says why.
+    """
+    with _decoded(source, channels, at_least) as x_CHW:
+        return x_CHW.contiguous()
+
+
+def to_stored(source: Source, size: int | None, channels: int = 3, fit: Fit = "crop") -> torch.Tensor:
+    """A picture as uint8 [channels, size, size]: `open_picture`, `fit_square`, `resize`. size None: no resize.
+
+    Training (at its stored size), evaluation and prediction (at the model's size) all come through here.
+    """
+    with _decoded(source, channels, 2 * size if size else None) as x_CHW:
+        x_CHW = fit_square(x_CHW, fit)
+        return x_CHW.contiguous() if size is None else resize(x_CHW, size)
+
+
+def fit_square(x: torch.Tensor, fit: Fit) -> torch.Tensor:
+    """Pixels [..., H, W] as a square [..., S, S], before any resize.
+
+    "crop": the centre, S the short side; "pad": black around, S the long side (an odd pixel goes to the right or the
+    bottom in both); "stretch": unchanged here, `resize` stretches it.
+    """
+    height, width = x.shape[-2:]
+    if fit == "stretch" or height == width:
+        return x
+    if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return x[..., top : top + side, left : left + side]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    return torch.nn.functional.pad(x, (left, side - width - left, top, side - height - top))
+
+
+def resize(x: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 [..., H, W] -> uint8 [..., size, size]: float32 bilinear with antialiasing, rounded to the nearest."""
+    if x.shape[-2:] == (size, size):
+        return x.contiguous()
+    planes_NHW = x.reshape(-1, *x.shape[-2:])
+    # In pieces of at most 16 million pixels: float32 of a large picture or set would be most of the memory.
+    pieces = planes_NHW.split(max(1, (1 << 24) // (x.shape[-2] * x.shape[-1])))
+    out_NHW = torch.cat([_interpolate(piece, size) for piece in pieces])
+    return out_NHW.reshape(*x.shape[:-2], size, size)
+
+
+def normalise(x: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """uint8 [..., C, H, W] -> float32 (x / 255 - mean) / std; mean and std hold one value, or one a channel."""
+    mean_C11 = torch.tensor(mean, dtype=torch.float32, device=x.device).view(-1, 1, 1)
+    std_C11 = torch.tensor(std, dtype=torch.float32, device=x.device).view(-1, 1, 1)
+    return (x.float() / 255 - mean_C11) / std_C11
+
+
+def header(source: Source) -> tuple[int, int, str]:
+    """(width, height, PIL mode) from a file's header, nothing decoded, not turned by EXIF. Raises DataError."""
+    try:
+        with _image(source) as image:
+            return image.width, image.height, image.mode
+    except Exception as error:
+        raise DataError(f"cannot read {_name(source)}: {_why(error)}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """PIL's warnings (odd EXIF, large pictures) unseen. Filters are global: enter before threads start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Budget:
+    """At most `total` pixels in the hands of all threads together; one picture alone may exceed it."""
+
+    def __init__(self, total: int):
+        self.total, self.free, self.changed = total, total, threading.Condition()
+
+    @contextmanager
+    def share(self, pixels: int) -> Iterator[None]:
+        pixels = min(pixels, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= pixels)
+            self.free -= pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += pixels
+                self.changed.notify_all()
+
+
+_budget = _Budget(32_000_000)  # about 12 bytes a pixel at the worst moment: under 0.4 GB
+
+
+def _interpolate(x_NHW: torch.Tensor, size: int) -> torch.Tensor:
+    out = torch.nn.functional.interpolate(
+        x_NHW[:, None].float(memory_format=torch.contiguous_format),
+        size=(size, size),
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+    )
+    return out[:, 0].round_().clamp_(0, 255).to(torch.uint8)
+
+
+@contextmanager
+def _decoded(source: Source, channels: int, at_least: int | None) -> Iterator[torch.Tensor]:
+    """The picture's pixels [channels, H, W] while they count against the budget."""
+    if channels not in (1, 3):
+        raise DataError(f"picture files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
+    try:
+        with _image(source) as image:
+            pixels = image.width * image.height
+            if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(
+                    f"{pixels / 1e6:.0f} megapixels are above the limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
+                )
+            if at_least:
+                image.draft(None, (at_least, at_least))
+            # A progressive JPEG keeps the coefficients of the whole picture, whatever the scale it is decoded at.
+            with _budget.share(pixels if "progressive" in image.info else image.width * image.height):
+                yield _pixels(image, channels)
+    except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
+        raise DataError(f"cannot read {_name(source)}: {_why(error)}") from error
+
+
+@contextmanager
+def _image(source: Source) -> Iterator[Image.Image]:
+    if isinstance(source, Image.Image):
+        yield source.copy()
+        return
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        yield image
+
+
+def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
+    turn = _UPRIGHT.get(_orientation(image))
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_eight_bit(np.asarray(image)))
+    elif image.has_transparency_data:
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
+    if image.mode != mode:
+        image = image.convert(mode)
+    if turn is not None:
+        image = image.transpose(turn)
+    x_HW = torch.from_numpy(np.array(image))
+    return x_HW[None] if channels == 1 else x_HW.permute(2, 0, 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block is no reason to refuse whole pixels
+        return 1
+
+
+def _eight_bit(x: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits, scaled by their type's range and not by the picture's own, to 0-255.
+
+    PIL's mode I (32-bit integers) mostly holds 16-bit values, and F mostly 0-1: the largest value decides which.
+    """
+    if x.dtype.kind == "f":
+        x = np.nan_to_num(x)
+        top = next((t for t in (1, 255, 65535) if x.max() <= t), x.max())
+    else:
+        top = 65535 if x.max() <= 65535 else 2**31 - 1
+    return np.rint(np.clip(x, 0, top) * np.float32(255 / top)).astype(np.uint8)
+
+
+def _name(source: Source) -> str:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "picture"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture of a known format (JPEG, PNG, WebP, BMP, GIF, TIFF)"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,60 @@
+"""Which pictures are held out of train for validation: stratified, seeded, and said in words for the record."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold, train_test_split
+
+from ..config import SplitConfig
+from ..errors import ConfigError
+
+
+def check_split(split: SplitConfig) -> None:
+    """Raises ConfigError for fractions and folds that cannot be."""
+    if not 0 <= split.val_fraction < 1:
+        raise ConfigError(f"split.val_fraction must be at least 0 and below 1, got {split.val_fraction}")
+    if split.folds < 0 or split.folds == 1:
+        raise ConfigError(f"split.folds must be at least 2 (or 0: none), got {split.folds}")
+    if split.folds and not 0 <= split.fold < split.folds:
+        raise ConfigError(f"split.fold must be 0 to {split.folds - 1}, got {split.fold}")
+    if split.fold and not split.folds:
+        raise ConfigError(f"split.fold {split.fold} has no effect without split.folds")
+
+
+def hold_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
+    """(train indices, held-out indices, how in words, notes), both sorted; nothing held out for a fraction of 0.
+
+    A class with a single picture cannot be in both: it stays in train. Where the fraction is smaller than one picture
+    a class, one a class is held out.
+    """
+    check_split(split)
+    everything = np.arange(len(labels_N))
+    if split.val_fraction == 0 and not split.folds:
+        return everything, everything[:0], "none held out of train", []
+    counts = np.bincount(labels_N)
+    single = np.flatnonzero(counts == 1)
+    notes = [f"{len(single)} classes with a single picture stay in train: none of theirs is held out"] * bool(
+        len(single)
+    )
+    pool = everything[~np.isin(labels_N, single)]
+    classes = len(np.unique(labels_N[pool]))
+    if not classes:
+        return everything, everything[:0], "none held out of train: no class has two pictures", notes
+    if split.folds:
+        if counts.max() < split.folds:
+            raise ConfigError(f"split.folds is {split.folds} but the largest class has {counts.max()} pictures")
+        with warnings.catch_warnings():  # classes smaller than the folds are missing from some: as good as can be
+            warnings.filterwarnings("ignore", message="The least populated class")
+            folds = StratifiedKFold(split.folds, shuffle=True, random_state=split.seed).split(pool, labels_N[pool])
+            held = pool[list(folds)[split.fold][1]]
+        how = f"fold {split.fold} of {split.folds} of train, stratified, seed {split.seed}"
+    else:
+        wanted = round(split.val_fraction * len(labels_N))
+        number = min(max(wanted, classes), len(pool) - classes)
+        held = train_test_split(pool, test_size=number, stratify=labels_N[pool], random_state=split.seed)[1]
+        how = f"{split.val_fraction:.3g} of train held out, stratified, seed {split.seed}"
+        if number != wanted:
+            notes.append(f"val: {number} pictures and not {wanted}, as there are {classes} classes")
+    return np.setdiff1d(everything, held), np.sort(held), how, notes

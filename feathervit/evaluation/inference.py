@@ -1,0 +1,121 @@
+"""From stored images or picture files to probabilities: the same way in validation, evaluation and prediction.
+
+`load` gives a `Predictor`, which goes the whole way from a picture to class names. Nothing here draws randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import RunConfig
+from ..data.picture import fit_square, normalise, resize, to_stored
+from ..errors import ConfigError, DataError
+from ..training.checkpoint import Checkpoint, load_model, load_weights
+from ..training.setup import autocast
+
+BATCH = 500
+
+
+@torch.inference_mode()
+def probabilities(
+    model: nn.Module, images_NCRR: Tensor, config: RunConfig, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Class probabilities, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]. Sets evaluation mode."""
+    model.eval()
+    out = []
+    for images_BCRR in images_NCRR.split(BATCH):
+        images_BCSS = resize(images_BCRR.to(device), config.img_size)
+        with autocast(device, dtype):
+            logits_BK = model(normalise(images_BCSS, config.images.mean, config.images.std))
+        out.append(logits_BK.float().softmax(-1).cpu())
+    return torch.cat(out)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class names with their probabilities, most probable first."""
+
+    source: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        return self.classes[0]
+
+
+class Predictor:
+    """A trained model with everything needed to use it on pictures.
+
+    `model` is the network in evaluation mode, `class_names` its classes, `config` the run it came from.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, where: str | Path, device: str = "cpu"):
+        self.device = torch.device(device)
+        self.model = load_model(checkpoint, where).to(self.device)
+        self.config, self.class_names = checkpoint.config, checkpoint.class_names
+        self.in_chans, self.figures = checkpoint.in_chans, checkpoint.figures
+
+    def predict(self, pictures: Any, top: int = 5) -> list[Prediction]:
+        """The `top` classes of each picture.
+
+        `pictures`: a path or a list of paths; or images as an array or tensor, uint8: [H, W] or [N, H, W] for one
+        channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]. Raises DataError for a picture that cannot be
+        read, ConfigError for arrays of another shape or type.
+        """
+        if isinstance(pictures, (str, Path)):
+            pictures = [pictures]
+        if isinstance(pictures, (list, tuple)) and all(isinstance(p, (str, Path)) for p in pictures):
+            sources = [str(p) for p in pictures]
+            squares = [self.read(p) for p in pictures]
+        else:
+            images = self._images(pictures)
+            sources = [f"images[{i}]" for i in range(len(images))]
+            squares = list(resize(fit_square(images, self.config.images.fit), self.config.img_size))
+        if not squares:
+            return []
+        p_NK = probabilities(self.model, torch.stack(squares), self.config, self.device)
+        values_NK, index_NK = p_NK.topk(min(max(top, 1), len(self.class_names)), dim=-1)
+        return [
+            Prediction(source, tuple(self.class_names[i] for i in index), tuple(values))
+            for source, index, values in zip(sources, index_NK.tolist(), values_NK.tolist(), strict=True)
+        ]
+
+    def read(self, path: str | Path) -> Tensor:
+        """A picture file as the model sees it: uint8 [C, S, S]. Raises DataError when it cannot be read."""
+        if self.in_chans not in (1, 3):
+            raise DataError(f"the model takes {self.in_chans} channels; a picture file has 1 or 3, give arrays instead")
+        return to_stored(Path(path), self.config.img_size, self.in_chans, self.config.images.fit)
+
+    def _images(self, pictures: Any) -> Tensor:
+        if isinstance(pictures, Sequence):
+            return torch.cat([self._images(p) for p in pictures]) if len(pictures) else torch.empty(0)
+        x = torch.from_numpy(np.ascontiguousarray(pictures)) if not isinstance(pictures, Tensor) else pictures
+        if x.dtype != torch.uint8:
+            raise ConfigError(f"images must be uint8 (0-255), got {x.dtype}")
+        c, shape = self.in_chans, list(x.shape)
+        if x.ndim == 2 and c == 1:
+            return x[None, None]
+        if x.ndim == 4 and c == x.shape[1]:
+            return x
+        if x.ndim == 4 and c == x.shape[3]:
+            return x.permute(0, 3, 1, 2)
+        if x.ndim == 3 and c == x.shape[0]:
+            return x[None]
+        if x.ndim == 3 and c == x.shape[2]:
+            return x.permute(2, 0, 1)[None]
+        if x.ndim == 3 and c == 1:
+            return x[:, None]
+        raise ConfigError(f"images of {c} channel{'s' * (c > 1)} are wanted, got an array of shape {shape}")
+
+
+def load(path: str | Path, device: str = "cpu") -> Predictor:
+    """The predictor of a checkpoint file, or of a run folder (its best weights, else its last). Raises CheckpointError."""
+    return Predictor(load_weights(path), path, device)

@@ -1,0 +1,74 @@
+"""Evaluation and prediction as the command line does them: from a checkpoint and names of data or files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data import load_split
+from ..data.picture import SUFFIXES
+from ..errors import DataError, FeatherVitError
+from ..training.checkpoint import load_weights
+from ..training.setup import choose_device
+from .inference import Prediction, Predictor, probabilities
+from .metrics import Metrics, score
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str | Path | None = None,
+    split: str | None = None,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+) -> tuple[str, Metrics]:
+    """The split that was used and its figures.
+
+    `data` None: what the checkpoint was trained on. `split` None: test, else val, else all there is. Raises
+    CheckpointError, DataError.
+    """
+    where, _ = choose_device(device)
+    predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
+    config = predictor.config
+    images = load_split(
+        data if data is not None else config.data,
+        split,
+        predictor.class_names,
+        img_size=config.img_size,
+        images=config.images,
+        split=config.split,
+        skip_unreadable=skip_unreadable,
+    )
+    if images.images.shape[1] != predictor.in_chans:
+        raise DataError(f"the model takes {predictor.in_chans} channels, {images.name} has {images.images.shape[1]}")
+    p_NK = probabilities(predictor.model, images.images, config, where)
+    return images.name, score(p_NK, images.labels, images.class_names)
+
+
+def predict(
+    checkpoint: str | Path, pictures: Sequence[str | Path], top: int = 3, device: str = "auto"
+) -> tuple[list[Prediction], list[str]]:
+    """Predictions of picture files and folders of them, and a line on each file that could not be read."""
+    where, _ = choose_device(device)
+    predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
+    found: list[Prediction] = []
+    failures: list[str] = []
+    for path in _files(pictures):
+        try:
+            found += predictor.predict(path, top)
+        except FeatherVitError as error:
+            failures.append(" ".join(str(error).split()))
+    return found, failures
+
+
+def _files(pictures: Sequence[str | Path]) -> list[Path]:
+    """Files as named; folders as the picture files below them, in order."""
+    out: list[Path] = []
+    for picture in map(Path, pictures):
+        if picture.is_dir():
+            inside = sorted(p for p in picture.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise DataError(f"no pictures in {picture}")
+            out += inside
+        else:
+            out.append(picture)
+    return out

@@ -1,0 +1,31 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from .errors import RunFolderError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes under a temporary name, syncs, renames: a reader sees the old file or the new one, never half of either.
+
+    Raises RunFolderError, naming the folder and what it needs, where the file cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # its own name, also for writers on other machines
+    try:
+        try:
+            with draft.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write {path.name} into {path.parent}: {error.strerror or error}; the folder must exist, be writable "
+            f"and have {max(1, len(data) // 1024)} KiB of room. What was there before is unharmed"
+        ) from error

@@ -1,0 +1,22 @@
+"""What a recipe is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import RunConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named configuration and what a reader wants to know before running it."""
+
+    config: RunConfig
+    source: str
+    needs: str
+    expected: str
+    cost: str
+
+    @property
+    def name(self) -> str:
+        return self.config.recipe

@@ -1,0 +1,175 @@
+"""The schema of result.json: what one run was, on what, and what came of it.
+
+Every verb that measures writes one, studies and tables read them back, so a file is checked field by field before it
+is believed. Writing is atomic: a reader sees the old file or the new one, never half of either. Strict JSON: a figure
+that is not a finite number is written as null. Importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import RunConfig, from_dict
+from .errors import ConfigError, RunFolderError
+from .files import write_bytes
+
+SCHEMA = 1
+
+MACHINE_KEYS = ("os", "cpu", "cores", "memory_gib", "gpu")
+DATA_KEYS = ("name", "fingerprint", "n_train", "n_val", "n_test", "classes")
+
+
+@dataclass
+class RunResult:
+    """One run. Accuracies are fractions; `machine` has MACHINE_KEYS, `data` has DATA_KEYS.
+
+    `epochs` holds the rows of metrics.csv, `best` the chosen epoch's row, `test` and `val` the figures of
+    `evaluation.metrics.Metrics` (None: no such split). `config` is the resolved `RunConfig` as JSON, `commit` the
+    commit of the source checkout (None: an installed package, whose `version` says what ran). `skipped` names the
+    pictures left out as unreadable.
+    """
+
+    command: str
+    version: str
+    commit: str | None
+    machine: dict
+    python: str
+    torch: str
+    threads: int
+    device: str
+    precision: str
+    seed: int
+    model: str
+    parameters: int
+    recipe: str
+    data: dict
+    config: dict
+    epochs: list = field(default_factory=list)
+    best: dict | None = None
+    val: dict | None = None
+    test: dict | None = None
+    minutes: float | None = None
+    images_per_s: float | None = None
+    skipped: list = field(default_factory=list)
+    schema: int = SCHEMA
+
+
+def machine() -> dict[str, Any]:
+    """This computer: os, cpu (model name), cores (usable by this process), memory_gib, gpu (None: no accelerator)."""
+    import torch
+
+    gpu = None
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        gpu = names[0] if len(names) == 1 else f"{len(names)} x {names[0]}"
+    elif torch.backends.mps.is_available():
+        gpu = "mps"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "os": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": cores,
+        "memory_gib": _memory_gib(),
+        "gpu": gpu,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None  # Windows has no sysconf
+
+
+def commit() -> str | None:
+    """The git commit of the source checkout this package runs from, "-dirty" behind it where tracked files differ.
+
+    None for a package installed without its repository, or without git.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, timeout=20, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Writes `obj` (JSON values, dataclasses, paths, numpy or torch scalars) to `path` atomically.
+
+    Raises RunFolderError, naming the folder and what it needs, where the file cannot be written.
+    """
+    text = json.dumps(_plain(obj), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(Path(path), text.encode())
+
+
+def _plain(obj: Any) -> Any:
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {f.name: _plain(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
+    if isinstance(obj, dict):
+        return {str(key): _plain(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_plain(value) for value in obj]
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    if hasattr(obj, "item"):  # a numpy or torch scalar
+        obj = obj.item()
+    return None if isinstance(obj, float) and not math.isfinite(obj) else obj
+
+
+def read_result(path: str | Path) -> RunResult:
+    """The result in file `path`, every field checked. Raises RunFolderError naming the file and what is wrong."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        _check_keys(data, [f.name for f in dataclasses.fields(RunResult) if f.name != "schema" and _required(f)], "")
+        if data.get("schema", SCHEMA) != SCHEMA:
+            raise ConfigError(f"its schema is {data['schema']!r:.20}, this version of feathervit reads {SCHEMA}")
+        result = from_dict(RunResult, data)
+        _check_keys(result.machine, MACHINE_KEYS, "machine.")
+        _check_keys(result.data, DATA_KEYS, "data.")
+        if not all(isinstance(row, dict) for row in result.epochs):
+            raise ConfigError("epochs must be a list of objects")
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror or error}; give the result.json of a run") from error
+    except (ConfigError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} is not a result of a run: {error}; run again, or remove it") from error
+    return result
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of a run folder. Raises RunFolderError where it has none that can be read."""
+    try:
+        return from_dict(RunConfig, json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        raise RunFolderError(f"{folder / 'config.json'} cannot be read: {error}") from error
+
+
+def _required(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _check_keys(data: Any, keys: Any, where: str) -> None:
+    missing = [key for key in keys if not isinstance(data, dict) or key not in data]
+    if missing:
+        raise ConfigError(f"no {', '.join(where + key for key in missing[:5])} in it")

@@ -1,0 +1,205 @@
+"""Weights and training state as safetensors, written whole or not at all, checked when read. Nothing is unpickled.
+
+Two kinds of file. Weights (`best.safetensors`, `last.safetensors`) hold a model and what is needed to use it: the run's
+configuration, class names, figures. State (`state.safetensors`, the one before it as `state.previous.safetensors`)
+holds what a resumed run needs to go on bit for bit. Both carry a checksum over everything in them.
+Checkpoints are hostile until proven otherwise: the header is validated before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..config import RunConfig, from_dict, to_dict
+from ..errors import CheckpointError, ConfigError, RunFolderError, UnknownNameError
+from ..files import write_bytes
+
+FORMAT = 1
+MAX_BYTES = 2 << 30  # ours hold a few megabytes; a timm model may hold some hundreds
+
+
+@dataclass
+class Checkpoint:
+    """Weights and what is needed to use them. `figures`: what was measured when they were saved."""
+
+    config: RunConfig
+    class_names: tuple[str, ...]
+    in_chans: int
+    weights: dict[str, Tensor]
+    epoch: int = 0
+    step: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _pack(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
+    tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    text = json.dumps({"format": FORMAT, **meta})
+    return save(tensors, {"feathervit": text, "checksum": _checksum(tensors, text)})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file of ours. Raises CheckpointError for anything else."""
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > MAX_BYTES:
+            raise CheckpointError(f"{path} is no checkpoint: {'too large' if path.is_file() else 'not a file'}")
+        with safe_open(path, framework="pt") as file:  # checks the header against the file's size
+            metadata = file.metadata() or {}
+            if "feathervit" not in metadata or "checksum" not in metadata:
+                raise CheckpointError(f"{path} was not written by feathervit; it carries no configuration")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}") from None
+    except (OSError, SafetensorError, UnicodeDecodeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    text = metadata["feathervit"]
+    if metadata["checksum"] != _checksum(tensors, text):
+        raise CheckpointError(f"{path} is damaged: its checksum does not fit its content")
+    try:
+        meta = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds metadata that is no JSON: {error}") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else None
+        raise CheckpointError(f"{path} has format {found!r:.40}; this version reads format {FORMAT}")
+    return tensors, meta
+
+
+def save_weights(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a weights file. Raises RunFolderError where the folder does not take it."""
+    meta = {
+        "config": to_dict(checkpoint.config),
+        "class_names": list(checkpoint.class_names),
+        "in_chans": checkpoint.in_chans,
+        "epoch": checkpoint.epoch,
+        "step": checkpoint.step,
+        "figures": checkpoint.figures,
+    }
+    write_bytes(path, _pack(checkpoint.weights, meta))
+
+
+def load_weights(path: str | Path) -> Checkpoint:
+    """Reads a weights file, or the best (else the last) of a run folder. Raises CheckpointError."""
+    path = Path(path)
+    if path.is_dir():
+        path = next((p for n in ("best", "last") if (p := path / f"{n}.safetensors").exists()), path / "best.safetensors")
+    tensors, meta = _read(path)
+    try:
+        config = from_dict(RunConfig, meta.get("config"), "config")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    names, chans = meta.get("class_names"), meta.get("in_chans")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise CheckpointError(f"{path} names no classes: it is not a weights file (state files are for --resume)")
+    if not isinstance(chans, int) or isinstance(chans, bool) or not 1 <= chans <= 1024:
+        raise CheckpointError(f"{path}: in_chans must be a number of channels, got {chans!r:.40}")
+    figures = meta.get("figures")
+    return Checkpoint(
+        config, tuple(names), chans, tensors, meta.get("epoch", 0), meta.get("step", 0), figures if figures else {}
+    )
+
+
+def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> nn.Module:
+    """The checkpoint's model with its weights, in evaluation mode. Raises CheckpointError where they do not fit."""
+    from ..models import create_model
+
+    config = checkpoint.config
+
+    def build() -> nn.Module:
+        return create_model(
+            config.model,
+            img_size=config.img_size,
+            patch_size=config.patch_size,
+            in_chans=checkpoint.in_chans,
+            num_classes=len(checkpoint.class_names),
+            **({"config": config.arch} if config.arch else {}),
+        )
+
+    shapes = {name: tensor.shape for name, tensor in checkpoint.weights.items()}
+    misfit = CheckpointError(f"the weights of {where} do not fit its own configuration ({config.model})")
+    if config.arch and config.arch.depth > len(shapes):
+        raise misfit
+    try:
+        with torch.device("meta"):  # nothing is allocated until the sizes are known to agree
+            model = build()
+        if {name: tensor.shape for name, tensor in model.state_dict().items()} != shapes:
+            raise misfit
+        model = build()
+        model.load_state_dict(checkpoint.weights)
+    except (ConfigError, UnknownNameError, RuntimeError) as error:
+        raise CheckpointError(f"{where} cannot be built: {error}") from error
+    return model.eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training state
+
+
+def save_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Writes `state.safetensors`, the one that was there becoming `state.previous.safetensors`."""
+    path, previous = folder / "state.safetensors", folder / "state.previous.safetensors"
+    draft = folder / ".state.next"
+    write_bytes(draft, _pack(tensors, meta))
+    try:
+        if path.exists():
+            os.replace(path, previous)  # killed here, the previous one is whole and is used
+        os.replace(draft, path)
+    except OSError as error:
+        raise RunFolderError(f"cannot rename state.safetensors in {folder}: {error.strerror}") from error
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """The latest whole state of a run folder, and a word on each one that had to be passed over.
+
+    Raises CheckpointError where none is whole.
+    """
+    words: list[str] = []
+    for name in ("state.safetensors", "state.previous.safetensors"):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            tensors, meta = _read(path)
+        except CheckpointError as error:
+            words.append(f"{error}; the one before it is used")
+            continue
+        return tensors, meta, words
+    raise CheckpointError("; ".join(words) or f"no training state in {folder}: nothing to resume, train without --resume")
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: "optimizer.3.exp_avg". Numbers become 0-d float64 tensors."""
+    out = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            out[f"optimizer.{index}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(float(value)).double()
+    return out
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `flatten_optimizer`, for an optimiser built from the same configuration."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,256 @@
+"""The one loop. What a run is stands in its `RunConfig`; what it has become stands in its run folder.
+
+Notable: every draw of step n is a function of (seed, n, rank), schedules follow steps, and the state written is the
+whole state, so that a run killed anywhere ends in the same weights (bit for bit on the CPU with the same torch and
+thread count). Sums for the log stay on the device until they are shown.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..chance import Chance
+from ..config import RunConfig, to_dict
+from ..data import DataSplits, ImageSet
+from ..data.augment import Augmenter
+from ..data.loader import Sampler
+from ..errors import DivergedError
+from ..evaluation.inference import probabilities
+from ..evaluation.metrics import score
+from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_state, save_weights
+from .logging import Display, MetricsFile
+from .objectives import Classification, balanced_class_weights
+from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
+from .setup import autocast
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CHECKPOINT_SECONDS = 120.0  # between two states inside a long epoch
+SHORT_EPOCH_SECONDS = 2.0  # epochs that end sooner after the last state share one
+CHECK_STEPS = 50  # between two looks at whether the loss is finite
+SUMS = ("loss", "cross_entropy", "balance", "correct", "seen")
+
+
+@dataclass
+class Progress:
+    """Where a run stands: the next step, sums of the epoch under way, the best epoch so far, seconds worked."""
+
+    step: int = 0
+    best_epoch: int = 0
+    best_top1: float = -1.0
+    seconds: float = 0.0
+    images: int = 0
+
+
+class Trainer:
+    """Trains `model` on `data` into `folder`. `run` returns True when all epochs are done, False when it was stopped."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: DataSplits,
+        model: nn.Module,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        console: Console,
+        identity: dict[str, Any],
+        max_minutes: float | None = None,
+    ):
+        self.config, self.data, self.folder, self.console = config, data, folder, console
+        self.device, self.dtype, self.identity = device, dtype, identity
+        self.max_seconds = math.inf if max_minutes is None else 60 * max_minutes
+        self.model = model.to(device)
+        classes = len(data.train.class_names)
+        weights = None
+        if config.loss.class_weights == "balanced":
+            weights = balanced_class_weights(data.train.labels, classes).to(device)
+        self.objective = Classification(self.model, config.loss, weights)
+        self.optimizer = build_optimizer(self.model, config)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.sampler = Sampler(len(data.train), config.batch_size, config.seed, repeats=config.augment.repeats)
+        images = config.images
+        self.augmenter = Augmenter(
+            config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
+        )
+        self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
+        self.peak_lr = peak_learning_rate(config, config.batch_size)
+        self.progress = Progress()
+        self.sums = torch.zeros(len(SUMS), device=device, dtype=torch.float64)
+        self.metrics = MetricsFile(folder / "metrics.csv")
+        self.interrupted = False
+        self.saved_at = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # State
+
+    def save(self) -> None:
+        """Writes the training state."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | flatten_optimizer(self.optimizer)
+        tensors["sums"] = self.sums
+        meta = {"progress": asdict(self.progress), "scaler": self.scaler.state_dict(), **self.identity}
+        save_state(self.folder, tensors, meta)
+        self.saved_at = time.monotonic()
+
+    def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Takes up a state that `save` wrote."""
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self.model.load_state_dict(weights)
+        restore_optimizer(self.optimizer, tensors)
+        self.sums = tensors["sums"].to(self.device)
+        self.progress = Progress(**meta["progress"])
+        if meta["scaler"]:
+            self.scaler.load_state_dict(meta["scaler"])
+        self.metrics.truncate(self.progress.step // self.sampler.steps_per_epoch)
+
+    def save_weights(self, name: str, epoch: int, figures: dict[str, Any]) -> None:
+        train = self.data.train
+        save_weights(
+            self.folder / f"{name}.safetensors",
+            Checkpoint(
+                self.config,
+                train.class_names,
+                train.images.shape[1],
+                self.model.state_dict(),
+                epoch,
+                self.progress.step,
+                figures,
+            ),
+        )
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Work
+
+    def run(self) -> bool:
+        per_epoch = self.sampler.steps_per_epoch
+        total = self.config.epochs * per_epoch
+        started, before = time.monotonic(), self.progress.seconds
+        first = self.progress.step
+        with Display(self.console, self.config.epochs, per_epoch) as display, self._catch_interrupt():
+            while self.progress.step < total:
+                step = self.progress.step
+                lr = learning_rate(step, per_epoch, self.config, self.peak_lr)
+                self.train_step(step, lr)
+                self.progress.step += 1
+                self.progress.seconds = before + time.monotonic() - started
+                done = step + 1 - first
+                speed = done * self.sampler.batch_size / max(time.monotonic() - started, 1e-9)
+                if (step + 1) % CHECK_STEPS == 0 or (step + 1) % per_epoch == 0:
+                    self._require_finite(step, lr)
+                display.step(step // per_epoch + 1, step % per_epoch + 1, self._mean_loss, lr, speed)
+                if (step + 1) % per_epoch == 0:
+                    display.epoch(self._end_epoch((step + 1) // per_epoch, lr))
+                    self.progress.seconds = before + time.monotonic() - started
+                out_of_time = time.monotonic() - started > self.max_seconds
+                if self.progress.step < total and (self.interrupted or out_of_time):
+                    self.save()
+                    return False
+                pause = SHORT_EPOCH_SECONDS if (step + 1) % per_epoch == 0 else CHECKPOINT_SECONDS
+                if time.monotonic() - self.saved_at > pause:
+                    self.save()
+            self.save()
+        return True
+
+    def train_step(self, step: int, lr: float) -> None:
+        """One optimiser step; a pure function of the state and of (seed, step)."""
+        chance = Chance(self.config.seed, step)
+        torch.manual_seed(chance.number("model"))  # gate noise, dropout, drop path
+        indices = self.sampler.batch(step)
+        picked = indices.to(self.device)
+        x, targets = self.augmenter(
+            self.images[picked], self.labels[picked], indices, chance, step // self.sampler.steps_per_epoch
+        )
+        self.model.train()
+        with autocast(self.device, self.dtype):
+            loss, parts, logits = self.objective(x, targets)
+        set_learning_rate(self.optimizer, lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.config.optim.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            wanted = targets if targets.ndim == 1 else targets.argmax(1)
+            n = len(logits)
+            correct = (logits.argmax(1) == wanted).sum()
+            self.sums += torch.stack(
+                [loss.detach() * n, parts["cross_entropy"] * n, parts["balance"] * n, correct, correct.new_tensor(n)]
+            ).double()
+        self.progress.images += n
+
+    def _mean_loss(self) -> float:
+        return (self.sums[0] / self.sums[-1]).item()
+
+    def _require_finite(self, step: int, lr: float) -> None:
+        if not math.isfinite(self._mean_loss()):
+            raise DivergedError(
+                f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}; the last good state is in "
+                f"{self.folder}. Lower --lr or set --optim.clip-grad 1"
+            )
+
+    def _end_epoch(self, epoch: int, lr: float) -> dict[str, Any]:
+        """Validation, the row of the epoch, the weights if they are the best."""
+        sums = dict(zip(SUMS, self.sums.tolist(), strict=True))
+        self.sums.zero_()
+        row: dict[str, Any] = {"epoch": epoch, "lr": lr}
+        row |= {f"train_{k}": sums[k] / sums["seen"] for k in ("loss", "cross_entropy", "balance")}
+        row["train_top1"] = sums["correct"] / sums["seen"]
+        if self.data.val is not None:
+            found = self.measure(self.data.val)
+            row |= {"val_loss": found.nll, "val_top1": found.top1}
+            if found.top1 > self.progress.best_top1:
+                self.progress.best_top1, self.progress.best_epoch = found.top1, epoch
+                self.save_weights("best", epoch, {"val": {"top1": found.top1, "n": found.n}})
+        row["minutes"] = self.progress.seconds / 60
+        self.metrics.write(row)
+        return row
+
+    def measure(self, images: ImageSet):
+        """Metrics of the model as it stands, on a whole image set."""
+        p_NK = probabilities(self.model, images.images, self.config, self.device, self.dtype)
+        return score(p_NK, images.labels, images.class_names)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _catch_interrupt(self):
+        return _Interrupt(self)
+
+    def config_json(self) -> dict[str, Any]:
+        return to_dict(self.config)
+
+
+class _Interrupt:
+    """Ctrl-C or SIGTERM once: stop after the current step, with a state saved. Twice: at once."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.before: dict[int, Any] = {}
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+        self.trainer.interrupted = True
+        self.trainer.console.print("stopping after this step (once more to stop at once)")
+
+    def __enter__(self) -> None:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._handle)
+        except ValueError:
+            pass  # not in the main thread: the caller's signals are the caller's
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,60 @@
+"""Optimiser and learning rate.
+
+timm builds the optimiser and its parameter groups: no weight decay on biases, norms and what the model names; with
+layer-wise decay each group carries an `lr_scale`, which timm only writes down. `set_learning_rate` applies it.
+Schedules follow steps, never the clock.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from ..config import RunConfig
+from ..errors import ConfigError
+
+
+def peak_learning_rate(config: RunConfig, global_batch: int) -> float:
+    """The learning rate after warm-up: base x batch / 256 (Eq. 17); the base itself where `lr_batch` is 0."""
+    return config.lr * global_batch / config.optim.lr_batch if config.optim.lr_batch else config.lr
+
+
+def learning_rate(step: int, steps_per_epoch: int, config: RunConfig, peak: float) -> float:
+    """Learning rate of step `step` (from 0): linear warm-up, then half a cosine down to `min_lr` at the last step."""
+    optim = config.optim
+    warmup = optim.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return peak * (step + 1) / math.ceil(warmup)
+    total = config.epochs * steps_per_epoch
+    progress = min((step - warmup) / max(total - 1 - warmup, 1), 1.0)
+    return optim.min_lr + (peak - optim.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """AdamW, Lion or Muon over timm's parameter groups. Raises ConfigError for values that cannot work."""
+    optim = config.optim
+    if config.lr <= 0 or optim.weight_decay < 0 or not 0 < optim.layer_decay <= 1:
+        raise ConfigError(
+            f"lr must be above 0, weight decay at least 0 and layer decay in (0, 1]; got {config.lr}, "
+            f"{optim.weight_decay} and {optim.layer_decay}"
+        )
+    words = {"betas": optim.betas}
+    if optim.name == "adamw":
+        words |= {"eps": optim.eps, "fused": True}
+    return create_optimizer_v2(
+        model,
+        opt=optim.name,
+        lr=config.lr,
+        weight_decay=optim.weight_decay,
+        layer_decay=optim.layer_decay if optim.layer_decay < 1 else None,
+        **words,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets every group's learning rate to `lr` times the group's `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -1,0 +1,290 @@
+"""One run from a configuration to a run folder: data, model, banner, training, figures.
+
+A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors, best.safetensors and, at the
+end, result.json. `train` is also the Python entrance, `feathervit.train`.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import __version__
+from ..chance import Chance
+from ..config import RunConfig, changed, to_dict
+from ..data import DataSplits, load_data
+from ..errors import ConfigError, DataError, RunFolderError
+from ..files import write_bytes
+from ..models import create_model
+from ..recipes import recipe, recipe_for
+from ..recipes.folder import adapt
+from ..results import RunResult, commit, machine, read_config, write_json
+from .checkpoint import load_state, load_weights
+from .loop import Trainer
+from .setup import choose_device, choose_precision, resolve, set_fields
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Moving the data or the run to another place changes nothing of what is computed; the data's fingerprint is compared.
+FREE_TO_CHANGE = {"data", "device"}
+
+
+@dataclass
+class Outcome:
+    """What became of a run. `result` is None when it was stopped before its end."""
+
+    folder: Path
+    finished: bool
+    interrupted: bool
+    result: RunResult | None
+
+
+def train(
+    config: RunConfig | str | None = None,
+    *,
+    out: str | Path,
+    data: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    max_minutes: float | None = None,
+    skip_unreadable: bool = False,
+    console: Console | None = None,
+    command: str = "feathervit.train(...)",
+    **fields: Any,
+) -> Outcome:
+    """Trains a model and returns what became of it.
+
+    `config`: a RunConfig, a recipe's name, or None for the recipe that fits the data. `data`: a name, a folder, or
+    (images, labels) arrays. `fields` sets fields of the configuration by (dotted) name: `epochs=3`,
+    `**{"optim.weight_decay": 0.1}`. `resume` goes on where the run in `out` stopped; `overwrite` empties `out` first.
+    Raises FeatherVitError for whatever a user can mend.
+    """
+    if console is None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+    out = Path(out)
+    source = data if data is not None and not isinstance(data, (str, Path)) else None
+    name = "arrays" if source is not None else str(data or "")
+    if resume:
+        config = _resumed(out, config, name, fields)
+    else:
+        config, reasons = _planned(config, source, name, fields)
+        _claim(out, overwrite)
+        for reason in reasons:
+            console.print(f"  {reason}", highlight=False)
+    return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command)
+
+
+def _planned(config: RunConfig | str | None, source: Any, name: str, fields: dict) -> tuple[RunConfig, list[str]]:
+    """The resolved configuration of a new run, and the reasons of what was chosen for it."""
+    config = recipe(config) if isinstance(config, str) else config or recipe_for(name)
+    config = replace(config, data=name or config.data)
+    if not config.data:
+        raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
+    reasons: list[str] = []
+    if config.recipe == "folder":
+        config, reasons = adapt(config, source if source is not None else config.data, set(fields))
+    return resolve(set_fields(config, fields)), reasons
+
+
+def _resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:
+    """The configuration to go on with. Raises RunFolderError when what is asked for differs from what was begun."""
+    if not (out / "config.json").exists():
+        raise RunFolderError(f"{out} holds no run to resume; train without --resume")
+    stored = read_config(out)
+    asked = config if isinstance(config, RunConfig) else stored
+    if isinstance(config, str):
+        asked = replace(asked, recipe=config)
+    asked = resolve(replace(set_fields(asked, fields), data=name or stored.data))
+    differ = {k: v for k, v in changed(stored, asked).items() if k not in FREE_TO_CHANGE}
+    if asked.epochs > stored.epochs:
+        differ.pop("epochs")
+    if differ:
+        texts = [f"{key} was {before!r}, now {now!r}" for key, (before, now) in differ.items()]
+        raise RunFolderError(
+            f"the run cannot be resumed with other settings ({'; '.join(texts[:5])}); leave them out, or start a new run"
+        )
+    return asked
+
+
+def _run(
+    config: RunConfig,
+    source: Any,
+    out: Path,
+    resume: bool,
+    max_minutes: float | None,
+    skip_unreadable: bool,
+    console: Console,
+    command: str,
+) -> Outcome:
+    device, device_reason = choose_device(config.device)
+    dtype, dtype_reason = choose_precision(config.precision, device)
+    torch.manual_seed(Chance(config.seed).number("initialisation"))
+    data = load_data(
+        source if source is not None else config.data,
+        img_size=config.img_size,
+        images=config.images,
+        split=config.split,
+        skip_unreadable=skip_unreadable,
+    )
+    if len(data.train.class_names) < 2:
+        raise DataError(f"{config.data} has one class only; a classifier needs at least two")
+    model = create_model(
+        config.model,
+        img_size=config.img_size,
+        patch_size=config.patch_size,
+        in_chans=data.train.images.shape[1],
+        num_classes=len(data.train.class_names),
+        **({"config": config.arch} if config.arch else {}),
+    )
+    identity = {
+        "config": to_dict(config),
+        "data": data.train.fingerprint(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    trainer = Trainer(
+        config,
+        data,
+        model,
+        out,
+        device=device,
+        dtype=dtype,
+        console=console,
+        identity=identity,
+        max_minutes=max_minutes,
+    )
+    say: Callable[[str], None] = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    if resume:
+        _restore(trainer, out, identity, say)
+    else:
+        write_json(out / "splits.json", data.record)
+    write_json(out / "config.json", to_dict(config))
+    parameters = sum(p.numel() for p in model.parameters())
+    for line in _banner(config, data, trainer, parameters, device_reason, dtype_reason):
+        say(line)
+
+    finished = trainer.run()
+    done, total = trainer.progress.step, config.epochs * trainer.sampler.steps_per_epoch
+    trainer.save_weights("last", done // trainer.sampler.steps_per_epoch, {})
+    if not finished:
+        say(f"stopped after step {done} of {total}; go on with: feathervit train --resume --out {out}")
+        return Outcome(out, False, trainer.interrupted, None)
+    result = _conclude(trainer, data, parameters, command)
+    write_json(out / "result.json", result)
+    say(_summary(result, out))
+    return Outcome(out, True, False, result)
+
+
+def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str) -> RunResult:
+    """Figures of the chosen weights: the best on validation, or the last where nothing was held out."""
+    config, out = trainer.config, trainer.folder
+    rows = trainer.metrics.rows()
+    if data.val is None:
+        shutil.copyfile(out / "last.safetensors", out / "best.safetensors")
+        best = rows[-1]
+    else:
+        best = next(row for row in rows if row["epoch"] == trainer.progress.best_epoch)
+    trainer.model.load_state_dict(load_weights(out / "best.safetensors").weights)
+    val = trainer.measure(data.val) if data.val is not None else None
+    test = trainer.measure(data.test) if data.test is not None else None
+    return RunResult(
+        command=command,
+        version=__version__,
+        commit=commit(),
+        machine=machine(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        device=str(trainer.device),
+        precision=str(trainer.dtype).removeprefix("torch."),
+        seed=config.seed,
+        model=config.model,
+        parameters=parameters,
+        recipe=config.recipe,
+        data={
+            "name": config.data,
+            "fingerprint": trainer.identity["data"],
+            "n_train": len(data.train),
+            "n_val": len(data.val) if data.val is not None else 0,
+            "n_test": len(data.test) if data.test is not None else 0,
+            "classes": len(data.train.class_names),
+        },
+        config=to_dict(config),
+        epochs=rows,
+        best=best,
+        val=val.to_dict() if val else None,
+        test=test.to_dict() if test else None,
+        minutes=trainer.progress.seconds / 60,
+        images_per_s=trainer.progress.images / max(trainer.progress.seconds, 1e-9),
+        skipped=data.skipped,
+    )
+
+
+def _banner(config: RunConfig, data: DataSplits, trainer: Trainer, parameters: int, device: str, dtype: str) -> list[str]:
+    sizes = ", ".join(f"{n} {len(s)}" for n in ("train", "val", "test") if (s := getattr(data, n)) is not None)
+    _, chans, stored, _ = data.train.images.shape
+    patch = f", patch {config.patch_size}" if config.patch_size else ""
+    return [
+        f"data       {config.data}: {sizes}; {len(data.train.class_names)} classes; stored at {stored} px, {chans} channels",
+        *(f"           {note}" for note in data.notes),
+        f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}",
+        f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
+        f"training   {config.epochs} epochs of {trainer.sampler.steps_per_epoch} steps of {trainer.sampler.batch_size}; "
+        f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
+    ]
+
+
+def _summary(result: RunResult, out: Path) -> str:
+    figures = [
+        f"{name} top-1 {100 * split['top1']:.2f} % of {split['n']}"
+        for name, split in (("validation", result.val), ("test", result.test))
+        if split
+    ]
+    text = "; ".join(figures) or f"training top-1 {100 * result.best['train_top1']:.2f} % (nothing was held out)"
+    return f"done in {result.minutes:.1f} min (epoch {result.best['epoch']} kept): {text}. Weights: {out / 'best.safetensors'}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run folder
+
+
+def _claim(out: Path, overwrite: bool) -> None:
+    """Makes the run folder. Only what a run writes is ever removed from it."""
+    try:
+        if out.exists() and any(out.iterdir()):
+            if not overwrite:
+                raise RunFolderError(f"{out} is not empty; go on with --resume, start anew with --overwrite, or name another")
+            for pattern in ("*.safetensors", "config.json", "splits.json", "result.json", "metrics.csv"):
+                for path in out.glob(pattern):
+                    path.unlink()
+        out.mkdir(parents=True, exist_ok=True)
+        write_bytes(out / "splits.json", b"{}")
+    except OSError as error:
+        raise RunFolderError(f"cannot use {out} as a run folder: {error.strerror or error}; it must be writable") from error
+
+
+def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> None:
+    if not any(out.glob("state*.safetensors")):
+        say("the run was stopped before its first state: starting from the first step")
+        return
+    tensors, meta, words = load_state(out)
+    for word in words:
+        say(word)
+    if meta.get("data") != identity["data"]:
+        raise RunFolderError(
+            f"the data has changed since the run in {out} was stopped ({trainer.config.data}: other files, labels or "
+            "pixels); bring it back, or start a new run"
+        )
+    for key in ("torch", "threads"):
+        if meta.get(key) != identity[key]:
+            say(f"note: the run began with {key} {meta.get(key)}, now {identity[key]}: equal only up to rounding")
+    trainer.restore(tensors, meta)

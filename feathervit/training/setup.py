@@ -1,0 +1,85 @@
+"""What is chosen before a run starts, each choice with its reason for the banner: device, precision, sizes."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..config import RunConfig, with_fields
+from ..errors import ConfigError
+from ..zoo import spec
+
+
+def choose_device(asked: str) -> tuple[torch.device, str]:
+    """The device to run on and why. Raises ConfigError when the asked one is not there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        name = next(n for n in ("cuda", "mps", "cpu") if available[n])
+        why = "the fastest there is" if name != "cpu" else f"no CUDA or MPS device; {torch.get_num_threads()} threads"
+    elif not available[asked]:
+        raise ConfigError(f"--device {asked}: PyTorch finds no such device here; use --device auto or cpu")
+    else:
+        name, why = asked, "asked for"
+    if name == "cuda":
+        why += f", {torch.cuda.get_device_name()}"
+    return torch.device(name), why
+
+
+def choose_precision(asked: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """The autocast type and why: bfloat16 where the GPU has it, float16 on older ones, float32 elsewhere."""
+    if asked != "auto":
+        if asked == "float16" and device.type == "cpu":
+            raise ConfigError("--precision float16 does not train on the CPU; use float32 or bfloat16")
+        return getattr(torch, asked), "asked for"
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return (torch.bfloat16, "the GPU has it") if bf16 else (torch.float16, "the GPU has no bfloat16")
+    return torch.float32, f"mixed precision does not pay on {device.type}"
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """Autocast to `dtype` on `device`; nothing for float32."""
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The configuration with the model's own image size, patch size and architecture written out.
+
+    Raises UnknownNameError for a model, ConfigError for numbers that cannot work.
+    """
+    for name, least in (("epochs", 1), ("batch_size", 1)):
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    for name in ("img_size", "patch_size"):
+        value = getattr(config, name)
+        if value is not None and not 1 <= value <= 4096:
+            raise ConfigError(f"{name} must be from 1 to 4096 pixels, got {value}")
+    if not 0 <= config.loss.label_smoothing < 1:
+        raise ConfigError(f"label smoothing must be in [0, 1), got {config.loss.label_smoothing}")
+    if config.model.startswith("timm:"):
+        if config.arch is not None:
+            raise ConfigError(f"--arch has no effect on {config.model}: it describes our own models")
+        return replace(config, img_size=config.img_size or 224)
+    known = spec(config.model)
+    return replace(
+        config,
+        arch=config.arch or known.config,
+        img_size=config.img_size or known.img_size,
+        patch_size=config.patch_size or known.patch_size,
+    )
+
+
+def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
+    """`with_fields`, where a field of `arch` may be set on a model that is named only."""
+    if any(name.startswith("arch.") for name in fields):
+        model = fields.get("model", config.model)
+        if model.startswith("timm:"):
+            raise ConfigError(f"--arch has no effect on {model}: it describes our own models")
+        if config.arch is None or model != config.model:
+            config = replace(config, arch=spec(model).config)
+    elif "model" in fields and fields["model"] != config.model and "arch" not in fields:
+        config = replace(config, arch=None)  # another model brings its own
+    return with_fields(config, **fields)
