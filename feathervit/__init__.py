@@ -14,8 +14,8 @@ from .errors import FeatherVitError
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .models import create_model
     from .evaluation.inference import load
+    from .models import create_model
     from .recipes import recipe
     from .training.run import train
     from .zoo import list_models
@@ -28,7 +28,18 @@ _LAZY = {
     "train": "training.run",
 }
 
-__all__ = ["Augmentation", "EncoderConfig", "FeatherVitError", "RunConfig", "__version__", *_LAZY]
+__all__ = [
+    "Augmentation",
+    "EncoderConfig",
+    "FeatherVitError",
+    "RunConfig",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load",
+    "recipe",
+    "train",
+]
 
 
 def __getattr__(name: str):

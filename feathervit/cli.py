@@ -426,7 +426,12 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def _overview(room: str = "") -> str:
-    lines = ["feathervit: ultra-light vision transformers for small images", "", f"usage: feathervit {room or 'VERB'} ...", ""]
+    lines = [
+        "feathervit: ultra-light vision transformers for small images",
+        "",
+        f"usage: feathervit {room or 'VERB'} ...",
+        "",
+    ]
     for name, (kind, _) in VERBS.items():
         if name.startswith(room):
             lines.append(f"  {name:<18} {(kind.__doc__ or '').splitlines()[0]}")

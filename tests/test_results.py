@@ -83,7 +83,7 @@ def test_writing_fails_without_touching_what_was_there(tmp_path, monkeypatch):
 
 
 def test_writing_into_no_folder(tmp_path):
-    with pytest.raises(RunFolderError, match="nowhere.*must exist"):
+    with pytest.raises(RunFolderError, match=r"nowhere.*must exist"):
         write_json(tmp_path / "nowhere" / "r.json", {})
 
 

@@ -29,7 +29,7 @@ import torch
 
 from ..errors import DataError
 from .imageset import NATIVE_LIMIT, Progress, Scan, pixel_digest, text_digest
-from .picture import Fit, Source, header, quiet, to_stored
+from .picture import Fit, PictureError, Source, header, quiet, to_stored
 
 _FORMAT = 1  # raise it when the same file would be decoded to other pixels
 _CHUNK = 16  # pictures a task
@@ -92,7 +92,7 @@ class FilePictures:
         side = None
         with quiet():
             for item in self.items:  # ends at the first picture that breaks the rule
-                with suppress(DataError):
+                with suppress(PictureError):
                     width, height, _ = header(item)
                     if width != height or width > NATIVE_LIMIT or width != (side or width):
                         return None
@@ -100,7 +100,7 @@ class FilePictures:
         return side
 
     def _scan(self) -> Scan:
-        with quiet(), ThreadPoolExecutor(_workers()) as pool:
+        with quiet(), ThreadPoolExecutor(workers()) as pool:
             headers = [found for found in pool.map(_header_or_none, self.items) if found]
         if not headers:
             raise DataError(f"{self.root}: none of the {len(self.items)} pictures can be read")
@@ -147,7 +147,8 @@ def _decoded_folder() -> Path:
     return cache_folder() / "decoded"
 
 
-def _workers() -> int:
+def workers() -> int:
+    """Threads that decode at one time."""
     try:
         return min(16, len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS, Windows
@@ -155,13 +156,13 @@ def _workers() -> int:
 
 
 def _header_or_none(item: Source) -> tuple[int, int, str] | None:
-    with suppress(DataError):
+    with suppress(PictureError):
         return header(item)
     return None
 
 
 def _readable(item: Source, size: int, channels: int, fit: Fit) -> bool:
-    with suppress(DataError), quiet():
+    with suppress(PictureError), quiet():
         to_stored(item, size, channels, fit)
         return True
     return False
@@ -204,8 +205,8 @@ def _fill(
         for i in range(first, min(first + _CHUNK, len(items))):
             try:
                 pixels = to_stored(items[i], size, channels, fit).numpy()
-            except DataError as error:
-                bad.append((i, str(error)))
+            except PictureError as error:
+                bad.append((i, error.why))
                 continue
             with lock:  # written, not mapped: a full disk is then an error and not a killed process
                 file.seek(start + i * row)
@@ -215,7 +216,7 @@ def _fill(
     skipped = []
     threads = torch.get_num_threads()
     try:
-        with quiet(), ThreadPoolExecutor(_workers()) as pool:
+        with quiet(), ThreadPoolExecutor(workers()) as pool:
             for done, bad in enumerate(pool.map(work, range(0, len(items), _CHUNK)), start=1):
                 skipped += bad
                 if progress:

@@ -83,6 +83,7 @@ def read_trees(root: Path) -> dict[str, Tree]:
         if split in trees:
             raise DataError(f"{root} has two folders for the split {split!r} ({', '.join(folders)}); keep one")
         trees[split] = _read_tree(root, root / folder)
+    trees = {split: trees[split] for split in ("train", "val", "test") if split in trees}
     if "train" in trees and not trees["train"].classes:
         raise DataError(f"{root / 'train'} holds no class folders with pictures")
     return trees

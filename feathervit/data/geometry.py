@@ -49,7 +49,7 @@ def draw_crops(
     draws do not fit, the largest centred box whose aspect is within `ratio`.
     """
     width, height = _draw_sides(batch, size, scale, ratio, generator)
-    valid = (0 < width) & (width <= size) & (0 < height) & (height <= size)
+    valid = (width > 0) & (width <= size) & (height > 0) & (height <= size)
     last_width = round(size * min(1.0, ratio[1]))
     last_height = round(size / max(1.0, ratio[0]))
     boxes = _place(_first(valid, height, last_height), _first(valid, width, last_width), size, generator)

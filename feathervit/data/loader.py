@@ -40,7 +40,8 @@ class Sampler:
                 f"batch size {batch_size} is not a multiple of augment.repeats {repeats}; make it one, so that each "
                 "picture of a batch has all its views"
             )
-        self.n, self.seed, self.rank, self.world, self.repeats = n, seed, rank, world, repeats
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.rank, self.world, self.repeats = rank, world, repeats
         self.pictures = batch_size // repeats  # different pictures in a batch of one process
         whole, rest = divmod(n, self.pictures * world)
         self.steps_per_epoch = whole if whole and (drop_last or not rest) else whole + 1

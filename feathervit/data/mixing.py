@@ -62,7 +62,7 @@ def apply_mix(x_BCSS: Tensor, mix: Mix) -> Tensor:
     hole_B1SS = inside(mix.boxes, x_BCSS.shape[-1], x_BCSS.dtype)
     cut = (mix.boxes[:, 2:] > 0).all(1)
     keep_B = torch.where(cut, 1.0, mix.share)
-    return torch.lerp(x_BCSS.flip(0), x_BCSS, keep_B[:, None, None, None] * (1 - hole_B1SS))
+    return x_BCSS.flip(0).lerp_(x_BCSS, keep_B[:, None, None, None] * (1 - hole_B1SS))
 
 
 def soft_targets(labels_B: Tensor, share_B: Tensor | None, num_classes: int, smoothing: float = 0.0) -> Tensor:

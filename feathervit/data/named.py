@@ -42,12 +42,12 @@ def _cifar(name: str) -> Found:
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     at = _folder(name)
-    parts = {
-        split: _fetch(name, at / kind.base_folder, kind.url, lambda train=split == "train": kind(at, train, download=True))
-        for split in ("train", "test")
-    }
-    splits = {s: _arrays(f"{name}/{s}", p.data.transpose(0, 3, 1, 2), p.targets) for s, p in parts.items()}
-    return Found(name, tuple(parts["train"].classes), splits, _official(splits))
+    splits, class_names = {}, ()
+    for split in ("train", "test"):
+        part = _fetch(name, kind.url, at / kind.base_folder, lambda s=split: kind(at, s == "train", download=True))
+        splits[split] = _arrays(f"{name}/{split}", part.data.transpose(0, 3, 1, 2), part.targets)
+        class_names = tuple(part.classes)
+    return _official(name, class_names, splits)
 
 
 def _svhn(name: str) -> Found:
@@ -57,9 +57,9 @@ def _svhn(name: str) -> Found:
     splits = {}
     for split in ("train", "test"):
         url, file, _ = SVHN.split_list[split]
-        part = _fetch(name, at / file, url, lambda split=split: SVHN(at, split, download=True))
+        part = _fetch(name, url, at / file, lambda s=split: SVHN(at, s, download=True))
         splits[split] = _arrays(f"{name}/{split}", part.data, part.labels)
-    return Found(name, tuple("0123456789"), splits, _official(splits))
+    return _official(name, tuple("0123456789"), splits)
 
 
 def _flowers(name: str) -> Found:
@@ -67,13 +67,58 @@ def _flowers(name: str) -> Found:
 
     at = _folder(name)
     folder = at / "flowers-102"
-    url = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ (102flowers.tgz unpacked, imagelabels.mat, setid.mat)"
+    url = "102flowers.tgz (unpacked there), imagelabels.mat and setid.mat of www.robots.ox.ac.uk/~vgg/data/flowers/102"
     splits = {}
     for split in ("train", "val", "test"):
-        part = _fetch(name, folder, url, lambda split=split: _FlowerFiles(at, split, download=True))
-        splits[split] = part.pictures(folder)
-    return Found(name, tuple(Flowers102.classes), splits, _official(splits))
+        # `loader=Path` leaves the pictures undecoded: they are photographs of many sizes and go through our cache.
+        part = _fetch(name, url, folder, lambda s=split: Flowers102(at, s, download=True, loader=Path))
+        splits[split] = _files(folder, [part[i] for i in range(len(part))])
+    return _official(name, tuple(Flowers102.classes), splits)
 
 
-def _flower_files() -> type:
-    """torchvision's class with a way to its list of files, which it shows only picture by picture."""
+NAMED: dict[str, Callable[[str], Found]] = {
+    "digits": _digits,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "svhn": _svhn,
+    "flowers102": _flowers,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _folder(name: str) -> Path:
+    return cache_folder() / "downloads" / name
+
+
+def _fetch(name: str, url: str, place: Path, make: Callable[[], Any]) -> Any:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return make()
+    except Exception as error:  # a download fails in many ways: no network, no room, a server's page instead of a file
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"cannot get {name!r}: {why}; tried {url}. Without a network lay the files by hand as {place}"
+            " (FEATHERVIT_CACHE names another cache folder), or give a folder of pictures"
+        ) from error
+
+
+def _arrays(name: str, x_NCHW: np.ndarray, labels: Any) -> ArrayPictures:
+    images = torch.from_numpy(np.ascontiguousarray(x_NCHW))
+    return ArrayPictures(images, np.asarray(labels, dtype=np.int64), [f"{name}[{i}]" for i in range(len(images))])
+
+
+def _files(root: Path, files: list[tuple[Path, int]]) -> FilePictures:
+    stamps = []
+    for path, _ in files:
+        stat = path.stat() if path.exists() else None  # a missing file is reported with the unreadable ones
+        stamps.append(f"{stat.st_size} {stat.st_mtime_ns}" if stat else "missing")
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    return FilePictures(
+        [p for p, _ in files], labels, [p.relative_to(root).as_posix() for p, _ in files], stamps, str(root)
+    )
+
+
+def _official(name: str, class_names: tuple[str, ...], splits: dict[str, Any]) -> Found:
+    return Found(name, class_names, splits, dict.fromkeys(splits, "official split"))

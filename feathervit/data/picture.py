@@ -42,14 +42,44 @@ _UPRIGHT = {
 }
 
 
+class PictureError(DataError):
+    """A picture that cannot be read; `why` is the reason without the name."""
+
+    def __init__(self, source: Source, why: str):
+        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a picture"
+        super().__init__(f"cannot read {name}: {why}")
+        self.why = why
+
+
 def open_picture(source: Source, channels: int = 3, *, at_least: int | None = None) -> torch.Tensor:
     """A whole picture as uint8 [channels, H, W], upright.
 
     source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). at_least: both sides may shrink
-    to no less than this while decoding a JPEG. Raises DataError, in one line that names the file and says why.
+    to no less than this while decoding a JPEG. Raises PictureError, one line that names the file and says why.
     """
-    with _decoded(source, channels, at_least) as x_CHW:
+    with decoded(source, channels, at_least) as x_CHW:
         return x_CHW.contiguous()
+
+
+@contextmanager
+def decoded(source: Source, channels: int, at_least: int | None = None) -> Iterator[torch.Tensor]:
+    """`open_picture` for use in threads: the pixels count against the budget until the block ends."""
+    if channels not in (1, 3):
+        raise DataError(f"picture files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
+    try:
+        with _image(source) as image:
+            pixels = image.width * image.height
+            if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(
+                    f"{pixels / 1e6:.0f} megapixels are above the limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
+                )
+            if at_least:
+                image.draft(None, (at_least, at_least))
+            # A progressive JPEG keeps the coefficients of the whole picture, whatever the scale it is decoded at.
+            with _budget.share(pixels if "progressive" in image.info else image.width * image.height):
+                yield _pixels(image, channels)
+    except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
+        raise PictureError(source, _why(error)) from error
 
 
 def to_stored(source: Source, size: int | None, channels: int = 3, fit: Fit = "crop") -> torch.Tensor:
@@ -57,7 +87,7 @@ def to_stored(source: Source, size: int | None, channels: int = 3, fit: Fit = "c
 
     Training (at its stored size), evaluation and prediction (at the model's size) all come through here.
     """
-    with _decoded(source, channels, 2 * size if size else None) as x_CHW:
+    with decoded(source, channels, 2 * size if size else None) as x_CHW:
         x_CHW = fit_square(x_CHW, fit)
         return x_CHW.contiguous() if size is None else resize(x_CHW, size)
 
@@ -99,12 +129,12 @@ def normalise(x: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 
 
 def header(source: Source) -> tuple[int, int, str]:
-    """(width, height, PIL mode) from a file's header, nothing decoded, not turned by EXIF. Raises DataError."""
+    """(width, height, PIL mode) from a file's header, nothing decoded, not turned by EXIF. Raises PictureError."""
     try:
         with _image(source) as image:
             return image.width, image.height, image.mode
     except Exception as error:
-        raise DataError(f"cannot read {_name(source)}: {_why(error)}") from error
+        raise PictureError(source, _why(error)) from error
 
 
 @contextmanager
@@ -153,27 +183,6 @@ def _interpolate(x_NHW: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @contextmanager
-def _decoded(source: Source, channels: int, at_least: int | None) -> Iterator[torch.Tensor]:
-    """The picture's pixels [channels, H, W] while they count against the budget."""
-    if channels not in (1, 3):
-        raise DataError(f"picture files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
-    try:
-        with _image(source) as image:
-            pixels = image.width * image.height
-            if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(
-                    f"{pixels / 1e6:.0f} megapixels are above the limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
-                )
-            if at_least:
-                image.draft(None, (at_least, at_least))
-            # A progressive JPEG keeps the coefficients of the whole picture, whatever the scale it is decoded at.
-            with _budget.share(pixels if "progressive" in image.info else image.width * image.height):
-                yield _pixels(image, channels)
-    except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
-        raise DataError(f"cannot read {_name(source)}: {_why(error)}") from error
-
-
-@contextmanager
 def _image(source: Source) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source.copy()
@@ -219,10 +228,6 @@ def _eight_bit(x: np.ndarray) -> np.ndarray:
     else:
         top = 65535 if x.max() <= 65535 else 2**31 - 1
     return np.rint(np.clip(x, 0, top) * np.float32(255 / top)).astype(np.uint8)
-
-
-def _name(source: Source) -> str:
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "picture"
 
 
 def _why(error: Exception) -> str:

@@ -21,6 +21,8 @@ class GroupedQueryAttention(nn.Module):
     def __init__(self, dim: int, config: GQA):
         super().__init__()
         heads, kv_heads = config.heads, config.kv_heads
+        if heads < 1 or kv_heads < 1:
+            raise ConfigError(f"attention needs at least 1 head and 1 key/value head, got {heads} and {kv_heads}")
         if dim % heads:
             raise ConfigError(f"width {dim} does not divide into {heads} heads")
         if heads % kv_heads:

@@ -56,6 +56,8 @@ class Encoder(nn.Module):
         super().__init__()
         if config.dim < 1 or config.depth < 1:
             raise ConfigError(f"width and depth must be at least 1, got {config.dim} and {config.depth}")
+        if num_classes < 0:
+            raise ConfigError(f"num_classes must be at least 0 (0: no head), got {num_classes}")
         self.config = config
         self.num_classes = num_classes
         self.num_features = self.embed_dim = self.head_hidden_size = config.dim
@@ -107,8 +109,10 @@ class Encoder(nn.Module):
         self.head = self._new_head(num_classes).to(self.pos_embed)
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Layer groups for layer-wise decay: stem, then each layer, the final norm and head last."""
-        return {"stem": r"^pos_embed|^patch_embed|^readout", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+        """Layer groups for layer-wise decay, as timm's ViT has them: the stem; each layer, the final norm going with the last
+        one; the head, which no group names."""
+        blocks = [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]
+        return {"stem": r"^pos_embed|^patch_embed|^readout", "blocks": blocks}
 
     def no_weight_decay(self) -> set[str]:
         """Positions, tokens and per-expert output biases (2-D, so no rule on dimensions finds them)."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..config import MLP as MLPConfig
 from ..config import MoE as MoEConfig
 from ..config import SwiGLU as SwiGLUConfig
+from ..errors import ConfigError
 from .moe import SHARINGS
 
 
@@ -56,8 +57,14 @@ def expert_count(layer: int, depth: int, stages: tuple[int, ...]) -> int:
 def build_feedforward(config: MoEConfig | SwiGLUConfig | MLPConfig, dim: int, layer: int, depth: int) -> nn.Module:
     """The feed-forward of one layer, its hidden size and experts taken from the depth-wise schedules."""
     if isinstance(config, MLPConfig):
+        if int(dim * config.ratio) < 1:
+            raise ConfigError(f"MLP ratio {config.ratio} leaves no hidden unit at width {dim}")
         return MLP(dim, int(dim * config.ratio), config.dropout)
     hidden = hidden_size(layer, depth, config.hidden_first, config.hidden_last)
+    if hidden < 1:
+        raise ConfigError(f"hidden size {hidden} of layer {layer}: hidden_first and hidden_last must be at least 1")
     if isinstance(config, SwiGLUConfig):
         return SwiGLU(dim, hidden, config.dropout)
+    if not config.experts:
+        raise ConfigError("experts names no stage; give at least one count of experts")
     return SHARINGS[config.sharing](dim, hidden, expert_count(layer, depth, config.experts), config)

@@ -40,14 +40,16 @@ class NoisyTopKGate(nn.Module):
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
         """Gates [B, N, E], rows summing to 1 with k non-zeros, and the weighted balance loss (0 in evaluation)."""
-        with torch.autocast(x_BND.device.type, enabled=False):
+        device = x_BND.device.type if torch.amp.is_autocast_available(x_BND.device.type) else "cpu"  # meta has none
+        with torch.autocast(device, enabled=False):
             x_BND = x_BND if x_BND.dtype == torch.float64 else x_BND.float()
             clean_BNE = F.linear(x_BND, self.w_gate.weight)
             if not (self.training and self.w_noise is not None):
                 gate_BNE, _ = self._softmax_k(clean_BNE)
                 balance = self._balance(gate_BNE) if self.training else clean_BNE.new_zeros(())
                 return gate_BNE, balance
-            scale_BNE = F.softplus(F.linear(x_BND, self.w_noise.weight))
+            # Eq. 5 divides by the scale; where softplus vanishes (about 1e-19 in float32) its gradient would be NaN.
+            scale_BNE = F.softplus(F.linear(x_BND, self.w_noise.weight)).clamp_min(1e-6)
             noisy_BNE = clean_BNE + torch.randn_like(clean_BNE) * scale_BNE
             gate_BNE, top_BNK = self._softmax_k(noisy_BNE)
             return gate_BNE, self._balance(gate_BNE, clean_BNE, noisy_BNE, scale_BNE, top_BNK)

@@ -14,6 +14,7 @@ from ..errors import ConfigError, UnknownNameError
 from ..zoo import MODELS, spec
 from .encoder import Encoder
 
+
 def create_model(
     name: str,
     *,
@@ -35,7 +36,9 @@ def create_model(
     config = config or known.config
     unknown = sorted(set(parts) - set(EncoderConfig.__dataclass_fields__))
     if unknown:
-        raise ConfigError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(EncoderConfig.__dataclass_fields__)}")
+        raise ConfigError(
+            f"{name} has no setting {unknown[0]!r}; it has {', '.join(EncoderConfig.__dataclass_fields__)}"
+        )
     return Encoder(
         replace(config, **parts), img_size or known.img_size, patch_size or known.patch_size, in_chans, num_classes
     )

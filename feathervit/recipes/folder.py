@@ -21,14 +21,63 @@ folder = Recipe(
         loss=LossConfig(label_smoothing=0.1),
     ),
     source="ours",
-    needs="a folder of class folders, or of train/ and val/ and test/ with class folders in each",
+    needs="a folder of class folders, or train/ and val/ or test/ with class folders in each",
     expected="depends on the pictures",
-    cost="epochs are chosen for about 15 minutes on two cores with some thousand pictures",
+    cost="about 15 minutes on two cores for some thousand pictures",
 )
 
+INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))  # image and patch size: 64 patches each
+SMALL_SET, LARGE_SET = 5_000, 50_000  # training pictures
+VIEWS = {"mlit_nano": 450_000, "mlit_xxs": 1_000_000, "mlit_s": 5_000_000}  # pictures shown in a run
+EPOCHS = (20, 400)
 IMBALANCE = 3.0  # largest class over smallest, from which class weights are offered
+SIDED = {"left", "right", "clockwise", "counterclockwise", "anticlockwise"}
 
 
 def adapt(config: RunConfig, source: Any, fixed: set[str]) -> tuple[RunConfig, list[str]]:
-    """The recipe fitted to the pictures of `source`, and the reason of each choice. Fields in `fixed` are left alone."""
-    return config, []
+    """The recipe fitted to the pictures of `source`, and the reason of each choice.
+
+    `fixed` names the fields that were asked for: they are left alone. Raises what looking at the source raises.
+    """
+    from ..data.sources import summarise
+
+    summary = summarise(source)
+    count = summary.totals.get("train", 0)
+    side = summary.median_short_side
+    chosen: dict[str, Any] = {}
+    reasons: list[str] = []
+
+    def choose(reason: str, **fields: Any) -> None:
+        fields = {name.replace("__", "."): value for name, value in fields.items()}
+        free = {name: value for name, value in fields.items() if name not in fixed}
+        if free:
+            chosen.update(free)
+            reasons.append(f"{', '.join(f'{n} {v}' for n, v in free.items())}: {reason}")
+
+    if not {"img_size", "patch_size"} & fixed:
+        img_size, patch_size = max((i for i in INPUTS if i[0] <= max(side, INPUTS[0][0])), default=INPUTS[0])
+        choose(f"pictures of {side} px, and 64 patches are quick", img_size=img_size, patch_size=patch_size)
+    model = "mlit_nano" if count < SMALL_SET else "mlit_xxs" if count < LARGE_SET else "mlit_s"
+    choose(f"{count} training pictures", model=model)
+    views = VIEWS.get(chosen.get("model", ""), VIEWS["mlit_xxs"])
+    epochs = min(max(round(views / max(count, 1)), EPOCHS[0]), EPOCHS[1])
+    choose(f"about {views:,} pictures shown, between {EPOCHS[0]} and {EPOCHS[1]} epochs", epochs=epochs)
+    epochs = chosen.get("epochs", 0) or config.epochs
+    choose("a twentieth of the epochs", optim__warmup_epochs=epochs / 20)
+    if _sided(summary.class_names):
+        choose("the class names are signs, whose left and right may mean something", augment__flip="none")
+    else:
+        choose("mirrored pictures are taken to mean the same; --augment.flip none if not", augment__flip="random")
+    sizes = [n for n in summary.counts.get("train", {}).values() if n]
+    if sizes and max(sizes) / min(sizes) >= IMBALANCE and "loss.class_weights" not in fixed:
+        reasons.append(
+            f"classes hold from {min(sizes)} to {max(sizes)} pictures: --loss.class-weights balanced weighs them alike"
+        )
+    return with_fields(config, **chosen), reasons
+
+
+def _sided(class_names: tuple[str, ...]) -> bool:
+    """Letters, digits or directions: mirrored, they are something else."""
+    words = [set(name.lower().replace("-", "_").replace(" ", "_").split("_")) for name in class_names]
+    signs = sum(len(name) <= 2 and name.isalnum() for name in class_names)
+    return 2 * signs > len(class_names) or any(w & SIDED for w in words)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..config import RunConfig, from_dict, to_dict
 from ..errors import CheckpointError, ConfigError, RunFolderError, UnknownNameError
 from ..files import write_bytes
+from .setup import resolve
 
 FORMAT = 1
 MAX_BYTES = 2 << 30  # ours hold a few megabytes; a timm model may hold some hundreds
@@ -101,7 +102,9 @@ def load_weights(path: str | Path) -> Checkpoint:
     """Reads a weights file, or the best (else the last) of a run folder. Raises CheckpointError."""
     path = Path(path)
     if path.is_dir():
-        path = next((p for n in ("best", "last") if (p := path / f"{n}.safetensors").exists()), path / "best.safetensors")
+        path = next(
+            (p for n in ("best", "last") if (p := path / f"{n}.safetensors").exists()), path / "best.safetensors"
+        )
     tensors, meta = _read(path)
     try:
         config = from_dict(RunConfig, meta.get("config"), "config")
@@ -139,13 +142,14 @@ def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> 
     if config.arch and config.arch.depth > len(shapes):
         raise misfit
     try:
+        resolve(config)  # bounds of image and patch size
         with torch.device("meta"):  # nothing is allocated until the sizes are known to agree
             model = build()
         if {name: tensor.shape for name, tensor in model.state_dict().items()} != shapes:
             raise misfit
         model = build()
         model.load_state_dict(checkpoint.weights)
-    except (ConfigError, UnknownNameError, RuntimeError) as error:
+    except (ConfigError, UnknownNameError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{where} cannot be built: {error}") from error
     return model.eval()
 
@@ -183,7 +187,9 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
             words.append(f"{error}; the one before it is used")
             continue
         return tensors, meta, words
-    raise CheckpointError("; ".join(words) or f"no training state in {folder}: nothing to resume, train without --resume")
+    raise CheckpointError(
+        "; ".join(words) or f"no training state in {folder}: nothing to resume, train without --resume"
+    )
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -191,7 +197,9 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     out = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
-            out[f"optimizer.{index}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(float(value)).double()
+            out[f"optimizer.{index}.{key}"] = (
+                value if isinstance(value, Tensor) else torch.tensor(float(value)).double()
+            )
     return out
 
 

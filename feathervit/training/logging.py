@@ -2,7 +2,7 @@
 
 `MetricsFile` survives being killed at any byte: a half-written last line is dropped, and a resumed run cuts the file
 back to the epoch it goes on from. `Display` never floods: on a terminal it is one bar that rich redraws, elsewhere
-(a log file, CI) at most one line every few seconds, however short the epochs are. A loss that lives on a GPU is only
+(a log file, CI) one line every few seconds at most, however short the epochs are. A loss that lives on a GPU is only
 fetched when it is shown, so that telling does not slow training down.
 """
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-LINE_SECONDS = 5.0  # between two printed lines
+EPOCH_SECONDS = 5.0  # between the lines of two epochs
+STEP_SECONDS = 10.0  # without a line before one is printed inside an epoch
 REDRAW_SECONDS = 0.1  # between two states of the live bar
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -99,8 +100,8 @@ class Display:
     """Progress of a training run on `console`; use it as a context manager around the run.
 
     On a terminal: one live bar of the whole run, with printed lines scrolling above it. Elsewhere: printed lines only.
-    Printed lines of progress and of epochs keep `LINE_SECONDS` between them, so that thousands of short epochs stay a
-    few lines; the last epoch always gets its line. Epochs and steps count from 1. `clock` gives seconds.
+    An epoch gets its line at its end, unless another did within `EPOCH_SECONDS`: thousands of short epochs stay a few
+    lines. The last epoch always gets one. Epochs and steps count from 1. `clock` gives seconds.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Display:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._first: tuple[float, int] | None = None  # time and steps done when this process began to train
-        self._last_line = clock()
+        self._last_line = self._last_epoch_line = clock()
         self._last_redraw = float("-inf")
         self._accuracy = ""
 
@@ -139,7 +140,7 @@ class Display:
         done = (epoch - 1) * self.steps_per_epoch + step_in_epoch
         if self._first is None:
             self._first = (now, done)
-        last, pause = (self._last_redraw, REDRAW_SECONDS) if self._bar else (self._last_line, LINE_SECONDS)
+        last, pause = (self._last_redraw, REDRAW_SECONDS) if self._bar else (self._last_line, STEP_SECONDS)
         if now - last < pause:
             return
         loss = float(loss() if callable(loss) else loss)
@@ -149,7 +150,8 @@ class Display:
             self._last_redraw = now
             self._bar.update(self._task, completed=done, description=text)
         else:
-            self._print_line(f"{text}  (step {step_in_epoch}/{self.steps_per_epoch})", now)
+            self._last_line = now
+            self.note(f"{text}  (step {step_in_epoch}/{self.steps_per_epoch})")
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """An epoch is done. `row` holds "epoch" and any figures (the row of metrics.csv); all of them are printed.
@@ -161,19 +163,16 @@ class Display:
         now = self._clock()
         if self._bar:
             self._bar.update(self._task, completed=row["epoch"] * self.steps_per_epoch)
-        if now - self._last_line >= LINE_SECONDS or row["epoch"] >= self.epochs:
+        if now - self._last_epoch_line >= EPOCH_SECONDS or row["epoch"] >= self.epochs:
+            self._last_line = self._last_epoch_line = now
             figures = [
                 f"{name} {_short(value)}" for name, value in row.items() if name != "epoch" and value is not None
             ]
-            self._print_line("  ".join([f"epoch {row['epoch']}/{self.epochs} done", *figures]), now)
+            self.note("  ".join([f"epoch {row['epoch']}/{self.epochs} done", *figures]))
 
     def note(self, text: str) -> None:
         """Prints a line at once, above the bar where there is one."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def _print_line(self, text: str, now: float) -> None:
-        self._last_line = now
-        self.note(text)
 
     def _time_left(self, now: float, done: int) -> str:
         began, done_before = self._first

@@ -135,7 +135,7 @@ class Trainer:
         per_epoch = self.sampler.steps_per_epoch
         total = self.config.epochs * per_epoch
         started, before = time.monotonic(), self.progress.seconds
-        first = self.progress.step
+        first = self.progress.images
         with Display(self.console, self.config.epochs, per_epoch) as display, self._catch_interrupt():
             while self.progress.step < total:
                 step = self.progress.step
@@ -143,8 +143,7 @@ class Trainer:
                 self.train_step(step, lr)
                 self.progress.step += 1
                 self.progress.seconds = before + time.monotonic() - started
-                done = step + 1 - first
-                speed = done * self.sampler.batch_size / max(time.monotonic() - started, 1e-9)
+                speed = (self.progress.images - first) / max(time.monotonic() - started, 1e-9)
                 if (step + 1) % CHECK_STEPS == 0 or (step + 1) % per_epoch == 0:
                     self._require_finite(step, lr)
                 display.step(step // per_epoch + 1, step % per_epoch + 1, self._mean_loss, lr, speed)

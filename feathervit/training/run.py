@@ -229,7 +229,9 @@ def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str)
     )
 
 
-def _banner(config: RunConfig, data: DataSplits, trainer: Trainer, parameters: int, device: str, dtype: str) -> list[str]:
+def _banner(
+    config: RunConfig, data: DataSplits, trainer: Trainer, parameters: int, device: str, dtype: str
+) -> list[str]:
     sizes = ", ".join(f"{n} {len(s)}" for n in ("train", "val", "test") if (s := getattr(data, n)) is not None)
     _, chans, stored, _ = data.train.images.shape
     patch = f", patch {config.patch_size}" if config.patch_size else ""
@@ -238,7 +240,7 @@ def _banner(config: RunConfig, data: DataSplits, trainer: Trainer, parameters: i
         *(f"           {note}" for note in data.notes),
         f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}",
         f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
-        f"training   {config.epochs} epochs of {trainer.sampler.steps_per_epoch} steps of {trainer.sampler.batch_size}; "
+        f"training   {config.epochs} epochs of {trainer.sampler.steps_per_epoch} steps of {config.batch_size}; "
         f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
     ]
 
@@ -262,14 +264,18 @@ def _claim(out: Path, overwrite: bool) -> None:
     try:
         if out.exists() and any(out.iterdir()):
             if not overwrite:
-                raise RunFolderError(f"{out} is not empty; go on with --resume, start anew with --overwrite, or name another")
+                raise RunFolderError(
+                    f"{out} is not empty; go on with --resume, start anew with --overwrite, or name another"
+                )
             for pattern in ("*.safetensors", "config.json", "splits.json", "result.json", "metrics.csv"):
                 for path in out.glob(pattern):
                     path.unlink()
         out.mkdir(parents=True, exist_ok=True)
         write_bytes(out / "splits.json", b"{}")
     except OSError as error:
-        raise RunFolderError(f"cannot use {out} as a run folder: {error.strerror or error}; it must be writable") from error
+        raise RunFolderError(
+            f"cannot use {out} as a run folder: {error.strerror or error}; it must be writable"
+        ) from error
 
 
 def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> None:

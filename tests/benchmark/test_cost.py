@@ -13,7 +13,7 @@ from feathervit.models import Encoder, create_model
 
 
 def attention_macs(n: int, d: int, heads: int, kv_heads: int) -> int:
-    """Projections of queries, keys, values and output, and for each query head the two products with keys and values."""
+    """Projections of queries, keys, values and output; for each query head the products with keys and with values."""
     width = d // heads
     return n * d * d + 2 * n * d * kv_heads * width + n * d * d + 2 * heads * n * n * width
 
@@ -42,16 +42,22 @@ def test_tokens_without_a_readout_token():
     assert cost(build(MLP(), readout="mean"), 8).tokens == 16
 
 
-def test_published_costs_of_mlit_xxs():
-    """facts.md A2: 78 + 41 million, the gates left out there; 662,173 parameters with a 100-class head."""
-    found = cost(create_model("mlit_xxs", num_classes=100), 36)
-    assert found.parameters == 662_173
-    assert found.tokens == 145
-    products = 9 * 2 * 145 * 145 * 108
-    gates = 145 * 108 * (3 + 4 + 5) * 3
-    linear_dense_experts = found.macs - products - gates
-    assert round(products / 1e6) == 41
-    assert round(linear_dense_experts / 1e6) == 91
+@pytest.mark.parametrize(
+    ("name", "layers", "dim", "parameters", "linear", "attention"),
+    [
+        ("mlit_s", 15, 144, 2_372_582, 335, 91),
+        ("mlit_xs", 12, 128, 1_215_148, 169, 65),
+        ("mlit_xxs", 9, 108, 662_173, 91, 41),
+    ],
+)
+def test_costs_of_mlit(name, layers, dim, parameters, linear, attention):
+    """Millions by arithmetic on Table 1, dense experts; they count W_noise too, which evaluation never computes."""
+    found = cost(create_model(name, num_classes=100), 36)
+    assert (found.parameters, found.tokens) == (parameters, 145)
+    products = layers * 2 * 145 * 145 * dim
+    noise = 145 * dim * (3 + 4 + 5) * layers // 3
+    assert round(products / 1e6) == attention
+    assert round((found.macs - products + noise) / 1e6) == linear
 
 
 def test_vit_tiny_of_timm():

@@ -1,0 +1,1 @@
+"""The papers' formulas written literally and slowly: oracles that share no code with the package."""

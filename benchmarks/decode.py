@@ -1,0 +1,116 @@
+"""Measures: decoding a folder of 12-megapixel photographs through the cache, once each, with an empty cache.
+
+On: JPEG (quality 90, 4:2:0; scikit-learn's two sample photographs, enlarged, with noise like a sensor's),
+24 of them, stored at 148 px (a 128 px input). Prints pictures/s, peak memory of the decoding process, the time this rate makes of
+3,000 pictures, and, in the same run, the rate of plain Pillow (whole decode, one thread) as the peer.
+
+    python benchmarks/decode.py [--count 24] [--kind jpg|progressive|png] [--img-size 128]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+WIDTH, HEIGHT = 4000, 3000
+
+
+def make(folder: Path, count: int, kind: str) -> None:
+    """`count` photographs in two classes."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [
+        Image.fromarray(x).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for x in load_sample_images().images
+    ]
+    chance = np.random.default_rng(0)
+    for i in range(count):
+        noise = chance.normal(0, 6, (HEIGHT, WIDTH, 1)).astype(np.float32)
+        pixels = np.asarray(photographs[i % 2]).astype(np.float32) + noise
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        place = folder / f"class{i % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        if kind == "png":
+            image.save(place / f"{i}.png", compress_level=1)
+        else:
+            image.save(place / f"{i}.jpg", quality=90, progressive=kind == "progressive")
+
+
+def measure(folder: Path, img_size: int) -> dict[str, float]:
+    """Decode everything once; in a process of its own, so that its peak memory is of nothing else."""
+    from feathervit.config import SplitConfig
+    from feathervit.data import load_data
+
+    start_mb = _peak_mb()
+    start = time.perf_counter()
+    data = load_data(folder, img_size=img_size, split=SplitConfig(val_fraction=0))
+    seconds = time.perf_counter() - start
+    return {"count": len(data.train), "seconds": seconds, "peak_mb": _peak_mb(), "start_mb": start_mb}
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def peer(folder: Path, img_size: int, count: int) -> float:
+    """Seconds a picture of plain Pillow: whole decode, crop, one antialiased resize."""
+    files = sorted(folder.rglob("*.*"))[:count]
+    start = time.perf_counter()
+    for file in files:
+        with Image.open(file) as image:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            box = (left, top, left + side, top + side)
+            image.convert("RGB").resize((img_size, img_size), Image.Resampling.BILINEAR, box=box)
+    return (time.perf_counter() - start) / len(files)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--kind", choices=("jpg", "progressive", "png"), default="jpg")
+    parser.add_argument("--img-size", type=int, default=128)
+    parser.add_argument("--step", choices=("make", "measure"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.step == "make":
+        make(args.folder, args.count, args.kind)
+    elif args.step == "measure":
+        print(json.dumps(measure(args.folder, args.img_size)))
+    else:
+        report(args)
+
+
+def report(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "photographs"
+        environment = os.environ | {"FEATHERVIT_CACHE": str(Path(temporary) / "cache")}
+        command = [sys.executable, __file__, "--count", str(args.count), "--kind", args.kind]
+        command += ["--img-size", str(args.img_size), "--folder", str(folder), "--step"]
+        # Processes of their own: Linux hands a parent's peak memory down, so this one must stay small.
+        subprocess.run([*command, "make"], check=True)
+        out = subprocess.run(
+            [*command, "measure"], env=environment, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+        figures = json.loads(out)
+        megabytes = sum(f.stat().st_size for f in folder.rglob("*.*")) / args.count / 1e6
+        theirs = peer(folder, args.img_size, min(args.count, 8))
+    rate = figures["count"] / figures["seconds"]
+    print(f"{args.count} {args.kind} of {WIDTH} x {HEIGHT}, {megabytes:.1f} MB each; {os.cpu_count()} cores")
+    print(f"through the cache: {rate:.1f} pictures/s, peak memory {figures['peak_mb']:.0f} MB")
+    print(f"  of which before the first picture: {figures['start_mb']:.0f} MB")
+    print(f"plain Pillow, one thread: {1 / theirs:.1f} pictures/s; ratio {rate * theirs:.1f}")
+    print(f"3,000 pictures at this rate: {3000 / rate:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

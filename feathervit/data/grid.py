@@ -1,0 +1,86 @@
+"""A PNG of samples by class: one row a class with its name, originals above augmented versions where asked for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ..chance import Chance
+from ..errors import DataError
+from ..files import write_bytes
+from .imageset import ImageSet, with_channels
+
+_CELL = 64  # px, the least a sample is drawn at
+_GAP = 4
+
+
+def sample_grid(
+    images: ImageSet,
+    path: str | Path,
+    per_class: int = 8,
+    seed: int = 0,
+    augmented: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Path:
+    """Writes a PNG of up to `per_class` samples of every class, drawn by `seed`, and returns its path.
+
+    augmented: takes the chosen pictures, uint8 [B, C, R, R], and returns uint8 [B, C, S, S], drawn below the originals.
+    Raises DataError for an empty set, RunFolderError where the file cannot be written.
+    """
+    if not len(images):
+        raise DataError(f"{images.name} has no pictures to show")
+    chosen = _choose(images, per_class, seed)
+    index = torch.cat(list(chosen.values()))
+    rows = [_cells(images.images[index])]
+    if augmented is not None:
+        rows.append(_cells(augmented(images.images[index])))
+    cell = max(cells.shape[1] for cells in rows)
+    names = {label: images.class_names[label] for label in chosen}
+    font = _font(16)
+    left = max(int(font.getlength(name)) for name in names.values()) + 3 * _GAP
+    width = left + max(map(len, chosen.values())) * (cell + _GAP)
+    step = len(rows) * (cell + _GAP) + (_GAP if len(rows) > 1 else 0)
+    canvas = Image.new("RGB", (width, len(chosen) * step + _GAP), "white")
+    draw = ImageDraw.Draw(canvas)
+    start = 0
+    for row, (label, members) in enumerate(chosen.items()):
+        top = _GAP + row * step
+        draw.text((_GAP, top + cell // 2), names[label], fill="black", font=font, anchor="lm")
+        for line, cells in enumerate(rows):
+            for column in range(len(members)):
+                place = (left + column * (cell + _GAP), top + line * (cell + _GAP))
+                canvas.paste(Image.fromarray(cells[start + column]), place)
+        start += len(members)
+    png = io.BytesIO()
+    canvas.save(png, "PNG")
+    write_bytes(Path(path), png.getvalue())
+    return Path(path)
+
+
+def _choose(images: ImageSet, per_class: int, seed: int) -> dict[int, torch.Tensor]:
+    """label -> places of its samples, for the classes that have pictures."""
+    order = torch.randperm(len(images), generator=Chance(seed).generator("samples"))
+    drawn = images.labels[order]
+    chosen = {label: order[drawn == label][:per_class] for label in range(len(images.class_names))}
+    return {label: members for label, members in chosen.items() if len(members)}
+
+
+def _cells(x_BCSS: torch.Tensor) -> np.ndarray:
+    """uint8 [B, cell, cell, 3], small pictures enlarged by a whole number, so that pixels stay what they are."""
+    if x_BCSS.shape[1] not in (1, 3):
+        x_BCSS = x_BCSS[:, :1]
+    x_BCSS = with_channels(x_BCSS.cpu(), 3)
+    size = x_BCSS.shape[-1]
+    times = max(1, -(-_CELL // size))
+    x_BCSS = x_BCSS.repeat_interleave(times, -2).repeat_interleave(times, -1)
+    return x_BCSS.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Matplotlib's own copy of DejaVu Sans: it is there on every platform and knows more than Latin letters.
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

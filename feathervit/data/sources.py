@@ -1,0 +1,233 @@
+"""From what a user names to tensors: find the source, hold out validation pictures, store every split, keep the record.
+
+Training pictures are stored somewhat larger than the model's input, so that crops stay sharp; evaluation pictures at
+exactly its size, so that evaluation and prediction resize once. Small square ones, all alike, stay as they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import ImageConfig, SplitConfig
+from ..errors import DataError, UnknownNameError
+from .arrays import find_arrays
+from .folders import check_exists, find_folder
+from .hub import find_hub
+from .imageset import DataSplits, Found, ImageSet, Pictures, Progress, Scan
+from .named import NAMED, find_named
+from .splits import check_split, hold_out
+
+__all__ = ["DataSplits", "DataSummary", "ImageSet", "find", "load_data", "load_split", "summarise"]
+
+
+def load_data(
+    source: Any,
+    *,
+    img_size: int,
+    images: ImageConfig = ImageConfig(),  # noqa: B008 (frozen)
+    split: SplitConfig = SplitConfig(),  # noqa: B008
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+) -> DataSplits:
+    """The splits of a data set, decoded.
+
+    source: "digits", "cifar10", "cifar100", "svhn", "flowers102"; a folder; "hf:OWNER/NAME" or "hf:FOLDER"; arrays
+    (images, labels) or a dict of such pairs by split. img_size: the model's input in pixels. progress(done, total)
+    counts the pictures of all splits. Raises DataError, UnknownNameError, ConfigError.
+    """
+    check_split(split)
+    found = find(source)
+    if "train" not in found.splits:
+        raise DataError(f"{found.name} has no training pictures, only {', '.join(found.splits)}; add a train/ folder")
+    if len(found.class_names) < 2:
+        raise DataError(f"{found.name} has one class only ({found.class_names[0]!r}); a classifier needs at least two")
+    how, notes = dict(found.how), list(found.notes)
+    parts = _with_val(found, split, how, notes)
+    native = {name: pictures.native_side() for name, pictures in found.splits.items()}
+    native["val"] = native.get("val", native["train"])
+    sizes = {name: native[name] or img_size for name in parts}
+    sizes["train"] = images.stored_size or native["train"] or -(-115 * img_size // 100)
+    sets, skipped = _store(found, parts, sizes, images, skip_unreadable, progress)
+    notes.append(_size_note(sizes["train"], native["train"], images, img_size))
+    if skipped:
+        notes.append(f"skipped {len(skipped)} unreadable pictures")
+    missing = np.flatnonzero(np.bincount(sets["train"].labels.numpy(), minlength=len(found.class_names)) == 0)
+    if len(missing):
+        names = ", ".join(found.class_names[i] for i in missing[:5])
+        notes.append(f"{len(missing)} classes have no training picture ({names}{', ...' if len(missing) > 5 else ''})")
+    record = {
+        "data": found.name,
+        "classes": list(found.class_names),
+        "splits": {n: {"how": how[n], "count": len(s), "sources": s.sources} for n, s in sets.items()},
+        "skipped": skipped,
+    }
+    return DataSplits(sets["train"], sets.get("val"), sets.get("test"), record, notes, skipped)
+
+
+def load_split(
+    source: Any,
+    split_name: str | None = None,
+    class_names: tuple[str, ...] | None = None,
+    *,
+    img_size: int,
+    images: ImageConfig = ImageConfig(),  # noqa: B008 (frozen)
+    split: SplitConfig = SplitConfig(),  # noqa: B008
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """One split, stored for evaluation.
+
+    split_name: "train", "val" or "test"; a val that the source does not have is the part of train that `split` holds
+    out. None: test, else val, else all there is. class_names: the model's classes, by which the pictures are labelled
+    (None: the source's own). The rest as in `load_data`. Raises DataError, UnknownNameError, ConfigError.
+    """
+    found = find(source)
+    if split_name is None:
+        split_name = next(name for name in ("test", "val", "train") if name in found.splits)
+        parts = found.splits
+    else:
+        parts = _with_val(found, split, {}, []) if "train" in found.splits else found.splits
+    if split_name not in parts:
+        raise DataError(f"{found.name} has no split {split_name!r}; it has {', '.join(parts)}")
+    origin = "train" if split_name not in found.splits else split_name
+    size = found.splits[origin].native_side() or img_size
+    part = {split_name: parts[split_name]}
+    sets, _ = _store(found, part, {split_name: size}, images, skip_unreadable, progress)
+    return sets[split_name] if class_names is None else _relabelled(sets[split_name], tuple(class_names))
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What is known of a data set before anything is decoded.
+
+    `counts`: split -> class -> pictures. `common_size`: (width, height) if all are alike. `median_short_side` in
+    pixels. `modes`: PIL mode -> pictures. `channels`: 1 if all are grey, else 3 (or the arrays' own number).
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    counts: dict[str, dict[str, int]]
+    common_size: tuple[int, int] | None
+    median_short_side: int
+    modes: dict[str, int]
+    channels: int
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """split -> pictures."""
+        return {split: sum(by_class.values()) for split, by_class in self.counts.items()}
+
+
+def summarise(source: Any) -> DataSummary:
+    """Sizes, channels and counts of a data set, from the headers alone. Raises what `load_data` raises for it."""
+    found = find(source)
+    scans = {split: pictures.scan() for split, pictures in found.splits.items()}
+    main = scans.get("train") or next(iter(scans.values()))
+    sizes = {scan.common for scan in scans.values()}
+    modes: dict[str, int] = {}
+    for scan in scans.values():
+        for mode, count in scan.modes.items():
+            modes[mode] = modes.get(mode, 0) + count
+    common = main.common if len(sizes) == 1 else None
+    counts = found.class_counts()
+    return DataSummary(found.name, found.class_names, counts, common, main.median_short_side, modes, _channels(main))
+
+
+def find(source: Any) -> Found:
+    """Any source, found and listed; nothing decoded, but named sets downloaded. Raises DataError, UnknownNameError."""
+    if not isinstance(source, (str, os.PathLike)):
+        return find_arrays(source)
+    text = os.fspath(source)
+    if text.startswith("hf:"):
+        return find_hub(text[3:])
+    if text in NAMED:
+        return find_named(text)
+    if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not Path(text).expanduser().exists() else []:
+        raise DataError(f"no data set and no folder {text!r}; did you mean {' or '.join(near)}?")
+    return find_folder(check_exists(Path(text)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Pictures]:
+    """The splits, with val held out of train where there is none."""
+    if "val" in found.splits:
+        if split.folds:
+            raise DataError(f"{found.name} has a validation split of its own: split.folds has no effect; leave it out")
+        return found.splits
+    train = found.splits["train"]
+    kept, held, words, more = hold_out(train.labels, split)
+    notes += more
+    if not len(held):
+        return found.splits
+    notes.append(f"val: {len(held):,} of {len(train.labels):,} training pictures ({words})")
+    how["val"] = words
+    how["train"] = f"{how.get('train', '')}, less the held-out"
+    return {**found.splits, "train": train.subset(kept), "val": train.subset(held)}
+
+
+def _store(
+    found: Found,
+    parts: dict[str, Pictures],
+    sizes: dict[str, int],
+    images: ImageConfig,
+    skip_unreadable: bool,
+    progress: Progress | None,
+) -> tuple[dict[str, ImageSet], list[str]]:
+    """Every part as an ImageSet, and "SOURCE: why" of each unreadable picture. Raises DataError unless skipped."""
+    total = sum(len(pictures.labels) for pictures in parts.values())
+    before, bad, sets = 0, [], {}
+    for name, pictures in parts.items():
+
+        def report(done: int, _: int, before: int = before) -> None:
+            if progress:
+                progress(before + done, total)
+
+        pixels, skipped = pictures.store(sizes[name], images.channels, images.fit, report)
+        bad += [f"{pictures.sources[i]}: {why}" for i, why in skipped]
+        gone = {i for i, _ in skipped}
+        kept = [i for i in range(len(pictures.labels)) if i not in gone]
+        labels, sources = torch.from_numpy(pictures.labels[kept]), [pictures.sources[i] for i in kept]
+        sets[name] = ImageSet(pixels, labels, found.class_names, sources, f"{found.name}/{name}")
+        before += len(pictures.labels)
+    if bad and not skip_unreadable:
+        lines = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if len(bad) > 10 else "")
+        raise DataError(
+            f"{len(bad)} unreadable pictures in {found.name}; `feathervit data check PATH` lists what must be mended,"
+            f" --skip-unreadable goes on without them:\n  {lines}"
+        )
+    return sets, bad
+
+
+def _relabelled(images: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
+    place = {name: i for i, name in enumerate(class_names)}
+    used = np.unique(images.labels.numpy())
+    for i in used:
+        if images.class_names[i] not in place:
+            raise UnknownNameError(
+                "class", images.class_names[i], class_names, f"the model does not know {images.name}'s"
+            )
+    new_K = torch.tensor([place.get(name, -1) for name in images.class_names])
+    return ImageSet(images.images, new_K[images.labels], class_names, images.sources, images.name)
+
+
+def _size_note(size: int, native: int | None, images: ImageConfig, img_size: int) -> str:
+    if images.stored_size:
+        return f"training pictures stored at {size} px (images.stored_size)"
+    if native:
+        return f"pictures stored as they are: all {size} x {size} px"
+    return f"training pictures stored at {size} px (1.15 x {img_size}), for evaluation at {img_size} px"
+
+
+def _channels(scan: Scan) -> int:
+    grey = all(mode in ("1", "L", "LA", "F") or mode.startswith("I") for mode in scan.modes)
+    other = next((int(mode.split()[0]) for mode in scan.modes if mode.endswith(" channels")), 3)
+    return 1 if grey else other

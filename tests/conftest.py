@@ -1,0 +1,72 @@
+"""What many tests share: one thread, a cache folder of their own, small folders of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def stripes(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [size, size, 3]: class 0 has horizontal stripes, 1 vertical, 2 a checkerboard; colours and phase vary."""
+    i, j = np.mgrid[:size, :size] + rng.integers(0, 4)
+    on = [i // 2 % 2, j // 2 % 2, (i // 2 + j // 2) % 2][kind][..., None]
+    dark, light = rng.integers(0, 80, 3), rng.integers(160, 256, 3)
+    return (np.where(on, light, dark) + rng.integers(0, 10, (size, size, 3))).clip(0, 255).astype(np.uint8)
+
+
+def write_pictures(
+    root: Path, per_class: int, size: int = 16, classes=("flat", "tall", "tiles"), seed: int = 0
+) -> Path:
+    """ROOT/<class>/<n>.png of `stripes`."""
+    rng = np.random.default_rng(seed)
+    for kind, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for n in range(per_class):
+            Image.fromarray(stripes(kind, size, rng)).save(root / name / f"{n}.png")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Three classes with train/ (24 each) and test/ (8 each), 16 px."""
+    write_pictures(tmp_path / "set" / "train", 24)
+    write_pictures(tmp_path / "set" / "test", 8, seed=1)
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def arrays():
+    """(images uint8 [96, 16, 16, 3], labels [96]) of three classes."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(96) % 3
+    return np.stack([stripes(k, 16, rng) for k in labels]), labels
+
+
+@pytest.fixture
+def small() -> dict:
+    """Fields that make any of our models small: 16 px, patch 4, two layers."""
+    return {
+        "model": "mlit_nano",
+        "img_size": 16,
+        "patch_size": 4,
+        "batch_size": 32,
+        "arch.depth": 2,
+        "arch.dim": 32,
+        "lr": 3e-3,
+        "optim.lr_batch": 0,
+        "optim.warmup_epochs": 0.5,
+    }

@@ -1,0 +1,71 @@
+"""Grouped-query attention against torch's MultiheadAttention: with the same weights, and with groups written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from feathervit.config import GQA
+from feathervit.errors import ConfigError
+from feathervit.models.attention import GroupedQueryAttention
+
+D, HEADS = 24, 6
+WIDTH = D // HEADS
+
+
+def one_for_each_head(t: Tensor, kv_heads: int) -> Tensor:
+    """Rows of a key or value projection, each group's written once for each query head that uses it."""
+    groups = t.split(WIDTH)
+    assert len(groups) == kv_heads
+    return torch.cat([groups[head // (HEADS // kv_heads)] for head in range(HEADS)])
+
+
+def same_in_torch(ours: GroupedQueryAttention, kv_heads: int) -> nn.MultiheadAttention:
+    torchs = nn.MultiheadAttention(D, HEADS, batch_first=True).double()
+    sizes = [D, kv_heads * WIDTH, kv_heads * WIDTH]
+    with torch.no_grad():
+        for mine, theirs in [(ours.qkv.weight, torchs.in_proj_weight), (ours.qkv.bias, torchs.in_proj_bias)]:
+            q, k, v = mine.split(sizes)
+            theirs.copy_(torch.cat([q, one_for_each_head(k, kv_heads), one_for_each_head(v, kv_heads)]))
+        torchs.out_proj.weight.copy_(ours.proj.weight)
+        torchs.out_proj.bias.copy_(ours.proj.bias)
+    return torchs
+
+
+@pytest.mark.parametrize("kv_heads", [6, 3, 2, 1])
+def test_equals_torch(kv_heads):
+    torch.manual_seed(0)
+    ours = GroupedQueryAttention(D, GQA(HEADS, kv_heads)).double()
+    torchs = same_in_torch(ours, kv_heads)
+    x = (3 * torch.randn(2, 9, D, dtype=torch.float64)).requires_grad_()
+    y = ours(x)
+    expected, _ = torchs(x, x, x, need_weights=False)
+    assert_close(y, expected, atol=1e-12, rtol=1e-12)
+
+    probe = torch.randn_like(y)
+    (dx,) = torch.autograd.grad((y * probe).sum(), x, retain_graph=True)
+    (dx_expected,) = torch.autograd.grad((expected * probe).sum(), x, retain_graph=True)
+    assert_close(dx, dx_expected, atol=1e-12, rtol=1e-12)
+
+    # A shared key or value gets the sum of the gradients of its copies.
+    (got,) = torch.autograd.grad((y * probe).sum(), ours.qkv.weight)
+    (copies,) = torch.autograd.grad((expected * probe).sum(), torchs.in_proj_weight)
+    dq, dk, dv = copies.split(D)
+    summed = [t.view(kv_heads, HEADS // kv_heads, WIDTH, D).sum(1).flatten(0, 1) for t in (dk, dv)]
+    assert_close(got, torch.cat([dq, *summed]), atol=1e-12, rtol=1e-12)
+
+
+def test_every_projection_has_a_bias_and_keys_are_fewer():
+    attention = GroupedQueryAttention(D, GQA(HEADS, 2))
+    assert sum(p.numel() for p in attention.parameters()) == 2 * (D * D + D) + 2 * (D * 8 + 8)
+
+
+@pytest.mark.parametrize(
+    ("dim", "heads", "kv_heads", "says"),
+    [(24, 5, 5, "24.*5"), (24, 6, 4, "6.*4"), (24, 6, 12, "6.*12"), (24, 0, 1, "0"), (24, 6, 0, "0")],
+)
+def test_refuses_what_does_not_divide(dim, heads, kv_heads, says):
+    with pytest.raises(ConfigError, match=says):
+        GroupedQueryAttention(dim, GQA(heads, kv_heads))

@@ -1,0 +1,317 @@
+"""The encoder: figures of the papers, the timm contract of every registered model, what does not fit is refused."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay
+from torch import nn
+from torch.testing import assert_close
+
+from feathervit.config import GQA, MLP, EncoderConfig, MoE, SwiGLU
+from feathervit.errors import ConfigError, UnknownNameError
+from feathervit.models import Encoder, create_model, list_models, spec
+
+TINY = EncoderConfig(dim=12, depth=3, attention=GQA(4, 2), feedforward=MoE(10, 4, experts=(2, 3, 4)))
+VARIANTS = {
+    "moe": TINY,
+    "unshared": replace(TINY, feedforward=MoE(10, 4, experts=(1, 3), top_k=1, sharing="none")),
+    "swiglu": replace(TINY, feedforward=SwiGLU(10, 4), readout="class"),
+    "mlp": replace(TINY, feedforward=MLP(), readout="mean", drop_path_rate=0.1),
+}
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def build(config: EncoderConfig = TINY, img_size: int = 8, **sizes) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(config, **{"img_size": img_size, "patch_size": 2, "num_classes": 5, **sizes})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures of the paper
+
+SIZES = {
+    "mlit_s": [144, 138, 133, 128, 123, 118, 113, 108, 102, 97, 92, 87, 82, 77, 72],
+    "mlit_xs": [96, 90, 84, 78, 72, 66, 61, 55, 49, 43, 37, 32],
+    "mlit_xxs": [81, 74, 67, 60, 54, 47, 40, 33, 27],
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_hidden_sizes_and_experts(name):
+    layers = create_model(name).blocks
+    assert [layer.ffn.v.out_features for layer in layers] == SIZES[name]
+    third = len(layers) // 3
+    experts = [layer.ffn.w.out_features // layer.ffn.v.out_features for layer in layers]
+    assert experts == [3] * third + [4] * third + [5] * third
+    assert [layer.ffn.gate.w_gate.out_features for layer in layers] == experts
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "table_1", "table_8"),
+    [
+        ("mlit_s", 2_358_182, 2.36, 2.38),
+        ("mlit_xs", 1_202_348, 1.21, 1.22),
+        ("mlit_xxs", 651_373, 0.66, 0.67),
+    ],
+)
+def test_parameter_counts(name, ours, table_1, table_8):
+    headless, with_head = count(create_model(name, num_classes=0)), count(create_model(name, num_classes=100))
+    assert headless == ours
+    assert with_head == headless + 100 * spec(name).config.dim
+    assert math.ceil(headless / 1e4) / 100 == table_1
+    assert math.ceil(with_head / 1e4) / 100 == table_8
+
+
+def test_nano_is_small():
+    assert count(create_model("mlit_nano", num_classes=10)) <= 150_000
+
+
+def test_biases_where_the_paper_has_them():
+    model = create_model("mlit_xxs")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            bias = name.startswith("blocks.") and ".gate." not in name
+            assert (module.bias is not None) == bias, name
+
+
+def test_the_readout_token_is_an_all_zero_patch():
+    model = build()
+    assert_close(model.patch_embed(torch.zeros(1, 3, 8, 8)), torch.zeros(1, 16, 12))  # what the projection makes of it
+    patches = torch.randn(2, 16, 12)
+    tokens = model.readout.prepend(patches)
+    assert model.num_prefix_tokens == 1
+    assert torch.equal(tokens[:, 0], torch.zeros(2, 12))
+    assert torch.equal(tokens[:, 1:], patches)
+    assert not list(model.readout.parameters())
+
+
+def test_the_order_of_tokens_is_only_in_their_positions():
+    """So the dummy at the front is the paper's dummy at the end."""
+    model = build().double().eval()
+    tokens = torch.randn(2, 17, 12, dtype=torch.float64)
+    moved = tokens.roll(-1, 1)
+    for layer in model.blocks:
+        tokens, moved = layer(tokens)[0], layer(moved)[0]
+    assert_close(moved, tokens.roll(-1, 1), atol=1e-12, rtol=1e-12)
+
+
+def test_layers_are_pre_norm_residuals():
+    layer = build().double().eval().blocks[0]
+    x = torch.randn(2, 17, 12, dtype=torch.float64)
+    middle = x + layer.attn(F.layer_norm(x, (12,)))
+    assert_close(layer(x)[0], middle + layer.ffn(F.layer_norm(middle, (12,)))[0], atol=1e-12, rtol=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Behaviour
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_evaluation_does_not_depend_on_the_batch(variant):
+    model = build(VARIANTS[variant]).double().eval()
+    images = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    together = model(images)
+    assert_close(together, torch.cat([model(image[None]) for image in images]), atol=1e-12, rtol=1e-12)
+    assert_close(together.flip(0), model(images.flip(0)), atol=1e-12, rtol=1e-12)
+    assert (together[0] - together[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_reach_every_parameter(variant):
+    model = build(VARIANTS[variant]).train()
+    logits, balance = model.forward_balanced(torch.randn(16, 3, 8, 8))
+    (F.cross_entropy(logits, torch.arange(16) % 5) + balance).backward()
+    without = [
+        n for n, p in model.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()
+    ]
+    assert without == []
+
+
+def test_balance_loss_is_the_sum_over_layers_and_absent_in_evaluation():
+    model = build()
+    images = torch.randn(4, 3, 8, 8)
+    collected = []
+    hooks = [layer.ffn.register_forward_hook(lambda m, a, out: collected.append(out[1])) for layer in model.blocks]
+    _, balance = model.train().forward_balanced(images)
+    assert balance.item() > 0
+    assert len(collected) == 3
+    assert balance.item() == pytest.approx(sum(c.item() for c in collected))
+    logits, balance = model.eval().forward_balanced(images)
+    assert balance.item() == 0
+    assert torch.equal(logits, model(images))
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_deep_copy_and_state_dict_round_trip(variant):
+    model = build(VARIANTS[variant])
+    twin = copy.deepcopy(model)
+    torch.manual_seed(9)
+    other = Encoder(VARIANTS[variant], img_size=8, patch_size=2, num_classes=5)
+    images = torch.randn(2, 3, 8, 8)
+    assert not torch.equal(other.eval()(images), model.eval()(images))
+    other.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(other(images), model(images))
+    assert torch.equal(twin.eval()(images), model(images))
+    with torch.no_grad():
+        twin.pos_embed.add_(1)
+    assert not torch.equal(twin(images), model(images))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_channels(channels):
+    assert build(in_chans=channels)(torch.randn(2, channels, 8, 8)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("readout", ["dummy", "class", "mean"])
+def test_positions_are_resized_for_another_image_size(readout):
+    small = build(replace(TINY, readout=readout), img_size=8)
+    large = build(replace(TINY, readout=readout), img_size=12)
+    prefix = small.num_prefix_tokens
+    state = small.state_dict()
+    large.load_state_dict(large.adapt(state), strict=True)
+    grid = small.pos_embed[:, prefix:].transpose(1, 2).unflatten(2, (4, 4))
+    expected = F.interpolate(grid, (6, 6), mode="bicubic", antialias=True, align_corners=False)
+    assert_close(large.pos_embed[:, prefix:], expected.flatten(2).transpose(1, 2))
+    assert torch.equal(large.pos_embed[:, :prefix], small.pos_embed[:, :prefix])
+    assert torch.equal(large.blocks[1].attn.qkv.weight, small.blocks[1].attn.qkv.weight)
+    assert torch.equal(state["pos_embed"], small.pos_embed)
+    again = build(replace(TINY, readout=readout), img_size=8)
+    again.load_state_dict(again.adapt(state))
+    assert torch.equal(again.pos_embed, small.pos_embed)
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes", "says"),
+    [
+        (TINY, {"patch_size": 3}, "patch size 3 .* image size 8"),
+        (TINY, {"patch_size": 0}, "patch size 0"),
+        (TINY, {"patch_size": 16}, "patch size 16"),
+        (TINY, {"img_size": 0}, "image size 0"),
+        (TINY, {"in_chans": 0}, "in_chans"),
+        (replace(TINY, dim=0), {}, "width"),
+        (replace(TINY, depth=0), {}, "depth"),
+        (replace(TINY, attention=GQA(5, 5)), {}, "12.*5"),
+        (replace(TINY, attention=GQA(4, 3)), {}, "4.*3"),
+        (replace(TINY, feedforward=MoE(10, 4, experts=(2,), top_k=3)), {}, "top_k 3"),
+        (replace(TINY, feedforward=MoE(10, 4, experts=())), {}, "experts"),
+        (replace(TINY, feedforward=MoE(10, 0)), {}, "hidden"),
+        (replace(TINY, feedforward=SwiGLU(0, 0)), {}, "hidden"),
+        (replace(TINY, feedforward=MLP(ratio=0)), {}, "ratio"),
+    ],
+)
+def test_refuses_what_does_not_fit(config, sizes, says):
+    with pytest.raises(ConfigError, match=says):
+        build(config, **sizes)
+
+
+def test_refuses_pictures_of_another_size():
+    with pytest.raises(ConfigError, match="8, 8"):
+        build()(torch.randn(1, 3, 12, 12))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The timm contract
+
+
+def test_models_are_registered_in_timm():
+    assert {"mlit_s", "mlit_xs", "mlit_xxs", "mlit_nano"} <= set(list_models())
+    assert set(list_models()) <= set(timm.list_models())
+    assert count(timm.create_model("mlit_xxs", num_classes=10)) == 651_373 + 10 * 108
+    assert timm.create_model("mlit_nano", drop_path_rate=0.2, drop_rate=0.1).config.drop_path_rate == 0.2
+
+
+def test_names_and_settings_that_are_unknown():
+    with pytest.raises(UnknownNameError, match="mlit_xxs"):
+        create_model("mlit_xxxs")
+    with pytest.raises(UnknownNameError, match="timm model"):
+        create_model("timm:vit_tinny")
+    with pytest.raises(ConfigError, match="widht"):
+        create_model("mlit_xxs", widht=3)
+    with pytest.raises(ConfigError, match="pretrained"):
+        timm.create_model("mlit_xxs", pretrained=True)
+
+
+@pytest.mark.parametrize("img_size", [16, 24])
+@pytest.mark.parametrize("name", list_models())
+def test_timm_contract(name, img_size):
+    model = timm.create_model(name, img_size=img_size, patch_size=4, num_classes=7, in_chans=3).eval()
+    dim, tokens = model.num_features, (img_size // 4) ** 2 + model.num_prefix_tokens
+    images = torch.randn(2, 3, img_size, img_size)
+    features = model.forward_features(images)
+    assert features.shape == (2, tokens, dim)
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape == (2, dim)
+    logits = model(images)
+    assert logits.shape == (2, 7)
+    assert_close(model.forward_head(features), logits)
+    assert_close(model.get_classifier()(pooled), logits)
+    assert model.num_classes == 7
+    assert model.get_classifier() is not None
+
+    names = [n for n, _ in model.named_parameters()]
+    assert model.no_weight_decay() <= set(names)
+    assert "pos_embed" in model.no_weight_decay()
+    groups = group_parameters(model, model.group_matcher())
+    assert Counter(n for members in groups.values() for n in members) == Counter(names)
+    depth = len(model.blocks)
+    assert sorted(groups) == list(range(depth + 2))
+    assert all(groups[int(n.split(".")[1]) + 1].count(n) for n in names if n.startswith("blocks."))
+    assert groups[depth + 1] == ["head.weight"]
+
+    model.reset_classifier(0)
+    assert_close(model(images), pooled)
+    model.double().reset_classifier(3)
+    assert model(images.double()).shape == (2, 3)
+    assert model.num_classes == 3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_layer_decay_and_weight_decay_groups(variant):
+    """0.9 for each layer further from the head, the final norm counted as part of the last layer, as in timm's own ViT;
+    biases, norms, positions and tokens are not decayed."""
+    model = build(VARIANTS[variant])
+    groups = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.9)
+    found = {id(p): group for group in groups for p in group["params"]}
+    depth = len(model.blocks)
+    for name, p in model.named_parameters():
+        layer = 0
+        if name.startswith("blocks."):
+            layer = int(name.split(".")[1]) + 1
+        elif name.startswith(("norm", "head")):
+            layer = depth + name.startswith("head")
+        assert found[id(p)]["lr_scale"] == pytest.approx(0.9 ** (depth + 1 - layer)), name
+        decayed = name.endswith(".weight") and "norm" not in name
+        assert found[id(p)]["weight_decay"] == (0.05 if decayed else 0.0), name
+
+
+def test_layer_groups_are_those_of_timms_own_vit():
+    ours, timms = build(), timm.create_model("vit_tiny_patch16_224", depth=3, num_classes=5)
+
+    def place(model: nn.Module) -> dict[str, int]:
+        groups = group_parameters(model, model.group_matcher(), reverse=True)
+        return {n.replace("proj.", "", 1) if n.startswith("patch") else n: g for n, g in groups.items()}
+
+    mine, theirs = place(ours), place(timms)
+    shared = set(mine) & set(theirs)
+    assert {
+        "pos_embed",
+        "patch_embed.weight",
+        "blocks.0.attn.qkv.weight",
+        "blocks.2.norm2.bias",
+        "norm.weight",
+    } <= shared
+    assert {n: mine[n] for n in shared} == {n: theirs[n] for n in shared}

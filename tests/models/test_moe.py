@@ -1,0 +1,216 @@
+"""The folded mixtures, the gates and their losses against the literal formulas of tests/reference/moe.py (float64)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from feathervit.config import MoE
+from feathervit.errors import ConfigError
+from feathervit.models.moe import SHARINGS
+from tests.reference import moe as literal
+
+D, F, E = 6, 5, 4
+EXACT = {"atol": 1e-9, "rtol": 1e-9}
+
+
+def build(sharing: str = "v_w2", experts: int = E, **fields) -> nn.Module:
+    torch.manual_seed(0)
+    config = MoE(**{"dropout": 0.0, "importance_weight": 0.7, "load_weight": 0.4, "sharing": sharing, **fields})
+    return SHARINGS[sharing](D, F, experts, config).double()
+
+
+def picture(seed: int = 1) -> Tensor:
+    return 2 * torch.randn(2, 7, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def experts_of(layer: nn.Module, sharing: str, experts: int = E) -> list[literal.Expert]:
+    """The layer's parameters as per-expert tensors; a shared projection is one tensor in all experts, bias included."""
+
+    def own(t: Tensor, dim: int = 0) -> list[Tensor]:
+        assert t.shape[dim] == experts * F
+        return list(t.split(F, dim))
+
+    def all_the_same(t: Tensor) -> list[Tensor]:
+        return [t] * experts
+
+    w_split = all_the_same if sharing in ("v_w", "w_w2") else own
+    v_split = all_the_same if sharing in ("v_w2", "v_w") else own
+    w2_own = sharing in ("v_w", "none")
+    w, b = w_split(layer.w.weight), w_split(layer.w.bias)
+    v, c = v_split(layer.v.weight), v_split(layer.v.bias)
+    w2 = own(layer.w2.weight, 1) if w2_own else all_the_same(layer.w2.weight)
+    d = list(layer.b2) if w2_own else all_the_same(layer.w2.bias)
+    return [literal.Expert(w[e].T, b[e], v[e].T, c[e], w2[e].T, d[e]) for e in range(experts)]
+
+
+def literal_forward(layer: nn.Module, x: Tensor, noise: Tensor, sharing: str, k: int, squared: bool):
+    rows, noise = x.flatten(0, 1), noise.flatten(0, 1)
+    w_gate, w_noise = layer.gate.w_gate.weight.T, layer.gate.w_noise.weight.T
+    gates = literal.softmax_k(literal.noisy_h(rows, w_gate, w_noise, noise), k)
+    y = literal.mixture(rows, gates, experts_of(layer, sharing)).view_as(x)
+    probability = literal.load_probability(rows, w_gate, w_noise, noise, k)
+    loss = literal.importance_loss(gates, 0.7, squared) + literal.load_loss(probability, 0.4, squared)
+    return y, gates.view(*x.shape[:-1], -1), loss
+
+
+def seeded(call, x: Tensor):
+    """What `call(x)` returns, and the gate noise it drew."""
+    torch.manual_seed(5)
+    out = call(x)
+    torch.manual_seed(5)
+    return out, torch.randn(*x.shape[:-1], E, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("balance", ["cv", "cv_squared"])
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@pytest.mark.parametrize("sharing", ["v_w2", "v_w", "w_w2", "none"])
+def test_equals_the_literal_mixture(sharing, k, balance):
+    layer = build(sharing, top_k=k, balance=balance)
+    x = picture().requires_grad_()
+    (y, loss), noise = seeded(layer, x)
+    y_ref, _, loss_ref = literal_forward(layer, x, noise, sharing, k, balance == "cv_squared")
+    assert_close(y, y_ref, **EXACT)
+    assert_close(loss, loss_ref, **EXACT)
+
+    probe = picture(seed=2)
+    wanted = {"x": x, **dict(layer.named_parameters())}
+    grads = torch.autograd.grad((y * probe).sum() + loss, wanted.values(), allow_unused=True)
+    grads_ref = torch.autograd.grad((y_ref * probe).sum() + loss_ref, wanted.values(), allow_unused=True)
+    for name, got, ref in zip(wanted, grads, grads_ref, strict=True):
+        assert_close(got, ref, **EXACT, msg=lambda text, name=name: f"gradient of {name}: {text}")
+        assert k == 1 or got.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_gates(k):
+    layer = build(top_k=k)
+    x = picture()
+    (gates, loss), noise = seeded(layer.gate, x)
+    _, gates_ref, loss_ref = literal_forward(layer, x, noise, "v_w2", k, False)
+    assert_close(gates, gates_ref, **EXACT)
+    assert_close(loss, loss_ref, **EXACT)
+    assert_close(gates.sum(-1), torch.ones(2, 7).double(), **EXACT)
+    assert ((gates > 0).sum(-1) == k).all()
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)])
+def test_each_loss_alone(weights):
+    layer = build(importance_weight=weights[0], load_weight=weights[1])
+    x = picture()
+    (_, loss), noise = seeded(layer, x)
+    rows, noise = x.flatten(0, 1), noise.flatten(0, 1)
+    w_gate, w_noise = layer.gate.w_gate.weight.T, layer.gate.w_noise.weight.T
+    gates = literal.softmax_k(literal.noisy_h(rows, w_gate, w_noise, noise), 2)
+    if weights[0]:
+        expected = literal.importance_loss(gates, 1.0)
+    else:
+        expected = literal.load_loss(literal.load_probability(rows, w_gate, w_noise, noise, 2), 1.0)
+    assert expected > 0.01
+    assert_close(loss, expected, **EXACT)
+
+
+@pytest.mark.parametrize("sharing", ["v_w2", "v_w", "w_w2", "none"])
+def test_evaluation_has_no_noise_and_no_loss(sharing):
+    layer = build(sharing, dropout=0.5).eval()
+    x = picture()
+    chance = torch.get_rng_state()
+    y, loss = layer(x)
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert loss.item() == 0
+    rows = x.flatten(0, 1)
+    gates = literal.softmax_k(rows @ layer.gate.w_gate.weight.T, 2)
+    assert_close(y, literal.mixture(rows, gates, experts_of(layer, sharing)).view_as(x), **EXACT)
+
+
+def test_all_experts_chosen_gives_no_load_loss():
+    _, loss = build(top_k=E, importance_weight=0.0, load_weight=1.0)(picture())
+    assert loss.item() == 0
+
+
+@pytest.mark.parametrize("sharing", ["v_w2", "v_w", "w_w2", "none"])
+def test_one_expert_has_no_gate(sharing):
+    layer = build(sharing, experts=1, top_k=1)
+    assert not [name for name, _ in layer.named_parameters() if "gate" in name or "noise" in name]
+    x = picture()
+    y, loss = layer(x)
+    (expert,) = experts_of(layer, sharing, 1)
+    assert_close(y, expert(x.flatten(0, 1)).view_as(x), **EXACT)
+    assert loss.item() == 0
+
+
+def test_noise_off():
+    layer = build(noise=False)
+    assert not [name for name, _ in layer.named_parameters() if "noise" in name]
+    x = picture()
+    chance = torch.get_rng_state()
+    y, loss = layer(x)
+    assert torch.equal(torch.get_rng_state(), chance)
+    rows = x.flatten(0, 1)
+    gates = literal.softmax_k(rows @ layer.gate.w_gate.weight.T, 2)
+    assert_close(y, literal.mixture(rows, gates, experts_of(layer, "v_w2")).view_as(x), **EXACT)
+    assert_close(loss, literal.importance_loss(gates, 0.7), **EXACT)
+
+
+def test_gradient_at_perfect_balance_is_finite():
+    layer = build(top_k=E, noise=False)
+    nn.init.zeros_(layer.gate.w_gate.weight)
+    _, loss = layer(picture())
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert layer.gate.w_gate.weight.grad.isfinite().all()
+
+
+def test_vanishing_noise_keeps_gradients_finite():
+    """A trained W_noise may drive softplus towards zero; Eq. 5 divides by it."""
+    layer = build().float()
+    x = torch.rand(2, 7, D) + 0.5
+    nn.init.constant_(layer.gate.w_noise.weight, -40.0)
+    _, loss = layer(x)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in layer.gate.parameters())
+
+
+def test_dropout_falls_on_the_output():
+    layer = build(dropout=0.4, noise=False)
+    x = picture()
+    whole = layer.eval()(x)[0]
+    y = layer.train()(x)[0]
+    kept = y != 0
+    assert 0.4 < kept.double().mean() < 0.8
+    assert_close(y[kept], whole[kept] / 0.6, **EXACT)
+
+
+def test_the_gate_runs_in_float32_under_autocast():
+    layer = build(noise=False).float()
+    x = picture().float()
+    gates, loss = layer.gate(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        gates_cast, loss_cast = layer.gate(x)
+        y, _ = layer(x)
+    assert torch.equal(gates, gates_cast)
+    assert torch.equal(loss, loss_cast)
+    assert y.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("sharing", ["v_w2", "v_w", "w_w2", "none"])
+def test_initialised_as_separate_linear_layers(sharing):
+    """PyTorch's default is uniform within 1 / sqrt(fan-in): D into each W and V, F (not E * F) into each W2."""
+    torch.manual_seed(0)
+    dim, hidden = 64, 100
+    layer = SHARINGS[sharing](dim, hidden, E, MoE(sharing=sharing))
+    b2 = layer.b2 if sharing in ("v_w", "none") else layer.w2.bias
+    for t, fan_in in [(layer.w.weight, dim), (layer.v.weight, dim), (layer.w2.weight, hidden), (b2, hidden)]:
+        bound = 1 / math.sqrt(fan_in)
+        assert t.abs().max() <= bound
+        assert t.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.15)
+
+
+@pytest.mark.parametrize("k", [E + 1, 0, -1])
+def test_refuses_more_or_fewer_choices_than_experts(k):
+    with pytest.raises(ConfigError, match=f"top_k {k}"):
+        build(top_k=k)

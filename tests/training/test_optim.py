@@ -1,0 +1,89 @@
+"""The learning rate that each weight really gets, and the schedule."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from feathervit.config import OptimConfig, RunConfig, with_fields
+from feathervit.errors import ConfigError
+from feathervit.models import create_model
+from feathervit.training.optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
+
+
+def test_linear_scaling_rule():
+    config = RunConfig(lr=3e-4)
+    assert peak_learning_rate(config, 840) == pytest.approx(3e-4 * 840 / 256)  # Eq. 17; 9.84e-4
+    assert peak_learning_rate(with_fields(config, **{"optim.lr_batch": 0}), 840) == 3e-4
+
+
+def test_schedule_is_linear_then_cosine():
+    config = RunConfig(epochs=10, optim=OptimConfig(warmup_epochs=2, min_lr=1e-5))
+    rates = [learning_rate(step, 5, config, 1e-2) for step in range(50)]
+    assert rates[:10] == pytest.approx([1e-2 * (i + 1) / 10 for i in range(10)])
+    assert rates[9] == max(rates) == pytest.approx(1e-2)
+    assert rates[-1] == pytest.approx(1e-5)
+    middle = 1e-5 + (1e-2 - 1e-5) * 0.5 * (1 + math.cos(math.pi * 13 / 39))
+    assert rates[23] == pytest.approx(middle)
+    assert all(a > b for a, b in itertools.pairwise(rates))
+
+
+def test_layer_decay_scales_the_step_taken():
+    """With equal gradients, Adam's first step is the learning rate itself, so steps compare as 0.9^(L + 1 - i)."""
+    model = create_model("mlit_xxs", num_classes=10)
+    depth = 9
+    config = RunConfig(lr=1e-3, optim=OptimConfig(layer_decay=0.9, weight_decay=0.0))
+    optimizer = build_optimizer(model, config)
+    set_learning_rate(optimizer, 1e-3)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    steps = {n: (before[n] - p.detach()).mean().item() for n, p in model.named_parameters()}
+    head = steps["head.weight"]
+    assert head == pytest.approx(1e-3, rel=1e-3)
+    for i in range(1, depth + 1):
+        got = steps[f"blocks.{i - 1}.ffn.w.weight"]
+        assert got == pytest.approx(head * 0.9 ** (depth + 1 - i), rel=1e-3)
+    assert steps["pos_embed"] == pytest.approx(head * 0.9 ** (depth + 1), rel=1e-3)
+    assert steps["patch_embed.proj.weight"] == pytest.approx(head * 0.9 ** (depth + 1), rel=1e-3)
+
+
+@pytest.mark.parametrize("sharing", ["v_w2", "none"])
+def test_weight_decay_spares_biases_norms_and_positions(sharing):
+    model = create_model("mlit_nano", num_classes=3)
+    model = create_model(
+        "mlit_nano", num_classes=3, config=with_fields(model.config, **{"feedforward.sharing": sharing})
+    )
+    optimizer = build_optimizer(model, RunConfig(lr=1e-2, optim=OptimConfig(weight_decay=0.5)))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)  # so that only decay can move a weight
+    optimizer.step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(before[n], p.detach())}
+    norms = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.LayerNorm)}
+    spared = {n for n in before if n.endswith((".bias", ".b2")) or n in norms or n == "pos_embed"}
+    assert moved == set(before) - spared
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+def test_every_optimiser_moves_every_weight(name):
+    torch.manual_seed(0)
+    model = create_model("mlit_nano", img_size=8, patch_size=4, num_classes=3)
+    optimizer = build_optimizer(model, RunConfig(lr=1e-2, optim=OptimConfig(name=name)))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    logits, balance = model.train().forward_balanced(torch.randn(8, 3, 8, 8))
+    (logits.square().sum() + balance).backward()
+    optimizer.step()
+    still = [n for n, p in model.named_parameters() if torch.equal(before[n], p.detach())]
+    assert still == []
+
+
+@pytest.mark.parametrize("field", [{"lr": 0.0}, {"lr": -1.0}, {"optim.weight_decay": -0.1}, {"optim.layer_decay": 1.5}])
+def test_values_that_cannot_work_are_refused(field):
+    with pytest.raises(ConfigError):
+        build_optimizer(nn.Linear(2, 2), with_fields(RunConfig(), **field))
