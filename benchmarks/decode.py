@@ -1,8 +1,8 @@
 """Measures: decoding a folder of 12-megapixel photographs through the cache, once each, with an empty cache.
 
-On: JPEG (quality 90, 4:2:0; scikit-learn's two sample photographs, enlarged, with noise like a sensor's),
-24 of them, stored at 148 px (a 128 px input). Prints pictures/s, peak memory of the decoding process, the time this rate makes of
-3,000 pictures, and, in the same run, the rate of plain Pillow (whole decode, one thread) as the peer.
+On: JPEG (quality 90, 4:2:0; scikit-learn's two sample photographs, enlarged, with noise like a sensor's), stored at
+148 px (a 128 px input). Prints pictures/s, peak memory of the decoding process, the time this rate makes of 3,000
+pictures, and, in the same run, the rate of plain Pillow (whole decode, one thread) as the peer.
 
     python benchmarks/decode.py [--count 24] [--kind jpg|progressive|png] [--img-size 128]
 """

@@ -53,6 +53,7 @@ class Train:
     """CPU threads (PyTorch's choice if not given)."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
+    command: tyro.conf.Suppress[str] = ""
 
 
 def train(args: Train, explicit: dict[str, Any]) -> int:
@@ -71,7 +72,7 @@ def train(args: Train, explicit: dict[str, Any]) -> int:
         max_minutes=args.max_minutes,
         skip_unreadable=args.skip_unreadable,
         console=_console(args.json),
-        command=shlex.join(["feathervit", *sys.argv[1:]]),
+        command=args.command,
         **fields,
     )
     if args.json:
@@ -459,7 +460,9 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
         if not stop.code:
             raise
         raise ConfigError(_first_words(said.getvalue())) from None
-    return args, _given(argv, config, args.config) if config else {}
+    if config is None:
+        return args, {}
+    return dataclasses.replace(args, command=shlex.join(["feathervit", verb, *argv])), _given(argv, args.config)
 
 
 def _starting_point(argv: list[str]) -> RunConfig:
@@ -487,7 +490,7 @@ def _value_of(argv: list[str], flag: str) -> str | None:
     return None
 
 
-def _given(argv: list[str], before: RunConfig, after: RunConfig) -> dict[str, Any]:
+def _given(argv: list[str], after: RunConfig) -> dict[str, Any]:
     """Fields named in `argv`, also those set to what they were: to name a value is to fix it."""
     given = {}
     for word in argv:

@@ -25,7 +25,7 @@ MODELS = {
     "mlit_xs": ModelSpec(EncoderConfig(dim=128, depth=12, attention=GQA(8, 4), feedforward=MoE(96, 32)), 36, 3, PAPER),
     "mlit_xxs": ModelSpec(EncoderConfig(dim=108, depth=9, attention=GQA(6, 3), feedforward=MoE(81, 27)), 36, 3, PAPER),
     "mlit_nano": ModelSpec(
-        EncoderConfig(dim=64, depth=6, attention=GQA(4, 2), feedforward=MoE(40, 16)), 16, 2, "ours, the same parts"
+        EncoderConfig(dim=64, depth=6, attention=GQA(4, 2), feedforward=MoE(36, 16)), 16, 2, "ours, the same parts"
     ),
 }
 

@@ -58,8 +58,13 @@ def arrays():
 
 @pytest.fixture
 def small() -> dict:
-    """Fields that make any of our models small: 16 px, patch 4, two layers."""
+    """Fields that make a small model of ours, 16 px, patch 4, two layers, and leave the pictures as they are."""
     return {
+        "augment.crop": "none",
+        "augment.flip": "none",
+        "augment.policy": "none",
+        "augment.mixup": 0.0,
+        "loss.label_smoothing": 0.0,
         "model": "mlit_nano",
         "img_size": 16,
         "patch_size": 4,

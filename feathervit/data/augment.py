@@ -19,7 +19,7 @@ from .mixing import apply_mix, draw_mix, soft_targets
 from .operations import apply_draws
 from .policies import draw_policy
 
-_PART = 1 << 20  # values of a part on the CPU
+_PART = 1 << 21  # values of a part on the CPU
 _GREY = 128  # of a cutout square
 
 

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+_CHUNK = 1 << 18  # values that a product works on at a time on the CPU, so that they stay in its cache
 _TRIES = 10  # as torchvision: so many boxes are drawn before the fallback is taken
 
 
@@ -112,13 +113,15 @@ def resample(images_BCRR: Tensor, boxes_B4: Tensor, flip_B: Tensor | None, size:
     Equal to torch.nn.functional.interpolate(crop.float(), antialias=True), rounded, but for float32 rounding: at most one
     grey level, where a value falls between two (under reduced-precision matrix products likewise at most one).
     """
-    stored = images_BCRR.shape[-1]
+    b, c, stored, _ = images_BCRR.shape
     top, left, height, width = boxes_B4.unbind(1)
-    rows = _weights(top, height, None, stored, size)
-    columns = _weights(left, width, flip_B, stored, size)
-    b, c = images_BCRR.shape[:2]
-    x = (rows[:, None] @ images_BCRR.float()).view(b, c * size, stored)
-    return to_uint8((x @ columns.mT).add_(0.5)).view(b, c, size, size)
+    rows, columns = _weights(top, height, None, stored, size), _weights(left, width, flip_B, stored, size)
+    out = images_BCRR.new_empty(b, c, size, size)
+    chunk = max(1, _CHUNK // (c * stored * size)) if out.device.type == "cpu" else b
+    for x, row, column, to in zip(*(t.split(chunk) for t in (images_BCRR, rows, columns, out)), strict=True):
+        x = (row[:, None] @ x.float()).view(len(x), c * size, stored) @ column.mT
+        to.copy_(x.add_(0.5).to(torch.int16).view_as(to))
+    return out
 
 
 def to_uint8(x: Tensor) -> Tensor:

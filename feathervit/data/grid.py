@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,12 @@ from PIL import Image, ImageDraw, ImageFont
 from ..chance import Chance
 from ..errors import DataError
 from ..files import write_bytes
+from ..recipes import recipe, recipe_for
+from ..recipes.folder import adapt
+from ..zoo import spec
+from .augment import Augmenter
 from .imageset import ImageSet, with_channels
+from .sources import load_data
 
 _CELL = 64  # px, the least a sample is drawn at
 _GAP = 4
@@ -60,6 +66,28 @@ def sample_grid(
     canvas.save(png, "PNG")
     write_bytes(Path(path), png.getvalue())
     return Path(path)
+
+
+def show(source: str, recipe_name: str | None, path: Path, per_class: int = 8, seed: int = 0) -> Path:
+    """`sample_grid` of a named set or folder as the recipe stores it; with a recipe named, its augmentation below.
+
+    What mixes pictures (mixup, CutMix) is left out, since a mixture shows neither. Raises what loading raises.
+    """
+    config = recipe(recipe_name) if recipe_name else recipe_for(source)
+    if config.recipe == "folder":
+        config, _ = adapt(config, source, set())
+    size = config.img_size or spec(config.model).img_size
+    train = load_data(source, img_size=size, images=config.images, split=config.split).train
+    augmented = None
+    if recipe_name:
+        plain = replace(config.augment, mixup=0.0, cutmix=0.0)
+        augmenter = Augmenter(plain, size, len(train.class_names), (0.0,), (1 / 255,))
+
+        def augmented(x_BCRR: torch.Tensor) -> torch.Tensor:
+            index_B = torch.arange(len(x_BCRR))
+            return augmenter(x_BCRR, torch.zeros_like(index_B), index_B, Chance(seed), 0)[0].round().byte()
+
+    return sample_grid(train, path, per_class, seed, augmented)
 
 
 def _choose(images: ImageSet, per_class: int, seed: int) -> dict[int, torch.Tensor]:

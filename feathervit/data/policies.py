@@ -78,12 +78,17 @@ def magnitudes(name: str, size: int) -> Tensor:
     return table.double()
 
 
-@functools.cache
-def sub_policies(name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """AutoAugment's table "cifar10", "svhn" or "imagenet": operation, probability and bin, each [sub-policies, 2]."""
+def sub_policies_raw(name: str) -> list[tuple]:
+    """torchvision's rows of AutoAugment's table "cifar10", "svhn" or "imagenet": two (operation, probability, bin) each."""
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
-    rows = AutoAugment(AutoAugmentPolicy(name)).policies
+    return AutoAugment(AutoAugmentPolicy(name)).policies
+
+
+@functools.cache
+def sub_policies(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as tensors: operation, probability and bin, each [sub-policies, 2]."""
+    rows = sub_policies_raw(name)
     op = torch.tensor([[OPERATIONS.index(o) for o, _, _ in row] for row in rows])
     probability = torch.tensor([[p for _, p, _ in row] for row in rows])
     return op, probability, torch.tensor([[0 if m is None else m for _, _, m in row] for row in rows])

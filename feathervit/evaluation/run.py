@@ -41,7 +41,7 @@ def evaluate(
     if images.images.shape[1] != predictor.in_chans:
         raise DataError(f"the model takes {predictor.in_chans} channels, {images.name} has {images.images.shape[1]}")
     p_NK = probabilities(predictor.model, images.images, config, where)
-    return images.name, score(p_NK, images.labels, images.class_names)
+    return images.name.rpartition("/")[2], score(p_NK, images.labels, images.class_names)
 
 
 def predict(

@@ -47,6 +47,7 @@ class Progress:
     step: int = 0
     best_epoch: int = 0
     best_top1: float = -1.0
+    best_loss: float = math.inf
     seconds: float = 0.0
     images: int = 0
 
@@ -209,8 +210,9 @@ class Trainer:
         if self.data.val is not None:
             found = self.measure(self.data.val)
             row |= {"val_loss": found.nll, "val_top1": found.top1}
-            if found.top1 > self.progress.best_top1:
-                self.progress.best_top1, self.progress.best_epoch = found.top1, epoch
+            best = self.progress
+            if (found.top1, -found.nll) > (best.best_top1, -best.best_loss):  # small sets tie often
+                best.best_top1, best.best_loss, best.best_epoch = found.top1, found.nll, epoch
                 self.save_weights("best", epoch, {"val": {"top1": found.top1, "n": found.n}})
         row["minutes"] = self.progress.seconds / 60
         self.metrics.write(row)

@@ -29,7 +29,7 @@ def test_schedule_is_linear_then_cosine():
     assert rates[-1] == pytest.approx(1e-5)
     middle = 1e-5 + (1e-2 - 1e-5) * 0.5 * (1 + math.cos(math.pi * 13 / 39))
     assert rates[23] == pytest.approx(middle)
-    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_layer_decay_scales_the_step_taken():

@@ -1,0 +1,238 @@
+"""Images per second of the batched augmentation, beside torchvision's and timm's loops over images.
+
+All do the same: random resized crop, flip, AutoAugment's CIFAR-10 policy, normalise, a float32 batch. Every loop starts from
+pictures already decoded (as PIL images, or as uint8 tensors) and ends in `torch.stack`; the loops have no worker processes.
+In every round each contender runs once, one after another, so that a busy machine troubles all alike; medians are given.
+On an accelerator only ours runs, on pictures that lie there. The last figures are of reading a batch's random rows from
+memory and from a memory-mapped file.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..chance import Chance
+from ..config import Augmentation
+from ..data.augment import Augmenter
+from ..data.policies import sub_policies_raw
+from ..results import machine
+
+_AUGMENT = Augmentation(flip="random", crop="resized", crop_scale=(0.08, 1.0), policy="cifar10")
+_MEAN = _STD = (0.5, 0.5, 0.5)
+_LOOP = 256  # pictures that a loop works through in a round: its speed does not depend on the batch
+_MAPPED = 256 << 20  # bytes of the memory-mapped set
+OURS = "feathervit"
+
+
+def run(
+    sizes: Sequence[int] = (32, 64, 96),
+    threads: Sequence[int] = (1, 2),
+    batch: int = 1024,
+    repeats: int = 7,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """The measurements, JSON-ready; `table` prints them.
+
+    "rows": one for each size, thread count and contender: images_per_second (median of `repeats`). "summary": ours over the
+    fastest loop for each size and thread count (CPU). "reading": images per second of gathering batches of 64 px pictures.
+    """
+    rows, summary = [], []
+    before = torch.get_num_threads()
+    if device != "cpu":
+        for size in sorted({36, *sizes}):
+            images = pictures(batch, size).to(device)
+            speeds = _speeds({OURS: (_ours(images), batch)}, repeats, device)
+            rows += _rows(speeds, size, None, device)
+    else:
+        try:
+            for size in sizes:
+                images = pictures(batch, size)
+                contenders = {OURS: (_ours(images), batch)}
+                contenders |= {name: (loop, _LOOP) for name, loop in loops(images[:_LOOP]).items()}
+                for count in threads:
+                    torch.set_num_threads(count)
+                    speeds = _speeds(contenders, repeats, device)
+                    rows += _rows(speeds, size, count, device)
+                    best = max((v, k) for k, v in speeds.items() if k != OURS)
+                    summary.append(
+                        {"size": size, "threads": count, "fastest_loop": best[1], "ratio": speeds[OURS] / best[0]}
+                    )
+        finally:
+            torch.set_num_threads(before)
+    return {
+        "what": "random resized crop, flip, AutoAugment CIFAR-10, normalise",
+        "batch": batch,
+        "repeats": repeats,
+        "torch": torch.__version__,
+        "machine": machine(),
+        "rows": rows,
+        "summary": summary,
+        "reading": reading(batch, repeats),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The measurements of `run` as text."""
+    m = found["machine"]
+    lines = [
+        f"{found['what']}; batches of {found['batch']}, medians of {found['repeats']}",
+        f"{m['cpu']}, {m['cores']} cores, {m['gpu'] or 'no GPU'}, torch {found['torch']}",
+        "",
+        f"{'px':>4} {'threads':>8}  {'images/s':>10}  method",
+    ]
+    for row in found["rows"]:
+        where = row["threads"] or row["device"]
+        lines.append(f"{row['size']:>4} {where:>8}  {row['images_per_second']:>10,.0f}  {row['name']}")
+    lines.append("")
+    for s in found["summary"]:
+        lines.append(
+            f"{s['size']} px, {s['threads']} thread(s): {s['ratio']:.1f} times the fastest loop ({s['fastest_loop']})"
+        )
+    lines += [f"reading, {name}: {speed:,.0f} images/s" for name, speed in found["reading"].items()]
+    return "\n".join(lines)
+
+
+def pictures(n: int, size: int) -> Tensor:
+    """uint8 [n, 3, size, size]: squares of several scales cut from scikit-learn's two sample photographs."""
+    from sklearn.datasets import load_sample_images
+
+    from ..data.picture import resize
+
+    photos = [torch.from_numpy(p).permute(2, 0, 1) for p in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    out = []
+    for i in range(min(n, _LOOP)):
+        photo = photos[i % len(photos)]
+        side = int(rng.integers(size, min(4 * size, photo.shape[1])))
+        y, x = rng.integers(0, photo.shape[1] - side + 1), rng.integers(0, photo.shape[2] - side + 1)
+        out.append(resize(photo[:, y : y + side, x : x + side], size))
+    return torch.stack([out[i % len(out)] for i in range(n)])
+
+
+def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """The per-image loops, each from decoded pictures to a normalised float32 batch."""
+    from PIL import Image
+    from timm.data.auto_augment import AugmentOp
+    from timm.data.auto_augment import AutoAugment as TimmAutoAugment
+    from timm.data.transforms import RandomResizedCropAndInterpolation
+    from torchvision import transforms as v1
+    from torchvision.transforms import v2
+
+    size, (mean, std) = images.shape[-1], (_MEAN, _STD)
+    scale, ratio = _AUGMENT.crop_scale, _AUGMENT.crop_ratio
+    policy = v1.AutoAugmentPolicy.CIFAR10
+    tensors = list(images)
+    pil = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in images]
+    # The same sub-policies from timm's operations; its names for two of them differ, nearest is torchvision's sampling.
+    names = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel", "Posterize": "PosterizeIncreasing"}
+    hparams = {"interpolation": Image.Resampling.NEAREST}
+    timm_policy = TimmAutoAugment(
+        [
+            [AugmentOp(names.get(op, op), p, 0 if level is None else level, hparams) for op, p, level in row]
+            for row in sub_policies_raw("cifar10")
+        ]
+    )
+
+    to_float = v1.ConvertImageDtype(torch.float32)
+    v1_head = [v1.RandomResizedCrop(size, scale, ratio), v1.RandomHorizontalFlip(), v1.AutoAugment(policy)]
+    v2_head = [v2.RandomResizedCrop(size, scale, ratio), v2.RandomHorizontalFlip(), v2.AutoAugment(policy)]
+    timm_head = [RandomResizedCropAndInterpolation(size, scale, ratio), v1.RandomHorizontalFlip(), timm_policy]
+    chains = {
+        "torchvision, PIL": (v1.Compose([*v1_head, v1.ToTensor(), v1.Normalize(mean, std)]), pil),
+        "torchvision, tensor": (v1.Compose([*v1_head, to_float, v1.Normalize(mean, std)]), tensors),
+        "torchvision v2, tensor": (
+            v2.Compose([*v2_head, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]),
+            tensors,
+        ),
+        "timm, PIL": (v1.Compose([*timm_head, v1.ToTensor(), v1.Normalize(mean, std)]), pil),
+    }
+    return {
+        name: lambda chain=chain, source=source: torch.stack([chain(x) for x in source])
+        for name, (chain, source) in chains.items()
+    }
+
+
+def reading(batch: int, repeats: int) -> dict[str, float]:
+    """Images per second of taking random rows of 64 px pictures: from memory, from a mapped file in the page cache, and
+    (where the system can be asked to drop it) from one that is not."""
+    shape = (_MAPPED // (3 * 64 * 64), 3, 64, 64)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        file = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        for start in range(0, shape[0], 1024):
+            file[start : start + 1024] = start // 1024 % 256
+        file.flush()
+        mapped = torch.from_numpy(np.load(path, mmap_mode="c"))
+        memory = mapped.clone()
+        rounds = [torch.randint(shape[0], (batch,), generator=Chance(0, i).generator("rows")) for i in range(repeats)]
+        found = {
+            "from memory": batch / statistics.median(_seconds(lambda r: memory[r], rounds)),
+            "from a mapped file": batch / statistics.median(_seconds(lambda r: mapped[r], rounds)),
+        }
+        if hasattr(os, "posix_fadvise"):
+            seconds = []
+            for rows in rounds:
+                del mapped, file
+                with open(path, "rb") as f:
+                    os.fsync(f.fileno())
+                    os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                file = mapped = torch.from_numpy(np.load(path, mmap_mode="c"))
+                seconds += _seconds(lambda r, m=mapped: m[r], [rows])
+            found["from a mapped file that is not in memory"] = batch / statistics.median(seconds)
+    return found
+
+
+def _ours(images: Tensor) -> Callable[[], Tensor]:
+    augmenter = Augmenter(_AUGMENT, images.shape[-1], 10, _MEAN, _STD)
+    labels, indices = torch.zeros(len(images), dtype=torch.long, device=images.device), torch.arange(len(images))
+    step = iter(range(1 << 62))
+    return lambda: augmenter(images, labels, indices, Chance(0, next(step)), 0)[0]
+
+
+def _seconds(work: Callable[[Tensor], Tensor], arguments: Sequence[Tensor]) -> list[float]:
+    out = []
+    for argument in arguments:
+        start = time.perf_counter()
+        work(argument)
+        out.append(time.perf_counter() - start)
+    return out
+
+
+def _speeds(contenders: dict[str, tuple[Callable[[], Tensor], int]], repeats: int, device: str) -> dict[str, float]:
+    """Median images per second of each contender (work, images that it works on)."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    times = 1 if device == "cpu" else 20  # calls that are measured together, so that a GPU's queue is full
+    for repeat in range(-1, repeats):  # the first round warms up
+        for name, (work, _) in contenders.items():
+            _wait(device)
+            start = time.perf_counter()
+            for _ in range(times):
+                work()
+            _wait(device)
+            if repeat >= 0:
+                seconds[name].append((time.perf_counter() - start) / times)
+    return {name: n / statistics.median(seconds[name]) for name, (_, n) in contenders.items()}
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+def _rows(speeds: dict[str, float], size: int, threads: int | None, device: str) -> list[dict[str, Any]]:
+    return [
+        {"size": size, "threads": threads, "device": device, "name": name, "images_per_second": speed}
+        for name, speed in speeds.items()
+        if math.isfinite(speed)
+    ]

@@ -1,0 +1,201 @@
+"""The verbs, run in this process: what they print, what they return."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from feathervit.cli import VERBS, main
+
+SMALL = [
+    *("--img-size", "16", "--patch-size", "4", "--batch-size", "32", "--lr", "3e-3", "--model", "mlit_nano"),
+    *("--arch.depth", "2", "--arch.dim", "32", "--augment.policy", "none", "--augment.mixup", "0"),
+]
+
+
+@pytest.fixture
+def run(capsys):
+    """Calls the command line and returns (status, standard output, standard error)."""
+
+    def call(*argv) -> tuple[int, str, str]:
+        try:
+            status = main([str(a) for a in argv])
+        except SystemExit as stop:
+            status = stop.code or 0
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    return call
+
+
+@pytest.fixture
+def trained(folder, tmp_path, run):
+    out = tmp_path / "run"
+    status, *_ = run("train", "--data", folder, "--out", out, "--epochs", 15, *SMALL)
+    assert status == 0
+    return out
+
+
+def test_train_evaluate_predict(trained, folder, run):
+    result = json.loads((trained / "result.json").read_text())
+    assert result["command"].startswith("feathervit")
+    status, out, _ = run("evaluate", trained, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert (found["split"], found["n"]) == ("test", 24)
+    assert found["top1"] == result["test"]["top1"]
+    status, out, _ = run("evaluate", trained, "--data", folder)
+    assert f"top-1 {100 * found['top1']:.2f} %" in out
+    assert all(name in out for name in ("flat", "tall", "tiles"))
+
+    status, out, _ = run("predict", trained, folder / "test" / "flat", "--top", 2, "--json")
+    predictions = json.loads(out)["predictions"]
+    assert len(predictions) == 8
+    assert all(len(p["classes"]) == 2 and p["probabilities"][0] >= p["probabilities"][1] for p in predictions)
+    _, out, _ = run("predict", trained, folder / "test" / "flat", "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == 24
+    assert sum(float(r["probability"]) for r in rows[:3]) == pytest.approx(1, abs=1e-4)
+
+
+def test_json_is_all_there_is_on_standard_output(folder, tmp_path, run):
+    status, out, err = run("train", "--data", folder, "--out", tmp_path / "run", "--epochs", 2, *SMALL, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["finished"]
+    assert found["test"].keys() >= {"split", "n", "top1", "top5"}
+    assert 0 <= found["test"]["top1"] <= 1
+    assert "data" in err  # the banner went to people
+
+
+def test_predict_goes_on_after_a_file_it_cannot_read(trained, folder, tmp_path, run):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    status, out, err = run("predict", trained, bad, folder / "test" / "tall" / "0.png", "--json")
+    assert status == 1
+    assert len(json.loads(out)["predictions"]) == 1
+    assert len(err.splitlines()) == 1
+    assert "bad.png" in err
+
+
+def test_resume_and_the_words_for_it(folder, tmp_path, run):
+    out = tmp_path / "run"
+    train = ["train", "--data", folder, "--out", out, *SMALL]
+    status, said, _ = run(*train, "--epochs", 3, "--max-minutes", "0.000001")
+    assert status == 0
+    assert "--resume" in said
+    status, _, err = run(*train, "--epochs", 3)
+    assert status == 2
+    assert "--resume" in err
+    assert run("train", "--resume", "--out", out, "--lr", "0.5")[0] == 2
+    assert run("train", "--resume", "--out", out)[0] == 0
+    assert json.loads((out / "result.json").read_text())["epochs"][-1]["epoch"] == 3
+
+
+@pytest.mark.parametrize("argv", [["models"], ["recipes"], ["data", "cache"]])
+def test_lists(argv, run):
+    status, out, _ = run(*argv)
+    assert status == 0
+    assert out.strip()
+    if argv != ["data", "cache"]:
+        _, out, _ = run(*argv, "--json")
+        assert len(json.loads(out)[argv[0]]) >= 4
+
+
+def test_models_names_the_published_sizes(run):
+    rows = {r["name"]: r for r in json.loads(run("models", "--json")[1])["models"]}
+    assert rows["mlit_xxs"]["parameters"] == 651_373 + 108 * 100
+    assert rows["mlit_xxs"]["tokens"] == 145
+    assert rows["mlit_nano"]["parameters"] <= 150_000
+
+
+def test_data_check_and_show(folder, tmp_path, run):
+    status, out, _ = run("data", "check", folder)
+    assert status == 0, out
+    (folder / "train" / "flat" / "0.png").write_bytes(b"")
+    status, out, _ = run("data", "check", folder, "--json")
+    assert status == 1
+    assert "0.png" in out
+    (folder / "train" / "flat" / "0.png").unlink()
+    for extra in ([], ["--recipe", "mlit_cifar10"]):
+        png = tmp_path / f"{len(extra)}.png"
+        assert run("data", "show", folder, "--out", png, *extra)[0] == 0
+        assert png.read_bytes().startswith(b"\x89PNG")
+    assert run("data", "cache", "--clear")[0] == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, run):
+    status, out, _ = run(*verb.split(), "--help")
+    assert status == 0
+    assert "--help" in out
+
+
+MISTAKES = {
+    "unknown verb": (["trian"], "train"),
+    "unknown inner verb": (["data", "chekc"], "check"),
+    "unknown flag": (["train", "--epoch", "3"], "--epochs"),
+    "not a number": (["train", "--epochs", "many"], "epochs"),
+    "missing value": (["train", "--epochs"], "epochs"),
+    "not a choice": (["train", "--precision", "float8"], "bfloat16"),
+    "unknown model": (["train", "--model", "mlit_xss", "--data", "digits", "--out", "OUT"], "mlit_xs"),
+    "unknown recipe": (["train", "--recipe", "digit", "--out", "OUT"], "digits"),
+    "unknown data set": (["train", "--data", "cifar11", "--out", "OUT"], "cifar1"),
+    "missing folder": (["train", "--data", "no/such/folder", "--out", "OUT"], "no/such/folder"),
+    "no data": (["train", "--out", "OUT"], "data"),
+    "no out": (["train", "--data", "digits"], "--out"),
+    "patch that does not divide": (["train", "--recipe", "digits", "--patch-size", "3", "--out", "OUT"], "16"),
+    "heads that do not divide": (["train", "--recipe", "digits", "--arch.attention.heads", "5", "--out", "OUT"], "5"),
+    "no checkpoint": (["evaluate", "none.safetensors"], "none.safetensors"),
+    "no pictures named": (["predict", "none.safetensors"], "pictures"),
+    "two formats": (["predict", "none.safetensors", "a.png", "--json", "--csv"], "--csv"),
+    "flag without effect": (
+        ["train", "--model", "timm:resnet10t", "--data", "digits", "--arch.depth", "2", "--out", "OUT"],
+        "arch",
+    ),
+    "resume of nothing": (["train", "--resume", "--out", "OUT"], "--resume"),
+    "threads": (["train", "--recipe", "digits", "--threads", "0", "--out", "OUT"], "--threads"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_clear_line_and_status_2(name, run, tmp_path):
+    argv, word = MISTAKES[name]
+    status, out, err = run(*[str(tmp_path / "run") if a == "OUT" else a for a in argv])
+    assert status == 2
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("feathervit: ")
+    assert word in lines[0]
+    assert "Traceback" not in out + err
+
+
+def test_checkpoint_and_data_must_fit(trained, folder, tmp_path, run):
+    (folder / "test" / "flat").rename(folder / "test" / "round")
+    status, _, err = run("evaluate", trained, "--data", folder)
+    assert status == 2
+    assert "round" in err
+    status, _, err = run("evaluate", trained, "--data", "digits")
+    assert status == 2
+
+
+def test_debug_shows_the_traceback(run):
+    from feathervit.errors import FeatherVitError
+
+    with pytest.raises(FeatherVitError):
+        run("evaluate", "none.safetensors", "--debug")
+
+
+def test_flags_of_train_are_frozen(run):
+    """A flag added by accident is noticed here; dotted fields of the recipe are checked by their groups."""
+    import re
+
+    flags = set(re.findall(r"^\W*(--[a-z][\w-]*)(?= |$)", run("train", "--help")[1], flags=re.MULTILINE))
+    assert flags == {
+        *("--out", "--resume", "--overwrite", "--max-minutes", "--skip-unreadable", "--threads", "--json"),
+        *("--recipe", "--model", "--data", "--img-size", "--patch-size", "--epochs", "--batch-size", "--lr", "--seed"),
+        *("--device", "--precision"),
+    }

@@ -1,0 +1,63 @@
+"""The package as it is installed: light to import, quick to help, whole in its wheel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(*code: str, **kwargs) -> str:
+    done = subprocess.run([sys.executable, *code], capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_light():
+    code = "import sys, feathervit, feathervit.cli; print('torch' in sys.modules, 'timm' in sys.modules)"
+    assert python("-c", code).split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("verb", [[], ["train"], ["benchmark", "augment"]])
+def test_help_answers_within_a_second(verb):
+    def once() -> float:
+        start = time.perf_counter()
+        assert "feathervit" in python("-m", "feathervit", *verb, "--help")
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(3)) < 1.0  # of three, since machines are shared
+
+
+def test_wheel_holds_all_it_needs(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    source = tmp_path / "source"  # building in place would leave files behind
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    for path in (ROOT / "feathervit").rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            target = source / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    wheel = next(tmp_path.glob("*.whl"))
+    place = tmp_path / "place"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(place), str(wheel)], check=True, capture_output=True)
+    assert (place / "feathervit" / "py.typed").exists()
+    code = (
+        "import feathervit, feathervit.models, torch; "
+        "model = feathervit.create_model('mlit_nano', num_classes=3); "
+        "print(feathervit.__file__, tuple(model(torch.zeros(1, 3, 16, 16)).shape))"
+    )
+    out = python("-c", code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(place)})
+    assert out.split(" ", 1)[0].startswith(str(place))
+    assert "(1, 3)" in out
+    out = python("-m", "feathervit", "recipes", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(place)})
+    assert "digits" in out

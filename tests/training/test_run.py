@@ -1,0 +1,294 @@
+"""A run from data to run folder; stopped, killed and resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import feathervit
+from feathervit.data import load_data
+from feathervit.errors import ConfigError, DataError, DivergedError, FeatherVitError, RunFolderError
+from feathervit.evaluation.run import evaluate
+from feathervit.results import read_result
+from feathervit.training import loop
+from feathervit.training.checkpoint import load_weights
+
+
+def same_weights(a, b) -> bool:
+    x, y = load_weights(a).weights, load_weights(b).weights
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def test_run_folder_and_figures(folder, tmp_path, small):
+    out = tmp_path / "run"
+    outcome = feathervit.train(data=folder, out=out, epochs=20, **small)
+    assert outcome.finished
+    names = {p.name for p in out.iterdir()}
+    assert {"config.json", "splits.json", "metrics.csv", "result.json", "last.safetensors", "best.safetensors"} <= names
+    result = read_result(out / "result.json")
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [int(r["epoch"]) for r in rows] == list(range(1, 21)) == [r["epoch"] for r in result.epochs]
+    assert result.data["n_train"] + result.data["n_val"] == 72
+    assert result.data["n_test"] == 24
+    assert result.test["top1"] >= 0.9  # stripes are easy
+    assert result.best["val_top1"] == max(r["val_top1"] for r in result.epochs)
+    splits = json.loads((out / "splits.json").read_text())["splits"]
+    train, val = set(splits["train"]["sources"]), set(splits["val"]["sources"])
+    assert not train & val
+    assert len(train | val) == 72
+    split, again = evaluate(out / "best.safetensors", folder)
+    assert again.top1 == result.test["top1"]
+    assert again.nll == pytest.approx(result.test["nll"], rel=1e-6)
+
+
+def test_prediction_goes_the_same_way_as_evaluation(folder, tmp_path, small):
+    """From the files and from the stored set, a picture gets the same probabilities."""
+    feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
+    predictor = feathervit.load(tmp_path / "run")
+    config = predictor.config
+    test = load_data(folder, img_size=config.img_size, images=config.images, split=config.split).test
+    stored = predictor.predict(test.images, top=3)
+    files = predictor.predict([folder / s for s in test.sources], top=3)
+    for a, b in zip(stored, files, strict=True):
+        assert a.classes == b.classes
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
+
+
+def test_arrays_train_and_predict(arrays, tmp_path, small):
+    images, labels = arrays
+    outcome = feathervit.train(data=(images, labels), out=tmp_path / "run", epochs=20, **small)
+    assert outcome.result.val["n"] == 10
+    predictor = feathervit.load(tmp_path / "run")
+    right = [p.label == str(k) for p, k in zip(predictor.predict(images), labels, strict=True)]
+    assert np.mean(right) > 0.9
+
+
+def test_same_seed_same_weights_and_another_seed_others(arrays, tmp_path, small):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        feathervit.train(data=arrays, out=tmp_path / name, epochs=1, seed=seed, **small)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_global_randomness_has_no_say(arrays, tmp_path, small):
+    feathervit.train(data=arrays, out=tmp_path / "a", epochs=1, **small)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    random.seed(99)
+    feathervit.train(data=arrays, out=tmp_path / "b", epochs=1, **small)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+
+
+AUGMENTED = {
+    "augment.flip": "alternating",
+    "augment.crop": "resized",
+    "augment.policy": "trivial",
+    "augment.mixup": 0.2,
+    "augment.erasing": 0.3,
+    "loss.label_smoothing": 0.1,
+    "epochs": 4,
+}
+
+
+def _train_until(step: int, arguments: dict) -> None:
+    """In a process of its own: states after every step, SIGKILL when `step` begins."""
+    whole = loop.Trainer.train_step
+
+    def dying(self, number, lr):
+        if number == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(self, number, lr)
+
+    loop.Trainer.train_step = dying
+    loop.CHECKPOINT_SECONDS = loop.SHORT_EPOCH_SECONDS = 0.0
+    feathervit.train(**arguments)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+def test_killed_at_three_random_steps_it_ends_in_the_same_weights(arrays, tmp_path, small):
+    arguments = {"data": arrays, **small, **AUGMENTED}
+    feathervit.train(out=tmp_path / "whole", **arguments)
+    steps = 4 * (86 // 32)
+    for n, step in enumerate(sorted(random.Random(5).sample(range(1, steps), 3))):
+        process = multiprocessing.get_context("fork").Process(
+            target=_train_until, args=(step, {**arguments, "out": tmp_path / "cut", "resume": n > 0})
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert feathervit.train(out=tmp_path / "cut", resume=True, data=arrays).finished
+    assert same_weights(tmp_path / "whole" / "last.safetensors", tmp_path / "cut" / "last.safetensors")
+    assert same_weights(tmp_path / "whole" / "best.safetensors", tmp_path / "cut" / "best.safetensors")
+    rows = [
+        [
+            {k: v for k, v in row.items() if k != "minutes"}
+            for row in csv.DictReader((tmp_path / n / "metrics.csv").open())
+        ]
+        for n in ("whole", "cut")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_pieces_of_a_moment_end_in_the_same_weights(arrays, tmp_path, small):
+    arguments = {"data": arrays, **small, **AUGMENTED}
+    feathervit.train(out=tmp_path / "whole", **arguments)
+    outcome = feathervit.train(out=tmp_path / "cut", max_minutes=1e-6, **arguments)
+    pieces = 1
+    while not outcome.finished:
+        outcome = feathervit.train(out=tmp_path / "cut", resume=True, data=arrays, max_minutes=1e-6)
+        pieces += 1
+    assert pieces == 8  # one step each
+    assert same_weights(tmp_path / "whole" / "last.safetensors", tmp_path / "cut" / "last.safetensors")
+
+
+def test_interrupt_stops_after_the_step_and_says_how_to_go_on(arrays, tmp_path, small, monkeypatch, capsys):
+    whole = loop.Trainer.train_step
+
+    def interrupted(self, number, lr):
+        whole(self, number, lr)
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", interrupted)
+    outcome = feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **small)
+    assert not outcome.finished
+    assert outcome.interrupted
+    assert "stopped after step 3 of 6" in (said := capsys.readouterr().err)
+    assert "--resume" in said
+    assert feathervit.train(data=arrays, out=tmp_path / "run", resume=True).finished
+
+
+def test_resume_refuses_other_data_and_settings(arrays, tmp_path, small):
+    out = tmp_path / "run"
+    feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=3, **small)
+    images, labels = arrays
+    with pytest.raises(RunFolderError, match="data has changed"):
+        feathervit.train(data=(255 - images, labels), out=out, resume=True)
+    with pytest.raises(RunFolderError, match=r"lr was 0.003, now 0.1"):
+        feathervit.train(data=arrays, out=out, resume=True, lr=0.1)
+    with pytest.raises(RunFolderError, match="epochs was 3, now 2"):
+        feathervit.train(data=arrays, out=out, resume=True, epochs=2)
+    outcome = feathervit.train(data=arrays, out=out, resume=True, epochs=4)
+    assert len(outcome.result.epochs) == 4
+
+
+def test_folders_that_hold_something_are_refused(arrays, tmp_path, small):
+    out = tmp_path / "run"
+    feathervit.train(data=arrays, out=out, epochs=1, **small)
+    with pytest.raises(RunFolderError, match="not empty"):
+        feathervit.train(data=arrays, out=out, epochs=1, **small)
+    (out / "notes.txt").write_text("mine")
+    feathervit.train(data=arrays, out=out, epochs=1, overwrite=True, **small)
+    assert (out / "notes.txt").read_text() == "mine"  # only what a run writes is removed
+    with pytest.raises(RunFolderError, match="no run to resume"):
+        feathervit.train(data=arrays, out=tmp_path / "none", resume=True)
+
+
+def test_a_file_that_cannot_be_read_stops_before_the_start(folder, tmp_path, small):
+    (folder / "train" / "flat" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"0\.png"):
+        feathervit.train(data=folder, out=tmp_path / "run", epochs=1, **small)
+    outcome = feathervit.train(data=folder, out=tmp_path / "run2", epochs=1, skip_unreadable=True, **small)
+    assert len(outcome.result.skipped) == 1
+    assert "0.png" in json.loads((tmp_path / "run2" / "splits.json").read_text())["skipped"][0]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it_whole(arrays, tmp_path, small, monkeypatch):
+    out = tmp_path / "run"
+    feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=3, **small)
+    before = (out / "state.safetensors").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunFolderError, match=r"run.*No space left on device.*KiB"):
+            feathervit.train(data=arrays, out=out, resume=True)
+    assert (out / "state.safetensors").read_bytes() == before
+    assert not [p for p in out.iterdir() if p.name.endswith(".tmp")]
+    assert feathervit.train(data=arrays, out=out, resume=True).finished
+
+
+def test_a_loss_that_is_no_number_stops_the_run(arrays, tmp_path, small):
+    with pytest.raises(DivergedError, match="learning rate"):
+        feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **{**small, "lr": 1e30, "arch.drop_rate": 0.0})
+
+
+def test_a_grey_folder_and_another_fit(tmp_path, small):
+    for k, name in enumerate(("dark", "light")):
+        for n in range(12):
+            (tmp_path / "g" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (30, 20 + n), 60 + 120 * k + n).save(tmp_path / "g" / name / f"{n}.png")
+    outcome = feathervit.train(
+        data=tmp_path / "g", out=tmp_path / "run", epochs=8, **{"images.fit": "pad", "images.channels": 1, **small}
+    )
+    assert feathervit.load(tmp_path / "run").in_chans == 1
+    assert outcome.result.val["top1"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "mlit_xss"},
+        {"model": "timm:nothing_like_it"},
+        {"img_size": 16, "patch_size": 5},
+        {"arch.attention.heads": 7},
+        {"arch.attention.kv_heads": 3},
+        {"arch.feedforward.top_k": 9},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"img_size": 10**9},
+        {"no_such_field": 1},
+        {"device": "cuda"} if not torch.cuda.is_available() else {"epochs": -1},
+        {"precision": "float16"},
+        {"augment.crop_scale": (1.0, 0.5)},
+        {"split.val_fraction": 1.5},
+        {"loss.label_smoothing": 1.0},
+        {"model": "timm:resnet10t", "arch.depth": 3},
+    ],
+)
+def test_settings_that_cannot_work_write_nothing(arrays, tmp_path, fields):
+    with pytest.raises(FeatherVitError) as error:
+        feathervit.train(data=arrays, out=tmp_path / "run", **{"epochs": 1, **fields})
+    assert len(str(error.value)) < 400
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_timm_model_trains_and_loads(arrays, tmp_path):
+    fields = {"model": "timm:resnet10t", "img_size": 32, "batch_size": 32, "epochs": 1}
+    outcome = feathervit.train(data=arrays, out=tmp_path / "run", **fields)
+    assert outcome.result.parameters > 1e6
+    assert len(feathervit.load(tmp_path / "run").predict(arrays[0][:2])) == 2
+
+
+def test_no_data_named(tmp_path):
+    with pytest.raises(ConfigError, match="no data named"):
+        feathervit.train(out=tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+def test_killed_at_every_step(arrays, tmp_path, small):
+    arguments = {"data": arrays, **small, **AUGMENTED}
+    feathervit.train(out=tmp_path / "whole", **arguments)
+    for step in range(8):
+        out = tmp_path / "cut"
+        shutil.rmtree(out, ignore_errors=True)
+        process = multiprocessing.get_context("fork").Process(
+            target=_train_until, args=(step, {**arguments, "out": out})
+        )
+        process.start()
+        process.join()
+        assert feathervit.train(out=out, resume=True, data=arrays).finished
+        assert same_weights(tmp_path / "whole" / "last.safetensors", out / "last.safetensors")
