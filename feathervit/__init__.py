@@ -14,6 +14,7 @@ from .errors import FeatherVitError
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .data import load_data
     from .evaluation.inference import load
     from .models import create_model
     from .recipes import recipe
@@ -24,6 +25,7 @@ _LAZY = {
     "create_model": "models",
     "list_models": "zoo",
     "load": "evaluation.inference",
+    "load_data": "data",
     "recipe": "recipes",
     "train": "training.run",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "create_model",
     "list_models",
     "load",
+    "load_data",
     "recipe",
     "train",
 ]

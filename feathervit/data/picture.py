@@ -28,7 +28,7 @@ Fit = Literal["crop", "pad", "stretch"]
 Source = str | os.PathLike | bytes | Image.Image
 
 # What Image.open may try. Others are left out on purpose: EPS, for one, would start Ghostscript on a stranger's file.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(_SUFFIXES.split())
 
@@ -230,6 +230,8 @@ def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
 
 def _and_close(old: Image.Image, new: Image.Image) -> Image.Image:
     old.close()  # its pixels are let go at once: of a large picture there are never three copies
+    if new.width * new.height > _LARGE:
+        _return_memory()
     return new
 
 

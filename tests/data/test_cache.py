@@ -1,0 +1,309 @@
+"""Decoded once, whole or not at all: keys, damage, races, memory, errors of the disk."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from feathervit.data import cache
+from feathervit.data.cache import FilePictures, cache_folder, clear_cache, decode
+from feathervit.data.picture import to_stored
+from feathervit.errors import DataError
+
+
+@pytest.fixture
+def files(tmp_path) -> list[Path]:
+    """Forty pictures of many sizes."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(40):
+        paths.append(tmp_path / f"{i:02d}.png")
+        Image.fromarray(rng.integers(0, 256, (20 + i, 50 - i, 3), dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+def listed(paths: list[Path], root: str = "root") -> FilePictures:
+    stats = [path.stat() for path in paths]
+    labels = np.zeros(len(paths), np.int64)
+    return FilePictures(paths, labels, [p.name for p in paths], [f"{s.st_size} {s.st_mtime_ns}" for s in stats], root)
+
+
+def stored_files() -> list[Path]:
+    return sorted(cache_folder().glob("decoded/*.npy"))
+
+
+@pytest.fixture
+def decodings(monkeypatch) -> list:
+    """Every picture that is decoded from here on."""
+    seen = []
+
+    def counting(source, *args):
+        seen.append(source)
+        return to_stored(source, *args)
+
+    monkeypatch.setattr(cache, "to_stored", counting)
+    return seen
+
+
+@pytest.mark.parametrize(("channels", "fit"), [(3, "crop"), (1, "pad"), (3, "stretch")])
+def test_pixels_are_those_of_each_picture_in_order(files, channels, fit):
+    images, skipped = decode(files, "key", 24, channels, fit)
+    assert images.dtype == torch.uint8
+    assert skipped == []
+    assert torch.equal(images, torch.stack([to_stored(f, 24, channels, fit) for f in files]))
+
+
+def test_decoded_once_then_mapped(files, decodings):
+    first, _ = listed(files).store(24, 3, "crop", None)
+    assert len(decodings) == 40
+    again, _ = listed(files).store(24, 3, "crop", None)
+    assert len(decodings) == 40
+    assert torch.equal(first, again)
+    again[0] = 0  # copy on write: a slip in training never reaches the file
+    assert torch.equal(listed(files).store(24, 3, "crop", None)[0], first)
+
+
+def test_progress_reaches_the_end_and_threads_are_given_back(files):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    calls = []
+    decode(files, "key", 8, 3, "crop", lambda done, total: calls.append((done, total)))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+    assert calls == [(16, 40), (32, 40), (40, 40)]
+    calls.clear()
+    decode(files, "key", 8, 3, "crop", lambda done, total: calls.append((done, total)))
+    assert calls == [(40, 40)]
+
+
+def test_any_change_of_files_or_form_makes_another_cache(files, decodings):
+    def count(pictures, size=24, channels=3, fit="crop") -> int:
+        decodings.clear()
+        pictures.store(size, channels, fit, None)
+        return len(decodings)
+
+    assert count(listed(files)) == 40
+    assert count(listed(files)) == 0
+    assert count(listed(files), size=25) == 40
+    assert count(listed(files), channels=1) == 40
+    assert count(listed(files), fit="pad") == 40
+    assert count(listed(files, root="other")) == 40
+    assert count(listed(files[1:])) == 39
+    os.utime(files[3], ns=(1, 1))
+    assert count(listed(files)) == 40
+    files[3].write_bytes(files[4].read_bytes())
+    os.utime(files[3], ns=(1, 1))  # the same time, another size
+    assert count(listed(files)) == 40
+    files[5] = files[5].rename(files[5].with_name("renamed.png"))
+    assert count(listed(files)) == 40
+    assert count(listed(files)) == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "no record", "other shape", "garbage record"])
+def test_damaged_caches_are_built_again(files, decodings, damage):
+    want, _ = decode(files, "key", 24, 3, "crop")
+    want = want.clone()
+    (array,) = stored_files()
+    record = array.with_suffix(".json")
+    data = bytearray(array.read_bytes())
+    if damage == "truncated":
+        array.write_bytes(data[:-1000])
+    elif damage == "flipped":
+        data[5000] ^= 1
+        array.write_bytes(data)
+    elif damage == "no record":
+        record.unlink()
+    elif damage == "other shape":
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"shape": [39, 3, 24, 24]}))
+    else:
+        record.write_text("[1, 2")
+    decodings.clear()
+    got, _ = decode(files, "key", 24, 3, "crop")
+    assert len(decodings) == 40
+    assert torch.equal(got, want)
+
+
+def test_a_pickled_array_in_the_cache_is_never_loaded(files, tmp_path):
+    decode(files, "key", 24, 3, "crop")
+    (array,) = stored_files()
+    marker = tmp_path / "marker"
+
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (marker,)
+
+    np.save(array, np.array([Hostile()], dtype=object), allow_pickle=True)
+    images, _ = decode(files, "key", 24, 3, "crop")
+    assert not marker.exists()
+    assert images.shape == (40, 3, 24, 24)
+
+
+def test_unreadable_pictures_leave_no_gap(files):
+    whole, _ = decode(files, "key", 24, 3, "crop")
+    for i in (0, 7, 39):
+        files[i].write_bytes(files[i].read_bytes()[:100])
+    images, skipped = decode(files, "damaged", 24, 3, "crop")
+    kept = [i for i in range(40) if i not in (0, 7, 39)]
+    assert [i for i, _ in skipped] == [0, 7, 39]
+    assert all("truncated" in why for _, why in skipped)
+    assert torch.equal(images, whole[kept])
+    again, skipped_again = decode(files, "damaged", 24, 3, "crop")
+    assert torch.equal(again, images)
+    assert skipped_again == skipped
+
+
+def test_the_count_may_lose_a_digit(files):
+    """The header of the array is rewritten in place."""
+    files[2].write_bytes(b"")
+    images, _ = decode(files[:10], "key", 8, 3, "crop")
+    assert images.shape == (9, 3, 8, 8)
+    assert torch.equal(images[2], to_stored(files[3], 8, 3, "crop"))
+
+
+def test_a_picture_that_became_readable_is_taken_up(files):
+    files[4].chmod(0)
+    data = files[4].read_bytes() if os.access(files[4], os.R_OK) else None
+    if data is not None:  # root reads everything: break the file instead, the key stays the same
+        files[4].write_bytes(b"broken")
+    assert [i for i, _ in decode(files, "key", 8, 3, "crop")[1]] == [4]
+    files[4].chmod(0o600)
+    if data is not None:
+        files[4].write_bytes(data)
+    images, skipped = decode(files, "key", 8, 3, "crop")
+    assert skipped == []
+    assert len(images) == 40
+
+
+def test_nothing_readable_is_an_error(files):
+    for path in files:
+        path.write_bytes(b"no")
+    with pytest.raises(DataError, match="none of the 40 pictures can be read"):
+        decode(files, "key", 8, 3, "crop")
+    assert list(cache_folder().glob("decoded/*")) == []
+
+
+def test_a_full_disk_leaves_nothing_behind(files, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.tell() > 20_000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    monkeypatch.setattr(cache, "open", lambda path, mode: Full(path, "w+"), raising=False)
+    with pytest.raises(DataError, match="no space left on device") as error:
+        decode(files, "key", 24, 3, "crop")
+    assert str(cache_folder()) in str(error.value)
+    assert "FEATHERVIT_CACHE" in str(error.value)
+    assert list(cache_folder().glob("decoded/*")) == []
+
+
+def test_a_cache_folder_that_cannot_be_made(files, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match="cannot write decoded pictures to .*cache"):
+        decode(files, "key", 8, 3, "crop")
+
+
+def test_interruption_leaves_nothing_behind(files):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode(files, "key", 8, 3, "crop", stop)
+    assert list(cache_folder().glob("decoded/*")) == []
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from feathervit.data.cache import decode
+files = sorted(Path(sys.argv[1]).glob("*.png"))
+print("ready", flush=True)
+images, skipped = decode(files, "key", 24, 3, "crop", lambda done, total: time.sleep(float(sys.argv[2])))
+print(int(images.long().sum()), flush=True)
+"""
+
+
+def start(folder: Path, pause: float) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(pause)], stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_build_one_cache_and_a_killed_one_harms_nobody(files):
+    killed = start(files[0].parent, 60)
+    assert killed.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 60
+    while not list(cache_folder().glob("decoded/*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    (left,) = cache_folder().glob("decoded/*.tmp")
+    assert stored_files() == []  # half of it is there, under a name that is never read
+
+    both = [start(files[0].parent, 0.2) for _ in range(2)]
+    sums = [process.communicate(timeout=120)[0].split()[1] for process in both]
+    want = sum(int(to_stored(f, 24, 3, "crop").long().sum()) for f in files)
+    assert sums == [str(want)] * 2
+    assert len(stored_files()) == 1
+    os.utime(left, (0, 0))  # a day later the next build clears it away
+    decode(files, "other", 24, 3, "crop")
+    assert list(cache_folder().glob("decoded/*.tmp")) == []
+
+
+def test_clear_cache_frees_what_was_decoded_and_keeps_downloads(files):
+    assert clear_cache() == 0
+    decode(files, "key", 24, 3, "crop")
+    download = cache_folder() / "downloads" / "set.tar"
+    download.parent.mkdir()
+    download.write_bytes(bytes(10))
+    assert clear_cache() >= 40 * 3 * 24 * 24
+    assert stored_files() == []
+    assert download.exists()
+
+
+def test_the_platforms_folder(monkeypatch):
+    monkeypatch.delenv("FEATHERVIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cache_folder() == Path("/somewhere/feathervit")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert cache_folder() == Path("/home/ada/.cache/feathervit")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_folder() == Path("/home/ada/Library/Caches/feathervit")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", "/local")
+    assert cache_folder() == Path("/local/feathervit")
+
+
+def test_native_side_and_scan(tmp_path):
+    def make(name, *sizes, mode="RGB"):
+        paths = []
+        for i, size in enumerate(sizes):
+            paths.append(tmp_path / f"{name}{i}.png")
+            Image.new(mode, size).save(paths[-1])
+        return listed(paths)
+
+    assert make("a", (96, 96), (96, 96)).native_side() == 96
+    assert make("b", (97, 97), (97, 97)).native_side() is None
+    assert make("c", (32, 32), (32, 33)).native_side() is None
+    assert make("d", (32, 32), (40, 40)).native_side() is None
+    broken = make("e", (32, 32), (32, 32), (32, 32))
+    broken.items[0].write_bytes(b"no")
+    assert broken.native_side() == 32
+    scan = make("f", (10, 60), (50, 20), (30, 30), mode="L").scan()
+    assert (scan.common, scan.median_short_side, scan.modes) == (None, 20, {"L": 3})
+    again = make("f", (10, 60), (50, 20), (30, 30), mode="L").scan()
+    assert again == scan
+    assert make("g", (10, 20), (10, 20)).scan().common == (10, 20)
