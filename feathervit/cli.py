@@ -444,6 +444,7 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
     default = tyro.MISSING_NONPROP
     config = None
     if kind is Train:
+        argv = [re.sub(r"^--from(?==|$)", "--start-from", word) for word in argv]
         config = _starting_point(argv)
         default = Train(config=config)
     said = io.StringIO()

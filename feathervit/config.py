@@ -178,11 +178,15 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, whole. `None` in `img_size` and `patch_size` means the model's own; `arch` None, the registered one."""
+    """One run, whole. `None` in `img_size` and `patch_size` means the model's own; `arch` None, the registered one.
+
+    `start_from`: weights to begin with (`--from`), their head replaced by a new one.
+    """
 
     recipe: str = ""
     model: str = "mlit_xxs"
     data: str = ""
+    start_from: str = ""
     img_size: int | None = None
     patch_size: int | None = None
     epochs: int = 100

@@ -196,6 +196,17 @@ def test_flags_of_train_are_frozen(run):
     flags = set(re.findall(r"^\W*(--[a-z][\w-]*)(?= |$)", run("train", "--help")[1], flags=re.MULTILINE))
     assert flags == {
         *("--out", "--resume", "--overwrite", "--max-minutes", "--skip-unreadable", "--threads", "--json"),
-        *("--recipe", "--model", "--data", "--img-size", "--patch-size", "--epochs", "--batch-size", "--lr", "--seed"),
+        *(
+            "--recipe",
+            "--model",
+            "--data",
+            "--start-from",
+            "--img-size",
+            "--patch-size",
+            "--epochs",
+            "--batch-size",
+            "--lr",
+            "--seed",
+        ),
         *("--device", "--precision"),
     }

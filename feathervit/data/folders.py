@@ -66,7 +66,7 @@ def check_exists(root: Path) -> Path:
     if root.exists():
         raise DataError(f"{root} is a file; a folder of pictures is expected (unpack an archive first)")
     parent = root.parent
-    beside = [entry.name for entry in os.scandir(parent) if entry.is_dir()] if parent.is_dir() else []
+    beside = [entry.name for entry in os.scandir(parent) if _is_folder(entry)] if parent.is_dir() else []
     near = difflib.get_close_matches(root.name, beside, n=3, cutoff=0.5)
     mend = f"; did you mean {' or '.join(str(parent / n) for n in near)}?" if near else ""
     raise DataError(f"no folder {root}{mend}")
@@ -94,18 +94,18 @@ def read_trees(root: Path) -> dict[str, Tree]:
 
 def _split_folders(root: Path) -> list[str]:
     """train/, val/, test/ where they hold folders: a folder of pictures called "train" is a class (a vehicle, say)."""
-    names = sorted(e.name for e in _entries(root) if e.name.lower() in SPLIT_FOLDERS and e.is_dir())
+    names = sorted(e.name for e in _entries(root) if e.name.lower() in SPLIT_FOLDERS and _is_folder(e))
     inner = {name: list(_entries(root / name)) for name in names}
-    if all(e.name.lower() in SPLIT_FOLDERS for e in _entries(root) if e.is_dir()):
+    if all(e.name.lower() in SPLIT_FOLDERS for e in _entries(root) if _is_folder(e)):
         return names
-    return [n for n in names if any(e.is_dir() for e in inner[n]) and not any(_is_picture(e.name) for e in inner[n])]
+    return [n for n in names if any(_is_folder(e) for e in inner[n]) and not any(_is_picture(e.name) for e in inner[n])]
 
 
 def _read_tree(root: Path, top: Path) -> Tree:
     tree = Tree()
     above = {_identity(folder) for folder in [top.resolve(), *top.resolve().parents]}
     for entry in _entries(top):
-        if not entry.is_dir():
+        if not _is_folder(entry):
             (tree.loose if _is_picture(entry.name) else tree.others).append(Path(entry).relative_to(root).as_posix())
             continue
         found = []
@@ -132,7 +132,7 @@ def _walk(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
     if here in above:
         return
     for entry in _entries(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(Path(entry), above | {here})
         else:
             yield Path(entry)
@@ -144,6 +144,13 @@ def _entries(folder: Path) -> list[os.DirEntry]:
             return sorted((e for e in entries if e.name[0] != "." and e.name != "__MACOSX"), key=lambda e: e.name)
     except OSError as error:
         raise DataError(f"cannot look into {folder}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:

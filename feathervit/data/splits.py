@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from ..config import SplitConfig
 from ..errors import ConfigError
@@ -29,15 +28,17 @@ def hold_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, np.n
     A class with a single picture cannot be in both: it stays in train. Where the fraction is smaller than one picture
     a class, one a class is held out.
     """
+    from sklearn.model_selection import StratifiedKFold, train_test_split  # slow to import, and prediction needs none
+
     check_split(split)
     everything = np.arange(len(labels_N))
     if split.val_fraction == 0 and not split.folds:
         return everything, everything[:0], "none held out of train", []
     counts = np.bincount(labels_N)
     single = np.flatnonzero(counts == 1)
-    notes = [f"{len(single)} classes with a single picture stay in train: none of theirs is held out"] * bool(
-        len(single)
-    )
+    notes = []
+    if len(single):
+        notes.append(f"{len(single)} classes with a single picture stay in train: none of theirs is held out")
     pool = everything[~np.isin(labels_N, single)]
     classes = len(np.unique(labels_N[pool]))
     if not classes:

@@ -11,8 +11,9 @@ from .base import Recipe
 from .digits import digits
 from .folder import folder
 from .mlit import TABLE_6
+from .mmlit import table_4
 
-RECIPES: dict[str, Recipe] = {r.name: r for r in (digits, *TABLE_6, folder)}
+RECIPES: dict[str, Recipe] = {r.name: r for r in (digits, *TABLE_6, table_4, folder)}
 
 
 def recipe(name: str) -> RunConfig:

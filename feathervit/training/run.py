@@ -28,6 +28,7 @@ from ..results import RunResult, commit, machine, read_config, write_json
 from .checkpoint import load_state, load_weights
 from .loop import Trainer
 from .setup import choose_device, choose_precision, resolve, set_fields
+from .transfer import start_from
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,6 +146,7 @@ def _run(
         num_classes=len(data.train.class_names),
         **({"config": config.arch} if config.arch else {}),
     )
+    started = start_from(model, config.start_from) if config.start_from and not resume else []
     identity = {
         "config": to_dict(config),
         "data": data.train.fingerprint(),
@@ -169,7 +171,7 @@ def _run(
         write_json(out / "splits.json", data.record)
     write_json(out / "config.json", to_dict(config))
     parameters = sum(p.numel() for p in model.parameters())
-    for line in _banner(config, data, trainer, parameters, device_reason, dtype_reason):
+    for line in [*_banner(config, data, trainer, parameters, device_reason, dtype_reason), *started]:
         say(line)
 
     finished = trainer.run()

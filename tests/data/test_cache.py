@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_nothing_behind(files, monkeypatch):
 def test_a_cache_folder_that_cannot_be_made(files, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match="cannot write decoded pictures to .*cache"):
+    with pytest.raises(DataError, match=r"cannot write decoded pictures to .*cache"):
         decode(files, "key", 8, 3, "crop")
 
 
