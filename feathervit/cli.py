@@ -34,7 +34,8 @@ Positional = tyro.conf.Positional
 class Train:
     """Train a model: a recipe, or a model and data, into a run folder.
 
-    Every field of the recipe can be set by its dotted name. With none named, the recipe is the one that fits the data;
+    Every field of the recipe can be set by its dotted name; --from, --folds and --fold are short for --start-from,
+    --split.folds and --split.fold. With no recipe named, the recipe is the one that fits the data;
     for one's own pictures that is `folder`, which chooses by the pictures and says why.
     """
 
@@ -363,6 +364,7 @@ def demo(args: Demo, _: dict) -> int:
     return 0
 
 
+SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short words for fields of a recipe
 Verb = tuple[type, Callable[[Any, dict[str, Any]], int]]
 VERBS: dict[str, Verb] = {
     "demo": (Demo, demo),
@@ -444,7 +446,7 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
     default = tyro.MISSING_NONPROP
     config = None
     if kind is Train:
-        argv = [re.sub(r"^--from(?==|$)", "--start-from", word) for word in argv]
+        argv = [re.sub(r"^--(from|folds|fold)(?==|$)", lambda m: SHORT[m[1]], word) for word in argv]
         config = _starting_point(argv)
         default = Train(config=config)
     said = io.StringIO()

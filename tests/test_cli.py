@@ -61,6 +61,25 @@ def test_train_evaluate_predict(trained, folder, run):
     assert sum(float(r["probability"]) for r in rows[:3]) == pytest.approx(1, abs=1e-4)
 
 
+def test_evaluate_without_a_test_split_takes_what_was_held_out(folder, tmp_path, run):
+    out = tmp_path / "run"
+    assert run("train", "--data", folder / "train", "--out", out, "--epochs", 2, *SMALL)[0] == 0
+    for data in ([], ["--data", folder / "train"]):
+        found = json.loads(run("evaluate", out, *data, "--json")[1])
+        assert (found["split"], found["n"]) == ("val", 7)
+        assert found["top1"] == json.loads((out / "result.json").read_text())["val"]["top1"]
+
+
+def test_folds_and_from(folder, trained, tmp_path, run):
+    fold = ["train", "--data", folder / "train", "--epochs", 1, *SMALL, "--folds", 4]
+    held_out = []
+    for i in range(4):
+        assert run(*fold, "--fold", i, "--out", tmp_path / f"fold{i}", "--from", trained)[0] == 0
+        splits = json.loads((tmp_path / f"fold{i}" / "splits.json").read_text())["splits"]
+        held_out += splits["val"]["sources"]
+    assert len(held_out) == len(set(held_out)) == 72
+
+
 def test_json_is_all_there_is_on_standard_output(folder, tmp_path, run):
     status, out, err = run("train", "--data", folder, "--out", tmp_path / "run", "--epochs", 2, *SMALL, "--json")
     found = json.loads(out)
@@ -157,6 +176,8 @@ MISTAKES = {
         "arch",
     ),
     "resume of nothing": (["train", "--resume", "--out", "OUT"], "--resume"),
+    "both ways": (["train", "--resume", "--overwrite", "--out", "OUT"], "exclude"),
+    "fold of nothing": (["train", "--recipe", "digits", "--folds", "3", "--fold", "3", "--out", "OUT"], "fold"),
     "threads": (["train", "--recipe", "digits", "--threads", "0", "--out", "OUT"], "--threads"),
 }
 

@@ -2,10 +2,15 @@
 
 The order is the papers': crop, resize and flip (one sampling), policy, cutout (all on uint8), normalise, random erasing,
 mixup and CutMix. Every draw is made on the CPU, so that it is the same whatever device the pixels are on and no
-kernel waits for the host. On the CPU a batch is worked through in parts that fit its cache; on a GPU as a whole.
+kernel waits for the host. On the CPU a batch is worked through in parts, one thread to each; on a GPU as a whole.
 """
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,9 +22,9 @@ from ..errors import ConfigError
 from . import geometry
 from .mixing import apply_mix, draw_mix, soft_targets
 from .operations import apply_draws
-from .policies import draw_policy
+from .policies import Draws, draw_policy
 
-_PART = 1 << 21  # values of a part on the CPU
+_PART = 1 << 20  # values in a part of a batch on the CPU
 _GREY = 128  # of a cutout square
 
 
@@ -62,39 +67,20 @@ class Augmenter:
             )
         generator = chance.generator("augment")
 
-        boxes, offset = self._draw_place(b, stored, generator)
-        flip = self._draw_flip(indices_B, chance.seed, epoch, generator)
-        draws = None
-        if a.policy != "none":
-            draws = draw_policy(a.policy, b, self.img_size, generator, a.rand_ops, a.rand_magnitude)
-        squares = geometry.draw_squares(b, self.img_size, a.cutout, generator) if a.cutout else None
-        erasures = None
-        if a.erasing:
-            erasures = geometry.draw_erasures(b, self.img_size, a.erasing, a.erasing_scale, generator)
-
-        part = b if device.type != "cpu" else max(1, _PART // (c * max(stored, self.img_size) ** 2))
         x = torch.empty(b, c, self.img_size, self.img_size, device=device)
-        for start in range(0, b, part):
-            rows = slice(start, start + part)
-            place, move, mirror, square, erasure = (
-                None if t is None else t[rows].to(device, non_blocking=True)
-                for t in (boxes, offset, flip, squares, erasures)
-            )
-            y = images_BCRR[rows]
-            if place is not None:
-                y = geometry.resample(y, place, mirror, self.img_size)
-                mirror = None
-            if mirror is not None or move is not None:
-                y = geometry.shift(y, move, mirror)
-            if draws is not None:
-                y = apply_draws(y, draws[rows])
-            if square is not None:
-                hole = geometry.inside(square, self.img_size, torch.uint8)
-                y = y * (1 - hole) + _GREY * hole
-            x[rows] = y
-            x[rows].mul_(self._scale.to(device)).sub_(self._shift.to(device))
-            if erasure is not None:
-                x[rows].mul_(1 - geometry.inside(erasure, self.img_size, torch.float32))
+        with _one_thread() as threads:
+            drawn = self._draw(b, stored, indices_B, chance.seed, epoch, generator)
+            parts = _parts(max(x.numel(), images_BCRR.numel()), b, threads) if device.type == "cpu" else [slice(None)]
+
+            def fill(rows: slice) -> None:
+                self._fill(x[rows], images_BCRR[rows], drawn.part(rows, device))
+
+            if min(threads, len(parts)) == 1:
+                for rows in parts:
+                    fill(rows)
+            else:
+                with ThreadPoolExecutor(threads) as pool:
+                    list(pool.map(fill, parts))
 
         if not (a.mixup or a.cutmix):
             if not self.label_smoothing:
@@ -104,25 +90,82 @@ class Augmenter:
         targets = soft_targets(labels_B, mix.share.to(labels_B.device), self.num_classes, self.label_smoothing)
         return apply_mix(x, mix), targets
 
-    def _draw_place(self, batch: int, stored: int, generator: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
-        """(box to resize or None, offset of the window or None) of each picture."""
-        a, boxes, offset = self.augment, None, None
+    def _draw(
+        self, batch: int, stored: int, indices_B: Tensor, seed: int, epoch: int, generator: torch.Generator
+    ) -> _Drawn:
+        a, size, out = self.augment, self.img_size, _Drawn()
         if a.crop == "resized":
-            boxes = geometry.draw_crops(batch, stored, a.crop_scale, a.crop_ratio, generator)
-        elif stored != self.img_size:
-            boxes = torch.tensor([[0, 0, stored, stored]]).expand(batch, 4)
+            out.crop = geometry.draw_crops(batch, stored, a.crop_scale, a.crop_ratio, generator)
+        elif stored != size:
+            out.crop = torch.tensor([[0, 0, stored, stored]]).expand(batch, 4)
         if a.crop == "pad":
-            p = a.crop_padding
-            offset = torch.randint(-p, p + 1, (batch, 2), generator=generator)
-        return boxes, offset
+            out.offset = torch.randint(-a.crop_padding, a.crop_padding + 1, (batch, 2), generator=generator)
+        if a.flip == "random":
+            out.flip = torch.rand(batch, generator=generator) < 0.5
+        elif a.flip == "alternating":
+            out.flip = first_flip(indices_B, seed) ^ bool(epoch % 2)
+        if a.policy != "none":
+            out.policy = draw_policy(a.policy, batch, size, generator, a.rand_ops, a.rand_magnitude)
+        if a.cutout:
+            out.hole = geometry.draw_squares(batch, size, a.cutout, generator)
+        if a.erasing:
+            out.erasure = geometry.draw_erasures(batch, size, a.erasing, a.erasing_scale, generator)
+        return out
 
-    def _draw_flip(self, indices_B: Tensor, seed: int, epoch: int, generator: torch.Generator) -> Tensor | None:
-        """bool [B]: which pictures are mirrored."""
-        if self.augment.flip == "none":
-            return None
-        if self.augment.flip == "random":
-            return torch.rand(len(indices_B), generator=generator) < 0.5
-        return first_flip(indices_B, seed) ^ bool(epoch % 2)
+    def _fill(self, x_BCSS: Tensor, images_BCRR: Tensor, drawn: _Drawn) -> None:
+        """Writes into `x` what `drawn` makes of the images."""
+        y, flip = images_BCRR, drawn.flip
+        if drawn.crop is not None:
+            y, flip = geometry.resample(y, drawn.crop, flip, self.img_size), None
+        if flip is not None or drawn.offset is not None:
+            y = geometry.shift(y, drawn.offset, flip)
+        if drawn.policy is not None:
+            y = apply_draws(y, drawn.policy)
+        if drawn.hole is not None:
+            hole = geometry.inside(drawn.hole, self.img_size, torch.uint8)
+            y = y * (1 - hole) + _GREY * hole
+        x_BCSS.copy_(y).mul_(self._scale.to(y.device)).sub_(self._shift.to(y.device))
+        if drawn.erasure is not None:
+            x_BCSS.mul_(1 - geometry.inside(drawn.erasure, self.img_size, torch.float32))
+
+
+@dataclass
+class _Drawn:
+    """What each picture of a batch drew, on the CPU; None: nothing of the kind happens."""
+
+    crop: Tensor | None = None
+    offset: Tensor | None = None
+    flip: Tensor | None = None
+    policy: Draws | None = None
+    hole: Tensor | None = None
+    erasure: Tensor | None = None
+
+    def part(self, rows: slice, device: torch.device) -> _Drawn:
+        """The draws of some rows; all but the policy's, whose order the host must know, on `device`."""
+        mine = {name: value[rows] for name, value in vars(self).items() if value is not None}
+        return _Drawn(**{k: v if k == "policy" else v.to(device, non_blocking=True) for k, v in mine.items()})
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[int]:
+    """Torch works with one thread inside; gives the number that it had.
+
+    The operations here are many and short: whole parts of a batch on a thread each are faster than every operation on
+    all threads, and (a part being whole pictures) the bits are the same for any number of threads.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that are started inside take this over
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _parts(values: int, batch: int, threads: int) -> list[slice]:
+    """Stretches of a batch of about _PART values each; where there are several, a multiple of the threads."""
+    count = -(-values // _PART)
+    count = min(batch, -(-count // threads) * threads if count > 1 else 1)
+    return [slice(batch * i // count, batch * (i + 1) // count) for i in range(count)]
 
 
 def first_flip(indices_B: Tensor, seed: int) -> Tensor:

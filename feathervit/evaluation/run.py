@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..data import load_split
 from ..data.picture import SUFFIXES
+from ..data.sources import find
 from ..errors import DataError, FeatherVitError
 from ..training.checkpoint import load_weights
 from ..training.setup import choose_device
@@ -23,14 +24,18 @@ def evaluate(
 ) -> tuple[str, Metrics]:
     """The split that was used and its figures.
 
-    `data` None: what the checkpoint was trained on. `split` None: test, else val, else all there is. Raises
-    CheckpointError, DataError.
+    `data` None: what the checkpoint was trained on. `split` None: test, else val (also the part that was held out of this
+    very data), else all there is. Raises CheckpointError, DataError.
     """
     where, _ = choose_device(device)
     predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
     config = predictor.config
+    source = data if data is not None else config.data
+    if split is None and str(source) == config.data and set(find(source).splits) == {"train"}:
+        held_out = config.split.val_fraction > 0 or config.split.folds > 0
+        split = "val" if held_out else None  # never the pictures it was trained on, if others were held out
     images = load_split(
-        data if data is not None else config.data,
+        source,
         split,
         predictor.class_names,
         img_size=config.img_size,
@@ -65,10 +70,14 @@ def _files(pictures: Sequence[str | Path]) -> list[Path]:
     out: list[Path] = []
     for picture in map(Path, pictures):
         if picture.is_dir():
-            inside = sorted(p for p in picture.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = sorted(p for p in picture.rglob("*") if _is_picture(p.relative_to(picture)) and p.is_file())
             if not inside:
                 raise DataError(f"no pictures in {picture}")
             out += inside
         else:
             out.append(picture)
     return out
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,3 +187,24 @@ class Display:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def decoding(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Tells how far decoding has come: yields progress(done, total). A bar on a terminal, else a line every few seconds."""
+    last = time.monotonic()
+    if console.is_terminal:
+        from rich.progress import MofNCompleteColumn, Progress
+
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
+            task = bar.add_task("decoding pictures", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EPOCH_SECONDS:
+            last = time.monotonic()
+            console.print(f"decoding pictures: {done} of {total}", highlight=False)
+
+    yield line

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..chance import Chance
-from ..config import RunConfig, to_dict
+from ..config import RunConfig
 from ..data import DataSplits, ImageSet
 from ..data.augment import Augmenter
 from ..data.loader import Sampler
@@ -87,7 +87,8 @@ class Trainer:
         self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
         self.peak_lr = peak_learning_rate(config, config.batch_size)
         self.progress = Progress()
-        self.sums = torch.zeros(len(SUMS), device=device, dtype=torch.float64)
+        wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = torch.zeros(len(SUMS), device=device, dtype=wide)
         self.metrics = MetricsFile(folder / "metrics.csv")
         self.interrupted = False
         self.saved_at = time.monotonic()
@@ -137,7 +138,7 @@ class Trainer:
         total = self.config.epochs * per_epoch
         started, before = time.monotonic(), self.progress.seconds
         first = self.progress.images
-        with Display(self.console, self.config.epochs, per_epoch) as display, self._catch_interrupt():
+        with Display(self.console, self.config.epochs, per_epoch) as display, _Interrupt(self):
             while self.progress.step < total:
                 step = self.progress.step
                 lr = learning_rate(step, per_epoch, self.config, self.peak_lr)
@@ -186,8 +187,14 @@ class Trainer:
             n = len(logits)
             correct = (logits.argmax(1) == wanted).sum()
             self.sums += torch.stack(
-                [loss.detach() * n, parts["cross_entropy"] * n, parts["balance"] * n, correct, correct.new_tensor(n)]
-            ).double()
+                [
+                    loss.detach() * n,
+                    parts["cross_entropy"] * n,
+                    parts["balance"] * n,
+                    correct,
+                    torch.full_like(correct, n),
+                ]
+            )
         self.progress.images += n
 
     def _mean_loss(self) -> float:
@@ -222,14 +229,6 @@ class Trainer:
         """Metrics of the model as it stands, on a whole image set."""
         p_NK = probabilities(self.model, images.images, self.config, self.device, self.dtype)
         return score(p_NK, images.labels, images.class_names)
-
-    # ------------------------------------------------------------------------------------------------------------------
-
-    def _catch_interrupt(self):
-        return _Interrupt(self)
-
-    def config_json(self) -> dict[str, Any]:
-        return to_dict(self.config)
 
 
 class _Interrupt:

@@ -19,13 +19,14 @@ from .. import __version__
 from ..chance import Chance
 from ..config import RunConfig, changed, to_dict
 from ..data import DataSplits, load_data
-from ..errors import ConfigError, DataError, RunFolderError
+from ..errors import ConfigError, RunFolderError
 from ..files import write_bytes
 from ..models import create_model
 from ..recipes import recipe, recipe_for
 from ..recipes.folder import adapt
 from ..results import RunResult, commit, machine, read_config, write_json
 from .checkpoint import load_state, load_weights
+from .logging import decoding
 from .loop import Trainer
 from .setup import choose_device, choose_precision, resolve, set_fields
 from .transfer import start_from
@@ -71,6 +72,10 @@ def train(
         from rich.console import Console
 
         console = Console(stderr=True)
+    if resume and overwrite:
+        raise ConfigError("resume and overwrite exclude each other: go on with a run, or start it anew")
+    if max_minutes is not None and not max_minutes > 0:
+        raise ConfigError(f"max_minutes must be above 0, got {max_minutes}")
     out = Path(out)
     source = data if data is not None and not isinstance(data, (str, Path)) else None
     name = "arrays" if source is not None else str(data or "")
@@ -129,15 +134,15 @@ def _run(
     device, device_reason = choose_device(config.device)
     dtype, dtype_reason = choose_precision(config.precision, device)
     torch.manual_seed(Chance(config.seed).number("initialisation"))
-    data = load_data(
-        source if source is not None else config.data,
-        img_size=config.img_size,
-        images=config.images,
-        split=config.split,
-        skip_unreadable=skip_unreadable,
-    )
-    if len(data.train.class_names) < 2:
-        raise DataError(f"{config.data} has one class only; a classifier needs at least two")
+    with decoding(console) as progress:
+        data = load_data(
+            source if source is not None else config.data,
+            img_size=config.img_size,
+            images=config.images,
+            split=config.split,
+            skip_unreadable=skip_unreadable,
+            progress=progress,
+        )
     model = create_model(
         config.model,
         img_size=config.img_size,
@@ -254,7 +259,10 @@ def _summary(result: RunResult, out: Path) -> str:
         if split
     ]
     text = "; ".join(figures) or f"training top-1 {100 * result.best['train_top1']:.2f} % (nothing was held out)"
-    return f"done in {result.minutes:.1f} min (epoch {result.best['epoch']} kept): {text}. Weights: {out / 'best.safetensors'}"
+    return (
+        f"done in {result.minutes:.1f} min, {result.images_per_s:.0f} images/s (epoch {result.best['epoch']} kept): {text}. "
+        f"Weights: {out / 'best.safetensors'}"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def test_run_folder_and_figures(folder, tmp_path, small):
     train, val = set(splits["train"]["sources"]), set(splits["val"]["sources"])
     assert not train & val
     assert len(train | val) == 72
-    split, again = evaluate(out / "best.safetensors", folder)
+    _, again = evaluate(out / "best.safetensors", folder)
     assert again.top1 == result.test["top1"]
     assert again.nll == pytest.approx(result.test["nll"], rel=1e-6)
 

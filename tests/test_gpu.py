@@ -1,0 +1,40 @@
+"""On a CUDA device: make test-gpu."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import feathervit
+from feathervit.chance import Chance
+from feathervit.config import Augmentation
+from feathervit.data.augment import Augmenter
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_training_learns_and_resumes(arrays, tmp_path, small, precision):
+    arguments = {"data": arrays, "epochs": 30, "device": "cuda", "precision": precision, **small}
+    outcome = feathervit.train(out=tmp_path / "run", max_minutes=1e-3, **arguments)
+    while not outcome.finished:
+        outcome = feathervit.train(out=tmp_path / "run", data=arrays, resume=True)
+    assert outcome.result.val["top1"] >= 0.8
+    assert outcome.result.device == "cuda"
+
+
+def test_augmentation_is_the_same_on_both_devices(arrays):
+    images = torch.from_numpy(arrays[0]).permute(0, 3, 1, 2).contiguous()
+    labels, index = torch.from_numpy(arrays[1]), torch.arange(96)
+    augment = Augmentation(flip="random", crop="resized", policy="cifar10", erasing=0.25, mixup=0.4, cutmix=1.0)
+    augmenter = Augmenter(augment, 12, 3, (0.5,), (0.5,))
+    x, targets = augmenter(images, labels, index, Chance(3), 0)
+    x_gpu, targets_gpu = augmenter(images.cuda(), labels.cuda(), index, Chance(3), 0)
+    torch.testing.assert_close(targets_gpu.cpu(), targets)
+    assert ((x_gpu.cpu() - x).abs() > 2.5 / 127.5).float().mean() < 0.01  # a grey level or two of rounding
+
+
+def test_the_model_agrees_with_the_cpu():
+    model = feathervit.create_model("mlit_xxs").eval()
+    x = torch.randn(4, 3, 36, 36)
+    torch.testing.assert_close(model.cuda()(x.cuda()).cpu(), model.cpu()(x), rtol=1e-3, atol=1e-3)
