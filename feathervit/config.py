@@ -150,7 +150,8 @@ class Augmentation:
 class OptimConfig:
     """Optimiser and schedule. The learning rate is `RunConfig.lr` x batch size / `lr_batch` (Eq. 17).
 
-    `lr_batch` 0: the learning rate is taken as it is. `layer_decay` 1: none.
+    `lr_batch` 0: the learning rate is taken as it is. `layer_decay` 1: none. `ema`: decay a step of an exponential moving
+    average of the weights, which is then what is validated and kept (0: none).
     """
 
     name: Literal["adamw", "lion", "muon"] = "adamw"
@@ -162,6 +163,7 @@ class OptimConfig:
     warmup_epochs: float = 0.0
     min_lr: float = 0.0
     clip_grad: float | None = None
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from .mixing import apply_mix, draw_mix, soft_targets
 from .operations import apply_draws
 from .policies import Draws, draw_policy
 
-_PART = 1 << 20  # values in a part of a batch on the CPU
+_PART = 3 << 19  # values in a part of a batch on the CPU
 _GREY = 128  # of a cutout square
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..chance import Chance
@@ -78,6 +79,8 @@ class Trainer:
             weights = balanced_class_weights(data.train.labels, classes).to(device)
         self.objective = Classification(self.model, config.loss, weights)
         self.optimizer = build_optimizer(self.model, config)
+        # timm's average, its decay rising from 0 so that the first steps do not weigh for ever
+        self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True) if config.optim.ema else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.sampler = Sampler(len(data.train), config.batch_size, config.seed, repeats=config.augment.repeats)
         images = config.images
@@ -93,12 +96,18 @@ class Trainer:
         self.interrupted = False
         self.saved_at = time.monotonic()
 
+    @property
+    def kept(self) -> nn.Module:
+        """The model that is validated and saved: the average of the weights where there is one."""
+        return self.ema.module if self.ema else self.model
+
     # ------------------------------------------------------------------------------------------------------------------
     # State
 
     def save(self) -> None:
         """Writes the training state."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | flatten_optimizer(self.optimizer)
+        tensors |= {f"ema.{k}": v for k, v in self.kept.state_dict().items()} if self.ema else {}
         tensors["sums"] = self.sums
         meta = {"progress": asdict(self.progress), "scaler": self.scaler.state_dict(), **self.identity}
         save_state(self.folder, tensors, meta)
@@ -106,8 +115,9 @@ class Trainer:
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up a state that `save` wrote."""
-        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(_below("model.", tensors))
+        if self.ema:
+            self.kept.load_state_dict(_below("ema.", tensors))
         restore_optimizer(self.optimizer, tensors)
         self.sums = tensors["sums"].to(self.device)
         self.progress = Progress(**meta["progress"])
@@ -123,7 +133,7 @@ class Trainer:
                 self.config,
                 train.class_names,
                 train.images.shape[1],
-                self.model.state_dict(),
+                self.kept.state_dict(),
                 epoch,
                 self.progress.step,
                 figures,
@@ -182,6 +192,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.ema:
+            self.ema.update(self.model, step)
         with torch.no_grad():
             wanted = targets if targets.ndim == 1 else targets.argmax(1)
             n = len(logits)
@@ -226,9 +238,13 @@ class Trainer:
         return row
 
     def measure(self, images: ImageSet):
-        """Metrics of the model as it stands, on a whole image set."""
-        p_NK = probabilities(self.model, images.images, self.config, self.device, self.dtype)
+        """Metrics of the kept weights as they stand, on a whole image set."""
+        p_NK = probabilities(self.kept, images.images, self.config, self.device, self.dtype)
         return score(p_NK, images.labels, images.class_names)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 class _Interrupt:

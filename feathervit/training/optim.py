@@ -41,6 +41,8 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
             f"lr must be above 0, weight decay at least 0 and layer decay in (0, 1]; got {config.lr}, "
             f"{optim.weight_decay} and {optim.layer_decay}"
         )
+    if not 0 <= optim.ema < 1:
+        raise ConfigError(f"the decay of the moving average must be in [0, 1), got {optim.ema}")
     words = {"betas": optim.betas}
     if optim.name == "adamw":
         words |= {"eps": optim.eps, "fused": True}

@@ -200,7 +200,7 @@ def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str)
         best = rows[-1]
     else:
         best = next(row for row in rows if row["epoch"] == trainer.progress.best_epoch)
-    trainer.model.load_state_dict(load_weights(out / "best.safetensors").weights)
+    trainer.kept.load_state_dict(load_weights(out / "best.safetensors").weights)
     val = trainer.measure(data.val) if data.val is not None else None
     test = trainer.measure(data.test) if data.test is not None else None
     return RunResult(

@@ -89,7 +89,30 @@ def test_global_randomness_has_no_say(arrays, tmp_path, small):
     assert same_weights(tmp_path / "a", tmp_path / "b")
 
 
+def test_what_is_kept_is_the_moving_average(arrays, tmp_path, small, monkeypatch):
+    """Against the average written literally over the weights after each step."""
+    seen: list[dict] = []
+    whole = loop.Trainer.train_step
+
+    def watched(self, number, lr):
+        if not seen:
+            seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
+        whole(self, number, lr)
+        seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
+
+    monkeypatch.setattr(loop.Trainer, "train_step", watched)
+    feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **{**small, "optim.ema": 0.5})
+    average = seen[0]
+    for number, weights in enumerate(seen[1:]):
+        decay = min(0.5, 1 - (1 + max(number - 1, 0)) ** (-2 / 3)) if number > 0 else 0.0  # timm's warm-up
+        average = {k: decay * average[k] + (1 - decay) * weights[k] for k in weights}
+    kept = load_weights(tmp_path / "run" / "last.safetensors").weights
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, average[name], rtol=1e-5, atol=1e-6)
+
+
 AUGMENTED = {
+    "optim.ema": 0.8,
     "augment.flip": "alternating",
     "augment.crop": "resized",
     "augment.policy": "trivial",

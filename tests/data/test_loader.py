@@ -1,0 +1,98 @@
+"""The order of the pictures: permutations, shares of processes, views."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from feathervit.data.loader import Sampler
+from feathervit.errors import ConfigError, DataError
+
+
+def epoch_of(sampler: Sampler, epoch: int = 0) -> torch.Tensor:
+    steps = range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch)
+    return torch.cat([sampler.batch(s) for s in steps])
+
+
+def test_an_epoch_shows_every_picture_once():
+    sampler = Sampler(96, 8, seed=0)
+    assert sampler.steps_per_epoch == 12
+    first, second = epoch_of(sampler), epoch_of(sampler, 1)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(96))
+    assert not torch.equal(first, second)
+    assert first.tolist() != list(range(96))
+    assert first.dtype == torch.int64
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    straight = Sampler(100, 7, seed=3)
+    batches = [straight.batch(s) for s in range(40)]
+    fresh = Sampler(100, 7, seed=3)
+    for s in (39, 0, 17, 14, 13):  # in any order, across epochs
+        assert torch.equal(fresh.batch(s), batches[s])
+    assert not torch.equal(Sampler(100, 7, seed=4).batch(0), batches[0])
+
+
+def test_what_is_left_over_is_dropped_and_differs_between_epochs():
+    sampler = Sampler(10, 4, seed=0)
+    assert sampler.steps_per_epoch == 2
+    dropped = [set(range(10)) - set(epoch_of(sampler, e).tolist()) for e in range(6)]
+    assert all(len(d) == 2 for d in dropped)
+    assert len({frozenset(d) for d in dropped}) > 1
+
+
+def test_the_rest_can_be_kept():
+    sampler = Sampler(10, 4, seed=0, drop_last=False)
+    assert [len(sampler.batch(s)) for s in range(3)] == [4, 4, 2]
+    assert sorted(epoch_of(sampler).tolist()) == list(range(10))
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch():
+    sampler = Sampler(5, 64, seed=0)
+    assert sampler.steps_per_epoch == 1
+    assert sorted(sampler.batch(0).tolist()) == list(range(5))
+
+
+def test_processes_share_a_permutation():
+    shares = [Sampler(60, 5, seed=1, rank=r, world=4) for r in range(4)]
+    assert {s.steps_per_epoch for s in shares} == {3}
+    for step in range(3):
+        batches = [s.batch(step) for s in shares]
+        assert len(set(torch.cat(batches).tolist())) == 20
+    assert sorted(torch.cat([epoch_of(s) for s in shares]).tolist()) == list(range(60))
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 11])
+def test_processes_share_a_partial_batch_evenly(n):
+    batches = [Sampler(n, 8, seed=0, rank=r, world=4).batch(0) for r in range(4)]
+    assert {len(b) for b in batches} == {-(-n // 4)}
+    assert set(torch.cat(batches).tolist()) == set(range(n))
+
+
+def test_views_of_a_picture_lie_in_one_batch():
+    shares = [Sampler(24, 6, seed=0, rank=r, world=2, repeats=3) for r in range(2)]
+    assert shares[0].steps_per_epoch == 6
+    assert shares[0].batch_size == 6
+    seen = []
+    for step in range(6):
+        for share in shares:
+            pictures, views = share.batch(step).unique(return_counts=True)
+            assert len(pictures) == 2 and (views == 3).all()
+            seen += pictures.tolist()
+    assert sorted(seen) == list(range(24))
+
+
+def test_settings_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match=r"batch size 8 .* repeats 3"):
+        Sampler(10, 8, seed=0, repeats=3)
+    with pytest.raises(DataError, match="no pictures"):
+        Sampler(0, 8, seed=0)
+
+
+def test_rows_of_a_mapped_file_are_read_by_index(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    mapped = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
+    indices = Sampler(50, 16, seed=0).batch(1)
+    assert torch.equal(mapped[indices], torch.from_numpy(images[indices.numpy()]))

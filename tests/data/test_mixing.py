@@ -1,0 +1,111 @@
+"""Mixup and CutMix against their formulas, written out picture by picture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+from timm.data.mixup import mixup_target
+
+from feathervit.data.mixing import Mix, apply_mix, draw_mix, soft_targets
+
+B, S = 4000, 24
+
+
+def draw(n=B, mixup=0.0, cutmix=0.0, probability=1.0, switch=0.5, seed=0):
+    return draw_mix(n, S, mixup, cutmix, probability, switch, torch.Generator().manual_seed(seed))
+
+
+def is_cut(mix: Mix) -> torch.Tensor:
+    return (mix.boxes[:, 2:] > 0).all(1)
+
+
+def test_mixup_is_lambda_of_the_picture_and_the_rest_of_its_partner():
+    x = torch.randn(6, 3, S, S, generator=torch.Generator().manual_seed(0))
+    mix = draw(6, mixup=0.8)
+    y = apply_mix(x, mix)
+    for i in range(6):
+        lam = mix.share[i]
+        torch.testing.assert_close(y[i], lam * x[i] + (1 - lam) * x[5 - i])
+
+
+def test_cutmix_takes_the_box_from_the_partner_and_lambda_is_what_is_left():
+    x = torch.randn(40, 3, S, S, generator=torch.Generator().manual_seed(0))
+    mix = draw(40, cutmix=1.0)
+    y = apply_mix(x, mix)
+    assert is_cut(mix).sum() > 20
+    for i in range(40):
+        top, left, height, width = mix.boxes[i].tolist()
+        want = x[i].clone()
+        if height and width:
+            want[:, top : top + height, left : left + width] = x[39 - i][:, top : top + height, left : left + width]
+        assert torch.equal(y[i], want)
+        assert mix.share[i] == pytest.approx(1 - height * width / S**2)
+
+
+def test_boxes_are_those_of_the_papers_formula():
+    mix = draw(cutmix=1.0)
+    top, left, height, width = mix.boxes.T
+    assert (mix.boxes >= 0).all()
+    assert (top + height <= S).all() and (left + width <= S).all()
+    whole = (top > 0) & (left > 0) & (top + height < S) & (left + width < S)
+    assert torch.equal(height[whole], width[whole])  # sides sqrt(1 - lambda) of a square picture
+    # rand_bbox of the paper's code, with its own numbers
+    g = torch.Generator().manual_seed(9)
+    lam = torch.rand(B, generator=g)
+    cut = (S * (1 - lam).sqrt()).int()
+    area = 1
+    for _ in range(2):
+        centre = torch.randint(S, (B,), generator=g)
+        area = area * ((centre + cut // 2).clamp(0, S) - (centre - cut // 2).clamp(0, S))
+    assert stats.ks_2samp((height * width).numpy(), area.numpy()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_lambda_of_mixup_is_a_beta_variate_of_each_picture(alpha):
+    share = draw(mixup=alpha).share
+    assert stats.kstest(share.double().numpy(), stats.beta(alpha, alpha).cdf).pvalue > 1e-4
+    assert len(share.unique()) > B / 2
+
+
+def test_shares_of_mixed_pictures_and_of_both_kinds():
+    mix = draw(mixup=1.0, cutmix=1.0, probability=0.6, switch=0.25)
+    mixed = mix.share < 1
+    assert stats.binomtest(int(mixed.sum()), B, 0.6).pvalue > 1e-3  # a box of no area is rare: lambda near 1
+    n = int(mixed.sum())
+    assert abs(is_cut(mix).sum() / n - 0.25) < 0.03
+    assert not is_cut(draw(mixup=1.0)).any()
+    x = torch.randn(B, 1, S, S)
+    y = apply_mix(x, mix)
+    assert torch.equal(y[~mixed], x[~mixed])
+
+
+def test_mixing_reaches_no_other_picture_than_the_partner():
+    x = torch.randn(10, 1, S, S)
+    mix = draw(10, mixup=0.5, cutmix=1.0)
+    before = apply_mix(x, mix)
+    x[2] += 1
+    changed = (apply_mix(x, mix) != before).flatten(1).any(1)
+    assert set(changed.nonzero().flatten().tolist()) <= {2, 7}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_targets_are_timms_for_one_lambda_and_sum_to_one(smoothing):
+    labels = torch.tensor([3, 0, 4, 4, 1, 2])
+    got = soft_targets(labels, torch.full((6,), 0.3), 5, smoothing)
+    torch.testing.assert_close(got, mixup_target(labels, 5, 0.3, smoothing))
+    each = soft_targets(labels, torch.rand(6), 5, smoothing)
+    torch.testing.assert_close(each.sum(1), torch.ones(6))
+
+
+def test_smoothed_targets_give_torchs_smoothed_loss():
+    labels, logits = torch.tensor([1, 0, 2]), torch.randn(3, 4)
+    got = torch.nn.functional.cross_entropy(logits, soft_targets(labels, None, 4, 0.2))
+    want = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
+    torch.testing.assert_close(got, want)
+
+
+def test_draws_are_a_function_of_the_generator():
+    a, b, c = (draw(50, mixup=0.2, cutmix=1.0, seed=s) for s in (1, 1, 2))
+    assert torch.equal(a.share, b.share) and torch.equal(a.boxes, b.boxes)
+    assert not torch.equal(a.share, c.share)
