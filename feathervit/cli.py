@@ -123,15 +123,13 @@ def evaluate(args: Evaluate, _: dict) -> int:
         highlight=False,
     )
     if len(found.class_names) <= 30:
-        from rich.table import Table
-
-        table = Table("class", "recognised", "most often taken for", box=None)
+        table = _table("class", "recognised", "most often taken for")
         for i, name in enumerate(found.class_names):
             row = found.confusion[i]
             wrong = max((n, j) for j, n in enumerate(row) if j != i)
             share = found.per_class[name]
             mistaken = f"{found.class_names[wrong[1]]} ({wrong[0]} of {sum(row)})" if wrong[0] else ""
-            table.add_row(name, "no images" if share is None else f"{100 * share:.1f} %", mistaken)
+            _add_row(table, name, "no images" if share is None else f"{100 * share:.1f} %", mistaken)
         console.print(table)
     return 0
 
@@ -185,11 +183,11 @@ def predict(args: Predict, _: dict) -> int:
             for rank, (name, share) in enumerate(zip(p.classes, p.probabilities, strict=True), 1):
                 out.writerow([p.source, rank, name, f"{share:.6f}"])
     elif found:
-        from rich.table import Table
-
-        table = Table("file", *(f"{n}." for n in range(1, len(found[0].classes) + 1)), box=None)
+        table = _table("file", *(f"{n}." for n in range(1, len(found[0].classes) + 1)))
         for p in found:
-            table.add_row(p.source, *(f"{c} {100 * s:.1f} %" for c, s in zip(p.classes, p.probabilities, strict=True)))
+            _add_row(
+                table, p.source, *(f"{c} {100 * s:.1f} %" for c, s in zip(p.classes, p.probabilities, strict=True))
+            )
         _console(False).print(table)
     return 1 if failures else 0
 
@@ -389,6 +387,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
+    if sys.stdout.errors == "strict" and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid Unicode
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(_overview())
@@ -532,13 +532,21 @@ def _console(json_wanted: bool):
     """Where people read: standard output, or standard error when standard output is for a program."""
     from rich.console import Console
 
-    return Console(stderr=json_wanted)
+    stream = sys.stderr if json_wanted else sys.stdout
+    return Console(stderr=json_wanted, width=None if stream.isatty() else 4096)  # a program wants whole lines
 
 
 def _table(*columns: str):
     from rich.table import Table
 
     return Table(*columns, box=None)
+
+
+def _add_row(table: Any, *cells: str) -> None:
+    """A row of text as it is: names may hold square brackets, which rich would take for markup."""
+    from rich.markup import escape
+
+    table.add_row(*map(escape, cells))
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -182,7 +182,9 @@ class LossConfig:
 class RunConfig:
     """One run, whole. `None` in `img_size` and `patch_size` means the model's own; `arch` None, the registered one.
 
-    `start_from`: weights to begin with (`--from`), their head replaced by a new one.
+    `start_from`: weights to begin with (`--from`), their head replaced by a new one. `patience`: stop after so many
+    epochs without a better validation accuracy (0: never). `on_nonfinite`: what to do when the loss is no finite number:
+    stop the run, or skip the step and count it.
     """
 
     recipe: str = ""
@@ -195,6 +197,8 @@ class RunConfig:
     batch_size: int = 128
     lr: float = 1e-3
     seed: int = 0
+    patience: int = 0
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     arch: EncoderConfig | None = None

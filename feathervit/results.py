@@ -120,7 +120,7 @@ def write_json(path: str | Path, obj: Any) -> None:
     Raises RunFolderError, naming the folder and what it needs, where the file cannot be written.
     """
     text = json.dumps(_plain(obj), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(Path(path), text.encode())
+    write_bytes(Path(path), text.encode(errors="backslashreplace"))  # names of no valid Unicode: JSON's own escapes
 
 
 def _plain(obj: Any) -> Any:

@@ -229,5 +229,5 @@ def test_flags_of_train_are_frozen(run):
             "--lr",
             "--seed",
         ),
-        *("--device", "--precision"),
+        *("--device", "--precision", "--patience", "--on-nonfinite"),
     }

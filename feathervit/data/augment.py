@@ -124,7 +124,9 @@ class Augmenter:
         if drawn.hole is not None:
             hole = geometry.inside(drawn.hole, self.img_size, torch.uint8)
             y = y * (1 - hole) + _GREY * hole
-        x_BCSS.copy_(y).mul_(self._scale.to(y.device)).sub_(self._shift.to(y.device))
+        x_BCSS.copy_(y).mul_(self._scale.to(y.device, non_blocking=True)).sub_(
+            self._shift.to(y.device, non_blocking=True)
+        )
         if drawn.erasure is not None:
             x_BCSS.mul_(1 - geometry.inside(drawn.erasure, self.img_size, torch.float32))
 

@@ -75,7 +75,7 @@ def show(source: str, recipe_name: str | None, path: Path, per_class: int = 8, s
     """
     config = recipe(recipe_name) if recipe_name else recipe_for(source)
     if config.recipe == "folder":
-        config, _ = adapt(config, source, set())
+        config, _ = adapt(config, source, {})
     size = config.img_size or spec(config.model).img_size
     train = load_data(source, img_size=size, images=config.images, split=config.split).train
     augmented = None

@@ -26,40 +26,44 @@ def apply_draws(images_BCHW: Tensor, draws: Draws) -> Tensor:
         magnitude = magnitude[place]
         x = x.index_select(0, order.to(device, non_blocking=True))
         # Whatever the device needs to know of this slot goes there at once, in float32 as torchvision rounds it.
-        factor = 1 + magnitude
-        values = torch.stack((magnitude, factor, 1 - factor), 1).float().to(device, non_blocking=True)
+        values = torch.stack((magnitude, 1 + magnitude, 1 - (1 + magnitude)), 1).float().to(device, non_blocking=True)
         ends = [0, *torch.bincount(op, minlength=len(OPERATIONS)).cumsum(0).tolist()]
         part = {name: slice(*ends[i : i + 2]) for i, name in enumerate(OPERATIONS) if ends[i] < ends[i + 1]}
 
-        _look_up(x, {name: rows for name, rows in part.items() if name in _TABLES}, values)
+        tables = {name: rows for name, rows in part.items() if name in _TABLES}
+        if tables:
+            rows = _span(tables)
+            x[rows] = _look_up(x, tables, values, rows)
         if (rows := part.get("Color")) and x.shape[1] == 3:
             x[rows] = _blend(x[rows], _grey(x[rows]), values[rows])
         if (rows := part.get("Sharpness")) and x.shape[-1] > 2:
             x[rows] = _blend(x[rows], _blurred(x[rows]), values[rows])
-        rows = slice(ends[OPERATIONS.index("ShearX")], ends[-1])
-        if rows.start < rows.stop:
-            theta = _inverse_affine(op[rows], magnitude[rows], x.shape[-1])
+        affine = {name: rows for name, rows in part.items() if name in _AFFINE}
+        if affine:
+            rows = _span(affine)
+            theta = _inverse_affine(affine, magnitude, x.shape[-1])[rows]
             x[rows] = _affine(x[rows], theta.to(device, non_blocking=True))
     return x.index_select(0, place.argsort().to(device, non_blocking=True))
 
 
+def _span(part: dict[str, slice]) -> slice:
+    """The stretch of neighbouring parts. (Operations of a kind follow one another in OPERATIONS.)"""
+    return slice(min(r.start for r in part.values()), max(r.stop for r in part.values()))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# Operations on single values: a table float32 [n, C or 1, 256] for the pictures [n, C, H, W], whose `values` [n, 3] are
-# (magnitude m, factor 1 + m, its rest 1 - (1 + m))
+# Operations on single values: tables float32 [n, C or 1, 256] for the pictures [n, C, H, W], whose `values` [n, 3] are
+# (magnitude m, factor 1 + m, its rest 1 - (1 + m)). `ramp` is 0, 1, ... 255.
 
 
-def _ramp(x: Tensor) -> Tensor:
-    return torch.arange(256, device=x.device, dtype=torch.float32)
-
-
-def _autocontrast(x: Tensor, values: Tensor) -> Tensor:
+def _autocontrast(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
     low, high = x.amin((2, 3)).float()[..., None], x.amax((2, 3)).float()[..., None]
     flat = low == high
     scale = torch.where(flat, 1.0, 255 / (high - low))
-    return ((_ramp(x) - torch.where(flat, 0.0, low)) * scale).clamp_(0, 255)
+    return ((ramp - torch.where(flat, 0.0, low)) * scale).clamp_(0, 255)
 
 
-def _equalize(x: Tensor, values: Tensor) -> Tensor:
+def _equalize(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
     n, c, h, w = x.shape
     counts = torch.zeros(n, c, 256, device=x.device)
     counts.scatter_add_(2, x.reshape(n, c, h * w).long(), counts.new_ones(()).expand(n, c, h * w))
@@ -67,30 +71,29 @@ def _equalize(x: Tensor, values: Tensor) -> Tensor:
     step = ((h * w - highest) / 255).floor_()
     below = counts.cumsum(2).sub_(counts)  # whole numbers below 2^24, so float32 is exact
     table = ((below + (step / 2).floor_()) / step).floor_().clamp_(0, 255)
-    return torch.where(step == 0, _ramp(x), table)
+    return torch.where(step == 0, ramp, table)
 
 
-def _invert(x: Tensor, values: Tensor) -> Tensor:
-    return 255 - _ramp(x)
+def _invert(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
+    return 255 - ramp
 
 
-def _solarize(x: Tensor, values: Tensor) -> Tensor:
-    ramp = _ramp(x)
+def _solarize(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
     return torch.where(ramp >= values[:, :1, None], 255 - ramp, ramp)
 
 
-def _posterize(x: Tensor, values: Tensor) -> Tensor:
+def _posterize(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
     step = torch.bitwise_left_shift(1, 8 - values[:, :1, None].int())
-    return (_ramp(x).int() & -step).float()
+    return (ramp.int() & -step).float()
 
 
-def _contrast(x: Tensor, values: Tensor) -> Tensor:
+def _contrast(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
     mean = _grey(x).mean((2, 3))[..., None]
-    return (values[:, 1, None, None] * _ramp(x) + values[:, 2, None, None] * mean).clamp_(0, 255)
+    return (values[:, 1, None, None] * ramp + values[:, 2, None, None] * mean).clamp_(0, 255)
 
 
-def _brightness(x: Tensor, values: Tensor) -> Tensor:
-    return (values[:, 1, None, None] * _ramp(x)).clamp_(0, 255)
+def _brightness(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
+    return (values[:, 1, None, None] * ramp).clamp_(0, 255)
 
 
 _TABLES = {
@@ -104,18 +107,15 @@ _TABLES = {
 }
 
 
-def _look_up(x_BCHW: Tensor, part: dict[str, slice], values: Tensor) -> None:
-    """Applies, in place, the table operations drawn: `part` says which operation's pictures lie where."""
-    if not part:
-        return
-    # The operations with tables come one after another, so the pictures that drew one are one stretch.
-    rows = slice(min(r.start for r in part.values()), max(r.stop for r in part.values()))
+def _look_up(x_BCHW: Tensor, tables: dict[str, slice], values: Tensor, rows: slice) -> Tensor:
+    """The pictures in `rows` through their tables; `tables` says which operation's pictures lie where."""
     x = x_BCHW[rows]
     n, c, h, w = x.shape
-    table = torch.empty(n, c, 256, dtype=torch.uint8, device=x.device)
-    for name, r in part.items():
-        table[r.start - rows.start : r.stop - rows.start] = to_uint8(_TABLES[name](x_BCHW[r], values[r]))
-    x_BCHW[rows] = table.gather(2, x.view(n, c, h * w).long()).view(n, c, h, w)
+    ramp = torch.arange(256, device=x.device, dtype=torch.float32)
+    table = torch.empty(n, c, 256, device=x.device)
+    for name, r in tables.items():
+        table[r.start - rows.start : r.stop - rows.start] = _TABLES[name](ramp, x_BCHW[r], values[r])
+    return to_uint8(table).gather(2, x.reshape(n, c, h * w).long()).view(n, c, h, w)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -146,27 +146,35 @@ def _blurred(x: Tensor) -> Tensor:
     return out
 
 
-def _inverse_affine(op: Tensor, magnitude: Tensor, size: int) -> Tensor:
-    """From each output pixel to its source, (x, y, 1) counted from the centre in pixels: float32 [n, 3, 2] on the CPU.
+_AFFINE = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
-    Shears keep the upper left corner in its place, translations are by whole pixels, rotations counter-clockwise and
-    about the centre. Worked out in float64, as torchvision does.
+
+def _inverse_affine(affine: dict[str, slice], magnitude: Tensor, size: int) -> Tensor:
+    """From an output pixel (x, y), counted from the centre, to its source: float32 [B, 2, 3], on the CPU.
+
+    Shears leave the upper left corner in its place, translations are by whole pixels, rotations counter-clockwise about
+    the centre. Worked out in float64, as torchvision does.
     """
-    is_op = {name: op == OPERATIONS.index(name) for name in OPERATIONS[OPERATIONS.index("ShearX") :]}
-    angle = torch.where(is_op["Rotate"], magnitude, 0.0).deg2rad()
-    theta = torch.stack((angle.cos(), -angle.sin(), angle * 0, angle.sin(), angle.cos(), angle * 0), 1).view(-1, 2, 3)
-    for row, other, axis in ((0, 1, "X"), (1, 0, "Y")):
-        shear = torch.where(is_op[f"Shear{axis}"], magnitude, 0.0)
-        theta[:, row, other] += shear
-        theta[:, row, 2] += shear * (size / 2) - torch.where(is_op[f"Translate{axis}"], magnitude, 0.0).trunc()
-    return theta.float().mT.contiguous()
+    theta = torch.eye(2, 3, dtype=torch.float64).repeat(len(magnitude), 1, 1)
+    for name, rows in affine.items():
+        m, row = magnitude[rows], int(name.endswith("Y"))
+        if name == "Rotate":
+            theta[rows, 0, 0] = theta[rows, 1, 1] = m.deg2rad().cos()
+            theta[rows, 1, 0] = m.deg2rad().sin()
+            theta[rows, 0, 1] = -theta[rows, 1, 0]
+        elif name.startswith("Shear"):
+            theta[rows, row, 1 - row] = m
+            theta[rows, row, 2] = m * (size / 2)
+        else:
+            theta[rows, row, 2] = -m.trunc()
+    return theta.float()
 
 
-def _affine(x: Tensor, theta_n32: Tensor) -> Tensor:
+def _affine(x: Tensor, theta_n23: Tensor) -> Tensor:
     """Each picture sampled at the nearest pixel where `theta` points; zeros outside. uint8."""
     size = x.shape[-1]
     at = torch.arange(size, device=x.device) - (size - 1) / 2
     # Written out, since a batched product with 3 terms is slow; added up in this order, as such a product does.
-    tx, ty, t1 = (theta_n32 / (0.5 * size))[..., None, None].unbind(1)
+    tx, ty, t1 = (theta_n23 / (0.5 * size))[..., None, None].unbind(2)
     grid_n2SS = (tx * at + ty * at[:, None]).add_(t1)
     return to_uint8(grid_sample(x.float(), grid_n2SS.permute(0, 2, 3, 1), mode="nearest", align_corners=False))

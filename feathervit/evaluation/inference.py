@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ..config import RunConfig
-from ..data.picture import fit_square, normalise, resize, to_stored
+from ..data.picture import fit_square, normalise, open_picture, resize, to_stored
 from ..errors import ConfigError, DataError
 from ..training.checkpoint import Checkpoint, load_model, load_weights
 from ..training.setup import autocast
@@ -66,9 +66,9 @@ class Predictor:
     def predict(self, pictures: Any, top: int = 5) -> list[Prediction]:
         """The `top` classes of each picture.
 
-        `pictures`: a path or a list of paths; or images as an array or tensor, uint8: [H, W] or [N, H, W] for one
-        channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]. Raises DataError for a picture that cannot be
-        read, ConfigError for arrays of another shape or type.
+        `pictures`: a path or a list of paths; a PIL image; images as an array or tensor, uint8: [H, W] or [N, H, W] for
+        one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]; or a list of such, whose sizes may differ.
+        Raises DataError for a picture that cannot be read, ConfigError for arrays of another shape or type.
         """
         if isinstance(pictures, (str, Path)):
             pictures = [pictures]
@@ -76,9 +76,13 @@ class Predictor:
             sources = [str(p) for p in pictures]
             squares = [self.read(p) for p in pictures]
         else:
-            images = self._images(pictures)
-            sources = [f"images[{i}]" for i in range(len(images))]
-            squares = list(resize(fit_square(images, self.config.images.fit), self.config.img_size))
+            one_by_one = isinstance(pictures, (list, tuple))  # their sizes may differ
+            squares = [
+                square
+                for part in (pictures if one_by_one else [pictures])
+                for square in resize(fit_square(self._images(part), self.config.images.fit), self.config.img_size)
+            ]
+            sources = [f"images[{i}]" for i in range(len(squares))]
         if not squares:
             return []
         p_NK = probabilities(self.model, torch.stack(squares), self.config, self.device)
@@ -95,8 +99,12 @@ class Predictor:
         return to_stored(Path(path), self.config.img_size, self.in_chans, self.config.images.fit)
 
     def _images(self, pictures: Any) -> Tensor:
-        if isinstance(pictures, Sequence):
-            return torch.cat([self._images(p) for p in pictures]) if len(pictures) else torch.empty(0)
+        if isinstance(pictures, Image.Image):
+            if self.in_chans not in (1, 3):
+                raise ConfigError(
+                    f"the model takes {self.in_chans} channels; a PIL image has 1 or 3, give arrays instead"
+                )
+            return open_picture(pictures, self.in_chans)[None]
         x = torch.from_numpy(np.ascontiguousarray(pictures)) if not isinstance(pictures, Tensor) else pictures
         if x.dtype != torch.uint8:
             raise ConfigError(f"images must be uint8 (0-255), got {x.dtype}")

@@ -31,7 +31,7 @@ def evaluate(
     predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
     config = predictor.config
     source = data if data is not None else config.data
-    if split is None and str(source) == config.data and set(find(source).splits) == {"train"}:
+    if split is None and _same(source, config.data) and set(find(source).splits) == {"train"}:
         held_out = config.split.val_fraction > 0 or config.split.folds > 0
         split = "val" if held_out else None  # never the pictures it was trained on, if others were held out
     images = load_split(
@@ -63,6 +63,14 @@ def predict(
         except FeatherVitError as error:
             failures.append(" ".join(str(error).split()))
     return found, failures
+
+
+def _same(source: str | Path, trained_on: str) -> bool:
+    """Whether two names mean one data set, however a folder's path is written."""
+    if str(source) == trained_on:
+        return True
+    a, b = Path(source).expanduser(), Path(trained_on).expanduser()
+    return a.is_dir() and b.is_dir() and a.samefile(b)
 
 
 def _files(pictures: Sequence[str | Path]) -> list[Path]:

@@ -5,7 +5,7 @@ Command: feathervit train --recipe digits --out RUN
 
 from __future__ import annotations
 
-from ..config import Augmentation, OptimConfig, RunConfig
+from ..config import Augmentation, LossConfig, OptimConfig, RunConfig
 from .base import Recipe
 
 digits = Recipe(
@@ -14,12 +14,13 @@ digits = Recipe(
         model="mlit_nano",
         data="digits",
         img_size=16,
-        patch_size=2,
-        epochs=40,
+        patch_size=4,
+        epochs=150,
         batch_size=64,
-        lr=2e-3,
-        augment=Augmentation(crop="resized", crop_scale=(0.7, 1.0), policy="none"),
-        optim=OptimConfig(warmup_epochs=4, lr_batch=0),
+        lr=5e-3,
+        augment=Augmentation(crop="resized", crop_scale=(0.6, 1.0), crop_ratio=(0.8, 1.25), mixup=0.2),
+        optim=OptimConfig(name="muon", betas=(0.9, 0.95), warmup_epochs=5, lr_batch=0, ema=0.99),
+        loss=LossConfig(label_smoothing=0.1),
     ),
     source="ours",
     needs="nothing: the images come with scikit-learn",

@@ -5,6 +5,7 @@ Command: feathervit train --data FOLDER --out RUN
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..config import Augmentation, LossConfig, OptimConfig, RunConfig, with_fields
@@ -15,9 +16,11 @@ folder = Recipe(
         recipe="folder",
         model="mlit_xxs",
         batch_size=64,
-        lr=1e-3,
-        augment=Augmentation(flip="random", crop="resized", crop_scale=(0.5, 1.0), policy="trivial", mixup=0.2),
-        optim=OptimConfig(lr_batch=0),
+        lr=5e-3,
+        augment=Augmentation(
+            flip="random", crop="resized", crop_scale=(0.4, 1.0), policy="trivial", erasing=0.1, mixup=0.2
+        ),
+        optim=OptimConfig(name="muon", betas=(0.9, 0.95), lr_batch=0, ema=0.99),
         loss=LossConfig(label_smoothing=0.1),
     ),
     source="ours",
@@ -28,16 +31,17 @@ folder = Recipe(
 
 INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))  # image and patch size: 64 patches each
 SMALL_SET, LARGE_SET = 5_000, 50_000  # training pictures
-VIEWS = {"mlit_nano": 450_000, "mlit_xxs": 1_000_000, "mlit_s": 5_000_000}  # pictures shown in a run
+VIEWS = {"mlit_nano": 300_000, "mlit_xxs": 1_000_000, "mlit_s": 5_000_000}  # pictures shown in a run
 EPOCHS = (20, 400)
 IMBALANCE = 3.0  # largest class over smallest, from which class weights are offered
 SIDED = {"left", "right", "clockwise", "counterclockwise", "anticlockwise"}
 
 
-def adapt(config: RunConfig, source: Any, fixed: set[str]) -> tuple[RunConfig, list[str]]:
+def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[RunConfig, list[str]]:
     """The recipe fitted to the pictures of `source`, and the reason of each choice.
 
-    `fixed` names the fields that were asked for: they are left alone. Raises what looking at the source raises.
+    `fixed` holds the fields that were asked for, by dotted name: they are left alone, and the others chosen to go with
+    them. Raises what looking at the source raises.
     """
     from ..data.sources import summarise
 
@@ -54,15 +58,18 @@ def adapt(config: RunConfig, source: Any, fixed: set[str]) -> tuple[RunConfig, l
             chosen.update(free)
             reasons.append(f"{', '.join(f'{n} {v}' for n, v in free.items())}: {reason}")
 
-    if not {"img_size", "patch_size"} & fixed:
-        img_size, patch_size = max((i for i in INPUTS if i[0] <= max(side, INPUTS[0][0])), default=INPUTS[0])
-        choose(f"pictures of {side} px, and 64 patches are quick", img_size=img_size, patch_size=patch_size)
     model = "mlit_nano" if count < SMALL_SET else "mlit_xxs" if count < LARGE_SET else "mlit_s"
     choose(f"{count} training pictures", model=model)
-    views = VIEWS.get(chosen.get("model", ""), VIEWS["mlit_xxs"])
+    model = fixed.get("model", model)
+    img_size, patch_size = _sizes(side, fixed)
+    if "patch_size" in fixed or model.startswith("timm:"):  # few of timm's models take a patch size
+        choose(f"pictures of {side} px", img_size=img_size)
+    else:
+        choose(f"pictures of {side} px, and about 64 patches are quick", img_size=img_size, patch_size=patch_size)
+    views = VIEWS.get(model, VIEWS["mlit_xxs"])
     epochs = min(max(round(views / max(count, 1)), EPOCHS[0]), EPOCHS[1])
     choose(f"about {views:,} pictures shown, between {EPOCHS[0]} and {EPOCHS[1]} epochs", epochs=epochs)
-    epochs = chosen.get("epochs", 0) or config.epochs
+    epochs = fixed.get("epochs", epochs)
     choose("a twentieth of the epochs", optim__warmup_epochs=epochs / 20)
     if _sided(summary.class_names):
         choose("the class names are signs, whose left and right may mean something", augment__flip="none")
@@ -74,6 +81,17 @@ def adapt(config: RunConfig, source: Any, fixed: set[str]) -> tuple[RunConfig, l
             f"classes hold from {min(sizes)} to {max(sizes)} pictures: --loss.class-weights balanced weighs them alike"
         )
     return with_fields(config, **chosen), reasons
+
+
+def _sizes(side: int, fixed: Mapping[str, Any]) -> tuple[int, int]:
+    """Image and patch size for pictures of `side` pixels; the one that was not asked for fits the one that was."""
+    img_size, patch_size = max(i for i in INPUTS if i[0] <= max(side, INPUTS[0][0]))
+    if size := fixed.get("img_size"):
+        fits = [p for p in range(1, min(size // 4, 4096) + 1) if size % p == 0] or [1]
+        return size, min(fits, key=lambda p: abs(size / p - 8))
+    if (patch := fixed.get("patch_size") or 0) > 0:
+        return max(img_size // patch, 1) * patch, patch
+    return img_size, patch_size
 
 
 def _sided(class_names: tuple[str, ...]) -> bool:

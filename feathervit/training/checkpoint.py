@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..config import RunConfig, from_dict, to_dict
 from ..errors import CheckpointError, ConfigError, RunFolderError, UnknownNameError
 from ..files import write_bytes
-from .setup import resolve
+from .setup import check_channels, resolve
 
 FORMAT = 1
 MAX_BYTES = 2 << 30  # ours hold a few megabytes; a timm model may hold some hundreds
@@ -142,7 +142,8 @@ def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> 
     if config.arch and config.arch.depth > len(shapes):
         raise misfit
     try:
-        resolve(config)  # bounds of image and patch size
+        resolve(config)  # bounds of all numbers
+        check_channels(config, checkpoint.in_chans)
         with torch.device("meta"):  # nothing is allocated until the sizes are known to agree
             model = build()
         if {name: tensor.shape for name, tensor in model.state_dict().items()} != shapes:

@@ -19,11 +19,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..chance import Chance
-from ..config import RunConfig
+from ..config import RunConfig, from_dict
 from ..data import DataSplits, ImageSet
 from ..data.augment import Augmenter
 from ..data.loader import Sampler
-from ..errors import DivergedError
+from ..errors import CheckpointError, ConfigError, DivergedError
 from ..evaluation.inference import probabilities
 from ..evaluation.metrics import score
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_state, save_weights
@@ -51,6 +51,7 @@ class Progress:
     best_loss: float = math.inf
     seconds: float = 0.0
     images: int = 0
+    skipped: int = 0
 
 
 class Trainer:
@@ -114,15 +115,18 @@ class Trainer:
         self.saved_at = time.monotonic()
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up a state that `save` wrote."""
-        self.model.load_state_dict(_below("model.", tensors))
-        if self.ema:
-            self.kept.load_state_dict(_below("ema.", tensors))
-        restore_optimizer(self.optimizer, tensors)
-        self.sums = tensors["sums"].to(self.device)
-        self.progress = Progress(**meta["progress"])
-        if meta["scaler"]:
-            self.scaler.load_state_dict(meta["scaler"])
+        """Takes up a state that `save` wrote. Raises CheckpointError for one that is not of this run."""
+        try:
+            self.model.load_state_dict(_below("model.", tensors))
+            if self.ema:
+                self.kept.load_state_dict(_below("ema.", tensors))
+            restore_optimizer(self.optimizer, tensors)
+            self.sums.copy_(tensors["sums"])
+            self.progress = from_dict(Progress, meta["progress"], "progress")
+            if meta["scaler"]:
+                self.scaler.load_state_dict(meta["scaler"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ConfigError) as error:
+            raise CheckpointError(f"the training state in {self.folder} does not fit the run: {error}") from error
         self.metrics.truncate(self.progress.step // self.sampler.steps_per_epoch)
 
     def save_weights(self, name: str, epoch: int, figures: dict[str, Any]) -> None:
@@ -149,7 +153,7 @@ class Trainer:
         started, before = time.monotonic(), self.progress.seconds
         first = self.progress.images
         with Display(self.console, self.config.epochs, per_epoch) as display, _Interrupt(self):
-            while self.progress.step < total:
+            while self.progress.step < total and not self._out_of_patience():
                 step = self.progress.step
                 lr = learning_rate(step, per_epoch, self.config, self.peak_lr)
                 self.train_step(step, lr)
@@ -184,6 +188,9 @@ class Trainer:
         self.model.train()
         with autocast(self.device, self.dtype):
             loss, parts, logits = self.objective(x, targets)
+        if self.config.on_nonfinite == "skip" and not torch.isfinite(loss):
+            self.progress.skipped += 1
+            return
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -209,14 +216,20 @@ class Trainer:
             )
         self.progress.images += n
 
+    def _out_of_patience(self) -> bool:
+        epoch = self.progress.step // self.sampler.steps_per_epoch
+        return self.config.patience > 0 and epoch - self.progress.best_epoch >= self.config.patience
+
     def _mean_loss(self) -> float:
         return (self.sums[0] / self.sums[-1]).item()
 
     def _require_finite(self, step: int, lr: float) -> None:
-        if not math.isfinite(self._mean_loss()):
+        if not math.isfinite(self._mean_loss()) and self.config.on_nonfinite == "stop":
+            kept = (self.folder / "state.safetensors").exists()
             raise DivergedError(
-                f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}; the last good state is in "
-                f"{self.folder}. Lower --lr or set --optim.clip-grad 1"
+                f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}"
+                + (f"; the last good state is in {self.folder}" if kept else "")
+                + ". Lower --lr or set --optim.clip-grad 1"
             )
 
     def _end_epoch(self, epoch: int, lr: float) -> dict[str, Any]:
@@ -224,8 +237,9 @@ class Trainer:
         sums = dict(zip(SUMS, self.sums.tolist(), strict=True))
         self.sums.zero_()
         row: dict[str, Any] = {"epoch": epoch, "lr": lr}
-        row |= {f"train_{k}": sums[k] / sums["seen"] for k in ("loss", "cross_entropy", "balance")}
-        row["train_top1"] = sums["correct"] / sums["seen"]
+        seen = max(sums["seen"], 1)  # 0 when every step was skipped
+        row |= {f"train_{k}": sums[k] / seen for k in ("loss", "cross_entropy", "balance")}
+        row["train_top1"] = sums["correct"] / seen
         if self.data.val is not None:
             found = self.measure(self.data.val)
             row |= {"val_loss": found.nll, "val_top1": found.top1}

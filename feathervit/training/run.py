@@ -7,6 +7,7 @@ end, result.json. `train` is also the Python entrance, `feathervit.train`.
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from .. import __version__
 from ..chance import Chance
 from ..config import RunConfig, changed, to_dict
 from ..data import DataSplits, load_data
+from ..data.named import NAMED
 from ..errors import ConfigError, RunFolderError
 from ..files import write_bytes
 from ..models import create_model
@@ -28,7 +30,7 @@ from ..results import RunResult, commit, machine, read_config, write_json
 from .checkpoint import load_state, load_weights
 from .logging import decoding
 from .loop import Trainer
-from .setup import choose_device, choose_precision, resolve, set_fields
+from .setup import check_channels, choose_device, choose_precision, resolve, set_fields
 from .transfer import start_from
 
 if TYPE_CHECKING:
@@ -78,15 +80,21 @@ def train(
         raise ConfigError(f"max_minutes must be above 0, got {max_minutes}")
     out = Path(out)
     source = data if data is not None and not isinstance(data, (str, Path)) else None
-    name = "arrays" if source is not None else str(data or "")
+    name = "arrays" if source is not None else _whole(str(data or ""))
     if resume:
         config = _resumed(out, config, name, fields)
     else:
         config, reasons = _planned(config, source, name, fields)
         _claim(out, overwrite)
         for reason in reasons:
-            console.print(f"  {reason}", highlight=False)
+            console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
     return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command)
+
+
+def _whole(name: str) -> str:
+    """The name of a data set; of a folder the whole path, so that the run can be resumed and evaluated from anywhere."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if name and name not in NAMED and folder.is_dir() else name
 
 
 def _planned(config: RunConfig | str | None, source: Any, name: str, fields: dict) -> tuple[RunConfig, list[str]]:
@@ -97,7 +105,7 @@ def _planned(config: RunConfig | str | None, source: Any, name: str, fields: dic
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
     reasons: list[str] = []
     if config.recipe == "folder":
-        config, reasons = adapt(config, source if source is not None else config.data, set(fields))
+        config, reasons = adapt(config, source if source is not None else config.data, fields)
     return resolve(set_fields(config, fields)), reasons
 
 
@@ -143,6 +151,7 @@ def _run(
             skip_unreadable=skip_unreadable,
             progress=progress,
         )
+    check_channels(config, data.train.images.shape[1])
     model = create_model(
         config.model,
         img_size=config.img_size,
@@ -154,7 +163,7 @@ def _run(
     started = start_from(model, config.start_from) if config.start_from and not resume else []
     identity = {
         "config": to_dict(config),
-        "data": data.train.fingerprint(),
+        "data": "/".join(s.fingerprint() for s in (data.train, data.val, data.test) if s is not None),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
@@ -169,12 +178,13 @@ def _run(
         identity=identity,
         max_minutes=max_minutes,
     )
-    say: Callable[[str], None] = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    say: Callable[[str], None] = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     if resume:
         _restore(trainer, out, identity, say)
     else:
-        write_json(out / "splits.json", data.record)
-    write_json(out / "config.json", to_dict(config))
+        _empty(out)
+    write_json(out / "config.json", to_dict(config))  # first: from here on the run can be resumed
+    write_json(out / "splits.json", data.record)
     parameters = sum(p.numel() for p in model.parameters())
     for line in [*_banner(config, data, trainer, parameters, device_reason, dtype_reason), *started]:
         say(line)
@@ -182,8 +192,12 @@ def _run(
     finished = trainer.run()
     done, total = trainer.progress.step, config.epochs * trainer.sampler.steps_per_epoch
     trainer.save_weights("last", done // trainer.sampler.steps_per_epoch, {})
+    if trainer.progress.skipped:
+        say(f"{trainer.progress.skipped} steps were skipped, their loss being no finite number")
     if not finished:
-        say(f"stopped after step {done} of {total}; go on with: feathervit train --resume --out {out}")
+        say(
+            f"stopped after step {done} of {total}; go on with: feathervit train --resume --out {shlex.quote(str(out))}"
+        )
         return Outcome(out, False, trainer.interrupted, None)
     result = _conclude(trainer, data, parameters, command)
     write_json(out / "result.json", result)
@@ -219,7 +233,7 @@ def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str)
         recipe=config.recipe,
         data={
             "name": config.data,
-            "fingerprint": trainer.identity["data"],
+            "fingerprint": data.train.fingerprint(),
             "n_train": len(data.train),
             "n_val": len(data.val) if data.val is not None else 0,
             "n_test": len(data.test) if data.test is not None else 0,
@@ -270,22 +284,29 @@ def _summary(result: RunResult, out: Path) -> str:
 
 
 def _claim(out: Path, overwrite: bool) -> None:
-    """Makes the run folder. Only what a run writes is ever removed from it."""
+    """Makes the run folder and sees that it takes a file; leaves nothing in it, so that a mistake found later costs nothing."""
     try:
-        if out.exists() and any(out.iterdir()):
-            if not overwrite:
-                raise RunFolderError(
-                    f"{out} is not empty; go on with --resume, start anew with --overwrite, or name another"
-                )
-            for pattern in ("*.safetensors", "config.json", "splits.json", "result.json", "metrics.csv"):
-                for path in out.glob(pattern):
-                    path.unlink()
+        if out.exists() and any(out.iterdir()) and not overwrite:
+            raise RunFolderError(
+                f"{out} is not empty; go on with --resume, start anew with --overwrite, or name another"
+            )
         out.mkdir(parents=True, exist_ok=True)
-        write_bytes(out / "splits.json", b"{}")
+        write_bytes(out / ".writable", b"")
+        (out / ".writable").unlink()
     except OSError as error:
         raise RunFolderError(
             f"cannot use {out} as a run folder: {error.strerror or error}; it must be writable"
         ) from error
+
+
+def _empty(out: Path) -> None:
+    """Removes an earlier run. Only what a run writes is ever removed."""
+    try:
+        for pattern in ("*.safetensors", "config.json", "splits.json", "result.json", "metrics.csv"):
+            for path in out.glob(pattern):
+                path.unlink()
+    except OSError as error:
+        raise RunFolderError(f"cannot empty {out}: {error.strerror or error}; it must be writable") from error
 
 
 def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> None:

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..config import RunConfig, with_fields
+from ..config import RunConfig, from_dict, to_dict, with_fields
 from ..errors import ConfigError
 from ..zoo import spec
+
+# The least and the most a field may be. What the parts of a model check themselves is not here.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "lr": (0, math.inf),
+    "images.stored_size": (1, 4096),
+    "split.seed": (0, 2**32 - 1),
+    "optim.lr_batch": (0, math.inf),
+    "optim.weight_decay": (0, math.inf),
+    "optim.warmup_epochs": (0, math.inf),
+    "optim.min_lr": (0, math.inf),
+    "optim.clip_grad": (0, math.inf),
+    "optim.eps": (0, math.inf),
+    "optim.ema": (0, 1),
+    "loss.moe": (0, math.inf),
+    "arch.dim": (1, 16_384),
+    "arch.depth": (1, 1_000),
+    "arch.drop_rate": (0, 1),
+    "arch.drop_path_rate": (0, 1),
+    "arch.feedforward.dropout": (0, 1),
+    "arch.feedforward.importance_weight": (0, math.inf),
+    "arch.feedforward.load_weight": (0, math.inf),
+}
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
@@ -53,12 +77,26 @@ def resolve(config: RunConfig) -> RunConfig:
     for name, least in (("epochs", 1), ("batch_size", 1)):
         if getattr(config, name) < least:
             raise ConfigError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    if config.patience < 0:
+        raise ConfigError(f"patience must be at least 0 (0: never stop early), got {config.patience}")
     for name in ("img_size", "patch_size"):
         value = getattr(config, name)
         if value is not None and not 1 <= value <= 4096:
             raise ConfigError(f"{name} must be from 1 to 4096 pixels, got {value}")
     if not 0 <= config.loss.label_smoothing < 1:
         raise ConfigError(f"label smoothing must be in [0, 1), got {config.loss.label_smoothing}")
+    if not all(0 <= beta < 1 for beta in config.optim.betas):
+        raise ConfigError(f"optim.betas must be in [0, 1), got {config.optim.betas}")
+    for name, (least, most) in BOUNDS.items():
+        value = _field(config, name)
+        if value is not None and not least <= value <= most:  # so also for what is no number
+            between = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+            raise ConfigError(f"{name} must be {between}, got {value}")
+    if len(config.images.mean) != len(config.images.std) or not all(0 < s < math.inf for s in config.images.std):
+        raise ConfigError(
+            f"images.mean and images.std must hold one value, or one a channel, and std be above 0; got "
+            f"{config.images.mean} and {config.images.std}"
+        )
     if config.model.startswith("timm:"):
         if config.arch is not None:
             raise ConfigError(f"--arch has no effect on {config.model}: it describes our own models")
@@ -72,8 +110,25 @@ def resolve(config: RunConfig) -> RunConfig:
     )
 
 
+def check_channels(config: RunConfig, channels: int) -> None:
+    """Raises ConfigError where mean and std are given for another number of channels than the pictures have."""
+    if len(config.images.mean) not in (1, channels):
+        raise ConfigError(
+            f"images.mean and images.std hold {len(config.images.mean)} values but the pictures have {channels} channels; "
+            "give one value, or one a channel"
+        )
+
+
+def _field(config: Any, name: str) -> Any:
+    """A field by its dotted name; None where the part has no such field."""
+    for part in name.split("."):
+        config = getattr(config, part, None)
+    return config
+
+
 def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
-    """`with_fields`, where a field of `arch` may be set on a model that is named only."""
+    """`with_fields`, where a field of `arch` may be set on a model that is named only. Raises ConfigError also for types."""
+    fields = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in fields.items()}
     if any(name.startswith("arch.") for name in fields):
         model = fields.get("model", config.model)
         if model.startswith("timm:"):
@@ -82,4 +137,4 @@ def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
             config = replace(config, arch=spec(model).config)
     elif "model" in fields and fields["model"] != config.model and "arch" not in fields:
         config = replace(config, arch=None)  # another model brings its own
-    return with_fields(config, **fields)
+    return from_dict(RunConfig, to_dict(with_fields(config, **fields)))

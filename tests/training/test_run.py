@@ -248,6 +248,37 @@ def test_a_loss_that_is_no_number_stops_the_run(arrays, tmp_path, small):
         feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **{**small, "lr": 1e30, "arch.drop_rate": 0.0})
 
 
+def test_a_step_whose_loss_is_no_number_can_be_skipped(arrays, tmp_path, small, monkeypatch, capsys):
+    from feathervit.training.objectives import Classification
+
+    whole, calls = Classification.forward, []
+
+    def sometimes_nan(self, x, targets):
+        calls.append(1)
+        loss, parts, logits = whole(self, x, targets)
+        return loss * (float("nan") if len(calls) == 3 else 1.0), parts, logits
+
+    monkeypatch.setattr(Classification, "forward", sometimes_nan)
+    outcome = feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, on_nonfinite="skip", **small)
+    assert outcome.finished
+    assert "1 steps were skipped" in capsys.readouterr().err
+    assert all(torch.isfinite(t).all() for t in load_weights(tmp_path / "run").weights.values())
+    calls.clear()
+    with pytest.raises(DivergedError, match="by step 4 at learning rate"):
+        feathervit.train(data=arrays, out=tmp_path / "stopped", epochs=3, **small)
+
+
+def test_patience(arrays, tmp_path, small):
+    outcome = feathervit.train(
+        data=arrays, out=tmp_path / "run", epochs=50, patience=3, **{**small, "lr": 1e-12, "optim.warmup_epochs": 0.0}
+    )
+    result = outcome.result
+    assert outcome.finished
+    assert len(result.epochs) == result.best["epoch"] + 3 < 50
+    again = feathervit.train(data=arrays, out=tmp_path / "run", resume=True)
+    assert len(again.result.epochs) == len(result.epochs)
+
+
 def test_a_grey_folder_and_another_fit(tmp_path, small):
     for k, name in enumerate(("dark", "light")):
         for n in range(12):

@@ -1,0 +1,306 @@
+"""The whole augmentation: crops, flips, holes against torchvision's and literal forms; draws, order, memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from feathervit.benchmark.augment import pictures
+from feathervit.chance import Chance
+from feathervit.config import Augmentation
+from feathervit.data import geometry
+from feathervit.data.augment import Augmenter, first_flip
+from feathervit.data.operations import apply_draws
+from feathervit.data.picture import normalise
+from feathervit.data.policies import draw_policy
+from feathervit.errors import ConfigError
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+EVERYTHING = Augmentation(
+    flip="random", crop="resized", policy="rand", erasing=0.5, cutout=6, mixup=0.2, cutmix=1.0, mix_prob=0.7
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def augmenter(size: int = 24, **fields) -> Augmenter:
+    return Augmenter(Augmentation(**fields), size, 10, MEAN, STD)
+
+
+def apply(a: Augmenter, x: torch.Tensor, step: int = 0, epoch: int = 0) -> torch.Tensor:
+    labels = torch.arange(len(x)) % 10
+    return a(x, labels, torch.arange(len(x)), Chance(1, step), epoch)[0]
+
+
+def pixels(x: torch.Tensor) -> torch.Tensor:
+    """Back from normalised to grey levels."""
+    return ((x * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255).round().to(torch.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Crops
+
+
+@pytest.mark.parametrize(("stored", "size"), [(32, 32), (40, 24), (36, 32), (16, 32), (96, 24)])
+def test_a_crop_is_torchvisions_resized_crop(stored, size):
+    x = pictures(60, stored)
+    boxes = geometry.draw_crops(60, stored, (0.08, 1.0), (3 / 4, 4 / 3), generator())
+    flip = torch.arange(60) % 2 == 1
+    got = geometry.resample(x, boxes, flip, size)
+    for i, (top, left, height, width) in enumerate(boxes.tolist()):
+        want = v2.functional.resized_crop(x[i].float(), top, left, height, width, [size, size], antialias=True)
+        want = want.flip(-1) if flip[i] else want
+        # Rounded to a grey level, and float32 may fall to either side of a half.
+        assert (got[i] - want).abs().max() <= 0.5 + 1e-3
+        eight_bit = v2.functional.resized_crop(x[i], top, left, height, width, [size, size], antialias=True)
+        assert (got[i].int() - (eight_bit.flip(-1) if flip[i] else eight_bit).int()).abs().max() <= 1
+
+
+def test_a_box_of_the_whole_picture_at_its_size_changes_nothing():
+    x = pictures(4, 20)
+    assert torch.equal(geometry.resample(x, torch.tensor([[0, 0, 20, 20]]).expand(4, 4), None, 20), x)
+
+
+@pytest.mark.parametrize(
+    ("scale", "ratio"), [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.8, 1.0), (3 / 4, 4 / 3)), ((1.0, 1.0), (2.0, 3.0))]
+)
+def test_crop_boxes_are_drawn_as_torchvision_draws_them(scale, ratio):
+    n, size = 3000, 36
+    ours = geometry.draw_crops(n, size, scale, ratio, generator())
+    torch.manual_seed(0)
+    blank = torch.empty(3, size, size)
+    theirs = torch.tensor([v1.RandomResizedCrop.get_params(blank, scale, ratio) for _ in range(n)])
+    assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= size).all()
+    for column in range(4):
+        assert stats.ks_2samp(ours[:, column].numpy(), theirs[:, column].numpy()).pvalue > 1e-4
+    areas = [(b[:, 2] * b[:, 3]).numpy() for b in (ours, theirs)]
+    assert stats.ks_2samp(*areas).pvalue > 1e-4
+
+
+def test_pad_and_crop_is_torchvisions():
+    x = pictures(50, 24)
+    y = pixels(apply(augmenter(crop="pad", crop_padding=3), x))
+    offsets = set()
+    for picture, got in zip(x, y, strict=True):
+        padded = v1.functional.pad(picture, [3])
+        match = [
+            (i, j) for i in range(7) for j in range(7) if torch.equal(v1.functional.crop(padded, i, j, 24, 24), got)
+        ]
+        assert len(match) == 1
+        offsets.add(match[0])
+    assert len(offsets) > 20
+    assert {i for i, _ in offsets} == {j for _, j in offsets} == set(range(7))
+
+
+def test_larger_stored_pictures_are_resized_as_in_evaluation():
+    from feathervit.data.picture import resize
+
+    x = pictures(8, 40)
+    assert (pixels(apply(augmenter(), x)).int() - resize(x, 24).int()).abs().max() <= 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flips
+
+
+def test_random_flip_mirrors_half_of_the_pictures():
+    x = pictures(600, 24)
+    y = pixels(apply(augmenter(flip="random"), x))
+    mirrored = (y == x.flip(-1)).flatten(1).all(1)
+    assert ((y == x).flatten(1).all(1) ^ mirrored).all()
+    assert stats.binomtest(int(mirrored.sum()), 600).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("crop", ["none", "resized", "pad"])
+def test_alternating_flip_belongs_to_the_picture_and_turns_each_epoch(crop):
+    a = augmenter(flip="alternating", crop=crop, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), crop_padding=0)
+    x = pictures(40, 24)
+    indices = torch.randperm(1000, generator=generator())[:40]
+    chosen = first_flip(indices, 7)
+    assert 8 < chosen.sum() < 32
+    for epoch, step, rank in ((0, 0, 0), (1, 50, 1), (2, 99, 0), (7, 3, 3)):
+        order = torch.randperm(40, generator=generator(step))
+        y, _ = a(x[order], order % 10, indices[order], Chance(7, step, rank), epoch)
+        flip = (chosen ^ bool(epoch % 2))[order]
+        assert torch.equal(pixels(y), torch.where(flip[:, None, None, None], x[order].flip(-1), x[order]))
+
+
+def test_alternating_flip_is_a_fair_coin_of_seed_and_picture():
+    indices = torch.arange(20_000)
+    first, other = first_flip(indices, 0), first_flip(indices, 1)
+    assert stats.binomtest(int(first.sum()), 20_000).pvalue > 1e-4
+    assert stats.binomtest(int((first ^ other).sum()), 20_000).pvalue > 1e-4
+    assert stats.binomtest(int((first[1:] ^ first[:-1]).sum()), 19_999).pvalue > 1e-4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Holes
+
+
+def test_cutout_is_a_grey_square_round_a_pixel():
+    x = torch.full((500, 3, 24, 24), 10, dtype=torch.uint8)
+    y = pixels(apply(augmenter(cutout=8), x))
+    assert set(y.unique().tolist()) == {10, 128}
+    hole = y[:, 0] == 128
+    assert (y == torch.where(hole, 128, 10)[:, None]).all()
+    rows, columns = hole.any(2).sum(1), hole.any(1).sum(1)
+    assert torch.equal(hole.sum((1, 2)), rows * columns)  # a rectangle
+    assert rows.max() == 8 and rows.min() >= 4 and columns.max() == 8 and columns.min() >= 4
+    # each centre alike: the middle rows are covered 8 times in 24, the first 4 times
+    share = hole.any(2).float().mean(0)
+    assert share[8:16].mean() == pytest.approx(8 / 24, abs=0.05)
+    assert share[0] == pytest.approx(4 / 24, abs=0.07)
+
+
+def test_erased_boxes_are_drawn_as_torchvision_draws_them():
+    n, size, scale = 3000, 32, (0.02, 0.4)
+    ours = geometry.draw_erasures(n, size, 0.25, scale, generator())
+    erased = ours[(ours[:, 2:] > 0).all(1)]
+    assert stats.binomtest(len(erased), n, 0.25).pvalue > 1e-4
+    ours = geometry.draw_erasures(n, size, 1.0, scale, generator())
+    torch.manual_seed(0)
+    blank = torch.empty(3, size, size)
+    theirs = [v1.RandomErasing.get_params(blank, scale, (0.3, 3.3), [0.0])[:4] for _ in range(n)]
+    for column in range(4):
+        assert stats.ks_2samp(ours[:, column].numpy(), torch.tensor(theirs)[:, column].numpy()).pvalue > 1e-4
+
+
+def test_erased_pixels_are_the_mean_and_the_rest_is_untouched():
+    x = pictures(200, 24)
+    plain, y = apply(augmenter(), x), apply(augmenter(erasing=0.5), x)
+    hole = (y == 0).all(1)
+    assert torch.equal(y, torch.where(hole[:, None], 0.0, plain))
+    assert 70 < hole.flatten(1).any(1).sum() < 130
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The whole
+
+
+def test_without_augmentation_a_batch_is_normalised_as_in_evaluation():
+    x, labels = pictures(5, 24), torch.arange(5)
+    y, targets = augmenter()(x, labels, torch.arange(5), Chance(0), 0)
+    torch.testing.assert_close(y, normalise(x, MEAN, STD))
+    assert targets is labels
+
+
+def test_the_policy_works_on_the_cropped_picture():
+    x = pictures(300, 32)
+    a = augmenter(32, crop="resized", flip="random", policy="cifar10")
+    g = Chance(1, 0).generator("augment")
+    boxes = geometry.draw_crops(300, 32, a.augment.crop_scale, a.augment.crop_ratio, g)
+    flip = torch.rand(300, generator=g) < 0.5
+    want = apply_draws(geometry.resample(x, boxes, flip, 32), draw_policy("cifar10", 300, 32, g))
+    assert torch.equal(pixels(apply(a, x)), want)
+
+
+def test_targets_are_floats_with_mixing_or_smoothing():
+    x, labels = pictures(6, 24), torch.tensor([1, 2, 3, 4, 5, 6])
+    smooth = Augmenter(Augmentation(), 24, 10, MEAN, STD, label_smoothing=0.1)
+    _, targets = smooth(x, labels, labels, Chance(0), 0)
+    assert targets.shape == (6, 10) and targets[0, 1] == pytest.approx(0.91)
+    _, targets = Augmenter(EVERYTHING, 24, 10, MEAN, STD)(x, labels, labels, Chance(0), 0)
+    assert targets.shape == (6, 10)
+    torch.testing.assert_close(targets.sum(1), torch.ones(6))
+
+
+def test_one_step_gives_one_batch_and_its_pictures_differ():
+    x = pictures(1, 24).expand(64, -1, -1, -1)
+    a = Augmenter(EVERYTHING, 24, 10, MEAN, STD)
+    assert torch.equal(apply(a, x, step=3), apply(a, x, step=3))
+    assert not torch.equal(apply(a, x, step=3), apply(a, x, step=4))
+    assert len({y.numpy().tobytes() for y in apply(augmenter(crop="resized", flip="random", policy="cifar10"), x)}) > 60
+
+
+def test_torchs_own_chance_is_neither_used_nor_moved():
+    x, a = pictures(16, 24), Augmenter(EVERYTHING, 24, 10, MEAN, STD)
+    torch.manual_seed(0)
+    first, state = apply(a, x), torch.get_rng_state()
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert torch.equal(apply(a, x), first)
+
+
+def test_no_picture_leaks_into_another():
+    fields = {"flip": "random", "crop": "resized", "policy": "cifar10", "erasing": 0.5, "cutout": 6}
+    x = pictures(80, 24)
+    before = apply(augmenter(**fields), x)
+    x[13] = 255 - x[13]
+    changed = (apply(augmenter(**fields), x) != before).flatten(1).any(1)
+    assert changed.nonzero().flatten().tolist() == [13]
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    x, a = pictures(700, 32), Augmenter(EVERYTHING, 32, 10, MEAN, STD)
+    first = apply(a, x)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(apply(a, x), first)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_and_coloured_pictures(channels):
+    x = pictures(32, 24)[:, :channels]
+    y = Augmenter(EVERYTHING, 24, 10, (0.5,), (0.5,))(x, torch.zeros(32).long(), torch.arange(32), Chance(0), 0)[0]
+    assert y.shape == (32, channels, 24, 24) and y.dtype == torch.float32
+    assert -1 <= y.min() < y.max() <= 1
+
+
+def test_settings_that_cannot_work_are_refused():
+    for fields, name in (
+        ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
+        ({"crop_scale": (0.9, 0.5)}, "crop_scale"),
+        ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
+        ({"erasing": 1.5}, "erasing"),
+        ({"mixup": -1.0}, "mixup"),
+        ({"rand_magnitude": 31}, "rand_magnitude"),
+        ({"crop": "pad", "crop_padding": 24}, "crop_padding"),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            augmenter(**fields)
+    with pytest.raises(ConfigError, match="2"):
+        augmenter(policy="cifar10")(
+            torch.zeros(1, 2, 24, 24, dtype=torch.uint8), *[torch.zeros(1).long()] * 2, Chance(0), 0
+        )
+
+
+MEMORY = """
+import torch
+from feathervit.benchmark.augment import pictures
+from feathervit.chance import Chance
+from feathervit.config import Augmentation
+from feathervit.data.augment import Augmenter
+
+def megabytes(what):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what)) / 1e3
+
+config = Augmentation(flip="random", crop="resized", policy="imagenet", erasing=0.5, cutout=8, mixup=0.2, cutmix=1.0)
+augment = Augmenter(config, 36, 10, (0.5,), (0.5,))
+x, labels = pictures(1024, 36), torch.zeros(1024, dtype=torch.long)
+augment(x[:8], labels[:8], labels[:8], Chance(0), 0)
+with open("/proc/self/clear_refs", "w") as f:
+    f.write("5")  # the highest so far is forgotten
+before = megabytes("VmRSS")
+for step in range(4):
+    augment(x, labels, labels, Chance(0, step), 0)
+print(megabytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the highest memory of a stretch")
+def test_a_batch_of_1024_needs_less_than_300_megabytes():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert 16 < float(done.stdout) < 300, done.stdout  # the batch that comes out is 16 MB itself
