@@ -1,8 +1,8 @@
 """Measures: test accuracy of one training command over several seeds. Each run's result.json goes to results/NAME/.
 
-    python benchmarks/seeds.py digits 3 --recipe digits --threads 2
+    python benchmarks/seeds.py digits 0,1,2 --recipe digits --threads 1
 
-Everything behind the number of seeds goes to `feathervit train`. Prints mean, range and minutes.
+Everything behind the seeds goes to `feathervit train`. Prints mean, range and minutes of all seeds that are there.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from feathervit.results import read_result
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(name: str, seeds: int, flags: list[str]) -> None:
+def run(name: str, seeds: list[int], flags: list[str]) -> None:
     folder = ROOT / "results" / name
     folder.mkdir(parents=True, exist_ok=True)
-    results = []
-    for seed in range(seeds):
+    for seed in seeds:
         with tempfile.TemporaryDirectory() as out:
             if status := main(["train", *flags, "--seed", str(seed), "--out", out]):
                 raise SystemExit(status)
@@ -32,14 +31,14 @@ def run(name: str, seeds: int, flags: list[str]) -> None:
         for private in (out, result.data["name"]) if "/" in result.data["name"] else (out,):
             text = text.replace(private, Path(private).name)  # no path of the machine it ran on
         write_bytes(folder / f"seed-{seed}.json", text.encode())
-        results.append(result)
+    results = [read_result(path) for path in sorted(folder.glob("seed-*.json"))]
     top1 = [r.test["top1"] for r in results]
     print(
-        f"{name}: top-1 {100 * statistics.mean(top1):.2f} % (from {100 * min(top1):.2f} to {100 * max(top1):.2f}, {seeds} "
+        f"{name}: top-1 {100 * statistics.mean(top1):.2f} % (from {100 * min(top1):.2f} to {100 * max(top1):.2f}, {len(results)} "
         f"seeds, n {results[0].test['n']}); {statistics.mean(r.minutes for r in results):.1f} minutes each, "
         f"{results[0].threads} threads"
     )
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    run(sys.argv[1], [int(seed) for seed in sys.argv[2].split(",")], sys.argv[3:])

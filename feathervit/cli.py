@@ -359,7 +359,7 @@ def demo(args: Demo, _: dict) -> int:
     found = run(Path(args.out), args.seed, _console(args.json))
     if args.json:
         _print_json(found)
-    return 0
+    return 0 if found["finished"] else 130  # it has no other way to end early than Ctrl-C
 
 
 SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short words for fields of a recipe
@@ -384,6 +384,8 @@ VERBS: dict[str, Verb] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb and returns the exit status: 0, 1 (a check failed), 2 (a mistake to mend), 130 (interrupted)."""
+    # Threads that wait by spinning make a shared machine several times slower (see docs/choices.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]

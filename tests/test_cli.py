@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 
 import pytest
 
@@ -231,3 +232,50 @@ def test_flags_of_train_are_frozen(run):
         ),
         *("--device", "--precision", "--patience", "--on-nonfinite"),
     }
+
+
+def test_names_with_brackets_and_of_no_valid_unicode(folder, tmp_path, run, monkeypatch):
+    root = (folder / "train").rename(tmp_path / "pets [old]")
+    (root / "flat").rename(root / "red [bold] fox")
+    name = b"\xff.png" if os.name == "posix" else "ü.png".encode()
+    (root / "tall" / "0.png").rename(root / "tall" / os.fsdecode(name))
+    out = tmp_path / "run"
+    status, said, _ = run("train", "--data", root, "--out", out, "--epochs", 1, *SMALL)
+    assert status == 0
+    assert "pets [old]" in said
+    splits = json.loads((out / "splits.json").read_text(encoding="utf-8"))["splits"]
+    sources = [source for split in splits.values() for source in split["sources"]]
+    assert f"tall/{os.fsdecode(name)}" in sources
+    assert "red [bold] fox" in run("evaluate", out)[1]
+    status, said, _ = run("predict", out, root / "red [bold] fox")
+    lines = said.splitlines()
+    assert len(lines) == 25
+    assert all("pets [old]/red [bold] fox/" in line for line in lines[1:])  # whole, as a program wants it
+    strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr("sys.stdout", strict)
+    assert main(["predict", str(out), str(root / "tall"), "--csv"]) == 0
+
+
+def test_a_mistake_found_late_costs_nothing(folder, tmp_path, run):
+    out = tmp_path / "run"
+    train = ["train", "--data", folder, "--out", out, "--epochs", 1, *SMALL]
+    (folder / "train" / "flat" / "0.png").write_bytes(b"no picture")
+    assert run(*train)[0] == 2
+    assert run(*train, "--skip-unreadable")[0] == 0  # the folder is still free
+    before = (out / "best.safetensors").read_bytes()
+    assert run(*train, "--overwrite")[0] == 2
+    assert (out / "best.safetensors").read_bytes() == before
+
+
+def test_the_same_folder_written_otherwise_is_not_evaluated_on_its_training_pictures(
+    folder, tmp_path, run, monkeypatch
+):
+    monkeypatch.chdir(folder)
+    assert run("train", "--data", "train", "--out", tmp_path / "run", "--epochs", 1, *SMALL)[0] == 0
+    for place, names in ((folder, ["train/", "../set/train", folder / "train"]), (tmp_path, ["set/train"])):
+        monkeypatch.chdir(place)
+        for data in ([], *(["--data", name] for name in names)):
+            found = json.loads(run("evaluate", tmp_path / "run", *data, "--json")[1])
+            assert (found["split"], found["n"]) == ("val", 7)
+    monkeypatch.chdir(folder)
+    assert run("train", "--resume", "--out", tmp_path / "run", "--data", "train")[0] == 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import statistics
 from pathlib import Path
 
 import pytest
 
 from feathervit.cli import VERBS
+from feathervit.results import read_result
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,3 +40,19 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_figures_come_from_results():
+    """A table row of README or docs that names results/NAME holds the means of the result files in there."""
+    rows = [
+        line for page in PAGES for line in page.read_text().splitlines() if line.startswith("|") and "results/" in line
+    ]
+    assert rows
+    for row in rows:
+        (name,) = re.findall(r"results/([\w-]+)`?\)? *\|", row)
+        found = [read_result(path) for path in sorted((ROOT / "results" / name).glob("seed-*.json"))]
+        top1 = [100 * r.test["top1"] for r in found]
+        assert f"{statistics.mean(top1):.1f} % ({min(top1):.1f} to {max(top1):.1f}, {len(found)} seeds)" in row
+        assert f"| {statistics.mean(r.minutes for r in found):.1f} |" in row
+        assert f"| {found[0].model} |" in row
+        assert len({r.seed for r in found}) == len(found) >= 3

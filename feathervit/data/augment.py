@@ -48,8 +48,8 @@ class Augmenter:
         self.augment, self.img_size, self.num_classes = augment, img_size, num_classes
         self.label_smoothing = label_smoothing
         # (x / 255 - mean) / std as one product and one difference
-        self._scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
-        self._shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
+        self._scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
+        self._shift = (torch.tensor(mean) / torch.tensor(std)).view(-1, 1, 1)
 
     def __call__(
         self, images_BCRR: Tensor, labels_B: Tensor, indices_B: Tensor, chance: Chance, epoch: int

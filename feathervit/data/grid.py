@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..chance import Chance
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..files import write_bytes
 from ..recipes import recipe, recipe_for
 from ..recipes.folder import adapt
@@ -36,8 +36,10 @@ def sample_grid(
     """Writes a PNG of up to `per_class` samples of every class, drawn by `seed`, and returns its path.
 
     augmented: takes the chosen pictures, uint8 [B, C, R, R], and returns uint8 [B, C, S, S], drawn below the originals.
-    Raises DataError for an empty set, RunFolderError where the file cannot be written.
+    Raises DataError for an empty set, ConfigError for no samples, RunFolderError where the file cannot be written.
     """
+    if per_class < 1:
+        raise ConfigError(f"per_class must be at least 1, got {per_class}")
     if not len(images):
         raise DataError(f"{images.name} has no pictures to show")
     chosen = _choose(images, per_class, seed)

@@ -48,11 +48,11 @@ class ImageSet:
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change with the sources, labels, classes, image shape or pixels.
 
-        Pixels are read whole up to 64 MB, and a spread sample of pictures above.
+        Pixels are read whole up to 8 GB (half a GB a second or so), and a spread sample of pictures above.
         """
         digest = text_digest([*self.class_names, "", *self.sources, str(tuple(self.images.shape))])
         digest.update(self.labels.numpy().tobytes())
-        digest.update(pixel_digest(self.images.numpy()).encode())
+        digest.update(pixel_digest(self.images.numpy(), 8_000_000_000).encode())
         return digest.hexdigest()
 
 
@@ -173,11 +173,11 @@ def text_digest(lines: Iterable[str]) -> hashlib.blake2b:
     return digest
 
 
-def pixel_digest(images: np.ndarray) -> str:
-    """Hash of uint8 [N, ...]: of every picture up to 64 MB, of 1,024 spread evenly above."""
+def pixel_digest(images: np.ndarray, whole: int = 64_000_000) -> str:
+    """Hash of uint8 [N, ...]: of every picture up to `whole` bytes, of 1,024 spread evenly above."""
     digest = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
     rows = range(len(images))
-    if images.nbytes > 64_000_000:
+    if images.nbytes > whole:
         rows = np.unique(np.linspace(0, len(images) - 1, 1024).astype(int))
     for i in rows:
         digest.update(np.ascontiguousarray(images[i]))

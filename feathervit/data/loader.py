@@ -65,6 +65,5 @@ class Sampler:
         left = self.n - start
         share = min(self.pictures, -(-left // self.world))
         mine = torch.arange(share) + self.rank * share
-        # Only a partial batch that does not divide reaches past its end: there it begins again.
-        mine = start + mine % min(left, self.pictures * self.world)
-        return self.permutation(epoch)[mine].repeat_interleave(self.repeats)
+        # Only the shares of a partial batch that does not divide reach past its end: there it begins again.
+        return self.permutation(epoch)[start + mine % left].repeat_interleave(self.repeats)

@@ -70,7 +70,7 @@ def _equalize(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
     highest = counts.gather(2, x.amax((2, 3))[..., None].long())
     step = ((h * w - highest) / 255).floor_()
     below = counts.cumsum(2).sub_(counts)  # whole numbers below 2^24, so float32 is exact
-    table = ((below + (step / 2).floor_()) / step).floor_().clamp_(0, 255)
+    table = ((below + step / 2) / step).floor_().clamp_(0, 255)
     return torch.where(step == 0, ramp, table)
 
 

@@ -105,7 +105,7 @@ class Predictor:
                     f"the model takes {self.in_chans} channels; a PIL image has 1 or 3, give arrays instead"
                 )
             return open_picture(pictures, self.in_chans)[None]
-        x = torch.from_numpy(np.ascontiguousarray(pictures)) if not isinstance(pictures, Tensor) else pictures
+        x = torch.from_numpy(np.require(pictures, requirements="CW")) if not isinstance(pictures, Tensor) else pictures
         if x.dtype != torch.uint8:
             raise ConfigError(f"images must be uint8 (0-255), got {x.dtype}")
         c, shape = self.in_chans, list(x.shape)

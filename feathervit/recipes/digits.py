@@ -15,7 +15,7 @@ digits = Recipe(
         data="digits",
         img_size=16,
         patch_size=4,
-        epochs=150,
+        epochs=100,
         batch_size=64,
         lr=5e-3,
         augment=Augmentation(crop="resized", crop_scale=(0.6, 1.0), crop_ratio=(0.8, 1.25), mixup=0.2),

@@ -31,7 +31,7 @@ folder = Recipe(
 
 INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))  # image and patch size: 64 patches each
 SMALL_SET, LARGE_SET = 5_000, 50_000  # training pictures
-VIEWS = {"mlit_nano": 300_000, "mlit_xxs": 1_000_000, "mlit_s": 5_000_000}  # pictures shown in a run
+VIEWS = {"mlit_nano": 240_000, "mlit_xxs": 1_000_000, "mlit_s": 5_000_000}  # pictures shown in a run
 EPOCHS = (20, 400)
 IMBALANCE = 3.0  # largest class over smallest, from which class weights are offered
 SIDED = {"left", "right", "clockwise", "counterclockwise", "anticlockwise"}

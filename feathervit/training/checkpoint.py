@@ -185,9 +185,9 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
         try:
             tensors, meta = _read(path)
         except CheckpointError as error:
-            words.append(f"{error}; the one before it is used")
+            words.append(str(error))
             continue
-        return tensors, meta, words
+        return tensors, meta, [f"{word}; the one before it is used" for word in words]
     raise CheckpointError(
         "; ".join(words) or f"no training state in {folder}: nothing to resume, train without --resume"
     )

@@ -30,7 +30,7 @@ from ..results import RunResult, commit, machine, read_config, write_json
 from .checkpoint import load_state, load_weights
 from .logging import decoding
 from .loop import Trainer
-from .setup import check_channels, choose_device, choose_precision, resolve, set_fields
+from .setup import check_channels, check_effect, choose_device, choose_precision, resolve, set_fields
 from .transfer import start_from
 
 if TYPE_CHECKING:
@@ -104,9 +104,12 @@ def _planned(config: RunConfig | str | None, source: Any, name: str, fields: dic
     if not config.data:
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
     reasons: list[str] = []
+    set_fields(config, fields)  # names and types, before anything is chosen to go with them
     if config.recipe == "folder":
         config, reasons = adapt(config, source if source is not None else config.data, fields)
-    return resolve(set_fields(config, fields)), reasons
+    config = resolve(set_fields(config, fields))
+    check_effect(config, fields)
+    return config, reasons
 
 
 def _resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:
@@ -152,14 +155,19 @@ def _run(
             progress=progress,
         )
     check_channels(config, data.train.images.shape[1])
-    model = create_model(
-        config.model,
-        img_size=config.img_size,
-        patch_size=config.patch_size,
-        in_chans=data.train.images.shape[1],
-        num_classes=len(data.train.class_names),
-        **({"config": config.arch} if config.arch else {}),
-    )
+    if config.patience and data.val is None:
+        raise ConfigError("patience has no effect here: there are no validation pictures to look at; leave it out")
+    try:
+        model = create_model(
+            config.model,
+            img_size=config.img_size,
+            patch_size=config.patch_size,
+            in_chans=data.train.images.shape[1],
+            num_classes=len(data.train.class_names),
+            **({"config": config.arch} if config.arch else {}),
+        )
+    except (RuntimeError, MemoryError) as error:  # torch's word for no memory
+        raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
     started = start_from(model, config.start_from) if config.start_from and not resume else []
     identity = {
         "config": to_dict(config),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -117,6 +118,32 @@ def check_channels(config: RunConfig, channels: int) -> None:
             f"images.mean and images.std hold {len(config.images.mean)} values but the pictures have {channels} channels; "
             "give one value, or one a channel"
         )
+
+
+def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
+    """Raises ConfigError for a field that was asked for and changes nothing in this configuration."""
+    augment, optim = config.augment, config.optim
+    moe = _field(config, "arch.feedforward.experts") is not None
+    needs = {
+        "augment.rand_ops": (augment.policy == "rand", "augment.policy rand"),
+        "augment.rand_magnitude": (augment.policy == "rand", "augment.policy rand"),
+        "augment.crop_scale": (augment.crop == "resized", "augment.crop resized"),
+        "augment.crop_ratio": (augment.crop == "resized", "augment.crop resized"),
+        "augment.crop_padding": (augment.crop == "pad", "augment.crop pad"),
+        "augment.erasing_scale": (augment.erasing > 0, "augment.erasing above 0"),
+        "augment.mix_prob": (augment.mixup > 0 or augment.cutmix > 0, "augment.mixup or augment.cutmix above 0"),
+        "augment.switch_prob": (
+            augment.mixup > 0 and augment.cutmix > 0,
+            "both augment.mixup and augment.cutmix above 0",
+        ),
+        "optim.eps": (optim.name == "adamw", "optim.name adamw"),
+        "loss.moe": (moe, "a model with experts"),
+        "split.fold": (config.split.folds > 0, "split.folds"),
+    }
+    for name in fields:
+        holds, what = needs.get(name, (True, ""))
+        if not holds:
+            raise ConfigError(f"{name} has no effect here: it needs {what}; leave it out")
 
 
 def _field(config: Any, name: str) -> Any:

@@ -161,17 +161,23 @@ def test_cutout_is_a_grey_square_round_a_pixel():
     assert share[0] == pytest.approx(4 / 24, abs=0.07)
 
 
-def test_erased_boxes_are_drawn_as_torchvision_draws_them():
-    n, size, scale = 3000, 32, (0.02, 0.4)
-    ours = geometry.draw_erasures(n, size, 0.25, scale, generator())
-    erased = ours[(ours[:, 2:] > 0).all(1)]
-    assert stats.binomtest(len(erased), n, 0.25).pvalue > 1e-4
+@pytest.mark.parametrize("scale", [(0.02, 0.4), (0.7, 1.0)])
+def test_erased_boxes_are_drawn_as_torchvision_draws_them(scale):
+    n, size = 3000, 16
     ours = geometry.draw_erasures(n, size, 1.0, scale, generator())
     torch.manual_seed(0)
     blank = torch.empty(3, size, size)
-    theirs = [v1.RandomErasing.get_params(blank, scale, (0.3, 3.3), [0.0])[:4] for _ in range(n)]
+    theirs = torch.tensor([v1.RandomErasing.get_params(blank, scale, (0.3, 3.3), [0.0])[:4] for _ in range(n)])
+    theirs[(theirs[:, 2:] == size).all(1)] = 0  # its way to say that none of ten draws fitted: nothing is erased
+    ours[(ours[:, 2:] == 0).all(1)] = 0
+    assert (ours[:, 2:] < size).all()
     for column in range(4):
-        assert stats.ks_2samp(ours[:, column].numpy(), torch.tensor(theirs)[:, column].numpy()).pvalue > 1e-4
+        assert stats.ks_2samp(ours[:, column].numpy(), theirs[:, column].numpy()).pvalue > 1e-4
+
+
+def test_a_share_of_the_pictures_is_erased():
+    boxes = geometry.draw_erasures(3000, 32, 0.25, (0.02, 0.4), generator())
+    assert stats.binomtest(int((boxes[:, 2:] > 0).all(1).sum()), 3000, 0.25).pvalue > 1e-4
 
 
 def test_erased_pixels_are_the_mean_and_the_rest_is_untouched():
@@ -275,6 +281,23 @@ def test_settings_that_cannot_work_are_refused():
         augmenter(policy="cifar10")(
             torch.zeros(1, 2, 24, 24, dtype=torch.uint8), *[torch.zeros(1).long()] * 2, Chance(0), 0
         )
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_pictures_and_never_waits_for_the_host():
+    x, labels = pictures(300, 36), torch.arange(300) % 10
+    a = Augmenter(EVERYTHING, 32, 10, MEAN, STD)
+    want, want_targets = a(x, labels, labels, Chance(0), 0)
+    on_gpu = x.cuda(), labels.cuda()
+    a(*on_gpu, labels, Chance(0), 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got, targets = a(*on_gpu, labels, Chance(0), 0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(targets.cpu(), want_targets)
+    # A crop's value on the edge between two grey levels may fall to the other one, and the policy amplify it.
+    assert ((got.cpu() - want).abs() > 0.05).float().mean() < 0.02
 
 
 MEMORY = """

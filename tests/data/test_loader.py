@@ -70,6 +70,15 @@ def test_processes_share_a_partial_batch_evenly(n):
     assert set(torch.cat(batches).tolist()) == set(range(n))
 
 
+def test_processes_share_a_kept_rest_evenly():
+    shares = [Sampler(11, 2, seed=0, rank=r, world=4, drop_last=False) for r in range(4)]
+    assert {s.steps_per_epoch for s in shares} == {2}
+    last = [s.batch(1) for s in shares]
+    assert {len(b) for b in last} == {1}
+    assert sorted(torch.cat([*last[:3], *(s.batch(0) for s in shares)]).tolist()) == list(range(11))
+    assert torch.equal(last[3], last[0])  # three pictures for four processes
+
+
 def test_views_of_a_picture_lie_in_one_batch():
     shares = [Sampler(24, 6, seed=0, rank=r, world=2, repeats=3) for r in range(2)]
     assert shares[0].steps_per_epoch == 6

@@ -592,6 +592,14 @@ def test_subset_and_fingerprint():
     assert len({print_, *(other.fingerprint() for other in changes)}) == 6
 
 
+def test_fingerprint_sees_one_pixel_of_a_large_set():
+    images = torch.zeros(6000, 3, 64, 64, dtype=torch.uint8)  # 74 MB
+    large = ImageSet(images, torch.zeros(6000, dtype=torch.int64), ("a", "b"), ["s"] * 6000, "set")
+    before = large.fingerprint()
+    images[77, 1, 2, 3] = 1
+    assert large.fingerprint() != before
+
+
 def test_summarise_reads_headers_only(folder):
     for path in (folder / "train" / "flat").iterdir():
         path.write_bytes(path.read_bytes()[:60])  # a whole header, no pixels

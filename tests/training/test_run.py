@@ -17,11 +17,11 @@ from PIL import Image
 
 import feathervit
 from feathervit.data import load_data
-from feathervit.errors import ConfigError, DataError, DivergedError, FeatherVitError, RunFolderError
+from feathervit.errors import CheckpointError, ConfigError, DataError, DivergedError, FeatherVitError, RunFolderError
 from feathervit.evaluation.run import evaluate
 from feathervit.results import read_result
 from feathervit.training import loop
-from feathervit.training.checkpoint import load_weights
+from feathervit.training.checkpoint import load_state, load_weights, save_state
 
 
 def same_weights(a, b) -> bool:
@@ -205,6 +205,65 @@ def test_resume_refuses_other_data_and_settings(arrays, tmp_path, small):
     assert len(outcome.result.epochs) == 4
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_resume_refuses_other_pictures_in_any_split(arrays, tmp_path, small, split):
+    images, labels = arrays
+    data = {
+        "train": (images[:60], labels[:60]),
+        "val": (images[60:80], labels[60:80]),
+        "test": (images[80:], labels[80:]),
+    }
+    feathervit.train(data=data, out=tmp_path / "run", max_minutes=1e-6, epochs=3, **small)
+    other = {**data, split: (255 - data[split][0], data[split][1])}
+    with pytest.raises(RunFolderError, match="data has changed"):
+        feathervit.train(data=other, out=tmp_path / "run", resume=True)
+    assert feathervit.train(data=data, out=tmp_path / "run", resume=True).finished
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tensors, meta: meta.pop("progress"),
+        lambda tensors, meta: meta["progress"].update(step="many"),
+        lambda tensors, meta: meta["progress"].update(surprise=1),
+        lambda tensors, meta: tensors.pop("sums"),
+        lambda tensors, meta: tensors.update({"model.head.weight": torch.zeros(1)}),
+        lambda tensors, meta: tensors.update({"optimizer.x.y": torch.zeros(1)}),
+    ],
+)
+def test_a_state_of_another_run_is_refused(arrays, tmp_path, small, spoil):
+    out = tmp_path / "run"
+    feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=3, **small)
+    tensors, meta, _ = load_state(out)
+    spoil(tensors, meta)
+    save_state(out, tensors, {k: v for k, v in meta.items() if k != "format"})
+    with pytest.raises(CheckpointError, match="does not fit the run"):
+        feathervit.train(data=arrays, out=out, resume=True)
+
+
+def test_predicts_what_people_have_in_their_hands(folder, arrays, tmp_path, small):
+    """Paths, PIL images (upright by EXIF), arrays of one size or of several: the same guesses."""
+    feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
+    predictor = feathervit.load(tmp_path / "run")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph = Image.fromarray(np.concatenate([arrays[0][0], arrays[0][1] // 2]))
+    photograph.save(tmp_path / "turned.png", exif=exif)
+    upright = photograph.transpose(Image.Transpose.ROTATE_270)
+    by_path = predictor.predict(tmp_path / "turned.png")[0]
+    with Image.open(tmp_path / "turned.png") as opened:
+        found = predictor.predict([opened, upright, np.asarray(upright), np.asarray(upright).transpose(2, 0, 1)])
+        found += predictor.predict(opened)
+    assert len(found) == 5
+    for guess in found:
+        assert guess.classes == by_path.classes
+        assert guess.probabilities == pytest.approx(by_path.probabilities, abs=1e-6)
+    mixed = predictor.predict([arrays[0][0], np.asarray(upright), arrays[0][:2]])  # three sizes, four pictures
+    assert [p.source for p in mixed] == [f"images[{i}]" for i in range(4)]
+    assert mixed[2].probabilities == pytest.approx(mixed[0].probabilities, abs=1e-6)
+    assert predictor.predict([]) == []
+
+
 def test_folders_that_hold_something_are_refused(arrays, tmp_path, small):
     out = tmp_path / "run"
     feathervit.train(data=arrays, out=out, epochs=1, **small)
@@ -304,11 +363,34 @@ def test_a_grey_folder_and_another_fit(tmp_path, small):
         {"batch_size": 0},
         {"img_size": 10**9},
         {"no_such_field": 1},
+        {"augment.rand_ops": 3},  # has no effect: the policy is another
+        {"augment.crop_padding": 2},
+        {"augment.crop": "none", "augment.crop_scale": (0.5, 1.0)},
+        {"augment.switch_prob": 0.3},
+        {"optim.eps": 1e-6, "optim.name": "lion"},
+        {"split.fold": 0},
+        {"model": "timm:resnet10t", "loss.moe": 0.1},
+        {"patience": 3, "split.val_fraction": 0.0},
         {"device": "cuda"} if not torch.cuda.is_available() else {"epochs": -1},
         {"precision": "float16"},
         {"augment.crop_scale": (1.0, 0.5)},
         {"split.val_fraction": 1.5},
         {"loss.label_smoothing": 1.0},
+        {"epochs": "3"},
+        {"epochs": 1.5},
+        {"lr": float("nan")},
+        {"optim.clip_grad": -1.0},
+        {"optim.betas": (0.9, 2.0)},
+        {"optim.warmup_epochs": -1.0},
+        {"images.std": (0.0,)},
+        {"images.mean": (0.5, 0.5), "images.std": (0.5, 0.5)},
+        {"images.mean": (0.5, 0.5, 0.5)},
+        {"images.stored_size": -5},
+        {"split.seed": -1},
+        {"arch.depth": 10**8},
+        {"arch.feedforward.experts": (10**12,)},
+        {"arch.drop_path_rate": 1.5},
+        {"arch.feedforward.dropout": 2.0},
         {"model": "timm:resnet10t", "arch.depth": 3},
     ],
 )
