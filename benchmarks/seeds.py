@@ -34,8 +34,8 @@ def run(name: str, seeds: list[int], flags: list[str]) -> None:
     results = [read_result(path) for path in sorted(folder.glob("seed-*.json"))]
     top1 = [r.test["top1"] for r in results]
     print(
-        f"{name}: top-1 {100 * statistics.mean(top1):.2f} % (from {100 * min(top1):.2f} to {100 * max(top1):.2f}, {len(results)} "
-        f"seeds, n {results[0].test['n']}); {statistics.mean(r.minutes for r in results):.1f} minutes each, "
+        f"{name}: top-1 {100 * statistics.mean(top1):.2f} % (from {100 * min(top1):.2f} to {100 * max(top1):.2f}, "
+        f"{len(results)} seeds, n {results[0].test['n']}); {statistics.mean(r.minutes for r in results):.1f} minutes each, "
         f"{results[0].threads} threads"
     )
 
