@@ -26,7 +26,11 @@ from ..chance import Chance
 from ..config import Augmentation
 from ..data.augment import Augmenter
 from ..data.policies import sub_policies_raw
+from ..models import create_model
+from ..recipes import recipe
 from ..results import machine
+from ..training.objectives import Classification
+from ..training.optim import build_optimizer
 
 _AUGMENT = Augmentation(flip="random", crop="resized", crop_scale=(0.08, 1.0), policy="cifar10")
 _MEAN = _STD = (0.5, 0.5, 0.5)
@@ -46,6 +50,7 @@ def run(
 
     "rows": one for each size, thread count and contender: images_per_second (median of `repeats`). "summary": ours over the
     fastest loop for each size and thread count (CPU). "reading": images per second of gathering batches of 64 px pictures.
+    "step": seconds of a training step of `mlit_xxs` with and without augmentation, with the most threads.
     """
     rows, summary = [], []
     before = torch.get_num_threads()
@@ -79,6 +84,7 @@ def run(
         "rows": rows,
         "summary": summary,
         "reading": reading(batch, repeats),
+        "step": step_time(repeats, device, max(threads)),
     }
 
 
@@ -99,6 +105,12 @@ def table(found: dict[str, Any]) -> str:
         lines.append(
             f"{s['size']} px, {s['threads']} thread(s): {s['ratio']:.1f} times the fastest loop ({s['fastest_loop']})"
         )
+    step = found["step"]
+    share = 1 - step["without"] / step["with"]
+    times = f"{1e3 * step['with']:.1f} ms with the mlit_cifar100 recipe's augmentation, {1e3 * step['without']:.1f} ms without"
+    lines.append(
+        f"a step of mlit_xxs, {step['batch']} pictures of 36 px, {step['threads']} thread(s): {times} ({100 * share:.1f} %)"
+    )
     lines += [f"reading, {name}: {speed:,.0f} images/s" for name, speed in found["reading"].items()]
     return "\n".join(lines)
 
@@ -200,6 +212,38 @@ def reading(batch: int, repeats: int) -> dict[str, float]:
         if hasattr(os, "posix_fadvise"):
             found["from a mapped file on the disk"] = speed(dropped())
     return found
+
+
+def step_time(repeats: int, device: str, threads: int) -> dict[str, float]:
+    """Median seconds of a step of `mlit_xxs` at the paper's batch, "with" the mlit_cifar100 recipe's augmentation and
+    "without" (the same batch, ready): augment, forward, backward, optimiser."""
+    config = recipe("mlit_cifar100")
+    n = config.batch_size
+    images, labels, indices = pictures(n, 32).to(device), (torch.arange(n) % 100).to(device), torch.arange(n)
+    model = create_model(config.model).to(device).train()
+    objective, optimizer = Classification(model, config.loss), build_optimizer(model, config)
+    augmenter = Augmenter(config.augment, 36, 100, config.images.mean, config.images.std)
+    steps = itertools.count()
+    ready, _ = augmenter(images, labels, indices, Chance(0), 0)
+
+    def step(x: Tensor) -> Tensor:
+        loss, _, _ = objective(x, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    contenders = {
+        "with": (lambda: step(augmenter(images, labels, indices, Chance(0, next(steps)), 0)[0]), n),
+        "without": (lambda: step(ready), n),
+    }
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        speeds = _speeds(contenders, repeats, device)
+    finally:
+        torch.set_num_threads(before)
+    return {"batch": n, "threads": threads} | {name: n / speed for name, speed in speeds.items()}
 
 
 def _ours(images: Tensor) -> Callable[[], Tensor]:

@@ -83,6 +83,10 @@ class Predictor:
                 for square in resize(fit_square(self._images(part), self.config.images.fit), self.config.img_size)
             ]
             sources = [f"images[{i}]" for i in range(len(squares))]
+        return self.classify(squares, sources, top)
+
+    def classify(self, squares: list[Tensor], sources: list[str], top: int = 5) -> list[Prediction]:
+        """The `top` classes of pictures as `read` gives them, uint8 [C, S, S] each; `sources` names them."""
         if not squares:
             return []
         p_NK = probabilities(self.model, torch.stack(squares), self.config, self.device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from ..data import load_split
 from ..data.picture import SUFFIXES
@@ -11,7 +13,7 @@ from ..data.sources import find
 from ..errors import DataError, FeatherVitError
 from ..training.checkpoint import load_weights
 from ..training.setup import choose_device
-from .inference import Prediction, Predictor, probabilities
+from .inference import BATCH, Prediction, Predictor, probabilities
 from .metrics import Metrics, score
 
 
@@ -57,12 +59,20 @@ def predict(
     predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
     found: list[Prediction] = []
     failures: list[str] = []
-    for path in _files(pictures):
-        try:
-            found += predictor.predict(path, top)
-        except FeatherVitError as error:
-            failures.append(" ".join(str(error).split()))
+    for paths in _batches(_files(pictures), BATCH):
+        squares: dict[str, Tensor] = {}
+        for path in paths:
+            try:
+                squares[str(path)] = predictor.read(path)
+            except FeatherVitError as error:
+                failures.append(" ".join(str(error).split()))
+        found += predictor.classify(list(squares.values()), list(squares), top)
     return found, failures
+
+
+def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
+    """`paths` in lists of at most `size` (itertools has this from Python 3.12 on)."""
+    return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
 def _same(source: str | Path, trained_on: str) -> bool:

@@ -94,6 +94,7 @@ class Trainer:
         wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.sums = torch.zeros(len(SUMS), device=device, dtype=wide)
         self.metrics = MetricsFile(folder / "metrics.csv")
+        self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
         self.interrupted = False
         self.saved_at = time.monotonic()
 
@@ -109,6 +110,7 @@ class Trainer:
         """Writes the training state."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | flatten_optimizer(self.optimizer)
         tensors |= {f"ema.{k}": v for k, v in self.kept.state_dict().items()} if self.ema else {}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
         tensors["sums"] = self.sums
         meta = {"progress": asdict(self.progress), "scaler": self.scaler.state_dict(), **self.identity}
         save_state(self.folder, tensors, meta)
@@ -123,13 +125,17 @@ class Trainer:
             restore_optimizer(self.optimizer, tensors)
             self.sums.copy_(tensors["sums"])
             self.progress = from_dict(Progress, meta["progress"], "progress")
+            self.best = _below("best.", tensors)
             if meta["scaler"]:
                 self.scaler.load_state_dict(meta["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"the training state in {self.folder} does not fit the run: {error}") from error
         self.metrics.truncate(self.progress.step // self.sampler.steps_per_epoch)
+        if self.best:  # the file may be of an epoch after this state
+            figures = {"val": {"top1": self.progress.best_top1, "n": len(self.data.val)}}
+            self.save_weights("best", self.best, self.progress.best_epoch, figures)
 
-    def save_weights(self, name: str, epoch: int, figures: dict[str, Any]) -> None:
+    def save_weights(self, name: str, weights: dict[str, Tensor], epoch: int, figures: dict[str, Any]) -> None:
         train = self.data.train
         save_weights(
             self.folder / f"{name}.safetensors",
@@ -137,9 +143,9 @@ class Trainer:
                 self.config,
                 train.class_names,
                 train.images.shape[1],
-                self.kept.state_dict(),
+                weights,
                 epoch,
-                self.progress.step,
+                epoch * self.sampler.steps_per_epoch,
                 figures,
             ),
         )
@@ -167,12 +173,16 @@ class Trainer:
                     display.epoch(self._end_epoch((step + 1) // per_epoch, lr))
                     self.progress.seconds = before + time.monotonic() - started
                 out_of_time = time.monotonic() - started > self.max_seconds
-                if self.progress.step < total and (self.interrupted or out_of_time):
-                    self.save()
-                    return False
+                if self.interrupted:
+                    display.note("stopped by a signal after this step")
+                stop = self.progress.step < total and (self.interrupted or out_of_time)
                 pause = SHORT_EPOCH_SECONDS if (step + 1) % per_epoch == 0 else CHECKPOINT_SECONDS
-                if time.monotonic() - self.saved_at > pause:
+                if stop or time.monotonic() - self.saved_at > pause:
+                    if self.sums[-1] > 0:
+                        self._require_finite(step, lr)  # a state is a good state
                     self.save()
+                if stop:
+                    return False
             self.save()
         return True
 
@@ -183,7 +193,11 @@ class Trainer:
         indices = self.sampler.batch(step)
         picked = indices.to(self.device)
         x, targets = self.augmenter(
-            self.images[picked], self.labels[picked], indices, chance, step // self.sampler.steps_per_epoch
+            self.images.index_select(0, picked),
+            self.labels[picked],
+            indices,
+            chance,
+            step // self.sampler.steps_per_epoch,
         )
         self.model.train()
         with autocast(self.device, self.dtype):
@@ -246,7 +260,8 @@ class Trainer:
             best = self.progress
             if (found.top1, -found.nll) > (best.best_top1, -best.best_loss):  # small sets tie often
                 best.best_top1, best.best_loss, best.best_epoch = found.top1, found.nll, epoch
-                self.save_weights("best", epoch, {"val": {"top1": found.top1, "n": found.n}})
+                self.best = {k: v.to("cpu", copy=True) for k, v in self.kept.state_dict().items()}
+                self.save_weights("best", self.best, epoch, {"val": {"top1": found.top1, "n": found.n}})
         row["minutes"] = self.progress.seconds / 60
         self.metrics.write(row)
         return row
@@ -272,7 +287,6 @@ class _Interrupt:
         if self.trainer.interrupted:
             raise KeyboardInterrupt
         self.trainer.interrupted = True
-        self.trainer.console.print("stopping after this step (once more to stop at once)")
 
     def __enter__(self) -> None:
         try:

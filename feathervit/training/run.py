@@ -88,7 +88,8 @@ def train(
         _claim(out, overwrite)
         for reason in reasons:
             console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
-    return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command)
+    with torch.random.fork_rng():  # the caller's own randomness goes on as if nothing had been drawn
+        return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command)
 
 
 def _whole(name: str) -> str:
@@ -166,7 +167,9 @@ def _run(
             num_classes=len(data.train.class_names),
             **({"config": config.arch} if config.arch else {}),
         )
-    except (RuntimeError, MemoryError) as error:  # torch's word for no memory
+        if config.arch is None:  # timm's models say only when they run what sizes they cannot take
+            model.eval()(torch.zeros(1, data.train.images.shape[1], config.img_size, config.img_size))
+    except (RuntimeError, MemoryError, AssertionError) as error:  # the first is also torch's word for no memory
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
     started = start_from(model, config.start_from) if config.start_from and not resume else []
     identity = {
@@ -199,7 +202,7 @@ def _run(
 
     finished = trainer.run()
     done, total = trainer.progress.step, config.epochs * trainer.sampler.steps_per_epoch
-    trainer.save_weights("last", done // trainer.sampler.steps_per_epoch, {})
+    trainer.save_weights("last", trainer.kept.state_dict(), done // trainer.sampler.steps_per_epoch, {})
     if trainer.progress.skipped:
         say(f"{trainer.progress.skipped} steps were skipped, their loss being no finite number")
     if not finished:
@@ -271,6 +274,11 @@ def _banner(
         f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
         f"training   {config.epochs} epochs of {trainer.sampler.steps_per_epoch} steps of {config.batch_size}; "
         f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
+        *(
+            [f"           the warm-up of {config.optim.warmup_epochs:g} epochs is longer than the run"]
+            if config.optim.warmup_epochs >= config.epochs
+            else []
+        ),
     ]
 
 

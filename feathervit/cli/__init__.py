@@ -1,0 +1,172 @@
+"""The command line: flags, help and messages only. The only room that imports tyro.
+
+`verbs` holds each verb as a dataclass of flags and a function. Here they are parsed: the recipe gives the flags' defaults,
+and what was named in the flags is passed on as fields. `feathervit VERB --help` loads no torch. Errors that a user can
+mend end in one line and their exit status, `--debug` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from .. import __version__
+from ..config import RunConfig
+from ..errors import ConfigError, FeatherVitError, UnknownNameError
+from ..recipes import recipe, recipe_for
+from ..results import read_config
+from ..zoo import spec
+from .verbs import VERBS, Train
+
+SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short words for fields of a recipe
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb and returns the exit status: 0, 1 (a check failed), 2 (a mistake to mend), 130 (interrupted)."""
+    # Threads that wait by spinning make a shared machine several times slower (see docs/choices.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    if sys.stdout.errors == "strict" and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid Unicode
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_overview())
+            return 0
+        if argv[0] == "--version":
+            print(f"feathervit {__version__}")
+            return 0
+        verb, rest = _verb(argv)
+        kind, function = VERBS[verb]
+        args, explicit = _parse(verb, kind, rest)
+        return function(args, explicit)
+    except FeatherVitError as error:
+        if debug:
+            raise
+        print(f"feathervit: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("feathervit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `feathervit models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _verb(argv: list[str]) -> tuple[str, list[str]]:
+    rooms = {name.split()[0] for name in VERBS if " " in name}
+    if argv[0] in rooms:
+        inside = [name.split()[1] for name in VERBS if name.startswith(argv[0] + " ")]
+        if len(argv) < 2 or argv[1] in ("-h", "--help"):
+            print(_overview(argv[0]))
+            raise SystemExit(0)
+        if argv[1] not in inside:
+            raise UnknownNameError(f"verb of {argv[0]}", argv[1], inside)
+        return f"{argv[0]} {argv[1]}", argv[2:]
+    if argv[0] not in VERBS:
+        raise UnknownNameError("verb", argv[0], [*VERBS, *rooms])
+    return argv[0], argv[1:]
+
+
+def _overview(room: str = "") -> str:
+    lines = [
+        "feathervit: ultra-light vision transformers for small images",
+        "",
+        f"usage: feathervit {room or 'VERB'} ...",
+        "",
+    ]
+    for name, (kind, _) in VERBS.items():
+        if name.startswith(room):
+            lines.append(f"  {name:<18} {(kind.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "feathervit VERB --help shows the flags of a verb; --debug shows tracebacks."])
+
+
+def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]:
+    """The verb's flags, and the fields of its configuration that were given, by dotted name."""
+    default = tyro.MISSING_NONPROP
+    config = None
+    if kind is Train:
+        argv = [re.sub(r"^--(from|folds|fold)(?==|$)", lambda m: SHORT[m[1]], word) for word in argv]
+        config = _starting_point(argv)
+        default = Train(config=config)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            args = tyro.cli(
+                kind,
+                prog=f"feathervit {verb}",
+                args=argv,
+                default=default,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(_first_words(said.getvalue())) from None
+    if config is None:
+        return args, {}
+    return dataclasses.replace(args, command=shlex.join(["feathervit", verb, *argv])), _given(argv, args.config)
+
+
+def _starting_point(argv: list[str]) -> RunConfig:
+    """The recipe that the flags' defaults come from, with the model's architecture so that `--arch.*` has a default."""
+    named = {name: _value_of(argv, name) for name in ("recipe", "model", "data", "out")}
+    if "--resume" in argv and named["out"] and (Path(named["out"]) / "config.json").exists():
+        config = read_config(Path(named["out"]))
+    else:
+        config = recipe(named["recipe"]) if named["recipe"] else recipe_for(named["data"] or "")
+    if named["model"] and named["model"] != config.model:
+        config = dataclasses.replace(config, model=named["model"], arch=None)
+    if config.arch is None and not config.model.startswith("timm:"):
+        config = dataclasses.replace(config, arch=spec(config.model).config)
+    return config
+
+
+def _value_of(argv: list[str], flag: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word.startswith(f"--{flag}="):
+            return word.partition("=")[2]
+        if word == f"--{flag}" and i + 1 < len(argv):
+            return argv[i + 1]
+    return None
+
+
+def _given(argv: list[str], after: RunConfig) -> dict[str, Any]:
+    """Fields named in `argv`, also those set to what they were: to name a value is to fix it."""
+    given = {}
+    for word in argv:
+        if word.startswith("--"):
+            name = word[2:].partition("=")[0].replace("-", "_")
+            head, _, last = name.rpartition(".")
+            for candidate in (name, f"{head}.{last.removeprefix('no_')}" if head else last.removeprefix("no_")):
+                value: Any = after
+                for part in candidate.split("."):
+                    value = getattr(value, part, tyro.MISSING)
+                if value is not tyro.MISSING:
+                    given[candidate] = value
+                    break
+    return given
+
+
+def _first_words(box: str) -> str:
+    """The first paragraph of tyro's boxed message as one line."""
+    lines = [re.sub(r"^[│╭╰]\s?|\s*[│╮╯]$", "", line).strip() for line in box.splitlines()]
+    lines = [line for line in lines if not line.startswith("─") or not line.strip("─ ")]
+    text: list[str] = []
+    for line in lines:
+        if line and not line.strip("─"):
+            break
+        if line:
+            text.append(line)
+    hint = re.findall(r"^│\s+(--[\w.-]+)", box, flags=re.MULTILINE) if "Perhaps you meant" in box else []
+    return " ".join(text) + (f"; did you mean {' or '.join(dict.fromkeys(hint))}?" if hint else "")
