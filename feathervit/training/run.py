@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import platform
 import shlex
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +189,7 @@ def _run(
         identity=identity,
         max_minutes=max_minutes,
     )
-    say: Callable[[str], None] = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     if resume:
         _restore(trainer, out, identity, say)
     else:
@@ -221,7 +221,7 @@ def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str)
     config, out = trainer.config, trainer.folder
     rows = trainer.metrics.rows()
     if data.val is None:
-        shutil.copyfile(out / "last.safetensors", out / "best.safetensors")
+        write_bytes(out / "best.safetensors", (out / "last.safetensors").read_bytes())
         best = rows[-1]
     else:
         best = next(row for row in rows if row["epoch"] == trainer.progress.best_epoch)
