@@ -74,7 +74,7 @@ def machine() -> dict[str, Any]:
         gpu = "mps"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "os": platform.platform(),
+        "os": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cores": cores,
         "memory_gib": _memory_gib(),
