@@ -184,7 +184,8 @@ class RunConfig:
 
     `start_from`: weights to begin with (`--from`), their head replaced by a new one. `patience`: stop after so many
     epochs without a better validation accuracy (0: never). `on_nonfinite`: what to do when the loss is no finite number:
-    stop the run, or skip the step and count it.
+    stop the run, or skip the step and count it. `batch_size` is that of an optimiser step, over all processes and the
+    `accumulate` micro-steps whose gradients are added up.
     """
 
     recipe: str = ""
@@ -195,6 +196,7 @@ class RunConfig:
     patch_size: int | None = None
     epochs: int = 100
     batch_size: int = 128
+    accumulate: int = 1
     lr: float = 1e-3
     seed: int = 0
     patience: int = 0

@@ -230,7 +230,7 @@ def test_flags_of_train_are_frozen(run):
             "--lr",
             "--seed",
         ),
-        *("--device", "--precision", "--patience", "--on-nonfinite"),
+        *("--device", "--precision", "--patience", "--on-nonfinite", "--accumulate"),
     }
 
 

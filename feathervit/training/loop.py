@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from ..errors import CheckpointError, ConfigError, DivergedError
 from ..evaluation.inference import probabilities
 from ..evaluation.metrics import score
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_state, save_weights
+from .distributed import Group
 from .logging import Display, MetricsFile
 from .objectives import Classification, balanced_class_weights
 from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
@@ -69,7 +71,9 @@ class Trainer:
         console: Console,
         identity: dict[str, Any],
         max_minutes: float | None = None,
+        group: Group | None = None,
     ):
+        self.group = group or Group()
         self.config, self.data, self.folder, self.console = config, data, folder, console
         self.device, self.dtype, self.identity = device, dtype, identity
         self.max_seconds = math.inf if max_minutes is None else 60 * max_minutes
@@ -78,12 +82,13 @@ class Trainer:
         weights = None
         if config.loss.class_weights == "balanced":
             weights = balanced_class_weights(data.train.labels, classes).to(device)
-        self.objective = Classification(self.model, config.loss, weights)
         self.optimizer = build_optimizer(self.model, config)
+        self.objective = self.group.wrap(Classification(self.model, config.loss, weights))
         # timm's average, its decay rising from 0 so that the first steps do not weigh for ever
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True) if config.optim.ema else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.sampler = Sampler(len(data.train), config.batch_size, config.seed, repeats=config.augment.repeats)
+        self.samplers = self._shares()
+        self.steps_per_epoch = self.samplers[0].steps_per_epoch
         images = config.images
         self.augmenter = Augmenter(
             config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
@@ -98,6 +103,27 @@ class Trainer:
         self.interrupted = False
         self.saved_at = time.monotonic()
 
+    def _shares(self) -> list[Sampler]:
+        """One sampler for each micro-step of this process."""
+        config, accumulate = self.config, self.config.accumulate
+        shares = self.group.world * accumulate
+        if config.batch_size % shares:
+            raise ConfigError(
+                f"batch size {config.batch_size} does not divide into {shares} shares ({self.group.world} processes x "
+                f"{accumulate} micro-steps)"
+            )
+        return [
+            Sampler(
+                len(self.data.train),
+                config.batch_size // shares,
+                config.seed,
+                rank=self.group.rank * accumulate + micro,
+                world=shares,
+                repeats=config.augment.repeats,
+            )
+            for micro in range(accumulate)
+        ]
+
     @property
     def kept(self) -> nn.Module:
         """The model that is validated and saved: the average of the weights where there is one."""
@@ -107,14 +133,17 @@ class Trainer:
     # State
 
     def save(self) -> None:
-        """Writes the training state."""
+        """Writes the training state; its sums are those of all processes, which the first takes up again."""
+        sums = self.group.add(self.sums)
+        self.saved_at = time.monotonic()
+        if not self.group.is_main:
+            return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | flatten_optimizer(self.optimizer)
         tensors |= {f"ema.{k}": v for k, v in self.kept.state_dict().items()} if self.ema else {}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        tensors["sums"] = self.sums
+        tensors["sums"] = sums
         meta = {"progress": asdict(self.progress), "scaler": self.scaler.state_dict(), **self.identity}
         save_state(self.folder, tensors, meta)
-        self.saved_at = time.monotonic()
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up a state that `save` wrote. Raises CheckpointError for one that is not of this run."""
@@ -123,19 +152,25 @@ class Trainer:
             if self.ema:
                 self.kept.load_state_dict(_below("ema.", tensors))
             restore_optimizer(self.optimizer, tensors)
-            self.sums.copy_(tensors["sums"])
+            if self.group.is_main:
+                self.sums.copy_(tensors["sums"])
             self.progress = from_dict(Progress, meta["progress"], "progress")
             self.best = _below("best.", tensors)
             if meta["scaler"]:
                 self.scaler.load_state_dict(meta["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"the training state in {self.folder} does not fit the run: {error}") from error
-        self.metrics.truncate(self.progress.step // self.sampler.steps_per_epoch)
+        if not self.group.is_main:
+            return
+        self.metrics.truncate(self.progress.step // self.steps_per_epoch)
         if self.best:  # the file may be of an epoch after this state
             figures = {"val": {"top1": self.progress.best_top1, "n": len(self.data.val)}}
             self.save_weights("best", self.best, self.progress.best_epoch, figures)
 
     def save_weights(self, name: str, weights: dict[str, Tensor], epoch: int, figures: dict[str, Any]) -> None:
+        """Writes a weights file (in the first process)."""
+        if not self.group.is_main:
+            return
         train = self.data.train
         save_weights(
             self.folder / f"{name}.safetensors",
@@ -145,7 +180,7 @@ class Trainer:
                 train.images.shape[1],
                 weights,
                 epoch,
-                epoch * self.sampler.steps_per_epoch,
+                epoch * self.steps_per_epoch,
                 figures,
             ),
         )
@@ -154,12 +189,12 @@ class Trainer:
     # Work
 
     def run(self) -> bool:
-        per_epoch = self.sampler.steps_per_epoch
+        per_epoch = self.steps_per_epoch
         total = self.config.epochs * per_epoch
         started, before = time.monotonic(), self.progress.seconds
         first = self.progress.images
         with Display(self.console, self.config.epochs, per_epoch) as display, _Interrupt(self):
-            while self.progress.step < total and not self._out_of_patience():
+            while self.progress.step < total and not self.group.any(self._out_of_patience()):
                 step = self.progress.step
                 lr = learning_rate(step, per_epoch, self.config, self.peak_lr)
                 self.train_step(step, lr)
@@ -175,9 +210,9 @@ class Trainer:
                 out_of_time = time.monotonic() - started > self.max_seconds
                 if self.interrupted:
                     display.note("stopped by a signal after this step")
-                stop = self.progress.step < total and (self.interrupted or out_of_time)
+                stop = self.progress.step < total and self.group.any(self.interrupted or out_of_time)
                 pause = SHORT_EPOCH_SECONDS if (step + 1) % per_epoch == 0 else CHECKPOINT_SECONDS
-                if stop or time.monotonic() - self.saved_at > pause:
+                if stop or self.group.any(time.monotonic() - self.saved_at > pause):
                     if self.sums[-1] > 0:
                         self._require_finite(step, lr)  # a state is a good state
                     self.save()
@@ -188,26 +223,16 @@ class Trainer:
 
     def train_step(self, step: int, lr: float) -> None:
         """One optimiser step; a pure function of the state and of (seed, step)."""
-        chance = Chance(self.config.seed, step)
-        torch.manual_seed(chance.number("model"))  # gate noise, dropout, drop path
-        indices = self.sampler.batch(step)
-        picked = indices.to(self.device)
-        x, targets = self.augmenter(
-            self.images.index_select(0, picked),
-            self.labels[picked],
-            indices,
-            chance,
-            step // self.sampler.steps_per_epoch,
-        )
-        self.model.train()
-        with autocast(self.device, self.dtype):
-            loss, parts, logits = self.objective(x, targets)
-        if self.config.on_nonfinite == "skip" and not torch.isfinite(loss):
-            self.progress.skipped += 1
-            return
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.model.train()
+        for micro, sampler in enumerate(self.samplers):
+            last = micro == len(self.samplers) - 1
+            with nullcontext() if last or self.group.world == 1 else self.objective.no_sync():
+                finite = self._micro_step(step, sampler)
+            if not finite:
+                self.progress.skipped += 1
+                return
         if self.config.optim.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad)
@@ -215,6 +240,21 @@ class Trainer:
         self.scaler.update()
         if self.ema:
             self.ema.update(self.model, step)
+
+    def _micro_step(self, step: int, sampler: Sampler) -> bool:
+        """Adds a share's gradient. False where its loss, or another process's, is to be skipped."""
+        chance = Chance(self.config.seed, step, sampler.rank)
+        torch.manual_seed(chance.number("model"))  # gate noise, dropout, drop path
+        indices = sampler.batch(step)
+        picked = indices.to(self.device)
+        x, targets = self.augmenter(
+            self.images.index_select(0, picked), self.labels[picked], indices, chance, step // self.steps_per_epoch
+        )
+        with autocast(self.device, self.dtype):
+            loss, parts, logits = self.objective(x, targets)
+        if self.config.on_nonfinite == "skip" and self.group.any(not torch.isfinite(loss)):
+            return False
+        self.scaler.scale(loss / len(self.samplers)).backward()
         with torch.no_grad():
             wanted = targets if targets.ndim == 1 else targets.argmax(1)
             n = len(logits)
@@ -228,17 +268,20 @@ class Trainer:
                     torch.full_like(correct, n),
                 ]
             )
-        self.progress.images += n
+        self.progress.images += n * self.group.world
+        return True
 
     def _out_of_patience(self) -> bool:
-        epoch = self.progress.step // self.sampler.steps_per_epoch
+        epoch = self.progress.step // self.steps_per_epoch
         return self.config.patience > 0 and epoch - self.progress.best_epoch >= self.config.patience
 
-    def _mean_loss(self) -> float:
-        return (self.sums[0] / self.sums[-1]).item()
+    def _mean_loss(self, together: bool = False) -> float:
+        """Of this process's shares, or of all (then all processes must ask)."""
+        sums = self.sums if not together else self.group.add(self.sums)
+        return (sums[0] / sums[-1]).item()
 
     def _require_finite(self, step: int, lr: float) -> None:
-        if not math.isfinite(self._mean_loss()) and self.config.on_nonfinite == "stop":
+        if not math.isfinite(self._mean_loss(together=True)) and self.config.on_nonfinite == "stop":
             kept = (self.folder / "state.safetensors").exists()
             raise DivergedError(
                 f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}"
@@ -248,7 +291,7 @@ class Trainer:
 
     def _end_epoch(self, epoch: int, lr: float) -> dict[str, Any]:
         """Validation, the row of the epoch, the weights if they are the best."""
-        sums = dict(zip(SUMS, self.sums.tolist(), strict=True))
+        sums = dict(zip(SUMS, self.group.add(self.sums).tolist(), strict=True))
         self.sums.zero_()
         row: dict[str, Any] = {"epoch": epoch, "lr": lr}
         seen = max(sums["seen"], 1)  # 0 when every step was skipped
@@ -263,7 +306,8 @@ class Trainer:
                 self.best = {k: v.to("cpu", copy=True) for k, v in self.kept.state_dict().items()}
                 self.save_weights("best", self.best, epoch, {"val": {"top1": found.top1, "n": found.n}})
         row["minutes"] = self.progress.seconds / 60
-        self.metrics.write(row)
+        if self.group.is_main:
+            self.metrics.write(row)
         return row
 
     def measure(self, images: ImageSet):

@@ -28,6 +28,7 @@ from ..recipes import recipe, recipe_for
 from ..recipes.folder import adapt
 from ..results import RunResult, commit, machine, read_config, write_json
 from .checkpoint import load_state, load_weights
+from .distributed import Group, join
 from .logging import decoding
 from .loop import Trainer
 from .setup import check_channels, check_effect, choose_device, choose_precision, resolve, set_fields
@@ -81,15 +82,19 @@ def train(
     out = Path(out)
     source = data if data is not None and not isinstance(data, (str, Path)) else None
     name = "arrays" if source is not None else _whole(str(data or ""))
-    if resume:
-        config = _resumed(out, config, name, fields)
-    else:
-        config, reasons = _planned(config, source, name, fields)
-        _claim(out, overwrite)
-        for reason in reasons:
-            console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
-    with torch.random.fork_rng():  # the caller's own randomness goes on as if nothing had been drawn
-        return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command)
+    with join("auto" if config is None or isinstance(config, str) else config.device) as group:
+        if not group.is_main:
+            console = type(console)(quiet=True)
+        if resume:
+            config = _resumed(out, config, name, fields)
+        else:
+            config, reasons = _planned(config, source, name, fields)
+            if group.is_main:
+                _claim(out, overwrite)
+            for reason in reasons:
+                console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
+        with torch.random.fork_rng():  # the caller's own randomness goes on as if nothing had been drawn
+            return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
 
 
 def _whole(name: str) -> str:
@@ -142,10 +147,13 @@ def _run(
     skip_unreadable: bool,
     console: Console,
     command: str,
+    group: Group,
 ) -> Outcome:
     device, device_reason = choose_device(config.device)
     dtype, dtype_reason = choose_precision(config.precision, device)
     torch.manual_seed(Chance(config.seed).number("initialisation"))
+    if not group.is_main:
+        group.wait()  # the first process downloads and decodes, the others find the cache
     with decoding(console) as progress:
         data = load_data(
             source if source is not None else config.data,
@@ -155,6 +163,8 @@ def _run(
             skip_unreadable=skip_unreadable,
             progress=progress,
         )
+    if group.is_main:
+        group.wait()
     check_channels(config, data.train.images.shape[1])
     if config.patience and data.val is None:
         raise ConfigError("patience has no effect here: there are no validation pictures to look at; leave it out")
@@ -177,6 +187,7 @@ def _run(
         "data": "/".join(s.fingerprint() for s in (data.train, data.val, data.test) if s is not None),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "shares": group.world * config.accumulate,
     }
     trainer = Trainer(
         config,
@@ -188,21 +199,23 @@ def _run(
         console=console,
         identity=identity,
         max_minutes=max_minutes,
+        group=group,
     )
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     if resume:
         _restore(trainer, out, identity, say)
-    else:
+    elif group.is_main:
         _empty(out)
-    write_json(out / "config.json", to_dict(config))  # first: from here on the run can be resumed
-    write_json(out / "splits.json", data.record)
+    if group.is_main:
+        write_json(out / "config.json", to_dict(config))  # first: from here on the run can be resumed
+        write_json(out / "splits.json", data.record)
     parameters = sum(p.numel() for p in model.parameters())
     for line in [*_banner(config, data, trainer, parameters, device_reason, dtype_reason), *started]:
         say(line)
 
     finished = trainer.run()
-    done, total = trainer.progress.step, config.epochs * trainer.sampler.steps_per_epoch
-    trainer.save_weights("last", trainer.kept.state_dict(), done // trainer.sampler.steps_per_epoch, {})
+    done, total = trainer.progress.step, config.epochs * trainer.steps_per_epoch
+    trainer.save_weights("last", trainer.kept.state_dict(), done // trainer.steps_per_epoch, {})
     if trainer.progress.skipped:
         say(f"{trainer.progress.skipped} steps were skipped, their loss being no finite number")
     if not finished:
@@ -210,6 +223,8 @@ def _run(
             f"stopped after step {done} of {total}; go on with: feathervit train --resume --out {shlex.quote(str(out))}"
         )
         return Outcome(out, False, trainer.interrupted, None)
+    if not group.is_main:
+        return Outcome(out, True, False, None)
     result = _conclude(trainer, data, parameters, command)
     write_json(out / "result.json", result)
     say(_summary(result, out))
@@ -266,13 +281,15 @@ def _banner(
 ) -> list[str]:
     sizes = ", ".join(f"{n} {len(s)}" for n in ("train", "val", "test") if (s := getattr(data, n)) is not None)
     _, chans, stored, _ = data.train.images.shape
+    world, micro = trainer.group.world, config.accumulate
+    shares = f" ({world} processes x {micro} micro-steps)" if world * micro > 1 else ""
     patch = f", patch {config.patch_size}" if config.patch_size else ""
     return [
         f"data       {config.data}: {sizes}; {len(data.train.class_names)} classes; stored at {stored} px, {chans} channels",
         *(f"           {note}" for note in data.notes),
         f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}",
         f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
-        f"training   {config.epochs} epochs of {trainer.sampler.steps_per_epoch} steps of {config.batch_size}; "
+        f"training   {config.epochs} epochs of {trainer.steps_per_epoch} steps of {config.batch_size}{shares}; "
         f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
         *(
             [f"           the warm-up of {config.optim.warmup_epochs:g} epochs is longer than the run"]
@@ -337,7 +354,7 @@ def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callabl
             f"the data has changed since the run in {out} was stopped ({trainer.config.data}: other files, labels or "
             "pixels); bring it back, or start a new run"
         )
-    for key in ("torch", "threads"):
+    for key in ("torch", "threads", "shares"):
         if meta.get(key) != identity[key]:
             say(f"note: the run began with {key} {meta.get(key)}, now {identity[key]}: equal only up to rounding")
     trainer.restore(tensors, meta)

@@ -75,7 +75,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
     Raises UnknownNameError for a model, ConfigError for numbers that cannot work.
     """
-    for name, least in (("epochs", 1), ("batch_size", 1)):
+    for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1)):
         if getattr(config, name) < least:
             raise ConfigError(f"{name} must be at least {least}, got {getattr(config, name)}")
     if config.patience < 0:

@@ -1,0 +1,75 @@
+"""The processes of one run, started by `torchrun --nproc-per-node N -m feathervit train ...`.
+
+`batch_size` is the global batch, whatever the number of processes, and so the learning rate (Eq. 17) does not depend on
+it. It is divided into processes x `accumulate` equal shares. Share s = process x accumulate + micro-step has its own
+pictures and its own randomness, so N processes do what one process with `accumulate` N does, up to the order of sums.
+The experts' balance losses are those of each share by itself; their mean is optimised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+TIMEOUT = timedelta(minutes=5)  # a process that waits longer for another gives up
+
+
+class Group:
+    """This process among the `world` processes of the run. One process alone is a group of one."""
+
+    def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0):
+        self.rank, self.world, self.local_rank = rank, world, local_rank
+        # Flags travel between hosts, not devices: asking for them never waits for a GPU.
+        self._flags = dist.new_group(backend="gloo", timeout=TIMEOUT) if world > 1 else None
+
+    @property
+    def is_main(self) -> bool:
+        """The process that writes files and talks."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """True in all processes when it is in one."""
+        if self.world == 1:
+            return flag
+        value = torch.tensor(int(flag))
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self._flags)
+        return bool(value)
+
+    def add(self, sums: Tensor) -> Tensor:
+        """The sums of all processes."""
+        if self.world > 1:
+            sums = sums.clone()
+            dist.all_reduce(sums)
+        return sums
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.any(False)
+
+    def wrap(self, objective: nn.Module) -> nn.Module:
+        """The objective with gradients averaged over processes."""
+        return nn.parallel.DistributedDataParallel(objective) if self.world > 1 else objective
+
+
+@contextmanager
+def join(device: str) -> Iterator[Group]:
+    """The group that torchrun's environment describes; left at the end."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Group()
+        return
+    local_rank = int(os.environ["LOCAL_RANK"])
+    on_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
+    if on_cuda:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=TIMEOUT)
+    try:
+        yield Group(dist.get_rank(), world, local_rank)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,112 @@
+"""Two processes over gloo against one, on the same global batch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import feathervit
+from feathervit.results import read_result
+from feathervit.training.checkpoint import load_weights
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+
+STILL = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0, "loss.moe": 0.0, "augment.erasing": 0.0}
+LIVELY = {"augment.flip": "random", "augment.crop": "resized", "augment.policy": "trivial", "augment.mixup": 0.2}
+
+
+def _process(rank: int, port: int, arguments: dict) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    feathervit.train(**arguments)
+
+
+def two_processes(**arguments) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_process, args=(rank, port, arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def assert_close(a, b, **tolerance) -> None:
+    x, y = load_weights(a / "last.safetensors").weights, load_weights(b / "last.safetensors").weights
+    for name in x:
+        torch.testing.assert_close(x[name], y[name], **tolerance)
+
+
+def test_two_processes_equal_one_without_randomness(arrays, tmp_path, small):
+    arguments = {"data": arrays, "epochs": 2, **{**small, "lr": 1e-3}, **STILL, "optim.ema": 0.5, "optim.eps": 1e-3}
+    arguments |= {"optim.name": "adamw"}
+    feathervit.train(out=tmp_path / "one", **arguments)
+    two_processes(out=tmp_path / "two", **arguments)
+    assert_close(tmp_path / "one", tmp_path / "two", rtol=1e-4, atol=1e-6)
+    one, two = (read_result(tmp_path / n / "result.json") for n in ("one", "two"))
+    assert one.epochs[-1]["train_loss"] == pytest.approx(two.epochs[-1]["train_loss"], rel=1e-5)
+    assert one.epochs[-1]["train_top1"] == two.epochs[-1]["train_top1"]
+
+
+def test_two_processes_equal_two_micro_steps_with_all_randomness(arrays, tmp_path, small):
+    """A share has its own noise, so this holds with augmentation, gate noise, dropout and balance losses on; the balance
+    loss that is logged is the mean of the shares' own."""
+    arguments = {
+        "data": arrays,
+        "epochs": 2,
+        **{**small, "lr": 1e-3, "optim.name": "adamw"},
+        **LIVELY,
+        "optim.eps": 1e-3,
+    }
+    feathervit.train(out=tmp_path / "micro", accumulate=2, **arguments)
+    two_processes(out=tmp_path / "two", **arguments)
+    assert_close(tmp_path / "micro", tmp_path / "two", rtol=1e-4, atol=1e-6)
+    micro, two = (read_result(tmp_path / n / "result.json").epochs for n in ("micro", "two"))
+    for a, b in zip(micro, two, strict=True):
+        assert a["train_balance"] == pytest.approx(b["train_balance"], rel=1e-4)
+        assert a["train_balance"] > 0
+
+
+def test_begun_by_two_and_ended_by_one(arrays, tmp_path, small):
+    arguments = {
+        "data": arrays,
+        "epochs": 3,
+        **{**small, "lr": 1e-3, "optim.name": "adamw"},
+        **STILL,
+        "optim.eps": 1e-3,
+    }
+    feathervit.train(out=tmp_path / "whole", **arguments)
+    two_processes(out=tmp_path / "cut", max_minutes=1e-6, **arguments)
+    assert feathervit.train(out=tmp_path / "cut", resume=True, data=arrays).finished
+    assert_close(tmp_path / "whole", tmp_path / "cut", rtol=1e-4, atol=1e-6)
+
+
+def test_shares_must_divide_the_batch(arrays, tmp_path, small):
+    with pytest.raises(feathervit.FeatherVitError, match="does not divide into 3 shares"):
+        feathervit.train(data=arrays, out=tmp_path / "run", accumulate=3, **small)
+
+
+@pytest.mark.slow
+def test_when_one_process_dies_the_others_end(folder, tmp_path):
+    """Through torchrun, as a user starts it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    flags = "--model mlit_nano --img-size 16 --patch-size 4 --epochs 100000 --batch-size 32 --device cpu".split()
+    out = tmp_path / "run"
+    run = subprocess.Popen([*command, "-m", "feathervit", "train", "--data", folder, "--out", out, *flags])
+    until = time.monotonic() + 120
+    while not (out / "metrics.csv").exists() and time.monotonic() < until:
+        time.sleep(0.5)
+    victims = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(victims[-1]), 9)
+    assert run.wait(60) != 0
