@@ -1,4 +1,4 @@
-"""The processes of one run, started by `torchrun --nproc-per-node N -m feathervit train ...`.
+"""The processes of one run, started by `torchrun --standalone --nproc-per-node N -m feathervit train ...`.
 
 `batch_size` is the global batch, whatever the number of processes, and so the learning rate (Eq. 17) does not depend on
 it. It is divided into processes x `accumulate` equal shares. Share s = process x accumulate + micro-step has its own

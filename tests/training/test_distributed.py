@@ -100,13 +100,17 @@ def test_shares_must_divide_the_batch(arrays, tmp_path, small):
 @pytest.mark.slow
 def test_when_one_process_dies_the_others_end(folder, tmp_path):
     """Through torchrun, as a user starts it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    flags = "--model mlit_nano --img-size 16 --patch-size 4 --epochs 100000 --batch-size 32 --device cpu".split()
     out = tmp_path / "run"
-    run = subprocess.Popen([*command, "-m", "feathervit", "train", "--data", folder, "--out", out, *flags])
-    until = time.monotonic() + 120
-    while not (out / "metrics.csv").exists() and time.monotonic() < until:
-        time.sleep(0.5)
-    victims = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(victims[-1]), 9)
-    assert run.wait(60) != 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    flags = ["--model", "mlit_nano", "--img-size", "16", "--patch-size", "4", "--epochs", "100000", "--device", "cpu"]
+    run = subprocess.Popen([*torchrun, "-m", "feathervit", "train", "--data", folder, "--out", out, *flags])
+    try:
+        until = time.monotonic() + 120
+        while not (out / "metrics.csv").exists() and time.monotonic() < until:
+            time.sleep(0.5)
+        assert (out / "metrics.csv").exists()
+        victims = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True).stdout.split()
+        os.kill(int(victims[-1]), 9)
+        assert run.wait(60) != 0
+    finally:
+        run.kill()
