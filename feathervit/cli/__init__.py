@@ -32,8 +32,8 @@ SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb and returns the exit status: 0, 1 (a check failed), 2 (a mistake to mend), 130 (interrupted)."""
-    # Threads that wait by spinning make a shared machine several times slower (see docs/choices.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin for long while they wait are several times slower on a shared machine (see docs/choices.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
