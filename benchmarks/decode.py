@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from feathervit.results import machine, write_json
+
 WIDTH, HEIGHT = 4000, 3000
 
 
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--kind", choices=("jpg", "progressive", "png"), default="jpg")
     parser.add_argument("--img-size", type=int, default=128)
+    parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
     parser.add_argument("--step", choices=("make", "measure"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -105,11 +108,20 @@ def report(args: argparse.Namespace) -> None:
         megabytes = sum(f.stat().st_size for f in folder.rglob("*.*")) / args.count / 1e6
         theirs = peer(folder, args.img_size, min(args.count, 8))
     rate = figures["count"] / figures["seconds"]
-    print(f"{args.count} {args.kind} of {WIDTH} x {HEIGHT}, {megabytes:.1f} MB each; {os.cpu_count()} cores")
-    print(f"through the cache: {rate:.1f} pictures/s, peak memory {figures['peak_mb']:.0f} MB")
-    print(f"  of which before the first picture: {figures['start_mb']:.0f} MB")
-    print(f"plain Pillow, one thread: {1 / theirs:.1f} pictures/s; ratio {rate * theirs:.1f}")
-    print(f"3,000 pictures at this rate: {3000 / rate:.0f} s")
+    found = {
+        "what": f"{args.count} {args.kind} of {WIDTH} x {HEIGHT}, {megabytes:.1f} MB each, decoded through the cache",
+        "machine": machine(),
+        "pictures_per_s": rate,
+        "peak_mb": figures["peak_mb"],
+        "peak_mb_before_the_first": figures["start_mb"],
+        "plain_pillow_one_thread_per_s": 1 / theirs,
+        "ratio": rate * theirs,
+        "seconds_for_3000": 3000 / rate,
+    }
+    for name, value in found.items():
+        print(f"{name}: {value:.1f}" if isinstance(value, float) else f"{name}: {value}")
+    if args.out:
+        write_json(args.out, found)
 
 
 if __name__ == "__main__":

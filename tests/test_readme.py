@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import statistics
@@ -49,10 +50,21 @@ def test_figures_come_from_results():
     ]
     assert rows
     for row in rows:
-        (name,) = re.findall(r"results/([\w-]+)`?\)? *\|", row)
+        (name,) = re.findall(r"`results/([\w-]+)` *\|", row)
         found = [read_result(path) for path in sorted((ROOT / "results" / name).glob("seed-*.json"))]
         top1 = [100 * r.test["top1"] for r in found]
         assert f"{statistics.mean(top1):.1f} % ({min(top1):.1f} to {max(top1):.1f}, {len(found)} seeds)" in row
         assert f"| {statistics.mean(r.minutes for r in found):.1f} |" in row
         assert f"| {found[0].model} |" in row
         assert len({r.seed for r in found}) == len(found) >= 3
+
+
+def test_augmentation_figures_come_from_results():
+    found = json.loads((ROOT / "results" / "augment.json").read_text())
+    ours = {(r["threads"], r["size"]): r["images_per_second"] for r in found["rows"] if r["name"] == "feathervit"}
+    ratios = {(s["threads"], s["size"]): s["ratio"] for s in found["summary"]}
+    for threads, word in ((1, "one"), (2, "two")):
+        cells = [f"{ours[threads, size]:,.0f} ({ratios[threads, size]:.1f} x)" for size in (32, 64, 96)]
+        assert f"| {word} thread{'s' * (threads > 1)} | {' | '.join(cells)} |" in PAGES[0].read_text()
+    share = 100 * (1 - found["step"]["without"] / found["step"]["with"])
+    assert f"spends {share:.1f} % on augmentation" in PAGES[0].read_text()

@@ -10,29 +10,18 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 
 from feathervit.config import ImageConfig, SplitConfig
-from feathervit.data import ImageSet, load_data
+from feathervit.data import load_data
 from feathervit.data.cache import cache_folder
 from feathervit.data.picture import to_stored
 from feathervit.data.sources import summarise
 from feathervit.errors import DataError
 
-
-def noise(path: Path, width: int, height: int, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def counts(images: ImageSet) -> list[int]:
-    return torch.bincount(images.labels, minlength=len(images.class_names)).tolist()
-
+from .pictures import counts, noise
 
 # --- digits
 

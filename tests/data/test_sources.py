@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,18 +19,7 @@ from feathervit.data.splits import hold_out
 from feathervit.errors import ConfigError, DataError, UnknownNameError
 
 from ..conftest import write_pictures
-
-
-def noise(path: Path, width: int, height: int, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def counts(images: ImageSet) -> list[int]:
-    return torch.bincount(images.labels, minlength=len(images.class_names)).tolist()
-
+from .pictures import counts, noise
 
 # --- folders
 
