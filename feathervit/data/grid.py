@@ -83,11 +83,14 @@ def show(source: str, recipe_name: str | None, path: Path, per_class: int = 8, s
     augmented = None
     if recipe_name:
         plain = replace(config.augment, mixup=0.0, cutmix=0.0)
-        augmenter = Augmenter(plain, size, len(train.class_names), (0.0,), (1 / 255,))
+        mean, std = config.images.mean, config.images.std
+        augmenter = Augmenter(plain, size, len(train.class_names), mean, std)
+        scale, shift = (255 * torch.tensor(part).view(-1, 1, 1) for part in (std, mean))
 
         def augmented(x_BCRR: torch.Tensor) -> torch.Tensor:
             index_B = torch.arange(len(x_BCRR))
-            return augmenter(x_BCRR, torch.zeros_like(index_B), index_B, Chance(seed), 0)[0].round().byte()
+            y_BCSS, _ = augmenter(x_BCRR, torch.zeros_like(index_B), index_B, Chance(seed), 0)
+            return (y_BCSS * scale + shift).round().clamp(0, 255).byte()
 
     return sample_grid(train, path, per_class, seed, augmented)
 
