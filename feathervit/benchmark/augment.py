@@ -26,11 +26,9 @@ from ..chance import Chance
 from ..config import Augmentation
 from ..data.augment import Augmenter
 from ..data.policies import sub_policies_raw
-from ..models import create_model
 from ..recipes import recipe
 from ..results import machine
-from ..training.objectives import Classification
-from ..training.optim import build_optimizer
+from . import train
 
 _AUGMENT = Augmentation(flip="random", crop="resized", crop_scale=(0.08, 1.0), policy="cifar10")
 _MEAN = _STD = (0.5, 0.5, 0.5)
@@ -216,34 +214,17 @@ def reading(batch: int, repeats: int) -> dict[str, float]:
 
 def step_time(repeats: int, device: str, threads: int) -> dict[str, float]:
     """Median seconds of a step of `mlit_xxs` at the paper's batch, "with" the mlit_cifar100 recipe's augmentation and
-    "without" (the same batch, ready): augment, forward, backward, optimiser."""
-    config = recipe("mlit_cifar100")
-    n = config.batch_size
-    images, labels, indices = pictures(n, 32).to(device), (torch.arange(n) % 100).to(device), torch.arange(n)
-    model = create_model(config.model).to(device).train()
-    objective, optimizer = Classification(model, config.loss), build_optimizer(model, config)
-    augmenter = Augmenter(config.augment, 36, 100, config.images.mean, config.images.std)
-    steps = itertools.count()
-    ready, _ = augmenter(images, labels, indices, Chance(0), 0)
-
-    def step(x: Tensor) -> Tensor:
-        loss, _, _ = objective(x, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    contenders = {
-        "with": (lambda: step(augmenter(images, labels, indices, Chance(0, next(steps)), 0)[0]), n),
-        "without": (lambda: step(ready), n),
-    }
+    "without"."""
+    config = replace(recipe("mlit_cifar100"), img_size=36, device=device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        speeds = _speeds(contenders, repeats, device)
+        milliseconds = train.run(config, steps=1, rounds=repeats)["ms"]
     finally:
         torch.set_num_threads(before)
-    return {"batch": n, "threads": threads} | {name: n / speed for name, speed in speeds.items()}
+    whole = sum(milliseconds.values())
+    seconds = {"with": whole / 1e3, "without": (whole - milliseconds["data"]) / 1e3}
+    return {"batch": config.batch_size, "threads": threads, **seconds}
 
 
 def _ours(images: Tensor) -> Callable[[], Tensor]:

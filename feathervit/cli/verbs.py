@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ import tyro
 
 from ..config import RunConfig, to_dict
 from ..errors import ConfigError
-from ..recipes import RECIPES
+from ..recipes import RECIPES, recipe
 from ..zoo import MODELS
 
 Positional = tyro.conf.Positional
@@ -333,6 +333,47 @@ def benchmark_augment(args: BenchmarkAugment, _: dict) -> int:
 
 
 @dataclass
+class BenchmarkTrain:
+    """What a training step costs: images a second, memory, and the shares of its parts, for any model."""
+
+    model: str = "mlit_xxs"
+    """One of ours, or timm:NAME."""
+    recipe: str = "mlit_cifar100"
+    """Whose augmentation, optimiser and loss are used."""
+    img_size: int | None = None
+    patch_size: int | None = None
+    batch_size: int = 128
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    rounds: int = 5
+    """Rounds of which the median counts."""
+    threads: int | None = None
+    out: str | None = None
+    """Also write the JSON here."""
+    json: bool = False
+
+
+def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
+    from ..benchmark.train import run, table
+    from ..results import write_json
+
+    if args.rounds < 1:
+        raise ConfigError(f"--rounds must be at least 1, got {args.rounds}")
+    _set_threads(args.threads)
+    names = ("model", "img_size", "patch_size", "batch_size", "device", "precision")
+    found = run(
+        replace(recipe(args.recipe), arch=None, **{name: getattr(args, name) for name in names}), rounds=args.rounds
+    )
+    if args.out:
+        write_json(args.out, found)
+    if args.json:
+        _print_json(found)
+    else:
+        print(table(found))
+    return 0
+
+
+@dataclass
 class Demo:
     """Train on handwritten digits, evaluate, predict: the whole way in two minutes, no download."""
 
@@ -363,6 +404,7 @@ VERBS: dict[str, Verb] = {
     "data show": (DataShow, data_show),
     "data cache": (DataCache, data_cache),
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
+    "benchmark train": (BenchmarkTrain, benchmark_train),
 }
 
 
