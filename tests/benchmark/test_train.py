@@ -19,7 +19,6 @@ def test_figures(model):
         patch_size=None if ":" in model else 8,
         batch_size=8,
         augment=augment,
-        optim=OptimConfig(lr_batch=0),
     )
     found = run(config, steps=1, rounds=2)
     assert found["images_per_s"] > 0
