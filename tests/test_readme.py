@@ -68,3 +68,14 @@ def test_augmentation_figures_come_from_results():
         assert f"| {word} thread{'s' * (threads > 1)} | {' | '.join(cells)} |" in PAGES[0].read_text()
     share = 100 * (1 - found["step"]["without"] / found["step"]["with"])
     assert f"spends {share:.1f} % on augmentation" in PAGES[0].read_text()
+
+
+def test_decoding_figures_come_from_results():
+    found = json.loads((ROOT / "results" / "decode.json").read_text())
+    text = " ".join(PAGES[0].read_text().split())
+    assert (
+        f"stored at {found['pictures_per_s']:.1f} a second, 3,000 in {found['seconds_for_3000'] / 60:.1f} minutes"
+        in text
+    )
+    assert f"with {found['peak_mb']:.0f} MB of memory at most" in text
+    assert f"of which {found['peak_mb_before_the_first']:.0f} MB are there" in text
