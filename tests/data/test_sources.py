@@ -12,7 +12,6 @@ from PIL import Image
 
 from feathervit.config import ImageConfig, SplitConfig
 from feathervit.data import ImageSet, load_data, load_split
-from feathervit.data.arrays import channels_first
 from feathervit.data.picture import to_stored
 from feathervit.data.sources import summarise
 from feathervit.data.splits import hold_out
@@ -271,85 +270,6 @@ def test_folds_keep_single_pictures_in_train():
         kept, held, _, _ = hold_out(labels, SplitConfig(folds=3, fold=fold))
         assert 18 in kept
         assert np.bincount(labels[held]).tolist() == [3, 3]
-
-
-# --- arrays
-
-
-def test_arrays(arrays):
-    images, labels = arrays
-    data = load_data((images, labels), img_size=16, split=SplitConfig(val_fraction=0))
-    assert torch.equal(data.train.images, torch.from_numpy(images).permute(0, 3, 1, 2))
-    assert data.train.labels.tolist() == labels.tolist()
-    assert data.train.class_names == ("0", "1", "2")
-    names = np.array(["wolf", "ant", "cat"])[labels]
-    data = load_data({"train": (images, names), "test": (images[:5], list(names[:5]))}, img_size=16)
-    assert data.train.class_names == ("ant", "cat", "wolf")
-    assert [data.test.class_names[i] for i in data.test.labels] == names[:5].tolist()
-    assert len(data.val) == 10
-    grey = load_data((images[..., 0], [i + 7 for i in labels]), img_size=16)
-    assert grey.train.images.shape[1:] == (1, 16, 16)
-    assert grey.train.class_names == ("7", "8", "9")
-
-
-def test_large_arrays_are_stored_like_pictures(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (300, 100, 130, 3), dtype=np.uint8)
-    data = load_data((images, np.arange(300) % 2), img_size=20, split=SplitConfig(val_fraction=0.5))
-    assert data.train.images.shape[-1] == 23
-    assert data.val.images.shape[-1] == 20
-    i = int(data.val.sources[-1].split("[")[1][:-1])
-    assert torch.equal(data.val.images[-1], to_stored(Image.fromarray(images[i]), 20, 3, "crop"))
-    grey = load_data((images, np.arange(300) % 2), img_size=20, images=ImageConfig(channels=1, fit="stretch"))
-    assert grey.train.images.shape[1:] == (1, 23, 23)
-
-
-def test_rgb_arrays_become_grey_as_pillow_does_it():
-    images = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), dtype=np.uint8)
-    data = load_data(
-        (images, [0, 1, 0, 1]), img_size=9, images=ImageConfig(channels=1), split=SplitConfig(val_fraction=0)
-    )
-    for got, image in zip(data.train.images, images, strict=True):
-        assert torch.equal(got[0], torch.from_numpy(np.array(Image.fromarray(image).convert("L"))))
-
-
-@pytest.mark.parametrize(
-    ("shape", "tensor", "want"),
-    [
-        ((5, 8, 8, 3), False, (5, 3, 8, 8)),
-        ((5, 3, 8, 8), False, (5, 3, 8, 8)),
-        ((5, 1, 8, 6), True, (5, 1, 8, 6)),
-        ((5, 8, 6, 1), True, (5, 1, 8, 6)),
-        ((5, 3, 8, 3), True, (5, 3, 8, 3)),
-        ((5, 3, 8, 3), False, (5, 3, 3, 8)),
-        ((5, 4, 8, 8), False, (5, 4, 8, 8)),
-        ((5, 8, 8, 12), True, (5, 12, 8, 8)),
-        ((5, 8, 6), False, (5, 1, 8, 6)),
-    ],
-)
-def test_where_the_channels_are(shape, tensor, want):
-    x = torch.arange(int(np.prod(shape))).to(torch.uint8).view(shape)
-    got = channels_first(x if tensor else x.numpy())
-    assert tuple(got.shape) == want
-    assert sorted(got.flatten().tolist()) == sorted(x.flatten().tolist())
-
-
-def test_bad_arrays(arrays):
-    images, labels = arrays
-    for bad, error, match in [
-        ((images / 255, labels), DataError, "uint8"),
-        ((images, labels[:-1]), DataError, "96 images and 95 labels"),
-        ((images, labels / 1.0), DataError, "integers or of strings"),
-        ((images[:, :7, :, :].repeat(2, 3), labels), DataError, "cannot tell the channels"),
-        ((images, np.zeros(96, int)), DataError, "one class only"),
-        (images, DataError, "must be a pair"),
-        ({"test": (images, labels)}, DataError, "needs 'train'"),
-        ({"train": (images, labels), "tset": (images, labels)}, UnknownNameError, "did you mean test"),
-        ({"train": (images, labels), "test": (images, labels + 1)}, UnknownNameError, "unknown class '3'"),
-    ]:
-        with pytest.raises(error, match=match):
-            load_data(bad, img_size=16)
-    with pytest.raises(ConfigError, match=r"images\.channels is 2"):
-        load_data((images, labels), img_size=16, images=ImageConfig(channels=2))
 
 
 # --- one split, for evaluation

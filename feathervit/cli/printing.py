@@ -1,0 +1,58 @@
+"""How the verbs talk: to people through rich, to programs in JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+
+def new_console(json_wanted: bool):
+    """Where people read: standard output, or standard error when standard output is for a program."""
+    from rich.console import Console
+
+    stream = sys.stderr if json_wanted else sys.stdout
+    return Console(stderr=json_wanted, width=None if stream.isatty() else 4096)  # a program wants whole lines
+
+
+def new_table(*columns: str):
+    from rich.table import Table
+
+    return Table(*columns, box=None)
+
+
+def add_row(table: Any, *cells: str) -> None:
+    """A row of text as it is: names may hold square brackets, which rich would take for markup."""
+    from rich.markup import escape
+
+    table.add_row(*map(escape, cells))
+
+
+def print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value))
+
+
+def set_threads(threads: int | None) -> None:
+    if threads is not None:
+        if not 1 <= threads <= 1024:
+            raise ConfigError(f"--threads must be from 1 to 1024, got {threads}")
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def show(found: dict[str, Any], table: Callable[[dict[str, Any]], str], out: str | None, as_json: bool) -> int:
+    """What a benchmark found, as text or JSON, and in the file `out`."""
+    if out:
+        from ..results import write_json
+
+        write_json(Path(out), found)
+    if as_json:
+        print_json(found)
+    else:
+        print(table(found))
+    return 0

@@ -1,0 +1,132 @@
+"""The verbs of the rooms `data` and `benchmark`: each a dataclass of flags and the function that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from ..errors import ConfigError
+from ..recipes import recipe
+from .printing import print_json, set_threads, show
+
+
+@dataclass
+class DataCheck:
+    """Look for what is wrong with a folder of pictures. Exit status 1 when something must be mended."""
+
+    path: Positional[str]
+    json: bool = False
+
+
+def data_check(args: DataCheck, _: dict) -> int:
+    from ..data.check import check_folder
+
+    report = check_folder(args.path)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        for line in report.lines():
+            print(line)
+    return 1 if report.must_mend else 0
+
+
+@dataclass
+class DataShow:
+    """Write a PNG grid of samples by class; with --recipe, originals above augmented versions."""
+
+    data: Positional[str]
+    """A name or folder."""
+    recipe: str | None = None
+    """Show what this recipe's augmentation makes of the samples."""
+    out: str = "samples.png"
+    """The PNG file to write."""
+    per_class: int = 8
+    """Samples of each class."""
+    seed: int = 0
+
+
+def data_show(args: DataShow, _: dict) -> int:
+    from ..data.grid import show
+
+    print(show(args.data, args.recipe, Path(args.out), args.per_class, args.seed))
+    return 0
+
+
+@dataclass
+class DataCache:
+    """The cache of decoded pictures: where it is and how large, or --clear it."""
+
+    clear: bool = False
+    """Remove all of it."""
+
+
+def data_cache(args: DataCache, _: dict) -> int:
+    from ..data.cache import cache_folder, clear_cache
+
+    if args.clear:
+        print(f"{clear_cache() / 1e6:.1f} MB freed in {cache_folder()}")
+    else:
+        size = sum(p.stat().st_size for p in cache_folder().glob("**/*") if p.is_file())
+        print(f"{cache_folder()}: {size / 1e6:.1f} MB")
+    return 0
+
+
+@dataclass
+class BenchmarkAugment:
+    """Augmentation against torchvision's and timm's loops over images, in one run."""
+
+    sizes: tuple[int, ...] = (32, 64, 96)
+    """Image sides in pixels."""
+    threads: tuple[int, ...] = (1, 2)
+    """CPU threads to measure with."""
+    batch: int = 1024
+    repeats: int = 7
+    """Runs of which the median counts."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    out: str | None = None
+    """Also write the JSON here."""
+    json: bool = False
+
+
+def benchmark_augment(args: BenchmarkAugment, _: dict) -> int:
+    from ..benchmark.augment import run, table
+
+    found = run(args.sizes, args.threads, args.batch, args.repeats, args.device)
+    return show(found, table, args.out, args.json)
+
+
+@dataclass
+class BenchmarkTrain:
+    """What a training step costs: images a second, memory, and the shares of its parts, for any model."""
+
+    model: str = "mlit_xxs"
+    """One of ours, or timm:NAME."""
+    recipe: str = "mlit_cifar100"
+    """Whose augmentation, optimiser and loss are used."""
+    img_size: int | None = None
+    patch_size: int | None = None
+    batch_size: int = 128
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    rounds: int = 5
+    """Rounds of which the median counts."""
+    threads: int | None = None
+    out: str | None = None
+    """Also write the JSON here."""
+    json: bool = False
+
+
+def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
+    from ..benchmark.train import run, table
+
+    if args.rounds < 1:
+        raise ConfigError(f"--rounds must be at least 1, got {args.rounds}")
+    set_threads(args.threads)
+    names = ("model", "img_size", "patch_size", "batch_size", "device", "precision")
+    found = run(
+        replace(recipe(args.recipe), arch=None, **{name: getattr(args, name) for name in names}), rounds=args.rounds
+    )
+    return show(found, table, args.out, args.json)
