@@ -36,7 +36,7 @@ def run(out: Path, seed: int, console: Console) -> dict[str, Any]:
     shown = range(0, len(test), len(test) // 4)[:4]
     guesses = predictor.predict(test.images[list(shown)], top=2)
     for i, guess in zip(shown, guesses, strict=True):
-        for row in test.images[i, 0, ::1].tolist():
+        for row in test.images[i, 0].tolist():
             console.print("    " + "".join(2 * SHADES[v * (len(SHADES) - 1) // 255] for v in row), highlight=False)
         names = ", ".join(f"{c} ({100 * p:.1f} %)" for c, p in zip(guess.classes, guess.probabilities, strict=True))
         console.print(f"  a {test.class_names[test.labels[i]]}, taken for {names}\n", highlight=False)

@@ -9,7 +9,7 @@ import timm
 from timm.models import register_model
 from torch import nn
 
-from ..config import EncoderConfig
+from ..config import EncoderConfig, from_dict, to_dict
 from ..errors import ConfigError, UnknownNameError
 from ..zoo import MODELS, spec
 from .encoder import Encoder
@@ -39,9 +39,8 @@ def create_model(
         raise ConfigError(
             f"{name} has no setting {unknown[0]!r}; it has {', '.join(EncoderConfig.__dataclass_fields__)}"
         )
-    return Encoder(
-        replace(config, **parts), img_size or known.img_size, patch_size or known.patch_size, in_chans, num_classes
-    )
+    config = from_dict(EncoderConfig, to_dict(replace(config, **parts)))  # Python checks no types: "readout" may be any
+    return Encoder(config, img_size or known.img_size, patch_size or known.patch_size, in_chans, num_classes)
 
 
 def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int, parts: dict) -> nn.Module:

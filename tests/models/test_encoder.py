@@ -315,3 +315,9 @@ def test_layer_groups_are_those_of_timms_own_vit():
         "norm.weight",
     } <= shared
     assert {n: mine[n] for n in shared} == {n: theirs[n] for n in shared}
+
+
+@pytest.mark.parametrize("parts", [{"readout": "last"}, {"depth": "three"}, {"feedforward": MoE(sharing="all")}])
+def test_parts_of_a_wrong_kind_are_refused(parts):
+    with pytest.raises(ConfigError):
+        create_model("mlit_nano", **parts)
