@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .evaluation.inference import load
     from .models import create_model
     from .recipes import recipe
-    from .training.run import train
+    from .training.run import pretrain, train
     from .zoo import list_models
 
 _LAZY = {
@@ -26,6 +26,7 @@ _LAZY = {
     "list_models": "zoo",
     "load": "evaluation.inference",
     "load_data": "data",
+    "pretrain": "training.run",
     "recipe": "recipes",
     "train": "training.run",
 }
@@ -40,6 +41,7 @@ __all__ = [
     "list_models",
     "load",
     "load_data",
+    "pretrain",
     "recipe",
     "train",
 ]

@@ -80,6 +80,22 @@ class EncoderConfig:
     drop_path_rate: float = 0.0
 
 
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The decoder of a masked auto-encoder: layers of the same kinds as an encoder's.
+
+    `positions`: "encoder" gives the mask tokens the encoder's positions and the visible tokens none a second time (arXiv
+    2407.17783); "learned" adds the decoder's own to all tokens (arXiv 2402.03752).
+    """
+
+    dim: int = 64
+    depth: int = 2
+    attention: GQA = GQA(4, 2)
+    feedforward: MoE | SwiGLU | MLP = MoE(64, 32, (3,))
+    positions: Literal["encoder", "learned"] = "encoder"
+    drop_path_rate: float = 0.0
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The parts of a run
 
@@ -170,18 +186,36 @@ class OptimConfig:
 class LossConfig:
     """Loss terms. `moe` is beta, the weight of the experts' balance losses (Eq. 16).
 
-    `class_weights`: "balanced" weighs each class by the inverse of its frequency.
+    `class_weights`: "balanced" weighs each class by the inverse of its frequency. `label_share`: in joint training, the
+    weight of the label loss; reconstruction has the rest (arXiv 2310.20704: 0.1 and 0.9).
     """
 
     label_smoothing: float = 0.0
     moe: float = 0.5
     class_weights: Literal["none", "balanced"] = "none"
+    label_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class MAEConfig:
+    """Masked auto-encoding (section 2.2). `decoder` None means the one that goes with the named model.
+
+    `mask_ratio`: share of the patches that the encoder does not see. `visible_weight`: alpha of Eq. 16, the weight of the
+    error on visible patches. `norm_pixels`: the target is each patch less its mean, over its deviation.
+    """
+
+    mask_ratio: float = 0.75
+    visible_weight: float = 0.1
+    norm_pixels: bool = False
+    decoder: DecoderConfig | None = None
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One run, whole. `None` in `img_size` and `patch_size` means the model's own; `arch` None, the registered one.
 
+    `objective`: what is optimised: the label loss, the reconstruction of masked pictures (pre-training, no labels needed),
+    or both at once ("joint").
     `start_from`: weights to begin with (`--from`), their head replaced by a new one. `patience`: stop after so many
     epochs without a better validation accuracy (0: never). `on_nonfinite`: what to do when the loss is no finite number:
     stop the run, or skip the step and count it. `batch_size` is that of an optimiser step, over all processes and the
@@ -189,6 +223,7 @@ class RunConfig:
     """
 
     recipe: str = ""
+    objective: Literal["classification", "reconstruction", "joint"] = "classification"
     model: str = "mlit_xxs"
     data: str = ""
     start_from: str = ""
@@ -209,6 +244,7 @@ class RunConfig:
     augment: Augmentation = Augmentation()
     optim: OptimConfig = OptimConfig()
     loss: LossConfig = LossConfig()
+    mae: MAEConfig = MAEConfig()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

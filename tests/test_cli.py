@@ -220,6 +220,7 @@ def test_flags_of_train_are_frozen(run):
         *("--out", "--resume", "--overwrite", "--max-minutes", "--skip-unreadable", "--threads", "--json"),
         *(
             "--recipe",
+            "--objective",
             "--model",
             "--data",
             "--start-from",

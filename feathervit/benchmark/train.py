@@ -69,7 +69,7 @@ def run(config: RunConfig, steps: int = 5, rounds: int = 5) -> dict[str, Any]:
         x, targets = augmenter(chosen, labels[picked], indices, Chance(config.seed, number), 0)
         mark()
         with autocast(device, dtype):
-            loss, _, _ = objective(x, targets)
+            loss, _ = objective(x, targets)
         mark()
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()

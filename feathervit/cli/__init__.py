@@ -25,7 +25,7 @@ from ..errors import ConfigError, FeatherVitError, UnknownNameError
 from ..recipes import recipe, recipe_for
 from ..results import read_config
 from ..zoo import spec
-from .verbs import VERBS, Train
+from .verbs import VERBS, Pretrain, Train
 
 SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short words for fields of a recipe
 
@@ -95,10 +95,10 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
     """The verb's flags, and the fields of its configuration that were given, by dotted name."""
     default = tyro.MISSING_NONPROP
     config = None
-    if kind is Train:
+    if issubclass(kind, Train):
         argv = [re.sub(r"^--(from|folds|fold)(?==|$)", lambda m: SHORT[m[1]], word) for word in argv]
-        config = _starting_point(argv)
-        default = Train(config=config)
+        config = _starting_point(argv, pretraining=kind is Pretrain)
+        default = kind(config=config)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -118,17 +118,19 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
     return dataclasses.replace(args, command=shlex.join(["feathervit", verb, *argv])), _given(argv, args.config)
 
 
-def _starting_point(argv: list[str]) -> RunConfig:
+def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
     """The recipe that the flags' defaults come from, with the model's architecture so that `--arch.*` has a default."""
     named = {name: _value_of(argv, name) for name in ("recipe", "model", "data", "out")}
     if "--resume" in argv and named["out"] and (Path(named["out"]) / "config.json").exists():
         config = read_config(Path(named["out"]))
     else:
-        config = recipe(named["recipe"]) if named["recipe"] else recipe_for(named["data"] or "")
+        config = recipe(named["recipe"]) if named["recipe"] else recipe_for(named["data"] or "", pretraining)
     if named["model"] and named["model"] != config.model:
         config = dataclasses.replace(config, model=named["model"], arch=None)
     if config.arch is None and not config.model.startswith("timm:"):
         config = dataclasses.replace(config, arch=spec(config.model).config)
+    if config.mae.decoder is None and not config.model.startswith("timm:"):
+        config = dataclasses.replace(config, mae=dataclasses.replace(config.mae, decoder=spec(config.model).decoder))
     return config
 
 

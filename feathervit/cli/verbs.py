@@ -58,9 +58,21 @@ class Train:
     command: tyro.conf.Suppress[str] = ""
 
 
-def train(args: Train, explicit: dict[str, Any]) -> int:
-    from ..training.run import train as run
+@dataclass
+class Pretrain(Train):
+    """Pre-train a masked auto-encoder without labels: what `train --from` starts from.
 
+    Pictures may lie in any folders inside --data. Every field of the recipe can be set by its dotted name. With no recipe
+    named, the recipe is the pre-training one that fits the data; for one's own pictures that is `mae_folder`, which chooses
+    by the pictures and says why.
+    """
+
+
+def train(args: Train, explicit: dict[str, Any]) -> int:
+    from ..training.run import pretrain
+    from ..training.run import train as plain
+
+    run = pretrain if isinstance(args, Pretrain) else plain
     if not args.out:
         raise ConfigError("no run folder named: give --out FOLDER")
     set_threads(args.threads)
@@ -80,12 +92,12 @@ def train(args: Train, explicit: dict[str, Any]) -> int:
     if args.json:
         result = outcome.result
         splits = {n: getattr(result, n) for n in ("val", "test")} if result else {}
-        keep = ("n", "top1", "top5", "balanced_accuracy", "nll", "ece")
+        keep = ("n", "top1", "top5", "balanced_accuracy", "nll", "ece", "masked_mse", "visible_mse")
         print_json(
             {
                 "out": args.out,
                 "finished": outcome.finished,
-                **{n: {"split": n, **{k: s[k] for k in keep}} for n, s in splits.items() if s},
+                **{n: {"split": n, **{k: s[k] for k in keep if k in s}} for n, s in splits.items() if s},
                 **({"minutes": result.minutes, "images_per_s": result.images_per_s} if result else {}),
             }
         )
@@ -272,6 +284,7 @@ def demo(args: Demo, _: dict) -> int:
 Verb = tuple[type, Callable[[Any, dict[str, Any]], int]]
 VERBS: dict[str, Verb] = {
     "demo": (Demo, demo),
+    "pretrain": (Pretrain, train),
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
     "predict": (Predict, predict),

@@ -14,12 +14,14 @@ from .imageset import ArrayPictures, Found
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
-def find_arrays(source: Any) -> Found:
+def find_arrays(source: Any, labelled: bool = True) -> Found:
     """A pair (images, labels), or {"train": pair, "val": pair, "test": pair} of which train must be there.
 
     images: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] (see `channels_first`). labels: N integers or strings; the
-    classes are train's labels, sorted. Raises DataError.
+    classes are train's labels, sorted. Where labels are not needed, images alone do as well. Raises DataError.
     """
+    if not labelled and not isinstance(source, (Mapping, tuple, list)):
+        source = (source, np.zeros(len(source), dtype=np.int64))
     pairs = dict(source) if isinstance(source, Mapping) else {"train": source}
     unknown = [name for name in pairs if name not in SPLIT_NAMES]
     if unknown:

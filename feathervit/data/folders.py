@@ -58,6 +58,28 @@ def find_folder(path: str | Path) -> Found:
     return Found(root.resolve().name, class_names, splits, how, _notes(trees))
 
 
+def find_unlabelled(path: str | Path) -> Found:
+    """All pictures below a folder, however they lie, or those below its train/, val/ and test/; of one class, "pictures".
+
+    Raises DataError.
+    """
+    root = check_exists(Path(path))
+    folders = {SPLIT_FOLDERS[name.lower()]: root / name for name in _split_folders(root)} or {"train": root}
+    splits = {}
+    for split, top in folders.items():
+        above = {_identity(folder) for folder in top.resolve().parents}
+        files = [
+            (f.relative_to(root).as_posix(), f.stat()) for f in _walk(top, above) if _is_picture(f.name) and f.exists()
+        ]
+        if files:
+            splits[split] = _pictures(root, Tree({"pictures": sorted(files, key=lambda item: item[0])}), ("pictures",))
+    if "train" not in splits:
+        raise DataError(
+            f"no pictures below {folders.get('train', root)}; give a folder that holds some, in any folders"
+        )
+    return Found(root.resolve().name, ("pictures",), splits, dict.fromkeys(splits, "all pictures below"))
+
+
 def check_exists(root: Path) -> Path:
     """`root`, or DataError with the nearest names beside it."""
     root = root.expanduser()

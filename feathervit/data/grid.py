@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,26 +44,33 @@ def sample_grid(
         raise DataError(f"{images.name} has no pictures to show")
     chosen = _choose(images, per_class, seed)
     index = torch.cat(list(chosen.values()))
-    rows = [_cells(images.images[index])]
-    if augmented is not None:
-        rows.append(_cells(augmented(images.images[index])))
-    cell = max(cells.shape[1] for cells in rows)
-    names = {label: images.class_names[label] for label in chosen}
+    versions = [images.images[index]] + ([] if augmented is None else [augmented(images.images[index])])
+    sizes = [len(members) for members in chosen.values()]
+    rows = [
+        ("" if number else images.class_names[label], part)
+        for label, *parts in zip(chosen, *(version.split(sizes) for version in versions), strict=True)
+        for number, part in enumerate(parts)
+    ]
+    return draw_rows(rows, path)
+
+
+def draw_rows(rows: Sequence[tuple[str, torch.Tensor]], path: str | Path) -> Path:
+    """Writes a PNG of rows of pictures, each with its name on the left, and returns its path.
+
+    rows: (name, uint8 [B, C, S, S]). Raises RunFolderError where the file cannot be written.
+    """
+    cells = [_cells(part) for _, part in rows]
+    cell = max(part.shape[1] for part in cells)
     font = _font(16)
-    left = max(int(font.getlength(name)) for name in names.values()) + 3 * _GAP
-    width = left + max(map(len, chosen.values())) * (cell + _GAP)
-    step = len(rows) * (cell + _GAP) + (_GAP if len(rows) > 1 else 0)
-    canvas = Image.new("RGB", (width, len(chosen) * step + _GAP), "white")
+    left = max(int(font.getlength(name)) for name, _ in rows) + 3 * _GAP
+    width = left + max(map(len, cells)) * (cell + _GAP)
+    canvas = Image.new("RGB", (width, len(rows) * (cell + _GAP) + _GAP), "white")
     draw = ImageDraw.Draw(canvas)
-    start = 0
-    for row, (label, members) in enumerate(chosen.items()):
-        top = _GAP + row * step
-        draw.text((_GAP, top + cell // 2), names[label], fill="black", font=font, anchor="lm")
-        for line, cells in enumerate(rows):
-            for column in range(len(members)):
-                place = (left + column * (cell + _GAP), top + line * (cell + _GAP))
-                canvas.paste(Image.fromarray(cells[start + column]), place)
-        start += len(members)
+    for number, ((name, _), part) in enumerate(zip(rows, cells, strict=True)):
+        top = _GAP + number * (cell + _GAP)
+        draw.text((_GAP, top + cell // 2), name, fill="black", font=font, anchor="lm")
+        for column, picture in enumerate(part):
+            canvas.paste(Image.fromarray(picture), (left + column * (cell + _GAP), top))
     png = io.BytesIO()
     canvas.save(png, "PNG")
     write_bytes(Path(path), png.getvalue())

@@ -18,7 +18,7 @@ import torch
 from ..config import ImageConfig, SplitConfig
 from ..errors import DataError, UnknownNameError
 from .arrays import find_arrays
-from .folders import check_exists, find_folder
+from .folders import check_exists, find_folder, find_unlabelled
 from .hub import find_hub
 from .imageset import DataSplits, Found, ImageSet, Pictures, Progress, Scan
 from .named import NAMED, find_named
@@ -35,18 +35,20 @@ def load_data(
     split: SplitConfig = SplitConfig(),  # noqa: B008
     skip_unreadable: bool = False,
     progress: Progress | None = None,
+    labelled: bool = True,
 ) -> DataSplits:
     """The splits of a data set, decoded.
 
     source: "digits", "cifar10", "cifar100", "svhn", "flowers102"; a folder; "hf:OWNER/NAME" or "hf:FOLDER"; arrays
     (images, labels) or a dict of such pairs by split. img_size: the model's input in pixels. progress(done, total)
-    counts the pictures of all splits. Raises DataError, UnknownNameError, ConfigError.
+    counts the pictures of all splits. labelled False: no labels are needed, so a folder's pictures may lie anywhere in it,
+    and images without labels do as arrays. Raises DataError, UnknownNameError, ConfigError.
     """
     check_split(split)
-    found = find(source)
+    found = find(source, labelled)
     if "train" not in found.splits:
         raise DataError(f"{found.name} has no training pictures, only {', '.join(found.splits)}; add a train/ folder")
-    if len(found.class_names) < 2:
+    if labelled and len(found.class_names) < 2:
         raise DataError(f"{found.name} has one class only ({found.class_names[0]!r}); a classifier needs at least two")
     how, notes = dict(found.how), list(found.notes)
     parts = _with_val(found, split, how, notes)
@@ -125,9 +127,9 @@ class DataSummary:
         return {split: sum(by_class.values()) for split, by_class in self.counts.items()}
 
 
-def summarise(source: Any) -> DataSummary:
+def summarise(source: Any, labelled: bool = True) -> DataSummary:
     """Sizes, channels and counts of a data set, from the headers alone. Raises what `load_data` raises for it."""
-    found = find(source)
+    found = find(source, labelled)
     scans = {split: pictures.scan() for split, pictures in found.splits.items()}
     main = scans.get("train") or next(iter(scans.values()))
     sizes = {scan.common for scan in scans.values()}
@@ -140,10 +142,10 @@ def summarise(source: Any) -> DataSummary:
     return DataSummary(found.name, found.class_names, counts, common, main.median_short_side, modes, _channels(main))
 
 
-def find(source: Any) -> Found:
+def find(source: Any, labelled: bool = True) -> Found:
     """Any source, found and listed; nothing decoded, but named sets downloaded. Raises DataError, UnknownNameError."""
     if not isinstance(source, (str, os.PathLike)):
-        return find_arrays(source)
+        return find_arrays(source, labelled)
     text = os.fspath(source)
     if text.startswith("hf:"):
         return find_hub(text[3:])
@@ -151,7 +153,7 @@ def find(source: Any) -> Found:
         return find_named(text)
     if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not Path(text).expanduser().exists() else []:
         raise DataError(f"no data set and no folder {text!r}; did you mean {' or '.join(near)}?")
-    return find_folder(check_exists(Path(text)))
+    return (find_folder if labelled else find_unlabelled)(check_exists(Path(text)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..data.picture import fit_square, normalise, open_picture, resize, to_stored
-from ..errors import ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..training.checkpoint import Checkpoint, load_model, load_weights
 from ..training.setup import autocast
 
@@ -58,6 +58,10 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: Checkpoint, where: str | Path, device: str = "cpu"):
+        if not checkpoint.class_names:
+            raise CheckpointError(
+                f"{where} is a pre-trained auto-encoder that knows no classes; fine-tune it first: feathervit train --from"
+            )
         self.device = torch.device(device)
         self.model = load_model(checkpoint, where).to(self.device)
         self.config, self.class_names = checkpoint.config, checkpoint.class_names

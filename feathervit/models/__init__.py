@@ -2,6 +2,7 @@
 
 from ..zoo import list_models, spec
 from .encoder import Encoder
-from .registry import create_model
+from .mae import MaskedAutoencoder
+from .registry import build_model, create_model
 
-__all__ = ["Encoder", "create_model", "list_models", "spec"]
+__all__ = ["Encoder", "MaskedAutoencoder", "build_model", "create_model", "list_models", "spec"]

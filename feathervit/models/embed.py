@@ -28,7 +28,7 @@ class PatchEmbed(nn.Module):
             )
         if in_chans < 1:
             raise ConfigError(f"in_chans must be at least 1, got {in_chans}")
-        self.img_size, self.patch_size = img_size, patch_size
+        self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
         self.grid_size = img_size // patch_size
         self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size, bias=False)
 

@@ -9,10 +9,11 @@ import timm
 from timm.models import register_model
 from torch import nn
 
-from ..config import EncoderConfig, from_dict, to_dict
+from ..config import EncoderConfig, RunConfig, from_dict, to_dict
 from ..errors import ConfigError, UnknownNameError
 from ..zoo import MODELS, spec
 from .encoder import Encoder
+from .mae import MaskedAutoencoder
 
 
 def create_model(
@@ -41,6 +42,19 @@ def create_model(
         )
     config = from_dict(EncoderConfig, to_dict(replace(config, **parts)))  # Python checks no types: "readout" may be any
     return Encoder(config, img_size or known.img_size, patch_size or known.patch_size, in_chans, num_classes)
+
+
+def build_model(config: RunConfig, in_chans: int, num_classes: int, train: bool = False) -> nn.Module:
+    """The model of a resolved run configuration: the classifier, or the masked auto-encoder of a pre-training run.
+
+    `train`: what the run trains, which in joint training is the auto-encoder whose encoder is the classifier.
+    """
+    arch = {"config": config.arch} if config.arch else {}
+    sizes = {"img_size": config.img_size, "patch_size": config.patch_size, "in_chans": in_chans}
+    pretraining = config.objective == "reconstruction"
+    model = create_model(config.model, **sizes, num_classes=0 if pretraining else num_classes, **arch)
+    masked = pretraining or (train and config.objective == "joint")
+    return MaskedAutoencoder(model, config.mae) if masked else model
 
 
 def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int, parts: dict) -> nn.Module:

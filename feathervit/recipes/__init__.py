@@ -8,12 +8,15 @@ from __future__ import annotations
 from ..config import RunConfig
 from ..errors import UnknownNameError
 from .base import Recipe
-from .digits import digits
-from .folder import folder
+from .digits import digits, mae_digits
+from .folder import folder, mae_folder
+from .joint import joint_cifar100
 from .mlit import TABLE_6
-from .mmlit import table_4
+from .mmlit import TABLE_3, TABLE_5, table_4
 
-RECIPES: dict[str, Recipe] = {r.name: r for r in (digits, *TABLE_6, table_4, folder)}
+RECIPES: dict[str, Recipe] = {
+    r.name: r for r in (digits, mae_digits, *TABLE_6, *TABLE_3, table_4, *TABLE_5, joint_cifar100, folder, mae_folder)
+}
 
 
 def recipe(name: str) -> RunConfig:
@@ -23,9 +26,10 @@ def recipe(name: str) -> RunConfig:
     return RECIPES[name].config
 
 
-def recipe_for(data: str) -> RunConfig:
-    """The recipe a data set gets when none is asked for."""
-    return next((r.config for r in RECIPES.values() if data and r.config.data == data), folder.config)
+def recipe_for(data: str, pretraining: bool = False) -> RunConfig:
+    """The recipe a data set gets when none is asked for, to train a classifier or to pre-train without labels."""
+    fits = [r.config for r in RECIPES.values() if (r.config.objective == "reconstruction") == pretraining]
+    return next((c for c in fits if data and c.data == data), (mae_folder if pretraining else folder).config)
 
 
 __all__ = ["RECIPES", "Recipe", "recipe", "recipe_for"]

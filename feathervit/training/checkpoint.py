@@ -110,8 +110,9 @@ def load_weights(path: str | Path) -> Checkpoint:
         config = from_dict(RunConfig, meta.get("config"), "config")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    pretrained = config.objective == "reconstruction"
     names, chans = meta.get("class_names"), meta.get("in_chans")
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or not (names or pretrained):
         raise CheckpointError(f"{path} names no classes: it is not a weights file (state files are for --resume)")
     if not isinstance(chans, int) or isinstance(chans, bool) or not 1 <= chans <= 1024:
         raise CheckpointError(f"{path}: in_chans must be a number of channels, got {chans!r:.40}")
@@ -122,20 +123,16 @@ def load_weights(path: str | Path) -> Checkpoint:
 
 
 def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> nn.Module:
-    """The checkpoint's model with its weights, in evaluation mode. Raises CheckpointError where they do not fit."""
-    from ..models import create_model
+    """The checkpoint's model with its weights, in evaluation mode: a classifier, or the auto-encoder of a pre-training run.
+
+    Raises CheckpointError where they do not fit.
+    """
+    from ..models import build_model
 
     config = checkpoint.config
 
     def build() -> nn.Module:
-        return create_model(
-            config.model,
-            img_size=config.img_size,
-            patch_size=config.patch_size,
-            in_chans=checkpoint.in_chans,
-            num_classes=len(checkpoint.class_names),
-            **({"config": config.arch} if config.arch else {}),
-        )
+        return build_model(config, checkpoint.in_chans, len(checkpoint.class_names))
 
     shapes = {name: tensor.shape for name, tensor in checkpoint.weights.items()}
     misfit = CheckpointError(f"the weights of {where} do not fit its own configuration ({config.model})")

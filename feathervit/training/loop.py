@@ -26,11 +26,13 @@ from ..data.augment import Augmenter
 from ..data.loader import Sampler
 from ..errors import CheckpointError, ConfigError, DivergedError
 from ..evaluation.inference import probabilities
-from ..evaluation.metrics import score
+from ..evaluation.metrics import Metrics, score
+from ..evaluation.reconstruction import reconstruction_error
+from ..pictures.reconstructions import write_reconstructions
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_state, save_weights
 from .distributed import Group
 from .logging import Display, MetricsFile
-from .objectives import Classification, balanced_class_weights
+from .objectives import balanced_class_weights, build_objective
 from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
 from .setup import autocast
 
@@ -39,8 +41,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 120.0  # between two states inside a long epoch
 SHORT_EPOCH_SECONDS = 2.0  # epochs that end sooner after the last state share one
+WRITING_SHARE = 0.01  # of the time may go into writing states, so long as the above is kept to
 CHECK_STEPS = 50  # between two looks at whether the loss is finite
-SUMS = ("loss", "cross_entropy", "balance", "correct", "seen")
+PICTURES = 10  # times that a pre-training run paints its reconstructions
 
 
 @dataclass
@@ -83,7 +86,8 @@ class Trainer:
         if config.loss.class_weights == "balanced":
             weights = balanced_class_weights(data.train.labels, classes).to(device)
         self.optimizer = build_optimizer(self.model, config)
-        self.objective = self.group.wrap(Classification(self.model, config.loss, weights))
+        objective = build_objective(config, self.model, weights)
+        self.objective = self.group.wrap(objective)
         # timm's average, its decay rising from 0 so that the first steps do not weigh for ever
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True) if config.optim.ema else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -97,11 +101,13 @@ class Trainer:
         self.peak_lr = peak_learning_rate(config, config.batch_size)
         self.progress = Progress()
         wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.sums = torch.zeros(len(SUMS), device=device, dtype=wide)
+        self.names = ("loss", *objective.figures)
+        self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)  # times pictures, and the pictures
         self.metrics = MetricsFile(folder / "metrics.csv")
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
         self.interrupted = False
         self.saved_at = time.monotonic()
+        self.saving_seconds = 0.0  # that the last state took
 
     def _shares(self) -> list[Sampler]:
         """One sampler for each micro-step of this process."""
@@ -125,9 +131,14 @@ class Trainer:
         ]
 
     @property
-    def kept(self) -> nn.Module:
-        """The model that is validated and saved: the average of the weights where there is one."""
+    def averaged(self) -> nn.Module:
+        """The model with the average of the weights where there is one."""
         return self.ema.module if self.ema else self.model
+
+    @property
+    def kept(self) -> nn.Module:
+        """What is validated and saved: after joint training the classifier alone, else the whole model."""
+        return self.averaged.encoder if self.config.objective == "joint" else self.averaged
 
     # ------------------------------------------------------------------------------------------------------------------
     # State
@@ -135,22 +146,24 @@ class Trainer:
     def save(self) -> None:
         """Writes the training state; its sums are those of all processes, which the first takes up again."""
         sums = self.group.add(self.sums)
-        self.saved_at = time.monotonic()
+        started = self.saved_at = time.monotonic()
         if not self.group.is_main:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | flatten_optimizer(self.optimizer)
-        tensors |= {f"ema.{k}": v for k, v in self.kept.state_dict().items()} if self.ema else {}
+        tensors |= {f"ema.{k}": v for k, v in self.averaged.state_dict().items()} if self.ema else {}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         tensors["sums"] = sums
         meta = {"progress": asdict(self.progress), "scaler": self.scaler.state_dict(), **self.identity}
         save_state(self.folder, tensors, meta)
+        self.saved_at = time.monotonic()
+        self.saving_seconds = self.saved_at - started
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up a state that `save` wrote. Raises CheckpointError for one that is not of this run."""
         try:
             self.model.load_state_dict(_below("model.", tensors))
             if self.ema:
-                self.kept.load_state_dict(_below("ema.", tensors))
+                self.averaged.load_state_dict(_below("ema.", tensors))
             restore_optimizer(self.optimizer, tensors)
             if self.group.is_main:
                 self.sums.copy_(tensors["sums"])
@@ -164,19 +177,19 @@ class Trainer:
             return
         self.metrics.truncate(self.progress.step // self.steps_per_epoch)
         if self.best:  # the file may be of an epoch after this state
-            figures = {"val": {"top1": self.progress.best_top1, "n": len(self.data.val)}}
-            self.save_weights("best", self.best, self.progress.best_epoch, figures)
+            self.save_weights("best", self.best, self.progress.best_epoch, self._best_figures())
 
     def save_weights(self, name: str, weights: dict[str, Tensor], epoch: int, figures: dict[str, Any]) -> None:
         """Writes a weights file (in the first process)."""
         if not self.group.is_main:
             return
         train = self.data.train
+        pretraining = self.config.objective == "reconstruction"
         save_weights(
             self.folder / f"{name}.safetensors",
             Checkpoint(
                 self.config,
-                train.class_names,
+                () if pretraining else train.class_names,
                 train.images.shape[1],
                 weights,
                 epoch,
@@ -211,7 +224,8 @@ class Trainer:
                 if self.interrupted:
                     display.note("stopped by a signal after this step")
                 stop = self.progress.step < total and self.group.any(self.interrupted or out_of_time)
-                pause = SHORT_EPOCH_SECONDS if (step + 1) % per_epoch == 0 else CHECKPOINT_SECONDS
+                short = min(max(SHORT_EPOCH_SECONDS, self.saving_seconds / WRITING_SHARE), CHECKPOINT_SECONDS)
+                pause = short if (step + 1) % per_epoch == 0 else CHECKPOINT_SECONDS
                 if stop or self.group.any(time.monotonic() - self.saved_at > pause):
                     if self.sums[-1] > 0:
                         self._require_finite(step, lr)  # a state is a good state
@@ -251,23 +265,14 @@ class Trainer:
             self.images.index_select(0, picked), self.labels[picked], indices, chance, step // self.steps_per_epoch
         )
         with autocast(self.device, self.dtype):
-            loss, parts, logits = self.objective(x, targets)
+            loss, figures = self.objective(x, targets)
         if self.config.on_nonfinite == "skip" and self.group.any(not torch.isfinite(loss)):
             return False
         self.scaler.scale(loss / len(self.samplers)).backward()
-        with torch.no_grad():
-            wanted = targets if targets.ndim == 1 else targets.argmax(1)
-            n = len(logits)
-            correct = (logits.argmax(1) == wanted).sum()
-            self.sums += torch.stack(
-                [
-                    loss.detach() * n,
-                    parts["cross_entropy"] * n,
-                    parts["balance"] * n,
-                    correct,
-                    torch.full_like(correct, n),
-                ]
-            )
+        n = len(indices)
+        means = torch.stack([loss.detach(), *figures.values()])
+        self.sums[:-1].add_(means, alpha=n)
+        self.sums[-1] += n
         self.progress.images += n * self.group.world
         return True
 
@@ -291,27 +296,43 @@ class Trainer:
 
     def _end_epoch(self, epoch: int, lr: float) -> dict[str, Any]:
         """Validation, the row of the epoch, the weights if they are the best."""
-        sums = dict(zip(SUMS, self.group.add(self.sums).tolist(), strict=True))
+        *sums, seen = self.group.add(self.sums).tolist()
         self.sums.zero_()
         row: dict[str, Any] = {"epoch": epoch, "lr": lr}
-        seen = max(sums["seen"], 1)  # 0 when every step was skipped
-        row |= {f"train_{k}": sums[k] / seen for k in ("loss", "cross_entropy", "balance")}
-        row["train_top1"] = sums["correct"] / seen
+        row |= {f"train_{name}": total / max(seen, 1) for name, total in zip(self.names, sums, strict=True)}
         if self.data.val is not None:
-            found = self.measure(self.data.val)
-            row |= {"val_loss": found.nll, "val_top1": found.top1}
-            best = self.progress
-            if (found.top1, -found.nll) > (best.best_top1, -best.best_loss):  # small sets tie often
-                best.best_top1, best.best_loss, best.best_epoch = found.top1, found.nll, epoch
-                self.best = {k: v.to("cpu", copy=True) for k, v in self.kept.state_dict().items()}
-                self.save_weights("best", self.best, epoch, {"val": {"top1": found.top1, "n": found.n}})
+            row |= self._validate(epoch)
         row["minutes"] = self.progress.seconds / 60
         if self.group.is_main:
             self.metrics.write(row)
+            due = PICTURES * epoch // self.config.epochs > PICTURES * (epoch - 1) // self.config.epochs
+            if self.config.objective == "reconstruction" and due:
+                some = self.data.train.images[:8]
+                write_reconstructions(self.kept, some, self.config, self.folder / "reconstructions" / f"{epoch:06}.png")
         return row
 
-    def measure(self, images: ImageSet):
-        """Metrics of the kept weights as they stand, on a whole image set."""
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """The validation figures of an epoch, whose weights are kept if they are the best."""
+        found, progress = self.measure(self.data.val), self.progress
+        if isinstance(found, Metrics):
+            top1, loss, row = found.top1, found.nll, {"val_loss": found.nll, "val_top1": found.top1}
+        else:
+            top1, loss, row = 0.0, found["masked_mse"], {"val_masked_mse": found["masked_mse"]}
+        if (top1, -loss) > (progress.best_top1, -progress.best_loss):  # small sets tie often
+            progress.best_top1, progress.best_loss, progress.best_epoch = top1, loss, epoch
+            self.best = {k: v.to("cpu", copy=True) for k, v in self.kept.state_dict().items()}
+            self.save_weights("best", self.best, epoch, self._best_figures())
+        return row
+
+    def _best_figures(self) -> dict[str, Any]:
+        pretraining = self.config.objective == "reconstruction"
+        found = {"masked_mse": self.progress.best_loss} if pretraining else {"top1": self.progress.best_top1}
+        return {"val": {**found, "n": len(self.data.val)}}
+
+    def measure(self, images: ImageSet) -> Metrics | dict[str, float]:
+        """Figures of the kept weights as they stand on a whole image set: a classifier's, or a reconstruction's errors."""
+        if self.config.objective == "reconstruction":
+            return reconstruction_error(self.kept, images.images, self.config, self.device, self.dtype)
         p_NK = probabilities(self.kept, images.images, self.config, self.device, self.dtype)
         return score(p_NK, images.labels, images.class_names)
 

@@ -1,39 +1,107 @@
-"""What is optimised. An objective wraps the model and returns the loss with its parts, named, for the log.
+"""What is optimised. An objective wraps the model and returns the loss with its figures, named, for the log.
 
-Contract: `forward(x, targets)` returns (loss, parts, logits): `parts` are detached scalars.
+Contract: `forward(x, targets)` returns (loss, figures): detached means over the batch, one for each name in `figures`.
+Targets are classes [B] or probabilities [B, K]; label smoothing is in them already (the augmenter writes it there, so that
+mixing is consistent with it). The balance losses of the experts enter every loss with the weight `loss.moe` (Eq. 16).
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LossConfig
-from ..models import Encoder
+from ..config import LossConfig, RunConfig
+from ..models import Encoder, MaskedAutoencoder
+
+Figures = dict[str, Tensor]
 
 
 class Classification(nn.Module):
-    """Cross-entropy + `loss.moe` x balance loss of the experts. Targets: classes [B] or probabilities [B, K].
+    """Cross-entropy + `loss.moe` x balance loss."""
 
-    Label smoothing is in the targets already (the augmenter writes it there, so that mixing is consistent with it).
-    """
+    figures: ClassVar = ("cross_entropy", "balance", "top1")
 
     def __init__(self, model: nn.Module, loss: LossConfig, class_weights: Tensor | None = None):
         super().__init__()
-        self.model = model
-        self.moe = loss.moe
+        self.model, self.moe = model, loss.moe
         self.register_buffer("class_weights", class_weights)
 
-    def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
         if isinstance(self.model, Encoder):
             logits_BK, balance = self.model.forward_balanced(x_BCSS)
         else:
             logits_BK = self.model(x_BCSS)
             balance = logits_BK.new_zeros(())
         entropy = F.cross_entropy(logits_BK.float(), targets, weight=self.class_weights)
-        parts = {"cross_entropy": entropy.detach(), "balance": balance.detach()}
-        return entropy + self.moe * balance, parts, logits_BK
+        figures = {"cross_entropy": entropy.detach(), "balance": balance.detach(), "top1": _top1(logits_BK, targets)}
+        return entropy + self.moe * balance, figures
+
+
+class Masked(nn.Module):
+    """Reconstruction, Eq. 16: MSE of masked patches + `mae.visible_weight` x MSE of visible ones + `loss.moe` x balance.
+
+    Targets are not looked at.
+    """
+
+    figures: ClassVar = ("masked_mse", "visible_mse", "balance")
+
+    def __init__(self, model: MaskedAutoencoder, loss: LossConfig):
+        super().__init__()
+        self.model, self.moe, self.visible_weight = model, loss.moe, model.config.visible_weight
+
+    def forward(self, x_BCSS: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Figures]:
+        found = self.model(x_BCSS)
+        loss = found.masked + self.visible_weight * found.visible + self.moe * found.balance
+        figures = {"masked_mse": found.masked, "visible_mse": found.visible, "balance": found.balance}
+        return loss, {name: value.detach() for name, value in figures.items()}
+
+
+class Joint(nn.Module):
+    """Labels from the whole picture and reconstruction from the masked one in each step (SSAT, arXiv 2310.20704).
+
+    `loss.label_share` x cross-entropy + the rest x reconstruction, plus `loss.moe` x the balance losses of both passes and
+    the decoder. The paper's reconstruction is the masked patches' alone: `mae.visible_weight` 0.
+    """
+
+    figures: ClassVar = ("cross_entropy", "masked_mse", "visible_mse", "balance", "top1")
+
+    def __init__(self, model: MaskedAutoencoder, loss: LossConfig, class_weights: Tensor | None = None):
+        super().__init__()
+        self.model, self.moe, self.share = model, loss.moe, loss.label_share
+        self.visible_weight = model.config.visible_weight
+        self.register_buffer("class_weights", class_weights)
+
+    def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
+        logits_BK, seen_balance = self.model.encoder.forward_balanced(x_BCSS)
+        found = self.model(x_BCSS)
+        entropy = F.cross_entropy(logits_BK.float(), targets, weight=self.class_weights)
+        pixels = found.masked + self.visible_weight * found.visible
+        balance = seen_balance + found.balance
+        loss = self.share * entropy + (1 - self.share) * pixels + self.moe * balance
+        figures = {
+            "cross_entropy": entropy.detach(),
+            "masked_mse": found.masked.detach(),
+            "visible_mse": found.visible.detach(),
+            "balance": balance.detach(),
+            "top1": _top1(logits_BK, targets),
+        }
+        return loss, figures
+
+
+def build_objective(config: RunConfig, model: nn.Module, class_weights: Tensor | None) -> nn.Module:
+    """The objective that the configuration names, around its model."""
+    if config.objective == "reconstruction":
+        return Masked(model, config.loss)
+    kind = Joint if config.objective == "joint" else Classification
+    return kind(model, config.loss, class_weights)
+
+
+def _top1(logits_BK: Tensor, targets: Tensor) -> Tensor:
+    wanted_B = targets if targets.ndim == 1 else targets.argmax(1)
+    return (logits_BK.argmax(1) == wanted_B).float().mean()
 
 
 def balanced_class_weights(labels_N: Tensor, classes: int) -> Tensor:

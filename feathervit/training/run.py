@@ -19,11 +19,12 @@ import torch
 from .. import __version__
 from ..chance import Chance
 from ..config import RunConfig, changed, to_dict
-from ..data import DataSplits, load_data
+from ..data import DataSplits, ImageSet, load_data
 from ..data.named import NAMED
 from ..errors import ConfigError, RunFolderError
+from ..evaluation.metrics import Metrics
 from ..files import write_bytes
-from ..models import create_model
+from ..models import build_model
 from ..recipes import recipe, recipe_for
 from ..recipes.folder import adapt
 from ..results import RunResult, commit, machine, read_config, write_json
@@ -97,6 +98,22 @@ def train(
             return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
 
 
+def pretrain(config: RunConfig | str | None = None, *, out: str | Path, data: Any = None, **rest: Any) -> Outcome:
+    """Pre-trains a masked auto-encoder, for which no labels are needed, and returns what became of it.
+
+    `config` None: the pre-training recipe that fits the data. `data` may be a folder of pictures in any folders inside, or
+    images alone as an array. The rest as in `train`, which takes the weights up with `start_from=OUT`.
+    """
+    if config is None and not rest.get("resume"):
+        config = recipe_for(str(data) if isinstance(data, (str, Path)) else "", pretraining=True)
+    config = recipe(config) if isinstance(config, str) else config
+    if config is not None and config.objective != "reconstruction":
+        raise ConfigError(
+            f"recipe {config.recipe} has the objective {config.objective}: train with it, or choose a mae recipe"
+        )
+    return train(config, out=out, data=data, **rest)
+
+
 def _whole(name: str) -> str:
     """The name of a data set; of a folder the whole path, so that the run can be resumed and evaluated from anywhere."""
     folder = Path(name).expanduser()
@@ -111,7 +128,7 @@ def _planned(config: RunConfig | str | None, source: Any, name: str, fields: dic
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
     reasons: list[str] = []
     set_fields(config, fields)  # names and types, before anything is chosen to go with them
-    if config.recipe == "folder":
+    if config.recipe in ("folder", "mae_folder"):
         config, reasons = adapt(config, source if source is not None else config.data, fields)
     config = resolve(set_fields(config, fields))
     check_effect(config, fields)
@@ -162,6 +179,7 @@ def _run(
             split=config.split,
             skip_unreadable=skip_unreadable,
             progress=progress,
+            labelled=config.objective != "reconstruction",
         )
     if group.is_main:
         group.wait()
@@ -169,14 +187,7 @@ def _run(
     if config.patience and data.val is None:
         raise ConfigError("patience has no effect here: there are no validation pictures to look at; leave it out")
     try:
-        model = create_model(
-            config.model,
-            img_size=config.img_size,
-            patch_size=config.patch_size,
-            in_chans=data.train.images.shape[1],
-            num_classes=len(data.train.class_names),
-            **({"config": config.arch} if config.arch else {}),
-        )
+        model = build_model(config, data.train.images.shape[1], len(data.train.class_names), train=True)
         if config.arch is None:  # timm's models say only when they run what sizes they cannot take
             model.eval()(torch.zeros(1, data.train.images.shape[1], config.img_size, config.img_size))
     except (RuntimeError, MemoryError, AssertionError) as error:  # the first is also torch's word for no memory
@@ -241,8 +252,7 @@ def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str)
     else:
         best = next(row for row in rows if row["epoch"] == trainer.progress.best_epoch)
     trainer.kept.load_state_dict(load_weights(out / "best.safetensors").weights)
-    val = trainer.measure(data.val) if data.val is not None else None
-    test = trainer.measure(data.test) if data.test is not None else None
+    val, test = (_figures(trainer, images) for images in (data.val, data.test))
     return RunResult(
         command=command,
         version=__version__,
@@ -268,12 +278,17 @@ def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str)
         config=to_dict(config),
         epochs=rows,
         best=best,
-        val=val.to_dict() if val else None,
-        test=test.to_dict() if test else None,
+        val=val,
+        test=test,
         minutes=trainer.progress.seconds / 60,
         images_per_s=trainer.progress.images / max(trainer.progress.seconds, 1e-9),
         skipped=data.skipped,
     )
+
+
+def _figures(trainer: Trainer, images: ImageSet | None) -> dict[str, Any] | None:
+    found = trainer.measure(images) if images is not None else None
+    return found.to_dict() if isinstance(found, Metrics) else found
 
 
 def _banner(
@@ -287,7 +302,7 @@ def _banner(
     return [
         f"data       {config.data}: {sizes}; {len(data.train.class_names)} classes; stored at {stored} px, {chans} channels",
         *(f"           {note}" for note in data.notes),
-        f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}",
+        f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}{_halves(trainer)}",
         f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
         f"training   {config.epochs} epochs of {trainer.steps_per_epoch} steps of {config.batch_size}{shares}; "
         f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
@@ -299,12 +314,23 @@ def _banner(
     ]
 
 
+def _halves(trainer: Trainer) -> str:
+    """The share of the decoder, which is left behind after training."""
+    encoder = getattr(trainer.model, "encoder", None)
+    return f"; {sum(p.numel() for p in encoder.parameters()):,} of them the encoder's" if encoder is not None else ""
+
+
 def _summary(result: RunResult, out: Path) -> str:
+    masked = result.config["objective"] == "reconstruction"
     figures = [
-        f"{name} top-1 {100 * split['top1']:.2f} % of {split['n']}"
+        f"{name} masked MSE {split['masked_mse']:.5f} of {split['n']}"
+        if masked
+        else f"{name} top-1 {100 * split['top1']:.2f} % of {split['n']}"
         for name, split in (("validation", result.val), ("test", result.test))
         if split
     ]
+    if not figures and masked:
+        figures = [f"training masked MSE {result.best['train_masked_mse']:.5f}"]
     text = "; ".join(figures) or f"training top-1 {100 * result.best['train_top1']:.2f} % (nothing was held out)"
     return (
         f"done in {result.minutes:.1f} min, {result.images_per_s:.0f} images/s (epoch {result.best['epoch']} kept): {text}. "
@@ -335,7 +361,14 @@ def _claim(out: Path, overwrite: bool) -> None:
 def _empty(out: Path) -> None:
     """Removes an earlier run. Only what a run writes is ever removed."""
     try:
-        for pattern in ("*.safetensors", "config.json", "splits.json", "result.json", "metrics.csv"):
+        for pattern in (
+            "*.safetensors",
+            "reconstructions/*.png",
+            "config.json",
+            "splits.json",
+            "result.json",
+            "metrics.csv",
+        ):
             for path in out.glob(pattern):
                 path.unlink()
     except OSError as error:

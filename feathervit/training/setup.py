@@ -28,6 +28,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "optim.eps": (0, math.inf),
     "optim.ema": (0, 1),
     "loss.moe": (0, math.inf),
+    "loss.label_share": (0, 1),
+    "mae.mask_ratio": (0, 1),
+    "mae.visible_weight": (0, math.inf),
+    "mae.decoder.dim": (1, 16_384),
+    "mae.decoder.depth": (1, 1_000),
     "arch.dim": (1, 16_384),
     "arch.depth": (1, 1_000),
     "arch.drop_rate": (0, 1),
@@ -98,13 +103,24 @@ def resolve(config: RunConfig) -> RunConfig:
             f"images.mean and images.std must hold one value, or one a channel, and std be above 0; got "
             f"{config.images.mean} and {config.images.std}"
         )
+    masked = config.objective != "classification"
+    if masked and config.optim.layer_decay < 1:
+        raise ConfigError(
+            "optim.layer_decay is for fine-tuning: a decoder has no place among the encoder's layers; leave it out"
+        )
     if config.model.startswith("timm:"):
         if config.arch is not None:
             raise ConfigError(f"--arch has no effect on {config.model}: it describes our own models")
+        if masked:
+            raise ConfigError(
+                f"{config.model} cannot be masked: objective {config.objective} needs one of our own models"
+            )
         return replace(config, img_size=config.img_size or 224)
     known = spec(config.model)
+    mae = replace(config.mae, decoder=config.mae.decoder or known.decoder) if masked else config.mae
     return replace(
         config,
+        mae=mae,
         arch=config.arch or known.config,
         img_size=config.img_size or known.img_size,
         patch_size=config.patch_size or known.patch_size,
@@ -138,10 +154,15 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
         ),
         "optim.eps": (optim.name == "adamw", "optim.name adamw"),
         "loss.moe": (moe, "a model with experts"),
+        "loss.label_share": (config.objective == "joint", "objective joint"),
+        "loss.label_smoothing": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
+        "loss.class_weights": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
         "split.fold": (config.split.folds > 0, "split.folds"),
     }
     for name in fields:
         holds, what = needs.get(name, (True, ""))
+        if name.startswith("mae.") and config.objective == "classification":
+            holds, what = False, "objective reconstruction or joint"
         if not holds:
             raise ConfigError(f"{name} has no effect here: it needs {what}; leave it out")
 
@@ -156,6 +177,9 @@ def _field(config: Any, name: str) -> Any:
 def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
     """`with_fields`, where a field of `arch` may be set on a model that is named only. Raises ConfigError also for types."""
     fields = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in fields.items()}
+    if any(name.startswith("mae.decoder.") for name in fields) and config.mae.decoder is None:
+        decoder = spec(fields.get("model", config.model)).decoder
+        config = replace(config, mae=replace(config.mae, decoder=decoder))
     if any(name.startswith("arch.") for name in fields):
         model = fields.get("model", config.model)
         if model.startswith("timm:"):

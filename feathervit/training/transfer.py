@@ -5,6 +5,8 @@ To start from weights is to begin a new run; to go on with a stopped one is `--r
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 from timm.models import adapt_input_conv
@@ -12,18 +14,55 @@ from torch import Tensor, nn
 
 from ..config import changed
 from ..errors import CheckpointError
-from ..models import Encoder
-from .checkpoint import load_weights
+from ..models import Encoder, MaskedAutoencoder
+from .checkpoint import Checkpoint, load_weights
 
 
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Loads a checkpoint's encoder into `model`, which keeps its own new head; returns lines that say what was done.
 
-    Positions are resized to another image size. The patch projection takes another number of channels: grey pictures are
-    seen as colour ones with equal channels. Raises CheckpointError where the architectures or patch sizes differ.
+    A pre-training run's decoder is left behind, unless `model` is an auto-encoder with the same decoder. Positions are
+    resized to another image size. The patch projection takes another number of channels: grey pictures are seen as colour
+    ones with equal channels. Raises CheckpointError where the architectures or patch sizes differ.
     """
     checkpoint = load_weights(path)
+    target = model.encoder if isinstance(model, MaskedAutoencoder) else model
+    _check(target, checkpoint, path)
+    inside = "encoder." if target is not model else ""
+    theirs = "encoder." if checkpoint.config.objective == "reconstruction" else ""
+    weights = _fitted(
+        target, {n.removeprefix(theirs): t for n, t in checkpoint.weights.items() if n.startswith(theirs)}
+    )
+    head = {n for n in target.state_dict() if isinstance(target, Encoder) and n.startswith("head.")} or _classifier(
+        target
+    )
+    found = {f"{inside}{n}": t for n, t in weights.items() if n not in head}
+    found |= {n: t for n, t in checkpoint.weights.items() if theirs and not n.startswith(theirs)}
     own = model.state_dict()
+    taken = {n: t for n, t in found.items() if n in own and t.shape == own[n].shape}
+    model.load_state_dict(taken, strict=False)
+    names = {_renamed(n, inside, theirs): n for n in taken}  # in the file -> here
+    resized = sorted(there for there, here in names.items() if checkpoint.weights[there].shape != own[here].shape)
+    return [
+        f"start      {path}: {len(taken)} tensors taken"
+        + (f", of these resized {', '.join(resized)}" if resized else "")
+        + f"; left there: {_listed(set(checkpoint.weights) - set(names))}; new here: {_listed(set(own) - set(taken))}"
+    ]
+
+
+def _renamed(name: str, before: str, after: str) -> str:
+    return after + name.removeprefix(before) if name.startswith(before) else name
+
+
+def _listed(names: set[str]) -> str:
+    """A few names as they are, many by the part of the model that they belong to."""
+    if len(names) <= 4:
+        return ", ".join(sorted(names)) or "none"
+    parts = Counter(re.split(r"[._]", name)[0] for name in names)
+    return ", ".join(f"{part} ({count} tensors)" for part, count in sorted(parts.items()))
+
+
+def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
     if isinstance(model, Encoder):
         differ = (
             changed(checkpoint.config.arch, model.config) if checkpoint.config.arch else {"model": ("timm", "ours")}
@@ -38,18 +77,6 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
         getattr(model, "pretrained_cfg", {}).get("architecture")
     ):
         raise CheckpointError(f"cannot start from {path}: it holds {checkpoint.config.model}; choose the same model")
-    weights = _fitted(model, checkpoint.weights)
-    head = {name for name in own if isinstance(model, Encoder) and name.startswith("head.")} or _classifier(model)
-    taken = {n: t for n, t in weights.items() if n in own and n not in head and t.shape == own[n].shape}
-    model.load_state_dict(taken, strict=False)
-    left = sorted(set(checkpoint.weights) - set(taken))
-    new = sorted(set(own) - set(taken))
-    resized = sorted(n for n in taken if checkpoint.weights[n].shape != taken[n].shape)
-    return [
-        f"start      {path}: {len(taken)} tensors taken"
-        + (f", of these resized {', '.join(resized)}" if resized else "")
-        + f"; left there: {', '.join(left) or 'none'}; new here: {', '.join(new) or 'none'}"
-    ]
 
 
 def _fitted(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,42 @@
+"""How well a masked auto-encoder paints pictures: the same masks for every model and run, so that figures compare."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import RunConfig
+from ..data.picture import normalise, resize
+from ..models import MaskedAutoencoder
+from ..training.setup import autocast
+
+BATCH = 500
+
+
+def fixed_order(model: MaskedAutoencoder, count: int) -> Tensor:
+    """The orders of patches [count, N] that evaluation masks by: always the same, drawn from no run's randomness."""
+    return model.draw(count, torch.device("cpu"), torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def reconstruction_error(
+    model: MaskedAutoencoder,
+    images_NCRR: Tensor,
+    config: RunConfig,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, float]:
+    """{"masked_mse", "visible_mse", "n"} over stored uint8 images [N, C, R, R], in the units of the normalised pixels.
+
+    Sets evaluation mode.
+    """
+    model.eval()
+    masked = visible = 0.0
+    orders = fixed_order(model, len(images_NCRR)).split(BATCH)
+    for images_BCRR, order_BN in zip(images_NCRR.split(BATCH), orders, strict=True):
+        x_BCSS = normalise(resize(images_BCRR.to(device), config.img_size), config.images.mean, config.images.std)
+        with autocast(device, dtype):
+            found = model(x_BCSS, order_BN.to(device))
+        masked += len(x_BCSS) * found.masked.item()
+        visible += len(x_BCSS) * found.visible.item()
+    return {"masked_mse": masked / len(images_NCRR), "visible_mse": visible / len(images_NCRR), "n": len(images_NCRR)}

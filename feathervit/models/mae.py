@@ -1,0 +1,132 @@
+"""Masked auto-encoder around any encoder of the package (arXiv 2407.17783, section 2.2; arXiv 2111.06377).
+
+Notable: masks are drawn for each picture by itself and hold an exact number of patches; only the visible patches and the
+prefix tokens go through the encoder. The decoder gets the encoder's normalised output put back in order, with a mask token
+in the gaps, through one bias-free projection to its own width; its layers are of the encoder's kinds. The prefix token
+(the dummy patch) goes through both halves and is in no loss term. Decoder sizes are ours: the paper's Table 2 is lost.
+
+Legend: B batch, C channels, S image side, N patches, K visible patches, P prefix tokens, D width, X values of a patch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import MAEConfig
+from ..errors import ConfigError
+from .encoder import Encoder, Layer
+from .place import Place
+
+
+class Reconstruction(NamedTuple):
+    """`patches` [B, N, X] as the decoder paints them, `mask` [B, N] (True: hidden from the encoder), `masked` and
+    `visible` the mean squared errors on the two kinds of patches, `balance` the layers' balance losses (scalars)."""
+
+    patches: Tensor
+    mask: Tensor
+    masked: Tensor
+    visible: Tensor
+    balance: Tensor
+
+
+class MaskedAutoencoder(nn.Module):
+    """`encoder` with a decoder that paints what was masked. Raises ConfigError where the parts do not fit together."""
+
+    def __init__(self, encoder: Encoder, config: MAEConfig):
+        super().__init__()
+        decoder = config.decoder
+        if decoder is None:
+            raise ConfigError("mae.decoder names no decoder; give its width, depth and layers")
+        self.encoder, self.config = encoder, config
+        embed = encoder.patch_embed
+        self.patch_size, patches = embed.patch_size, embed.grid_size**2
+        self.masked_patches = round(patches * config.mask_ratio)
+        if not 0 < self.masked_patches < patches:
+            raise ConfigError(
+                f"mask ratio {config.mask_ratio} masks {self.masked_patches} of {patches} patches; some must be masked and "
+                "some seen: choose a ratio further from 0 and 1, or smaller patches"
+            )
+        if decoder.positions == "encoder" and encoder.pos_embed is None:
+            raise ConfigError(
+                "the encoder has no positions to give to mask tokens; set mae.decoder.positions to learned"
+            )
+        self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim).normal_(std=0.02))
+        self.decoder_embed = nn.Linear(encoder.embed_dim, decoder.dim, bias=False)
+        tokens = encoder.num_prefix_tokens + patches
+        own = decoder.positions == "learned"
+        self.decoder_pos_embed = nn.Parameter(torch.empty(1, tokens, decoder.dim).normal_(std=0.02)) if own else None
+        self.decoder_blocks = nn.ModuleList([Layer(decoder, i) for i in range(decoder.depth)])
+        self.decoder_norm = nn.LayerNorm(decoder.dim)
+        self.decoder_head = nn.Linear(decoder.dim, embed.in_chans * self.patch_size**2, bias=False)
+
+    def draw(self, batch: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+        """Patch numbers of each picture in random order, [B, N]: the first N - masked ones are visible.
+
+        From torch's generator of the device, which the training loop seeds for each step, or on the CPU from `generator`.
+        """
+        patches = self.encoder.patch_embed.grid_size**2
+        if generator is not None:
+            return torch.rand(batch, patches, generator=generator).argsort(1).to(device)
+        return torch.rand(batch, patches, device=device).argsort(1)
+
+    def forward(self, x_BCSS: Tensor, order_BN: Tensor | None = None) -> Reconstruction:
+        """Masks, encodes, paints. `order` as `draw` gives it fixes the masks; None draws them."""
+        batch, patches = len(x_BCSS), self.encoder.patch_embed.grid_size**2
+        order_BN = self.draw(batch, x_BCSS.device) if order_BN is None else order_BN
+        keep_BK = order_BN[:, : patches - self.masked_patches]
+        mask_BN = torch.ones_like(order_BN, dtype=torch.bool).scatter(1, keep_BK, False)
+        tokens_BND, balance = self.encoder.encode(x_BCSS, keep_BK)
+        painted_BNX, decoder_balance = self.decode(tokens_BND, keep_BK)
+        error_BN = (painted_BNX.float() - self.target(x_BCSS)).square().mean(-1)
+        masked = (error_BN * mask_BN).sum() / (batch * self.masked_patches)  # static shapes: the counts are known
+        visible = (error_BN * ~mask_BN).sum() / (batch * (patches - self.masked_patches))
+        return Reconstruction(painted_BNX, mask_BN, masked, visible, balance + decoder_balance)
+
+    def decode(self, tokens_BND: Tensor, keep_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's output [B, P + K, D] to pixels of all patches [B, N, X], and the decoder's balance loss."""
+        encoder, prefix = self.encoder, self.encoder.num_prefix_tokens
+        grid = encoder.patch_embed.grid_size
+        gaps_1ND = self.mask_token.expand(-1, grid**2, -1)
+        if self.decoder_pos_embed is None:
+            gaps_1ND = gaps_1ND + encoder.pos_embed[:, prefix:]
+        gaps_BND = gaps_1ND.to(tokens_BND.dtype).expand(len(tokens_BND), -1, -1)
+        index_BKD = keep_BK.unsqueeze(-1).expand(-1, -1, tokens_BND.shape[-1])
+        whole_BND = gaps_BND.scatter(1, index_BKD, tokens_BND[:, prefix:])
+        y_BND = self.decoder_embed(torch.cat([tokens_BND[:, :prefix], whole_BND], 1))
+        if self.decoder_pos_embed is not None:
+            y_BND = y_BND + self.decoder_pos_embed
+        place, losses = Place(prefix, grid), []
+        for layer in self.decoder_blocks:
+            y_BND, balance = layer(y_BND, place)
+            losses.append(balance)
+        return self.decoder_head(self.decoder_norm(y_BND)[:, prefix:]), torch.stack(losses).sum()
+
+    def patchify(self, x_BCSS: Tensor) -> Tensor:
+        """[B, C, S, S] to [B, N, X]: the values of each patch, channels first, as the patch projection reads them."""
+        p = self.patch_size
+        return nn.functional.unfold(x_BCSS, p, stride=p).transpose(1, 2)
+
+    def unpatchify(self, patches_BNX: Tensor) -> Tensor:
+        """The inverse of `patchify`."""
+        size, p = self.encoder.patch_embed.img_size, self.patch_size
+        return nn.functional.fold(patches_BNX.transpose(1, 2), size, p, stride=p)
+
+    def target(self, x_BCSS: Tensor) -> Tensor:
+        """What the decoder should paint, float32 [B, N, X]."""
+        patches_BNX = self.patchify(x_BCSS).float()
+        if not self.config.norm_pixels:
+            return patches_BNX
+        var_BN1, mean_BN1 = torch.var_mean(patches_BNX, -1, keepdim=True)
+        return (patches_BNX - mean_BN1) / (var_BN1 + 1e-6).sqrt()
+
+    # timm's contract, as far as the optimiser's parameter groups need it
+
+    def no_weight_decay(self) -> set[str]:
+        """The encoder's, and tokens, positions and per-expert biases of the decoder."""
+        own = {n for n, _ in self.named_parameters() if n.startswith("decoder_") and n.endswith(".b2")}
+        return (
+            {f"encoder.{name}" for name in self.encoder.no_weight_decay()} | own | {"mask_token", "decoder_pos_embed"}
+        )

@@ -1,0 +1,184 @@
+"""Pre-training runs: without labels, in pieces, and what is taken from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import feathervit
+from feathervit.config import with_fields
+from feathervit.errors import CheckpointError, ConfigError, DataError
+from feathervit.models import build_model
+from feathervit.recipes import RECIPES, recipe
+from feathervit.training.checkpoint import load_model, load_weights
+from feathervit.training.setup import resolve
+from feathervit.training.transfer import start_from
+
+from .test_run import same_weights
+
+
+@pytest.fixture
+def masked(small) -> dict:
+    """Fields of a small pre-training run."""
+    ours = ("model", "img_size", "patch_size", "batch_size", "arch.depth", "arch.dim", "lr", "optim.lr_batch")
+    small_decoder = {"mae.decoder.dim": 16, "mae.decoder.depth": 1, "mae.decoder.feedforward.experts": (2,)}
+    return {name: small[name] for name in ours} | small_decoder | {"augment.crop": "none", "augment.flip": "none"}
+
+
+@pytest.fixture
+def pretrained(arrays, tmp_path, masked):
+    feathervit.pretrain(data=arrays[0], out=tmp_path / "pretrained", epochs=3, **masked)
+    return tmp_path / "pretrained"
+
+
+def test_it_overfits_64_pictures(arrays, tmp_path, masked):
+    """The masked error falls below a tenth of the pixels' variance, which is that of a mean picture."""
+    images = arrays[0][:64]
+    fields = {**masked, "arch.dim": 64, "mae.decoder.dim": 32, "mae.mask_ratio": 0.5, "optim.warmup_epochs": 10.0}
+    outcome = feathervit.pretrain(data=images, out=tmp_path / "run", epochs=500, **fields)
+    variance = (images / 127.5 - 1).var()
+    assert outcome.result.epochs[-1]["train_masked_mse"] < 0.1 * variance
+    pictures = sorted((tmp_path / "run" / "reconstructions").iterdir())
+    assert [int(p.stem) for p in pictures] == list(range(50, 501, 50))
+    with Image.open(pictures[-1]) as png:
+        assert png.width > 8 * 64
+
+
+@pytest.mark.parametrize("lie", ["flat", "nested", "train"])
+def test_pictures_may_lie_anywhere(folder, tmp_path, masked, lie):
+    root = {"flat": folder / "train" / "flat", "nested": folder / "train", "train": folder}[lie]
+    outcome = feathervit.pretrain(data=root, out=tmp_path / "run", epochs=2, **masked)
+    expected = {"flat": (24, 0), "nested": (72, 0), "train": (72, 24)}[lie]  # never the test pictures
+    assert (outcome.result.data["n_train"], outcome.result.data["n_test"]) == expected
+    assert outcome.result.test is None or 0 < outcome.result.test["masked_mse"] < 2
+
+
+def test_a_folder_without_pictures(tmp_path):
+    (tmp_path / "none" / "inside").mkdir(parents=True)
+    with pytest.raises(DataError, match="no pictures below"):
+        feathervit.pretrain(data=tmp_path / "none", out=tmp_path / "run")
+
+
+def test_a_run_in_pieces_equals_an_uncut_one(arrays, tmp_path, masked):
+    arguments = {"data": arrays[0], "epochs": 4, "split.val_fraction": 0.2, **masked}
+    feathervit.pretrain(out=tmp_path / "whole", **arguments)
+    outcome, pieces = feathervit.pretrain(out=tmp_path / "cut", max_minutes=1e-6, **arguments), 1
+    while not outcome.finished:
+        outcome = feathervit.pretrain(out=tmp_path / "cut", data=arrays[0], resume=True, max_minutes=1e-6)
+        pieces += 1
+    assert pieces > 4
+    for name in ("last", "best"):
+        assert same_weights(tmp_path / "whole" / f"{name}.safetensors", tmp_path / "cut" / f"{name}.safetensors")
+
+
+def test_the_best_epoch_is_the_one_with_the_least_error_on_held_out_pictures(arrays, tmp_path, masked):
+    result = feathervit.pretrain(
+        data=arrays[0], out=tmp_path / "run", epochs=5, **{**masked, "split.val_fraction": 0.2}
+    ).result
+    assert result.best["val_masked_mse"] == min(row["val_masked_mse"] for row in result.epochs)
+    assert result.val["masked_mse"] == pytest.approx(result.best["val_masked_mse"], rel=1e-6)
+    assert result.val["n"] == 19
+
+
+def test_fine_tuning_starts_from_the_pretrained_encoders_features(pretrained):
+    before = load_model(load_weights(pretrained)).encoder
+    config = with_fields(load_weights(pretrained).config, objective="classification")
+    model = build_model(resolve(config), 3, 3)
+    (line,) = start_from(model, pretrained)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(model.eval().forward_features(x), before.forward_features(x))
+    assert "decoder" in line.split("left there")[1]
+    assert line.endswith("new here: head.weight")
+
+
+def test_fine_tuning_joint_training_and_prediction(arrays, pretrained, tmp_path, masked):
+    fields = {k: v for k, v in masked.items() if not k.startswith("mae.")}
+    recipe_fields = {"augment.policy": "none", "augment.mixup": 0.0, **fields}
+    tuned = feathervit.train(data=arrays, out=tmp_path / "tuned", start_from=pretrained, epochs=2, **recipe_fields)
+    assert tuned.result.parameters < 60_000
+    joint = feathervit.train(
+        data=arrays, out=tmp_path / "joint", objective="joint", epochs=15, **{**masked, **recipe_fields}
+    )
+    assert {"train_masked_mse", "train_cross_entropy", "train_top1", "val_top1"} <= set(joint.result.epochs[-1])
+    assert joint.result.val["top1"] > 0.6
+    classifier = load_weights(tmp_path / "joint")
+    assert not any("decoder" in name for name in classifier.weights)  # the decoder is left behind
+    assert len(feathervit.load(tmp_path / "joint").predict(arrays[0][:2])) == 2
+    again = feathervit.train(
+        data=arrays, out=tmp_path / "again", start_from=tmp_path / "joint", epochs=1, **recipe_fields
+    )
+    assert again.finished
+
+
+def test_joint_training_in_pieces(arrays, tmp_path, masked):
+    arguments = {
+        "data": arrays,
+        "epochs": 3,
+        "objective": "joint",
+        "optim.ema": 0.5,
+        "augment.policy": "none",
+        **masked,
+    }
+    feathervit.train(out=tmp_path / "whole", **arguments)
+    outcome = feathervit.train(out=tmp_path / "cut", max_minutes=1e-6, **arguments)
+    while not outcome.finished:
+        outcome = feathervit.train(out=tmp_path / "cut", data=arrays, resume=True, max_minutes=1e-6)
+    assert same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_pretraining_goes_on_from_weights_and_across_sizes(arrays, pretrained, tmp_path, masked, capsys):
+    feathervit.pretrain(data=arrays[0], out=tmp_path / "on", epochs=1, start_from=pretrained, **masked)
+    assert "left there: none; new here: none" in capsys.readouterr().err
+    larger = {**masked, "img_size": 24}
+    feathervit.pretrain(data=arrays[0], out=tmp_path / "larger", epochs=1, start_from=pretrained, **larger)
+    assert "of these resized encoder.pos_embed" in capsys.readouterr().err
+    grey = np.asarray(arrays[0])[..., :1]
+    feathervit.pretrain(data=grey, out=tmp_path / "grey", epochs=1, start_from=pretrained, **masked)
+    with pytest.raises(CheckpointError, match="dim is 32 there, 64 here"):
+        other = {**masked, "arch.dim": 64}
+        feathervit.pretrain(data=arrays[0], out=tmp_path / "other", epochs=1, start_from=pretrained, **other)
+
+
+def test_a_pretrained_model_names_no_classes(pretrained, arrays):
+    with pytest.raises(CheckpointError, match="knows no classes"):
+        feathervit.load(pretrained)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mae.mask_ratio": 1.0},
+        {"mae.visible_weight": -1.0},
+        {"mae.decoder.dim": 7},
+        {"optim.layer_decay": 0.9},
+        {"loss.label_share": 0.5},
+        {"loss.label_smoothing": 0.1},
+        {"model": "timm:resnet10t"},
+    ],
+)
+def test_settings_that_cannot_work(arrays, tmp_path, fields):
+    with pytest.raises(ConfigError):
+        feathervit.pretrain(
+            data=arrays[0], out=tmp_path / "run", epochs=1, **{"img_size": 16, "patch_size": 4, **fields}
+        )
+    with pytest.raises(ConfigError, match="no effect"):
+        feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, **{"mae.mask_ratio": 0.5})
+    with pytest.raises(ConfigError, match="objective"):
+        feathervit.pretrain("digits", out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_and_runs_two_steps(name, arrays, tmp_path):
+    images, labels = arrays[0][:40], arrays[1][:40]
+    config = recipe(name)
+    fields = {"epochs": 1, "batch_size": 16, "img_size": 16, "patch_size": 4, "arch.depth": 3}
+    if config.objective != "classification":
+        fields["mae.decoder.depth"] = 1
+    if config.img_size is None and config.recipe in ("folder", "mae_folder"):
+        fields["model"] = "mlit_nano"
+    outcome = feathervit.train(config, data=(images, labels), out=tmp_path / "run", **fields)
+    assert outcome.result.epochs[-1]["train_loss"] > 0
+    assert outcome.result.config["objective"] == config.objective
+    assert (tmp_path / "run" / "best.safetensors").exists()
