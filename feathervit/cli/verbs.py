@@ -14,6 +14,7 @@ from ..config import RunConfig, to_dict
 from ..errors import ConfigError
 from ..recipes import RECIPES
 from ..zoo import MODELS
+from .pictures import PicturesReconstructions, Probe, pictures_reconstructions, probe
 from .printing import add_row, new_console, new_table, print_json, set_threads
 from .rooms import (
     BenchmarkAugment,
@@ -288,11 +289,13 @@ VERBS: dict[str, Verb] = {
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
     "predict": (Predict, predict),
+    "probe": (Probe, probe),
     "models": (Models, models),
     "recipes": (Recipes, recipes),
     "data check": (DataCheck, data_check),
     "data show": (DataShow, data_show),
     "data cache": (DataCache, data_cache),
+    "pictures reconstructions": (PicturesReconstructions, pictures_reconstructions),
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
     "benchmark train": (BenchmarkTrain, benchmark_train),
 }

@@ -1,0 +1,103 @@
+"""How much frozen features know of the classes: nearest neighbours and a linear classifier on them (scikit-learn).
+
+Works on a pre-trained auto-encoder, whose encoder sees the whole picture, and on any classifier. Features are taken from
+two places where the model is ours: the read-out token (as the head reads it) and the mean of the patch tokens, both after
+the last norm; the first is in no reconstruction loss, so the second often knows more after pre-training. The linear
+classifier is logistic regression on standardised features.
+
+Legend: B batch, N pictures, D features, C channels, S image side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import RunConfig, SplitConfig
+from ..data import ImageSet, load_data
+from ..data.picture import normalise, resize
+from ..errors import ConfigError, DataError
+from ..models import Encoder, MaskedAutoencoder
+from ..training.checkpoint import load_model, load_weights
+from ..training.setup import choose_device
+from .inference import BATCH
+
+READOUTS = {"dummy": "dummy patch", "class": "class token", "mean": "mean of patches"}
+
+
+@torch.inference_mode()
+def features(model: nn.Module, images: ImageSet, config: RunConfig, device: torch.device) -> dict[str, Tensor]:
+    """Token name -> features [N, D] on the CPU. Sets evaluation mode."""
+    encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
+    encoder.eval().to(device)
+    found: dict[str, list[Tensor]] = {}
+    for images_BCRR in images.images.split(BATCH):
+        images_BCSS = resize(images_BCRR.to(device), config.img_size)
+        tokens = encoder.forward_features(normalise(images_BCSS, config.images.mean, config.images.std))
+        taken = {_readout(encoder): encoder.forward_head(tokens, pre_logits=True)}
+        if isinstance(encoder, Encoder):
+            taken["mean of patches"] = tokens[:, encoder.num_prefix_tokens :].mean(1)
+        for name, part_BD in taken.items():
+            found.setdefault(name, []).append(part_BD.float().cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _readout(encoder: nn.Module) -> str:
+    return READOUTS[encoder.config.readout] if isinstance(encoder, Encoder) else "pooled features"
+
+
+def probe(
+    checkpoint: str | Path,
+    data: Any = None,
+    *,
+    neighbours: int = 20,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+) -> dict[str, Any]:
+    """Accuracies of both probes for each token: {"split", "n", "n_train", "neighbours", "tokens": {name: {...}}}.
+
+    Fitted on the training split of `data` (None: what the checkpoint was trained on), scored on its test split, else on its
+    validation split. Raises CheckpointError, DataError, ConfigError.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if neighbours < 1:
+        raise ConfigError(f"neighbours must be at least 1, got {neighbours}")
+    where, _ = choose_device(device)
+    stored = load_weights(checkpoint)
+    config = stored.config
+    source = data if data is not None else config.data
+    held_out = config.split.val_fraction > 0 or config.split.folds > 0
+    split = config.split if held_out else SplitConfig()  # pre-training holds nothing out
+    splits = load_data(
+        source, img_size=config.img_size, images=config.images, split=split, skip_unreadable=skip_unreadable
+    )
+    target = splits.test or splits.val
+    if target is None:
+        raise DataError(f"{source} leaves nothing to score a probe on; give a test/ folder, or a larger set")
+    if splits.train.images.shape[1] != stored.in_chans:
+        raise DataError(f"the model takes {stored.in_chans} channels, {source} has {splits.train.images.shape[1]}")
+    model = load_model(stored, checkpoint)
+    x, x_new = (features(model, part, config, where) for part in (splits.train, target))
+    y, y_new = splits.train.labels.numpy(), target.labels.numpy()
+    tokens = {}
+    for name in x:
+        knn = KNeighborsClassifier(min(neighbours, len(y)), metric="cosine", weights="distance")
+        linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        tokens[name] = {
+            kind: {"top1": float(probe.fit(x[name].numpy(), y).score(x_new[name].numpy(), y_new))}
+            for kind, probe in (("knn", knn), ("linear", linear))
+        }
+    return {
+        "split": target.name.rpartition("/")[2],
+        "n": len(target),
+        "n_train": len(splits.train),
+        "neighbours": neighbours,
+        "tokens": tokens,
+    }

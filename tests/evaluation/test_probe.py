@@ -1,0 +1,94 @@
+"""Probes on frozen features, against scikit-learn called by hand; and the pictures of reconstructions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+import feathervit
+from feathervit.cli import main
+from feathervit.data import load_data
+from feathervit.errors import CheckpointError, ConfigError, DataError
+from feathervit.evaluation.probe import probe
+
+SIZES = {"model": "mlit_nano", "img_size": 16, "patch_size": 4, "batch_size": 32, "arch.depth": 2, "arch.dim": 32}
+
+
+@pytest.fixture
+def pretrained(folder, tmp_path):
+    feathervit.pretrain(data=folder, out=tmp_path / "pretrained", epochs=8, **SIZES)
+    return tmp_path / "pretrained"
+
+
+def test_both_probes_of_both_tokens(pretrained, folder):
+    found = probe(pretrained, folder, neighbours=5)
+    assert (found["split"], found["n"], found["n_train"]) == ("test", 24, 65)
+    assert list(found["tokens"]) == ["dummy patch", "mean of patches"]
+    model = feathervit.training.checkpoint.load_model(feathervit.training.checkpoint.load_weights(pretrained)).encoder
+    splits = load_data(folder, img_size=16)
+
+    def tokens(images):
+        with torch.no_grad():
+            return model.forward_features((images / 255 - 0.5) / 0.5).numpy()
+
+    x, x_new = tokens(splits.train.images), tokens(splits.test.images)
+    for name, take in (("dummy patch", lambda t: t[:, 0]), ("mean of patches", lambda t: t[:, 1:].mean(1))):
+        a, b = take(x), take(x_new)
+        scaler = StandardScaler().fit(a)
+        linear = LogisticRegression(max_iter=2000).fit(scaler.transform(a), splits.train.labels)
+        assert found["tokens"][name]["linear"]["top1"] == linear.score(scaler.transform(b), splits.test.labels)
+        near = (b / np.linalg.norm(b, axis=1)[:, None]) @ (a / np.linalg.norm(a, axis=1)[:, None]).T
+        votes = []
+        for row in near:
+            best = np.argsort(-row)[:5]
+            weights = np.bincount(splits.train.labels[best], 1 / np.maximum(1 - row[best], 1e-12), minlength=3)
+            votes.append(weights.argmax())
+        assert found["tokens"][name]["knn"]["top1"] == pytest.approx(
+            (votes == splits.test.labels.numpy()).mean(), abs=0.05
+        )
+
+
+def test_a_classifier_and_a_timm_model(folder, tmp_path, small, capsys):
+    feathervit.train(data=folder, out=tmp_path / "ours", epochs=15, **small)
+    assert main(["probe", str(tmp_path / "ours"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens"]["dummy patch"]["linear"]["top1"] > 0.8
+    fields = {"model": "timm:resnet10t", "img_size": 32, "batch_size": 32, "epochs": 1}
+    feathervit.train(data=folder, out=tmp_path / "timm", **fields)
+    assert main(["probe", str(tmp_path / "timm")]) == 0
+    assert "pooled features" in capsys.readouterr().out
+
+
+def test_what_cannot_be_probed(pretrained, folder, arrays):
+    with pytest.raises(ConfigError, match="at least 1"):
+        probe(pretrained, folder, neighbours=0)
+    with pytest.raises(DataError, match="channels"):
+        probe(pretrained, (arrays[0][..., 0], arrays[1]))
+
+
+def test_pictures_of_reconstructions(pretrained, folder, tmp_path, small):
+    """Visible patches are the original's, masked ones grey; the third row fills them."""
+    for extra in ([], [str(folder / "test" / "flat" / "0.png")]):
+        path = tmp_path / "out" / "r.png"
+        assert main(["pictures", "reconstructions", str(pretrained), *extra, "--out", str(path)]) == 0
+        with Image.open(path) as png:
+            pixels = np.asarray(png.convert("RGB")).astype(int)
+    rows = [pixels[top : top + 64, -68:-4] for top in (4, 72, 140)]  # one picture, 4 times as large
+    original, masked, painted = (row[::4, ::4] for row in rows)
+    assert (original == np.asarray(Image.open(folder / "test" / "flat" / "0.png"))).all()
+    grey = (masked == 128).all(-1).reshape(4, 4, 4, 4).all((1, 3))
+    assert grey.sum() == 12
+    visible = ~grey.repeat(4, 0).repeat(4, 1)
+    assert (original[visible] == masked[visible]).all()
+    assert (abs(original - painted)[visible] <= 1).all()
+    feathervit.train(data=folder, out=tmp_path / "classifier", epochs=1, **small)
+    with pytest.raises(CheckpointError, match="classifier"):
+        from feathervit.cli.pictures import PicturesReconstructions, pictures_reconstructions
+
+        pictures_reconstructions(PicturesReconstructions(str(tmp_path / "classifier")), {})
