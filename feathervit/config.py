@@ -187,13 +187,16 @@ class LossConfig:
     """Loss terms. `moe` is beta, the weight of the experts' balance losses (Eq. 16).
 
     `class_weights`: "balanced" weighs each class by the inverse of its frequency. `label_share`: in joint training, the
-    weight of the label loss; reconstruction has the rest (arXiv 2310.20704: 0.1 and 0.9).
+    weight of the label loss; reconstruction has the rest (arXiv 2310.20704: 0.1 and 0.9). `teacher_share`: in distillation,
+    the weight of the teacher's outputs, softened by `temperature`; the labels have the rest (arXiv 1503.02531).
     """
 
     label_smoothing: float = 0.0
     moe: float = 0.5
     class_weights: Literal["none", "balanced"] = "none"
     label_share: float = 0.1
+    teacher_share: float = 0.7
+    temperature: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ class RunConfig:
     """One run, whole. `None` in `img_size` and `patch_size` means the model's own; `arch` None, the registered one.
 
     `objective`: what is optimised: the label loss, the reconstruction of masked pictures (pre-training, no labels needed),
-    or both at once ("joint").
+    or both at once ("joint"), or the label loss together with the outputs of `teacher`, a checkpoint or timm:NAME.
     `start_from`: weights to begin with (`--from`), their head replaced by a new one. `patience`: stop after so many
     epochs without a better validation accuracy (0: never). `on_nonfinite`: what to do when the loss is no finite number:
     stop the run, or skip the step and count it. `batch_size` is that of an optimiser step, over all processes and the
@@ -223,10 +226,11 @@ class RunConfig:
     """
 
     recipe: str = ""
-    objective: Literal["classification", "reconstruction", "joint"] = "classification"
+    objective: Literal["classification", "reconstruction", "joint", "distillation"] = "classification"
     model: str = "mlit_xxs"
     data: str = ""
     start_from: str = ""
+    teacher: str = ""
     img_size: int | None = None
     patch_size: int | None = None
     epochs: int = 100

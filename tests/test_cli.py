@@ -224,6 +224,7 @@ def test_flags_of_train_are_frozen(run):
             "--model",
             "--data",
             "--start-from",
+            "--teacher",
             "--img-size",
             "--patch-size",
             "--epochs",

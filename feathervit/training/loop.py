@@ -35,6 +35,7 @@ from .logging import Display, MetricsFile
 from .objectives import balanced_class_weights, build_objective
 from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
 from .setup import autocast
+from .teacher import load_teacher
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,7 +87,10 @@ class Trainer:
         if config.loss.class_weights == "balanced":
             weights = balanced_class_weights(data.train.labels, classes).to(device)
         self.optimizer = build_optimizer(self.model, config)
-        objective = build_objective(config, self.model, weights)
+        teacher = None
+        if config.objective == "distillation":
+            teacher = load_teacher(config, data.train.class_names, data.train.images.shape[1]).to(device)
+        objective = build_objective(config, self.model, weights, teacher)
         self.objective = self.group.wrap(objective)
         # timm's average, its decay rising from 0 so that the first steps do not weigh for ever
         self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True) if config.optim.ema else None

@@ -30,6 +30,11 @@ class Classification(nn.Module):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
+        _, entropy, balance, figures = self.compare(x_BCSS, targets)
+        return entropy + self.moe * balance, figures
+
+    def compare(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Figures]:
+        """Logits [B, K], cross-entropy, balance loss, figures."""
         if isinstance(self.model, Encoder):
             logits_BK, balance = self.model.forward_balanced(x_BCSS)
         else:
@@ -37,7 +42,7 @@ class Classification(nn.Module):
             balance = logits_BK.new_zeros(())
         entropy = F.cross_entropy(logits_BK.float(), targets, weight=self.class_weights)
         figures = {"cross_entropy": entropy.detach(), "balance": balance.detach(), "top1": _top1(logits_BK, targets)}
-        return entropy + self.moe * balance, figures
+        return logits_BK, entropy, balance, figures
 
 
 class Masked(nn.Module):
@@ -91,10 +96,33 @@ class Joint(nn.Module):
         return loss, figures
 
 
-def build_objective(config: RunConfig, model: nn.Module, class_weights: Tensor | None) -> nn.Module:
+class Distillation(Classification):
+    """Logit distillation (arXiv 1503.02531): (1 - a) x cross-entropy + a T^2 KL(teacher | student at temperature T),
+    a being `loss.teacher_share`, plus `loss.moe` x balance loss. The teacher sees the same augmented pictures."""
+
+    figures: ClassVar = (*Classification.figures, "distillation")
+
+    def __init__(self, model: nn.Module, loss: LossConfig, teacher: nn.Module, class_weights: Tensor | None = None):
+        super().__init__(model, loss, class_weights)
+        self.teacher, self.share, self.temperature = teacher, loss.teacher_share, loss.temperature
+
+    def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
+        logits_BK, entropy, balance, figures = self.compare(x_BCSS, targets)
+        softened_BK = F.log_softmax(logits_BK.float() / self.temperature, -1)
+        wanted_BK = F.log_softmax(self.teacher(x_BCSS) / self.temperature, -1)
+        distance = self.temperature**2 * F.kl_div(softened_BK, wanted_BK, reduction="batchmean", log_target=True)
+        loss = (1 - self.share) * entropy + self.share * distance + self.moe * balance
+        return loss, {**figures, "distillation": distance.detach()}
+
+
+def build_objective(
+    config: RunConfig, model: nn.Module, class_weights: Tensor | None = None, teacher: nn.Module | None = None
+) -> nn.Module:
     """The objective that the configuration names, around its model."""
     if config.objective == "reconstruction":
         return Masked(model, config.loss)
+    if config.objective == "distillation":
+        return Distillation(model, config.loss, teacher, class_weights)
     kind = Joint if config.objective == "joint" else Classification
     return kind(model, config.loss, class_weights)
 

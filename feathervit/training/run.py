@@ -124,6 +124,8 @@ def _planned(config: RunConfig | str | None, source: Any, name: str, fields: dic
     """The resolved configuration of a new run, and the reasons of what was chosen for it."""
     config = recipe(config) if isinstance(config, str) else config or recipe_for(name)
     config = replace(config, data=name or config.data)
+    if "teacher" in fields:
+        fields["teacher"] = _whole(str(fields["teacher"]))
     if not config.data:
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
     reasons: list[str] = []

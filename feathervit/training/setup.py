@@ -29,6 +29,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "optim.ema": (0, 1),
     "loss.moe": (0, math.inf),
     "loss.label_share": (0, 1),
+    "loss.teacher_share": (0, 1),
+    "loss.temperature": (1e-3, 1e3),
     "mae.mask_ratio": (0, 1),
     "mae.visible_weight": (0, math.inf),
     "mae.decoder.dim": (1, 16_384),
@@ -103,7 +105,7 @@ def resolve(config: RunConfig) -> RunConfig:
             f"images.mean and images.std must hold one value, or one a channel, and std be above 0; got "
             f"{config.images.mean} and {config.images.std}"
         )
-    masked = config.objective != "classification"
+    masked = config.objective in ("reconstruction", "joint")
     if masked and config.optim.layer_decay < 1:
         raise ConfigError(
             "optim.layer_decay is for fine-tuning: a decoder has no place among the encoder's layers; leave it out"
@@ -154,6 +156,9 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
         ),
         "optim.eps": (optim.name == "adamw", "optim.name adamw"),
         "loss.moe": (moe, "a model with experts"),
+        "teacher": (config.objective == "distillation", "objective distillation"),
+        "loss.teacher_share": (config.objective == "distillation", "objective distillation"),
+        "loss.temperature": (config.objective == "distillation", "objective distillation"),
         "loss.label_share": (config.objective == "joint", "objective joint"),
         "loss.label_smoothing": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
         "loss.class_weights": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
@@ -161,7 +166,7 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
     }
     for name in fields:
         holds, what = needs.get(name, (True, ""))
-        if name.startswith("mae.") and config.objective == "classification":
+        if name.startswith("mae.") and config.objective in ("classification", "distillation"):
             holds, what = False, "objective reconstruction or joint"
         if not holds:
             raise ConfigError(f"{name} has no effect here: it needs {what}; leave it out")
