@@ -27,6 +27,7 @@ from .rooms import (
     data_check,
     data_show,
 )
+from .study import StudyFlags, study
 
 Positional = tyro.conf.Positional
 
@@ -280,6 +281,7 @@ VERBS: dict[str, Verb] = {
     "data check": (DataCheck, data_check),
     "data show": (DataShow, data_show),
     "data cache": (DataCache, data_cache),
+    "study": (StudyFlags, study),
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
     "benchmark train": (BenchmarkTrain, benchmark_train),
 }
