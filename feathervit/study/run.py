@@ -89,11 +89,11 @@ def run_study(
     plan = make_plan(study, name, out, command, say)
     end = time.monotonic() + (60 * max_minutes if max_minutes is not None else float("inf"))
 
-    elsewhere, interrupted = 0, False
+    elsewhere, begun, interrupted = 0, 0, False
     for number, (arm, seed) in enumerate(cells, 1):
         if _ended(out, arm, seed, retry_failed):
             continue
-        if time.monotonic() > end:
+        if begun and time.monotonic() > end:  # every call gets on, however short
             break
         held = claim(cell_folder(out, arm, seed))
         if held is None:
@@ -103,6 +103,7 @@ def run_study(
             if _ended(out, arm, seed, retry_failed):  # by the process that held it until now
                 continue
             say(f"cell {number} of {len(cells)}: {arm}, seed {seed} ({cell_folder(out, arm, seed)})")
+            begun += 1
             work = _CellRun(study, study.size(name).fields, plan, out, arm, seed, end, command)
             if retry_failed:
                 work.forget_failure()
