@@ -121,13 +121,15 @@ class SplitConfig:
     """How validation pictures are held out where the data set has none of its own.
 
     `val_fraction` of train, stratified and seeded by `seed`; 0 trains on all of train. `folds` > 1 takes fold number
-    `fold` of a stratified k-fold instead.
+    `fold` of a stratified k-fold instead. `train_per_class` > 0 then trains on so many pictures of each class only, drawn
+    by `seed`: the others are not used.
     """
 
     val_fraction: float = 0.1
     seed: int = 0
     folds: int = 0
     fold: int = 0
+    train_per_class: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from .rooms import (
     data_check,
     data_show,
 )
+from .study import StudyFlags, study
 
 Positional = tyro.conf.Positional
 
@@ -296,6 +297,7 @@ VERBS: dict[str, Verb] = {
     "data show": (DataShow, data_show),
     "data cache": (DataCache, data_cache),
     "pictures reconstructions": (PicturesReconstructions, pictures_reconstructions),
+    "study": (StudyFlags, study),
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
     "benchmark train": (BenchmarkTrain, benchmark_train),
 }

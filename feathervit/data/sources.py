@@ -22,7 +22,7 @@ from .folders import check_exists, find_folder, find_unlabelled
 from .hub import find_hub
 from .imageset import DataSplits, Found, ImageSet, Pictures, Progress, Scan
 from .named import NAMED, find_named
-from .splits import check_split, hold_out
+from .splits import check_split, hold_out, thin_out
 
 __all__ = ["DataSplits", "DataSummary", "ImageSet", "find", "load_data", "load_split", "summarise"]
 
@@ -51,7 +51,7 @@ def load_data(
     if labelled and len(found.class_names) < 2:
         raise DataError(f"{found.name} has one class only ({found.class_names[0]!r}); a classifier needs at least two")
     how, notes = dict(found.how), list(found.notes)
-    parts = _with_val(found, split, how, notes)
+    parts = _thinned(_with_val(found, split, how, notes), split, how, notes)
     native = {name: pictures.native_side() for name, pictures in found.splits.items()}
     native["val"] = native.get("val", native["train"])
     sizes = {name: native[name] or img_size for name in parts}
@@ -95,7 +95,7 @@ def load_split(
         split_name = next(name for name in ("test", "val", "train") if name in found.splits)
         parts = found.splits
     else:
-        parts = _with_val(found, split, {}, []) if "train" in found.splits else found.splits
+        parts = _thinned(_with_val(found, split, {}, []), split, {}, []) if "train" in found.splits else found.splits
     if split_name not in parts:
         raise DataError(f"{found.name} has no split {split_name!r}; it has {', '.join(parts)}")
     origin = "train" if split_name not in found.splits else split_name
@@ -174,6 +174,20 @@ def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list
     how["val"] = words
     how["train"] = f"{how.get('train', '')}, less the held-out"
     return {**found.splits, "train": train.subset(kept), "val": train.subset(held)}
+
+
+def _thinned(
+    parts: dict[str, Pictures], split: SplitConfig, how: dict[str, str], notes: list[str]
+) -> dict[str, Pictures]:
+    """The splits, with `split.train_per_class` pictures of each class in train where that is asked for."""
+    if not split.train_per_class:
+        return parts
+    train = parts["train"]
+    kept, more = thin_out(train.labels, split)
+    words = f"{split.train_per_class} a class, seed {split.seed}"
+    notes += [f"train: {len(kept):,} of {len(train.labels):,} pictures ({words})", *more]
+    how["train"] = f"{how.get('train', '')}, {words}"
+    return {**parts, "train": train.subset(kept)}
 
 
 def _store(

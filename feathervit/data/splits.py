@@ -1,11 +1,13 @@
-"""Which pictures are held out of train for validation: stratified, seeded, and said in words for the record."""
+"""Which pictures are held out of train for validation, and which are trained on: stratified, seeded, said in words."""
 
 from __future__ import annotations
 
 import warnings
 
 import numpy as np
+import torch
 
+from ..chance import Chance
 from ..config import SplitConfig
 from ..errors import ConfigError
 
@@ -20,6 +22,8 @@ def check_split(split: SplitConfig) -> None:
         raise ConfigError(f"split.fold must be 0 to {split.folds - 1}, got {split.fold}")
     if split.fold and not split.folds:
         raise ConfigError(f"split.fold {split.fold} has no effect without split.folds")
+    if split.train_per_class < 0:
+        raise ConfigError(f"split.train_per_class must be at least 0 (0: all), got {split.train_per_class}")
 
 
 def hold_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
@@ -59,3 +63,15 @@ def hold_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, np.n
         if number != wanted:
             notes.append(f"val: {number} pictures and not {wanted}, as there are {classes} classes")
     return np.setdiff1d(everything, held), np.sort(held), how, notes
+
+
+def thin_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, list[str]]:
+    """(indices of `split.train_per_class` pictures of each class, sorted; notes). A class with fewer gives all it has."""
+    classes = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N)]
+    generator = Chance(split.seed).generator("train_per_class")
+    orders = [torch.randperm(len(own), generator=generator).numpy()[: split.train_per_class] for own in classes]
+    few = sum(len(own) < split.train_per_class for own in classes)
+    notes = (
+        [f"{few} classes have fewer than {split.train_per_class} pictures to train on: all are taken"] if few else []
+    )
+    return np.sort(np.concatenate([own[order] for own, order in zip(classes, orders, strict=True)])), notes

@@ -89,7 +89,7 @@ def train(
         if resume:
             config = _resumed(out, config, name, fields)
         else:
-            config, reasons = _planned(config, source, name, fields)
+            config, reasons = planned(config, source, name, fields)
             if group.is_main:
                 _claim(out, overwrite)
             for reason in reasons:
@@ -120,7 +120,7 @@ def _whole(name: str) -> str:
     return str(folder.absolute()) if name and name not in NAMED and folder.is_dir() else name
 
 
-def _planned(config: RunConfig | str | None, source: Any, name: str, fields: dict) -> tuple[RunConfig, list[str]]:
+def planned(config: RunConfig | str | None, source: Any, name: str, fields: dict) -> tuple[RunConfig, list[str]]:
     """The resolved configuration of a new run, and the reasons of what was chosen for it."""
     config = recipe(config) if isinstance(config, str) else config or recipe_for(name)
     config = replace(config, data=name or config.data)

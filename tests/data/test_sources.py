@@ -355,3 +355,47 @@ def test_summarise_grey_pictures_and_named_sets(tmp_path):
     assert (summary.common_size, summary.median_short_side, summary.channels) == ((20, 30), 20, 1)
     digits = summarise("digits")
     assert (digits.common_size, digits.channels, digits.totals) == ((8, 8), 1, {"train": 1437, "test": 360})
+
+
+# --- a part of train
+
+
+def test_train_per_class_leaves_val_and_test_as_they_are(tmp_path):
+    write_pictures(tmp_path / "set" / "train", 40)
+    write_pictures(tmp_path / "set" / "test", 8, seed=1)
+    whole = load_data(tmp_path / "set", img_size=16)
+    split = SplitConfig(train_per_class=5)
+    part = load_data(tmp_path / "set", img_size=16, split=split)
+    assert counts(part.train) == [5, 5, 5]
+    assert part.val.sources == whole.val.sources
+    assert part.test.sources == whole.test.sources
+    assert set(part.train.sources) < set(whole.train.sources)
+    assert part.record["splits"]["train"]["sources"] == part.train.sources
+    assert "5 a class, seed 0" in part.record["splits"]["train"]["how"]
+    assert any("15 of 108 pictures" in note for note in part.notes)
+    assert load_split(tmp_path / "set", "train", img_size=16, split=split).sources == part.train.sources
+    other = load_data(tmp_path / "set", img_size=16, split=SplitConfig(train_per_class=5, seed=1))
+    assert counts(other.train) == [5, 5, 5]
+    assert set(other.train.sources) != set(part.train.sources)
+
+
+def test_train_per_class_of_a_set_with_val_and_small_classes(folder):
+    shutil.copytree(folder / "test", folder / "val")
+    for n in range(20):
+        (folder / "train" / "tall" / f"{n}.png").unlink()
+    data = load_data(folder, img_size=16, split=SplitConfig(train_per_class=10))
+    assert counts(data.train) == [10, 4, 10]
+    assert counts(data.val) == [8, 8, 8]
+    assert any("1 classes have fewer than 10" in note for note in data.notes)
+    with pytest.raises(ConfigError, match="train_per_class"):
+        load_data(folder, img_size=16, split=SplitConfig(train_per_class=-1))
+
+
+def test_the_same_part_of_train_is_decoded_once(folder, monkeypatch):
+    from feathervit.data import cache
+
+    built, whole = [], cache._build
+    monkeypatch.setattr(cache, "_build", lambda *args: (built.append(len(args[1])), whole(*args)))
+    for _ in range(2):
+        load_data(folder, img_size=16, split=SplitConfig(train_per_class=5))
+    assert sorted(built) == [7, 15, 24]  # val, train, test

@@ -1,0 +1,93 @@
+"""The verb `study`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from ..errors import ConfigError
+from .printing import new_console, print_json, set_threads
+
+
+@dataclass
+class StudyFlags:
+    """Answer a question by runs: arms x seeds, shared by any number of processes, into one table and chart.
+
+    A cell (arm, seed) that has ended is never run again; one that was stopped or killed goes on where it was. Several
+    processes or machines may work on one folder at a time.
+    """
+
+    study: Positional[str]
+    """A study's name, or a file FILE.json (docs/studies.md)."""
+    out: str = ""
+    """The study's folder, new or of the same study."""
+    data: str | None = None
+    """A name or folder instead of the recipe's data."""
+    size: str | None = None
+    """One of the study's sizes, as cpu or gpu (its first if not given)."""
+    seeds: str | None = None
+    """Seeds instead of the study's, as 0,1,2."""
+    minutes: float | None = None
+    """A budget for each cell instead of the study's; turned into epochs once, from the measured speed."""
+    shard: str | None = None
+    """Only part i of n of the cells, as 1/3; not needed where processes share the folder."""
+    retry_failed: bool = False
+    """Start cells anew that failed."""
+    max_minutes: float | None = None
+    """Stop after this many minutes, the running cell's state saved; the same command goes on."""
+    show: bool = False
+    """Run nothing: write table and chart anew from what there is."""
+    threads: int | None = None
+    """CPU threads (PyTorch's choice if not given)."""
+    json: bool = False
+    """Print one JSON object on standard output and nothing else."""
+
+
+def study(args: StudyFlags, _: dict[str, Any]) -> int:
+    if not args.out:
+        raise ConfigError("no folder named: give --out FOLDER")
+    seeds = _seeds(args.seeds) if args.seeds is not None else None
+    from ..study.report import rebuild, table
+
+    if args.show:
+        found, status = rebuild(Path(args.out)), 0
+    else:
+        from ..studies import study as named
+        from ..study.run import run_study
+
+        set_threads(args.threads)
+        console = new_console(args.json)
+        ended = run_study(
+            named(args.study),
+            args.out,
+            size=args.size,
+            data=args.data,
+            seeds=seeds,
+            minutes=args.minutes,
+            shard=args.shard,
+            retry_failed=args.retry_failed,
+            max_minutes=args.max_minutes,
+            console=console,
+            command=shlex.join(["feathervit", *sys.argv[1:]]) if sys.argv[1:2] == ["study"] else "feathervit study",
+        )
+        found, status = ended.found, 130 if ended.interrupted else 1 if ended.failed else 0
+        if ended.left:
+            others = f", {ended.elsewhere} of them held by other processes" if ended.elsewhere else ""
+            console.print(f"{ended.left} cells have not ended{others}", highlight=False)
+    if args.json:
+        print_json(found)
+    else:
+        print(table(found))
+    return status
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--seeds must be whole numbers with commas between, as 0,1,2; got {text!r}") from None

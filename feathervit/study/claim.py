@@ -1,0 +1,114 @@
+"""Who works on what, among processes and machines that share a folder. No server, no lock that outlives its owner.
+
+Claim number n is a file made with O_CREAT | O_EXCL: one process makes it, all others fail. The highest number counts.
+It is held while its owner lives: on the owner's machine its process is there, on others its time is fresh (a thread
+touches it). A claim that is not held is taken over by making number n + 1. No claim is ever removed or renamed, so two
+processes that find the same owner dead cannot both follow it. The machines' clocks must agree within a minute or so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunFolderError
+from ..results import write_json
+
+HEARTBEAT_SECONDS = 30.0
+STALE_SECONDS = 300.0
+
+
+class Claim:
+    """What this process has claimed; given back at the end of a `with` block."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    @property
+    def mine(self) -> bool:
+        """False when another process took this one for dead."""
+        return _latest(self.path.parent) == _number(self.path)
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):  # the next beat may fare better
+                os.utime(self.path)
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        write_json(self.path, {"released": True})
+
+
+def claim(folder: Path) -> Claim | None:
+    """Claims `folder`, which is made; None while another process holds it. Raises RunFolderError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = _latest(folder)
+        if number >= 0 and _held(_path(folder, number)):
+            return None
+        path = _path(folder, number + 1)
+        try:
+            file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return None
+        with os.fdopen(file, "w") as out:
+            out.write(json.dumps({"host": _host(), "pid": os.getpid(), "time": time.time()}))
+    except OSError as error:
+        raise RunFolderError(f"cannot use {folder}: {error.strerror or error}; it must be writable") from error
+    return Claim(path)
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"claim-{number}.json"
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("claim-"))
+
+
+def _latest(folder: Path) -> int:
+    return max(map(_number, folder.glob("claim-*.json")), default=-1)
+
+
+def _held(path: Path) -> bool:
+    fresh = time.time() - path.stat().st_mtime < STALE_SECONDS
+    try:
+        owner: Any = json.loads(path.read_text())
+    except ValueError:  # made a moment ago and not written yet
+        return fresh
+    if owner.get("released"):
+        return False
+    return fresh and (owner["host"] != _host() or _lives(owner["pid"]))
+
+
+def _host() -> str:
+    """This machine, and the name space that its process numbers are of (containers have their own)."""
+    space = ""
+    with contextlib.suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return socket.gethostname() + space
+
+
+def _lives(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # there only the time tells
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True

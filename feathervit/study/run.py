@@ -1,0 +1,224 @@
+"""Runs the cells of a study into a folder that any number of processes and machines may share.
+
+    OUT/plan.json                     the study and the epochs of each stage (plan.py)
+    OUT/cells/ARM/seed-N/cell.json    an ended cell: it is never run again
+    OUT/cells/ARM/seed-N/1, 2, ...    run folders of its stages; log.txt says what they said
+    OUT/study.json, table.md, chart.png   what the cells show (report.py)
+
+Seeds come before arms, so that a study that is cut short can still be compared seed by seed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..benchmark.cost import cost
+from ..data.named import NAMED
+from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
+from ..evaluation.inference import load
+from ..results import RunResult, read_result, write_json
+from ..studies.base import Study
+from ..training.run import train
+from .claim import Claim, claim
+from .plan import Plan, make_plan, stage_run
+from .report import Cell, cell_folder, read_cell, rebuild
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass
+class Ended:
+    """How a call ended. `left`: cells that this call should have ended and did not, `elsewhere`: of these, cells that
+    other processes hold; `failed`: cells of the study whose run failed. `found`: what study.json holds."""
+
+    found: dict[str, Any]
+    left: int
+    elsewhere: int
+    failed: int
+    interrupted: bool
+
+
+def run_study(
+    study: Study,
+    out: str | Path,
+    *,
+    size: str | None = None,
+    data: str | Path | None = None,
+    seeds: tuple[int, ...] | None = None,
+    minutes: float | None = None,
+    shard: str | None = None,
+    retry_failed: bool = False,
+    max_minutes: float | None = None,
+    console: Console | None = None,
+    command: str = "feathervit.study.run_study(...)",
+) -> Ended:
+    """Runs the cells of `study` that have not ended and that no other process works on.
+
+    `size`: one of the study's sizes (None: its first). `data`: a name or a folder instead of the recipe's. `seeds` and
+    `minutes` replace the size's. `shard` "i/n": only the i-th of n parts of the cells, i from 1. `retry_failed`: cells
+    that failed start anew. `max_minutes`: stop with the running cell's state saved. A cell whose run raises a
+    FeatherVitError is recorded as failed and the study goes on; but DataError and RunFolderError, which say that this
+    place lacks something, end the call. Raises ConfigError too.
+    """
+    if console is None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if max_minutes is not None and not max_minutes > 0:
+        raise ConfigError(f"max_minutes must be above 0, got {max_minutes}")
+    name = next(n for n, s in study.sizes.items() if s is study.size(size))
+    changes = ({"seeds": seeds} if seeds else {}) | (
+        {"minutes": minutes, "epochs": None} if minutes is not None else {}
+    )
+    study = replace(study, sizes={name: replace(study.size(size), **changes)})
+    if data is not None:
+        study = replace(study, base=replace(study.base, data=_whole(str(data))))
+    out = Path(out)
+    cells = [(arm, seed) for seed in study.size(name).seeds for arm in study.arms]
+    cells = _part(cells, shard) if shard else cells
+    plan = make_plan(study, name, out, command, say)
+    end = time.monotonic() + (60 * max_minutes if max_minutes is not None else float("inf"))
+
+    elsewhere, begun, interrupted = 0, 0, False
+    for number, (arm, seed) in enumerate(cells, 1):
+        if _ended(out, arm, seed, retry_failed):
+            continue
+        if begun and time.monotonic() > end:  # every call gets on, however short
+            break
+        held = claim(cell_folder(out, arm, seed))
+        if held is None:
+            elsewhere += 1
+            continue
+        with held:
+            if _ended(out, arm, seed, retry_failed):  # by the process that held it until now
+                continue
+            say(f"cell {number} of {len(cells)}: {arm}, seed {seed} ({cell_folder(out, arm, seed)})")
+            begun += 1
+            work = _CellRun(study, study.size(name).fields, plan, out, arm, seed, end, command)
+            if retry_failed:
+                work.forget_failure()
+            cell = work.run(held)
+            interrupted = work.interrupted
+        if cell is None:
+            break
+        say(f"  {_words(cell)}")
+        rebuild(out)
+    found = rebuild(out)
+    left = sum(not _ended(out, arm, seed, False) for arm, seed in cells)
+    failed = sum(cell["status"] == "failed" for cell in found["cells"])
+    return Ended(found, left, elsewhere, failed, interrupted)
+
+
+def _whole(name: str) -> str:
+    return name if name in NAMED or not os.path.isdir(name) else os.path.abspath(name)
+
+
+def _part(cells: list[tuple[str, int]], shard: str) -> list[tuple[str, int]]:
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"shard must be i/n with i from 1 to n, as in 2/3; got {shard!r}")
+    return cells[int(match[1]) - 1 :: int(match[2])]
+
+
+def _ended(out: Path, arm: str, seed: int, retry_failed: bool) -> bool:
+    cell = read_cell(out, arm, seed)
+    return cell is not None and not (retry_failed and cell.status == "failed")
+
+
+def _words(cell: Cell) -> str:
+    if cell.status == "failed":
+        return f"failed: {cell.message}"
+    figures = [f"{s} top-1 {100 * v:.2f} %" for s in ("val", "test") if (v := cell.figures[f"{s}_top1"]) is not None]
+    return f"{'; '.join(figures) or 'done'}; {cell.figures['minutes']:.1f} min"
+
+
+class _CellRun:
+    """One cell, from wherever it was left."""
+
+    def __init__(self, study: Study, fields: Any, plan: Plan, out: Path, arm: str, seed: int, end: float, command: str):
+        self.study, self.fields, self.plan, self.end, self.command = study, fields, plan, end, command
+        self.out, self.arm, self.seed, self.folder = out, arm, seed, cell_folder(out, arm, seed)
+        self.interrupted = False
+
+    def forget_failure(self) -> None:
+        """Lets a failed cell begin again after its last stage that was finished."""
+        cell = read_cell(self.out, self.arm, self.seed)
+        if cell is None:
+            return
+        for state in (self.folder / str(len(cell.stages) + 1)).glob("state*.safetensors"):
+            state.unlink()
+        (self.folder / "cell.json").unlink()
+
+    def run(self, held: Claim) -> Cell | None:
+        """The cell, written; None where it was stopped before its end."""
+        stages = self.study.stages(self.arm)
+        cell = Cell(self.arm, self.seed, "finished", self.plan.arms[self.arm])
+        results: list[RunResult] = []
+        try:
+            for number in range(1, len(stages) + 1):
+                result = self._stage(number)
+                if result is None:
+                    return None
+                results.append(result)
+            cell.figures = figures(results, self.folder / str(len(stages)))
+        except (DataError, RunFolderError):
+            raise  # of the place it ran in, not of the arm: to be mended, and run again
+        except FeatherVitError as error:
+            cell.status, cell.message = "failed", " ".join(str(error).split())
+        cell.stages = [asdict(result) for result in results]
+        if held.mine:
+            write_json(self.folder / "cell.json", cell)
+        return cell
+
+    def _stage(self, number: int) -> RunResult | None:
+        from rich.console import Console
+
+        at = self.folder / str(number)
+        if (at / "result.json").exists():
+            return read_result(at / "result.json")
+        stage = self.study.stages(self.arm)[number - 1]
+        previous = str((self.folder / str(number - 1)).absolute())
+        epochs = self.plan.epochs[self.arm][number - 1]
+        base, data, changes = stage_run(self.study, self.fields, stage, self.seed, previous, epochs)
+        resume = any(at.glob("state*.safetensors"))
+        minutes = (self.end - time.monotonic()) / 60
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+            outcome = train(
+                None if resume else base,
+                out=at,
+                data=data,
+                resume=resume,
+                overwrite=not resume,
+                max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
+                console=Console(file=log, width=120),
+                command=self.command,
+                **({} if resume else changes),
+            )
+        self.interrupted = outcome.interrupted
+        return outcome.result
+
+
+def figures(results: list[RunResult], last: Path) -> dict[str, Any]:
+    """What a cell shows: accuracies, size and speed of its last stage's model, in `last`; minutes of all stages."""
+    result = results[-1]
+    predictor = load(last)
+    found = cost(predictor.model, predictor.config.img_size, predictor.in_chans)
+    return {
+        "val_top1": (result.val or {}).get("top1"),
+        "test_top1": (result.test or {}).get("top1"),
+        "parameters": found.parameters,
+        "macs": found.macs,
+        "minutes": sum(r.minutes or 0 for r in results),
+        "images_per_s": result.images_per_s,
+        "epochs": [len(r.epochs) for r in results],
+    }
