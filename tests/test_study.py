@@ -260,7 +260,7 @@ def test_minutes_become_epochs_once(tmp_path, monkeypatch, ran):
     speeds = {1e-3: 100.0, 5e-3: 50.0}
     measured = []
 
-    def step(config, *_):
+    def step(config, **_):
         measured.append(config.lr)
         assert (config.images.channels, config.img_size, config.arch.depth) == (1, 8, 2)
         return {"images_per_s": speeds[config.lr]}

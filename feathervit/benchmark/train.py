@@ -20,17 +20,18 @@ from ..chance import Chance
 from ..config import RunConfig
 from ..data.augment import Augmenter
 from ..data.loader import Sampler
-from ..models import create_model
+from ..models import build_model
 from ..results import machine
-from ..training.objectives import Classification
+from ..training.objectives import build_objective
 from ..training.optim import build_optimizer, set_learning_rate
 from ..training.setup import autocast, choose_device, choose_precision, resolve
+from ..training.teacher import load_teacher
 
 PARTS = ("data", "forward", "backward", "optimiser")
-CLASSES = 100
+CLASSES = tuple(map(str, range(100)))
 
 
-def run(config: RunConfig, steps: int = 5, rounds: int = 5) -> dict[str, Any]:
+def run(config: RunConfig, steps: int = 5, rounds: int = 5, class_names: tuple[str, ...] = CLASSES) -> dict[str, Any]:
     """Figures of a training step of `config` on random pictures at the model's input size, JSON-ready.
 
     "images_per_s": median over `rounds` of `steps` steps each; "ms": median milliseconds of each part of a step;
@@ -42,22 +43,17 @@ def run(config: RunConfig, steps: int = 5, rounds: int = 5) -> dict[str, Any]:
     dtype, _ = choose_precision(config.precision, device)
     torch.manual_seed(0)
     channels = config.images.channels or 3
-    model = create_model(
-        config.model,
-        img_size=config.img_size,
-        patch_size=config.patch_size,
-        in_chans=channels,
-        num_classes=CLASSES,
-        **({"config": config.arch} if config.arch else {}),
-    ).to(device)
-    objective, optimizer = Classification(model, config.loss).train(), build_optimizer(model, config)
+    classes = len(class_names)
+    model = build_model(config, channels, classes, train=True).to(device)
+    teacher = load_teacher(config, class_names, channels).to(device) if config.objective == "distillation" else None
+    objective, optimizer = build_objective(config, model, teacher=teacher).train(), build_optimizer(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     n = 4 * config.batch_size
     pictures = torch.randint(0, 256, (n, channels, config.img_size, config.img_size), dtype=torch.uint8).to(device)
-    labels = (torch.arange(n) % CLASSES).to(device)
+    labels = (torch.arange(n) % classes).to(device)
     images = config.images
     augmenter = Augmenter(
-        config.augment, config.img_size, CLASSES, images.mean, images.std, config.loss.label_smoothing
+        config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
     )
     sampler = Sampler(n, config.batch_size, config.seed, repeats=config.augment.repeats)
     set_learning_rate(optimizer, 1e-4)
@@ -90,6 +86,7 @@ def run(config: RunConfig, steps: int = 5, rounds: int = 5) -> dict[str, Any]:
         parts.append(_split(lambda mark, number=number: step(number, mark), device))
     return {
         "model": config.model,
+        "objective": config.objective,
         "parameters": sum(p.numel() for p in model.parameters()),
         "img_size": config.img_size,
         "patch_size": config.patch_size,

@@ -266,10 +266,10 @@ def recipes(args: Recipes, _: dict) -> int:
 
 @dataclass
 class Demo:
-    """Train on handwritten digits, evaluate, predict: the whole way in two minutes, no download."""
+    """Pre-train on handwritten digits, then train on ten labels a class, with it and from scratch. No download."""
 
     out: str = "runs/demo"
-    """Run folder; what an earlier demo left there is replaced."""
+    """Folder of the three runs; what an earlier demo left there is replaced."""
     seed: int = 0
     json: bool = False
 

@@ -25,7 +25,8 @@ from ..training.checkpoint import load_model, load_weights
 from ..training.setup import choose_device
 from .inference import BATCH
 
-READOUTS = {"dummy": "dummy patch", "class": "class token", "mean": "mean of patches"}
+PATCHES = "mean of patches"
+READOUTS = {"dummy": "dummy patch", "class": "class token", "mean": PATCHES}
 
 
 @torch.inference_mode()
@@ -39,7 +40,7 @@ def features(model: nn.Module, images: ImageSet, config: RunConfig, device: torc
         tokens = encoder.forward_features(normalise(images_BCSS, config.images.mean, config.images.std))
         taken = {_readout(encoder): encoder.forward_head(tokens, pre_logits=True)}
         if isinstance(encoder, Encoder):
-            taken["mean of patches"] = tokens[:, encoder.num_prefix_tokens :].mean(1)
+            taken[PATCHES] = tokens[:, encoder.num_prefix_tokens :].mean(1)
         for name, part_BD in taken.items():
             found.setdefault(name, []).append(part_BD.float().cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}

@@ -8,14 +8,15 @@ from __future__ import annotations
 from ..config import RunConfig
 from ..errors import UnknownNameError
 from .base import Recipe
-from .digits import digits, mae_digits
+from .digits import digits, few_digits, mae_digits
 from .folder import folder, mae_folder
 from .joint import joint_cifar100
 from .mlit import TABLE_6
 from .mmlit import TABLE_3, TABLE_5, table_4
 
 RECIPES: dict[str, Recipe] = {
-    r.name: r for r in (digits, mae_digits, *TABLE_6, *TABLE_3, table_4, *TABLE_5, joint_cifar100, folder, mae_folder)
+    r.name: r
+    for r in (digits, few_digits, mae_digits, *TABLE_6, *TABLE_3, table_4, *TABLE_5, joint_cifar100, folder, mae_folder)
 }
 
 

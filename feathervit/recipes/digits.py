@@ -29,6 +29,27 @@ mae_digits = Recipe(
     cost="about a minute on two cores",
 )
 
+few_digits = Recipe(
+    RunConfig(
+        recipe="few_digits",
+        model="mlit_nano",
+        data="digits",
+        img_size=16,
+        patch_size=4,
+        epochs=100,
+        batch_size=50,
+        lr=5e-3,
+        split=SplitConfig(val_fraction=0.0, train_per_class=10),
+        augment=Augmentation(crop="resized", crop_scale=(0.6, 1.0), crop_ratio=(0.8, 1.25), mixup=0.2),
+        optim=OptimConfig(name="muon", betas=(0.9, 0.95), warmup_epochs=10, lr_batch=0, ema=0.99),
+        loss=LossConfig(label_smoothing=0.1),
+    ),
+    source="ours",
+    needs="nothing: the images come with scikit-learn; 10 labels a class, and with --from what mae_digits has learnt",
+    expected="see README",
+    cost="a quarter of a minute on two cores",
+)
+
 digits = Recipe(
     RunConfig(
         recipe="digits",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ..errors import UnknownNameError
 from .base import Size, Study, grid, read_study
+from .pretraining import pretrain_or_scratch
 from .sharing import sharing
 
-STUDIES: dict[str, Study] = {s.name: s for s in (sharing,)}
+STUDIES: dict[str, Study] = {s.name: s for s in (sharing, pretrain_or_scratch)}
 
 
 def study(name: str) -> Study:

@@ -177,9 +177,11 @@ def _settle(study: Study, fields: Stage, arm: str, plan: Plan, say: Callable[[st
 
 def _epoch_seconds(config: RunConfig) -> tuple[float, float]:
     """(images a second of a training step, seconds of an epoch) of a resolved configuration on this machine."""
-    data = load_data(config.data, img_size=config.img_size, images=config.images, split=config.split)
+    labelled = config.objective != "reconstruction"
+    data = load_data(config.data, img_size=config.img_size, images=config.images, split=config.split, labelled=labelled)
+    names = {"class_names": data.train.class_names} if labelled else {}
     channels = data.train.images.shape[1]
-    speed = measure_step(replace(config, images=replace(config.images, channels=channels)))["images_per_s"]
+    speed = measure_step(replace(config, images=replace(config.images, channels=channels)), **names)["images_per_s"]
     sampler = Sampler(len(data.train), config.batch_size, 0, repeats=config.augment.repeats)
     seen = sampler.steps_per_epoch * min(config.batch_size, len(data.train) * config.augment.repeats)
     return speed, (seen + (len(data.val) if data.val else 0) / FORWARD_SPEED) / speed

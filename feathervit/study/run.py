@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from ..benchmark.cost import cost
 from ..data.named import NAMED
 from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
-from ..evaluation.inference import load
+from ..evaluation.probe import PATCHES, probe
+from ..models import MaskedAutoencoder
 from ..results import RunResult, read_result, write_json
 from ..studies.base import Study
+from ..training.checkpoint import load_model, load_weights
 from ..training.run import train
 from .claim import Claim, claim
 from .plan import Plan, make_plan, stage_run
@@ -209,13 +211,24 @@ class _CellRun:
 
 
 def figures(results: list[RunResult], last: Path) -> dict[str, Any]:
-    """What a cell shows: accuracies, size and speed of its last stage's model, in `last`; minutes of all stages."""
+    """What a cell shows: accuracies, size and speed of its last stage's model, in `last`; minutes of all stages.
+
+    A cell that ends with pre-training is scored by probes of its frozen features, on the mean of the patch tokens: its
+    accuracy is the linear one's, "knn_top1" the nearest neighbours'.
+    """
     result = results[-1]
-    predictor = load(last)
-    found = cost(predictor.model, predictor.config.img_size, predictor.in_chans)
+    stored = load_weights(last)
+    model = load_model(stored, last)
+    if isinstance(model, MaskedAutoencoder):
+        probed = probe(last)
+        accuracies = {"val_top1": None, "test_top1": None, "knn_top1": probed["tokens"][PATCHES]["knn"]["top1"]}
+        accuracies[f"{probed['split']}_top1"] = probed["tokens"][PATCHES]["linear"]["top1"]
+        model = model.encoder
+    else:
+        accuracies = {f"{split}_top1": (getattr(result, split) or {}).get("top1") for split in ("val", "test")}
+    found = cost(model, stored.config.img_size, stored.in_chans)
     return {
-        "val_top1": (result.val or {}).get("top1"),
-        "test_top1": (result.test or {}).get("top1"),
+        **accuracies,
         "parameters": found.parameters,
         "macs": found.macs,
         "minutes": sum(r.minutes or 0 for r in results),
