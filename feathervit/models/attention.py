@@ -1,4 +1,4 @@
-"""Attention. Contract of the room: `forward(x_BND)` returns y_BND.
+"""Attention. Contract of the room: `forward(x_BND, place)` returns y_BND; `place` says where the tokens are.
 
 Notable: q, k and v are one product. PyTorch's default initialisation depends on the fan-in alone, so this is the same as
 three layers of their own. Multi-head attention is the case of as many key/value heads as heads.
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config import GQA
 from ..errors import ConfigError
+from .place import Place
 
 
 class GroupedQueryAttention(nn.Module):
@@ -31,7 +32,7 @@ class GroupedQueryAttention(nn.Module):
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
         qkv_BNTK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim))
         q_BHNK, k_BGNK, v_BGNK = (
             t.transpose(1, 2) for t in qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)

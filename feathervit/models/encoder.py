@@ -9,21 +9,38 @@ Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D wid
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..config import EncoderConfig
+from ..config import GQA, MLP, EncoderConfig, MoE, SwiGLU
 from ..errors import ConfigError
 from .attention import GroupedQueryAttention
 from .embed import PatchEmbed, Readout, resize_positions
 from .feedforward import build_feedforward
+from .place import Place
+
+
+class LayerConfig(Protocol):
+    """What a layer is built from."""
+
+    dim: int
+    depth: int
+    attention: GQA
+    feedforward: MoE | SwiGLU | MLP
+    drop_path_rate: float
 
 
 class Layer(nn.Module):
-    """One pre-norm layer: [B, N, D] to [B, N, D], and its balance loss."""
+    """One pre-norm layer: [B, N, D] to [B, N, D], and its balance loss.
 
-    def __init__(self, config: EncoderConfig, index: int):
+    Of `config` it reads dim, depth, attention, feedforward and drop_path_rate; so a decoder may have a configuration of
+    its own. `index` is the layer's place in the depth, from 0.
+    """
+
+    def __init__(self, config: LayerConfig, index: int):
         super().__init__()
         drop = config.drop_path_rate * index / max(config.depth - 1, 1)
         self.norm1 = nn.LayerNorm(config.dim)
@@ -32,9 +49,9 @@ class Layer(nn.Module):
         self.ffn = build_feedforward(config.feedforward, config.dim, index, config.depth)
         self.drop_path = DropPath(drop) if drop else nn.Identity()
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
-        x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND)))
-        y_BND, balance = self.ffn(self.norm2(x_BND))
+    def forward(self, x_BND: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND), place))
+        y_BND, balance = self.ffn(self.norm2(x_BND), place)
         return x_BND + self.drop_path(y_BND), balance
 
 
@@ -71,12 +88,17 @@ class Encoder(nn.Module):
         self.head_drop = nn.Dropout(config.drop_rate)
         self.head = self._new_head(num_classes)
 
-    def encode(self, x_BCSS: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised tokens [B, N, D] and the balance loss summed over layers (a scalar; 0 in evaluation)."""
-        x_BND = self.readout.prepend(self.patch_embed(x_BCSS)) + self.pos_embed
+    def encode(self, x_BCSS: Tensor, keep_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Normalised tokens [B, P + G^2, D] and the balance loss summed over layers (a scalar; 0 in evaluation).
+
+        With `keep_BK`, int64 indices of the patches that each picture keeps, only those and the prefix tokens go through
+        the layers, each with its own position: [B, P + K, D], the patches in the order of `keep_BK`.
+        """
+        place = Place(self.num_prefix_tokens, self.patch_embed.grid_size, keep_BK)
+        x_BND = place.select(self.readout.prepend(self.patch_embed(x_BCSS)) + self.pos_embed)
         losses = []
         for layer in self.blocks:
-            x_BND, balance = layer(x_BND)
+            x_BND, balance = layer(x_BND, place)
             losses.append(balance)
         return self.norm(x_BND), torch.stack(losses).sum()
 

@@ -1,4 +1,5 @@
-"""Plain feed-forward layers. Contract of the room: `forward(x_BND)` returns (y_BND, balance loss), the loss being 0 here.
+"""Plain feed-forward layers. Contract of the room: `forward(x_BND, place)` returns (y_BND, balance loss), the loss being 0
+here; `place` says where the tokens are.
 
 Legend: B batch, N tokens, D width, F hidden size.
 """
@@ -13,6 +14,7 @@ from ..config import MoE as MoEConfig
 from ..config import SwiGLU as SwiGLUConfig
 from ..errors import ConfigError
 from .moe import SHARINGS
+from .place import Place
 
 
 class SwiGLU(nn.Module):
@@ -25,7 +27,7 @@ class SwiGLU(nn.Module):
         self.w2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
         return self.drop(self.w2(F.silu(self.w(x_BND)) * self.v(x_BND))), x_BND.new_zeros(())
 
 
@@ -38,7 +40,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
         return self.drop(self.fc2(F.gelu(self.fc1(x_BND)))), x_BND.new_zeros(())
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..config import MoE
 from ..errors import ConfigError
+from .place import Place
 
 
 def coefficient_of_variation(x_E: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class _Experts(nn.Module):
         self.gate = NoisyTopKGate(dim, experts, config) if experts > 1 else None
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
         """[B, N, D] to [B, N, D], and the layer's balance loss (a scalar; 0 in evaluation)."""
         if self.gate is None:
             gate_BNE, balance = x_BND.new_ones((*x_BND.shape[:-1], 1)), x_BND.new_zeros(())

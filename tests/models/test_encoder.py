@@ -19,8 +19,10 @@ from torch.testing import assert_close
 from feathervit.config import GQA, MLP, EncoderConfig, MoE, SwiGLU
 from feathervit.errors import ConfigError, UnknownNameError
 from feathervit.models import Encoder, create_model, list_models, spec
+from feathervit.models.place import Place
 
 TINY = EncoderConfig(dim=12, depth=3, attention=GQA(4, 2), feedforward=MoE(10, 4, experts=(2, 3, 4)))
+PLACE = Place(prefix=1, grid_size=4)
 VARIANTS = {
     "moe": TINY,
     "unshared": replace(TINY, feedforward=MoE(10, 4, experts=(1, 3), top_k=1, sharing="none")),
@@ -103,7 +105,7 @@ def test_the_order_of_tokens_is_only_in_their_positions():
     tokens = torch.randn(2, 17, 12, dtype=torch.float64)
     moved = tokens.roll(-1, 1)
     for layer in model.blocks:
-        tokens, moved = layer(tokens)[0], layer(moved)[0]
+        tokens, moved = layer(tokens, PLACE)[0], layer(moved, PLACE)[0]
     assert_close(moved, tokens.roll(-1, 1), atol=1e-12, rtol=1e-12)
 
 
@@ -111,7 +113,7 @@ def test_layers_are_pre_norm_residuals():
     layer = build().double().eval().blocks[0]
     x = torch.randn(2, 17, 12, dtype=torch.float64)
     middle = x + layer.attn(F.layer_norm(x, (12,)))
-    assert_close(layer(x)[0], middle + layer.ffn(F.layer_norm(middle, (12,)))[0], atol=1e-12, rtol=1e-12)
+    assert_close(layer(x, PLACE)[0], middle + layer.ffn(F.layer_norm(middle, (12,)))[0], atol=1e-12, rtol=1e-12)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
