@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .config import GQA, EncoderConfig, MoE
+from .config import GQA, MLP, EncoderConfig, MoE
 from .errors import UnknownNameError
 
 PAPER = "arXiv 2407.17783, Table 1"
@@ -20,7 +20,22 @@ class ModelSpec:
     source: str
 
 
+def _vit_lite(depth: int) -> ModelSpec:
+    config = EncoderConfig(
+        dim=256, depth=depth, attention=GQA(4, 4), feedforward=MLP(2.0), readout="class", drop_path_rate=0.1
+    )
+    return ModelSpec(config, 32, 4, "arXiv 2104.05704; queries, keys and values with bias (ours)")
+
+
+_VIT_192 = EncoderConfig(dim=192, depth=12, attention=GQA(12, 12), feedforward=MLP(2.0))
+
 MODELS = {
+    "vit_lite_7": _vit_lite(7),
+    "mae_vit": ModelSpec(_VIT_192, 36, 3, "arXiv 2402.03752; 12 heads (ours)"),
+    "poorvit_tiny": ModelSpec(
+        replace(_VIT_192, readout="class", drop_path_rate=0.1), 32, 4, "arXiv 2501.06220 and its repository"
+    ),
+    "vit_lite_6": _vit_lite(6),
     "mlit_s": ModelSpec(EncoderConfig(dim=144, depth=15, attention=GQA(8, 4), feedforward=MoE(144, 72)), 36, 3, PAPER),
     "mlit_xs": ModelSpec(EncoderConfig(dim=128, depth=12, attention=GQA(8, 4), feedforward=MoE(96, 32)), 36, 3, PAPER),
     "mlit_xxs": ModelSpec(EncoderConfig(dim=108, depth=9, attention=GQA(6, 3), feedforward=MoE(81, 27)), 36, 3, PAPER),

@@ -12,8 +12,9 @@ from .digits import digits
 from .folder import folder
 from .mlit import TABLE_6
 from .mmlit import table_4
+from .poorvit import poorvit
 
-RECIPES: dict[str, Recipe] = {r.name: r for r in (digits, *TABLE_6, table_4, folder)}
+RECIPES: dict[str, Recipe] = {r.name: r for r in (digits, *TABLE_6, table_4, poorvit, folder)}
 
 
 def recipe(name: str) -> RunConfig:

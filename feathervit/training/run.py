@@ -21,9 +21,10 @@ from ..chance import Chance
 from ..config import RunConfig, changed, to_dict
 from ..data import DataSplits, load_data
 from ..data.named import NAMED
+from ..data.picture import normalise, resize
 from ..errors import ConfigError, RunFolderError
 from ..files import write_bytes
-from ..models import create_model
+from ..models import Encoder, create_model
 from ..recipes import recipe, recipe_for
 from ..recipes.folder import adapt
 from ..results import RunResult, commit, machine, read_config, write_json
@@ -181,6 +182,11 @@ def _run(
             model.eval()(torch.zeros(1, data.train.images.shape[1], config.img_size, config.img_size))
     except (RuntimeError, MemoryError, AssertionError) as error:  # the first is also torch's word for no memory
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
+    if (
+        isinstance(model, Encoder) and model.data_dependent and not resume
+    ):  # from pictures evenly spaced; of large ones fewer
+        some = data.train.images[:: -(-len(data.train) // min(5_000, 1 + (1 << 23) // config.img_size**2))]
+        model.initialise_from(normalise(resize(some, config.img_size), config.images.mean, config.images.std))
     started = start_from(model, config.start_from) if config.start_from and not resume else []
     identity = {
         "config": to_dict(config),
