@@ -182,12 +182,12 @@ def _run(
             model.eval()(torch.zeros(1, data.train.images.shape[1], config.img_size, config.img_size))
     except (RuntimeError, MemoryError, AssertionError) as error:  # the first is also torch's word for no memory
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
-    if (
-        isinstance(model, Encoder) and model.data_dependent and not resume
-    ):  # from pictures evenly spaced; of large ones fewer
-        some = data.train.images[:: -(-len(data.train) // min(5_000, 1 + (1 << 23) // config.img_size**2))]
+    fresh = not (resume and any(out.glob("state*.safetensors")))  # a run stopped before its first state begins again
+    if fresh and isinstance(model, Encoder) and model.data_dependent:
+        most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced; fewer of large pictures
+        some = data.train.images[:: -(-len(data.train) // most)]
         model.initialise_from(normalise(resize(some, config.img_size), config.images.mean, config.images.std))
-    started = start_from(model, config.start_from) if config.start_from and not resume else []
+    started = start_from(model, config.start_from) if config.start_from and fresh else []
     identity = {
         "config": to_dict(config),
         "data": "/".join(s.fingerprint() for s in (data.train, data.val, data.test) if s is not None),

@@ -44,8 +44,8 @@ COMBINATIONS = [
     for n, (patches, feedforward, positions) in enumerate(
         itertools.product(PATCHES, FEEDFORWARDS, ["learned", "sincos", "rotary", "none"])
     )
-    for attention in [[GQA(4, 2), Latent(4, 6)][n % 2]]
-    for readout in [READOUTS[n % (2 if feedforward == ConvMLP(2.0) else 4)]]
+    for attention in [[GQA(4, 2), Latent(4, 6)][(n + n // 4) % 2]]
+    for readout in [READOUTS[n // 3 % (2 if feedforward == ConvMLP(2.0) else 4)]]
 ]
 
 
