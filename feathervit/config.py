@@ -30,6 +30,15 @@ class GQA:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """Multi-head attention whose projections named in `low_rank` are a product of two, D to `rank` to D (arXiv 2501.06220)."""
+
+    heads: int = 12
+    rank: int = 64
+    low_rank: Literal["q", "k", "v", "qk", "qv", "kv", "qkv"] = "qkv"
+
+
+@dataclass(frozen=True)
 class MoE:
     """Mixture of SwiGLU experts with noisy top-k gates (arXiv 2407.17783, section 2.1.2).
 
@@ -68,14 +77,58 @@ class MLP:
 
 
 @dataclass(frozen=True)
+class ConvMLP:
+    """MLP with a depth-wise 3x3 convolution over the patches between its layers (DAFF of DHVT, arXiv 2210.05958).
+
+    `ratio` is hidden size over width. Prefix tokens are scaled channel by channel by what the patches' mean says through
+    a bottleneck of width / `reduction`; `reduction` 0: they go through the MLP without the convolution.
+    """
+
+    ratio: float = 4.0
+    reduction: int = 4
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class LinearPatches:
+    """Each patch is projected linearly."""
+
+
+@dataclass(frozen=True)
+class WhitenedPatches:
+    """A linear projection whose first filters start as the whitening of training patches; `frozen`: and stay so."""
+
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class ConvStem:
+    """One to three 3x3 convolutions with norm and GELU, as many of stride 2 as the patch size needs."""
+
+    layers: int = 2
+
+
+Attention = GQA | Latent
+FeedForward = MoE | SwiGLU | MLP | ConvMLP
+Patches = LinearPatches | WhitenedPatches | ConvStem
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
-    """An encoder: width, depth and the parts of its layers. Image size, patch size and classes belong to the run."""
+    """An encoder: width, depth and the parts of its layers. Image size, patch size and classes belong to the run.
+
+    `readout`, what the head reads: an all-zero patch, `class_tokens` learned tokens side by side, the mean of the patches,
+    or their mean weighed by learned scores. `positions`: learned, fixed sines and cosines, rotary in the attention, or none.
+    """
 
     dim: int = 144
     depth: int = 15
-    attention: GQA = GQA()
-    feedforward: MoE | SwiGLU | MLP = MoE()
-    readout: Literal["dummy", "class", "mean"] = "dummy"
+    attention: Attention = GQA()
+    feedforward: FeedForward = MoE()
+    patches: Patches = LinearPatches()
+    positions: Literal["learned", "sincos", "rotary", "none"] = "learned"
+    readout: Literal["dummy", "class", "mean", "pool"] = "dummy"
+    class_tokens: int = 1
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
@@ -90,8 +143,8 @@ class DecoderConfig:
 
     dim: int = 64
     depth: int = 2
-    attention: GQA = GQA(4, 2)
-    feedforward: MoE | SwiGLU | MLP = MoE(64, 32, (3,))
+    attention: Attention = GQA(4, 2)
+    feedforward: FeedForward = MoE(64, 32, (3,))
     positions: Literal["encoder", "learned"] = "encoder"
     drop_path_rate: float = 0.0
 
@@ -267,7 +320,7 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-_PARTS = (GQA, MoE, SwiGLU, MLP)
+_PARTS = (GQA, Latent, MoE, SwiGLU, MLP, ConvMLP, LinearPatches, WhitenedPatches, ConvStem)
 
 
 def from_dict(cls: type, data: Any, where: str = "") -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .config import GQA, DecoderConfig, EncoderConfig, MoE
+from .config import GQA, MLP, DecoderConfig, EncoderConfig, MoE
 from .errors import UnknownNameError
 
 PAPER = "arXiv 2407.17783, Table 1"
+MLP_DECODER = DecoderConfig(dim=96, depth=3, attention=GQA(6, 6), feedforward=MLP(2.0), positions="learned")
 SMALL_DECODER = DecoderConfig(dim=64, depth=2, attention=GQA(4, 2), feedforward=MoE(64, 32, (3,)))
 
 
@@ -23,7 +24,26 @@ class ModelSpec:
     decoder: DecoderConfig = SMALL_DECODER
 
 
+def _vit_lite(depth: int) -> ModelSpec:
+    config = EncoderConfig(
+        dim=256, depth=depth, attention=GQA(4, 4), feedforward=MLP(2.0), readout="class", drop_path_rate=0.1
+    )
+    return ModelSpec(config, 32, 4, "arXiv 2104.05704; queries, keys and values with bias (ours)", MLP_DECODER)
+
+
+_VIT_192 = EncoderConfig(dim=192, depth=12, attention=GQA(12, 12), feedforward=MLP(2.0))
+
 MODELS = {
+    "vit_lite_7": _vit_lite(7),
+    "mae_vit": ModelSpec(_VIT_192, 36, 3, "arXiv 2402.03752; 12 heads (ours)", MLP_DECODER),
+    "poorvit_tiny": ModelSpec(
+        replace(_VIT_192, readout="class", drop_path_rate=0.1),
+        32,
+        4,
+        "arXiv 2501.06220 and its repository",
+        MLP_DECODER,
+    ),
+    "vit_lite_6": _vit_lite(6),
     "mlit_s": ModelSpec(
         EncoderConfig(dim=144, depth=15, attention=GQA(8, 4), feedforward=MoE(144, 72)),
         36,

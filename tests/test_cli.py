@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import os
+from dataclasses import fields
 
 import pytest
 
 from feathervit.cli import VERBS, main
+from feathervit.zoo import list_models, spec
 
 SMALL = [
     *("--img-size", "16", "--patch-size", "4", "--batch-size", "32", "--lr", "3e-3", "--model", "mlit_nano"),
@@ -147,6 +149,30 @@ def test_data_check_and_show(folder, tmp_path, run):
     assert run("data", "cache", "--clear")[0] == 0
 
 
+def test_kinds_of_parts(folder, tmp_path, run):
+    out = tmp_path / "run"
+    parts = ["--arch.attention", "latent", "--arch.attention.rank", 8, "--arch.patches=conv-stem"]
+    parts += ["--arch.feedforward", "conv-mlp", "--arch.feedforward.ratio", 1.5, "--arch.readout", "class"]
+    assert run("train", "--data", folder, "--out", out, "--epochs", 1, *SMALL, *parts)[0] == 0
+    arch = json.loads((out / "config.json").read_text())["arch"]
+    assert arch["attention"] == {"kind": "Latent", "heads": 4, "rank": 8, "low_rank": "qkv"}  # the model's own heads
+    assert (arch["feedforward"]["kind"], arch["feedforward"]["ratio"]) == ("ConvMLP", 1.5)
+    assert (arch["patches"], arch["readout"]) == ({"kind": "ConvStem", "layers": 2}, "class")
+    assert json.loads(run("evaluate", out, "--json")[1])["n"] == 24
+    assert run("train", "--resume", "--out", out, "--epochs", 2)[0] == 0
+    assert "--arch.attention.rank" in run("train", "--arch.attention", "latent", "--help")[1]
+
+
+@pytest.mark.parametrize("model", list_models())
+def test_parts_of_every_model_are_flags(model, tmp_path, run):
+    flags = run("train", "--model", model, "--help")[1]
+    parts = spec(model).config
+    for field in ("attention", "feedforward", "patches"):
+        for f in fields(getattr(parts, field)):
+            negated = "no-" if f.default is True else ""  # the flag changes the default
+            assert f"--arch.{field}.{negated}{f.name.replace('_', '-')}" in flags
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb, run):
     status, out, _ = run(*verb.split(), "--help")
@@ -169,6 +195,7 @@ MISTAKES = {
     "no out": (["train", "--data", "digits"], "--out"),
     "patch that does not divide": (["train", "--recipe", "digits", "--patch-size", "3", "--out", "OUT"], "16"),
     "heads that do not divide": (["train", "--recipe", "digits", "--arch.attention.heads", "5", "--out", "OUT"], "5"),
+    "unknown kind of part": (["train", "--recipe", "digits", "--arch.patches", "conv", "--out", "OUT"], "conv-stem"),
     "no checkpoint": (["evaluate", "none.safetensors"], "none.safetensors"),
     "no pictures named": (["predict", "none.safetensors"], "pictures"),
     "two formats": (["predict", "none.safetensors", "a.png", "--json", "--csv"], "--csv"),

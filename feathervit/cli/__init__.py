@@ -20,13 +20,30 @@ from typing import Any
 import tyro
 
 from .. import __version__
-from ..config import RunConfig
+from ..config import (
+    GQA,
+    MLP,
+    ConvMLP,
+    ConvStem,
+    Latent,
+    LinearPatches,
+    MoE,
+    RunConfig,
+    SwiGLU,
+    WhitenedPatches,
+    with_fields,
+)
 from ..errors import ConfigError, FeatherVitError, UnknownNameError
 from ..recipes import recipe, recipe_for
 from ..results import read_config
 from ..zoo import spec
 from .verbs import VERBS, Pretrain, Train
 
+PARTS = {  # the kinds of a model's parts, by what they are called on the command line
+    "attention": {"gqa": GQA, "latent": Latent},
+    "feedforward": {"moe": MoE, "swiglu": SwiGLU, "mlp": MLP, "conv-mlp": ConvMLP},
+    "patches": {"linear": LinearPatches, "whitened": WhitenedPatches, "conv-stem": ConvStem},
+}
 SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short words for fields of a recipe
 
 
@@ -94,10 +111,11 @@ def _overview(room: str = "") -> str:
 def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]:
     """The verb's flags, and the fields of its configuration that were given, by dotted name."""
     default = tyro.MISSING_NONPROP
-    config = None
+    config, words = None, argv
     if issubclass(kind, Train):
         argv = [re.sub(r"^--(from|folds|fold)(?==|$)", lambda m: SHORT[m[1]], word) for word in argv]
         config = _starting_point(argv, pretraining=kind is Pretrain)
+        config, words = _chosen_parts(config, argv)
         default = kind(config=config)
     said = io.StringIO()
     try:
@@ -105,7 +123,7 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
             args = tyro.cli(
                 kind,
                 prog=f"feathervit {verb}",
-                args=argv,
+                args=words,
                 default=default,
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
             )
@@ -132,6 +150,25 @@ def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
     if config.mae.decoder is None and not config.model.startswith("timm:"):
         config = dataclasses.replace(config, mae=dataclasses.replace(config.mae, decoder=spec(config.model).decoder))
     return config
+
+
+def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str]]:
+    """The configuration with another kind of a part where `argv` names one (`--arch.attention latent`), and the words left:
+    tyro would want a subcommand for it. What both kinds have, as the heads, is kept."""
+    for field, kinds in PARTS.items():
+        flag = f"arch.{field}"
+        name = _value_of(argv, flag)
+        if name is None or config.arch is None:
+            continue
+        if name not in kinds:
+            raise UnknownNameError(f"kind of --{flag}", name, kinds)
+        old, kind = getattr(config.arch, field), kinds[name]
+        if type(old) is not kind:
+            both = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(kind)}
+            config = with_fields(config, **{flag: kind(**{f: getattr(old, f) for f in both})})
+        spot = next(i for i, word in enumerate(argv) if word.partition("=")[0] == f"--{flag}")
+        argv = argv[:spot] + argv[spot + (1 if "=" in argv[spot] else 2) :]
+    return config, argv
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:

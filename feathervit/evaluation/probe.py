@@ -26,7 +26,7 @@ from ..training.setup import choose_device
 from .inference import BATCH
 
 PATCHES = "mean of patches"
-READOUTS = {"dummy": "dummy patch", "class": "class token", "mean": PATCHES}
+READOUTS = {"dummy": "dummy patch", "class": "class tokens", "mean": PATCHES, "pool": "weighed mean of patches"}
 
 
 @torch.inference_mode()

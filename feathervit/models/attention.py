@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import GQA
+from ..config import GQA, Attention, Latent
 from ..errors import ConfigError
 from .place import Place
+from .positions import rotate
 
 
 class GroupedQueryAttention(nn.Module):
@@ -37,6 +38,42 @@ class GroupedQueryAttention(nn.Module):
         q_BHNK, k_BGNK, v_BGNK = (
             t.transpose(1, 2) for t in qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         )
+        q_BHNK, k_BGNK = rotate(q_BHNK, place), rotate(k_BGNK, place)
         grouped = self.kv_heads != self.heads
         y_BHNK = F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=grouped)
         return self.proj(y_BHNK.transpose(1, 2).flatten(2))
+
+
+class LatentAttention(nn.Module):
+    """Multi-head attention with low-rank projections (PoorViTs, arXiv 2501.06220): each of q, k and v that is named is a
+    pair, down to `rank` without bias and up again with bias, nothing between; the others and the output are whole."""
+
+    def __init__(self, dim: int, config: Latent):
+        super().__init__()
+        heads, rank = config.heads, config.rank
+        if heads < 1 or dim % heads:
+            raise ConfigError(f"width {dim} does not divide into {heads} heads")
+        if not 1 <= rank <= dim:
+            raise ConfigError(f"the rank of a projection must be from 1 to the width {dim}, got {rank}")
+        self.heads, self.head_dim = heads, dim // heads
+
+        def projection(name: str) -> nn.Module:
+            if name in config.low_rank:
+                return nn.Sequential(nn.Linear(dim, rank, bias=False), nn.Linear(rank, dim))
+            return nn.Linear(dim, dim)
+
+        self.q, self.k, self.v = projection("q"), projection("k"), projection("v")
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
+        q_BHNK, k_BHNK, v_BHNK = (
+            layer(x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        y_BHNK = F.scaled_dot_product_attention(rotate(q_BHNK, place), rotate(k_BHNK, place), v_BHNK)
+        return self.proj(y_BHNK.transpose(1, 2).flatten(2))
+
+
+def build_attention(config: Attention, dim: int) -> nn.Module:
+    """The attention of one layer. Raises ConfigError where heads and width do not fit together."""
+    return LatentAttention(dim, config) if isinstance(config, Latent) else GroupedQueryAttention(dim, config)

@@ -2,25 +2,29 @@
 
 Pre-norm layers: x + attention(norm(x)), then x + feed-forward(norm(x)). `encode` returns the tokens and the sum of the
 layers' balance losses; the timm contract (`forward_features`, `forward_head`, `reset_classifier`, ...) stands on it.
-Initialisation is PyTorch's default throughout, as the paper says; learned positions start at N(0, 0.02) (ours).
+Initialisation is PyTorch's default throughout, as the mLiT paper says; learned positions and tokens start at N(0, 0.02)
+(ours).
 
 Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..config import GQA, MLP, EncoderConfig, MoE, SwiGLU
+from ..config import Attention, ConvMLP, EncoderConfig, FeedForward
 from ..errors import ConfigError
-from .attention import GroupedQueryAttention
-from .embed import PatchEmbed, Readout, resize_positions
+from .attention import build_attention
+from .embed import build_patch_embed
 from .feedforward import build_feedforward
 from .place import Place
+from .positions import resize_positions, rotary_turns, sincos_positions
+from .readout import build_readout
 
 
 class LayerConfig(Protocol):
@@ -28,8 +32,8 @@ class LayerConfig(Protocol):
 
     dim: int
     depth: int
-    attention: GQA
-    feedforward: MoE | SwiGLU | MLP
+    attention: Attention
+    feedforward: FeedForward
     drop_path_rate: float
 
 
@@ -44,7 +48,7 @@ class Layer(nn.Module):
         super().__init__()
         drop = config.drop_path_rate * index / max(config.depth - 1, 1)
         self.norm1 = nn.LayerNorm(config.dim)
-        self.attn = GroupedQueryAttention(config.dim, config.attention)
+        self.attn = build_attention(config.attention, config.dim)
         self.norm2 = nn.LayerNorm(config.dim)
         self.ffn = build_feedforward(config.feedforward, config.dim, index, config.depth)
         self.drop_path = DropPath(drop) if drop else nn.Identity()
@@ -77,16 +81,35 @@ class Encoder(nn.Module):
             raise ConfigError(f"num_classes must be at least 0 (0: no head), got {num_classes}")
         self.config = config
         self.num_classes = num_classes
-        self.num_features = self.embed_dim = self.head_hidden_size = config.dim
-        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, config.dim)
-        self.readout = Readout(config.readout, config.dim)
-        self.num_prefix_tokens = self.readout.num_tokens
-        tokens = self.num_prefix_tokens + self.patch_embed.grid_size**2
-        self.pos_embed = nn.Parameter(torch.empty(1, tokens, config.dim).normal_(std=0.02))
+        self.num_features = self.embed_dim = config.dim
+        self.patch_embed = build_patch_embed(config.patches, img_size, patch_size, in_chans, config.dim)
+        self.readout = build_readout(config)
+        self.num_prefix_tokens, self.head_hidden_size = self.readout.num_tokens, self.readout.features
+        if isinstance(config.feedforward, ConvMLP) and config.feedforward.reduction and not self.num_prefix_tokens:
+            raise ConfigError(
+                f"feedforward.reduction {config.feedforward.reduction} re-calibrates the read-out token and read-out "
+                f"{config.readout!r} has none; set it to 0, or choose read-out dummy or class"
+            )
+        grid, prefix = self.patch_embed.grid_size, self.num_prefix_tokens
+        if config.positions == "learned":  # what is added to the tokens, [1, P + G^2, D] or None
+            self.pos_embed = nn.Parameter(torch.empty(1, prefix + grid**2, config.dim).normal_(std=0.02))
+        else:
+            fixed = sincos_positions(grid, prefix, config.dim) if config.positions == "sincos" else None
+            self.register_buffer("pos_embed", fixed, persistent=False)
         self.blocks = nn.ModuleList([Layer(config, i) for i in range(config.depth)])
+        turns = rotary_turns(grid, prefix, self.blocks[0].attn.head_dim) if config.positions == "rotary" else None
+        self.register_buffer("turns", turns, persistent=False)  # [1, P + G^2, K]
         self.norm = nn.LayerNorm(config.dim)
         self.head_drop = nn.Dropout(config.drop_rate)
         self.head = self._new_head(num_classes)
+
+    def place(self, keep_BK: Tensor | None = None) -> Place:
+        """Where the tokens of the sequence are when only the patches `keep_BK` are kept; None: all of them."""
+        place = Place(self.num_prefix_tokens, self.patch_embed.grid_size, keep_BK)
+        if self.turns is None:
+            return place
+        turns_BNK = self.turns if keep_BK is None else self.turns.expand(len(keep_BK), -1, -1)
+        return replace(place, turns_BNK=place.select(turns_BNK))
 
     def encode(self, x_BCSS: Tensor, keep_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalised tokens [B, P + G^2, D] and the balance loss summed over layers (a scalar; 0 in evaluation).
@@ -94,8 +117,11 @@ class Encoder(nn.Module):
         With `keep_BK`, int64 indices of the patches that each picture keeps, only those and the prefix tokens go through
         the layers, each with its own position: [B, P + K, D], the patches in the order of `keep_BK`.
         """
-        place = Place(self.num_prefix_tokens, self.patch_embed.grid_size, keep_BK)
-        x_BND = place.select(self.readout.prepend(self.patch_embed(x_BCSS)) + self.pos_embed)
+        place = self.place(keep_BK)
+        x_BND = self.readout.prepend(self.patch_embed(x_BCSS, place))
+        if self.pos_embed is not None:
+            x_BND = x_BND + self.pos_embed
+        x_BND = place.select(x_BND)
         losses = []
         for layer in self.blocks:
             x_BND, balance = layer(x_BND, place)
@@ -118,7 +144,7 @@ class Encoder(nn.Module):
         return self.forward_head(tokens_BND), balance
 
     def _new_head(self, num_classes: int) -> nn.Module:
-        return nn.Linear(self.config.dim, num_classes, bias=False) if num_classes > 0 else nn.Identity()
+        return nn.Linear(self.head_hidden_size, num_classes, bias=False) if num_classes > 0 else nn.Identity()
 
     # timm's informal contract
 
@@ -128,22 +154,31 @@ class Encoder(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh head for `num_classes` classes (0: none) on the device and in the type of the model."""
         self.num_classes = num_classes
-        self.head = self._new_head(num_classes).to(self.pos_embed)
+        self.head = self._new_head(num_classes).to(self.norm.weight)
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Layer groups for layer-wise decay, as timm's ViT has them: the stem; each layer, the final norm going with the last
-        one; the head, which no group names."""
-        blocks = [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]
-        return {"stem": r"^pos_embed|^patch_embed|^readout", "blocks": blocks}
+        one, as does a read-out that pools; the head, which no group names."""
+        blocks = [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score", (99999,))]
+        return {"stem": r"^pos_embed|^patch_embed|^readout\.token", "blocks": blocks}
 
     def no_weight_decay(self) -> set[str]:
         """Positions, tokens and per-expert output biases (2-D, so no rule on dimensions finds them)."""
-        names = {name for name, _ in self.named_parameters() if name.endswith(".b2")}
-        return names | {"pos_embed"} | ({"readout.token"} if self.readout.token is not None else set())
+        spared = {"pos_embed", "readout.token"}
+        return {name for name, _ in self.named_parameters() if name in spared or name.endswith(".b2")}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         if enable:
             raise ConfigError("gradient checkpointing is not offered: these models are small enough without it")
+
+    def initialise_from(self, images_NCSS: Tensor) -> None:
+        """Sets the weights that start from training pictures; `images` are normalised and of the model's size."""
+        self.patch_embed.initialise_from(images_NCSS)
+
+    @property
+    def data_dependent(self) -> bool:
+        """Whether any weights start from training pictures, and `initialise_from` is to be called before training."""
+        return self.patch_embed.data_dependent
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of the same model for another image size, with its positions resized to this model's grid."""

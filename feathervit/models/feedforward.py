@@ -6,11 +6,13 @@ Legend: B batch, N tokens, D width, F hidden size.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import MLP as MLPConfig
-from ..config import MoE as MoEConfig
+from ..config import ConvMLP as ConvMLPConfig
+from ..config import FeedForward
 from ..config import SwiGLU as SwiGLUConfig
 from ..errors import ConfigError
 from .moe import SHARINGS
@@ -44,6 +46,48 @@ class MLP(nn.Module):
         return self.drop(self.fc2(F.gelu(self.fc1(x_BND)))), x_BND.new_zeros(())
 
 
+class ConvMLP(nn.Module):
+    """MLP with a depth-wise 3x3 convolution over the grid of patches: h = gelu(x W1 + b1), y = (h + gelu(conv(h))) W2 + b2.
+
+    Prefix tokens are on no grid: theirs is h W2 + b2. Under a mask the grid is zero where no patch is kept.
+    """
+
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BND: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        prefix_BPD, patches_BKD = x_BND[:, : place.prefix], x_BND[:, place.prefix :]
+        h_BKF = F.gelu(self.fc1(patches_BKD))
+        y_BND = self.fc2(h_BKF + F.gelu(self._convolved(h_BKF, place)))
+        if place.prefix:
+            y_BND = torch.cat([self._prefix(prefix_BPD, y_BND), y_BND], dim=1)
+        return self.drop(y_BND), x_BND.new_zeros(())
+
+    def _convolved(self, h_BKF: Tensor, place: Place) -> Tensor:
+        grid_BFGG = place.on_grid(h_BKF).transpose(1, 2).unflatten(2, (place.grid_size, place.grid_size))
+        return place.from_grid(self.conv(grid_BFGG).flatten(2).transpose(1, 2))
+
+    def _prefix(self, prefix_BPD: Tensor, patches_BKD: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(prefix_BPD)))
+
+
+class RecalibratedConvMLP(ConvMLP):
+    """DAFF of DHVT (arXiv 2210.05958), without its batch norms (ours): a prefix token x becomes x * e(m), m being the mean of
+    the patches' outputs and e linear, GELU, linear through a width of D / `reduction`."""
+
+    def __init__(self, dim: int, hidden: int, reduction: int, dropout: float = 0.0):
+        super().__init__(dim, hidden, dropout)
+        self.squeeze = nn.Linear(dim, max(dim // reduction, 1))
+        self.excite = nn.Linear(max(dim // reduction, 1), dim)
+
+    def _prefix(self, prefix_BPD: Tensor, patches_BKD: Tensor) -> Tensor:
+        return prefix_BPD * self.excite(F.gelu(self.squeeze(patches_BKD.mean(1, keepdim=True))))
+
+
 def hidden_size(layer: int, depth: int, first: int, last: int) -> int:
     """Hidden size of layer `layer` (from 0) of `depth`, Eq. 15: a linear fall from `first` to `last`, floored."""
     if depth == 1:
@@ -56,12 +100,19 @@ def expert_count(layer: int, depth: int, stages: tuple[int, ...]) -> int:
     return stages[min(layer * len(stages) // depth, len(stages) - 1)]
 
 
-def build_feedforward(config: MoEConfig | SwiGLUConfig | MLPConfig, dim: int, layer: int, depth: int) -> nn.Module:
+def build_feedforward(config: FeedForward, dim: int, layer: int, depth: int) -> nn.Module:
     """The feed-forward of one layer, its hidden size and experts taken from the depth-wise schedules."""
-    if isinstance(config, MLPConfig):
-        if int(dim * config.ratio) < 1:
+    if isinstance(config, (MLPConfig, ConvMLPConfig)):
+        hidden = int(dim * config.ratio)
+        if hidden < 1:
             raise ConfigError(f"MLP ratio {config.ratio} leaves no hidden unit at width {dim}")
-        return MLP(dim, int(dim * config.ratio), config.dropout)
+        if isinstance(config, MLPConfig):
+            return MLP(dim, hidden, config.dropout)
+        if config.reduction < 0:
+            raise ConfigError(f"reduction must be at least 0 (0: no re-calibration), got {config.reduction}")
+        if config.reduction:
+            return RecalibratedConvMLP(dim, hidden, config.reduction, config.dropout)
+        return ConvMLP(dim, hidden, config.dropout)
     hidden = hidden_size(layer, depth, config.hidden_first, config.hidden_last)
     if hidden < 1:
         raise ConfigError(f"hidden size {hidden} of layer {layer}: hidden_first and hidden_last must be at least 1")

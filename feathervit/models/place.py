@@ -3,7 +3,7 @@
 A sequence is P prefix tokens, then patches of a square grid in rows: all of them, or those that each picture keeps under a
 mask. Attention with rotary positions and convolutions over the grid need to know; what looks at no position may ignore it.
 
-Legend: B batch, N tokens, D width, G grid side, K patches kept, P prefix tokens.
+Legend: B batch, N tokens, D width, G grid side, K patches kept (in `turns_BNK`: head width), P prefix tokens.
 """
 
 from __future__ import annotations
@@ -14,21 +14,26 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
     """`prefix` tokens, then patches of a `grid_size` x `grid_size` grid. `keep_BK`: int64 indices of the patches that are in
-    the sequence, in its order; None for all of them."""
+    the sequence, in its order; None for all of them. `turns_BNK`: rotary angles of the tokens in the sequence (`rotary_turns`);
+    None where attention turns nothing."""
 
     prefix: int
     grid_size: int
     keep_BK: Tensor | None = None
+    turns_BNK: Tensor | None = None
 
     def select(self, x_BND: Tensor) -> Tensor:
         """[B, P + G^2, D] of a whole sequence to [B, P + K, D]: the prefix and the kept patches."""
         if self.keep_BK is None:
             return x_BND
-        kept_BKD = x_BND[:, self.prefix :].gather(1, self._index(x_BND.shape[-1]))
-        return torch.cat([x_BND[:, : self.prefix], kept_BKD], dim=1)
+        return torch.cat([x_BND[:, : self.prefix], self.from_grid(x_BND[:, self.prefix :])], dim=1)
+
+    def from_grid(self, patches_BND: Tensor) -> Tensor:
+        """[B, G^2, D] of all patches to [B, K, D] of the kept ones."""
+        return patches_BND if self.keep_BK is None else patches_BND.gather(1, self._index(patches_BND.shape[-1]))
 
     def on_grid(self, patches_BKD: Tensor) -> Tensor:
         """[B, K, D] of the kept patches (no prefix) to [B, G^2, D], zero where none was kept."""

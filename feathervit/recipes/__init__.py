@@ -13,10 +13,18 @@ from .folder import folder, mae_folder
 from .joint import joint_cifar100
 from .mlit import TABLE_6
 from .mmlit import TABLE_3, TABLE_5, table_4
+from .poorvit import poorvit
 
 RECIPES: dict[str, Recipe] = {
     r.name: r
-    for r in (digits, few_digits, mae_digits, *TABLE_6, *TABLE_3, table_4, *TABLE_5, joint_cifar100, folder, mae_folder)
+    for r in (
+        *(digits, few_digits, mae_digits),
+        *TABLE_6,
+        *TABLE_3,
+        table_4,
+        *TABLE_5,
+        *(joint_cifar100, poorvit, folder, mae_folder),
+    )
 }
 
 

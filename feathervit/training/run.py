@@ -21,10 +21,11 @@ from ..chance import Chance
 from ..config import RunConfig, changed, to_dict
 from ..data import DataSplits, ImageSet, load_data
 from ..data.named import NAMED
+from ..data.picture import normalise, resize
 from ..errors import ConfigError, RunFolderError
 from ..evaluation.metrics import Metrics
 from ..files import write_bytes
-from ..models import build_model
+from ..models import Encoder, MaskedAutoencoder, build_model
 from ..recipes import recipe, recipe_for
 from ..recipes.folder import adapt
 from ..results import RunResult, commit, machine, read_config, write_json
@@ -194,7 +195,13 @@ def _run(
             model.eval()(torch.zeros(1, data.train.images.shape[1], config.img_size, config.img_size))
     except (RuntimeError, MemoryError, AssertionError) as error:  # the first is also torch's word for no memory
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
-    started = start_from(model, config.start_from) if config.start_from and not resume else []
+    fresh = not (resume and any(out.glob("state*.safetensors")))  # a run stopped before its first state begins again
+    encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
+    if fresh and isinstance(encoder, Encoder) and encoder.data_dependent:
+        most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced; fewer of large pictures
+        some = data.train.images[:: -(-len(data.train) // most)]
+        encoder.initialise_from(normalise(resize(some, config.img_size), config.images.mean, config.images.std))
+    started = start_from(model, config.start_from) if config.start_from and fresh else []
     identity = {
         "config": to_dict(config),
         "data": "/".join(s.fingerprint() for s in (data.train, data.val, data.test) if s is not None),

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from feathervit.config import GQA
+from feathervit.config import GQA, Latent
 from feathervit.errors import ConfigError
-from feathervit.models.attention import GroupedQueryAttention
+from feathervit.models.attention import GroupedQueryAttention, LatentAttention
 
 D, HEADS = 24, 6
 WIDTH = D // HEADS
@@ -69,3 +69,41 @@ def test_every_projection_has_a_bias_and_keys_are_fewer():
 def test_refuses_what_does_not_divide(dim, heads, kv_heads, says):
     with pytest.raises(ConfigError, match=says):
         GroupedQueryAttention(dim, GQA(heads, kv_heads))
+
+
+@pytest.mark.parametrize("low_rank", ["q", "k", "v", "qk", "qv", "kv", "qkv"])
+@pytest.mark.parametrize("rank", [5, D])
+def test_latent_attention_is_attention_with_the_products_of_its_pairs(low_rank, rank):
+    """q = U (D x) + b, as in PoorViTs; with the rank equal to the width any matrix is such a product."""
+    torch.manual_seed(0)
+    latent = LatentAttention(D, Latent(HEADS, rank, low_rank)).double()
+    whole = GroupedQueryAttention(D, GQA(HEADS, HEADS)).double()
+    if rank == D:  # pairs are made to have the products that ordinary attention has as its matrices
+        for name, matrix, bias in zip("qkv", whole.qkv.weight.split(D), whole.qkv.bias.split(D), strict=True):
+            layer = getattr(latent, name)
+            with torch.no_grad():
+                (layer[1] if name in low_rank else layer).bias.copy_(bias)
+                if name in low_rank:
+                    layer[1].weight.copy_(matrix @ torch.linalg.inv(layer[0].weight))
+                else:
+                    layer.weight.copy_(matrix)
+    else:
+        layers = [getattr(latent, name) for name in "qkv"]
+        pairs = [name in low_rank for name in "qkv"]
+        rows = [f[1].weight @ f[0].weight if pair else f.weight for f, pair in zip(layers, pairs, strict=True)]
+        with torch.no_grad():
+            whole.qkv.weight.copy_(torch.cat(rows))
+            whole.qkv.bias.copy_(torch.cat([f[1].bias if p else f.bias for f, p in zip(layers, pairs, strict=True)]))
+    with torch.no_grad():
+        latent.proj.load_state_dict(whole.proj.state_dict())
+    x = 3 * torch.randn(2, 9, D, dtype=torch.float64)
+    assert_close(latent(x), whole(x), atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("low_rank", ["q", "kv", "qkv"])
+def test_latent_parameters(low_rank):
+    """At width 192 and rank 64 a projection has 24,768 parameters in place of 37,056."""
+    attention = LatentAttention(192, Latent(12, 64, low_rank))
+    pairs = len(low_rank)
+    assert sum(p.numel() for p in attention.parameters()) == pairs * 24_768 + (4 - pairs) * 37_056
+    assert {n for n, p in attention.named_parameters() if p.shape == (64, 192)} == {f"{n}.0.weight" for n in low_rank}

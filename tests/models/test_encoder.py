@@ -16,7 +16,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.testing import assert_close
 
-from feathervit.config import GQA, MLP, EncoderConfig, MoE, SwiGLU
+from feathervit.benchmark.cost import cost
+from feathervit.config import GQA, MLP, ConvMLP, ConvStem, EncoderConfig, Latent, MoE, SwiGLU, WhitenedPatches
 from feathervit.errors import ConfigError, UnknownNameError
 from feathervit.models import Encoder, create_model, list_models, spec
 from feathervit.models.place import Place
@@ -28,6 +29,11 @@ VARIANTS = {
     "unshared": replace(TINY, feedforward=MoE(10, 4, experts=(1, 3), top_k=1, sharing="none")),
     "swiglu": replace(TINY, feedforward=SwiGLU(10, 4), readout="class"),
     "mlp": replace(TINY, feedforward=MLP(), readout="mean", drop_path_rate=0.1),
+    "latent": replace(TINY, attention=Latent(4, 5, "qk"), readout="class", class_tokens=3, positions="sincos"),
+    "rotary": replace(TINY, attention=GQA(3, 1), readout="pool", positions="rotary", patches=WhitenedPatches()),
+    "stem": replace(TINY, feedforward=ConvMLP(2.0), positions="none", patches=ConvStem(2)),
+    "frozen": replace(TINY, dim=16, feedforward=ConvMLP(2.0, 0), readout="mean", patches=WhitenedPatches(frozen=True)),
+    "all": EncoderConfig(12, 2, Latent(3, 4), ConvMLP(1.5, 2), ConvStem(1), "rotary", "class", 2),
 }
 
 
@@ -74,6 +80,33 @@ def test_parameter_counts(name, ours, table_1, table_8):
     assert with_head == headless + 100 * spec(name).config.dim
     assert math.ceil(headless / 1e4) / 100 == table_1
     assert math.ceil(with_head / 1e4) / 100 == table_8
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "classes", "exact", "published"),
+    [
+        ("poorvit_tiny", {}, 10, 3_588_480, 3.59),
+        ("poorvit_tiny", {"depth": 9}, 10, 2_697_408, 2.70),
+        ("mae_vit", {}, 100, 3_616_896, 3.62),
+        ("mae_vit", {}, 10, 3_599_616, 3.60),
+    ],
+)
+def test_parameter_counts_of_the_other_papers(name, parts, classes, exact, published):
+    found = count(create_model(name, num_classes=classes, **parts))
+    assert found == exact
+    assert round(found / 1e6, 2) == published
+
+
+@pytest.mark.parametrize(("depth", "published"), [(6, 3.191), (7, 3.717)])
+def test_vit_lite_is_that_of_its_repository_but_for_biases(depth, published):
+    """There query, key and value have no bias, the patches and the head have one."""
+    found = count(create_model(f"vit_lite_{depth}", num_classes=10))
+    assert round((found - depth * 3 * 256 + 256 + 10) / 1e6, 3) == published
+
+
+def test_models_are_listed_by_falling_size():
+    sizes = [count(create_model(name)) for name in list_models()]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_nano_is_small():
@@ -169,7 +202,7 @@ def test_deep_copy_and_state_dict_round_trip(variant):
     assert torch.equal(other(images), model(images))
     assert torch.equal(twin.eval()(images), model(images))
     with torch.no_grad():
-        twin.pos_embed.add_(1)
+        next(twin.parameters()).add_(1)
     assert not torch.equal(twin(images), model(images))
 
 
@@ -178,7 +211,7 @@ def test_channels(channels):
     assert build(in_chans=channels)(torch.randn(2, channels, 8, 8)).shape == (2, 5)
 
 
-@pytest.mark.parametrize("readout", ["dummy", "class", "mean"])
+@pytest.mark.parametrize("readout", ["dummy", "class", "mean", "pool"])
 def test_positions_are_resized_for_another_image_size(readout):
     small = build(replace(TINY, readout=readout), img_size=8)
     large = build(replace(TINY, readout=readout), img_size=12)
@@ -194,6 +227,33 @@ def test_positions_are_resized_for_another_image_size(readout):
     again = build(replace(TINY, readout=readout), img_size=8)
     again.load_state_dict(again.adapt(state))
     assert torch.equal(again.pos_embed, small.pos_embed)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_go_to_another_image_size(variant):
+    small, large = build(VARIANTS[variant]), build(VARIANTS[variant], img_size=12)
+    large.load_state_dict(large.adapt(small.state_dict()), strict=True)
+    assert large.eval()(torch.randn(2, 3, 12, 12)).shape == (2, 5)
+    same = {n: p for n, p in small.named_parameters() if n != "pos_embed"}
+    assert all(torch.equal(p, same[n]) for n, p in large.named_parameters() if n != "pos_embed")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_evaluation_is_one_static_graph_for_any_batch(variant):
+    model = build(VARIANTS[variant]).eval()
+    batch = {"x_BCSS": {0: torch.export.Dim("batch", min=1, max=64)}}
+    program = torch.export.export(model, (torch.randn(2, 3, 8, 8),), dynamic_shapes=batch)
+    images = torch.randn(5, 3, 8, 8)
+    assert_close(program.module()(images), model(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_cost_is_counted(variant):
+    model = build(VARIANTS[variant])
+    found = cost(model, 8)
+    assert found.tokens == 16 + model.num_prefix_tokens
+    assert found.parameters == count(model)
+    assert found.macs > 16 * 144 * len(model.blocks)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +273,22 @@ def test_positions_are_resized_for_another_image_size(readout):
         (replace(TINY, feedforward=MoE(10, 0)), {}, "hidden"),
         (replace(TINY, feedforward=SwiGLU(0, 0)), {}, "hidden"),
         (replace(TINY, feedforward=MLP(ratio=0)), {}, "ratio"),
+        (replace(TINY, feedforward=ConvMLP(ratio=0)), {}, "ratio"),
+        (replace(TINY, feedforward=ConvMLP(reduction=-1)), {}, "reduction.*-1"),
+        (replace(TINY, feedforward=ConvMLP(), readout="pool"), {}, "reduction.*'pool'"),
+        (replace(TINY, attention=Latent(5, 4)), {}, "12.*5"),
+        (replace(TINY, attention=Latent(0, 4)), {}, "0 heads"),
+        (replace(TINY, attention=Latent(4, 0)), {}, "rank.*0"),
+        (replace(TINY, attention=Latent(4, 13)), {}, "rank.*12.*13"),
+        (replace(TINY, positions="rotary", attention=GQA(2, 1)), {}, "head width.*6"),
+        (replace(TINY, positions="sincos", dim=6, attention=GQA(2, 1)), {}, "divides by 4.*6"),
+        (replace(TINY, readout="class", class_tokens=0), {}, "class_tokens.*0"),
+        (replace(TINY, readout="mean", class_tokens=2), {}, "class_tokens 2.*'mean'"),
+        (replace(TINY, patches=WhitenedPatches(frozen=True)), {}, "12 filters.*width is 12"),
+        (replace(TINY, patches=ConvStem(0)), {}, "1 to 3 layers, got 0"),
+        (replace(TINY, patches=ConvStem(4)), {}, "1 to 3 layers, got 4"),
+        (replace(TINY, patches=ConvStem(1)), {"patch_size": 4}, "sizes 1, 2, not patch size 4"),
+        (replace(TINY, patches=ConvStem(3)), {"patch_size": 3, "img_size": 9}, "1, 2, 4, 8, not patch size 3"),
     ],
 )
 def test_refuses_what_does_not_fit(config, sizes, says):
@@ -230,7 +306,7 @@ def test_refuses_pictures_of_another_size():
 
 
 def test_models_are_registered_in_timm():
-    assert {"mlit_s", "mlit_xs", "mlit_xxs", "mlit_nano"} <= set(list_models())
+    assert {"mlit_s", "mlit_xs", "mlit_xxs", "mlit_nano", "poorvit_tiny", "vit_lite_7", "mae_vit"} <= set(list_models())
     assert set(list_models()) <= set(timm.list_models())
     assert count(timm.create_model("mlit_xxs", num_classes=10)) == 651_373 + 10 * 108
     assert timm.create_model("mlit_nano", drop_path_rate=0.2, drop_rate=0.1).config.drop_path_rate == 0.2
@@ -251,12 +327,19 @@ def test_names_and_settings_that_are_unknown():
 @pytest.mark.parametrize("name", list_models())
 def test_timm_contract(name, img_size):
     model = timm.create_model(name, img_size=img_size, patch_size=4, num_classes=7, in_chans=3).eval()
-    dim, tokens = model.num_features, (img_size // 4) ** 2 + model.num_prefix_tokens
-    images = torch.randn(2, 3, img_size, img_size)
+    check_contract(model, torch.randn(2, 3, img_size, img_size), (img_size // 4) ** 2)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_timm_contract_of_all_parts(variant):
+    check_contract(build(VARIANTS[variant], num_classes=7).eval(), torch.randn(2, 3, 8, 8), 16)
+
+
+def check_contract(model: Encoder, images: torch.Tensor, patches: int) -> None:
     features = model.forward_features(images)
-    assert features.shape == (2, tokens, dim)
+    assert features.shape == (2, patches + model.num_prefix_tokens, model.num_features)
     pooled = model.forward_head(features, pre_logits=True)
-    assert pooled.shape == (2, dim)
+    assert pooled.shape == (2, model.head_hidden_size)
     logits = model(images)
     assert logits.shape == (2, 7)
     assert_close(model.forward_head(features), logits)
@@ -266,7 +349,7 @@ def test_timm_contract(name, img_size):
 
     names = [n for n, _ in model.named_parameters()]
     assert model.no_weight_decay() <= set(names)
-    assert "pos_embed" in model.no_weight_decay()
+    assert {n for n in names if n in ("pos_embed", "readout.token")} <= model.no_weight_decay()
     groups = group_parameters(model, model.group_matcher())
     assert Counter(n for members in groups.values() for n in members) == Counter(names)
     depth = len(model.blocks)
@@ -293,10 +376,10 @@ def test_layer_decay_and_weight_decay_groups(variant):
         layer = 0
         if name.startswith("blocks."):
             layer = int(name.split(".")[1]) + 1
-        elif name.startswith(("norm", "head")):
+        elif name.startswith(("norm", "head", "readout.score")):
             layer = depth + name.startswith("head")
         assert found[id(p)]["lr_scale"] == pytest.approx(0.9 ** (depth + 1 - layer)), name
-        decayed = name.endswith(".weight") and "norm" not in name
+        decayed = name.endswith(".weight") and p.ndim > 1
         assert found[id(p)]["weight_decay"] == (0.05 if decayed else 0.0), name
 
 

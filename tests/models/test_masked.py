@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch.testing import assert_close
 
+from feathervit.config import (
+    GQA,
+    MLP,
+    ConvMLP,
+    ConvStem,
+    EncoderConfig,
+    Latent,
+    LinearPatches,
+    MoE,
+    SwiGLU,
+    WhitenedPatches,
+)
 from feathervit.models.place import Place
 from tests.models.test_encoder import VARIANTS, build
 
@@ -22,13 +36,26 @@ def pixels(patches: torch.Tensor, patch_size: int = 2, grid: int = 4) -> torch.T
     return mask
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_visible_tokens_depend_on_no_hidden_pixel(variant):
-    model = build(VARIANTS[variant]).double().eval()
+PATCHES = [LinearPatches(), WhitenedPatches(), WhitenedPatches(frozen=True), ConvStem(1), ConvStem(2), ConvStem(3)]
+FEEDFORWARDS = [MoE(10, 4, experts=(2,)), MLP(2.0), SwiGLU(8, 8), ConvMLP(2.0), ConvMLP(2.0, 0)]
+READOUTS = [{"readout": "class", "class_tokens": 2}, {"readout": "dummy"}, {"readout": "mean"}, {"readout": "pool"}]
+COMBINATIONS = [
+    EncoderConfig(16, 2, attention, feedforward, patches, positions, **readout)
+    for n, (patches, feedforward, positions) in enumerate(
+        itertools.product(PATCHES, FEEDFORWARDS, ["learned", "sincos", "rotary", "none"])
+    )
+    for attention in [[GQA(4, 2), Latent(4, 6)][(n + n // 4) % 2]]
+    for readout in [READOUTS[n // 3 % (2 if feedforward == ConvMLP(2.0) else 4)]]
+]
+
+
+@pytest.mark.parametrize("config", [*VARIANTS.values(), *COMBINATIONS])
+def test_visible_tokens_depend_on_no_hidden_pixel(config):
+    model = build(config).double().eval()
     seen = pixels(KEEP)
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
     tokens, _ = model.encode(images, KEEP)
-    assert tokens.shape == (2, model.num_prefix_tokens + 5, 12)
+    assert tokens.shape == (2, model.num_prefix_tokens + 5, model.embed_dim)
     other = seen * images + (1 - seen) * torch.randn_like(images)
     assert_close(model.encode(other, KEEP)[0], tokens, atol=1e-12, rtol=1e-12)
     probe = torch.randn_like(tokens)

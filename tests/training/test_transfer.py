@@ -65,3 +65,14 @@ def test_through_the_front_door(source, arrays, tmp_path, small):
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")}
     outcome = feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, start_from=str(source[0]), **fields)
     assert outcome.result.config["start_from"] == str(source[0])
+
+
+def test_a_run_killed_before_its_first_state_starts_from_the_same_weights(source, arrays, tmp_path, small):
+    fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"lr": 1e-12}
+    fields |= {"start_from": str(source[0]), "optim.weight_decay": 0.0, "epochs": 2}
+    assert not feathervit.train(data=arrays, out=tmp_path / "run", max_minutes=1e-6, **fields).finished
+    for path in (tmp_path / "run").glob("state*"):
+        path.unlink()
+    feathervit.train(data=arrays, out=tmp_path / "run", resume=True, **fields)
+    model, old = feathervit.load(tmp_path / "run").model, source[1]
+    torch.testing.assert_close(model.blocks[0].attn.qkv.weight, old.blocks[0].attn.qkv.weight)

@@ -1,0 +1,88 @@
+"""What the head reads. Contract of the room: `prepend` puts the prefix tokens before the patches, `forward` makes
+[B, features] of the layers' output; `num_tokens` counts the prefix tokens, `features` is the width that the head gets.
+
+Prefix tokens come first in the sequence, as timm's `num_prefix_tokens` expects. The paper appends its dummy patch last: the
+same function up to a permutation of the positions.
+
+Legend: B batch, N tokens, D width, P prefix tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import EncoderConfig
+from ..errors import ConfigError
+
+
+class DummyPatch(nn.Module):
+    """An all-zero patch through the bias-free projection: a zero embedding, which only a learned position fills."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.num_tokens, self.features = 1, dim
+
+    def prepend(self, patches_BND: Tensor) -> Tensor:
+        return F.pad(patches_BND, (0, 0, 1, 0))
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        return tokens_BND[:, 0]
+
+
+class ClassTokens(nn.Module):
+    """Learned tokens; the head reads all of them, concatenated (PoorViTs, arXiv 2501.06220)."""
+
+    def __init__(self, dim: int, count: int = 1):
+        super().__init__()
+        if count < 1:
+            raise ConfigError(
+                f"class_tokens must be at least 1, got {count}; a read-out without tokens is mean or pool"
+            )
+        self.num_tokens, self.features = count, count * dim
+        self.token = nn.Parameter(torch.empty(1, count, dim).normal_(std=0.02))
+
+    def prepend(self, patches_BND: Tensor) -> Tensor:
+        token_BPD = self.token.to(patches_BND.dtype).expand(patches_BND.shape[0], -1, -1)
+        return torch.cat([token_BPD, patches_BND], dim=1)
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        return tokens_BND[:, : self.num_tokens].flatten(1)
+
+
+class Mean(nn.Module):
+    """No prefix token, the mean of the patches."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.num_tokens, self.features = 0, dim
+
+    def prepend(self, patches_BND: Tensor) -> Tensor:
+        return patches_BND
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        return tokens_BND.mean(1)
+
+
+class SequencePool(Mean):
+    """No prefix token, a mean of the patches weighed by a softmax of learned scores (CCT, arXiv 2104.05704, section 3.2)."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim)
+        self.score = nn.Linear(dim, 1)
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        weight_BN1 = self.score(tokens_BND).softmax(1)
+        return (weight_BN1 * tokens_BND).sum(1)
+
+
+def build_readout(config: EncoderConfig) -> nn.Module:
+    """The read-out that `config` names. Raises ConfigError for a number of class tokens where there are none."""
+    if config.readout == "class":
+        return ClassTokens(config.dim, config.class_tokens)
+    if config.class_tokens != 1:
+        raise ConfigError(
+            f"class_tokens {config.class_tokens} has no effect with read-out {config.readout!r}; choose readout class"
+        )
+    return {"dummy": DummyPatch, "mean": Mean, "pool": SequencePool}[config.readout](config.dim)

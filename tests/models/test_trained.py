@@ -1,0 +1,85 @@
+"""Every part and every named model trains for two steps and comes back from its checkpoint; so does the PoorViTs recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import feathervit
+from feathervit.config import ConvStem, EncoderConfig, Latent, WhitenedPatches
+from feathervit.models import list_models, spec
+from feathervit.recipes import recipe
+from feathervit.training.optim import learning_rate, peak_learning_rate
+from tests.models.test_encoder import VARIANTS
+
+OPTIMISERS = ("adamw", "lion", "muon")
+
+
+def fitting(config: EncoderConfig) -> EncoderConfig:
+    """For pictures of 16 px and patches of 4."""
+    if isinstance(config.patches, ConvStem):
+        return replace(config, patches=ConvStem(3))
+    if config.patches == WhitenedPatches(frozen=True):
+        return replace(config, dim=60)
+    return config
+
+
+@pytest.mark.parametrize(("number", "variant"), list(enumerate(VARIANTS)))
+def test_two_steps(number, variant, arrays, small, tmp_path):
+    fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"arch": fitting(VARIANTS[variant])}
+    for optimiser, precision in ((OPTIMISERS[number % 3], "float32"), (OPTIMISERS[(number + 1) % 3], "bfloat16")):
+        fields |= {"optim.name": optimiser, "precision": precision, "optim.ema": 0.5}
+        run = feathervit.train(data=arrays, out=tmp_path / optimiser, epochs=1, **fields)
+        assert run.finished
+        predictor = feathervit.load(run.folder)
+        assert predictor.config.arch == fields["arch"]
+        assert predictor.predict(arrays[0][:2])[0].label in predictor.class_names
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_named_models(name, arrays, small, tmp_path):
+    known = spec(name)
+    fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"model": name, "arch.depth": 2}
+    run = feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, **fields)
+    assert run.result.config["arch"]["dim"] == known.config.dim
+    assert run.finished
+
+
+def test_poorvit_recipe(arrays, tmp_path):
+    config = recipe("poorvit_cifar10")
+    assert config.augment.policy == "cifar10"
+    assert (config.augment.mixup, config.augment.cutmix, config.augment.mix_prob) == (1, 1, 0.5)
+    assert feathervit.models.spec(config.model).config.drop_path_rate == 0.1
+    run = feathervit.train(
+        "poorvit_cifar10", data=arrays, out=tmp_path / "run", epochs=1, img_size=16, batch_size=32, **{"arch.depth": 2}
+    )
+    assert run.finished
+
+
+def test_poorvit_learning_rates():
+    """AdamW's 1e-3 whatever the batch, after a tenth of the run; 1e-6 at the end."""
+    config = recipe("poorvit_cifar10")
+    peak = peak_learning_rate(config, 1024)
+    assert peak == 1e-3
+    assert learning_rate(29, 1, config, peak) == pytest.approx(1e-3)
+    assert learning_rate(14, 1, config, peak) == pytest.approx(0.5e-3)
+    assert learning_rate(299, 1, config, peak) == pytest.approx(1e-6)
+
+
+def test_latent_attention_in_a_named_model():
+    """PoorViTs' variant: a third of the width, for all three projections, saves 12,288 parameters each in each layer."""
+    whole, latent = (
+        sum(p.numel() for p in feathervit.create_model("poorvit_tiny", num_classes=10, **parts).parameters())
+        for parts in ({}, {"attention": Latent()})
+    )
+    assert whole - latent == 12 * 3 * 12_288
+
+
+def test_chance_is_not_drawn_in_evaluation():
+    for config in VARIANTS.values():
+        model = feathervit.models.Encoder(config, img_size=8, patch_size=2, num_classes=3).eval()
+        before = torch.get_rng_state()
+        model(torch.zeros(1, 3, 8, 8))
+        assert torch.equal(torch.get_rng_state(), before)
