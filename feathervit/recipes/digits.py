@@ -5,8 +5,14 @@ Command: feathervit train --recipe digits --out RUN
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..config import Augmentation, LossConfig, OptimConfig, RunConfig, SplitConfig
+from ..zoo import spec
 from .base import Recipe
+
+# The mean of the patches is what pre-training has taught; a read-out token would have to learn to look from few labels.
+_MEAN = replace(spec("mlit_nano").config, readout="mean")
 
 mae_digits = Recipe(
     RunConfig(
@@ -19,7 +25,8 @@ mae_digits = Recipe(
         epochs=200,
         batch_size=128,
         lr=3e-3,
-        split=SplitConfig(val_fraction=0.1),
+        arch=_MEAN,
+        split=SplitConfig(val_fraction=0.0),
         augment=Augmentation(crop="resized", crop_scale=(0.6, 1.0), crop_ratio=(0.8, 1.25)),
         optim=OptimConfig(name="muon", betas=(0.9, 0.95), warmup_epochs=10, lr_batch=0),
     ),
@@ -36,9 +43,10 @@ few_digits = Recipe(
         data="digits",
         img_size=16,
         patch_size=4,
-        epochs=100,
+        epochs=150,
         batch_size=50,
         lr=5e-3,
+        arch=_MEAN,
         split=SplitConfig(val_fraction=0.0, train_per_class=10),
         augment=Augmentation(crop="resized", crop_scale=(0.6, 1.0), crop_ratio=(0.8, 1.25), mixup=0.2),
         optim=OptimConfig(name="muon", betas=(0.9, 0.95), warmup_epochs=10, lr_batch=0, ema=0.99),
