@@ -19,6 +19,7 @@ from feathervit.training.setup import resolve
 from feathervit.training.transfer import start_from
 from feathervit.zoo import spec
 from tests.models.test_encoder import build
+from tests.reference.parts import all_patches
 
 
 def correlated(count: int = 40, channels: int = 3, size: int = 8) -> torch.Tensor:
@@ -26,13 +27,6 @@ def correlated(count: int = 40, channels: int = 3, size: int = 8) -> torch.Tenso
     noise = torch.randn(count, channels, size + 2, size + 2, generator=torch.Generator().manual_seed(0))
     smooth = F.avg_pool2d(noise, 3, 1) * 2 + 0.3
     return smooth + 0.5 * smooth[:, :1]
-
-
-def all_patches(images: torch.Tensor, patch: int) -> np.ndarray:
-    """float64 [n, C p p]: the patches at every pixel, cut out one by one."""
-    x = images.double().numpy()
-    steps = range(x.shape[-1] - patch + 1)
-    return np.concatenate([x[:, :, i : i + patch, j : j + patch].reshape(len(x), -1) for i in steps for j in steps])
 
 
 def test_filters_whiten_the_patches():

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from feathervit.config import ConvMLP
 from feathervit.models.feedforward import build_feedforward
 from feathervit.models.place import Place
+from tests.reference.parts import conv_feedforward
 
 D, GRID = 8, 4
 KEEP = torch.tensor([[3, 0, 9, 14, 6, 7], [15, 1, 2, 8, 5, 11]])
-
-
-def gelu(x: Tensor) -> Tensor:
-    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
-
-
-def literal(layer, x: Tensor, prefix: int, kept: list[int], recalibrated: bool) -> Tensor:
-    """One picture [P + K, D]: the patches stand on their places of the grid, everywhere else is zero."""
-    w1, b1, w2, b2 = layer.fc1.weight, layer.fc1.bias, layer.fc2.weight, layer.fc2.bias
-    h = {patch: gelu(w1 @ x[prefix + n] + b1) for n, patch in enumerate(kept)}
-    y = []
-    for patch in kept:
-        row, column = divmod(patch, GRID)
-        window = layer.conv.bias.clone()
-        for i in range(3):
-            for j in range(3):
-                r, c = row + i - 1, column + j - 1
-                if 0 <= r < GRID and 0 <= c < GRID and r * GRID + c in h:
-                    window = window + layer.conv.weight[:, 0, i, j] * h[r * GRID + c]
-        y.append(w2 @ (h[patch] + gelu(window)) + b2)
-    if recalibrated:
-        mean = sum(y) / len(y)
-        scale = layer.excite.weight @ gelu(layer.squeeze.weight @ mean + layer.squeeze.bias) + layer.excite.bias
-        front = [token * scale for token in x[:prefix]]
-    else:
-        front = [w2 @ gelu(w1 @ token + b1) + b2 for token in x[:prefix]]
-    return torch.stack([*front, *y])
 
 
 @pytest.mark.parametrize("keep", [None, KEEP])
@@ -55,7 +26,7 @@ def test_equals_the_formula(reduction, prefix, keep):
     y, balance = layer(x, Place(prefix, GRID, keep))
     assert balance.item() == 0
     for picture in range(2):
-        expected = literal(layer, x[picture], prefix, kept[picture].tolist(), reduction > 0)
+        expected = conv_feedforward(layer, x[picture], prefix, kept[picture].tolist(), GRID, reduction > 0)
         assert_close(y[picture], expected, atol=1e-12, rtol=1e-12)
 
 

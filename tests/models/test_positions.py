@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cmath
 import math
 
 import pytest
@@ -13,6 +12,7 @@ from feathervit.config import GQA, MLP, EncoderConfig, Latent
 from feathervit.models.place import Place
 from feathervit.models.positions import rotary_turns, rotate, sincos_positions
 from tests.models.test_encoder import TINY, build
+from tests.reference.parts import rotated
 
 KEEP = torch.tensor([[3, 0, 8], [7, 1, 2]])
 
@@ -27,17 +27,6 @@ def test_sincos_is_the_sines_and_cosines_of_row_and_column():
         angles = [coordinate / 10_000 ** (i / 4) for coordinate in (row, column) for i in range(4)]
         expected = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
         assert_close(table[0, 2 + n], torch.tensor(expected), atol=1e-6, rtol=0)
-
-
-def rotated(x: torch.Tensor, row: int, column: int) -> torch.Tensor:
-    """Pair i of one head's vector as a complex number, turned by row * 100^(-i / (K/4)) or column * ..., one by one."""
-    k = len(x)
-    out = torch.empty_like(x)
-    for i in range(k // 2):
-        coordinate, j = (row, i) if i < k // 4 else (column, i - k // 4)
-        z = complex(x[i], x[i + k // 2]) * cmath.exp(1j * coordinate * 100 ** (-j / (k // 4)))
-        out[i], out[i + k // 2] = z.real, z.imag
-    return out
 
 
 def test_rotary_turns_patches_and_leaves_prefix_tokens():
