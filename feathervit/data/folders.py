@@ -59,25 +59,25 @@ def find_folder(path: str | Path) -> Found:
 
 
 def find_unlabelled(path: str | Path) -> Found:
-    """All pictures below a folder, however they lie, or those below its train/, val/ and test/; of one class, "pictures".
+    """All pictures below a folder, however they lie, or those below its train/, val/ and test/. Raises DataError.
 
-    Raises DataError.
+    The folders at the top count as classes, so that a part of the pictures may be drawn from each alike; pictures that lie
+    beside them are one more, "pictures".
     """
     root = check_exists(Path(path))
     folders = {SPLIT_FOLDERS[name.lower()]: root / name for name in _split_folders(root)} or {"train": root}
-    splits = {}
-    for split, top in folders.items():
-        above = {_identity(folder) for folder in top.resolve().parents}
-        files = [
-            (f.relative_to(root).as_posix(), f.stat()) for f in _walk(top, above) if _is_picture(f.name) and f.exists()
-        ]
-        if files:
-            splits[split] = _pictures(root, Tree({"pictures": sorted(files, key=lambda item: item[0])}), ("pictures",))
+    trees = {split: _read_tree(root, top) for split, top in folders.items()}
+    for tree in trees.values():
+        loose = [(name, (root / name).stat()) for name in tree.loose if (root / name).exists()]
+        if loose:
+            tree.classes["pictures"] = sorted([*tree.classes.get("pictures", []), *loose], key=lambda item: item[0])
+    class_names = tuple(sorted({name for tree in trees.values() for name in tree.classes}))
+    splits = {split: _pictures(root, tree, class_names) for split, tree in trees.items() if tree.classes}
     if "train" not in splits:
         raise DataError(
             f"no pictures below {folders.get('train', root)}; give a folder that holds some, in any folders"
         )
-    return Found(root.resolve().name, ("pictures",), splits, dict.fromkeys(splits, "all pictures below"))
+    return Found(root.resolve().name, class_names, splits, dict.fromkeys(splits, "all pictures below"))
 
 
 def check_exists(root: Path) -> Path:

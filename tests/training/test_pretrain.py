@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,15 @@ def test_pictures_may_lie_anywhere(folder, tmp_path, masked, lie):
     expected = {"flat": (24, 0), "nested": (72, 0), "train": (72, 24)}[lie]  # never the test pictures
     assert (outcome.result.data["n_train"], outcome.result.data["n_test"]) == expected
     assert outcome.result.test is None or 0 < outcome.result.test["masked_mse"] < 2
+
+
+def test_a_part_of_each_folder_is_the_same_with_and_without_labels(folder, tmp_path, masked, small):
+    part = {"split.train_per_class": 5, "split.val_fraction": 0.2, "epochs": 1}
+    feathervit.pretrain(data=folder / "train", out=tmp_path / "a", **masked, **part)
+    feathervit.train(data=folder / "train", out=tmp_path / "b", **small, **part)
+    first, second = (json.loads((tmp_path / run / "splits.json").read_text())["splits"] for run in "ab")
+    assert first["train"]["sources"] == second["train"]["sources"]
+    assert first["train"]["count"] == 15
 
 
 def test_a_folder_without_pictures(tmp_path):
