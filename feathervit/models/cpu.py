@@ -1,11 +1,12 @@
-"""The shared-projection mixture on the CPU in float32: exact, in chunks of tokens that stay in the cache.
+"""What runs otherwise on the CPU in float32: linear layers, and the shared-projection mixture. Both are exact.
 
-Notable: what a layer costs on a CPU beyond its products is memory that is touched for the first time. So one
-autograd.Function goes through the tokens by chunks, keeps only the pre-activations and works the gradient out by hand.
-W and V are one product. Products go through oneDNN: PyTorch sends its own float32 ones to MKL, which runs at half the
-speed on AMD's processors. Dropout's bits come from a fast generator that PyTorch's own seeds.
+Notable: what the mixture costs beyond its products is memory that is touched for the first time. So one
+autograd.Function goes through the tokens by chunks that stay in the cache, keeps only the pre-activations and works the
+gradient out by hand; W and V are one product. Products go through oneDNN: PyTorch sends its own float32 ones to MKL, which
+runs at half the speed on AMD's processors. Dropout's bits come from a fast generator that PyTorch's own seeds.
 
-Legend: T tokens, D width, E experts, F hidden size, n tokens of a chunk.
+Legend: T tokens, I and O inputs and outputs, B batch, N tokens of a picture, D width, E experts, F hidden size, n tokens
+of a chunk.
 """
 
 from __future__ import annotations
@@ -24,9 +25,16 @@ _silu, _silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.gr
 
 
 def suits(x: Tensor) -> bool:
-    """Whether `mixture` may take `x`: float32 on the CPU, neither autocast, compiled nor traced (then plain ops serve)."""
+    """Whether `x` goes this way: float32 on the CPU, neither autocast, compiled nor traced (then plain ops serve)."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return x.device.type == "cpu" and x.dtype == torch.float32 and not (traced or torch.is_autocast_enabled("cpu"))
+
+
+def project(layer: torch.nn.Linear, x: Tensor) -> Tensor:
+    """`layer(x)`, through oneDNN where that suits."""
+    if not suits(x):
+        return layer(x)
+    return _Linear.apply(x.flatten(0, -2), layer.weight, layer.bias).unflatten(0, x.shape[:-1])
 
 
 def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -66,6 +74,19 @@ def _mix(gate_nE: Tensor, s_nEF: Tensor, out: Tensor) -> None:
     torch.mul(s_nEF[:, 0], gate_nE[:, :1], out=out)
     for e in range(1, s_nEF.shape[1]):
         out.addcmul_(s_nEF[:, e], gate_nE[:, e, None])
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
+        ctx.save_for_backward(x_TI, weight_OI)
+        return linear(x_TI, weight_OI, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x_TI, weight_OI = ctx.saved_tensors
+        return linear(dy_TO, weight_OI.t().contiguous()), dy_TO.t() @ x_TI, dy_TO.sum(0)
 
 
 class _Mixture(torch.autograd.Function):
