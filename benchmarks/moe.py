@@ -1,10 +1,14 @@
-"""Measures: the mixture-of-experts layer, forward + backward and inference, ours against literal dispatch.
+"""Measures: the mixture-of-experts layer and whole training steps, ours against literal dispatch; speed and peak memory.
 
-On: the CPU (or --device cuda), 18,560 tokens (batch 128 of 145), at the paper's widths, hidden sizes and experts. Literal
-dispatch is what the paper's figure 3 shows, in plain eager PyTorch: for each expert, index its tokens, run its SwiGLU,
-scatter back weighted by the gate; the gate is the same. Both run in turn in every round; medians of `--rounds`.
+On: the CPU (or --device cuda). The layer: forward + backward and inference of 18,560 tokens (batch 128 of 145), at the
+paper's widths, hidden sizes and experts. The step: forward, backward and AdamW of `mlit_xxs` and `mlit_s`, batch 128,
+36 px, against the same model with its layers' experts dispatched and PyTorch's own linear layers.
+Literal dispatch is what the paper's figure 3 shows, in plain eager PyTorch: the gate by topk, softmax and scatter over each
+token's experts; then for each expert, index its tokens, run its SwiGLU, scatter back weighted by the gate. Both run in turn
+in every round, in one process; medians of `--rounds`. Peak memory is that of a process of its own for each form (on the
+CPU its resident memory, the program's own included).
 
-    python benchmarks/moe.py --threads 2
+    python benchmarks/moe.py --threads 2 --out results/moe.json
 """
 
 from __future__ import annotations
@@ -12,18 +16,49 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import resource
+import shlex
 import statistics
+import subprocess
+import sys
 import time
+from contextlib import nullcontext
+from pathlib import Path
+from unittest import mock
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch reads it
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from feathervit.config import MoE
-from feathervit.models.moe import SharedVW2
-from feathervit.results import machine
+from feathervit.config import LossConfig, MoE
+from feathervit.models import cpu, create_model
+from feathervit.models.moe import NoisyTopKGate, SharedVW2, coefficient_of_variation
+from feathervit.results import commit, machine, write_json
+from feathervit.training.objectives import Classification
 
 SIZES = ((108, 81, 3), (108, 54, 4), (108, 27, 5), (144, 144, 3), (144, 72, 5))  # width, hidden, experts
+MODELS = ("mlit_xxs", "mlit_s")
+
+
+def literal_gate(gate: NoisyTopKGate, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+    """Equations 2-6 and 10-12 one after another, on [tokens, experts]. Takes the weights of ours."""
+    k, config = gate.config.top_k, gate.config
+    clean_TE = gate.w_gate(x_TD)
+    h_TE = clean_TE
+    if gate.training:
+        scale_TE = F.softplus(gate.w_noise(x_TD)).clamp_min(1e-6)
+        h_TE = clean_TE + torch.randn_like(clean_TE) * scale_TE
+    top, index = h_TE.topk(k + 1, dim=-1)
+    gate_TE = torch.zeros_like(h_TE).scatter(-1, index[:, :k], top[:, :k].softmax(-1))
+    if not gate.training:
+        return gate_TE, clean_TE.new_zeros(())
+    psi_TE = torch.where(h_TE >= top[:, k - 1 : k], top[:, k:], top[:, k - 1 : k])
+    chance_TE = torch.special.ndtr((clean_TE - psi_TE) / scale_TE)
+    importance = config.importance_weight * coefficient_of_variation(gate_TE.sum(0))
+    return gate_TE, importance + config.load_weight * coefficient_of_variation(chance_TE.sum(0))
 
 
 class LiteralDispatch(nn.Module):
@@ -35,8 +70,8 @@ class LiteralDispatch(nn.Module):
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
         layer = self.layer
-        gate_BNE, balance = layer.gate(x_BND)
-        x_TD, gate_TE = x_BND.flatten(0, 1), gate_BNE.flatten(0, 1)
+        x_TD = x_BND.flatten(0, 1)
+        gate_TE, balance = literal_gate(layer.gate, x_TD)
         out_TD = torch.zeros_like(x_TD)
         weights = layer.w.weight.view(layer.experts, layer.hidden, -1)
         biases = layer.w.bias.view(layer.experts, layer.hidden)
@@ -59,53 +94,129 @@ def seconds(run, device: str) -> float:
     return time.perf_counter() - start
 
 
-def compare(dim: int, hidden: int, experts: int, batch: int, rounds: int, device: str) -> dict[str, float]:
+def in_turn(works: dict, rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of each of `works`, run in turn in every round; the first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds + 1):
+        for name, work in works.items():
+            times[name].append(seconds(work, device))
+    return {name: statistics.median(found[1:]) for name, found in times.items()}
+
+
+def layer_works(form: str, dim: int, hidden: int, experts: int, batch: int, device: str) -> dict:
+    """What is timed of a layer: "train" and "infer"."""
     torch.manual_seed(0)
     ours = SharedVW2(dim, hidden, experts, MoE()).to(device)
-    forms = {"ours": ours, "literal": LiteralDispatch(ours)}
+    layer = ours if form == "ours" else LiteralDispatch(ours)
     x = torch.randn(batch, 145, dim, device=device, requires_grad=True)
+    dy = torch.randn(batch, 145, dim, device=device)
 
-    def train(form: nn.Module) -> None:
-        form.train()
-        y, balance = form(x)
-        torch.autograd.grad((y.sum() + balance), [x, *ours.parameters()])
+    def train() -> None:
+        layer.train()
+        y, balance = layer(x)
+        torch.autograd.grad([y, balance], [x, *ours.parameters()], [dy, torch.ones_like(balance)])
 
-    def infer(form: nn.Module) -> None:
-        form.eval()
+    def infer() -> None:
+        layer.eval()
         with torch.inference_mode():
-            form(x)
+            layer(x)
 
-    times: dict[str, list[float]] = {}
-    for _ in range(rounds + 1):
-        for name, form in forms.items():
-            for kind, work in (("train", train), ("infer", infer)):
-                times.setdefault(f"{kind}_{name}", []).append(seconds(lambda f=form, w=work: w(f), device))
-    median = {k: statistics.median(v[1:]) for k, v in times.items()}  # the first round warms up
-    return {
-        "dim": dim,
-        "hidden": hidden,
-        "experts": experts,
-        **{f"{k}_ms": round(1e3 * v, 2) for k, v in median.items()},
-        "train_ratio": round(median["train_literal"] / median["train_ours"], 3),
-        "infer_ratio": round(median["infer_literal"] / median["infer_ours"], 3),
-    }
+    return {f"train_{form}": train, f"infer_{form}": infer}
+
+
+def step_work(form: str, name: str, batch: int, device: str):
+    """A whole training step of a model, without data and augmentation."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=100)
+    if form == "literal":
+        for layer in model.blocks:
+            layer.ffn = LiteralDispatch(layer.ffn)
+    objective = Classification(model, LossConfig()).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    x = torch.randn(batch, 3, 36, 36, device=device)
+    targets = (torch.arange(batch) % 100).to(device)
+
+    def step() -> None:
+        plain = mock.patch.object(cpu, "suits", lambda x: False)  # the literal model's attention is plain PyTorch too
+        with plain if form == "literal" else nullcontext():
+            loss, _, _ = objective(x, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return {f"step_{form}": step}
+
+
+def compare(works, args: argparse.Namespace) -> dict:
+    """Milliseconds of both forms, and literal over ours for each kind of work."""
+    median = in_turn(works("ours") | works("literal"), args.rounds, args.device)
+    kinds = [name.removesuffix("_ours") for name in median if name.endswith("_ours")]
+    ratios = {f"{kind}_ratio": round(median[f"{kind}_literal"] / median[f"{kind}_ours"], 3) for kind in kinds}
+    return {f"{name}_ms": round(1e3 * value, 2) for name, value in median.items()} | ratios
+
+
+def peak_mb(args: argparse.Namespace, form: str, what: str) -> float:
+    """Peak memory of three runs of one work, in a process of its own."""
+    words = ["--threads", args.threads, "--batch", args.batch, "--device", args.device, "--memory", form, what]
+    run = subprocess.run([sys.executable, __file__, *map(str, words)], capture_output=True, text=True, check=True)
+    return float(run.stdout)
+
+
+def memory(args: argparse.Namespace) -> None:
+    form, what = args.memory
+    if what in MODELS:
+        work = step_work(form, what, args.batch, args.device)[f"step_{form}"]
+    else:
+        work = layer_works(form, *map(int, what.split(",")), args.batch, args.device)[f"train_{form}"]
+    for _ in range(3):
+        work()
+    unit = 1 if sys.platform == "darwin" else 1024
+    on_cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    print((torch.cuda.max_memory_allocated() if args.device == "cuda" else on_cpu) / 1e6)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS, help="whose whole steps are measured")
+    parser.add_argument("--out", type=Path, help="also write the JSON here")
+    parser.add_argument("--memory", nargs=2, metavar=("FORM", "WORK"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = [compare(*size, args.batch, args.rounds, args.device) for size in SIZES]
-    for row in rows:
-        print(json.dumps(row))
+    if args.memory:
+        memory(args)
+        return
+    # Memory first: a process begins with the peak of the one that starts it.
+    peaks = {
+        what: {f"peak_{form}_mb": round(peak_mb(args, form, what)) for form in ("ours", "literal")}
+        for what in (*args.models, *(",".join(map(str, size)) for size in SIZES))
+    }
+    layers, steps = [], []
+    for size in SIZES:
+        row = dict(zip(("dim", "hidden", "experts"), size, strict=True))
+        row |= compare(lambda form, size=size: layer_works(form, *size, args.batch, args.device), args)
+        layers.append(row | peaks[",".join(map(str, size))])
+        print(json.dumps(layers[-1]))
+    for name in args.models:
+        row = compare(lambda form, name=name: step_work(form, name, args.batch, args.device), args)
+        steps.append({"model": name} | row | peaks[name])
+        print(json.dumps(steps[-1]))
+    summary = {}
     for kind in ("train", "infer"):
-        ratios = [row[f"{kind}_ratio"] for row in rows]
-        print(f"{kind}: geometric mean {math.prod(ratios) ** (1 / len(ratios)):.2f}, least {min(ratios):.2f}")
-    print(json.dumps({"machine": machine(), "torch": torch.__version__, **vars(args)}))
+        ratios = [row[f"{kind}_ratio"] for row in layers]
+        summary[kind] = {
+            "geometric_mean": round(math.prod(ratios) ** (1 / len(ratios)), 3),
+            "least": min(ratios),
+        }
+    print(json.dumps(summary))
+    if args.out:
+        found = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "machine": machine()}
+        found |= {"torch": torch.__version__, "threads": args.threads, "batch": args.batch, "rounds": args.rounds}
+        found |= {"device": args.device, "layers": layers, "steps": steps, "summary": summary}
+        write_json(args.out, found)
 
 
 if __name__ == "__main__":

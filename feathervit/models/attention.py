@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config import GQA, Attention, Latent
 from ..errors import ConfigError
+from . import cpu
 from .place import Place
 from .positions import rotate
 
@@ -34,14 +35,14 @@ class GroupedQueryAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
-        qkv_BNTK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim))
+        qkv_BNTK = cpu.project(self.qkv, x_BND).unflatten(-1, (-1, self.head_dim))
         q_BHNK, k_BGNK, v_BGNK = (
             t.transpose(1, 2) for t in qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         )
         q_BHNK, k_BGNK = rotate(q_BHNK, place), rotate(k_BGNK, place)
         grouped = self.kv_heads != self.heads
         y_BHNK = F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=grouped)
-        return self.proj(y_BHNK.transpose(1, 2).flatten(2))
+        return cpu.project(self.proj, y_BHNK.transpose(1, 2).flatten(2))
 
 
 class LatentAttention(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,22 @@ def test_equals_torch(kv_heads):
     dq, dk, dv = copies.split(D)
     summed = [t.view(kv_heads, HEADS // kv_heads, WIDTH, D).sum(1).flatten(0, 1) for t in (dk, dv)]
     assert_close(got, torch.cat([dq, *summed]), atol=1e-12, rtol=1e-12)
+
+
+def test_float32_on_the_cpu_equals_float64():
+    """There projections have their own products and gradients."""
+    torch.manual_seed(0)
+    exact = GroupedQueryAttention(D, GQA(HEADS, 3)).double()
+    fast = copy.deepcopy(exact).float()
+    x = torch.randn(2, 9, D, dtype=torch.float64)
+    probe = torch.randn_like(x)
+    found = []
+    for layer, kind in ((exact, torch.float64), (fast, torch.float32)):
+        mine = x.to(kind).requires_grad_()
+        y = layer(mine)
+        found.append([y, *torch.autograd.grad((y * probe.to(kind)).sum(), [mine, *layer.parameters()])])
+    for got, ref in zip(found[1], found[0], strict=True):
+        assert_close(got.double(), ref, atol=2e-5, rtol=2e-5)
 
 
 def test_every_projection_has_a_bias_and_keys_are_fewer():

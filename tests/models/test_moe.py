@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 
 from feathervit.config import MoE
 from feathervit.errors import ConfigError
+from feathervit.models import cpu
 from feathervit.models.moe import SHARINGS
 from tests.reference import moe as literal
 
@@ -214,3 +216,85 @@ def test_initialised_as_separate_linear_layers(sharing):
 def test_refuses_more_or_fewer_choices_than_experts(k):
     with pytest.raises(ConfigError, match=f"top_k {k}"):
         build(top_k=k)
+
+
+class TestOnTheCpuInFloat32:
+    """The form that goes through the tokens in chunks, against the plain one in float64."""
+
+    @staticmethod
+    def both(x: Tensor, **fields) -> tuple[nn.Module, nn.Module]:
+        exact = build(noise=False, **fields)
+        return exact, copy.deepcopy(exact).float()
+
+    @pytest.mark.parametrize("tokens", [1, 7, 16, 50])
+    @pytest.mark.parametrize(("experts", "k"), [(1, 1), (3, 2), (5, 2), (4, 4)])
+    def test_values_and_gradients(self, monkeypatch, experts, k, tokens):
+        monkeypatch.setattr(cpu, "CHUNK", 16)
+        x = torch.randn(1, tokens, D, dtype=torch.float64)
+        exact, fast = self.both(x, experts=experts, top_k=k)
+        probe = torch.randn_like(x)
+        found = []
+        for layer, kind in ((exact, torch.float64), (fast, torch.float32)):
+            mine = x.to(kind).requires_grad_()
+            assert cpu.suits(mine) == (layer is fast)
+            y, _ = layer(mine)
+            wanted = {"x": mine, **dict(layer.named_parameters())}
+            grads = torch.autograd.grad((y * probe.to(kind)).sum(), wanted.values())
+            found.append({"y": y.detach(), **dict(zip(wanted, grads, strict=True))})
+        for name, ref in found[0].items():
+            assert_close(found[1][name].double(), ref, atol=2e-5, rtol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+    def test_evaluation(self, monkeypatch):
+        monkeypatch.setattr(cpu, "CHUNK", 16)
+        x = torch.randn(2, 21, D, dtype=torch.float64)
+        exact, fast = (layer.eval() for layer in self.both(x))
+        with torch.no_grad():
+            assert_close(fast(x.float())[0].double(), exact(x)[0], atol=1e-5, rtol=1e-5)
+
+    def test_dropout_scales_what_it_keeps_in_values_and_gradients(self):
+        x = torch.randn(1, 4000, D, dtype=torch.float64)
+        _, fast = self.both(x, dropout=0.3)
+        mine = x.float().requires_grad_()
+        whole = fast.eval()(mine)[0].detach()
+        y = fast.train()(mine)[0]
+        kept = y != 0
+        assert kept.double().mean().item() == pytest.approx(0.7, abs=0.01)  # 24,000 draws: 0.003 is one deviation
+        assert_close(y[kept], whole[kept] / 0.7, atol=1e-5, rtol=1e-5)
+        # The same mask in the gradient: that of the kept entries of the whole output, scaled.
+        probe = torch.randn_like(whole)
+        found = torch.autograd.grad((y * probe).sum(), [mine, fast.v.weight, fast.w2.bias])
+        y = fast.eval()(mine)[0]
+        ref = torch.autograd.grad((y * probe * kept / 0.7).sum(), [mine, fast.v.weight, fast.w2.bias])
+        for got, want in zip(found, ref, strict=True):
+            assert_close(got, want, atol=2e-3, rtol=1e-4)
+
+    def test_dropout_of_everything(self):
+        x = torch.randn(1, 9, D, dtype=torch.float64)
+        _, fast = self.both(x, dropout=1.0)
+        y, _ = fast(x.float())
+        assert y.count_nonzero() == 0
+
+    def test_dropout_is_drawn_from_the_seed(self):
+        torch.manual_seed(3)
+        first = cpu.keep_mask((50, 7), 0.5)
+        second = cpu.keep_mask((50, 7), 0.5)
+        torch.manual_seed(3)
+        assert torch.equal(cpu.keep_mask((50, 7), 0.5), first)
+        assert not torch.equal(first, second)
+
+    def test_plain_where_it_does_not_suit(self):
+        """Exported and compiled graphs hold plain operators; autocast has its own products."""
+        _, fast = self.both(torch.empty(0))
+        x = torch.randn(2, 9, D)
+        exported = torch.export.export(fast.eval(), (x,))
+        assert not [n for n in exported.graph.nodes if "mkldnn" in str(n.target) or "Mixture" in str(n.target)]
+        assert_close(exported.module()(x)[0], fast(x)[0], atol=1e-5, rtol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not cpu.suits(x)
+
+    def test_products_without_onednn(self, monkeypatch):
+        x, weight, bias = torch.randn(9, 5), torch.randn(4, 5), torch.randn(4)
+        wanted = x.double() @ weight.double().T + bias.double()
+        assert_close(cpu.linear(x, weight, bias).double(), wanted, atol=1e-5, rtol=1e-5)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        assert_close(cpu.linear(x, weight, bias).double(), wanted, atol=1e-5, rtol=1e-5)
