@@ -32,7 +32,7 @@ NAME = re.compile(r"[\w(][\w.,:;=+()\[\] -]*")  # of an arm: it names a folder
 
 @dataclass(frozen=True)
 class Size:
-    """How large a study is run: changes that all stages begin with, seeds, and a budget.
+    """How large a study is run: changes that all stages begin with, seeds, a budget, and which arms (empty: all).
 
     `epochs` or `minutes` is the budget of one cell, over its stages; neither: the recipe's epochs. Minutes are turned
     into epochs once, from the speed of each stage's training step.
@@ -42,6 +42,7 @@ class Size:
     fields: Stage = field(default_factory=dict)
     epochs: int | None = None
     minutes: float | None = None
+    arms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from ..recipes import recipe
 from .base import Size, Study
+from .sizes import SMALLEST
 
-# 5,000 of CIFAR-100's pictures at 32 px in 64 patches: what two cores can train on in minutes
-CPU_FIELDS = {
-    "model": "mlit_xxs",
-    "img_size": 32,
-    "patch_size": 4,
-    "split.val_fraction": 0.02,
-    "split.train_per_class": 50,
-}
 # Table 3 at a size where its learning rate, for batches of 1280, would warm up for longer than the run.
 _PRETRAIN = {
     "recipe": "mae_cifar100_xxs",
@@ -35,5 +28,5 @@ pretrain_or_scratch = Study(
         "joint": {"objective": "joint", "mae.visible_weight": 0.0},
         "pre-trained, linear probe": _PRETRAIN,
     },
-    sizes={"cpu": Size(minutes=5, fields=CPU_FIELDS), "gpu": Size(epochs=400, fields={"model": "mlit_xxs"})},
+    sizes={"cpu": Size(minutes=5, fields=SMALLEST), "gpu": Size(epochs=400, fields={"model": "mlit_xxs"})},
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..recipes import recipe
 from .base import Size, Study
+from .sizes import SMALLEST
 
 sharing = Study(
     name="sharing",
@@ -13,13 +14,7 @@ sharing = Study(
     sizes={
         "cpu": Size(
             minutes=5,
-            fields={
-                "model": "mlit_xxs",
-                "img_size": 32,
-                "patch_size": 4,
-                "split.val_fraction": 0.02,
-                "split.train_per_class": 50,
-            },
+            fields=SMALLEST,
         ),
         "gpu": Size(epochs=100, fields={"model": "mlit_s"}),
     },

@@ -82,7 +82,12 @@ def run_study(
     changes = ({"seeds": seeds} if seeds else {}) | (
         {"minutes": minutes, "epochs": None} if minutes is not None else {}
     )
-    study = replace(study, sizes={name: replace(study.size(size), **changes)})
+    chosen = study.size(size).arms or study.arms
+    study = replace(
+        study,
+        arms={arm: study.arms[arm] for arm in chosen},
+        sizes={name: replace(study.size(size), **changes)},
+    )
     if data is not None:
         study = replace(study, base=replace(study.base, data=_whole(str(data))))
     out = Path(out)
