@@ -68,7 +68,7 @@ class LiteralDispatch(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BND: Tensor, _: object = None) -> tuple[Tensor, Tensor]:
         layer = self.layer
         x_TD = x_BND.flatten(0, 1)
         gate_TE, balance = literal_gate(layer.gate, x_TD)
@@ -139,7 +139,7 @@ def step_work(form: str, name: str, batch: int, device: str):
     def step() -> None:
         plain = mock.patch.object(cpu, "suits", lambda x: False)  # the literal model's attention is plain PyTorch too
         with plain if form == "literal" else nullcontext():
-            loss, _, _ = objective(x, targets)
+            loss, _ = objective(x, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

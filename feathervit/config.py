@@ -277,7 +277,7 @@ class RunConfig:
     `start_from`: weights to begin with (`--from`), their head replaced by a new one. `patience`: stop after so many
     epochs without a better validation accuracy (0: never). `on_nonfinite`: what to do when the loss is no finite number:
     stop the run, or skip the step and count it. `batch_size` is that of an optimiser step, over all processes and the
-    `accumulate` micro-steps whose gradients are added up.
+    `accumulate` micro-steps whose gradients are added up. `compile`: torch.compile's mode; reduce-overhead is CUDA graphs.
     """
 
     recipe: str = ""
@@ -297,6 +297,7 @@ class RunConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
     arch: EncoderConfig | None = None
     images: ImageConfig = ImageConfig()
     split: SplitConfig = SplitConfig()

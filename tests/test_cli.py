@@ -259,7 +259,7 @@ def test_flags_of_train_are_frozen(run):
             "--lr",
             "--seed",
         ),
-        *("--device", "--precision", "--patience", "--on-nonfinite", "--accumulate"),
+        *("--device", "--precision", "--compile", "--patience", "--on-nonfinite", "--accumulate"),
     }
 
 

@@ -1,27 +1,38 @@
 """What a training step costs: images a second, peak memory, and where the time goes, for any model.
 
 A step is what the training loop does: gather and augment, forward, backward, optimiser. The shares are of steps with a
-wait for the device between the parts, the speed of steps without; medians of several rounds.
+wait for the device between the parts, the speed of steps without; medians of several rounds. FLOP/s are those of matrix
+products and convolutions, a step counted as three forward passes; what compiling or recomputing adds or saves is not seen.
+Under torchrun the batch is divided among the processes, and images a second are those of all together.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import itertools
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..chance import Chance
 from ..config import RunConfig
 from ..data.augment import Augmenter
 from ..data.loader import Sampler
+from ..errors import ConfigError
 from ..models import build_model
 from ..results import machine
+from ..training.compiling import FEWEST_STEPS, Compiled, choose_compile
+from ..training.distributed import Group
 from ..training.objectives import build_objective
 from ..training.optim import build_optimizer, set_learning_rate
 from ..training.setup import autocast, choose_device, choose_precision, resolve
@@ -29,16 +40,31 @@ from ..training.teacher import load_teacher
 
 PARTS = ("data", "forward", "backward", "optimiser")
 CLASSES = tuple(map(str, range(100)))
+_STATUS = Path("/proc/self/status")
 
 
-def run(config: RunConfig, steps: int = 5, rounds: int = 5, class_names: tuple[str, ...] = CLASSES) -> dict[str, Any]:
+def scaling(configs: Iterable[RunConfig], group: Group, rounds: int = 5) -> dict[str, Any]:
+    """`run` of each configuration: {"rows": [...]}, JSON-ready."""
+    return {"rows": [run(config, rounds=rounds, group=group) for config in configs]}
+
+
+def run(
+    config: RunConfig,
+    steps: int = 5,
+    rounds: int = 5,
+    class_names: tuple[str, ...] = CLASSES,
+    group: Group | None = None,
+) -> dict[str, Any]:
     """Figures of a training step of `config` on random pictures at the model's input size, JSON-ready.
 
     "images_per_s": median over `rounds` of `steps` steps each; "ms": median milliseconds of each part of a step;
-    "peak_mb": of the device's allocator, or the process's resident memory on the CPU. Raises what the configuration's
-    own checks raise.
+    "peak_mb": of the device's allocator, or this process's resident memory on the CPU; "gflops": billions of floating-point
+    operations a second, None where they cannot be counted. Raises what the configuration's own checks raise.
     """
-    config = resolve(config)
+    config, group = resolve(config), group or Group()
+    if config.batch_size % group.world:
+        raise ConfigError(f"batch size {config.batch_size} does not divide among {group.world} processes")
+    share = config.batch_size // group.world
     device, _ = choose_device(config.device)
     dtype, _ = choose_precision(config.precision, device)
     torch.manual_seed(0)
@@ -46,36 +72,41 @@ def run(config: RunConfig, steps: int = 5, rounds: int = 5, class_names: tuple[s
     classes = len(class_names)
     model = build_model(config, channels, classes, train=True).to(device)
     teacher = load_teacher(config, class_names, channels).to(device) if config.objective == "distillation" else None
-    objective, optimizer = build_objective(config, model, teacher=teacher).train(), build_optimizer(model, config)
+    bare, optimizer = build_objective(config, model, teacher=teacher).train(), build_optimizer(model, config)
+    parameters = sum(p.numel() for p in model.parameters())
+    mode, _ = choose_compile(
+        config.compile, device, parameters=parameters, steps=FEWEST_STEPS, world=group.world
+    )  # as for a long run
+    failures: list[str] = []
+    objective = Compiled(group.wrap(bare), mode, failures.append, group.any)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    n = 4 * config.batch_size
+    n = 4 * share
     pictures = torch.randint(0, 256, (n, channels, config.img_size, config.img_size), dtype=torch.uint8).to(device)
     labels = (torch.arange(n) % classes).to(device)
     images = config.images
     augmenter = Augmenter(
         config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
     )
-    sampler = Sampler(n, config.batch_size, config.seed, repeats=config.augment.repeats)
+    sampler = Sampler(n, share, config.seed, repeats=config.augment.repeats)
     set_learning_rate(optimizer, 1e-4)
 
     def step(number: int, mark: Callable[[], None]) -> None:
         indices = sampler.batch(number)
-        picked = indices.to(device)
+        picked = indices.to(device, non_blocking=True)
         chosen = pictures.index_select(0, picked)
         x, targets = augmenter(chosen, labels[picked], indices, Chance(config.seed, number), 0)
         mark()
         with autocast(device, dtype):
             loss, _ = objective(x, targets)
         mark()
-        optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         mark()
         scaler.step(optimizer)
         scaler.update()
+        optimizer.zero_grad(set_to_none=True)
         mark()
 
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    _forget_peak(device)
     for number in range(2):  # warms up
         step(number, lambda: None)
     speeds, parts = [], []
@@ -84,10 +115,12 @@ def run(config: RunConfig, steps: int = 5, rounds: int = 5, class_names: tuple[s
             steps * config.batch_size / _seconds(lambda: [step(i, lambda: None) for i in range(steps)], device)
         )
         parts.append(_split(lambda mark, number=number: step(number, mark), device))
+    speed = statistics.median(speeds)
+    macs = _forward_macs(bare, (1, channels, config.img_size, config.img_size))
     return {
         "model": config.model,
         "objective": config.objective,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
         "img_size": config.img_size,
         "patch_size": config.patch_size,
         "batch_size": config.batch_size,
@@ -95,7 +128,11 @@ def run(config: RunConfig, steps: int = 5, rounds: int = 5, class_names: tuple[s
         "precision": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "optimiser": config.optim.name,
-        "images_per_s": statistics.median(speeds),
+        "compile": objective.mode,
+        "compile_failure": failures[0] if failures else None,
+        "processes": group.world,
+        "images_per_s": speed,
+        "gflops": 2 * 3 * macs * speed / 1e9 if macs else None,
         "ms": {
             name: 1e3 * statistics.median(column) for name, column in zip(PARTS, zip(*parts, strict=True), strict=True)
         },
@@ -107,20 +144,38 @@ def run(config: RunConfig, steps: int = 5, rounds: int = 5, class_names: tuple[s
 
 
 def table(found: dict[str, Any]) -> str:
-    """The figures of `run` as text."""
-    whole = sum(found["ms"].values())
-    shares = ", ".join(f"{name} {ms:.1f} ms ({100 * ms / whole:.0f} %)" for name, ms in found["ms"].items())
-    patch = f", patch {found['patch_size']}" if found["patch_size"] else ""
-    m = found["machine"]
-    return "\n".join(
-        [
-            f"{found['model']}: {found['parameters']:,} parameters, {found['img_size']} px{patch}, batch "
-            f"{found['batch_size']}, {found['optimiser']}, {found['precision']}",
-            f"{m['gpu'] or m['cpu']}, {found['threads']} thread(s), torch {found['torch']}; medians of {found['rounds']}",
-            f"{found['images_per_s']:,.0f} images/s; peak memory {found['peak_mb']:,.0f} MB",
-            f"a step: {shares}",
+    """The rows of `scaling` as text: the figures of each, and above them what they have in common."""
+    first = found["rows"][0]
+    m = first["machine"]
+    lines = [
+        f"{m['gpu'] or m['cpu']}, {first['processes']} process(es) of {first['threads']} thread(s), torch {first['torch']}; "
+        f"medians of {first['rounds']}"
+    ]
+    for row in found["rows"]:
+        whole = sum(row["ms"].values())
+        shares = ", ".join(f"{name} {ms:.1f} ms ({100 * ms / whole:.0f} %)" for name, ms in row["ms"].items())
+        patch = f", patch {row['patch_size']}" if row["patch_size"] else ""
+        flops = f"; {row['gflops']:,.0f} GFLOP/s" if row["gflops"] else ""
+        failure = f" ({row['compile_failure']})" if row["compile_failure"] else ""
+        lines += [
+            f"{row['model']}, {row['objective']}: {row['parameters']:,} parameters, {row['img_size']} px{patch}, batch "
+            f"{row['batch_size']}, {row['optimiser']}, {row['precision']}, compile {row['compile']}{failure}",
+            f"  {row['images_per_s']:,.0f} images/s{flops}; peak memory {row['peak_mb']:,.0f} MB",
+            f"  a step: {shares}",
         ]
-    )
+    return "\n".join(lines)
+
+
+def _forward_macs(objective: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """Multiply-accumulates of one picture through the objective, training; None where it does not run without data."""
+    twin = copy.deepcopy(objective).to("meta")
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            twin(torch.empty(shape, device="meta"), torch.zeros(1, dtype=torch.long, device="meta"))
+    except (RuntimeError, ValueError, NotImplementedError):  # batch norm of one picture, operators without shapes
+        return None
+    return counter.get_total_flops() // 2
 
 
 def _wait(device: torch.device) -> None:
@@ -149,7 +204,18 @@ def _split(work: Callable[[Callable[[], None]], None], device: torch.device) -> 
     return [after - before for before, after in itertools.pairwise(times)]
 
 
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif _STATUS.exists():
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak of the resident memory starts anew
+
+
 def _peak_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
+    if _STATUS.exists():
+        found = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+        return int(found["VmHWM"].split()[0]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

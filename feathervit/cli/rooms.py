@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -100,17 +101,25 @@ def benchmark_augment(args: BenchmarkAugment, _: dict) -> int:
 
 @dataclass
 class BenchmarkTrain:
-    """What a training step costs: images a second, memory, and the shares of its parts, for any model."""
+    """What a training step costs: images a second, memory, and the shares of its parts, for any model.
 
-    model: str = "mlit_xxs"
-    """One of ours, or timm:NAME."""
+    Several models, image sizes or batch sizes make a table with one row for each combination. Under torchrun the batch is
+    divided among the processes.
+    """
+
+    model: tuple[str, ...] = ("mlit_xxs",)
+    """Ours, or timm:NAME."""
     recipe: str = "mlit_cifar100"
     """Whose augmentation, optimiser and loss are used."""
-    img_size: int | None = None
+    objective: Literal["classification", "reconstruction", "joint"] = "classification"
+    img_size: tuple[int, ...] = ()
+    """The model's own if none is given."""
     patch_size: int | None = None
-    batch_size: int = 128
+    batch_size: tuple[int, ...] = (128,)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
+    """torch.compile; auto is what a long run takes."""
     rounds: int = 5
     """Rounds of which the median counts."""
     threads: int | None = None
@@ -120,13 +129,16 @@ class BenchmarkTrain:
 
 
 def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
-    from ..benchmark.train import run, table
+    from ..benchmark.train import scaling, table
+    from ..training.distributed import join
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds must be at least 1, got {args.rounds}")
     set_threads(args.threads)
-    names = ("model", "img_size", "patch_size", "batch_size", "device", "precision")
-    found = run(
-        replace(recipe(args.recipe), arch=None, **{name: getattr(args, name) for name in names}), rounds=args.rounds
-    )
-    return show(found, table, args.out, args.json)
+    same = {name: getattr(args, name) for name in ("objective", "patch_size", "device", "precision", "compile")}
+    base = replace(recipe(args.recipe), arch=None, **same)
+    rows = itertools.product(args.model, args.img_size or (None,), args.batch_size)
+    configs = [replace(base, model=model, img_size=size, batch_size=batch) for model, size, batch in rows]
+    with join(args.device) as group:
+        found = scaling(configs, group, args.rounds)
+        return show(found, table, args.out, args.json) if group.is_main else 0

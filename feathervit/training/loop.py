@@ -12,6 +12,7 @@ import signal
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
 from ..pictures.reconstructions import write_reconstructions
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_state, save_weights
+from .compiling import Compiled, choose_compile
 from .distributed import Group
 from .logging import Display, MetricsFile
 from .objectives import balanced_class_weights, build_objective
@@ -97,6 +99,16 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.samplers = self._shares()
         self.steps_per_epoch = self.samplers[0].steps_per_epoch
+        mode, self.compile_reason = choose_compile(
+            config.compile,
+            device,
+            parameters=sum(p.numel() for p in model.parameters()),
+            steps=config.epochs * self.steps_per_epoch,
+            world=self.group.world,
+            accumulate=config.accumulate,
+        )
+        say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        self.compiled = Compiled(self.objective, mode, say, self.group.any)
         images = config.images
         self.augmenter = Augmenter(
             config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
@@ -264,12 +276,12 @@ class Trainer:
         chance = Chance(self.config.seed, step, sampler.rank)
         torch.manual_seed(chance.number("model"))  # gate noise, dropout, drop path
         indices = sampler.batch(step)
-        picked = indices.to(self.device)
+        picked = indices.to(self.device, non_blocking=True)
         x, targets = self.augmenter(
             self.images.index_select(0, picked), self.labels[picked], indices, chance, step // self.steps_per_epoch
         )
         with autocast(self.device, self.dtype):
-            loss, figures = self.objective(x, targets)
+            loss, figures = self.compiled(x, targets)
         if self.config.on_nonfinite == "skip" and self.group.any(not torch.isfinite(loss)):
             return False
         self.scaler.scale(loss / len(self.samplers)).backward()

@@ -313,6 +313,7 @@ def _banner(
         *(f"           {note}" for note in data.notes),
         f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}{_halves(trainer)}",
         f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
+        f"compile    {trainer.compiled.mode} ({trainer.compile_reason})",
         f"training   {config.epochs} epochs of {trainer.steps_per_epoch} steps of {config.batch_size}{shares}; "
         f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
         *(

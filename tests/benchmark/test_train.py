@@ -6,8 +6,11 @@ import json
 
 import pytest
 
-from feathervit.benchmark.train import PARTS, run, table
+from feathervit.benchmark.cost import cost
+from feathervit.benchmark.train import PARTS, run, scaling, table
 from feathervit.config import Augmentation, RunConfig
+from feathervit.models import create_model
+from feathervit.training.distributed import Group
 
 
 @pytest.mark.parametrize("model", ["mlit_nano", "timm:resnet10t"])
@@ -26,10 +29,32 @@ def test_figures(model):
     assert all(ms > 0 for ms in found["ms"].values())
     assert found["peak_mb"] > 10
     json.dumps(found)
-    assert "images/s" in table(found)
+    assert "images/s" in table({"rows": [found]})
 
 
 def test_parts_add_up_to_a_step():
     found = run(RunConfig(model="mlit_nano", img_size=32, patch_size=4, batch_size=32), steps=2, rounds=3)
     step = 32 / found["images_per_s"]
     assert sum(found["ms"].values()) / 1e3 == pytest.approx(step, rel=1.0)  # machines are shared
+
+
+def test_a_step_counts_as_three_forward_passes():
+    config = RunConfig(model="timm:test_vit", img_size=160, batch_size=2)
+    found = run(config, steps=1, rounds=1)
+    model = create_model("timm:test_vit", img_size=160, num_classes=100)
+    assert found["gflops"] == pytest.approx(6 * cost(model, 160).macs * found["images_per_s"] / 1e9)
+
+
+@pytest.mark.parametrize("objective", ["reconstruction", "joint"])
+def test_other_objectives(objective):
+    config = RunConfig(model="mlit_nano", objective=objective, img_size=32, patch_size=8, batch_size=8)
+    found = run(config, steps=1, rounds=1)
+    assert found["objective"] == objective
+    assert found["gflops"] > 0
+
+
+def test_one_row_for_each_configuration():
+    configs = [RunConfig(model="mlit_nano", img_size=32, patch_size=8, batch_size=n) for n in (4, 8)]
+    found = scaling(configs, Group(), rounds=1)
+    assert [row["batch_size"] for row in found["rows"]] == [4, 8]
+    assert table(found).count("images/s") == 2

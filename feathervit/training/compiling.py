@@ -1,0 +1,90 @@
+"""torch.compile and CUDA graphs: what is chosen and why, and what happens where they fail.
+
+The learning rate is the optimiser's, which runs outside of what is compiled, and the loop's seeds are read anew in each
+step. Dropout and noise are drawn otherwise than eagerly. Validation is eager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+Mode = Literal["off", "default", "reduce-overhead"]
+
+MOST_PARAMETERS = 20_000_000  # a model larger than this keeps a GPU busy without CUDA graphs
+FEWEST_STEPS = 2000  # compiling takes about a minute; a shorter run does not win it back
+TRIALS = 3  # CUDA graphs are warmed up, recorded, and only then replayed
+
+
+def choose_compile(
+    asked: str, device: torch.device, *, parameters: int, steps: int, world: int = 1, accumulate: int = 1
+) -> tuple[Mode, str]:
+    """How the objective of a run of `steps` steps is compiled, and why. Raises ConfigError for what cannot work."""
+    if asked == "reduce-overhead" and accumulate > 1:
+        raise ConfigError(
+            f"--compile reduce-overhead and --accumulate {accumulate} exclude each other: CUDA graphs overwrite a "
+            "micro-step's gradients in the next; use --compile default"
+        )
+    if asked != "auto":
+        return asked, "asked for"
+    if device.type != "cuda":
+        return "off", f"it does not pay on {device.type}"
+    if steps < FEWEST_STEPS:
+        return "off", f"it does not pay in fewer than {FEWEST_STEPS} steps"
+    if world > 1 or accumulate > 1:
+        return "default", "CUDA graphs are for one process without accumulation"
+    if parameters > MOST_PARAMETERS:
+        return "default", "the model is large enough without CUDA graphs"
+    return "reduce-overhead", "CUDA graphs: a small model waits for the launch of its kernels"
+
+
+class Compiled:
+    """Calls `objective` compiled. The first call tries it out, forward and backward, and leaves no trace; where that fails
+    in any process, `say` gets one line and all go on eagerly. The objective itself stays as it is, its names too."""
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        mode: Mode,
+        say: Callable[[str], Any],
+        anywhere: Callable[[bool], bool] = bool,
+    ):
+        self.objective, self.mode, self.say, self.anywhere = objective, mode, say, anywhere
+        self.call: Callable[..., tuple[Tensor, dict[str, Tensor]]] = objective
+        self.tried = mode == "off"
+        if mode != "off":
+            self.call = torch.compile(objective, mode=None if mode == "default" else mode, dynamic=False)
+
+    def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if not self.tried:
+            self._try(x, targets)
+            self.tried = True
+        if self.mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
+        return self.call(x, targets)
+
+    def _try(self, x: Tensor, targets: Tensor) -> None:
+        buffers = {name: buffer.clone() for name, buffer in self.objective.named_buffers()}
+        failure = ""
+        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            try:
+                for _ in range(TRIALS):
+                    if self.mode == "reduce-overhead":
+                        torch.compiler.cudagraph_mark_step_begin()
+                    self.call(x, targets)[0].backward()
+                    self.objective.zero_grad(set_to_none=True)
+            except Exception as error:  # whatever a compiler can raise
+                failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        self.objective.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, buffer in self.objective.named_buffers():
+                buffer.copy_(buffers[name])
+        if self.anywhere(bool(failure)):
+            torch.compiler.reset()
+            self.call, self.mode = self.objective, "off"
+            self.say(f"compiling failed, the run goes on eagerly ({failure or 'in another process'})")

@@ -1,0 +1,44 @@
+"""Both sides of benchmarks/moe.py are the same function."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from feathervit.config import MoE
+from feathervit.models.moe import SharedVW2
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "moe.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("benchmark_moe", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dispatch_equals_ours(script, training):
+    torch.manual_seed(0)
+    ours = SharedVW2(12, 9, 4, MoE(dropout=0.0)).train(training)
+    x = torch.randn(2, 50, 12, requires_grad=True)
+    probe = torch.randn(2, 50, 12)
+    found = []
+    for form in (ours, script.LiteralDispatch(ours)):
+        torch.manual_seed(1)  # the same noise
+        y, balance = form(x)
+        loss = (y * probe).sum() + balance
+        found.append([y, balance, *torch.autograd.grad(loss, [x, ours.w.weight, ours.w2.weight])])
+    for a, b in zip(*found, strict=True):
+        assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_a_whole_step_runs_with_either(script):
+    for form in ("ours", "literal"):
+        script.step_work(form, "mlit_xxs", 2, "cpu")[f"step_{form}"]()
