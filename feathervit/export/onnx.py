@@ -25,34 +25,28 @@ from .preprocess import IR_VERSION, OPSET, preprocessing
 
 
 class Probabilities(nn.Module):
-    """Images [B, C, S, S] to class probabilities [B, K] and, if `routed`, each layer's gates [B, N, E]."""
+    """Images [B, C, S, S] to class probabilities [B, K] and each layer's gates [B, N, E]."""
 
-    def __init__(self, model: nn.Module, routes: Routes, routed: bool):
+    def __init__(self, model: nn.Module, routes: Routes):
         super().__init__()
-        self.model, self.routes, self.routed = model, routes, routed
+        self.model, self.routes = model, routes
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         self.routes.gates.clear()
         probabilities_BK = self.model(pixels).softmax(-1)
-        return (probabilities_BK, *(self.routes.gates if self.routed else ()))
+        return (probabilities_BK, *self.routes.gates)
 
 
-def core(
-    model: nn.Module, img_size: int, channels: int, *, rewrite: bool = True, routed: bool = False
-) -> onnx.ModelProto:
+def core(model: nn.Module, img_size: int, channels: int, *, rewrite: bool = True) -> onnx.ModelProto:
     """`pixels` [batch, channels, img_size, img_size] to `probabilities` [batch, K], for any batch.
 
-    With `rewrite` ours are written for inference first (`lean`). `routed` also gives out `experts.1`, `experts.2`, ...: the
-    gates [batch, N, E] of the layers that have them, but for a last layer of which only the prefix tokens are computed.
-    Raises ConfigError for a model that the exporter cannot trace.
+    With `rewrite` ours are written for inference first (`lean`); `experts.1`, `experts.2`, ... are then the gates
+    [batch, N, E] of the layers that have them. Raises ConfigError for a model that the exporter cannot trace.
     """
-    twin, routes = lean(model.cpu()) if rewrite else (model.cpu().eval(), Routes())
-    whole = Probabilities(twin, routes, routed).eval()
+    whole = Probabilities(*(lean(model) if rewrite else (model.eval(), Routes()))).eval()
     example = torch.randn(2, channels, img_size, img_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        gates = whole(example)[1:]
-    full = [i for i, gate in enumerate(gates) if gate.shape[1] == gates[0].shape[1]]
-    names = ["probabilities", *(f"experts.{i + 1}" for i in range(len(gates)))]
+        names = ["probabilities", *(f"experts.{i + 1}" for i in range(len(whole(example)) - 1))]
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -66,25 +60,27 @@ def core(
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise ConfigError(f"PyTorch's exporter cannot trace this model: {' '.join(str(error).split())[:400]}") from error
+        raise ConfigError(
+            f"PyTorch's exporter cannot trace this model: {' '.join(str(error).split())[:400]}"
+        ) from error
     proto = program.model_proto
-    kept = {"probabilities", *(names[i + 1] for i in full)}
-    outputs = [out for out in proto.graph.output if out.name in kept]
-    del proto.graph.output[:]
-    proto.graph.output.extend(outputs)
     proto.ir_version = IR_VERSION
     strip(proto)
     return proto
 
 
-def finish(proto: onnx.ModelProto, facts: dict[str, Any], images: ImageConfig | None) -> onnx.ModelProto:
+def finish(
+    proto: onnx.ModelProto, facts: dict[str, Any], images: ImageConfig | None, *, routed: bool = False
+) -> onnx.ModelProto:
     """The model as it is shipped: with its preprocessing where `images` is given, and `facts` as metadata.
 
-    The input is then `image`, uint8 [batch, height, width, channels], else `pixels` as in `core`. Values of the metadata that
-    are no text are JSON.
+    The input is then `image`, uint8 [batch, height, width, channels], else `pixels` as in `core`. `routed` keeps the gates as
+    outputs. Values of the metadata that are no text are JSON.
     """
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
+    if not routed:
+        del whole.graph.output[1:]
     if images is not None:
         first = preprocessing(images, facts["img_size"], facts["channels"])
         first.opset_import.extend(o for o in proto.opset_import if o.domain)
