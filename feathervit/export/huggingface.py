@@ -121,8 +121,8 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             "",
             "## Licence",
             "",
-            "The licence of these weights is for whoever publishes them to choose, and depends on the data's; feathervit itself "
-            "is Apache-2.0. Write it here and into the header (`license: ...`).",
+            "The licence of these weights is for whoever publishes them to choose, and depends on that of the data; feathervit "
+            "itself is Apache-2.0. Write it here and into the header (`license: ...`).",
             "",
         ]
     )

@@ -75,7 +75,7 @@ def finish(
     """The model as it is shipped: with its preprocessing where `images` is given, and `facts` as metadata.
 
     The input is then `image`, uint8 [batch, height, width, channels], else `pixels` as in `core`. `routed` keeps the gates as
-    outputs. Values of the metadata that are no text are JSON.
+    outputs and, with preprocessing, gives out `seen`: the picture as the model sees it, float32 grey levels. Values of the metadata that are no text are JSON.
     """
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
@@ -84,10 +84,8 @@ def finish(
     if images is not None:
         first = preprocessing(images, facts["img_size"], facts["channels"])
         first.opset_import.extend(o for o in proto.opset_import if o.domain)
-        whole = compose.merge_models(first, whole, io_map=[("pixels", "pixels")], prefix1="pre.")
-        whole.graph.input[0].name = "image"
-        for node in whole.graph.node:
-            node.input[:] = ["image" if name == "pre.image" else name for name in node.input]
+        outputs = [out.name for out in whole.graph.output] + (["seen"] if routed else [])
+        whole = compose.merge_models(first, whole, io_map=[("normalised", "pixels")], outputs=outputs)
     _shorten(whole)
     whole.producer_name, whole.producer_version = "feathervit", facts["feathervit"]
     whole.graph.name, whole.doc_string = facts["model"], ""

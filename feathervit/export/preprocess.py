@@ -54,11 +54,13 @@ _SQUARE = {
 
 
 def preprocessing(images: ImageConfig, img_size: int, channels: int) -> onnx.ModelProto:
-    """uint8 `image` [batch, height, width, channels] to float32 `pixels` [batch, channels, img_size, img_size]."""
+    """uint8 `image` [batch, height, width, channels] to float32 `seen` [batch, channels, img_size, img_size], whole grey levels
+    from 0 to 255, and the same `normalised`."""
     mean, std = (", ".join(f"{v!r}" for v in _each(values, channels)) for values in (images.mean, images.std))
     return parser.parse_model(f"""
 <ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>
-preprocess (uint8[batch, height, width, {channels}] image) => (float[batch, {channels}, {img_size}, {img_size}] pixels)
+preprocess (uint8[batch, height, width, {channels}] image) =>
+   (float[batch, {channels}, {img_size}, {img_size}] seen, float[batch, {channels}, {img_size}, {img_size}] normalised)
 <float[1, {channels}, 1, 1] mean = {{{mean}}}, float[1, {channels}, 1, 1] std = {{{std}}}>
 {{
    {_SQUARE[images.fit]}
@@ -72,10 +74,10 @@ preprocess (uint8[batch, height, width, {channels}] image) => (float[batch, {cha
    rounded = Round(resized)
    least = Constant<value_float=0.0>()
    most = Constant<value_float=255.0>()
-   levels = Clip(rounded, least, most)
-   unit = Div(levels, most)
+   seen = Clip(rounded, least, most)
+   unit = Div(seen, most)
    centred = Sub(unit, mean)
-   pixels = Div(centred, std)
+   normalised = Div(centred, std)
 }}""")
 
 
