@@ -14,6 +14,7 @@ from ..config import RunConfig, to_dict
 from ..errors import ConfigError
 from ..recipes import RECIPES
 from ..zoo import MODELS
+from .export import Export, export
 from .printing import add_row, new_console, new_table, print_json, set_threads
 from .rooms import (
     BenchmarkAugment,
@@ -275,6 +276,7 @@ VERBS: dict[str, Verb] = {
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
     "predict": (Predict, predict),
+    "export": (Export, export),
     "models": (Models, models),
     "recipes": (Recipes, recipes),
     "data check": (DataCheck, data_check),

@@ -151,7 +151,7 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     out_features, in_features = weight.shape
-    linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias is not None)
+    linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias is not None, dtype=weight.dtype)
     linear.weight.copy_(weight)
     if bias is not None:
         linear.bias.copy_(bias)

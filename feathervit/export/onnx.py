@@ -75,7 +75,8 @@ def finish(
     """The model as it is shipped: with its preprocessing where `images` is given, and `facts` as metadata.
 
     The input is then `image`, uint8 [batch, height, width, channels], else `pixels` as in `core`. `routed` keeps the gates as
-    outputs and, with preprocessing, gives out `seen`: the picture as the model sees it, float32 grey levels. Values of the metadata that are no text are JSON.
+    outputs and, with preprocessing, gives out `seen`: the picture as the model sees it, float32 grey levels. Values of the
+    metadata that are no text are JSON.
     """
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
@@ -94,12 +95,6 @@ def finish(
     )
     onnx.checker.check_model(whole)
     return whole
-
-
-def facts_of(proto: onnx.ModelProto) -> dict[str, Any]:
-    """The metadata that `finish` wrote."""
-    texts = {prop.key: prop.value for prop in proto.metadata_props}
-    return {key: value if key in ("model", "feathervit") else json.loads(value) for key, value in texts.items()}
 
 
 def strip(proto: onnx.ModelProto) -> None:

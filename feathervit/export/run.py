@@ -18,7 +18,7 @@ Target = Literal["onnx", "int8", "pt2", "web", "huggingface"]
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export(
+def export_model(
     checkpoint: str | Path,
     to: Target = "onnx",
     out: str | Path | None = None,

@@ -30,7 +30,7 @@ function describe() {
     `${(100 * model.agreement).toFixed(1)} % answered as the trained model does.`;
   $("sizes").textContent = `Model ${megabytes(model.model_bytes)}, whole page ${megabytes(model.page_bytes)}.`;
   $("layer").max = model.routed.length;
-  $("seen").width = $("seen").height = model.img_size;
+  $("routes").hidden = $("routing").hidden = !model.routed.length;
 }
 
 // Pictures -----------------------------------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ function listen() {
   addEventListener("drop", (event) => take(pictureIn(event.dataTransfer), event));
   for (const name of ["dragenter", "dragover"]) $("drop").addEventListener(name, () => $("drop").classList.add("over"));
   for (const name of ["dragleave", "drop"]) $("drop").addEventListener(name, () => $("drop").classList.remove("over"));
-  $("show").onchange = $("layer").oninput = draw;
+  $("layer").oninput = drawExperts;
   $("camera").onclick = () => ($("video").srcObject ? closeCamera() : openCamera());
   $("shoot").onclick = shoot;
   navigator.mediaDevices?.enumerateDevices().then((all) => ($("camera").hidden = !all.some((d) => d.kind === "videoinput")));
@@ -136,10 +136,14 @@ async function classify(source, width, height, name) {
   for (let i = 0; i < RUNS; i++) await run(pixels, canvas.width, canvas.height);
   const milliseconds = (performance.now() - begin) / RUNS;
   canvas.hidden = Boolean($("video").srcObject);
+  canvas.classList.toggle("small", canvas.width < 200);
   canvas.setAttribute("aria-label", `${name}, ${width} by ${height} pixels`);
   $("drop").classList.add("full");
+  $("waiting").hidden = true;
+  $("sight").hidden = false;
   tell(milliseconds);
-  draw();
+  drawSeen();
+  if (model.routed.length) drawExperts();
 }
 
 function tell(milliseconds) {
@@ -160,53 +164,56 @@ function tell(milliseconds) {
 
 // What the model sees, and the experts its patches chose ---------------------------------------------------------------
 
-function draw() {
-  if (!last) return;
-  const [size, canvas] = [model.img_size, $("seen")];
-  const sight = new ImageData(size, size);
+function drawSeen() {
+  const size = model.img_size;
+  const pixels = new ImageData(size, size);
   const planes = last.seen.data;
   for (let i = 0; i < size * size; i++)
-    for (let c = 0; c < 4; c++) sight.data[4 * i + c] = c === 3 ? 255 : planes[(model.channels === 3 ? c * size * size : 0) + i];
+    for (let c = 0; c < 4; c++) pixels.data[4 * i + c] = c === 3 ? 255 : planes[(model.channels === 3 ? c * size * size : 0) + i];
   const small = new OffscreenCanvas(size, size);
-  small.getContext("2d").putImageData(sight, 0, 0);
-  const scale = Math.ceil(640 / size);
-  canvas.width = canvas.height = size * scale;
-  const context = canvas.getContext("2d");
-  context.imageSmoothingEnabled = false;
-  context.drawImage(small, 0, 0, canvas.width, canvas.height);
-  canvas.setAttribute("aria-label", `The picture at ${size} by ${size} pixels, as the model sees it`);
-  $("routing").hidden = !model.routed.length;
-  if (model.routed.length) drawExperts(context);
+  small.getContext("2d").putImageData(pixels, 0, 0);
+  for (const canvas of [$("seen"), $("routes")]) {
+    canvas.width = canvas.height = size * Math.ceil(640 / size);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  }
+  $("seen").setAttribute("aria-label", `The picture at ${size} by ${size} pixels, as the model sees it`);
 }
 
-function drawExperts(context) {
+function drawExperts() {
   const layer = Number($("layer").value);
   const { data, dims } = last[model.routed[layer - 1]];
   const [tokens, experts] = dims.slice(1);
   const grid = Math.round(Math.sqrt(tokens - model.prefix_tokens));
-  const side = context.canvas.width / grid;
+  const context = $("routes").getContext("2d");
+  const side = $("routes").width / grid;
   const counts = new Array(experts).fill(0);
+  context.drawImage($("seen"), 0, 0);
+  context.font = `600 ${side * 0.5}px system-ui, sans-serif`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
   for (let patch = 0; patch < grid * grid; patch++) {
     const gates = data.subarray((patch + model.prefix_tokens) * experts, (patch + model.prefix_tokens + 1) * experts);
     const first = gates.indexOf(Math.max(...gates));
-    counts[first]++;
-    if (!$("show").checked) continue;
     const [x, y] = [(patch % grid) * side, Math.floor(patch / grid) * side];
-    context.globalAlpha = 0.55;
+    counts[first]++;
+    context.globalAlpha = 0.7;
     context.fillStyle = COLOURS[first % COLOURS.length];
     context.fillRect(x, y, side, side);
     context.globalAlpha = 1;
-    context.fillStyle = "#000"; // the number too: colour alone is not for everybody
-    context.font = `${side * 0.4}px system-ui, sans-serif`;
-    context.fillText(String(first + 1), x + side * 0.08, y + side * 0.42);
+    context.fillStyle = "#000";
+    context.fillText(String(first + 1), x + side / 2, y + side / 2); // colour alone is not for everybody
   }
+  const shares = counts.map((count, i) => `Expert ${i + 1}: ${Math.round((100 * count) / (grid * grid))} %`);
   $("layer-number").textContent = `${layer} of ${model.routed.length}`;
+  $("routes").setAttribute("aria-label", `The experts of layer ${layer} over the picture. ${shares.join(", ")}`);
   $("experts").replaceChildren(
-    ...counts.map((count, i) => {
+    ...shares.map((share, i) => {
       const swatch = element("span", "swatch");
       swatch.style.background = COLOURS[i % COLOURS.length];
       const row = element("li", "");
-      row.append(swatch, `Expert ${i + 1}: ${Math.round((100 * count) / (grid * grid))} % of the patches`);
+      row.append(swatch, share);
       return row;
     }),
   );
