@@ -18,11 +18,13 @@ from .export import Export, export
 from .printing import add_row, new_console, new_table, print_json, set_threads
 from .rooms import (
     BenchmarkAugment,
+    BenchmarkInfer,
     BenchmarkTrain,
     DataCache,
     DataCheck,
     DataShow,
     benchmark_augment,
+    benchmark_infer,
     benchmark_train,
     data_cache,
     data_check,
@@ -284,4 +286,5 @@ VERBS: dict[str, Verb] = {
     "data cache": (DataCache, data_cache),
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
     "benchmark train": (BenchmarkTrain, benchmark_train),
+    "benchmark infer": (BenchmarkInfer, benchmark_infer),
 }

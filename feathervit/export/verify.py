@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import CheckpointError
 
 ROUNDS = 30
+Key = TypeVar("Key")
 
 
 def session(model: bytes | str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -53,9 +55,9 @@ def compare(ours_NK: NDArray, theirs_NK: NDArray, labels_N: NDArray) -> dict[str
     }
 
 
-def race(runs: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+def race(runs: Mapping[Key, Callable[[], object]], rounds: int = ROUNDS) -> dict[Key, float]:
     """Median milliseconds of each; they take turns, so that whatever else the machine does falls on all alike."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Key, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 3):
         for name, run in runs.items():
             start = time.perf_counter()
