@@ -1,7 +1,7 @@
 """The most memory that a process of its own needs to load a model and compute one image.
 
-`python -m feathervit.benchmark.memory` FILE.onnx, or "eager" and a model's words as JSON. Prints megabytes. A process of its own, because what one has
-used before stays in its peak; and nothing is loaded here that the model does not need.
+`python -m feathervit.benchmark.memory` FILE.onnx, or "eager" and a model's words as JSON. Prints megabytes. A process of its
+own, because what one has used before stays in its peak; and nothing is loaded here that the model does not need.
 """
 
 from __future__ import annotations
