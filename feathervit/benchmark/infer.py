@@ -137,7 +137,7 @@ def _row(
     if "int8" in forms:
         small = {m: quantise(graphs["onnx"], m, pixels) for m in METHODS}
         ready = {m: finish(p, facts, None).SerializeToString() for m, p in small.items() if float_share(p) < 0.5}
-        times = race({m: runner(session(data), pixels[:1]) for m, data in ready.items()}, 10)
+        times = race({m: runner(session(data), pixels[:1]) for m, data in ready.items()})
         method = min(times, key=times.__getitem__)
         graphs["int8"] = small[method]
     files: dict[str, Path] = {}

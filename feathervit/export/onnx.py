@@ -83,6 +83,7 @@ def finish(
     if not routed:
         del whole.graph.output[1:]
     if images is not None:
+        _shorten(whole)  # some models' values have names that the preprocessing's have too
         first = preprocessing(images, facts["img_size"], facts["channels"])
         first.opset_import.extend(o for o in proto.opset_import if o.domain)
         outputs = [out.name for out in whole.graph.output] + (["seen"] if routed else [])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import CheckpointError
 
-ROUNDS = 30
+ROUNDS = 100
 Key = TypeVar("Key")
 
 

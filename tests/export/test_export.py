@@ -180,3 +180,21 @@ def test_mistakes(digits_run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"feathervit\[export\]"):
         feathervit.export_model(digits_run, "onnx", tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "int8", "pt2", "huggingface", "web"])
+def test_a_model_of_timm(tmp_path_factory, web_cache, monkeypatch, to):
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(web_cache))
+    run = tmp_path_factory.mktemp("timm") / "run"
+    fields = {
+        "optim.warmup_epochs": 1.0,
+        "optim.name": "adamw",
+        "lr": 1e-3,
+        "optim.ema": 0.0,
+        "optim.betas": (0.9, 0.999),
+    }
+    feathervit.train("digits", out=run, model="timm:resnet10t", patch_size=None, img_size=32, epochs=3, **fields)
+    report = feathervit.export_model(run, to, tmp_path_factory.mktemp("out") / "out")
+    assert report["passed"]
+    assert report["agreement"] >= 0.97

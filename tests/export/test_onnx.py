@@ -99,8 +99,13 @@ def check_model_of_timm(name, size, **words):
     torch.manual_seed(0)
     model = create_model(f"timm:{name}", img_size=size, num_classes=7, **words)
     x = unseen(3, size)
-    run = ready(core(model, size, 3), size)
-    np.testing.assert_allclose(probabilities(run, x.numpy()), expected(model, x), atol=2e-6)
+    proto = core(model, size, 3)
+    np.testing.assert_allclose(probabilities(ready(proto, size), x.numpy()), expected(model, x), atol=2e-6)
+    pictures = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    ours = expected(model, normalise(pictures.permute(0, 3, 1, 2), (0.5,), (0.5,)))
+    np.testing.assert_allclose(
+        probabilities(ready(proto, size, images=ImageConfig()), pictures.numpy()), ours, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("name, words", [("resnet10t", {}), ("vit_tiny_patch16_224", {"depth": 2})])
