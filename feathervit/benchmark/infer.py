@@ -111,7 +111,6 @@ def chart(found: dict[str, Any], path: Path) -> None:
         axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=7)
     axes.set_yticks([i * (len(forms) + 1) + (len(forms) - 1) / 2 for i in range(len(rows))], [r["model"] for r in rows])
     axes.invert_yaxis()
-    axes.set_xscale("log")
     axes.set_xlabel(f"milliseconds an image of {found['img_size']} px, {number} thread, {found['machine']['cpu']}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 import torch
 
+from ..errors import ConfigError
 from ..files import write_bytes
 from .int8 import METHODS, float_share, quantise
-from .job import Images, Job
+from .job import Job
 from .lean import lean
 from .onnx import core, finish
 from .preprocess import OPSET
@@ -55,11 +56,13 @@ def int8(job: Job, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, A
     """The quicker of the two ways that keeps accuracy, and the figures of both on the images to choose by.
 
     A way that leaves most weights in floating point (dynamic, on convolutions) is none. Where neither keeps accuracy the
-    more accurate one comes back, to be refused when it is checked.
+    more accurate one comes back, to be refused when it is checked. Raises ConfigError where neither is a way.
     """
     calibration = job.tensors(job.calibration)
     protos = {name: quantise(proto, name, calibration) for name in METHODS}
     protos = {name: small for name, small in protos.items() if float_share(small) < 0.5}
+    if not protos:
+        raise ConfigError(f"most weights of {job.predictor.config.model} cannot be had in eight bits; use --to onnx")
     files = {name: pack(job, p) for name, p in {**protos, "onnx": proto}.items()}
     sessions = {name: session(data) for name, data in files.items()}
     feed, before = job.feed(job.choosing, job.input), job.before(job.choosing)
@@ -103,7 +106,7 @@ def _routing(job: Job, proto: onnx.ModelProto) -> dict[str, Any]:
     were that for some token. A router that the exporter had frozen would show here."""
     if len(proto.graph.output) == 1:
         return {}
-    images: Images = job.checking.some(200)
+    images = job.checking.some(200)
     tensors = job.tensors(images)
     twin, routes = lean(job.predictor.model)
     with torch.inference_mode():
