@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from ..models import Encoder
 from ..models.attention import GroupedQueryAttention
-from ..models.embed import PatchEmbed
-from ..models.encoder import Layer
 from ..models.feedforward import MLP, SwiGLU
 from ..models.moe import SHARINGS, SharedVW2
 
@@ -35,14 +33,14 @@ class Routes:
 
 
 class Patches(nn.Module):
-    """`PatchEmbed` as one matrix product: [B, C, S, S] to [B, (S/p)^2, D]."""
+    """Patches that do not overlap, as one matrix product: [B, C, S, S] to [B, (S/p)^2, D]."""
 
-    def __init__(self, embed: PatchEmbed):
+    def __init__(self, embed: nn.Module):
         super().__init__()
         self.patch_size, self.grid_size = embed.patch_size, embed.grid_size
         self.proj = _linear(embed.proj.weight.permute(0, 2, 3, 1).flatten(1), None)
 
-    def forward(self, x_BCSS: Tensor) -> Tensor:
+    def forward(self, x_BCSS: Tensor, *place) -> Tensor:
         p, g, chans = self.patch_size, self.grid_size, x_BCSS.shape[1]
         x = x_BCSS.reshape(-1, chans, g, p, g, p).permute(0, 2, 4, 3, 5, 1)
         return self.proj(x.reshape(-1, g * g, p * p * chans))
@@ -132,13 +130,15 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
         return model, routes
     prefix = model.num_prefix_tokens
     tokens = prefix + model.patch_embed.grid_size**2
-    if type(model.patch_embed) is PatchEmbed:
+    if _is_linear(model.patch_embed):
         model.patch_embed = Patches(model.patch_embed)
+    turned = getattr(model, "turns", None) is not None  # rotary positions turn queries and keys
     for number, layer in enumerate(model.blocks, start=1):
-        if type(layer) is not Layer:
-            continue
-        known = type(layer.attn) is GroupedQueryAttention
-        last = number == len(model.blocks) and model.readout.kind in ("dummy", "class")
+        known = type(layer.attn) is GroupedQueryAttention and not turned
+        last = number == len(model.blocks) and model.config.readout in (
+            "dummy",
+            "class",
+        )  # they read the prefix tokens only
         cut = last and known and type(layer.ffn) in TOKENWISE
         if known:
             layer.attn = Attention(layer.attn, tokens, prefix if cut else tokens)
@@ -147,6 +147,12 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
         if cut:
             model.blocks[number - 1] = LastLayer(layer, prefix)
     return model, routes
+
+
+def _is_linear(embed: nn.Module) -> bool:
+    """Whether a patch embedding is one convolution of patches that do not overlap."""
+    names = [name for name, _ in (*embed.named_parameters(), *embed.named_buffers())]
+    return names == ["proj.weight"] and embed.proj.kernel_size == embed.proj.stride == (embed.patch_size,) * 2
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
