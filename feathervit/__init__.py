@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .data import load_data
     from .evaluation.inference import load
+    from .export.run import export_model
     from .models import create_model
     from .recipes import recipe
     from .training.run import pretrain, train
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "create_model": "models",
+    "export_model": "export.run",
     "list_models": "zoo",
     "load": "evaluation.inference",
     "load_data": "data",
@@ -38,6 +40,7 @@ __all__ = [
     "RunConfig",
     "__version__",
     "create_model",
+    "export_model",
     "list_models",
     "load",
     "load_data",

@@ -51,6 +51,7 @@ def test_wheel_holds_all_it_needs(tmp_path):
     place = tmp_path / "place"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(place), str(wheel)], check=True, capture_output=True)
     assert (place / "feathervit" / "py.typed").exists()
+    assert (place / "feathervit" / "export" / "page" / "index.html").exists()
     code = (
         "import feathervit, feathervit.models, torch; "
         "model = feathervit.create_model('mlit_nano', num_classes=3); "

@@ -142,3 +142,37 @@ def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
     with join(args.device) as group:
         found = scaling(configs, group, args.rounds)
         return show(found, table, args.out, args.json) if group.is_main else 0
+
+
+@dataclass
+class BenchmarkInfer:
+    """What it costs to use a model, and its peers, in PyTorch and ONNX Runtime: latency, throughput, memory, size."""
+
+    models: Positional[tuple[str, ...]] = ("mlit_nano", "mlit_xxs", "twin:mlit_xxs")
+    """Ours, timm:NAME, or twin:NAME, timm's VisionTransformer made as ours called NAME is."""
+    img_size: int = 36
+    """Image side in pixels, one for all."""
+    patch_size: int | None = None
+    """Patch side of ours and their twins; their own if not given."""
+    forms: tuple[Literal["eager", "compiled", "plain", "onnx", "int8"], ...] = ("eager", "plain", "onnx", "int8")
+    """In which forms; plain is PyTorch's exporter without our rewriting."""
+    threads: tuple[int, ...] = (1, 2)
+    """CPU threads to measure latency with."""
+    rounds: int = 30
+    """Runs of which the median counts."""
+    chart: str | None = None
+    """Also draw the latencies into this PNG."""
+    out: str | None = None
+    """Also write the JSON here."""
+    json: bool = False
+
+
+def benchmark_infer(args: BenchmarkInfer, _: dict) -> int:
+    from ..benchmark.infer import chart, run, table
+
+    if args.rounds < 1 or not args.models or not args.forms or not args.threads or min(args.threads) < 1:
+        raise ConfigError("--rounds and --threads must be at least 1, and models and forms must be named")
+    found = run(args.models, args.img_size, args.patch_size, args.forms, args.threads, args.rounds)
+    if args.chart:
+        chart(found, Path(args.chart))
+    return show(found, table, args.out, args.json)

@@ -14,15 +14,18 @@ from ..config import RunConfig, to_dict
 from ..errors import ConfigError
 from ..recipes import RECIPES
 from ..zoo import MODELS
+from .export import Export, export
 from .pictures import PicturesReconstructions, Probe, pictures_reconstructions, probe
 from .printing import add_row, new_console, new_table, print_json, set_threads
 from .rooms import (
     BenchmarkAugment,
+    BenchmarkInfer,
     BenchmarkTrain,
     DataCache,
     DataCheck,
     DataShow,
     benchmark_augment,
+    benchmark_infer,
     benchmark_train,
     data_cache,
     data_check,
@@ -291,6 +294,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": (Evaluate, evaluate),
     "predict": (Predict, predict),
     "probe": (Probe, probe),
+    "export": (Export, export),
     "models": (Models, models),
     "recipes": (Recipes, recipes),
     "data check": (DataCheck, data_check),
@@ -300,4 +304,5 @@ VERBS: dict[str, Verb] = {
     "study": (StudyFlags, study),
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
     "benchmark train": (BenchmarkTrain, benchmark_train),
+    "benchmark infer": (BenchmarkInfer, benchmark_infer),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..data import load_split
+from ..data import ImageSet, load_split
 from ..data.picture import SUFFIXES
 from ..data.sources import find
 from ..errors import DataError, FeatherVitError
@@ -31,6 +31,15 @@ def evaluate(
     """
     where, _ = choose_device(device)
     predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
+    images = labelled(predictor, data, split, skip_unreadable)
+    p_NK = probabilities(predictor.model, images.images, predictor.config, where)
+    return images.name.rpartition("/")[2], score(p_NK, images.labels, images.class_names)
+
+
+def labelled(
+    predictor: Predictor, data: str | Path | None = None, split: str | None = None, skip_unreadable: bool = False
+) -> ImageSet:
+    """Images to evaluate a model on, chosen as `evaluate` says and labelled by the model's classes."""
     config = predictor.config
     source = data if data is not None else config.data
     if split is None and _same(source, config.data) and set(find(source).splits) == {"train"}:
@@ -47,8 +56,7 @@ def evaluate(
     )
     if images.images.shape[1] != predictor.in_chans:
         raise DataError(f"the model takes {predictor.in_chans} channels, {images.name} has {images.images.shape[1]}")
-    p_NK = probabilities(predictor.model, images.images, config, where)
-    return images.name.rpartition("/")[2], score(p_NK, images.labels, images.class_names)
+    return images
 
 
 def predict(

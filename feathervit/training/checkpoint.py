@@ -99,11 +99,12 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_weights(path: str | Path) -> Checkpoint:
-    """Reads a weights file, or the best (else the last) of a run folder. Raises CheckpointError."""
+    """Reads a weights file, the best (else the last) of a run folder, or an exported `model`. Raises CheckpointError."""
     path = Path(path)
     if path.is_dir():
         path = next(
-            (p for n in ("best", "last") if (p := path / f"{n}.safetensors").exists()), path / "best.safetensors"
+            (p for n in ("best", "last", "model") if (p := path / f"{n}.safetensors").exists()),
+            path / "best.safetensors",
         )
     tensors, meta = _read(path)
     try:

@@ -1,0 +1,75 @@
+"""The verb `export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from .printing import new_console, print_json
+
+
+@dataclass
+class Export:
+    """Write a model for other runtimes, a web page or the hub, checked on real images. Exit status 1 if it does not agree."""
+
+    checkpoint: Positional[str]
+    """A weights file, or a run folder (its best weights)."""
+    to: Literal["onnx", "int8", "pt2", "web", "huggingface"] = "onnx"
+    """ONNX in 32 or 8 bits, a torch.export program, a page for the browser, a folder for the Hugging Face hub."""
+    out: str | None = None
+    """The folder to write; export-TO beside the weights if not given."""
+    data: str | None = None
+    """Labelled images to calibrate and check on; what the checkpoint was trained on if not given."""
+    input: Literal["image", "tensor"] = "image"
+    """What the file takes: pictures of any size, or tensors that are resized and normalised already (onnx and int8)."""
+    min_agreement: float = 0.97
+    """Share of the images on which int8 must answer as the model does."""
+    json: bool = False
+    """Print one JSON object on standard output and nothing else."""
+
+
+def export(args: Export, _: dict) -> int:
+    from ..export.run import export_model as run
+
+    console = new_console(args.json)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    found = run(
+        args.checkpoint,
+        args.to,
+        args.out,
+        data=args.data,
+        input=args.input,
+        min_agreement=args.min_agreement,
+        say=say,
+    )
+    if args.json:
+        print_json(found)
+    else:
+        for line in lines(found):
+            say(line)
+    return 0 if found["passed"] else 1
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """What an export came to, for people."""
+    times = found.get("latency_ms", {})
+    size = found.get("page_bytes", found["bytes"])
+    out = [
+        f"{found['out']}/{found['file']}: {size / 1e6:.3f} MB",
+        f"agrees with the model on {100 * found['agreement']:.2f} % of {found['n']} images of {found['split']} (at least "
+        f"{100 * found['min_agreement']:g} % wanted); largest difference of a probability {found['largest_difference']:.1e}",
+        f"top-1 {100 * found['top1']:.2f} %, the model itself {100 * found['top1_before']:.2f} %",
+    ]
+    if times:
+        named = ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items())
+        out.append(f"one picture on one thread of {found['machine']['cpu']}: {named}")
+    if "int8" in times and times["int8"] >= times["onnx"]:
+        out.append("int8 is no quicker than float32 on this machine; it is only smaller")
+    if not found["passed"]:
+        out.append("FAILED: the exported model does not agree with the model on enough images")
+    return out

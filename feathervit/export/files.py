@@ -1,0 +1,131 @@
+"""`--to onnx` and `--to int8`: one file each, compared with the model on images that nothing was chosen by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from ..errors import ConfigError
+from ..files import write_bytes
+from .int8 import METHODS, float_share, quantise
+from .job import Job
+from .lean import lean
+from .onnx import core, finish
+from .preprocess import OPSET
+from .verify import compare, probabilities, race, runner, session
+
+MIN_AGREEMENT = 0.99  # where weights keep their 32 bits
+
+
+def write_onnx(job: Job, folder: Path) -> dict[str, Any]:
+    """model.onnx, and what is known of it."""
+    proto = float32(job)
+    data = pack(job, proto)
+    write_bytes(folder / "model.onnx", data)
+    return {"file": "model.onnx", "opset": OPSET} | check(job, proto, {"onnx": data}, MIN_AGREEMENT)
+
+
+def write_int8(job: Job, folder: Path) -> dict[str, Any]:
+    """model.int8.onnx, and what is known of it and of the ways that were tried."""
+    proto = float32(job)
+    small, tried = int8(job, proto)
+    data = pack(job, small)
+    write_bytes(folder / "model.int8.onnx", data)
+    files = {"int8": data, "onnx": pack(job, proto)}
+    checked = check(job, small, files, job.min_agreement)
+    return {"file": "model.int8.onnx", "opset": OPSET, **tried, **checked, "float32_bytes": len(files["onnx"])}
+
+
+def float32(job: Job) -> onnx.ModelProto:
+    return core(job.predictor.model, job.predictor.config.img_size, job.predictor.in_chans)
+
+
+def pack(job: Job, proto: onnx.ModelProto, *, routed: bool = False) -> bytes:
+    """The bytes of the file."""
+    images = job.predictor.config.images if job.input == "image" else None
+    return finish(proto, job.facts, images, routed=routed).SerializeToString()
+
+
+def int8(job: Job, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The quicker of the two ways that keeps accuracy, and the figures of both on the images to choose by.
+
+    A way that leaves most weights in floating point (dynamic, on convolutions) is none. Where neither keeps accuracy the
+    more accurate one comes back, to be refused when it is checked. Raises ConfigError where neither is a way.
+    """
+    calibration = job.tensors(job.calibration)
+    protos = {name: quantise(proto, name, calibration) for name in METHODS}
+    protos = {name: small for name, small in protos.items() if float_share(small) < 0.5}
+    if not protos:
+        raise ConfigError(f"most weights of {job.predictor.config.model} cannot be had in eight bits; use --to onnx")
+    files = {name: pack(job, p) for name, p in {**protos, "onnx": proto}.items()}
+    sessions = {name: session(data) for name, data in files.items()}
+    feed, before = job.feed(job.choosing, job.input), job.before(job.choosing)
+    times = race({name: runner(run, feed[:1]) for name, run in sessions.items()})
+    tried = {}
+    for name in protos:
+        figures = compare(before, probabilities(sessions[name], feed), job.choosing.labels)
+        tried[name] = figures | {"bytes": len(files[name]), "latency_ms": times[name]}
+    good = [name for name in tried if tried[name]["agreement"] >= job.min_agreement]
+    method = min(good, key=times.__getitem__) if good else max(tried, key=lambda name: tried[name]["agreement"])
+    for name, row in tried.items():
+        job.say(
+            f"  {name:<8} {row['latency_ms']:.2f} ms, {row['bytes'] / 1e6:.3f} MB, agrees on {100 * row['agreement']:.1f} % "
+            f"of {row['n']} training images{' (chosen)' if name == method else ''}"
+        )
+    return protos[method], {"method": method, "tried": tried, "chosen_on": job.choosing.name}
+
+
+def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: float) -> dict[str, Any]:
+    """How the first of `files`, made of `proto`, compares with the model on images of their own; times of them all."""
+    (form, data), *_ = files.items()
+    sessions = {name: session(file) for name, file in files.items()}
+    feed = job.feed(job.checking, job.input)
+    found = compare(job.before(job.checking), probabilities(sessions[form], feed), job.checking.labels)
+    runs = {name: runner(run, feed[:1]) for name, run in sessions.items()}
+    with one_thread():
+        times = race({"eager": lambda: job.before(job.checking.some(1)), **runs})
+    return {
+        "bytes": len(data),
+        "split": job.checking.name,
+        **found,
+        **_routing(job, proto),
+        "latency_ms": times,
+        "min_agreement": least,
+        "passed": found["agreement"] >= least,
+    }
+
+
+def _routing(job: Job, proto: onnx.ModelProto) -> dict[str, Any]:
+    """For models with experts: the share of tokens whose most weighted expert is the model's, and how many experts of a layer
+    were that for some token. A router that the exporter had frozen would show here."""
+    if len(proto.graph.output) == 1:
+        return {}
+    images = job.checking.some(200)
+    tensors = job.tensors(images)
+    twin, routes = lean(job.predictor.model)
+    with torch.inference_mode():
+        twin(torch.from_numpy(tensors))
+    run = session(finish(proto, job.facts, None, routed=True).SerializeToString())
+    names = [out.name for out in proto.graph.output[1:]]
+    same, tokens, used = 0, 0, []
+    for ours, theirs in zip(routes.gates, run.run(names, {"pixels": tensors}), strict=True):
+        first, second = ours.argmax(-1).numpy(), theirs.argmax(-1)
+        same, tokens = same + int((first == second).sum()), tokens + first.size
+        used.append(len(np.unique(second)))
+    return {"same_expert": same / tokens, "experts_used": used}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,140 @@
+"""`--to huggingface`: a folder as the Hugging Face hub wants it: config.json, model.safetensors, README.md (the model card).
+
+`feathervit.load(FOLDER)` takes it back; `hf upload OWNER/NAME FOLDER` publishes it, `hf download` brings it elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..benchmark.cost import cost
+from ..config import to_dict
+from ..data.named import NAMED
+from ..errors import FeatherVitError
+from ..evaluation.inference import Predictor
+from ..files import write_bytes
+from ..results import RunResult, read_result, write_json
+from ..training.checkpoint import load_weights, save_weights
+from .job import Job
+from .verify import compare
+
+
+def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
+    """The folder; what comes back out of it is compared with the model."""
+    save_weights(folder / "model.safetensors", job.checkpoint)
+    config = job.predictor.config
+    names = job.predictor.class_names
+    found = cost(job.predictor.model, config.img_size, job.predictor.in_chans)
+    card = {
+        "library_name": "feathervit",
+        "architecture": config.model,
+        "num_classes": len(names),
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "input_size": [job.predictor.in_chans, config.img_size, config.img_size],
+        "mean": list(config.images.mean),
+        "std": list(config.images.std),
+        "fit": config.images.fit,
+        "parameters": found.parameters,
+        "macs": found.macs,
+        "run": to_dict(config),
+        "feathervit_version": __version__,
+    }
+    write_json(folder / "config.json", card)
+    again = Predictor(load_weights(folder), folder)
+    after = dataclasses.replace(job, predictor=again).before(job.checking)
+    checked = compare(job.before(job.checking), after, job.checking.labels)
+    text = model_card(job, card, checked, _result_of(job))
+    write_bytes(folder / "README.md", text.encode())
+    return {
+        "file": "model.safetensors",
+        "bytes": (folder / "model.safetensors").stat().st_size,
+        "split": job.checking.name,
+        **checked,
+        "min_agreement": 1.0,
+        "passed": checked["agreement"] == 1.0,
+    }
+
+
+def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: RunResult | None) -> str:
+    """README.md: what the model is, from what data by which recipe, its figures, its limits, its licence."""
+    config = job.predictor.config
+    data = config.data if config.data in NAMED or config.data.startswith("hf:") else Path(config.data).name
+    names = job.predictor.class_names
+    split = job.checking.name.rpartition("/")[2]
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    figures = [f"| {split}, {checked['n']} images checked when this folder was written | {_percent(checked['top1'])} |"]
+    training = [f"- recipe: `{config.recipe or 'none'}`, seed {config.seed}, {config.epochs} epochs"]
+    if result is not None:
+        for name, found in (("validation", result.val), ("test", result.test)):
+            if found:
+                figures.append(f"| {name}, {found['n']} images, at the end of training | {_percent(found['top1'])} |")
+        minutes = "" if result.minutes is None else f", {result.minutes:.1f} minutes"
+        training += [
+            f"- command: `{result.command}`",
+            f"- {result.data['n_train']} training images; fingerprint `{result.data['fingerprint']}`",
+            f"- {result.machine['gpu'] or result.machine['cpu']}{minutes}, PyTorch {result.torch}",
+        ]
+    return "\n".join(
+        [
+            "---",
+            "library_name: feathervit",
+            "pipeline_tag: image-classification",
+            "tags: [image-classification, vision-transformer, feathervit]",
+            "---",
+            "",
+            f"# {config.model} on {data}",
+            "",
+            f"An image classifier of {card['parameters']:,} parameters ({card['macs'] / 1e6:.1f} million multiply-accumulates) "
+            f"for images of {config.img_size} x {config.img_size} pixels, {job.predictor.in_chans} "
+            f"channel{'s' * (job.predictor.in_chans > 1)}.",
+            "",
+            f"{len(names)} classes: {shown}.",
+            "",
+            "## Use",
+            "",
+            "```python",
+            "import feathervit",
+            "",
+            'predictor = feathervit.load("FOLDER")  # this folder, wherever it is',
+            'print(predictor.predict("picture.jpg")[0].label)',
+            "```",
+            "",
+            "## Data and training",
+            "",
+            f"- data: {data}",
+            *training,
+            "",
+            "## Figures",
+            "",
+            "| images | top-1 |",
+            "| --- | --- |",
+            *figures,
+            "",
+            "## Limits",
+            "",
+            "The model names one of its classes for any picture, also for one that shows none of them. It was measured on "
+            "images like those it was trained on; on others it may be worse. Its probabilities are not calibrated.",
+            "",
+            "## Licence",
+            "",
+            "The licence of these weights is for whoever publishes them to choose, and depends on that of the data; feathervit "
+            "itself is Apache-2.0. Write it here and into the header (`license: ...`).",
+            "",
+        ]
+    )
+
+
+def _result_of(job: Job) -> RunResult | None:
+    """result.json of the run, where it lies beside the weights."""
+    try:
+        return read_result(job.folder / "result.json")
+    except FeatherVitError:
+        return None
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

@@ -1,0 +1,164 @@
+"""An encoder rewritten for inference: the same function of the same weights, in the operators that runtimes do best.
+
+Notable: the attention's scale lies in the query's weights, and the queries of a group are one product with their shared keys;
+gate, W and V are one product; patches are cut out and multiplied instead of convolved, so that every weight is a matrix;
+and the last layer computes what the head reads, the prefix tokens, and nothing else. Parts it does not know stay as they
+are. The router stays as it was, the k largest gates: comparisons instead of a sort were not quicker.
+
+Legend: B batch, C channels, S image side, N tokens, M tokens that ask, D width, H heads, G key/value heads, R queries a
+group, K head width, E experts, F hidden size, P prefix tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models import Encoder
+from ..models.attention import GroupedQueryAttention
+from ..models.feedforward import MLP, SwiGLU
+from ..models.moe import SHARINGS, SharedVW2
+
+TOKENWISE = (MLP, SwiGLU, *SHARINGS.values())  # feed-forwards that look at one token at a time
+
+
+class Routes:
+    """Gates [B, N, E] of the layers in one forward pass, for graphs that give them out."""
+
+    def __init__(self) -> None:
+        self.gates: list[Tensor] = []
+
+
+class Patches(nn.Module):
+    """Patches that do not overlap, as one matrix product: [B, C, S, S] to [B, (S/p)^2, D]."""
+
+    def __init__(self, embed: nn.Module):
+        super().__init__()
+        self.patch_size, self.grid_size = embed.patch_size, embed.grid_size
+        self.proj = _linear(embed.proj.weight.permute(0, 2, 3, 1).flatten(1), None)
+
+    def forward(self, x_BCSS: Tensor, *place) -> Tensor:
+        p, g, chans = self.patch_size, self.grid_size, x_BCSS.shape[1]
+        x = x_BCSS.reshape(-1, chans, g, p, g, p).permute(0, 2, 4, 3, 5, 1)
+        return self.proj(x.reshape(-1, g * g, p * p * chans))
+
+
+class Attention(nn.Module):
+    """`GroupedQueryAttention` over N tokens of which the first M ask: [B, N, D] to [B, M, D]."""
+
+    def __init__(self, attn: GroupedQueryAttention, tokens: int, asking: int):
+        super().__init__()
+        self.tokens, self.asking = tokens, asking
+        self.heads, self.kv_heads, self.head_dim = attn.heads, attn.kv_heads, attn.head_dim
+        width, scale = attn.heads * attn.head_dim, attn.head_dim**-0.5
+        weight, bias = attn.qkv.weight.clone(), attn.qkv.bias.clone()
+        weight[:width] *= scale
+        bias[:width] *= scale
+        if asking == tokens:
+            self.qkv = _linear(weight, bias)
+        else:
+            self.q, self.kv = _linear(weight[:width], bias[:width]), _linear(weight[width:], bias[width:])
+        self.proj = attn.proj
+
+    def forward(self, x_BND: Tensor, *place) -> Tensor:
+        n, m, g, r, k = self.tokens, self.asking, self.kv_heads, self.heads // self.kv_heads, self.head_dim
+        if m == n:
+            q, keys, values = self.qkv(x_BND).split([g * r * k, g * k, g * k], dim=-1)
+        else:
+            q, (keys, values) = self.q(x_BND[:, :m]), self.kv(x_BND).split(g * k, dim=-1)
+        q_BGRK = q.reshape(-1, m, g, r, k).permute(0, 2, 3, 1, 4).reshape(-1, g, r * m, k)
+        k_BGKN = keys.reshape(-1, n, g, k).permute(0, 2, 3, 1)
+        v_BGNK = values.reshape(-1, n, g, k).permute(0, 2, 1, 3)
+        y_BGRK = (q_BGRK @ k_BGKN).softmax(-1) @ v_BGNK
+        y_BMD = y_BGRK.reshape(-1, g, r, m, k).permute(0, 3, 1, 2, 4).reshape(-1, m, g * r * k)
+        return self.proj(y_BMD)
+
+
+class GatedFeedForward(nn.Module):
+    """`SwiGLU`, or `SharedVW2`: a SwiGLU whose gate branch is a mixture. [B, N, D] to [B, N, D] and a balance loss of 0."""
+
+    def __init__(self, ffn: SwiGLU | SharedVW2, routes: Routes):
+        super().__init__()
+        self.routes = routes
+        gate = getattr(ffn, "gate", None)
+        self.hidden, self.experts = ffn.v.out_features, ffn.w.out_features // ffn.v.out_features
+        weights, biases = [ffn.w.weight, ffn.v.weight], [ffn.w.bias, ffn.v.bias]
+        if gate is not None:
+            weights.insert(0, gate.w_gate.weight)
+            biases.insert(0, gate.w_gate.weight.new_zeros(self.experts))
+        self.top_k = gate.config.top_k if gate is not None else None
+        self.up, self.w2 = _linear(torch.cat(weights), torch.cat(biases)), ffn.w2
+
+    def forward(self, x_BND: Tensor, *place) -> tuple[Tensor, Tensor]:
+        e, f, n = self.experts, self.hidden, x_BND.shape[1]
+        if self.top_k is None:
+            w_BNF, v_BNF = self.up(x_BND).split(f, dim=-1)
+            return self.w2(F.silu(w_BNF) * v_BNF), x_BND.new_zeros(())
+        h_BNE, w, v_BNF = self.up(x_BND).split([e, e * f, f], dim=-1)
+        top_BNK, index_BNK = h_BNE.topk(self.top_k, dim=-1)
+        gate_BNE = torch.zeros_like(h_BNE).scatter(-1, index_BNK, top_BNK.softmax(-1))
+        self.routes.gates.append(gate_BNE)
+        mixed_BNF = (gate_BNE.unsqueeze(2) @ F.silu(w).reshape(-1, n, e, f)).reshape(-1, n, f)
+        return self.w2(mixed_BNF * v_BNF), x_BND.new_zeros(())
+
+
+class LastLayer(nn.Module):
+    """A layer of which only the prefix tokens are wanted: [B, N, D] to [B, P, D]."""
+
+    def __init__(self, layer: nn.Module, prefix: int):
+        super().__init__()
+        self.prefix = prefix
+        self.norm1, self.attn, self.norm2, self.ffn = layer.norm1, layer.attn, layer.norm2, layer.ffn
+
+    def forward(self, x_BND: Tensor, *place) -> tuple[Tensor, Tensor]:
+        x_BPD = x_BND[:, : self.prefix] + self.attn(self.norm1(x_BND))
+        y_BPD, balance = self.ffn(self.norm2(x_BPD))
+        return x_BPD + y_BPD, balance
+
+
+@torch.no_grad()
+def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
+    """A model that computes what `model` does in evaluation, up to rounding, and the routes it notes when it runs.
+
+    A copy: `model` is left as it is. Any other model than ours comes back as a plain copy in evaluation mode.
+    """
+    model, routes = copy.deepcopy(model).eval(), Routes()
+    if type(model) is not Encoder:
+        return model, routes
+    prefix = model.num_prefix_tokens
+    tokens = prefix + model.patch_embed.grid_size**2
+    if _is_linear(model.patch_embed):
+        model.patch_embed = Patches(model.patch_embed)
+    turned = getattr(model, "turns", None) is not None  # rotary positions turn queries and keys
+    for number, layer in enumerate(model.blocks, start=1):
+        known = type(layer.attn) is GroupedQueryAttention and not turned
+        last = number == len(model.blocks) and model.config.readout in (
+            "dummy",
+            "class",
+        )  # they read the prefix tokens only
+        cut = last and known and type(layer.ffn) in TOKENWISE
+        if known:
+            layer.attn = Attention(layer.attn, tokens, prefix if cut else tokens)
+        if type(layer.ffn) is SwiGLU or (type(layer.ffn) is SharedVW2 and layer.ffn.gate is not None):
+            layer.ffn = GatedFeedForward(layer.ffn, routes)
+        if cut:
+            model.blocks[number - 1] = LastLayer(layer, prefix)
+    return model, routes
+
+
+def _is_linear(embed: nn.Module) -> bool:
+    """Whether a patch embedding is one convolution of patches that do not overlap."""
+    names = [name for name, _ in (*embed.named_parameters(), *embed.named_buffers())]
+    return names == ["proj.weight"] and embed.proj.kernel_size == embed.proj.stride == (embed.patch_size,) * 2
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    out_features, in_features = weight.shape
+    linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias is not None, dtype=weight.dtype)
+    linear.weight.copy_(weight)
+    if bias is not None:
+        linear.bias.copy_(bias)
+    return linear.eval()

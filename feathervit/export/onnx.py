@@ -1,0 +1,142 @@
+"""A model as an ONNX graph: `core` holds the model alone, `finish` puts its preprocessing in front and the facts beside it.
+
+Legend: B batch, C channels, S image side, K classes, N tokens, E experts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from onnx import compose
+from torch import Tensor, nn
+
+from ..config import ImageConfig
+from ..errors import ConfigError
+from .lean import Routes, lean
+from .preprocess import IR_VERSION, OPSET, preprocessing
+
+
+class Probabilities(nn.Module):
+    """Images [B, C, S, S] to class probabilities [B, K] and each layer's gates [B, N, E]."""
+
+    def __init__(self, model: nn.Module, routes: Routes):
+        super().__init__()
+        self.model, self.routes = model, routes
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        self.routes.gates.clear()
+        probabilities_BK = self.model(pixels).softmax(-1)
+        return (probabilities_BK, *self.routes.gates)
+
+
+def core(model: nn.Module, img_size: int, channels: int, *, rewrite: bool = True) -> onnx.ModelProto:
+    """`pixels` [batch, channels, img_size, img_size] to `probabilities` [batch, K], for any batch.
+
+    With `rewrite` ours are written for inference first (`lean`); `experts.1`, `experts.2`, ... are then the gates
+    [batch, N, E] of the layers that have them. Raises ConfigError for a model that the exporter cannot trace.
+    """
+    whole = Probabilities(*(lean(model) if rewrite else (model.eval(), Routes()))).eval()
+    example = torch.randn(2, channels, img_size, img_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        names = ["probabilities", *(f"experts.{i + 1}" for i in range(len(whole(example)) - 1))]
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                whole,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+                input_names=["pixels"],
+                output_names=names,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ConfigError(
+            f"PyTorch's exporter cannot trace this model: {' '.join(str(error).split())[:400]}"
+        ) from error
+    proto = program.model_proto
+    proto.ir_version = IR_VERSION
+    strip(proto)
+    return proto
+
+
+def finish(
+    proto: onnx.ModelProto, facts: dict[str, Any], images: ImageConfig | None, *, routed: bool = False
+) -> onnx.ModelProto:
+    """The model as it is shipped: with its preprocessing where `images` is given, and `facts` as metadata.
+
+    The input is then `image`, uint8 [batch, height, width, channels], else `pixels` as in `core`. `routed` keeps the gates as
+    outputs and, with preprocessing, gives out `seen`: the picture as the model sees it, float32 grey levels. Values of the
+    metadata that are no text are JSON.
+    """
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    if not routed:
+        del whole.graph.output[1:]
+    if images is not None:
+        _shorten(whole)  # some models' values have names that the preprocessing's have too
+        first = preprocessing(images, facts["img_size"], facts["channels"])
+        first.opset_import.extend(o for o in proto.opset_import if o.domain)
+        outputs = [out.name for out in whole.graph.output] + (["seen"] if routed else [])
+        whole = compose.merge_models(first, whole, io_map=[("normalised", "pixels")], outputs=outputs)
+    _shorten(whole)
+    whole.producer_name, whole.producer_version = "feathervit", facts["feathervit"]
+    whole.graph.name, whole.doc_string = facts["model"], ""
+    onnx.helper.set_model_props(
+        whole, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+    )
+    onnx.checker.check_model(whole)
+    return whole
+
+
+def strip(proto: onnx.ModelProto) -> None:
+    """Takes out the exporter's debug metadata and whatever nothing reads: source lines, scopes, shapes of inner values."""
+    graph = proto.graph
+    del proto.functions[:], proto.metadata_props[:], graph.value_info[:], graph.metadata_props[:]
+    proto.doc_string = graph.doc_string = ""
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    used = {name for node in graph.node for name in node.input}
+    initializers = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(initializers)
+
+
+def _shorten(proto: onnx.ModelProto) -> None:
+    """Nodes without names, values with short ones: in small models the names would weigh as much as a tenth of the weights."""
+    graph = proto.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    short: dict[str, str] = {"": ""}
+
+    def rename(names) -> list[str]:
+        return [name if name in fixed else short.setdefault(name, f"v{len(short)}") for name in names]
+
+    del graph.value_info[:]
+    for node in graph.node:
+        node.name = ""
+        node.input[:], node.output[:] = rename(node.input), rename(node.output)
+    for tensor in graph.initializer:
+        (tensor.name,) = rename([tensor.name])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's remarks on its own progress unseen."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,232 @@
+// A picture to class names, in the browser. The graph does all that happens to pixels but decoding; see docs/deploying.md.
+import * as ort from "./ort.js";
+
+const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2", "#999999"]; // Okabe and Ito
+const LARGEST = 2048; // pixels of the short side; what is larger is halved first
+const RUNS = 10; // of which the time is the mean: a browser's clock is coarse
+const $ = (id) => document.getElementById(id);
+
+let model, session, last; // last: what the graph gave out for the picture that is shown
+
+async function start() {
+  model = await (await fetch("model.json")).json();
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.proxy = false;
+  ort.env.wasm.wasmPaths = { mjs: new URL("ort-wasm.js", import.meta.url).href, wasm: new URL("ort-wasm.wasm", import.meta.url).href };
+  const bytes = new Uint8Array(await (await fetch("model.onnx")).arrayBuffer());
+  session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  await run(new Uint8Array(model.img_size ** 2 * model.channels), model.img_size, model.img_size); // warms up
+  describe();
+  listen();
+}
+
+function describe() {
+  const count = (n) => n.toLocaleString("en");
+  const megabytes = (n) => `${(n / 1e6).toFixed(n < 1e6 ? 2 : 1)} MB`;
+  document.title = $("title").textContent = `${model.model}: ${model.class_names.length} classes`;
+  $("about").textContent =
+    `${count(model.parameters)} parameters, ${model.img_size} × ${model.img_size} pixels, ${model.precision}. ` +
+    `${(100 * model.top1).toFixed(1)} % right on ${count(model.n)} images of ${model.split}; ` +
+    `${(100 * model.agreement).toFixed(1)} % answered as the trained model does.`;
+  $("sizes").textContent = `Model ${megabytes(model.model_bytes)}, whole page ${megabytes(model.page_bytes)}.`;
+  $("layer").max = model.routed.length;
+  $("routes").hidden = $("routing").hidden = !model.routed.length;
+}
+
+// Pictures -----------------------------------------------------------------------------------------------------------
+
+function listen() {
+  $("choose").disabled = false;
+  $("choose").onclick = () => $("file").click();
+  $("file").onchange = () => take($("file").files[0]).then(() => ($("file").value = ""));
+  addEventListener("paste", (event) => take(pictureIn(event.clipboardData), event));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => take(pictureIn(event.dataTransfer), event));
+  for (const name of ["dragenter", "dragover"]) $("drop").addEventListener(name, () => $("drop").classList.add("over"));
+  for (const name of ["dragleave", "drop"]) $("drop").addEventListener(name, () => $("drop").classList.remove("over"));
+  $("layer").oninput = drawExperts;
+  $("camera").onclick = () => ($("video").srcObject ? closeCamera() : openCamera());
+  $("shoot").onclick = shoot;
+  navigator.mediaDevices?.enumerateDevices().then((all) => ($("camera").hidden = !all.some((d) => d.kind === "videoinput")));
+}
+
+const pictureIn = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+
+async function take(file, event) {
+  event?.preventDefault();
+  if (!file) return event?.type === "drop" && complain("That is no picture file.");
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+  } catch {
+    return complain(`${file.name || "The picture"} cannot be read as a picture.`);
+  }
+  closeCamera();
+  await classify(bitmap, bitmap.width, bitmap.height, file.name || "pasted picture");
+  bitmap.close();
+}
+
+async function openCamera() {
+  try {
+    $("video").srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch (error) {
+    return complain(`The camera cannot be used: ${error.message}`);
+  }
+  await $("video").play();
+  $("drop").classList.add("full");
+  $("video").hidden = $("shoot").hidden = false;
+  $("picture").hidden = true;
+  $("camera").textContent = "Close the camera";
+}
+
+function closeCamera() {
+  if (!$("video").srcObject) return;
+  for (const track of $("video").srcObject.getTracks()) track.stop();
+  $("video").srcObject = null;
+  $("video").hidden = $("shoot").hidden = true;
+  $("picture").hidden = !last;
+  $("drop").classList.toggle("full", Boolean(last));
+  $("camera").textContent = "Camera";
+}
+
+async function shoot() {
+  await classify($("video"), $("video").videoWidth, $("video").videoHeight, "picture from the camera");
+}
+
+function complain(text) {
+  $("error").textContent = text;
+}
+
+/** Draws `source` whole over white and returns the canvas, halved until its short side is at most LARGEST. */
+function drawn(source, width, height) {
+  const canvas = $("picture");
+  const halvings = Math.max(0, Math.ceil(Math.log2(Math.min(width, height) / LARGEST)));
+  canvas.width = width >> halvings;
+  canvas.height = height >> halvings;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(source, 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
+
+/** The pixels of a canvas, height before width before channels; grey as Pillow weighs it. */
+function pixelsOf(canvas) {
+  const rgba = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const out = new Uint8Array((rgba.length / 4) * model.channels);
+  for (let from = 0, to = 0; from < rgba.length; from += 4) {
+    const [r, g, b] = [rgba[from], rgba[from + 1], rgba[from + 2]];
+    if (model.channels === 1) out[to++] = (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16;
+    else [out[to++], out[to++], out[to++]] = [r, g, b];
+  }
+  return out;
+}
+
+// The model ----------------------------------------------------------------------------------------------------------
+
+const run = (pixels, width, height) => session.run({ image: new ort.Tensor("uint8", pixels, [1, height, width, model.channels]) });
+
+async function classify(source, width, height, name) {
+  complain("");
+  const canvas = drawn(source, width, height);
+  const pixels = pixelsOf(canvas);
+  last = await run(pixels, canvas.width, canvas.height);
+  const begin = performance.now();
+  for (let i = 0; i < RUNS; i++) await run(pixels, canvas.width, canvas.height);
+  const milliseconds = (performance.now() - begin) / RUNS;
+  canvas.hidden = Boolean($("video").srcObject);
+  canvas.classList.toggle("small", canvas.width < 200);
+  canvas.setAttribute("aria-label", `${name}, ${width} by ${height} pixels`);
+  $("drop").classList.add("full");
+  $("waiting").hidden = true;
+  $("sight").hidden = false;
+  tell(milliseconds);
+  drawSeen();
+  if (model.routed.length) drawExperts();
+}
+
+function tell(milliseconds) {
+  const best = [...last.probabilities.data.keys()].sort((a, b) => last.probabilities.data[b] - last.probabilities.data[a]).slice(0, 5);
+  const percent = (i) => `${(100 * last.probabilities.data[i]).toFixed(1)} %`;
+  $("classes").replaceChildren(
+    ...best.map((i) => {
+      const row = element("li", "");
+      const bar = element("span", "bar");
+      bar.style.width = `${100 * last.probabilities.data[i]}%`;
+      row.append(bar, element("span", "name", model.class_names[i]), element("span", "share", percent(i)));
+      return row;
+    }),
+  );
+  $("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 2 : 0)} ms a picture, resizing included; one thread.`;
+  $("spoken").textContent = `Most likely ${model.class_names[best[0]]}, ${percent(best[0])}; then ${model.class_names[best[1]]}, ${percent(best[1])}.`;
+}
+
+// What the model sees, and the experts its patches chose ---------------------------------------------------------------
+
+function drawSeen() {
+  const size = model.img_size;
+  const pixels = new ImageData(size, size);
+  const planes = last.seen.data;
+  for (let i = 0; i < size * size; i++)
+    for (let c = 0; c < 4; c++) pixels.data[4 * i + c] = c === 3 ? 255 : planes[(model.channels === 3 ? c * size * size : 0) + i];
+  const small = new OffscreenCanvas(size, size);
+  small.getContext("2d").putImageData(pixels, 0, 0);
+  for (const canvas of [$("seen"), $("routes")]) {
+    canvas.width = canvas.height = size * Math.ceil(640 / size);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  }
+  $("seen").setAttribute("aria-label", `The picture at ${size} by ${size} pixels, as the model sees it`);
+}
+
+function drawExperts() {
+  const layer = Number($("layer").value);
+  const { data, dims } = last[model.routed[layer - 1]];
+  const [tokens, experts] = dims.slice(1);
+  const grid = Math.round(Math.sqrt(tokens - model.prefix_tokens));
+  const context = $("routes").getContext("2d");
+  const side = $("routes").width / grid;
+  const counts = new Array(experts).fill(0);
+  context.drawImage($("seen"), 0, 0);
+  context.font = `600 ${side * 0.5}px system-ui, sans-serif`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  for (let patch = 0; patch < grid * grid; patch++) {
+    const gates = data.subarray((patch + model.prefix_tokens) * experts, (patch + model.prefix_tokens + 1) * experts);
+    const first = gates.indexOf(Math.max(...gates));
+    const [x, y] = [(patch % grid) * side, Math.floor(patch / grid) * side];
+    counts[first]++;
+    context.globalAlpha = 0.7;
+    context.fillStyle = COLOURS[first % COLOURS.length];
+    context.fillRect(x, y, side, side);
+    context.globalAlpha = 1;
+    context.fillStyle = "#000";
+    context.fillText(String(first + 1), x + side / 2, y + side / 2); // colour alone is not for everybody
+  }
+  const shares = counts.map((count, i) => `Expert ${i + 1}: ${Math.round((100 * count) / (grid * grid))} %`);
+  $("layer-number").textContent = `${layer} of ${model.routed.length}`;
+  $("routes").setAttribute("aria-label", `The experts of layer ${layer} over the picture. ${shares.join(", ")}`);
+  $("experts").replaceChildren(
+    ...shares.map((share, i) => {
+      const swatch = element("span", "swatch");
+      swatch.style.background = COLOURS[i % COLOURS.length];
+      const row = element("li", "");
+      row.append(swatch, share);
+      return row;
+    }),
+  );
+}
+
+function element(tag, className, text = "") {
+  const out = document.createElement(tag);
+  out.className = className;
+  out.textContent = text;
+  return out;
+}
+
+start().catch((error) => {
+  $("about").textContent = "The model could not be loaded.";
+  complain(`${error.message ?? error} (this page must be served, also locally: python -m http.server)`);
+});

@@ -1,0 +1,81 @@
+"""Export as the command line does it: from a checkpoint to a folder with the files, checked, and export.json beside them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from .. import __version__
+from ..errors import ConfigError, RunFolderError
+from ..results import commit, machine, write_json
+from .job import prepare
+
+Target = Literal["onnx", "int8", "pt2", "web", "huggingface"]
+NEEDS = ("onnx", "onnxscript", "onnxruntime")
+
+
+def export_model(
+    checkpoint: str | Path,
+    to: Target = "onnx",
+    out: str | Path | None = None,
+    *,
+    data: Any = None,
+    input: Literal["image", "tensor"] = "image",
+    min_agreement: float = 0.97,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Writes the model of a checkpoint in the form `to`, checks it on real images, returns what export.json holds and "out".
+
+    `out`: a folder, by default `export-TO` beside the weights. `data`: labelled images as in `load_data`, by default what the
+    checkpoint was trained on; those it is checked on are never used for calibration. `input`: pictures of any size (uint8
+    [batch, height, width, channels]), or "tensor": resized and normalised already. "passed" says whether the exported model
+    agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` for int8. `say` hears what is going
+    on. Raises FeatherVitError.
+    """
+    if not 0 <= min_agreement <= 1:
+        raise ConfigError(f"--min-agreement must be from 0 to 1, got {min_agreement}")
+    if input == "tensor" and to not in ("onnx", "int8"):
+        raise ConfigError(f"--input tensor is for --to onnx and --to int8; --to {to} takes pictures")
+    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    if missing and to in ("onnx", "int8", "web"):
+        raise ConfigError(f"--to {to} needs {', '.join(missing)}: pip install 'feathervit[export]'")
+    job = prepare(checkpoint, data, input, min_agreement, say)
+    folder = Path(out) if out else job.folder / f"export-{to}"
+    writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
+    writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")
+    _claim(folder)
+    write_json(
+        folder / "export.json", {"to": to, "finished": False}
+    )  # written again last, when all is there and checked
+    config = job.predictor.config
+    found = {
+        "to": to,
+        "finished": True,
+        "checkpoint": str(checkpoint),
+        "model": config.model,
+        "parameters": sum(p.numel() for p in job.predictor.model.parameters()),
+        "classes": len(job.predictor.class_names),
+        "img_size": config.img_size,
+        "channels": job.predictor.in_chans,
+        **writer(job, folder),
+        "feathervit": __version__,
+        "commit": commit(),
+        "torch": torch.__version__,
+        "machine": machine(),
+    }
+    write_json(folder / "export.json", found)
+    return found | {"out": str(folder)}
+
+
+def _claim(folder: Path) -> None:
+    """Makes the folder. Only what an earlier export wrote is ever replaced."""
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / "export.json").exists():
+            raise RunFolderError(f"{folder} is not empty and holds no export; name another folder with --out")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot use {folder}: {error.strerror or error}; it must be a writable folder") from error

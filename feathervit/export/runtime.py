@@ -1,0 +1,72 @@
+"""ONNX Runtime's build for browsers: fetched once through the user's npm, checked against a pinned checksum, kept in the cache.
+
+What npm brings is never run here: three files are taken out of the archive by name.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from ..data.cache import cache_folder
+from ..errors import ConfigError, DataError
+from ..files import write_bytes
+
+VERSION = "1.30.0"
+PACKAGE = f"onnxruntime-web-{VERSION}.tgz"
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+# Under names that every static server has a media type for (.mjs is unknown to some), and what they are in the archive.
+FILES = {
+    "ort.js": "package/dist/ort.wasm.min.mjs",
+    "ort-wasm.js": "package/dist/ort-wasm-simd-threaded.mjs",
+    "ort-wasm.wasm": "package/dist/ort-wasm-simd-threaded.wasm",
+}
+NOTICE = f"""ort.js, ort-wasm.js and ort-wasm.wasm are ONNX Runtime Web {VERSION}.
+Copyright (c) Microsoft Corporation. MIT License: https://github.com/microsoft/onnxruntime/blob/main/LICENSE
+"""
+
+
+def browser_runtime() -> dict[str, bytes]:
+    """The files of FILES by name. Raises ConfigError where npm is missing or fails, DataError for another archive."""
+    path = cache_folder() / PACKAGE
+    if not path.exists():
+        _fetch(path)
+    data = path.read_bytes()
+    if base64.b64encode(hashlib.sha512(data).digest()).decode() != SHA512:
+        path.unlink()
+        raise DataError(f"{PACKAGE} is not what its checksum says and was removed from {path.parent}; try again")
+    with tarfile.open(path) as archive:
+        return {name: archive.extractfile(member).read() for name, member in FILES.items()}
+
+
+def _fetch(path: Path) -> None:
+    mend = f"or lay {PACKAGE} into {path.parent} yourself"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ConfigError(f"--to web needs npm once, to fetch onnxruntime-web {VERSION}; install Node.js, {mend}")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            npm,
+            "pack",
+            "--silent",
+            "--ignore-scripts",
+            f"onnxruntime-web@{VERSION}",
+            "--pack-destination",
+            folder,
+        ]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=600)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ConfigError(f"npm did not fetch onnxruntime-web {VERSION}: {error}; try again, {mend}") from error
+        if done.returncode or not (Path(folder) / PACKAGE).exists():
+            why = " ".join(done.stderr.split())[-300:]
+            raise ConfigError(
+                f"npm did not fetch onnxruntime-web {VERSION}: {why or 'no file came'}; try again, {mend}"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, (Path(folder) / PACKAGE).read_bytes())

@@ -1,0 +1,66 @@
+"""`--to web`: a page that runs the model in the browser, as static files that any server can serve.
+
+The page is feathervit/export/page/; it reads model.json, which is written here. Nothing on it asks another origin for
+anything: its content security policy forbids it.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ..errors import ConfigError
+from ..files import write_bytes
+from ..results import write_json
+from .files import MIN_AGREEMENT, check, float32, int8, pack
+from .job import Job
+from .runtime import NOTICE, browser_runtime
+
+PAGE = ("index.html", "page.css", "page.js")
+
+
+def write_web(job: Job, folder: Path) -> dict[str, Any]:
+    """The page with the int8 model, or where that does not agree with the model on enough images, the one in 32 bits."""
+    if job.predictor.in_chans not in (1, 3):
+        raise ConfigError(f"the model takes {job.predictor.in_chans} channels; a page can show it pictures of 1 or 3")
+    runtime = browser_runtime()
+    proto = float32(job)
+    small, tried = int8(job, proto)
+    whole = pack(job, proto)
+    found = tried | check(job, small, {"int8": pack(job, small), "onnx": whole}, job.min_agreement)
+    if not found["passed"]:
+        job.say(f"  int8 agrees on {100 * found['agreement']:.1f} % only: the page gets the model in 32 bits")
+        small, found = proto, check(job, proto, {"onnx": whole}, MIN_AGREEMENT)
+    files = {
+        "model.onnx": pack(job, small, routed=True),
+        **{name: (resources.files(__package__) / "page" / name).read_bytes() for name in PAGE},
+        **runtime,
+        "NOTICE.txt": NOTICE.encode(),
+    }
+    for name, data in files.items():
+        write_bytes(folder / name, data)
+    model = job.predictor.model
+    prefix = getattr(model, "num_prefix_tokens", 0)
+    description = job.facts | {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "precision": "int8" if "method" in found else "float32",
+        "agreement": found["agreement"],
+        "top1": found["top1"],
+        "n": found["n"],
+        "split": job.checking.name,
+        "routed": [
+            out.name for out in small.graph.output[1:] if _tokens(out) > prefix
+        ],  # the last layer may have no patches
+        "prefix_tokens": prefix,
+        "model_bytes": len(files["model.onnx"]),
+        "page_bytes": sum(map(len, files.values())),
+    }
+    write_json(folder / "model.json", description)
+    return {"file": "index.html", "page_bytes": description["page_bytes"], **found}
+
+
+def _tokens(output: onnx.ValueInfoProto) -> int:
+    return output.type.tensor_type.shape.dim[1].dim_value

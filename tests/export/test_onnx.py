@@ -1,0 +1,235 @@
+"""The graph computes what the model computes, in ONNX Runtime, for any batch and size of picture."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+
+from feathervit.config import ImageConfig
+from feathervit.data.picture import fit_square, normalise, resize
+from feathervit.export.int8 import METHODS, float_share, quantise
+from feathervit.export.lean import lean
+from feathervit.export.onnx import core, finish
+from feathervit.export.preprocess import OPSET
+from feathervit.export.verify import probabilities, session
+from feathervit.models import create_model, list_models
+from feathervit.zoo import spec
+
+FACTS = {"model": "some", "class_names": ["a", "b", "c"], "feathervit": "0"}
+
+
+def ready(proto, size=16, channels=3, images=None, **kwargs):
+    facts = FACTS | {"img_size": size, "channels": channels}
+    return session(finish(proto, facts, images, **kwargs).SerializeToString())
+
+
+def unseen(batch, size, channels=3, seed=1):
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def expected(model, x):
+    return model.eval()(x).softmax(-1).numpy()
+
+
+def check_model_of_ours(name, **parts):
+    torch.manual_seed(0)
+    size = spec(name).img_size
+    model = create_model(name, num_classes=7, **parts)
+    run = ready(core(model, size, 3), size)
+    for batch in (1, 3):
+        x = unseen(batch, size)
+        np.testing.assert_allclose(probabilities(run, x.numpy()), expected(model, x), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_of_ours(name):
+    check_model_of_ours(name, depth=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_of_ours_whole(name):
+    check_model_of_ours(name)
+
+
+PARTS = {
+    "class token": {"readout": "class"},
+    "mean": {"readout": "mean"},
+    **{f"sharing {s}": {"feedforward.sharing": s} for s in ("v_w", "w_w2", "none")},
+    "no choice": {"feedforward.top_k": 3, "feedforward.experts": (3,)},
+    "one expert": {"feedforward.top_k": 1, "feedforward.experts": (1,)},
+    "one of four": {"feedforward.top_k": 1, "feedforward.experts": (4,)},
+    "ungrouped": {"attention.kv_heads": 4},
+    "one layer": {"depth": 1},
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_rewriting_changes_nothing(name):
+    from feathervit.config import with_fields
+
+    torch.manual_seed(0)
+    config = with_fields(spec("mlit_nano").config, **({"depth": 3} | PARTS[name]))
+    model = create_model("mlit_nano", config=config, num_classes=5).double()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    twin, _ = lean(model)
+    x = unseen(4, 16).double()
+    np.testing.assert_allclose(expected(twin, x), expected(model, x), rtol=1e-12)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["swiglu", "mlp"])
+def test_rewriting_of_plain_feedforwards(kind):
+    from feathervit.config import MLP, SwiGLU
+
+    torch.manual_seed(0)
+    feedforward = {"swiglu": SwiGLU(24, 12), "mlp": MLP(2.0)}[kind]
+    model = create_model("mlit_nano", depth=2, feedforward=feedforward, num_classes=5).double()
+    x = unseen(4, 16).double()
+    np.testing.assert_allclose(expected(lean(model)[0], x), expected(model, x), rtol=1e-12)
+
+
+def check_model_of_timm(name, size, **words):
+    torch.manual_seed(0)
+    model = create_model(f"timm:{name}", img_size=size, num_classes=7, **words)
+    x = unseen(3, size)
+    proto = core(model, size, 3)
+    np.testing.assert_allclose(probabilities(ready(proto, size), x.numpy()), expected(model, x), atol=1e-4)
+    pictures = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    ours = expected(model, normalise(pictures.permute(0, 3, 1, 2), (0.5,), (0.5,)))
+    np.testing.assert_allclose(
+        probabilities(ready(proto, size, images=ImageConfig()), pictures.numpy()), ours, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name, words", [("resnet10t", {}), ("vit_tiny_patch16_224", {"depth": 2})])
+def test_models_of_timm(name, words):
+    check_model_of_timm(name, 32, **words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenetv3_small_050", "mobilenetv4_conv_small", "vit_tiny_patch16_224", "mobilevit_xxs", "efficientvit_m0"],
+)
+def test_more_models_of_timm(name):
+    check_model_of_timm(name, 96)
+
+
+@pytest.fixture(scope="module")
+def nano():
+    torch.manual_seed(0)
+    model = create_model("mlit_nano", num_classes=7, img_size=24, patch_size=2, depth=4)
+    return model, core(model, 24, 3)
+
+
+def test_the_router_stays_live(nano):
+    """The gates are those of the model for inputs that the exporter never saw, and other inputs choose other experts."""
+    model, proto = nano
+    gates = []
+    for layer in model.blocks:
+        layer.ffn.gate.register_forward_hook(lambda _, __, out: gates.append(out[0].numpy()))
+    run, names = ready(proto, 24, routed=True), [out.name for out in proto.graph.output[1:]]
+    found = []
+    for seed in (1, 2):
+        gates.clear()
+        x = unseen(2, 24, seed=seed)
+        expected(model, x)
+        theirs = run.run(names, {"pixels": x.numpy()})
+        assert len(theirs) == len(gates) == 4
+        for ours, gate in zip(gates, theirs, strict=True):
+            np.testing.assert_allclose(gate, ours[:, : gate.shape[1]], atol=2e-6)
+            assert ((gate > 0).sum(-1) == 2).all()
+        found.append(theirs[0].argmax(-1))
+    assert (found[0] != found[1]).any()
+
+
+def photographs():
+    """Real photographs of several shapes and sizes, larger and smaller than the model's input."""
+    china, flower = (torch.from_numpy(image.copy()) for image in load_sample_images().images)
+    yield from (china, flower, china[:, :300], flower[100:124, 200:224], china[50:70, 100:111], flower[:33, :500])
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_pictures_go_the_packages_own_way(nano, fit):
+    model, proto = nano
+    images = ImageConfig(fit=fit, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    run = ready(proto, 24, images=images, routed=True)
+    for photograph in photographs():
+        squares = resize(fit_square(photograph.permute(2, 0, 1)[None], fit), 24)
+        seen, p = run.run(["seen", "probabilities"], {"image": photograph[None].numpy()})
+        assert np.abs(seen - squares.numpy()).mean() < 0.01  # grey levels; 1 is the most that is promised
+        assert np.abs(seen - squares.numpy()).max() <= 1
+        np.testing.assert_allclose(p, expected(model, normalise(squares, images.mean, images.std)), atol=1e-3)
+
+
+def test_a_batch_of_pictures_of_one_size_and_one_channel():
+    torch.manual_seed(0)
+    model = create_model("mlit_nano", num_classes=3, in_chans=1, depth=1)
+    run = ready(core(model, 16, 1), 16, 1, ImageConfig())
+    x = torch.randint(0, 256, (5, 1, 40, 31), dtype=torch.uint8)
+    together = probabilities(run, x.permute(0, 2, 3, 1).numpy())
+    squares = resize(fit_square(x, "crop"), 16)
+    np.testing.assert_allclose(together, expected(model, normalise(squares, (0.5,), (0.5,))), atol=1e-3)
+
+
+def test_what_is_in_the_file(nano):
+    _, proto = nano
+    facts = FACTS | {"img_size": 24, "channels": 3}
+    whole = finish(proto, facts, ImageConfig())
+    found = {prop.key: prop.value for prop in whole.metadata_props}
+    assert json.loads(found.pop("class_names")) == ["a", "b", "c"]
+    assert found == {"model": "some", "feathervit": "0", "img_size": "24", "channels": "3"}
+    assert {o.domain: o.version for o in whole.opset_import}[""] == OPSET
+    assert [i.name for i in whole.graph.input] == ["image"]
+    assert [o.name for o in whole.graph.output] == ["probabilities"]
+    text = whole.SerializeToString()
+    assert b"feathervit/" not in text  # paths of source files
+    assert b"blocks." not in text
+    for node in whole.graph.node:
+        assert not node.metadata_props
+        assert not node.doc_string
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_int8_leaves_no_matrix_in_float(nano, method):
+    model, proto = nano
+    small = quantise(proto, method, unseen(16, 24).numpy())
+    values = {t.name: t for t in small.graph.initializer}
+    floats = {name for name, t in values.items() if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) >= 2}
+    made = {out: node for node in small.graph.node for out in node.output}
+
+    def constant(name):  # a float weight also behind a transposition, a concatenation, ...
+        node = made.get(name)
+        return name in floats or (
+            node is not None and node.op_type != "DequantizeLinear" and node.input and all(map(constant, node.input))
+        )
+
+    products = [node for node in small.graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert not [node.name for node in products if any(map(constant, node.input))]
+    weights = sum(p.numel() for p in model.parameters() if p.ndim >= 2 and p is not model.pos_embed)
+    eight = sum(np.prod(t.dims) for t in values.values() if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2)
+    noise = sum(layer.ffn.gate.w_noise.weight.numel() for layer in model.blocks)  # not in the graph
+    assert eight == weights - noise
+    assert float_share(small) < 0.1 < float_share(proto) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_int8_answers_nearly_the_same(nano, method):
+    model, proto = nano
+    x = unseen(64, 24, seed=3)
+    run = ready(quantise(proto, method, unseen(32, 24, seed=4).numpy()), 24)
+    assert np.abs(probabilities(run, x.numpy()) - expected(model, x)).max() < 0.05
+
+
+def test_dynamic_int8_has_nothing_to_do_on_convolutions():
+    torch.manual_seed(0)
+    proto = core(create_model("timm:resnet10t", num_classes=7), 32, 3)
+    assert float_share(quantise(proto, "dynamic", unseen(4, 32).numpy())) > 0.5
+    assert float_share(quantise(proto, "static", unseen(4, 32).numpy())) < 0.1

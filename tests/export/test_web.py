@@ -1,0 +1,212 @@
+"""The page in headless Chromium: it names the classes that Python names, and asks no other origin for anything."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+import feathervit
+from feathervit.errors import ConfigError, DataError
+from feathervit.export import runtime
+
+from .conftest import missing
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def page(digits_run, web_cache, tmp_path_factory):
+    """The folder of a page, with the runtime fetched into a cache of its own."""
+    out = tmp_path_factory.mktemp("page") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATHERVIT_CACHE", str(web_cache))
+        report = feathervit.export_model(digits_run, "web", out)
+    assert report["passed"]
+    return out
+
+
+@pytest.fixture(scope="module")
+def address(page):
+    """The page served by the plainest of servers."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Handler, directory=str(page))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None or shutil.which("chromedriver") is None:
+        missing("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream"):
+        options.add_argument(flag)
+    options.add_argument("--use-fake-ui-for-media-stream")  # the camera is a test picture and asks nobody
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def wait(condition, what, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def text(browser, id):
+    return browser.find_element("id", id).get_attribute("textContent")
+
+
+def opened(browser, address):
+    browser.get(address)
+    wait(lambda: browser.find_element("id", "choose").is_enabled() or text(browser, "error"), "the model loads")
+    assert not text(browser, "error")
+
+
+def shown(browser, picture):
+    before = text(browser, "time")
+    browser.execute_script("document.getElementById('spoken').textContent = ''")
+    browser.find_element("id", "file").send_keys(str(picture))
+    wait(lambda: text(browser, "spoken") or text(browser, "error"), f"{picture} after {before}")
+    return [row.text.rsplit("\n", 1) for row in browser.find_elements("css selector", "#classes li")]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Digits as they are, one wide and one tall, one with transparency, and a photograph."""
+    folder = tmp_path_factory.mktemp("pictures")
+    held_out = feathervit.load_data("digits", img_size=16).test.images
+    for i in range(8):
+        Image.fromarray(held_out[i, 0].numpy()).save(folder / f"digit-{i}.png")
+    large = Image.fromarray(held_out[9, 0].numpy()).resize((120, 120), Image.Resampling.BICUBIC)
+    for name, size in (("wide", (201, 120)), ("tall", (120, 155))):
+        canvas = Image.new("RGB", size)
+        canvas.paste(large, ((size[0] - 120) // 2, (size[1] - 120) // 2))
+        canvas.save(folder / f"{name}.png")
+    clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    clear.paste((0, 0, 0, 255), (28, 8, 36, 56))
+    clear.save(folder / "clear.png")
+    Image.fromarray(load_sample_images().images[0]).save(folder / "photograph.png")
+    return sorted(folder.glob("*.png"))
+
+
+def test_the_page_names_pythons_classes_and_asks_nobody_else(browser, address, page, pictures, digits_run):
+    from feathervit.export.verify import session
+
+    run = session(page / "model.onnx")
+    predictor = feathervit.load(digits_run)
+    opened(browser, address)
+    for picture in pictures:
+        rows = shown(browser, picture)
+        pixels = np.asarray(predictor.read(picture))[None].transpose(0, 2, 3, 1)
+        p_K = run.run(["probabilities"], {"image": pixels})[0][0]  # the same file, the pixels as Python reads them
+        assert rows[0][0] == predictor.class_names[p_K.argmax()], picture.name
+        assert float(rows[0][1].split()[0]) == pytest.approx(100 * p_K.max(), abs=2), picture.name
+        if "digit" in picture.name:
+            assert rows[0][0] == predictor.predict(picture)[0].label
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert any(url.endswith("model.onnx") for url in asked)
+    assert [url for url in asked if not url.startswith((address, "blob:", "data:"))] == []
+    assert browser.get_log("browser") == []  # no error, nothing that the page's own policy had to stop
+
+
+def test_experts_and_sizes(browser, address, page, pictures):
+    opened(browser, address)
+    shown(browser, pictures[0])
+    model = json.loads((page / "model.json").read_text())
+    assert f"{model['model_bytes'] / 1e6:.2f} MB" in text(browser, "sizes")
+    assert model["page_bytes"] == sum(
+        p.stat().st_size for p in page.iterdir() if p.name not in ("export.json", "model.json")
+    )
+    assert "ms" in text(browser, "time")
+    layer = browser.find_element("id", "layer")
+    first = [row.text for row in browser.find_elements("css selector", "#experts li")]
+    layer.send_keys("\ue010")  # the End key: the last layer
+    last = [row.text for row in browser.find_elements("css selector", "#experts li")]
+    assert (len(first), len(last)) == (3, 4)  # of the last layer only the read-out token is computed
+    for rows in (first, last):
+        assert sum(int(row.split(": ")[1].split()[0]) for row in rows) == pytest.approx(100, abs=3)
+
+
+def test_camera_and_what_is_no_picture(browser, address, tmp_path):
+    opened(browser, address)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    browser.find_element("id", "file").send_keys(str(bad))
+    wait(lambda: "bad.png" in text(browser, "error"), "an unreadable file is named")
+    camera = browser.find_element("id", "camera")
+    wait(camera.is_displayed, "there is a camera")
+    camera.click()
+    shoot = browser.find_element("id", "shoot")
+    wait(
+        lambda: shoot.is_displayed() and browser.execute_script("return document.getElementById('video').videoWidth"),
+        "it runs",
+    )
+    shoot.click()
+    wait(lambda: text(browser, "spoken"), "its picture is classified")
+    camera.click()
+    assert not shoot.is_displayed()
+    assert browser.find_element("id", "picture").is_displayed()
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(browser, address, pictures, width):
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    opened(browser, address)
+    shown(browser, pictures[-1])
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_every_control_has_a_name_and_is_reached_by_keyboard(browser, address, pictures):
+    from selenium.webdriver import ActionChains, Keys
+
+    opened(browser, address)
+    shown(browser, pictures[0])
+    reached = set()
+    for _ in range(12):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        focused = browser.switch_to.active_element
+        if focused.tag_name in ("button", "input"):
+            assert focused.accessible_name
+            reached.add(focused.get_attribute("id"))
+    assert {"choose", "layer"} <= reached
+    for canvas in browser.find_elements("css selector", "canvas"):
+        assert canvas.accessible_name
+
+
+def test_without_npm_the_word_is_clear(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="npm"):
+        runtime.browser_runtime()
+
+
+def test_another_archive_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path))
+    (tmp_path / runtime.PACKAGE).write_bytes(b"something else")
+    with pytest.raises(DataError, match="checksum"):
+        runtime.browser_runtime()
+    assert not (tmp_path / runtime.PACKAGE).exists()
