@@ -129,13 +129,30 @@ def planned(config: RunConfig | str | None, source: Any, name: str, fields: dict
         fields["teacher"] = _whole(str(fields["teacher"]))
     if not config.data:
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
-    reasons: list[str] = []
     set_fields(config, fields)  # names and types, before anything is chosen to go with them
+    taken, reasons = _of_the_weights(config, fields)
     if config.recipe in ("folder", "mae_folder"):
-        config, reasons = adapt(config, source if source is not None else config.data, fields)
-    config = resolve(set_fields(config, fields))
+        config, chosen = adapt(config, source if source is not None else config.data, {**taken, **fields})
+        reasons += chosen
+    config = resolve(set_fields(config, {**taken, **fields}))
     check_effect(config, fields)
     return config, reasons
+
+
+def _of_the_weights(config: RunConfig, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Fields of the model that a run starts from, where neither a model nor they were asked for, and the reason.
+
+    The image size is taken too where the recipe leaves it open.
+    """
+    start = fields.get("start_from", config.start_from)
+    if not start or "model" in fields:
+        return {}, []
+    stored = load_weights(start).config
+    open_size = config.img_size is None or config.recipe in ("folder", "mae_folder")
+    names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
+    taken = {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
+    said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
+    return taken, [f"{said}: of the weights it starts from"]
 
 
 def _resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:

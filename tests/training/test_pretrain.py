@@ -104,6 +104,21 @@ def test_fine_tuning_starts_from_the_pretrained_encoders_features(pretrained):
     assert line.endswith("new here: head.weight")
 
 
+def test_the_model_is_that_of_the_weights_unless_another_is_named(pretrained, folder, tmp_path, capsys):
+    """Also where the recipe would choose another for the pictures."""
+    arguments = {"data": folder, "start_from": pretrained, "epochs": 1, "batch_size": 32}
+    outcome = feathervit.train(out=tmp_path / "a", **arguments)
+    config = load_weights(tmp_path / "a").config
+    assert (config.arch, config.patch_size, config.img_size) == (load_weights(pretrained).config.arch, 4, 16)
+    assert "patch_size 4, img_size 16: of the weights it starts from" in capsys.readouterr().err
+    assert outcome.finished
+    feathervit.train(out=tmp_path / "b", **arguments, **{"img_size": 32, "arch.drop_path_rate": 0.1})
+    config = load_weights(tmp_path / "b").config
+    assert (config.arch.dim, config.arch.drop_path_rate, config.patch_size, config.img_size) == (32, 0.1, 4, 32)
+    with pytest.raises(CheckpointError, match="choose the same model"):
+        feathervit.train(out=tmp_path / "c", **arguments, model="mlit_xxs")
+
+
 def test_fine_tuning_joint_training_and_prediction(arrays, pretrained, tmp_path, masked):
     fields = {k: v for k, v in masked.items() if not k.startswith("mae.")}
     recipe_fields = {"augment.policy": "none", "augment.mixup": 0.0, **fields}
