@@ -13,7 +13,7 @@ import torch
 
 @dataclass(frozen=True)
 class Chance:
-    """The address of a step's randomness. `step` counts optimiser micro-steps from 0 over the whole run."""
+    """The address of a step's randomness. `step` counts optimiser steps from 0 over the whole run."""
 
     seed: int
     step: int = 0

@@ -259,11 +259,12 @@ class MAEConfig:
     """Masked auto-encoding (section 2.2). `decoder` None means the one that goes with the named model.
 
     `mask_ratio`: share of the patches that the encoder does not see. `visible_weight`: alpha of Eq. 16, the weight of the
-    error on visible patches. `norm_pixels`: the target is each patch less its mean, over its deviation.
+    error on visible patches (None: the paper's 0.1, and 0 in joint training). `norm_pixels`: the target is each patch less
+    its mean, over its deviation.
     """
 
     mask_ratio: float = 0.75
-    visible_weight: float = 0.1
+    visible_weight: float | None = None
     norm_pixels: bool = False
     decoder: DecoderConfig | None = None
 

@@ -34,7 +34,7 @@ class RunResult:
     `epochs` holds the rows of metrics.csv, `best` the chosen epoch's row, `test` and `val` the figures of
     `evaluation.metrics.Metrics` (None: no such split). `config` is the resolved `RunConfig` as JSON, `commit` the
     commit of the source checkout (None: an installed package, whose `version` says what ran). `skipped` names the
-    pictures left out as unreadable.
+    pictures left out as unreadable, `skipped_steps` counts steps whose loss was no finite number.
     """
 
     command: str
@@ -59,6 +59,7 @@ class RunResult:
     minutes: float | None = None
     images_per_s: float | None = None
     skipped: list = field(default_factory=list)
+    skipped_steps: int = 0
     schema: int = SCHEMA
 
 

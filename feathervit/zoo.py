@@ -35,7 +35,13 @@ _VIT_192 = EncoderConfig(dim=192, depth=12, attention=GQA(12, 12), feedforward=M
 
 MODELS = {
     "vit_lite_7": _vit_lite(7),
-    "mae_vit": ModelSpec(_VIT_192, 36, 3, "arXiv 2402.03752; 12 heads (ours)", MLP_DECODER),
+    "mae_vit": ModelSpec(
+        _VIT_192,
+        36,
+        3,
+        "arXiv 2402.03752; 12 heads (ours); as pre-trained on CIFAR-10 or -100 called Mae-ViT-C10, -C100",
+        MLP_DECODER,
+    ),
     "poorvit_tiny": ModelSpec(
         replace(_VIT_192, readout="class", drop_path_rate=0.1),
         32,

@@ -117,6 +117,24 @@ def test_resume_and_the_words_for_it(folder, tmp_path, run):
     assert json.loads((out / "result.json").read_text())["epochs"][-1]["epoch"] == 3
 
 
+def test_demo(tmp_path, run, monkeypatch):
+    from feathervit import demo
+    from feathervit.config import with_fields
+
+    short = {
+        name: with_fields(demo.recipe(name), epochs=epochs) for name, epochs in (("mae_digits", 1), ("few_digits", 2))
+    }
+    monkeypatch.setattr(demo, "recipe", short.get)
+    status, out, err = run("demo", "--out", tmp_path / "demo", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert (found["labels"], found["n"]) == (100, 360)
+    assert found["top1"]["raw_pixel_1nn"] > 0.8
+    assert all(0 <= top1 <= 1 for top1 in found["top1"].values())
+    assert "with 100 labels" in err
+    assert (tmp_path / "demo" / "fine-tuned" / "best.safetensors").exists()
+
+
 @pytest.mark.parametrize("argv", [["models"], ["recipes"], ["data", "cache"]])
 def test_lists(argv, run):
     status, out, _ = run(*argv)

@@ -333,6 +333,11 @@ def test_arms_that_cannot_be_are_refused_before_anything_runs(tmp_path, ran):
 # --- files and the grid
 
 
+def test_a_grid_whose_arms_have_one_name_is_refused():
+    with pytest.raises(ConfigError, match="one name"):
+        grid(**{"arch.feedforward": [MLP(2.0), MLP(4.0)]})
+
+
 def test_grid_is_all_combinations():
     arms = grid(**{"optim.name": ["adamw", "muon"], "lr": [0.1, 0.2]})
     assert arms["optim.name=muon,lr=0.1"] == {"optim.name": "muon", "lr": 0.1}

@@ -81,7 +81,12 @@ def pictures_reconstructions(args: PicturesReconstructions, _: dict) -> int:
         images = torch.stack([to_stored(Path(p), size, stored.in_chans, fit) for p in args.pictures])
     else:
         splits = load_data(
-            config.data, img_size=config.img_size, images=config.images, split=config.split, labelled=False
+            config.data,
+            img_size=config.img_size,
+            images=config.images,
+            split=config.split,
+            skip_unreadable=True,
+            labelled=False,
         )
         images = (splits.test or splits.train).images[:8]
     print(write_reconstructions(model, images, config, Path(args.out)))

@@ -107,15 +107,19 @@ class BenchmarkTrain:
     divided among the processes.
     """
 
-    model: tuple[str, ...] = ("mlit_xxs",)
-    """Ours, or timm:NAME."""
+    model: tuple[str, ...] = ()
+    """Ours, or timm:NAME; the recipe's if none is given."""
     recipe: str = "mlit_cifar100"
     """Whose augmentation, optimiser and loss are used."""
-    objective: Literal["classification", "reconstruction", "joint"] = "classification"
+    objective: Literal["classification", "reconstruction", "joint", "distillation"] | None = None
+    """The recipe's if not given."""
+    teacher: str = ""
+    """Of a distillation: a run folder, a weights file, or timm:NAME."""
     img_size: tuple[int, ...] = ()
     """The model's own if none is given."""
     patch_size: int | None = None
-    batch_size: tuple[int, ...] = (128,)
+    batch_size: tuple[int, ...] = ()
+    """The recipe's if none is given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
@@ -135,12 +139,18 @@ def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
     if args.rounds < 1:
         raise ConfigError(f"--rounds must be at least 1, got {args.rounds}")
     set_threads(args.threads)
-    same = {name: getattr(args, name) for name in ("objective", "patch_size", "device", "precision", "compile")}
-    base = replace(recipe(args.recipe), arch=None, **same)
-    rows = itertools.product(args.model, args.img_size or (None,), args.batch_size)
+    names = ("patch_size", "teacher", "device", "precision", "compile")
+    base = replace(recipe(args.recipe), arch=None, **{name: getattr(args, name) for name in names})
+    base = replace(base, objective=args.objective or base.objective)
+    rows = itertools.product(
+        args.model or (base.model,), args.img_size or (None,), args.batch_size or (base.batch_size,)
+    )
     configs = [replace(base, model=model, img_size=size, batch_size=batch) for model, size, batch in rows]
     with join(args.device) as group:
-        found = scaling(configs, group, args.rounds)
+        try:
+            found = scaling(configs, group, args.rounds)
+        except (RuntimeError, AssertionError) as error:  # timm's models say only when they run what they cannot take
+            raise ConfigError(f"a step cannot be measured with these settings: {error}") from error
         return show(found, table, args.out, args.json) if group.is_main else 0
 
 

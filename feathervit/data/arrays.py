@@ -20,9 +20,9 @@ def find_arrays(source: Any, labelled: bool = True) -> Found:
     images: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] (see `channels_first`). labels: N integers or strings; the
     classes are train's labels, sorted. Where labels are not needed, images alone do as well. Raises DataError.
     """
-    if not labelled and not isinstance(source, (Mapping, tuple, list)):
-        source = (source, np.zeros(len(source), dtype=np.int64))
     pairs = dict(source) if isinstance(source, Mapping) else {"train": source}
+    if not labelled:
+        pairs = {name: pair if _is_pair(pair) else _without_labels(pair) for name, pair in pairs.items()}
     unknown = [name for name in pairs if name not in SPLIT_NAMES]
     if unknown:
         raise UnknownNameError("split", str(unknown[0]), SPLIT_NAMES)
@@ -73,6 +73,15 @@ def channels_first(images: Any) -> torch.Tensor:
     if could != (True, True):
         first = could[0]
     return (x if first else x.permute(0, 3, 1, 2)).contiguous()
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, (tuple, list)) and len(pair) == 2 and np.ndim(pair[1]) == 1
+
+
+def _without_labels(images: Any) -> tuple[Any, np.ndarray]:
+    images = np.stack(images) if isinstance(images, (tuple, list)) else images
+    return images, np.zeros(len(images), dtype=np.int64)
 
 
 def _pair(split: str, pair: Any) -> tuple[Any, Any]:

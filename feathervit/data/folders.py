@@ -59,25 +59,40 @@ def find_folder(path: str | Path) -> Found:
 
 
 def find_unlabelled(path: str | Path) -> Found:
-    """All pictures below a folder, however they lie, or those below its train/, val/ and test/. Raises DataError.
+    """The pictures below a folder, however they lie: all but those in val/ and test/ are for training. Raises DataError.
 
-    The folders at the top count as classes, so that a part of the pictures may be drawn from each alike; pictures that lie
-    beside them are one more, "pictures".
+    The folders at the top, or in train/, count as classes, so that a part of the pictures may be drawn from each alike;
+    pictures that lie beside them are one more, "pictures".
     """
     root = check_exists(Path(path))
-    folders = {SPLIT_FOLDERS[name.lower()]: root / name for name in _split_folders(root)} or {"train": root}
-    trees = {split: _read_tree(root, top) for split, top in folders.items()}
-    for tree in trees.values():
-        loose = [(name, (root / name).stat()) for name in tree.loose if (root / name).exists()]
-        if loose:
-            tree.classes["pictures"] = sorted([*tree.classes.get("pictures", []), *loose], key=lambda item: item[0])
+    folders = _by_split(root)
+    train = folders.pop("train", None)
+    trees = {"train": _with_loose(root, _read_tree(root, train or root, tuple(f.name for f in folders.values())))}
+    if train:  # what lies beside it, in a folder of no split's name, is more of the same
+        beside = _with_loose(root, _read_tree(root, root, (train.name, *(f.name for f in folders.values()))))
+        for name, files in beside.classes.items():
+            trees["train"].classes[name] = sorted([*trees["train"].classes.get(name, []), *files], key=_name)
+        trees["train"].others += beside.others
+    trees |= {split: _with_loose(root, _read_tree(root, top)) for split, top in folders.items()}
     class_names = tuple(sorted({name for tree in trees.values() for name in tree.classes}))
     splits = {split: _pictures(root, tree, class_names) for split, tree in trees.items() if tree.classes}
     if "train" not in splits:
-        raise DataError(
-            f"no pictures below {folders.get('train', root)}; give a folder that holds some, in any folders"
-        )
-    return Found(root.resolve().name, class_names, splits, dict.fromkeys(splits, "all pictures below"))
+        held = f", but for those in {', '.join(f'{f.name}/' for f in folders.values())}" if splits else ""
+        raise DataError(f"no pictures below {root}{held}; give a folder that holds some, in any folders")
+    return Found(root.resolve().name, class_names, splits, dict.fromkeys(splits, "all pictures below"), _notes(trees))
+
+
+def _name(file: tuple[str, os.stat_result]) -> str:
+    return file[0]
+
+
+def _with_loose(root: Path, tree: Tree) -> Tree:
+    """The tree with its loose pictures as a class of their own."""
+    loose = [(name, (root / name).stat()) for name in tree.loose if (root / name).exists()]
+    tree.loose = []
+    if loose:
+        tree.classes["pictures"] = sorted([*tree.classes.get("pictures", []), *loose], key=_name)
+    return tree
 
 
 def check_exists(root: Path) -> Path:
@@ -96,22 +111,28 @@ def check_exists(root: Path) -> Path:
 
 def read_trees(root: Path) -> dict[str, Tree]:
     """split -> its files. A root without split folders is read as one split, "train"."""
-    folders = _split_folders(root)
+    folders = _by_split(root)
     if not folders:
         return {"train": _read_tree(root, root)}
-    trees: dict[str, Tree] = {}
-    for folder in folders:
-        split = SPLIT_FOLDERS[folder.lower()]
-        if split in trees:
-            raise DataError(f"{root} has two folders for the split {split!r} ({', '.join(folders)}); keep one")
-        trees[split] = _read_tree(root, root / folder)
-    trees = {split: trees[split] for split in ("train", "val", "test") if split in trees}
+    trees = {split: _read_tree(root, folders[split]) for split in ("train", "val", "test") if split in folders}
     if "train" in trees and not trees["train"].classes:
         raise DataError(f"{root / 'train'} holds no class folders with pictures")
     return trees
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _by_split(root: Path) -> dict[str, Path]:
+    """split -> its folder, for the splits that have one."""
+    found: dict[str, Path] = {}
+    names = _split_folders(root)
+    for name in names:
+        split = SPLIT_FOLDERS[name.lower()]
+        if split in found:
+            raise DataError(f"{root} has two folders for the split {split!r} ({', '.join(names)}); keep one")
+        found[split] = root / name
+    return found
 
 
 def _split_folders(root: Path) -> list[str]:
@@ -123,10 +144,13 @@ def _split_folders(root: Path) -> list[str]:
     return [n for n in names if any(_is_folder(e) for e in inner[n]) and not any(_is_picture(e.name) for e in inner[n])]
 
 
-def _read_tree(root: Path, top: Path) -> Tree:
+def _read_tree(root: Path, top: Path, without: tuple[str, ...] = ()) -> Tree:
+    """The files below `top`, but for those in its folders named in `without`."""
     tree = Tree()
     above = {_identity(folder) for folder in [top.resolve(), *top.resolve().parents]}
     for entry in _entries(top):
+        if entry.name in without and _is_folder(entry):
+            continue
         if not _is_folder(entry):
             (tree.loose if _is_picture(entry.name) else tree.others).append(Path(entry).relative_to(root).as_posix())
             continue

@@ -10,13 +10,14 @@ Legend: B batch, N pictures, D features, C channels, S image side.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..config import RunConfig, SplitConfig
+from ..config import RunConfig
 from ..data import ImageSet, load_data
 from ..data.picture import normalise, resize
 from ..errors import ConfigError, DataError
@@ -74,14 +75,14 @@ def probe(
     stored = load_weights(checkpoint)
     config = stored.config
     source = data if data is not None else config.data
-    held_out = config.split.val_fraction > 0 or config.split.folds > 0
-    split = config.split if held_out else SplitConfig()  # pre-training holds nothing out
-    splits = load_data(
-        source, img_size=config.img_size, images=config.images, split=split, skip_unreadable=skip_unreadable
-    )
+    words = {"img_size": config.img_size, "images": config.images, "skip_unreadable": skip_unreadable}
+    splits = load_data(source, split=config.split, **words)
+    if splits.test is None and splits.val is None and not stored.class_names:
+        # Pre-training held nothing out and looked at no label, so a tenth serves.
+        splits = load_data(source, split=replace(config.split, val_fraction=0.1), **words)
     target = splits.test or splits.val
     if target is None:
-        raise DataError(f"{source} leaves nothing to score a probe on; give a test/ folder, or a larger set")
+        raise DataError(f"{source} leaves nothing to score a probe on; give data with a test/ folder")
     if splits.train.images.shape[1] != stored.in_chans:
         raise DataError(f"the model takes {stored.in_chans} channels, {source} has {splits.train.images.shape[1]}")
     model = load_model(stored, checkpoint)

@@ -9,8 +9,7 @@ from ..config import RunConfig
 from ..data.picture import normalise, resize
 from ..models import MaskedAutoencoder
 from ..training.setup import autocast
-
-BATCH = 500
+from .inference import BATCH
 
 
 def fixed_order(model: MaskedAutoencoder, count: int) -> Tensor:

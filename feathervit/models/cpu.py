@@ -28,7 +28,8 @@ _silu, _silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.gr
 def suits(x: Tensor) -> bool:
     """Whether `x` goes this way: float32 on the CPU, neither autocast, compiled nor traced (then plain ops serve)."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not (traced or torch.is_autocast_enabled("cpu"))
+    plain = traced or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not plain
 
 
 def project(layer: torch.nn.Linear, x: Tensor) -> Tensor:
@@ -66,7 +67,16 @@ def mixture(
 ) -> Tensor:
     """dropout(((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d), [B, N, D]."""
     y_TD = _Mixture.apply(
-        x_BND.flatten(0, -2), gate_BNE.flatten(0, -2), w.weight, w.bias, v.weight, v.bias, w2.weight, w2.bias, dropout
+        x_BND.flatten(0, -2),
+        gate_BNE.flatten(0, -2),
+        w.weight,
+        w.bias,
+        v.weight,
+        v.bias,
+        w2.weight,
+        w2.bias,
+        dropout,
+        torch.is_grad_enabled(),
     )
     return y_TD.view_as(x_BND)
 
@@ -103,14 +113,13 @@ class _Linear(torch.autograd.Function):
 
 class _Mixture(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x, gate, w, b, v, c, w2, d, dropout: float) -> Tensor:
+    def forward(ctx: Any, x, gate, w, b, v, c, w2, d, dropout: float, wanted: bool) -> Tensor:
         tokens, experts, hidden = len(x), gate.shape[1], len(v)
         wide = experts * hidden
         wv, bc = torch.cat([w, v]), torch.cat([b, c])
         scale = 1 / (1 - dropout) if dropout < 1 else 0.0
         w2_scaled, d_scaled = w2 * scale, d * scale
         keep = keep_mask(x.shape, dropout) if dropout else None
-        wanted = any(ctx.needs_input_grad)
         y, saved = torch.empty_like(x), []
         for start in range(0, tokens, CHUNK):
             part = slice(start, min(start + CHUNK, tokens))
@@ -163,4 +172,4 @@ class _Mixture(torch.autograd.Function):
             dwv.addmm_(dpre.t(), x[part])
             dbc += dpre.sum(0)
             dx[part] = linear(dpre, wv_t)
-        return dx, dgate, dwv[:wide], dbc[:wide], dwv[wide:], dbc[wide:], dw2 * ctx.scale, dd * ctx.scale, None
+        return dx, dgate, dwv[:wide], dbc[:wide], dwv[wide:], dbc[wide:], dw2 * ctx.scale, dd * ctx.scale, None, None

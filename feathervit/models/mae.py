@@ -53,6 +53,10 @@ class MaskedAutoencoder(nn.Module):
             raise ConfigError(
                 "the encoder has no positions to give to mask tokens; set mae.decoder.positions to learned"
             )
+        if config.norm_pixels and embed.in_chans * self.patch_size**2 < 2:
+            raise ConfigError(
+                "mae.norm_pixels needs patches of more than one value; set it to false, or larger patches"
+            )
         self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim).normal_(std=0.02))
         self.decoder_embed = nn.Linear(encoder.embed_dim, decoder.dim, bias=False)
         tokens = encoder.num_prefix_tokens + patches

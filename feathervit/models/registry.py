@@ -53,6 +53,10 @@ def build_model(config: RunConfig, in_chans: int, num_classes: int, train: bool 
     sizes = {"img_size": config.img_size, "patch_size": config.patch_size, "in_chans": in_chans}
     pretraining = config.objective == "reconstruction"
     model = create_model(config.model, **sizes, num_classes=0 if pretraining else num_classes, **arch)
+    if pretraining and isinstance(model, Encoder) and config.arch and config.arch.readout == "pool":
+        model.readout.requires_grad_(
+            False
+        )  # its scores are in no reconstruction, and processes wait for every gradient
     masked = pretraining or (train and config.objective == "joint")
     return MaskedAutoencoder(model, config.mae) if masked else model
 

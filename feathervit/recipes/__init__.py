@@ -35,10 +35,16 @@ def recipe(name: str) -> RunConfig:
     return RECIPES[name].config
 
 
-def recipe_for(data: str, pretraining: bool = False) -> RunConfig:
-    """The recipe a data set gets when none is asked for, to train a classifier or to pre-train without labels."""
+ADAPTIVE = ("folder", "mae_folder")  # recipes that look at the pictures
+
+
+def recipe_for(data: str, pretraining: bool = False, fine_tuning: bool = False) -> RunConfig:
+    """The recipe a data set gets when none is asked for: to train a classifier, to pre-train without labels, or to fine-tune
+    pre-trained weights, which is told by its layer-wise decay where the set has such a recipe."""
     fits = [r.config for r in RECIPES.values() if (r.config.objective == "reconstruction") == pretraining]
-    return next((c for c in fits if data and c.data == data), (mae_folder if pretraining else folder).config)
+    fits = [c for c in fits if data and c.data == data]
+    fits = [c for c in fits if fine_tuning and c.optim.layer_decay < 1] + fits
+    return fits[0] if fits else (mae_folder if pretraining else folder).config
 
 
-__all__ = ["RECIPES", "Recipe", "recipe", "recipe_for"]
+__all__ = ["ADAPTIVE", "RECIPES", "Recipe", "recipe", "recipe_for"]

@@ -1,6 +1,10 @@
-"""Handwritten digits: scikit-learn's 1,797 real 8x8 images, no download. The demo's recipe.
+"""Handwritten digits: scikit-learn's 1,797 real 8x8 images, no download. The demo runs `mae_digits` and `few_digits`.
 
-Command: feathervit train --recipe digits --out RUN
+Epochs and the read-out of the latter two were chosen on 400 digits held out of train.
+
+Commands: feathervit train --recipe digits --out RUN
+          feathervit pretrain --recipe mae_digits --out PRETRAINED
+          feathervit train --recipe few_digits --from PRETRAINED --out RUN
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ few_digits = Recipe(
     ),
     source="ours",
     needs="nothing: the images come with scikit-learn; 10 labels a class, and with --from what mae_digits has learnt",
-    expected="see README",
+    expected="about 4 points more with pre-training than from scratch",
     cost="a quarter of a minute on two cores",
 )
 

@@ -92,6 +92,10 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
     epochs = min(max(round(views / max(count, 1)), least), most)
     choose(f"about {views:,} pictures shown, between {least} and {most} epochs", epochs=epochs)
     epochs = fixed.get("epochs", epochs)
+    if fixed.get("start_from") and not masked:
+        choose(
+            "weights to start from are changed the less, the nearer they are to the pictures", optim__layer_decay=0.9
+        )
     choose("a twentieth of the epochs", optim__warmup_epochs=epochs / 20)
     if _sided(summary.class_names):
         choose("the class names are signs, whose left and right may mean something", augment__flip="none")

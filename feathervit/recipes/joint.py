@@ -9,7 +9,7 @@ Command: feathervit train --recipe joint_cifar100 --out RUN
 
 from __future__ import annotations
 
-from ..config import Augmentation, LossConfig, MAEConfig, OptimConfig, RunConfig
+from ..config import Augmentation, LossConfig, OptimConfig, RunConfig
 from .base import Recipe
 
 joint_cifar100 = Recipe(
@@ -24,7 +24,6 @@ joint_cifar100 = Recipe(
         augment=Augmentation(flip="random", crop="resized", policy="rand", erasing=0.25),
         optim=OptimConfig(warmup_epochs=5),
         loss=LossConfig(label_smoothing=0.1, label_share=0.1),
-        mae=MAEConfig(visible_weight=0.0),
     ),
     source="arXiv 2310.20704 (recipe), arXiv 2407.17783 (encoder)",
     needs="cifar100 (downloaded)",

@@ -79,8 +79,11 @@ def grid(**fields: Sequence[Any]) -> dict[str, dict[str, Any]]:
 
     An arm is named "optim.name=adamw,lr=0.001".
     """
-    combinations = (dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values()))
-    return {",".join(f"{name}={_word(value)}" for name, value in c.items()): c for c in combinations}
+    combinations = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
+    arms = {",".join(f"{name}={_word(value)}" for name, value in c.items()): c for c in combinations}
+    if len(arms) < len(combinations):
+        raise ConfigError("grid: two combinations have one name; write them as arms with names of their own")
+    return arms
 
 
 def _word(value: Any) -> str:

@@ -25,7 +25,7 @@ pretrain_or_scratch = Study(
     arms={
         "scratch": {},
         "pre-trained, then fine-tuned": [{**_PRETRAIN, "share": 0.5}, {**_FINE_TUNE, "share": 0.5}],
-        "joint": {"objective": "joint", "mae.visible_weight": 0.0},
+        "joint": {"objective": "joint"},
         "pre-trained, linear probe": _PRETRAIN,
     },
     sizes={"cpu": Size(minutes=5, fields=SMALLEST), "gpu": Size(epochs=400, fields={"model": "mlit_xxs"})},

@@ -24,7 +24,7 @@ from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..recipes import recipe
 from ..results import commit, machine, write_json
 from ..studies.base import Stage, Study, check_study
-from ..training.run import planned
+from ..training.planning import planned
 from .claim import claim
 
 FORWARD_SPEED = 3.0  # validation pictures a second over training pictures a second
@@ -179,6 +179,8 @@ def _epoch_seconds(config: RunConfig) -> tuple[float, float]:
     """(images a second of a training step, seconds of an epoch) of a resolved configuration on this machine."""
     labelled = config.objective != "reconstruction"
     data = load_data(config.data, img_size=config.img_size, images=config.images, split=config.split, labelled=labelled)
+    if config.objective == "distillation" and not config.teacher:  # it is a stage before this one
+        config = replace(config, objective="classification")
     names = {"class_names": data.train.class_names} if labelled else {}
     channels = data.train.images.shape[1]
     speed = measure_step(replace(config, images=replace(config.images, channels=channels)), **names)["images_per_s"]

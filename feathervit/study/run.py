@@ -10,7 +10,6 @@ Seeds come before arms, so that a study that is cut short can still be compared 
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from dataclasses import asdict, dataclass, replace
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark.cost import cost
-from ..data.named import NAMED
 from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
 from ..evaluation.probe import PATCHES, probe
 from ..models import MaskedAutoencoder
 from ..results import RunResult, read_result, write_json
 from ..studies.base import Study
 from ..training.checkpoint import load_model, load_weights
+from ..training.planning import whole
 from ..training.run import train
 from .claim import Claim, claim
 from .plan import Plan, make_plan, stage_run
@@ -89,7 +88,7 @@ def run_study(
         sizes={name: replace(study.size(size), **changes)},
     )
     if data is not None:
-        study = replace(study, base=replace(study.base, data=_whole(str(data))))
+        study = replace(study, base=replace(study.base, data=whole(str(data))))
     out = Path(out)
     cells = [(arm, seed) for seed in study.size(name).seeds for arm in study.arms]
     cells = _part(cells, shard) if shard else cells
@@ -124,10 +123,6 @@ def run_study(
     left = sum(not _ended(out, arm, seed, False) for arm, seed in cells)
     failed = sum(cell["status"] == "failed" for cell in found["cells"])
     return Ended(found, left, elsewhere, failed, interrupted)
-
-
-def _whole(name: str) -> str:
-    return name if name in NAMED or not os.path.isdir(name) else os.path.abspath(name)
 
 
 def _part(cells: list[tuple[str, int]], shard: str) -> list[tuple[str, int]]:
@@ -180,7 +175,7 @@ class _CellRun:
             cell.figures = figures(results, self.folder / str(len(stages)))
         except (DataError, RunFolderError):
             raise  # of the place it ran in, not of the arm: to be mended, and run again
-        except FeatherVitError as error:
+        except (FeatherVitError, RuntimeError, ValueError) as error:  # also no memory on the device
             cell.status, cell.message = "failed", " ".join(str(error).split())
         cell.stages = [asdict(result) for result in results]
         if held.mine:

@@ -8,6 +8,7 @@ thread count). Sums for the log stay on the device until they are shown.
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from contextlib import nullcontext
@@ -51,7 +52,7 @@ PICTURES = 10  # times that a pre-training run paints its reconstructions
 
 @dataclass
 class Progress:
-    """Where a run stands: the next step, sums of the epoch under way, the best epoch so far, seconds worked."""
+    """Where a run stands: the next step, the best epoch so far, seconds worked, pictures seen, steps skipped."""
 
     step: int = 0
     best_epoch: int = 0
@@ -124,6 +125,11 @@ class Trainer:
         self.interrupted = False
         self.saved_at = time.monotonic()
         self.saving_seconds = 0.0  # that the last state took
+        self.saved_step = self.checked_step = (
+            self.progress.step
+        )  # of the last state; of the last look that found all well
+        self.skipped_in_a_row = 0
+        self.best_written = True  # in its file, as it stands in `best`
 
     def _shares(self) -> list[Sampler]:
         """One sampler for each micro-step of this process."""
@@ -163,8 +169,12 @@ class Trainer:
         """Writes the training state; its sums are those of all processes, which the first takes up again."""
         sums = self.group.add(self.sums)
         started = self.saved_at = time.monotonic()
+        self.saved_step = self.progress.step
         if not self.group.is_main:
             return
+        if self.best and not self.best_written:
+            self.save_weights("best", self.best, self.progress.best_epoch, self._best_figures())
+            self.best_written = True
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | flatten_optimizer(self.optimizer)
         tensors |= {f"ema.{k}": v for k, v in self.averaged.state_dict().items()} if self.ema else {}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
@@ -184,6 +194,7 @@ class Trainer:
             if self.group.is_main:
                 self.sums.copy_(tensors["sums"])
             self.progress = from_dict(Progress, meta["progress"], "progress")
+            self.saved_step = self.checked_step = self.progress.step
             self.best = _below("best.", tensors)
             if meta["scaler"]:
                 self.scaler.load_state_dict(meta["scaler"])
@@ -262,7 +273,9 @@ class Trainer:
                 finite = self._micro_step(step, sampler)
             if not finite:
                 self.progress.skipped += 1
+                self.skipped_in_a_row += 1
                 return
+        self.skipped_in_a_row = 0
         if self.config.optim.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad)
@@ -302,22 +315,33 @@ class Trainer:
         return (sums[0] / sums[-1]).item()
 
     def _require_finite(self, step: int, lr: float) -> None:
-        if not math.isfinite(self._mean_loss(together=True)) and self.config.on_nonfinite == "stop":
-            kept = (self.folder / "state.safetensors").exists()
-            raise DivergedError(
-                f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}"
-                + (f"; the last good state is in {self.folder}" if kept else "")
-                + ". Lower --lr or set --optim.clip-grad 1"
-            )
+        diverged = not math.isfinite(self._mean_loss(together=True)) and self.config.on_nonfinite == "stop"
+        if diverged or self.skipped_in_a_row >= CHECK_STEPS:
+            raise self._diverged(step, lr)
+        self.checked_step = step + 1
+
+    def _diverged(self, step: int, lr: float) -> DivergedError:
+        """The error to raise. A state whose weights were not yet seen to give a finite loss makes way for the one before."""
+        state, previous = self.folder / "state.safetensors", self.folder / "state.previous.safetensors"
+        if self.group.is_main and self.saved_step >= self.checked_step and state.exists():
+            if previous.exists():
+                os.replace(previous, state)
+            else:
+                state.unlink()
+        mend = "start anew with a lower --lr or --optim.clip-grad 1"
+        if state.exists():
+            mend += f", or go on from the last good state in {self.folder}: --resume --on-nonfinite skip"
+        return DivergedError(f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}; {mend}")
 
     def _end_epoch(self, epoch: int, lr: float) -> dict[str, Any]:
         """Validation, the row of the epoch, the weights if they are the best."""
         *sums, seen = self.group.add(self.sums).tolist()
         self.sums.zero_()
         row: dict[str, Any] = {"epoch": epoch, "lr": lr}
-        row |= {f"train_{name}": total / max(seen, 1) for name, total in zip(self.names, sums, strict=True)}
+        # None where every step was skipped
+        row |= {f"train_{name}": total / seen if seen else None for name, total in zip(self.names, sums, strict=True)}
         if self.data.val is not None:
-            row |= self._validate(epoch)
+            row |= self._validate(epoch, lr)
         row["minutes"] = self.progress.seconds / 60
         if self.group.is_main:
             self.metrics.write(row)
@@ -327,9 +351,13 @@ class Trainer:
                 write_reconstructions(self.kept, some, self.config, self.folder / "reconstructions" / f"{epoch:06}.png")
         return row
 
-    def _validate(self, epoch: int) -> dict[str, float]:
+    def _validate(self, epoch: int, lr: float) -> dict[str, float]:
         """The validation figures of an epoch, whose weights are kept if they are the best."""
-        found, progress = self.measure(self.data.val), self.progress
+        progress = self.progress
+        try:
+            found = self.measure(self.data.val)
+        except DivergedError as error:
+            raise self._diverged(progress.step, lr) from error
         if isinstance(found, Metrics):
             top1, loss, row = found.top1, found.nll, {"val_loss": found.nll, "val_top1": found.top1}
         else:
@@ -337,7 +365,7 @@ class Trainer:
         if (top1, -loss) > (progress.best_top1, -progress.best_loss):  # small sets tie often
             progress.best_top1, progress.best_loss, progress.best_epoch = top1, loss, epoch
             self.best = {k: v.to("cpu", copy=True) for k, v in self.kept.state_dict().items()}
-            self.save_weights("best", self.best, epoch, self._best_figures())
+            self.best_written = False  # the next state takes it along
         return row
 
     def _best_figures(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Joint(nn.Module):
     """Labels from the whole picture and reconstruction from the masked one in each step (SSAT, arXiv 2310.20704).
 
     `loss.label_share` x cross-entropy + the rest x reconstruction, plus `loss.moe` x the balance losses of both passes and
-    the decoder. The paper's reconstruction is the masked patches' alone: `mae.visible_weight` 0.
+    the decoder. `mae.visible_weight` is 0 unless set: the paper reconstructs masked patches alone.
     """
 
     figures: ClassVar = ("cross_entropy", "masked_mse", "visible_mse", "balance", "top1")

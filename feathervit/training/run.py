@@ -1,7 +1,7 @@
 """One run from a configuration to a run folder: data, model, banner, training, figures.
 
-A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors, best.safetensors and, at the
-end, result.json. `train` is also the Python entrance, `feathervit.train`.
+A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors, best.safetensors, of a
+pre-training reconstructions/, and at the end result.json. `train` is also the Python entrance, `feathervit.train`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,29 +18,25 @@ import torch
 
 from .. import __version__
 from ..chance import Chance
-from ..config import RunConfig, changed, to_dict
+from ..config import RunConfig, to_dict
 from ..data import DataSplits, ImageSet, load_data
-from ..data.named import NAMED
 from ..data.picture import normalise, resize
 from ..errors import ConfigError, RunFolderError
 from ..evaluation.metrics import Metrics
 from ..files import write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..recipes import recipe, recipe_for
-from ..recipes.folder import adapt
 from ..results import RunResult, commit, machine, read_config, write_json
 from .checkpoint import load_state, load_weights
 from .distributed import Group, join
 from .logging import decoding
 from .loop import Trainer
-from .setup import check_channels, check_effect, choose_device, choose_precision, resolve, set_fields
+from .planning import planned, resumed, whole
+from .setup import check_channels, choose_device, choose_precision
 from .transfer import start_from
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# Moving the data or the run to another place changes nothing of what is computed; the data's fingerprint is compared.
-FREE_TO_CHANGE = {"data", "device"}
 
 
 @dataclass
@@ -83,12 +79,12 @@ def train(
         raise ConfigError(f"max_minutes must be above 0, got {max_minutes}")
     out = Path(out)
     source = data if data is not None and not isinstance(data, (str, Path)) else None
-    name = "arrays" if source is not None else _whole(str(data or ""))
-    with join("auto" if config is None or isinstance(config, str) else config.device) as group:
+    name = "arrays" if source is not None else whole(str(data or ""))
+    with join(_device(config, out, resume, fields)) as group:
         if not group.is_main:
             console = type(console)(quiet=True)
         if resume:
-            config = _resumed(out, config, name, fields)
+            config = resumed(out, config, name, fields)
         else:
             config, reasons = planned(config, source, name, fields)
             if group.is_main:
@@ -99,6 +95,13 @@ def train(
             return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
 
 
+def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dict[str, Any]) -> str:
+    """The device that is asked for, which the processes of a run must know before they meet."""
+    if resume and (out / "config.json").exists():
+        config = read_config(out)
+    return fields.get("device", config.device if isinstance(config, RunConfig) else "auto")
+
+
 def pretrain(config: RunConfig | str | None = None, *, out: str | Path, data: Any = None, **rest: Any) -> Outcome:
     """Pre-trains a masked auto-encoder, for which no labels are needed, and returns what became of it.
 
@@ -107,72 +110,17 @@ def pretrain(config: RunConfig | str | None = None, *, out: str | Path, data: An
     """
     if config is None and not rest.get("resume"):
         config = recipe_for(str(data) if isinstance(data, (str, Path)) else "", pretraining=True)
-    config = recipe(config) if isinstance(config, str) else config
-    if config is not None and config.objective != "reconstruction":
+    begun = config
+    if isinstance(config, str):
+        begun = recipe(config)
+    elif rest.get("resume") and (Path(out) / "config.json").exists():
+        begun = read_config(Path(out))
+    objective = rest.get("objective", begun.objective if begun else "reconstruction")
+    if objective != "reconstruction":
         raise ConfigError(
-            f"recipe {config.recipe} has the objective {config.objective}: train with it, or choose a mae recipe"
+            f"pretrain has the objective reconstruction, not {objective}; use train, or choose a mae recipe"
         )
     return train(config, out=out, data=data, **rest)
-
-
-def _whole(name: str) -> str:
-    """The name of a data set; of a folder the whole path, so that the run can be resumed and evaluated from anywhere."""
-    folder = Path(name).expanduser()
-    return str(folder.absolute()) if name and name not in NAMED and folder.is_dir() else name
-
-
-def planned(config: RunConfig | str | None, source: Any, name: str, fields: dict) -> tuple[RunConfig, list[str]]:
-    """The resolved configuration of a new run, and the reasons of what was chosen for it."""
-    config = recipe(config) if isinstance(config, str) else config or recipe_for(name)
-    config = replace(config, data=name or config.data)
-    if "teacher" in fields:
-        fields["teacher"] = _whole(str(fields["teacher"]))
-    if not config.data:
-        raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
-    set_fields(config, fields)  # names and types, before anything is chosen to go with them
-    taken, reasons = _of_the_weights(config, fields)
-    if config.recipe in ("folder", "mae_folder"):
-        config, chosen = adapt(config, source if source is not None else config.data, {**taken, **fields})
-        reasons += chosen
-    config = resolve(set_fields(config, {**taken, **fields}))
-    check_effect(config, fields)
-    return config, reasons
-
-
-def _of_the_weights(config: RunConfig, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Fields of the model that a run starts from, where neither a model nor they were asked for, and the reason.
-
-    The image size is taken too where the recipe leaves it open.
-    """
-    start = fields.get("start_from", config.start_from)
-    if not start or "model" in fields:
-        return {}, []
-    stored = load_weights(start).config
-    open_size = config.img_size is None or config.recipe in ("folder", "mae_folder")
-    names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
-    taken = {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
-    said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
-    return taken, [f"{said}: of the weights it starts from"]
-
-
-def _resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:
-    """The configuration to go on with. Raises RunFolderError when what is asked for differs from what was begun."""
-    if not (out / "config.json").exists():
-        raise RunFolderError(f"{out} holds no run to resume; train without --resume")
-    stored = read_config(out)
-    asked = config if isinstance(config, RunConfig) else stored
-    if isinstance(config, str):
-        asked = replace(asked, recipe=config)
-    asked = resolve(replace(set_fields(asked, fields), data=name or stored.data))
-    differ = {k: v for k, v in changed(stored, asked).items() if k not in FREE_TO_CHANGE}
-    if asked.epochs > stored.epochs:
-        differ.pop("epochs")
-    if differ:
-        texts = [f"{key} was {before!r}, now {now!r}" for key, (before, now) in differ.items()]
-        raise RunFolderError(
-            f"the run cannot be resumed with other settings ({'; '.join(texts[:5])}); leave them out, or start a new run"
-        )
-    return asked
 
 
 def _run(
@@ -210,7 +158,8 @@ def _run(
         model = build_model(config, data.train.images.shape[1], len(data.train.class_names), train=True)
         if config.arch is None:  # timm's models say only when they run what sizes they cannot take
             model.eval()(torch.zeros(1, data.train.images.shape[1], config.img_size, config.img_size))
-    except (RuntimeError, MemoryError, AssertionError) as error:  # the first is also torch's word for no memory
+    except (RuntimeError, MemoryError, AssertionError, ValueError, OverflowError) as error:
+        # The first is also torch's word for no memory.
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
     fresh = not (resume and any(out.glob("state*.safetensors")))  # a run stopped before its first state begins again
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
@@ -246,7 +195,7 @@ def _run(
     if group.is_main:
         write_json(out / "config.json", to_dict(config))  # first: from here on the run can be resumed
         write_json(out / "splits.json", data.record)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in trainer.model.parameters())
     for line in [*_banner(config, data, trainer, parameters, device_reason, dtype_reason), *started]:
         say(line)
 
@@ -262,13 +211,13 @@ def _run(
         return Outcome(out, False, trainer.interrupted, None)
     if not group.is_main:
         return Outcome(out, True, False, None)
-    result = _conclude(trainer, data, parameters, command)
+    result = _conclude(trainer, data, command)
     write_json(out / "result.json", result)
     say(_summary(result, out))
     return Outcome(out, True, False, result)
 
 
-def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str) -> RunResult:
+def _conclude(trainer: Trainer, data: DataSplits, command: str) -> RunResult:
     """Figures of the chosen weights: the best on validation, or the last where nothing was held out."""
     config, out = trainer.config, trainer.folder
     rows = trainer.metrics.rows()
@@ -291,7 +240,7 @@ def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str)
         precision=str(trainer.dtype).removeprefix("torch."),
         seed=config.seed,
         model=config.model,
-        parameters=parameters,
+        parameters=sum(p.numel() for p in trainer.kept.parameters()),
         recipe=config.recipe,
         data={
             "name": config.data,
@@ -309,6 +258,7 @@ def _conclude(trainer: Trainer, data: DataSplits, parameters: int, command: str)
         minutes=trainer.progress.seconds / 60,
         images_per_s=trainer.progress.images / max(trainer.progress.seconds, 1e-9),
         skipped=data.skipped,
+        skipped_steps=trainer.progress.skipped,
     )
 
 

@@ -35,6 +35,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "mae.visible_weight": (0, math.inf),
     "mae.decoder.dim": (1, 16_384),
     "mae.decoder.depth": (1, 1_000),
+    "mae.decoder.drop_path_rate": (0, 1),
+    "mae.decoder.feedforward.dropout": (0, 1),
+    "mae.decoder.feedforward.importance_weight": (0, math.inf),
+    "mae.decoder.feedforward.load_weight": (0, math.inf),
     "arch.dim": (1, 16_384),
     "arch.depth": (1, 1_000),
     "arch.drop_rate": (0, 1),
@@ -119,7 +123,11 @@ def resolve(config: RunConfig) -> RunConfig:
             )
         return replace(config, img_size=config.img_size or 224)
     known = spec(config.model)
-    mae = replace(config.mae, decoder=config.mae.decoder or known.decoder) if masked else config.mae
+    mae = config.mae
+    if masked:
+        visible = 0.0 if config.objective == "joint" else 0.1
+        visible = visible if mae.visible_weight is None else mae.visible_weight
+        mae = replace(mae, decoder=mae.decoder or known.decoder, visible_weight=visible)
     return replace(
         config,
         mae=mae,
@@ -141,7 +149,7 @@ def check_channels(config: RunConfig, channels: int) -> None:
 def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
     """Raises ConfigError for a field that was asked for and changes nothing in this configuration."""
     augment, optim = config.augment, config.optim
-    moe = _field(config, "arch.feedforward.experts") is not None
+    moe = any(_field(config, f"{half}.feedforward.experts") for half in ("arch", "mae.decoder"))
     needs = {
         "augment.rand_ops": (augment.policy == "rand", "augment.policy rand"),
         "augment.rand_magnitude": (augment.policy == "rand", "augment.policy rand"),

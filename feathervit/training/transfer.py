@@ -17,6 +17,9 @@ from ..errors import CheckpointError
 from ..models import Encoder, MaskedAutoencoder
 from .checkpoint import Checkpoint, load_weights
 
+# Fields of an architecture that no weight depends on.
+NO_WEIGHTS = ("dropout", "drop_rate", "drop_path_rate", "importance_weight", "load_weight", "balance")
+
 
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Loads a checkpoint's encoder into `model`, which keeps its own new head; returns lines that say what was done.
@@ -36,6 +39,14 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     head = {n for n in target.state_dict() if isinstance(target, Encoder) and n.startswith("head.")} or _classifier(
         target
     )
+    sizes = {n: t.shape for n, t in target.state_dict().items() if n not in head}
+    misfits = [n for n, shape in sizes.items() if n in weights and weights[n].shape != shape]
+    if misfits:
+        n = misfits[0]
+        raise CheckpointError(
+            f"cannot start from {path}: {n} is {list(weights[n].shape)} there, {list(sizes[n])} here; choose the same model, "
+            "sizes and channels"
+        )
     found = {f"{inside}{n}": t for n, t in weights.items() if n not in head}
     found |= {n: t for n, t in checkpoint.weights.items() if theirs and not n.startswith(theirs)}
     own = model.state_dict()
@@ -67,7 +78,7 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
         differ = (
             changed(checkpoint.config.arch, model.config) if checkpoint.config.arch else {"model": ("timm", "ours")}
         )
-        differ = {k: v for k, v in differ.items() if not k.endswith(("dropout", "drop_rate", "drop_path_rate"))}
+        differ = {k: v for k, v in differ.items() if not k.endswith(NO_WEIGHTS)}
         if checkpoint.config.patch_size != model.patch_embed.patch_size:
             differ["patch_size"] = (checkpoint.config.patch_size, model.patch_embed.patch_size)
         if differ:

@@ -17,7 +17,7 @@ from feathervit.training.setup import resolve
 
 ENCODER = EncoderConfig(dim=12, depth=2, attention=GQA(4, 2), feedforward=MoE(10, 4, experts=(2, 3)))
 DECODER = DecoderConfig(dim=8, depth=2, attention=GQA(2, 2), feedforward=MoE(6, 6, (3,)))
-MAE = MAEConfig(decoder=DECODER)
+MAE = MAEConfig(decoder=DECODER, visible_weight=0.1)
 
 
 def build(mae: MAEConfig = MAE, encoder: EncoderConfig = ENCODER, img_size: int = 8, classes: int = 0):
@@ -112,30 +112,24 @@ def test_loss_is_equation_16(norm_pixels):
 
 
 def test_balance_losses_of_both_halves_enter():
-    model = build()
-    loss, _ = Masked(model, LossConfig(moe=1.0))(pictures())
-    loss.backward()
-    gates = {n for n, p in model.named_parameters() if "w_gate" in n and p.grad.any()}
-    without = build(MAEConfig(decoder=replace(DECODER, feedforward=MLP(2.0))))
-    torch.manual_seed(5)
-    assert len(gates) == 4
+    without = build(replace(MAE, decoder=replace(DECODER, feedforward=MLP(2.0))))
     assert without(pictures()).balance > 0  # the encoder's alone
     plain = build(MAE, replace(ENCODER, feedforward=MLP(2.0)))
     assert plain(pictures()).balance > 0  # the decoder's alone
 
 
 def test_joint_loss_is_the_weighted_sum_of_both_passes():
-    torch.manual_seed(0)
-    encoder = replace(ENCODER, feedforward=MLP(2.0))
-    model = build(replace(MAE, decoder=replace(DECODER, feedforward=MLP(2.0)), visible_weight=0.0), encoder, classes=5)
+    model = build(replace(MAE, visible_weight=0.0), classes=5)
     x, y = pictures(), torch.tensor([0, 1, 2, 4])
     torch.manual_seed(5)
-    loss, figures = Joint(model, LossConfig(label_share=0.2))(x, y)
+    loss, figures = Joint(model, LossConfig(label_share=0.2, moe=3.0))(x, y)
     torch.manual_seed(5)
-    found, entropy = model(x), torch.nn.functional.cross_entropy(model.encoder(x), y)
-    assert_close(loss, 0.2 * entropy + 0.8 * found.masked)
+    logits, balance = model.encoder.forward_balanced(x)
+    found, entropy = model(x), torch.nn.functional.cross_entropy(logits, y)
+    assert balance > 0
+    assert_close(loss, 0.2 * entropy + 0.8 * found.masked + 3 * (balance + found.balance))
     assert_close(figures["cross_entropy"], entropy)
-    assert_close(figures["top1"], (model.encoder(x).argmax(1) == y).float().mean())
+    assert_close(figures["top1"], (logits.argmax(1) == y).float().mean())
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import feathervit
-from feathervit.config import with_fields
+from feathervit.config import WhitenedPatches, with_fields
 from feathervit.errors import CheckpointError, ConfigError, DataError
 from feathervit.models import build_model
 from feathervit.recipes import RECIPES, recipe
@@ -18,6 +18,7 @@ from feathervit.training.checkpoint import load_model, load_weights
 from feathervit.training.setup import resolve
 from feathervit.training.transfer import start_from
 
+from ..conftest import write_pictures
 from .test_run import same_weights
 
 
@@ -55,6 +56,47 @@ def test_pictures_may_lie_anywhere(folder, tmp_path, masked, lie):
     expected = {"flat": (24, 0), "nested": (72, 0), "train": (72, 24)}[lie]  # never the test pictures
     assert (outcome.result.data["n_train"], outcome.result.data["n_test"]) == expected
     assert outcome.result.test is None or 0 < outcome.result.test["masked_mse"] < 2
+
+
+def test_odd_layouts(folder, tmp_path, masked, capsys):
+    """Folders beside train/ are learnt from, val/ and test/ are not, and what is no picture is told of."""
+    write_pictures(folder / "unlabelled", 10)
+    (folder / "train" / "flat" / "phone.heic").write_bytes(b"")
+    Image.new("RGB", (16, 16)).save(folder / "loose.png")
+    outcome = feathervit.pretrain(data=folder, out=tmp_path / "run", epochs=1, **masked)
+    assert outcome.result.data["n_train"] == 72 + 30 + 1
+    assert "(1 .heic)" in capsys.readouterr().err
+    write_pictures(folder / "Train", 1)
+    with pytest.raises(DataError, match="two folders for the split 'train'"):
+        feathervit.pretrain(data=folder, out=tmp_path / "two", epochs=1, **masked)
+    with pytest.raises(DataError, match="but for those in test/"):
+        write_pictures(tmp_path / "only" / "test", 2)
+        feathervit.pretrain(data=tmp_path / "only", out=tmp_path / "none", epochs=1, **masked)
+
+
+def test_images_in_a_list_or_by_split(arrays, tmp_path, masked):
+    for name, data in {"a": list(arrays[0]), "b": {"train": arrays[0][:80], "test": arrays[0][80:]}}.items():
+        assert feathervit.pretrain(data=data, out=tmp_path / name, epochs=1, **masked).finished
+
+
+def test_it_pretrains_or_refuses(arrays, folder, tmp_path, masked, small):
+    """What was begun as something else is not gone on with, and a recipe may be named again."""
+    feathervit.train(data=arrays, out=tmp_path / "classifier", epochs=1, **small)
+    with pytest.raises(ConfigError, match="objective reconstruction, not classification"):
+        feathervit.pretrain(data=arrays, out=tmp_path / "classifier", resume=True)
+    with pytest.raises(ConfigError, match="objective reconstruction, not joint"):
+        feathervit.pretrain(data=arrays[0], out=tmp_path / "run", objective="joint")
+    arguments = {"data": folder, "out": tmp_path / "folder", "epochs": 2, **masked}
+    feathervit.pretrain("mae_folder", max_minutes=1e-6, **arguments)
+    assert feathervit.pretrain("mae_folder", data=folder, out=tmp_path / "folder", resume=True).finished
+
+
+def test_channels_that_frozen_filters_cannot_take(arrays, tmp_path, masked):
+    frozen = {**masked, "arch.patches": WhitenedPatches(frozen=True), "arch.dim": 64}
+    feathervit.pretrain(data=arrays[0], out=tmp_path / "colour", epochs=1, **frozen)
+    with pytest.raises(CheckpointError, match="sizes and channels"):
+        grey = arrays[0][..., :1]
+        feathervit.pretrain(data=grey, out=tmp_path / "grey", epochs=1, start_from=tmp_path / "colour", **frozen)
 
 
 def test_a_part_of_each_folder_is_the_same_with_and_without_labels(folder, tmp_path, masked, small):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 
 import numpy as np
@@ -174,6 +175,34 @@ def test_a_step_whose_loss_is_no_number_can_be_skipped(arrays, tmp_path, small, 
     calls.clear()
     with pytest.raises(DivergedError, match="by step 4 at learning rate"):
         feathervit.train(data=arrays, out=tmp_path / "stopped", epochs=3, **small)
+
+
+def test_a_state_whose_weights_were_never_seen_to_work_is_not_the_last_good_one(arrays, tmp_path, small, monkeypatch):
+    """The weights break in the last step before a state is written."""
+    monkeypatch.setattr(loop, "SHORT_EPOCH_SECONDS", 0.0)
+    whole = loop.Trainer.train_step
+
+    def breaking(self, number, lr):
+        whole(self, number, lr)
+        if number == 5:  # the last step of the third epoch
+            with torch.no_grad():
+                self.model.head.weight.fill_(1e38)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", breaking)
+    monkeypatch.setattr(loop, "WRITING_SHARE", 1e9)
+    arguments = {"data": arrays, "out": tmp_path / "run", **small, "split.val_fraction": 0.0}
+    with pytest.raises(DivergedError, match="last good state"):
+        feathervit.train(epochs=6, **arguments)
+    monkeypatch.setattr(loop.Trainer, "train_step", whole)
+    again = feathervit.train(data=arrays, out=tmp_path / "run", resume=True, on_nonfinite="skip")
+    assert again.result.skipped_steps == 0
+    assert all(math.isfinite(row["train_loss"]) for row in again.result.epochs)
+
+
+def test_skipping_without_end_stops_the_run(arrays, tmp_path, small):
+    with pytest.raises(DivergedError, match="learning rate"):
+        fields = {**small, "lr": 1e30, "split.val_fraction": 0.0}
+        feathervit.train(data=arrays, out=tmp_path / "run", epochs=60, on_nonfinite="skip", **fields)
 
 
 def test_patience(arrays, tmp_path, small):
