@@ -6,6 +6,7 @@ A table stands in its page between `<!-- NAME -->` and `<!-- end -->`. tests/tes
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -104,7 +105,7 @@ def recipes_table() -> str:
 def sizes_table() -> str:
     """Image and patch size by the pictures' median short side, as the folder recipes choose them."""
     ends = [f"under {INPUTS[1][0]} px"]
-    ends += [f"{a} to {b - 1} px" for (a, _), (b, _) in zip(INPUTS[1:], INPUTS[2:], strict=False)]
+    ends += [f"{a} to {b - 1} px" for (a, _), (b, _) in itertools.pairwise(INPUTS[1:])]
     ends += [f"{INPUTS[-1][0]} px and more"]
     rows = [(end, f"{size} px", f"{patch} px") for end, (size, patch) in zip(ends, INPUTS, strict=True)]
     return table(("Short side of your pictures (median)", "`--img-size`", "`--patch-size`"), rows)
@@ -114,8 +115,7 @@ def budgets_table() -> str:
     """Model and pictures shown by the number of training pictures, as the folder recipes choose them."""
     ends = (f"under {SMALL_SET:,}", f"{SMALL_SET:,} to {LARGE_SET - 1:,}", f"{LARGE_SET:,} and more")
     rows = [
-        (end, f"`{name}`", f"{VIEWS[name]:,}", f"{MASKED_VIEWS[name]:,}")
-        for end, name in zip(ends, VIEWS, strict=True)
+        (end, f"`{name}`", f"{VIEWS[name]:,}", f"{MASKED_VIEWS[name]:,}") for end, name in zip(ends, VIEWS, strict=True)
     ]
     limits = [f"{least} to {most:,} epochs" for least, most in (EPOCHS, MASKED_EPOCHS)]
     head = ("Training pictures", "`--model`", f"Shown by `train` ({limits[0]})", f"Shown by `pretrain` ({limits[1]})")
@@ -179,7 +179,9 @@ def draw_budget(plt) -> None:
             start = [a + b for a, b in zip(start, shares, strict=True)]
         for name, total in zip(names, totals, strict=True):
             axis.text(101, name, f"{total / 1e6:.3g} M", va="center", fontsize=8)
-        axis.set(xlim=(0, 116), xlabel=f"% of the {('parameters', 'multiply-accumulates')[kind]}", xticks=range(0, 101, 25))
+        axis.set(
+            xlim=(0, 116), xlabel=f"% of the {('parameters', 'multiply-accumulates')[kind]}", xticks=range(0, 101, 25)
+        )
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(PARTS), frameon=False)
     save(figure, "budget")
 
