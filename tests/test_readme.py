@@ -1,40 +1,278 @@
-"""What README and docs say is true: its Python runs, its commands exist, its figures come from results/."""
+"""What README and docs say is true: Python runs, commands run or at least parse, figures come from results/."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import re
 import shlex
 import statistics
+import subprocess
+import sys
+import tomllib
+import types
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from feathervit import cli
 from feathervit.cli import VERBS
+from feathervit.config import MAEConfig, RunConfig, with_fields
 from feathervit.results import read_result
+from feathervit.studies import read_study
+from feathervit.zoo import MODELS
+
+from .conftest import write_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What a block may be: run, run or parsed, parsed; and for people only, where running needs what a test has not.
+LANGUAGES = {"python", "sh", "json"} | {"text", "py"}
+# Commands that are parsed only: they download, take minutes, or have tests of their own.
+HEAVY = re.compile(
+    r"^feathervit (demo|benchmark)|cifar|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) |^python benchmarks/"
+)
+QUICK = {  # in trainings that are run here
+    "--epochs": "1",
+    "--arch.depth": "1",
+    "--batch-size": "8",
+    "--threads": "1",
+    "--split.train-per-class": "12",
+}
 
 
-def blocks(language: str) -> list[str]:
-    return [b for page in PAGES for b in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)]
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_runs(number, tmp_path, monkeypatch):
+def commands(page: Path) -> list[list[str]]:
+    """The words of each line of the page's shell blocks, comments left out."""
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def examples(page: Path) -> dict[str, str]:
+    """Blocks of the page that are files, as their first line says: name -> text."""
+    return {m[1]: text for text in blocks(page, "python") if (m := re.match(r'"""(\w+\.py): ', text))}
+
+
+def named(page: Path) -> str:
+    return page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_blocks_are_of_known_kinds(page):
+    fences = re.findall(r"^ *(```+.*)$", page.read_text(), re.MULTILINE)
+    assert len(fences) % 2 == 0
+    assert {fence.strip("`") for fence in fences[::2]} <= LANGUAGES
+    assert set(fences[1::2]) <= {"```"}
+
+
+@pytest.mark.parametrize(
+    ("page", "number"),
+    [pytest.param(p, n, id=f"{p.name}-{n}") for p in PAGES for n in range(len(blocks(p, "python")))],
+)
+def test_python_runs(page, number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks("python")[number], "README", "exec"), {})
+    module = types.ModuleType("docs_block")
+    monkeypatch.setitem(sys.modules, "docs_block", module)  # timm looks up the module of what is registered
+    exec(compile(blocks(page, "python")[number], f"{page.name}, block {number}", "exec"), module.__dict__)
 
 
-def test_commands_exist():
-    lines = [line.split("#")[0] for block in blocks("sh") for line in block.splitlines()]
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith("feathervit ")]
-    assert len(commands) >= 4
-    for words in commands:
-        assert " ".join(words[:2]) in VERBS or words[0] in VERBS
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_exist(page):
+    """Every command is one, and the real command line takes all its flags."""
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert {line.split()[1] for line in lines if line.startswith("make ")} <= set(targets)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for words in commands(page):
+        if words[0] == "make":
+            assert words[1] in targets
+        elif words[0] == "pip":
+            assert words[1] == "install"
+            assert set(re.findall(r"\w+", "".join(re.findall(r"\[(.*?)\]", words[-1])))) <= set(extras)
+        elif words[0] == "python" and (ROOT / words[1]).exists():
+            pass
+        else:
+            parse(verb_of(words, page))
+
+
+def verb_of(words: list[str], page: Path) -> list[str]:
+    """What comes after `feathervit`, whichever way it is called."""
+    if words[0] == "feathervit":
+        return words[1:]
+    if words[0] == "torchrun":
+        spot = words.index("-m")
+        assert words[spot + 1] == "feathervit"
+        return words[spot + 2 :]
+    assert words[0] == "python" and words[1] in examples(page), f"{page.name}: what is {shlex.join(words)}?"
+    return words[2:]
+
+
+def parse(words: list[str]) -> None:
+    if words == ["--help"]:
+        return
+    verb, rest = cli._verb(words)
+    try:
+        cli._parse(verb, VERBS[verb][0], rest)
+    except SystemExit as stop:  # --help
+        assert not stop.code
+
+
+def known_flags() -> set[str]:
+    """Every flag of every verb, with those of all kinds of parts."""
+    names = (
+        {field.name for kind, _ in VERBS.values() for field in dataclasses.fields(kind)}
+        | set(cli.SHORT)
+        | {"debug", "help"}
+    )
+    for model in MODELS.values():
+        config = RunConfig(arch=model.config, mae=MAEConfig(decoder=model.decoder))
+        for part, kinds in cli.PARTS.items():
+            for kind in kinds.values():
+                names |= set(dotted(with_fields(config, **{f"arch.{part}": kind()})))
+    return {name.replace("_", "-") for name in names}
+
+
+def dotted(config, above: str = ""):
+    for field in dataclasses.fields(config):
+        name, value = above + field.name, getattr(config, field.name)
+        yield name
+        if dataclasses.is_dataclass(value):
+            yield from dotted(value, f"{name}.")
+
+
+def test_flags_named_in_the_text_exist():
+    known, seen = known_flags(), 0
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for code in re.findall(r"`([^`]+)`", text):
+            if code.split()[0] in ("torchrun", "hf"):
+                continue
+            for flag in re.findall(r"--([a-z][\w.-]*)(\*?)", code):
+                name = flag[0].rstrip(".")
+                assert any(k.startswith(f"{name}.") for k in known) if flag[1] else name in known, (
+                    f"{page.name}: --{name}"
+                )
+                seen += 1
+    assert seen > 60
+
+
+def test_a_wrong_command_would_be_found():
+    with pytest.raises(cli.FeatherVitError, match="--epoch"):
+        parse(["train", "--data", "pets", "--epoch", "3"])
+    with pytest.raises(cli.FeatherVitError, match="verb"):
+        parse(["trian"])
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting")  # the example registers its model in timm a second time
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if any(not HEAVY.search(shlex.join(c)) for c in commands(p))], ids=named
+)
+def test_commands_run(page, tmp_path, monkeypatch, capsys):
+    """One after the other, as a reader would: with small pictures, one layer and one epoch."""
+    monkeypatch.chdir(tmp_path)
+    write_pictures(Path("pets"), 12, classes=("cat", "dog"))
+    Path("new").mkdir()
+    for n in (1, 2):
+        Image.open(f"pets/cat/{n}.png").save(f"new/{n}.jpg")
+    programs = {}
+    for name, text in examples(page).items():
+        Path(name).write_text(text)
+        programs[name] = load(Path(name), monkeypatch)
+    if page.name == "studies.md":
+        Path("rates.json").write_text(json.dumps(study_of(page) | {"epochs": 1, "seeds": [0]} | {"fields": FEW}))
+    given = [words for words in commands(page) if not HEAVY.search(shlex.join(words))]
+    if not any(shlex.join(words).endswith("--out run") for words in given):  # a page that begins with a trained model
+        given.insert(0, ["feathervit", "train", "--data", "pets", "--out", "run"])
+    for words in given:
+        rest = [w for word in words for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+        rest = quickened(verb_of(rest, page))
+        main = cli.main
+        if words[0] == "python":
+            main = programs[words[1]].main
+        try:
+            status = main(rest)
+        except SystemExit as stop:  # --help
+            status = stop.code or 0
+        assert status == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
+
+
+def load(path: Path, monkeypatch) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+FEW = {"split.train_per_class": 8, "arch.depth": 1}
+
+
+def quickened(words: list[str]) -> list[str]:
+    """A training's words with the values of QUICK, none of them said twice."""
+    if words[0] not in ("train", "pretrain") or {"--resume", "--help"} & set(words):
+        return words
+    ours = any(word.startswith("timm:") for word in words)
+    for flag, value in QUICK.items():
+        if flag in words:
+            words = [*words[: words.index(flag) + 1], value, *words[words.index(flag) + 2 :]]
+        elif not (ours and flag.startswith("--arch")):
+            words = [*words, flag, value]
+    return words
+
+
+def study_of(page: Path) -> dict:
+    return json.loads(blocks(page, "json")[0])
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "json")], ids=named)
+def test_json_is_a_study(page, tmp_path):
+    """A whole one, or members to put into the first of the page in the place of its grid."""
+    whole = study_of(page)
+    for text in blocks(page, "json"):
+        found = json.loads(text if text.startswith("{") else f"{{{text}}}")
+        rest = {} if "question" in found else {k: v for k, v in whole.items() if k != "grid"}
+        path = tmp_path / "study.json"
+        path.write_text(json.dumps(rest | found))
+        assert len(read_study(path).arms) >= 2
+
+
+def test_the_site_builds(tmp_path):
+    """mkdocs checks links, also those to a heading, and that every page is in the navigation."""
+    found = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert not list((tmp_path / "site").glob("*.py"))
+    html = (tmp_path / "site" / "models" / "index.html").read_text()
+    assert not re.findall(r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(?:https?:)?//', html)
+
+
+@pytest.fixture(scope="module")
+def figures():
+    spec = importlib.util.spec_from_file_location("docs_figures", ROOT / "docs" / "figures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_what_the_code_says(figures):
+    for page in figures.TABLES:
+        assert figures.with_tables(page) == (ROOT / "docs" / page).read_text(), "run: python docs/figures.py"
+
+
+@pytest.mark.parametrize("name", ["mlit_nano", "poorvit_tiny"])
+def test_the_budget_leaves_nothing_out(figures, name):
+    from feathervit.benchmark.cost import cost
+
+    parameters, macs = figures.budget(name)
+    found = cost(figures.create_model(name, num_classes=figures.CLASSES), figures.MODELS[name].img_size)
+    assert (sum(parameters.values()), sum(macs.values())) == (found.parameters, found.macs)
 
 
 def test_links_lead_somewhere():
