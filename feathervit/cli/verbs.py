@@ -15,7 +15,20 @@ from ..errors import ConfigError
 from ..recipes import RECIPES
 from ..zoo import MODELS
 from .export import Export, export
-from .pictures import PicturesReconstructions, Probe, pictures_reconstructions, probe
+from .pictures import (
+    PicturesAttention,
+    PicturesPatches,
+    PicturesPositions,
+    PicturesReconstructions,
+    PicturesRouting,
+    Probe,
+    pictures_attention,
+    pictures_patches,
+    pictures_positions,
+    pictures_reconstructions,
+    pictures_routing,
+    probe,
+)
 from .printing import add_row, new_console, new_table, print_json, set_threads
 from .rooms import (
     BenchmarkAugment,
@@ -301,6 +314,10 @@ VERBS: dict[str, Verb] = {
     "data show": (DataShow, data_show),
     "data cache": (DataCache, data_cache),
     "pictures reconstructions": (PicturesReconstructions, pictures_reconstructions),
+    "pictures routing": (PicturesRouting, pictures_routing),
+    "pictures attention": (PicturesAttention, pictures_attention),
+    "pictures patches": (PicturesPatches, pictures_patches),
+    "pictures positions": (PicturesPositions, pictures_positions),
     "study": (StudyFlags, study),
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
     "benchmark train": (BenchmarkTrain, benchmark_train),
