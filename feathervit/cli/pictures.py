@@ -168,3 +168,18 @@ def pictures_positions(args: PicturesPositions, _: dict) -> int:
     encoder, stored = load_encoder(args.checkpoint)
     print(write_positions(encoder, stored.config, Path(args.out)))
     return 0
+
+
+@dataclass
+class Report:
+    """The report of a finished run as one HTML page in its folder: figures, curves, mistakes, data, settings."""
+
+    run: Positional[str]
+    """The run folder."""
+
+
+def report(args: Report, _: dict) -> int:
+    from ..pictures.report import report as write
+
+    print(write(args.run))
+    return 0

@@ -22,12 +22,14 @@ from .pictures import (
     PicturesReconstructions,
     PicturesRouting,
     Probe,
+    Report,
     pictures_attention,
     pictures_patches,
     pictures_positions,
     pictures_reconstructions,
     pictures_routing,
     probe,
+    report,
 )
 from .printing import add_row, new_console, new_table, print_json, set_threads
 from .rooms import (
@@ -308,6 +310,7 @@ VERBS: dict[str, Verb] = {
     "predict": (Predict, predict),
     "probe": (Probe, probe),
     "export": (Export, export),
+    "report": (Report, report),
     "models": (Models, models),
     "recipes": (Recipes, recipes),
     "data check": (DataCheck, data_check),
