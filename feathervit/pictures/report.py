@@ -274,11 +274,11 @@ def _splits(folder: Path) -> list[tuple[str, int, str]]:
 
 
 def _changed(config: RunConfig) -> list[tuple[str, str]]:
-    """Dotted name and value of what differs from the recipe as it is named; its own sizes and parts written out."""
-    known = RECIPES.get(config.recipe)
-    base = known.config if known else RunConfig()
-    base = replace(base, model=config.model, recipe=config.recipe, data=config.data)
-    base = resolve(base if base.model == (known.config.model if known else None) else replace(base, arch=None))
+    """Dotted name and value of what differs from the recipe for this model and data."""
+    base = RECIPES[config.recipe].config if config.recipe in RECIPES else RunConfig()
+    if base.model != config.model:
+        base = replace(base, model=config.model, arch=None)
+    base = resolve(replace(base, recipe=config.recipe, data=config.data))
     return [(name, _text(now)) for name, (_, now) in changed(base, config).items() if not name.endswith(".kind")]
 
 
