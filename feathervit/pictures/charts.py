@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from ..evaluation.metrics import ECE_BINS
 from .figures import COLOURS, new_figure, png
@@ -54,9 +54,10 @@ def curves(
     if log:
         axes.set_xscale("log")
         axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):  # plain numbers, between the powers of ten too where there are few
-            axis.set_major_formatter(LogFormatter())
-            axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.5)))
+        plain = StrMethodFormatter("{x:g}")
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            axis.set_major_formatter(plain)
+            axis.set_minor_formatter(plain if high < 8 * low else NullFormatter())  # there may be no power of ten
     else:
         axes.xaxis.get_major_locator().set_params(integer=True)
     if percent:

@@ -332,6 +332,7 @@ def _mistakes(p_NK: np.ndarray, images: ImageSet) -> tuple[list[dict[str, Any]],
             "guess": names[guess[i]],
             "confidence": float(p_NK[i, guess[i]]),
             "source": images.sources[i],
+            "file": images.sources[i].rpartition("/")[2],
         }
         for i in worst.tolist()
     ]

@@ -112,7 +112,8 @@ def test_mistakes_are_those_the_model_was_surest_of(run, folder):
     assert len(shown) == min(24, len(wrong)) > 0
     texts = [text for text in page.figures if " %" in text]
     for image, text, (prediction, file) in zip(shown, texts, wrong, strict=True):
-        assert f"{file.parent.name} taken for {prediction.label}, {100 * prediction.probabilities[0]:.1f} %" in text
+        share = f"{100 * prediction.probabilities[0]:.1f} %"
+        assert text == f"{file.parent.name} taken for {prediction.label} {share} {file.name}"
         assert np.array_equal(pixels(image)[..., :3], np.asarray(Image.open(file).convert("RGB")))
 
 
