@@ -15,6 +15,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_reports():
+    """Drawing takes longer than most runs of the tests; those of the report bring it back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("feathervit.training.run.report_at_end", lambda *_: "no report in tests")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -11,6 +11,9 @@ from tyro.conf import Positional
 from ..errors import CheckpointError
 from .printing import add_row, new_console, new_table, print_json, set_threads
 
+SHOWN = 6  # pictures of the data that are drawn
+COUNTED = 512  # pictures of the data by which the use of the experts is counted
+
 
 @dataclass
 class Probe:
@@ -64,30 +67,119 @@ class PicturesReconstructions:
 
 
 def pictures_reconstructions(args: PicturesReconstructions, _: dict) -> int:
-    import torch
-
-    from ..data import load_data
-    from ..data.picture import to_stored
     from ..models import MaskedAutoencoder
     from ..pictures.reconstructions import write_reconstructions
+    from ..pictures.subject import own_data, read_pictures
     from ..training.checkpoint import load_model, load_weights
 
     stored = load_weights(args.checkpoint)
     model, config = load_model(stored, args.checkpoint), stored.config
     if not isinstance(model, MaskedAutoencoder):
         raise CheckpointError(f"{args.checkpoint} is a classifier; reconstructions need a run of feathervit pretrain")
-    if args.pictures:
-        size, fit = config.img_size, config.images.fit
-        images = torch.stack([to_stored(Path(p), size, stored.in_chans, fit) for p in args.pictures])
-    else:
-        splits = load_data(
-            config.data,
-            img_size=config.img_size,
-            images=config.images,
-            split=config.split,
-            skip_unreadable=True,
-            labelled=False,
-        )
-        images = (splits.test or splits.train).images[:8]
+    images = read_pictures(args.pictures, stored) if args.pictures else own_data(config).images[:8]
     print(write_reconstructions(model, images, config, Path(args.out)))
+    return 0
+
+
+@dataclass
+class PicturesRouting:
+    """The experts of each patch in each layer, over the picture, and the use of the experts by class, as a PNG."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder; of pre-training or of a classifier."""
+    pictures: Positional[tuple[str, ...]] = ()
+    """Picture files; if not given, some of the data it was trained on (test, else val, else train), and the use by class."""
+    out: str = "routing.png"
+    """The PNG file to write."""
+
+
+def pictures_routing(args: PicturesRouting, _: dict) -> int:
+    from ..pictures.routing import write_routing
+    from ..pictures.subject import load_encoder, own_data, read_pictures, some
+
+    encoder, stored = load_encoder(args.checkpoint)
+    if args.pictures:
+        images, labelled = read_pictures(args.pictures, stored), None
+    else:
+        data = own_data(stored.config)
+        images, labelled = some(data, SHOWN).images, some(data, COUNTED)
+    print(write_routing(encoder, images, stored.config, Path(args.out), labelled))
+    return 0
+
+
+@dataclass
+class PicturesAttention:
+    """Where the read-out token looks, in the last layer's heads and through all layers (rollout), as a PNG."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder; of pre-training or of a classifier."""
+    pictures: Positional[tuple[str, ...]] = ()
+    """Picture files; some of the data it was trained on (test, else val, else train) if not given."""
+    out: str = "attention.png"
+    """The PNG file to write."""
+
+
+def pictures_attention(args: PicturesAttention, _: dict) -> int:
+    from ..pictures.attention import write_attention
+    from ..pictures.subject import load_encoder, own_data, read_pictures, some
+
+    encoder, stored = load_encoder(args.checkpoint)
+    if args.pictures:
+        images = read_pictures(args.pictures, stored)
+    else:
+        images = some(own_data(stored.config), SHOWN).images
+    print(write_attention(encoder, images, stored.config, Path(args.out)))
+    return 0
+
+
+@dataclass
+class PicturesPatches:
+    """The filters of the patch embedding, as a PNG."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder; of pre-training or of a classifier."""
+    out: str = "patches.png"
+    """The PNG file to write."""
+
+
+def pictures_patches(args: PicturesPatches, _: dict) -> int:
+    from ..pictures.patches import write_patches
+    from ..pictures.subject import load_encoder
+
+    encoder, _ = load_encoder(args.checkpoint)
+    print(write_patches(encoder, Path(args.out)))
+    return 0
+
+
+@dataclass
+class PicturesPositions:
+    """How alike the learned positions of the patches are, as a PNG."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder; of pre-training or of a classifier."""
+    out: str = "positions.png"
+    """The PNG file to write."""
+
+
+def pictures_positions(args: PicturesPositions, _: dict) -> int:
+    from ..pictures.positions import write_positions
+    from ..pictures.subject import load_encoder
+
+    encoder, stored = load_encoder(args.checkpoint)
+    print(write_positions(encoder, stored.config, Path(args.out)))
+    return 0
+
+
+@dataclass
+class Report:
+    """The report of a finished run as one HTML page in its folder: figures, curves, mistakes, data, settings."""
+
+    run: Positional[str]
+    """The run folder."""
+
+
+def report(args: Report, _: dict) -> int:
+    from ..pictures.report import report as write
+
+    print(write(args.run))
     return 0

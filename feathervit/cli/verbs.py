@@ -15,7 +15,22 @@ from ..errors import ConfigError
 from ..recipes import RECIPES
 from ..zoo import MODELS
 from .export import Export, export
-from .pictures import PicturesReconstructions, Probe, pictures_reconstructions, probe
+from .pictures import (
+    PicturesAttention,
+    PicturesPatches,
+    PicturesPositions,
+    PicturesReconstructions,
+    PicturesRouting,
+    Probe,
+    Report,
+    pictures_attention,
+    pictures_patches,
+    pictures_positions,
+    pictures_reconstructions,
+    pictures_routing,
+    probe,
+    report,
+)
 from .printing import add_row, new_console, new_table, print_json, set_threads
 from .rooms import (
     BenchmarkAugment,
@@ -295,12 +310,17 @@ VERBS: dict[str, Verb] = {
     "predict": (Predict, predict),
     "probe": (Probe, probe),
     "export": (Export, export),
+    "report": (Report, report),
     "models": (Models, models),
     "recipes": (Recipes, recipes),
     "data check": (DataCheck, data_check),
     "data show": (DataShow, data_show),
     "data cache": (DataCache, data_cache),
     "pictures reconstructions": (PicturesReconstructions, pictures_reconstructions),
+    "pictures routing": (PicturesRouting, pictures_routing),
+    "pictures attention": (PicturesAttention, pictures_attention),
+    "pictures patches": (PicturesPatches, pictures_patches),
+    "pictures positions": (PicturesPositions, pictures_positions),
     "study": (StudyFlags, study),
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
     "benchmark train": (BenchmarkTrain, benchmark_train),

@@ -1,4 +1,5 @@
-"""Attention. Contract of the room: `forward(x_BND, place)` returns y_BND; `place` says where the tokens are.
+"""Attention. Contract of the room: `forward(x_BND, place)` returns y_BND; `place` says where the tokens are. `look` of the
+same arguments returns what forward does not hold: the attention weights and the values, for pictures and tests.
 
 Notable: q, k and v are one product. PyTorch's default initialisation depends on the fan-in alone, so this is the same as
 three layers of their own. Multi-head attention is the case of as many key/value heads as heads.
@@ -44,6 +45,13 @@ class GroupedQueryAttention(nn.Module):
         y_BHNK = F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=grouped)
         return cpu.project(self.proj, y_BHNK.transpose(1, 2).flatten(2))
 
+    def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
+        """Attention weights [B, H, N, N], rows summing to 1, and each query head's values [B, H, N, K]."""
+        qkv_BTNK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        q_BHNK, k_BGNK, v_BGNK = qkv_BTNK.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        k_BHNK, v_BHNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
+        return attention_weights(q_BHNK, k_BHNK, place), v_BHNK
+
 
 class LatentAttention(nn.Module):
     """Multi-head attention with low-rank projections (PoorViTs, arXiv 2501.06220): each of q, k and v that is named is a
@@ -73,6 +81,20 @@ class LatentAttention(nn.Module):
         )
         y_BHNK = F.scaled_dot_product_attention(rotate(q_BHNK, place), rotate(k_BHNK, place), v_BHNK)
         return self.proj(y_BHNK.transpose(1, 2).flatten(2))
+
+    def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
+        """Attention weights [B, H, N, N], rows summing to 1, and values [B, H, N, K]."""
+        q_BHNK, k_BHNK, v_BHNK = (
+            layer(x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        return attention_weights(q_BHNK, k_BHNK, place), v_BHNK
+
+
+def attention_weights(q_BHNK: Tensor, k_BHNK: Tensor, place: Place | None) -> Tensor:
+    """softmax(q k^T / sqrt(K)) of turned queries and keys, [B, H, N, N]."""
+    q_BHNK, k_BHNK = rotate(q_BHNK, place), rotate(k_BHNK, place)
+    return (q_BHNK @ k_BHNK.mT * q_BHNK.shape[-1] ** -0.5).softmax(-1)
 
 
 def build_attention(config: Attention, dim: int) -> nn.Module:

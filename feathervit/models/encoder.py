@@ -5,11 +5,12 @@ layers' balance losses; the timm contract (`forward_features`, `forward_head`, `
 Initialisation is PyTorch's default throughout, as the mLiT paper says; learned positions and tokens start at N(0, 0.02)
 (ours).
 
-Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width.
+Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width; H heads, K head width, E experts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
@@ -25,6 +26,8 @@ from .feedforward import build_feedforward
 from .place import Place
 from .positions import resize_positions, rotary_turns, sincos_positions
 from .readout import build_readout
+
+INTERMEDIATES = ("embedding", "attention", "values", "gate", "output", "tokens")  # kinds, see `Encoder.intermediates`
 
 
 class LayerConfig(Protocol):
@@ -57,6 +60,19 @@ class Layer(nn.Module):
         x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND), place))
         y_BND, balance = self.ffn(self.norm2(x_BND), place)
         return x_BND + self.drop_path(y_BND), balance
+
+    def intermediates(self, x_BND: Tensor, place: Place, kinds: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What forward returns in evaluation, and what of `Encoder.intermediates` this layer has."""
+        found = {}
+        normed_BND = self.norm1(x_BND)
+        if "attention" in kinds or "values" in kinds:
+            found["attention"], found["values"] = self.attn.look(normed_BND, place)
+        x_BND = x_BND + self.attn(normed_BND, place)
+        normed_BND = self.norm2(x_BND)
+        if "gate" in kinds and getattr(self.ffn, "gate", None) is not None:
+            found["gate"], _ = self.ffn.gate(normed_BND)
+        found["output"] = x_BND + self.ffn(normed_BND, place)[0]
+        return found["output"], {kind: value for kind, value in found.items() if kind in kinds}
 
 
 class Encoder(nn.Module):
@@ -118,15 +134,37 @@ class Encoder(nn.Module):
         the layers, each with its own position: [B, P + K, D], the patches in the order of `keep_BK`.
         """
         place = self.place(keep_BK)
-        x_BND = self.readout.prepend(self.patch_embed(x_BCSS, place))
-        if self.pos_embed is not None:
-            x_BND = x_BND + self.pos_embed
-        x_BND = place.select(x_BND)
+        x_BND = self._embed(x_BCSS, place)
         losses = []
         for layer in self.blocks:
             x_BND, balance = layer(x_BND, place)
             losses.append(balance)
         return self.norm(x_BND), torch.stack(losses).sum()
+
+    def _embed(self, x_BCSS: Tensor, place: Place) -> Tensor:
+        x_BND = self.readout.prepend(self.patch_embed(x_BCSS, place))
+        if self.pos_embed is not None:
+            x_BND = x_BND + self.pos_embed
+        return place.select(x_BND)
+
+    def intermediates(self, x_BCSS: Tensor, kinds: Collection[str] = INTERMEDIATES) -> dict[str, Tensor]:
+        """What happens inside, by name; only the named `kinds` of it are computed and held. I counts layers from 0.
+
+        "embedding" [B, N, D], what the first layer gets; "blocks.I.attention" [B, H, N, N], the weights, a row for each
+        token that looks; "blocks.I.values" [B, H, N, K], what they weigh; "blocks.I.gate" [B, N, E], in layers with more
+        than one expert; "blocks.I.output" [B, N, D]; "tokens" [B, N, D], the last output after the norm, which is what
+        `forward_features` returns. Raises ConfigError in training mode, where noise and dropout are drawn.
+        """
+        if self.training:
+            raise ConfigError("intermediates are those of evaluation: call eval() on the model first")
+        place = self.place()
+        x_BND = self._embed(x_BCSS, place)
+        found = {"embedding": x_BND}
+        for i, layer in enumerate(self.blocks):
+            x_BND, inside = layer.intermediates(x_BND, place, kinds)
+            found |= {f"blocks.{i}.{kind}": value for kind, value in inside.items()}
+        found["tokens"] = self.norm(x_BND)
+        return {name: value for name, value in found.items() if name.rpartition(".")[2] in kinds}
 
     def forward_features(self, x_BCSS: Tensor) -> Tensor:
         return self.encode(x_BCSS)[0]

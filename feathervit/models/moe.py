@@ -39,6 +39,8 @@ class NoisyTopKGate(nn.Module):
         self.experts, self.config = experts, config
         self.w_gate = nn.Linear(dim, experts, bias=False)
         self.w_noise = nn.Linear(dim, experts, bias=False) if config.noise else None
+        # Tokens that took each expert in training since `starving` last looked; like batch norm's counter, on the device
+        self.register_buffer("taken", torch.zeros(experts, dtype=torch.int64), persistent=False)
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
         """Gates [B, N, E], rows summing to 1 with k non-zeros, and the weighted balance loss (0 in evaluation).
@@ -70,7 +72,10 @@ class NoisyTopKGate(nn.Module):
         k = self.config.top_k
         top_KBN, index_KBN = h_EBN.topk(min(k + 1, self.experts), dim=0)
         kept_kBN = top_KBN[:k].softmax(0)
-        return torch.zeros_like(h_EBN).scatter(0, index_KBN[:k], kept_kBN), top_KBN
+        gate_EBN = torch.zeros_like(h_EBN).scatter(0, index_KBN[:k], kept_kBN)
+        if self.training:
+            self.taken += (gate_EBN > 0).flatten(1).sum(1)
+        return gate_EBN, top_KBN
 
     def _balance(self, gate_EBN: Tensor, *noisy: Tensor) -> Tensor:
         loss = self.config.importance_weight * self._variation(gate_EBN.flatten(1).sum(1))
@@ -89,6 +94,22 @@ class NoisyTopKGate(nn.Module):
     def _variation(self, x_E: Tensor) -> Tensor:
         cv = coefficient_of_variation(x_E)
         return cv.square() if self.config.balance == "cv_squared" else cv
+
+
+def starving(model: nn.Module, share: float) -> dict[tuple[str, int], float]:
+    """(name of the gate, expert from 0) -> share of the tokens, of the experts that fewer than `share` of the tokens took in
+    training since the last call. Counting begins anew; waits for the device."""
+    gates = {name: gate for name, gate in model.named_modules() if isinstance(gate, NoisyTopKGate)}
+    if not gates:
+        return {}
+    counts = iter(torch.cat([gate.taken for gate in gates.values()]).tolist())
+    found = {}
+    for name, gate in gates.items():
+        taken = [next(counts) for _ in range(gate.experts)]
+        tokens = sum(taken) / gate.config.top_k
+        found |= {(name, e): n / tokens for e, n in enumerate(taken) if n < share * tokens}
+        gate.taken.zero_()
+    return found
 
 
 class _Experts(nn.Module):

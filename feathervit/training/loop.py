@@ -30,6 +30,7 @@ from ..errors import CheckpointError, ConfigError, DivergedError
 from ..evaluation.inference import probabilities
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
+from ..models.moe import starving
 from ..pictures.reconstructions import write_reconstructions
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_state, save_weights
 from .compiling import Compiled, choose_compile
@@ -47,6 +48,7 @@ CHECKPOINT_SECONDS = 120.0  # between two states inside a long epoch
 SHORT_EPOCH_SECONDS = 2.0  # epochs that end sooner after the last state share one
 WRITING_SHARE = 0.01  # of the time may go into writing states, so long as the above is kept to
 CHECK_STEPS = 50  # between two looks at whether the loss is finite
+STARVED = 0.01  # an expert that fewer of an epoch's tokens take is warned of
 PICTURES = 10  # times that a pre-training run paints its reconstructions
 
 
@@ -122,6 +124,7 @@ class Trainer:
         self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)  # times pictures, and the pictures
         self.metrics = MetricsFile(folder / "metrics.csv")
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
+        self.warned: set[tuple[str, int]] = set()  # experts without tokens that were spoken of
         self.interrupted = False
         self.saved_at = time.monotonic()
         self.saving_seconds = 0.0  # that the last state took
@@ -345,11 +348,25 @@ class Trainer:
         row["minutes"] = self.progress.seconds / 60
         if self.group.is_main:
             self.metrics.write(row)
+            self._warn_of_starving(epoch)
             due = PICTURES * epoch // self.config.epochs > PICTURES * (epoch - 1) // self.config.epochs
             if self.config.objective == "reconstruction" and due:
                 some = self.data.train.images[:8]
                 write_reconstructions(self.kept, some, self.config, self.folder / "reconstructions" / f"{epoch:06}.png")
         return row
+
+    def _warn_of_starving(self, epoch: int) -> None:
+        """A line on each expert that hardly a token of this process's epoch took, once for each expert."""
+        found = starving(self.model, STARVED)
+        for gate, expert in sorted(found.keys() - self.warned):
+            self.console.print(
+                f"warning: {gate}: expert {expert + 1} got {100 * found[gate, expert]:.2g} % of the tokens of epoch {epoch}; "
+                "a larger --loss.moe spreads them more evenly",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        self.warned |= found.keys()
 
     def _validate(self, epoch: int, lr: float) -> dict[str, float]:
         """The validation figures of an epoch, whose weights are kept if they are the best."""

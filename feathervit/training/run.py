@@ -1,7 +1,7 @@
 """One run from a configuration to a run folder: data, model, banner, training, figures.
 
 A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors, best.safetensors, of a
-pre-training reconstructions/, and at the end result.json. `train` is also the Python entrance, `feathervit.train`.
+pre-training reconstructions/, and at the end result.json and report.html. `train` is also the Python entrance, `feathervit.train`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..errors import ConfigError, RunFolderError
 from ..evaluation.metrics import Metrics
 from ..files import write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
+from ..pictures.report import report_at_end
 from ..recipes import recipe, recipe_for
 from ..results import RunResult, commit, machine, read_config, write_json
 from .checkpoint import load_state, load_weights
@@ -214,6 +215,7 @@ def _run(
     result = _conclude(trainer, data, command)
     write_json(out / "result.json", result)
     say(_summary(result, out))
+    say(report_at_end(out, result, data, trainer.kept, trainer.device))
     return Outcome(out, True, False, result)
 
 
@@ -344,6 +346,7 @@ def _empty(out: Path) -> None:
             "config.json",
             "splits.json",
             "result.json",
+            "report.html",
             "metrics.csv",
         ):
             for path in out.glob(pattern):

@@ -1,0 +1,57 @@
+"""How alike the learned positions are: for each patch, a map of its position's cosine similarity with all others.
+
+Legend: D width, G grid side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import RunConfig
+from ..errors import ConfigError
+from ..models import Encoder
+from .figures import new_figure, save
+
+MOST = 14  # maps a side
+
+
+def similarity(encoder: Encoder, config: RunConfig) -> Tensor:
+    """[G, G, G, G]: of the position of the patch in row i and column j with that in row k and column l.
+
+    Raises ConfigError for a model whose positions are not learned.
+    """
+    kind, grid = encoder.config.positions, encoder.patch_embed.grid_size
+    if kind != "learned":
+        raise ConfigError(f"{config.model} has positions {kind!r}: only learned ones can be looked at")
+    position_ND = F.normalize(encoder.pos_embed[0, encoder.num_prefix_tokens :].detach().float().cpu(), dim=-1)
+    return (position_ND @ position_ND.T).view(grid, grid, grid, grid)
+
+
+def write_positions(encoder: Encoder, config: RunConfig, path: Path) -> Path:
+    """A PNG of `similarity`, the maps laid out as the patches are; of large grids only some, evenly spaced."""
+    maps = similarity(encoder, config).numpy()
+    grid = len(maps)
+    shown = np.unique(torch.linspace(0, grid - 1, min(grid, MOST)).round().long().numpy())
+    gap = max(1, grid // 8)
+    side = grid + gap
+    canvas = np.full((len(shown) * side - gap,) * 2, np.nan)
+    for r, i in enumerate(shown):
+        for c, j in enumerate(shown):
+            canvas[r * side : r * side + grid, c * side : c * side + grid] = maps[i, j]
+    figure = new_figure(7.2, 6.4)
+    axes = figure.subplots()
+    picture = axes.imshow(canvas, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="none")
+    middle = np.arange(len(shown)) * side + (grid - 1) / 2
+    axes.set_xticks(middle, shown + 1)
+    axes.set_yticks(middle, shown + 1)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("column of the patch")
+    axes.set_ylabel("row of the patch")
+    figure.colorbar(picture, label="cosine similarity with each other patch's position", shrink=0.8)
+    return save(figure, path)
