@@ -1,7 +1,8 @@
 """One run from a configuration to a run folder: data, model, banner, training, figures.
 
 A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors, best.safetensors, of a
-pre-training reconstructions/, and at the end result.json and report.html. `train` is also the Python entrance, `feathervit.train`.
+pre-training reconstructions/, and at the end result.json and report.html. `train` is also the Python entrance,
+`feathervit.train`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 import feathervit
 from feathervit.cli import main
+from feathervit.config import SplitConfig
 from feathervit.data import load_data
 from feathervit.errors import CheckpointError, ConfigError, DataError
 from feathervit.evaluation.probe import probe
@@ -28,10 +29,10 @@ def pretrained(folder, tmp_path):
 
 def test_both_probes_of_both_tokens(pretrained, folder):
     found = probe(pretrained, folder, neighbours=5)
-    assert (found["split"], found["n"], found["n_train"]) == ("test", 24, 65)
+    assert (found["split"], found["n"], found["n_train"]) == ("test", 24, 72)
     assert list(found["tokens"]) == ["dummy patch", "mean of patches"]
     model = feathervit.training.checkpoint.load_model(feathervit.training.checkpoint.load_weights(pretrained)).encoder
-    splits = load_data(folder, img_size=16)
+    splits = load_data(folder, img_size=16, split=SplitConfig(val_fraction=0.0))
 
     def tokens(images):
         with torch.no_grad():
