@@ -239,12 +239,9 @@ def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channel
     sides = np.array(full)
     extent = sides if fit == "stretch" else np.full(2, max(full) if fit == "pad" else min(full))
     spare = sides - extent  # below 0 for "pad"
-    before = np.trunc(
-        spare / 2
-    )  # an odd pixel goes to the right or the bottom, as they are when the picture is upright
-    first = (
-        np.where(_MIRRORED.get(orientation, (False, False)), spare - before, before) / scale
-    )  # x and y of the square's corner
+    before = np.trunc(spare / 2)  # an odd pixel goes to the right or the bottom of the upright picture
+    before = np.where(_MIRRORED.get(orientation, (False, False)), spare - before, before)
+    first = before / scale  # x and y of the square's corner, in decoded pixels
     last = first + extent / scale
     image = _and_close(image, image.convert("L" if channels == 1 else "RGB"))
     x_HWC = np.asarray(image, np.float32).reshape(image.height, image.width, channels)
