@@ -3,11 +3,12 @@
 Measured on random images that are normalised already, with random weights: neither changes what is computed. All models and
 forms take turns, one image each, so that whatever else the machine does falls on all alike; medians. Forms: "eager" PyTorch,
 "compiled" (torch.compile), "plain" (PyTorch's ONNX exporter as it is), "onnx" (what `export` writes), "int8" (the quicker of
-`export`'s two ways; accuracy is not looked at here).
+`export`'s two ways; accuracy is not looked at here). A form that a model cannot have is left out with a word.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -17,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from ..errors import ConfigError
-from ..export.int8 import METHODS, float_share, quantise
-from ..export.onnx import core, finish
-from ..export.verify import race, runner, session
+from ..export.verify import check_extra, race, runner, session
+from ..files import write_bytes
 from ..results import commit, machine
 from .cost import cost
 from .peers import build
@@ -40,12 +39,16 @@ def run(
     forms: Sequence[str] = FORMS,
     threads: Sequence[int] = (1, 2),
     rounds: int = 30,
+    command: str = "",
 ) -> dict[str, Any]:
     """Figures of `models` (see `peers`), JSON-ready. "latency_ms": form -> threads -> median milliseconds of a batch of one;
     "images_per_s": form -> of batches of 32 with the most threads; "peak_mb": form -> of a process of its own, one thread;
-    "bytes": form -> of the file. Raises UnknownNameError, ConfigError."""
+    "bytes": form -> of the file; "absent": what could not be measured -> why. Raises UnknownNameError, ConfigError."""
     if unknown := sorted(set(forms) - set(FORMS)):
         raise ConfigError(f"no form {unknown[0]!r}; there are {', '.join(FORMS)}")
+    if onnx := set(forms) - {"eager", "compiled"}:
+        check_extra(f"the form {min(onnx)}")
+    threads = sorted(set(threads))
     pixels = np.random.default_rng(0).standard_normal((BATCH, 3, img_size, img_size), dtype=np.float32)
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
@@ -53,22 +56,27 @@ def run(
         try:
             for number in threads:
                 torch.set_num_threads(number)
-                one = {(i, form): _call(row, form, pixels[:1], number) for i, row in enumerate(rows) for form in forms}
+                one = {
+                    (i, form): _call(row, form, pixels[:1], number)
+                    for i, row in enumerate(rows)
+                    for form in row["parts"]
+                }
                 for (i, form), ms in race(one, rounds).items():
                     rows[i]["latency_ms"].setdefault(form, {})[str(number)] = ms
-            many = {(i, form): _call(row, form, pixels, number) for i, row in enumerate(rows) for form in forms}
+            many = {(i, form): _call(row, form, pixels, number) for i, row in enumerate(rows) for form in row["parts"]}
             for (i, form), ms in race(many, 5).items():
                 rows[i]["images_per_s"][form] = 1e3 * BATCH / ms
         finally:
             torch.set_num_threads(before)
     return {
+        "command": command,
         "img_size": img_size,
-        "threads": list(threads),
+        "threads": threads,
         "batch": BATCH,
         "rounds": rounds,
         "rows": [{key: value for key, value in row.items() if key != "parts"} for row in rows],
         "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": sys.modules["onnxruntime"].__version__ if onnx else None,
         "commit": commit(),
         "machine": machine(),
     }
@@ -78,7 +86,7 @@ def table(found: dict[str, Any]) -> str:
     """The figures of `run` as text."""
     lines = [
         f"{found['machine']['cpu']}; {found['img_size']} px; medians of {found['rounds']}, taking turns; torch "
-        f"{found['torch']}, ONNX Runtime {found['onnxruntime']}",
+        f"{found['torch']}" + (f", ONNX Runtime {found['onnxruntime']}" if found["onnxruntime"] else ""),
         f"{'model':<32}{'form':<10}{'parameters':>12}{'MMACs':>8}{'MB':>8}"
         + "".join(f"{f'ms, {n} thr.':>13}" for n in found["threads"])
         + f"{'images/s':>11}{'peak MB':>9}",
@@ -92,6 +100,7 @@ def table(found: dict[str, Any]) -> str:
                 + "".join(f"{latency[str(n)]:>13.3f}" for n in found["threads"])
                 + f"{row['images_per_s'][form]:>11,.0f}{'' if peak is None else f'{peak:,.0f}':>9}"
             )
+        lines += [f"{row['model']:<32}no {what}: {why}" for what, why in row["absent"].items()]
     return "\n".join(lines)
 
 
@@ -100,13 +109,14 @@ def chart(found: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows, number = found["rows"], str(found["threads"][0])
-    forms = list(rows[0]["latency_ms"])
+    forms = [form for form in FORMS if any(form in row["latency_ms"] for row in rows)]
     colours = dict(zip(FORMS, ("#999999", "#cc79a7", "#e69f00", "#0072b2", "#009e73"), strict=True))
     figure = Figure(figsize=(8, 1.2 + 0.22 * len(rows) * (len(forms) + 1)), layout="constrained")
     axes = figure.add_subplot()
     for k, form in enumerate(forms):
-        places = [i * (len(forms) + 1) + k for i in range(len(rows))]
-        values = [row["latency_ms"][form][number] for row in rows]
+        have = [i for i, row in enumerate(rows) if form in row["latency_ms"]]
+        places = [i * (len(forms) + 1) + k for i in have]
+        values = [rows[i]["latency_ms"][form][number] for i in have]
         bars = axes.barh(places, values, height=0.85, label=form, color=colours[form])
         axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=7)
     axes.set_yticks([i * (len(forms) + 1) + (len(forms) - 1) / 2 for i in range(len(rows))], [r["model"] for r in rows])
@@ -114,7 +124,9 @@ def chart(found: dict[str, Any], path: Path) -> None:
     axes.set_xlabel(f"milliseconds an image of {found['img_size']} px, {number} thread, {found['machine']['cpu']}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format="png")
+    write_bytes(path, drawn.getvalue())
 
 
 def _row(
@@ -123,50 +135,84 @@ def _row(
     words = {"name": name, "img_size": img_size, "patch_size": patch_size, "num_classes": CLASSES}
     model = build(**words)
     counted = cost(model, img_size)
-    facts = {"model": name, "feathervit": "benchmark", "img_size": img_size, "channels": 3}
-    parts: dict[str, Any] = {"model": model}
+    parts: dict[str, Any] = {}  # form -> what computes it
+    absent: dict[str, str] = {}
+    measured = {form: [form, json.dumps(words)] for form in ("eager", "compiled") if form in forms}
+    if "eager" in forms:
+        parts["eager"] = model
     if "compiled" in forms:
         parts["compiled"] = torch.compile(model)
-    graphs = {}
-    if "plain" in forms:
-        graphs["plain"] = core(model, img_size, 3, rewrite=False)
-    if "onnx" in forms or "int8" in forms:
-        graphs["onnx"] = core(model, img_size, 3)
-    method = None
-    if "int8" in forms:
-        small = {m: quantise(graphs["onnx"], m, pixels) for m in METHODS}
-        ready = {m: finish(p, facts, None).SerializeToString() for m, p in small.items() if float_share(p) < 0.5}
-        times = race({m: runner(session(data), pixels[:1]) for m, data in ready.items()})
-        method = min(times, key=times.__getitem__)
-        graphs["int8"] = small[method]
-    files: dict[str, Path] = {}
-    for form, proto in graphs.items():
-        if form in forms:
-            files[form] = folder / f"{name.replace(':', '-')}.{form}.onnx"
-            files[form].write_bytes(finish(proto, facts, None).SerializeToString())
-    measured = {form: [str(path)] for form, path in files.items()}
-    if "eager" in forms:
-        measured["eager"] = ["eager", json.dumps(words)]
+        try:
+            parts["compiled"](torch.from_numpy(pixels[:1]))
+        except Exception as error:  # there may be no compiler for what it writes, or it may not know an operator
+            del parts["compiled"], measured["compiled"]
+            absent["compiled"] = " ".join(str(error).split())[:200]
+    files, method = _files(name, model, img_size, forms, pixels)
+    if "int8" in forms and method is None:
+        absent["int8"] = "both ways leave most of its weights in floating point"
+    for form, data in files.items():
+        parts[form] = data
+        path = folder / f"{name.replace(':', '-')}.{form}.onnx"
+        path.write_bytes(data)
+        measured[form] = [str(path)]
+    peaks = {}
+    for form, arguments in measured.items():
+        try:
+            peaks[form] = _peak_mb(arguments)
+        except subprocess.CalledProcessError as error:
+            absent[f"peak memory of {form}"] = (error.stderr.strip().splitlines() or [str(error)])[-1][:200]
     return {
         "model": name,
         "parameters": counted.parameters,
         "macs": counted.macs,
         "tokens": counted.tokens,
         "int8_method": method,
-        "bytes": {form: path.stat().st_size for form, path in files.items()},
-        "peak_mb": {form: _peak_mb(arguments) for form, arguments in measured.items()},
+        "bytes": {form: len(data) for form, data in files.items()},
+        "peak_mb": peaks,
+        "absent": absent,
         "latency_ms": {},
         "images_per_s": {},
-        "parts": parts | {form: path.read_bytes() for form, path in files.items()},
+        "parts": {form: parts[form] for form in forms if form in parts},
     }
 
 
+def _files(
+    name: str, model: torch.nn.Module, img_size: int, forms: Sequence[str], pixels: np.ndarray
+) -> tuple[dict[str, bytes], str | None]:
+    """The ONNX files of those forms that are, and which of the two ways to int8 was the quicker."""
+    if not set(forms) & {"plain", "onnx", "int8"}:
+        return {}, None
+    from ..export.int8 import METHODS, float_share, quantise
+    from ..export.onnx import core, finish
+
+    facts = {"model": name, "feathervit": "benchmark", "img_size": img_size, "channels": 3}
+
+    def packed(proto) -> bytes:
+        return finish(proto, facts, None).SerializeToString()
+
+    files, method = {}, None
+    if "plain" in forms:
+        files["plain"] = packed(core(model, img_size, 3, rewrite=False))
+    if "onnx" in forms or "int8" in forms:
+        proto = core(model, img_size, 3)
+    if "onnx" in forms:
+        files["onnx"] = packed(proto)
+    if "int8" in forms:
+        small = {m: quantise(proto, m, pixels) for m in METHODS}
+        ready = {m: packed(p) for m, p in small.items() if float_share(p) < 0.5}
+        if ready:
+            times = race({m: runner(session(data), pixels[:1]) for m, data in ready.items()})
+            method = min(times, key=times.__getitem__)
+            files["int8"] = ready[method]
+    return files, method
+
+
 def _call(row: dict[str, Any], form: str, pixels: np.ndarray, threads: int) -> Callable[[], object]:
-    parts = row["parts"]
+    part = row["parts"][form]
     if form in ("eager", "compiled"):
-        model, x = parts["model" if form == "eager" else "compiled"], torch.from_numpy(pixels)
-        return lambda: model(x)
-    return runner(session(parts[form], threads), pixels)
+        x = torch.from_numpy(pixels)
+        return lambda: part(x)
+    return runner(session(part, threads), pixels)
 
 
 def _peak_mb(arguments: list[str]) -> float:

@@ -1,7 +1,8 @@
 """The most memory that a process of its own needs to load a model and compute one image.
 
-`python -m feathervit.benchmark.memory` FILE.onnx, or "eager" and a model's words as JSON. Prints megabytes. A process of its
-own, because what one has used before stays in its peak; and nothing is loaded here that the model does not need.
+`python -m feathervit.benchmark.memory` FILE.onnx, or "eager" or "compiled" and a model's words as JSON. Prints megabytes. A
+process of its own, because what one has used before stays in its peak; and nothing is loaded here that the model does not
+need.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 
 def main(argv: list[str]) -> None:
-    if argv[0] == "eager":
+    if argv[0] in ("eager", "compiled"):
         import torch
 
         from .peers import build
@@ -21,7 +22,9 @@ def main(argv: list[str]) -> None:
         words = json.loads(argv[1])
         torch.set_num_threads(1)
         with torch.inference_mode():
-            build(**words)(torch.zeros(1, 3, words["img_size"], words["img_size"]))
+            model = build(**words)
+            call = torch.compile(model) if argv[0] == "compiled" else model
+            call(torch.zeros(1, 3, words["img_size"], words["img_size"]))
     else:
         import numpy as np
         import onnxruntime

@@ -65,6 +65,14 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"{100 * found['min_agreement']:g} % wanted); largest difference of a probability {found['largest_difference']:.1e}",
         f"top-1 {100 * found['top1']:.2f} %, the model itself {100 * found['top1_before']:.2f} %",
     ]
+    if "originals" in found:
+        files = found["originals"]
+        out.append(f"on {files['n']} of the picture files as they are: {100 * files['agreement']:.2f} %")
+    if "same_expert" in found:
+        used = ", ".join(map(str, found["experts_used"]))
+        out.append(
+            f"the same expert weighs most for {100 * found['same_expert']:.2f} % of tokens; in use by layer: {used}"
+        )
     if times:
         named = ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items())
         out.append(f"one picture on one thread of {found['machine']['cpu']}: {named}")

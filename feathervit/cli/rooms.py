@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -164,7 +166,13 @@ class BenchmarkInfer:
     """Image side in pixels, one for all."""
     patch_size: int | None = None
     """Patch side of ours and their twins; their own if not given."""
-    forms: tuple[Literal["eager", "compiled", "plain", "onnx", "int8"], ...] = ("eager", "plain", "onnx", "int8")
+    forms: tuple[Literal["eager", "compiled", "plain", "onnx", "int8"], ...] = (
+        "eager",
+        "compiled",
+        "plain",
+        "onnx",
+        "int8",
+    )
     """In which forms; plain is PyTorch's exporter without our rewriting."""
     threads: tuple[int, ...] = (1, 2)
     """CPU threads to measure latency with."""
@@ -182,7 +190,14 @@ def benchmark_infer(args: BenchmarkInfer, _: dict) -> int:
 
     if args.rounds < 1 or not args.models or not args.forms or not args.threads or min(args.threads) < 1:
         raise ConfigError("--rounds and --threads must be at least 1, and models and forms must be named")
-    found = run(args.models, args.img_size, args.patch_size, args.forms, args.threads, args.rounds)
+    if args.chart and Path(args.chart).suffix.lower() != ".png":
+        raise ConfigError(f"--chart must name a .png file, got {args.chart}")
+    for path in filter(None, (args.chart, args.out)):  # before the minutes that measuring takes
+        if not Path(path).absolute().parent.is_dir():
+            raise ConfigError(f"{path} lies in no folder; make {Path(path).absolute().parent} first")
+    words = (args.models, args.img_size, args.patch_size, args.forms, args.threads, args.rounds)
+    found = run(*words, command=shlex.join(["feathervit", *sys.argv[1:]]))
+    status = show(found, table, args.out, args.json)
     if args.chart:
         chart(found, Path(args.chart))
-    return show(found, table, args.out, args.json)
+    return status

@@ -31,7 +31,7 @@ from ..errors import DataError
 from .imageset import NATIVE_LIMIT, Progress, Scan, pixel_digest, text_digest
 from .picture import Fit, PictureError, Source, header, quiet, to_stored
 
-_FORMAT = 1  # raise it when the same file would be decoded to other pixels
+_FORMAT = 2  # raise it when the same file would be decoded to other pixels
 _CHUNK = 16  # pictures a task
 
 

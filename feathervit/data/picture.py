@@ -2,14 +2,16 @@
 
 Open (first frame, upright by EXIF, grey or RGB, 16 bit scaled to 8, transparency over white), make square, resize once
 (float32 bilinear with antialiasing, rounded), normalise. A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8
-(libjpeg's scaled decoding), never below twice the size asked for. Memory is bounded: the pictures that are being
-decoded at one moment, in all threads, share a budget of pixels.
+(libjpeg's scaled decoding), never below twice the size asked for; its square is then cut at fractions of the decoded
+pixels, so that it is the same part of the picture. Memory is bounded: the pictures that are being decoded at one moment,
+in all threads, share a budget of pixels.
 """
 
 from __future__ import annotations
 
 import ctypes
 import io
+import math
 import os
 import sys
 import threading
@@ -42,6 +44,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_MIRRORED = {
+    2: (True, False),
+    3: (True, True),
+    4: (False, True),
+    6: (False, True),
+    7: (True, True),
+    8: (True, False),
+}  # x, y
 
 
 class PictureError(DataError):
@@ -59,13 +69,23 @@ def open_picture(source: Source, channels: int = 3, *, at_least: int | None = No
     source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). at_least: both sides may shrink
     to no less than this while decoding a JPEG. Raises PictureError, one line that names the file and says why.
     """
-    with decoded(source, channels, at_least) as x_CHW:
-        return x_CHW.contiguous()
+    with _decoding(source, channels, at_least) as (image, _):
+        return _pixels(image, channels).contiguous()
 
 
 @contextmanager
-def decoded(source: Source, channels: int, at_least: int | None = None) -> Iterator[torch.Tensor]:
+def decoded(source: Source, channels: int) -> Iterator[torch.Tensor]:
     """`open_picture` for use in threads: the pixels count against the budget until the block ends."""
+    with _decoding(source, channels) as (image, _):
+        yield _pixels(image, channels)
+
+
+@contextmanager
+def _decoding(
+    source: Source, channels: int, at_least: int | None = None
+) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
+    """The image that is about to be decoded, perhaps smaller, and its own (width, height). Its pixels count against the
+    budget until the block ends; whatever goes wrong inside is a PictureError."""
     if channels not in (1, 3):
         raise DataError(f"picture files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
     try:
@@ -75,11 +95,12 @@ def decoded(source: Source, channels: int, at_least: int | None = None) -> Itera
                 raise Image.DecompressionBombError(
                     f"{pixels / 1e6:.0f} megapixels are above the limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
                 )
+            size = image.size
             if at_least:
                 image.draft(None, (at_least, at_least))
             # A progressive JPEG keeps the coefficients of the whole picture, whatever the scale it is decoded at.
             with _budget.share(pixels if "progressive" in image.info else image.width * image.height):
-                yield _pixels(image, channels)
+                yield image, size
     except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
         raise PictureError(source, _why(error)) from error
 
@@ -89,8 +110,10 @@ def to_stored(source: Source, size: int | None, channels: int = 3, fit: Fit = "c
 
     Training (at its stored size), evaluation and prediction (at the model's size) all come through here.
     """
-    with decoded(source, channels, 2 * size if size else None) as x_CHW:
-        x_CHW = fit_square(x_CHW, fit)
+    with _decoding(source, channels, 2 * size if size else None) as (image, full):
+        if size and image.size != full:
+            return _scaled_square(image, full, size, channels, fit)
+        x_CHW = fit_square(_pixels(image, channels), fit)
         return x_CHW.contiguous() if size is None else resize(x_CHW, size)
 
 
@@ -203,6 +226,37 @@ def _image(source: Source) -> Iterator[Image.Image]:
         return
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
         yield image
+
+
+def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channels: int, fit: Fit) -> torch.Tensor:
+    """`fit_square` and `resize` of a JPEG of `full` (width, height) that is decoded at a fraction of it.
+
+    Whole decoded pixels would put the square up to one of them beside its place, and libjpeg rounds the sides up: together
+    several grey levels. So the box is in fractions, as Pillow's own `thumbnail` has it, and float planes are resized.
+    """
+    orientation = _orientation(image)
+    scale = 1 << round(math.log2(max(full) / max(image.size)))  # 2, 4 or 8
+    sides = np.array(full)
+    extent = sides if fit == "stretch" else np.full(2, max(full) if fit == "pad" else min(full))
+    spare = sides - extent  # below 0 for "pad"
+    before = np.trunc(spare / 2)  # an odd pixel goes to the right or the bottom of the upright picture
+    before = np.where(_MIRRORED.get(orientation, (False, False)), spare - before, before)
+    first = before / scale  # x and y of the square's corner, in decoded pixels
+    last = first + extent / scale
+    image = _and_close(image, image.convert("L" if channels == 1 else "RGB"))
+    x_HWC = np.asarray(image, np.float32).reshape(image.height, image.width, channels)
+    if fit == "pad":  # the last decoded column and row may lie partly outside of the picture, where all is black
+        x_HWC[:, -1] *= sides[0] / scale - (image.width - 1)
+        x_HWC[-1] *= sides[1] / scale - (image.height - 1)
+    (left, top), (right, bottom) = np.floor(first).astype(int), np.ceil(last).astype(int)
+    black = ((max(0, -top), max(0, bottom - image.height)), (max(0, -left), max(0, right - image.width)), (0, 0))
+    x_HWC = np.pad(x_HWC[max(0, top) : bottom, max(0, left) : right], black)
+    box = (*(first - (left, top)), *(last - (left, top)))
+    planes = [
+        Image.fromarray(x_HWC[..., c]).resize((size, size), Image.Resampling.BILINEAR, box) for c in range(channels)
+    ]
+    upright = [plane.transpose(_UPRIGHT[orientation]) for plane in planes] if orientation in _UPRIGHT else planes
+    return torch.from_numpy(np.rint(np.stack(upright)).clip(0, 255).astype(np.uint8))
 
 
 def _pixels(image: Image.Image, channels: int) -> torch.Tensor:

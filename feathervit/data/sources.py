@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,14 @@ def load_split(
     split: SplitConfig = SplitConfig(),  # noqa: B008
     skip_unreadable: bool = False,
     progress: Progress | None = None,
+    pick: Callable[[str, int], np.ndarray] | None = None,
 ) -> ImageSet:
     """One split, stored for evaluation.
 
     split_name: "train", "val" or "test"; a val that the source does not have is the part of train that `split` holds
     out. None: test, else val, else all there is. class_names: the model's classes, by which the pictures are labelled
-    (None: the source's own). The rest as in `load_data`. Raises DataError, UnknownNameError, ConfigError.
+    (None: the source's own). pick(split, count): the indices of those that are wanted; others are not decoded. The rest as in
+    `load_data`. Raises DataError, UnknownNameError, ConfigError.
     """
     found = find(source)
     if split_name is None:
@@ -100,7 +103,8 @@ def load_split(
         raise DataError(f"{found.name} has no split {split_name!r}; it has {', '.join(parts)}")
     origin = "train" if split_name not in found.splits else split_name
     size = found.splits[origin].native_side() or img_size
-    part = {split_name: parts[split_name]}
+    pictures = parts[split_name]
+    part = {split_name: pictures.subset(pick(split_name, len(pictures.labels))) if pick else pictures}
     sets, _ = _store(found, part, {split_name: size}, images, skip_unreadable, progress)
     return sets[split_name] if class_names is None else _relabelled(sets[split_name], tuple(class_names))
 

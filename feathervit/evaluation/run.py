@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..data import ImageSet, load_split
@@ -37,9 +40,13 @@ def evaluate(
 
 
 def labelled(
-    predictor: Predictor, data: str | Path | None = None, split: str | None = None, skip_unreadable: bool = False
+    predictor: Predictor,
+    data: Any = None,
+    split: str | None = None,
+    skip_unreadable: bool = False,
+    pick: Callable[[str, int], np.ndarray] | None = None,
 ) -> ImageSet:
-    """Images to evaluate a model on, chosen as `evaluate` says and labelled by the model's classes."""
+    """Images to evaluate a model on, chosen as `evaluate` says and labelled by its classes; `pick` as in `load_split`."""
     config = predictor.config
     source = data if data is not None else config.data
     if split is None and _same(source, config.data) and set(find(source).splits) == {"train"}:
@@ -53,6 +60,7 @@ def labelled(
         images=config.images,
         split=config.split,
         skip_unreadable=skip_unreadable,
+        pick=pick,
     )
     if images.images.shape[1] != predictor.in_chans:
         raise DataError(f"the model takes {predictor.in_chans} channels, {images.name} has {images.images.shape[1]}")
@@ -83,8 +91,10 @@ def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
     return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
-def _same(source: str | Path, trained_on: str) -> bool:
-    """Whether two names mean one data set, however a folder's path is written."""
+def _same(source: Any, trained_on: str) -> bool:
+    """Whether two names mean one data set, however a folder's path is written. Arrays have none."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
     if str(source) == trained_on:
         return True
     a, b = Path(source).expanduser(), Path(trained_on).expanduser()

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..benchmark.cost import cost
-from ..config import to_dict
+from ..config import RunConfig, to_dict
 from ..data.named import NAMED
 from ..errors import FeatherVitError
 from ..evaluation.inference import Predictor
@@ -24,8 +26,8 @@ from .verify import compare
 
 def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
     """The folder; what comes back out of it is compared with the model."""
-    save_weights(folder / "model.safetensors", job.checkpoint)
-    config = job.predictor.config
+    config = public(job.predictor.config)
+    save_weights(folder / "model.safetensors", dataclasses.replace(job.checkpoint, config=config))
     names = job.predictor.class_names
     found = cost(job.predictor.model, config.img_size, job.predictor.in_chans)
     card = {
@@ -47,8 +49,11 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
     again = Predictor(load_weights(folder), folder)
     after = dataclasses.replace(job, predictor=again).before(job.checking)
     checked = compare(job.before(job.checking), after, job.checking.labels)
-    text = model_card(job, card, checked, _result_of(job))
-    write_bytes(folder / "README.md", text.encode())
+    if (folder / "README.md").exists():  # the licence may have been written into it
+        job.say(f"  {folder / 'README.md'} is kept as it is; remove it to have the card written anew")
+    else:
+        text = model_card(job, card, checked, _result_of(job))
+        write_bytes(folder / "README.md", text.encode(errors="backslashreplace"))
     return {
         "file": "model.safetensors",
         "bytes": (folder / "model.safetensors").stat().st_size,
@@ -59,12 +64,36 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
     }
 
 
+def public(config: RunConfig) -> RunConfig:
+    """The configuration without the folders of this machine: of paths the last name is left."""
+    named = {field: name_of(getattr(config, field)) for field in ("data", "start_from", "teacher")}
+    return dataclasses.replace(config, **named)
+
+
+def name_of(text: str) -> str:
+    """A path's last name; the names of data sets and models as they are."""
+    if text in NAMED or re.fullmatch(r"hf:[\w.-]+/[\w.-]+", text) or not re.search(r"[/\\]", text):
+        return text
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+
+
+def _public_command(command: str) -> str:
+    """A command line with `name_of` each of its words, also behind "="."""
+    words = [word.rpartition("=") for word in shlex.split(command)]
+    return shlex.join(flag + sign + name_of(value) for flag, sign, value in words)
+
+
+def _escaped(name: str) -> str:
+    """Text that Markdown and HTML show as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&])", r"\\\1", " ".join(name.split()))
+
+
 def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: RunResult | None) -> str:
     """README.md: what the model is, from what data by which recipe, its figures, its limits, its licence."""
     config = job.predictor.config
-    data = config.data if config.data in NAMED or config.data.startswith("hf:") else Path(config.data).name
-    names = job.predictor.class_names
-    split = job.checking.name.rpartition("/")[2]
+    data = _escaped(name_of(config.data))
+    names = [_escaped(name) for name in job.predictor.class_names]
+    split = _escaped(job.checking.name.rpartition("/")[2])
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     figures = [f"| {split}, {checked['n']} images checked when this folder was written | {_percent(checked['top1'])} |"]
     training = [f"- recipe: `{config.recipe or 'none'}`, seed {config.seed}, {config.epochs} epochs"]
@@ -74,7 +103,7 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
                 figures.append(f"| {name}, {found['n']} images, at the end of training | {_percent(found['top1'])} |")
         minutes = "" if result.minutes is None else f", {result.minutes:.1f} minutes"
         training += [
-            f"- command: `{result.command}`",
+            f"- command: `{_public_command(result.command)}`",
             f"- {result.data['n_train']} training images; fingerprint `{result.data['fingerprint']}`",
             f"- {result.machine['gpu'] or result.machine['cpu']}{minutes}, PyTorch {result.torch}",
         ]

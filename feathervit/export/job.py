@@ -5,8 +5,9 @@ Legend: N images, C channels, R stored side, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..data.picture import normalise, resize
+from ..data.cache import FilePictures
+from ..data.picture import Source, normalise, open_picture, resize, to_stored
 from ..data.sources import find
 from ..errors import DataError
 from ..evaluation.inference import Predictor, probabilities
 from ..evaluation.run import labelled
 from ..training.checkpoint import Checkpoint, load_weights
+from .verify import agreement
 
-CALIBRATION, CHOOSING, CHECKING = 200, 500, 2000  # images at most
+CALIBRATION, CHOOSING, CHECKING, ORIGINALS = 200, 500, 2000, 100  # images at most
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,42 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def some(self, most: int, shares: tuple[int, ...] = (0,), of: int = 1) -> Images:
-        """At most `most` images, spread evenly over those whose number modulo `of` is one of `shares`."""
-        index = np.flatnonzero(np.isin(np.arange(len(self)) % of, shares))
-        index = index[np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).astype(int))]
+    def some(self, most: int) -> Images:
+        index = _spread(len(self), most)
         return Images(self.pixels[torch.from_numpy(index)], self.labels[index], self.name)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checkpoint to export, and the folder it lies in. No image is in two of `calibration`, `choosing` and `checking`."""
+    """A checkpoint to export, and the folder it lies in. No image is in two of `calibration`, `choosing` and `checking`.
+
+    `originals`: some of the files that `checking` was made from, empty where the data are arrays. `shared`: whether all three
+    are shares of one split, which is then "train" or all there is.
+    """
 
     predictor: Predictor
     checkpoint: Checkpoint
     folder: Path
-    calibration: Images
-    choosing: Images
+    data: Any
     checking: Images
+    originals: Sequence[Source]
+    shared: bool
     input: str
     min_agreement: float
     say: Callable[[str], None]
+
+    @cached_property
+    def calibration(self) -> Images:
+        """Read when a target wants them: most do not."""
+        return self._training(CALIBRATION, 0)
+
+    @cached_property
+    def choosing(self) -> Images:
+        return self._training(CHOOSING, 1)
+
+    def _training(self, most: int, share: int) -> Images:
+        split, of = (None, 4) if self.shared else ("train", 2)
+        return _load(self.predictor, self.data, split, lambda _, count: _spread(count, most, (share,), of), self.say)[0]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -87,6 +106,18 @@ class Job:
         """Images as an exported file takes them: "image" or "tensor"."""
         return self.tensors(images) if kind == "tensor" else images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
+    def on_originals(self, run: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+        """How an exported file that takes pictures answers on picture files as they are, one by one at their own sizes, against
+        the model by the package's own way from a file. `run`: uint8 [1, H, W, C] to probabilities [1, K]."""
+        if not self.originals or self.input == "tensor":
+            return {}
+        config, channels = self.predictor.config, self.predictor.in_chans
+        whole = (open_picture(source, channels).permute(1, 2, 0)[None].contiguous() for source in self.originals)
+        theirs_NK = np.concatenate([run(picture.numpy()) for picture in whole])
+        squares = [to_stored(source, config.img_size, channels, config.images.fit) for source in self.originals]
+        ours_NK = self.before(Images(torch.stack(squares), np.zeros(len(squares), int), self.checking.name))
+        return {"originals": {"n": len(squares), **agreement(ours_NK, theirs_NK)}}
+
 
 def prepare(checkpoint: str | Path, data: Any, input: str, min_agreement: float, say: Callable[[str], None]) -> Job:
     """The checkpoint and its images. Raises CheckpointError, DataError."""
@@ -94,22 +125,52 @@ def prepare(checkpoint: str | Path, data: Any, input: str, min_agreement: float,
     predictor = Predictor(weights, checkpoint)
     if data is None and weights.config.data == "arrays":
         raise DataError("the checkpoint was trained on arrays; name images to check it on: --data FOLDER")
-    source = data if data is not None else weights.config.data
-    checking = _load(predictor, data, None)
-    splits = find(source).splits
-    if "train" in splits and not checking.name.endswith("/train"):
-        training = _load(predictor, data, "train")
-        calibration, choosing = training.some(CALIBRATION, (0,), 2), training.some(CHOOSING, (1,), 2)
-    else:  # all there is has to serve for everything
-        calibration, choosing = checking.some(CALIBRATION, (0,), 4), checking.some(CHOOSING, (1,), 4)
-        checking = checking.some(CHECKING, (2, 3), 4)
-    checking = checking.some(CHECKING)
-    if not all(map(len, (calibration, choosing, checking))):
-        raise DataError(f"{source} has too few images to calibrate and to check on; 12 are the least")
+    found = find(data if data is not None else weights.config.data)
+    alone: list[bool] = []
+
+    def pick(split: str, count: int) -> np.ndarray:
+        alone.append(split == "train" or "train" not in found.splits)  # all there is has to serve for everything
+        return _spread(count, CHECKING, (2, 3), 4) if alone[0] else _spread(count, CHECKING)
+
+    checking, sources = _load(predictor, data, None, pick, say)
+    place = {
+        name: (pictures.items, i)
+        for pictures in found.splits.values()
+        if isinstance(pictures, FilePictures)
+        for i, name in enumerate(pictures.sources)
+    }
+    some = _spread(len(sources), ORIGINALS) if place else ()
+    originals = [items[i] for items, i in (place[sources[number]] for number in some)]
     folder = path if path.is_dir() else path.parent
-    return Job(predictor, weights, folder, calibration, choosing, checking, input, min_agreement, say)
+    return Job(predictor, weights, folder, data, checking, originals, alone[0], input, min_agreement, say)
 
 
-def _load(predictor: Predictor, data: Any, split: str | None) -> Images:
-    found = labelled(predictor, data, split, skip_unreadable=True)
-    return Images(found.images, found.labels.numpy(), found.name)
+def _load(
+    predictor: Predictor,
+    data: Any,
+    split: str | None,
+    pick: Callable[[str, int], np.ndarray],
+    say: Callable[[str], None],
+) -> tuple[Images, list[str]]:
+    """The images that `pick` chooses, and their sources. Pictures that cannot be read are left out with a word."""
+    wanted = []
+
+    def choose(name: str, count: int) -> np.ndarray:
+        index = pick(name, count)
+        if not len(index):
+            raise DataError(
+                f"{count} images are too few to check on, and to calibrate and choose by; give more with --data"
+            )
+        wanted.append(len(index))
+        return index
+
+    found = labelled(predictor, data, split, skip_unreadable=True, pick=choose)
+    if len(found) < wanted[0]:
+        say(f"  {wanted[0] - len(found)} of {wanted[0]} images of {found.name} cannot be read and were left out")
+    return Images(found.images, found.labels.numpy(), found.name), found.sources
+
+
+def _spread(count: int, most: int, shares: tuple[int, ...] = (0,), of: int = 1) -> np.ndarray:
+    """At most `most` numbers below `count`, spread evenly over those that modulo `of` are one of `shares`."""
+    index = np.flatnonzero(np.isin(np.arange(count) % of, shares))
+    return index[np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).astype(int))]

@@ -12,6 +12,7 @@ group, K head width, E experts, F hidden size, P prefix tokens.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +27,14 @@ TOKENWISE = (MLP, SwiGLU, *SHARINGS.values())  # feed-forwards that look at one 
 
 
 class Routes:
-    """Gates [B, N, E] of the layers in one forward pass, for graphs that give them out."""
+    """Gates [B, N, E] by the layer's number, from 1, in one forward pass: for graphs that give them out."""
 
     def __init__(self) -> None:
-        self.gates: list[Tensor] = []
+        self.gates: dict[int, Tensor] = {}
+
+    def note(self, number: int) -> Callable[..., None]:
+        """A forward hook for the router of that layer."""
+        return lambda _, __, out: self.gates.__setitem__(number, out[0])
 
 
 class Patches(nn.Module):
@@ -80,9 +85,9 @@ class Attention(nn.Module):
 class GatedFeedForward(nn.Module):
     """`SwiGLU`, or `SharedVW2`: a SwiGLU whose gate branch is a mixture. [B, N, D] to [B, N, D] and a balance loss of 0."""
 
-    def __init__(self, ffn: SwiGLU | SharedVW2, routes: Routes):
+    def __init__(self, ffn: SwiGLU | SharedVW2, routes: Routes, number: int):
         super().__init__()
-        self.routes = routes
+        self.routes, self.number = routes, number
         gate = getattr(ffn, "gate", None)
         self.hidden, self.experts = ffn.v.out_features, ffn.w.out_features // ffn.v.out_features
         weights, biases = [ffn.w.weight, ffn.v.weight], [ffn.w.bias, ffn.v.bias]
@@ -100,7 +105,7 @@ class GatedFeedForward(nn.Module):
         h_BNE, w, v_BNF = self.up(x_BND).split([e, e * f, f], dim=-1)
         top_BNK, index_BNK = h_BNE.topk(self.top_k, dim=-1)
         gate_BNE = torch.zeros_like(h_BNE).scatter(-1, index_BNK, top_BNK.softmax(-1))
-        self.routes.gates.append(gate_BNE)
+        self.routes.gates[self.number] = gate_BNE
         mixed_BNF = (gate_BNE.unsqueeze(2) @ F.silu(w).reshape(-1, n, e, f)).reshape(-1, n, f)
         return self.w2(mixed_BNF * v_BNF), x_BND.new_zeros(())
 
@@ -132,18 +137,20 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
     tokens = prefix + model.patch_embed.grid_size**2
     if _is_linear(model.patch_embed):
         model.patch_embed = Patches(model.patch_embed)
-    turned = getattr(model, "turns", None) is not None  # rotary positions turn queries and keys
+    turned = model.turns is not None  # rotary positions turn queries and keys
     for number, layer in enumerate(model.blocks, start=1):
         known = type(layer.attn) is GroupedQueryAttention and not turned
         last = number == len(model.blocks) and model.config.readout in (
             "dummy",
             "class",
-        )  # they read the prefix tokens only
+        )  # they read prefix tokens only
         cut = last and known and type(layer.ffn) in TOKENWISE
         if known:
             layer.attn = Attention(layer.attn, tokens, prefix if cut else tokens)
         if type(layer.ffn) is SwiGLU or (type(layer.ffn) is SharedVW2 and layer.ffn.gate is not None):
-            layer.ffn = GatedFeedForward(layer.ffn, routes)
+            layer.ffn = GatedFeedForward(layer.ffn, routes, number)
+        elif isinstance(layer.ffn, tuple(SHARINGS.values())) and layer.ffn.gate is not None:
+            layer.ffn.gate.register_forward_hook(routes.note(number))
         if cut:
             model.blocks[number - 1] = LastLayer(layer, prefix)
     return model, routes

@@ -34,19 +34,20 @@ class Probabilities(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         self.routes.gates.clear()
         probabilities_BK = self.model(pixels).softmax(-1)
-        return (probabilities_BK, *self.routes.gates)
+        return (probabilities_BK, *self.routes.gates.values())
 
 
 def core(model: nn.Module, img_size: int, channels: int, *, rewrite: bool = True) -> onnx.ModelProto:
     """`pixels` [batch, channels, img_size, img_size] to `probabilities` [batch, K], for any batch.
 
     With `rewrite` ours are written for inference first (`lean`); `experts.1`, `experts.2`, ... are then the gates
-    [batch, N, E] of the layers that have them. Raises ConfigError for a model that the exporter cannot trace.
+    [batch, N, E] of those layers that have them. Raises ConfigError for a model that the exporter cannot trace.
     """
     whole = Probabilities(*(lean(model) if rewrite else (model.eval(), Routes()))).eval()
     example = torch.randn(2, channels, img_size, img_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        names = ["probabilities", *(f"experts.{i + 1}" for i in range(len(whole(example)) - 1))]
+        whole(example)
+    names = ["probabilities", *(f"experts.{number}" for number in whole.routes.gates)]
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(

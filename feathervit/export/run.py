@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from .. import __version__
-from ..errors import ConfigError, RunFolderError
+from ..errors import ConfigError, FeatherVitError, RunFolderError, UnknownNameError
 from ..results import commit, machine, write_json
 from .job import prepare
+from .verify import check_extra
 
 Target = Literal["onnx", "int8", "pt2", "web", "huggingface"]
-NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 def export_model(
@@ -36,32 +38,41 @@ def export_model(
     agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` for int8. `say` hears what is going
     on. Raises FeatherVitError.
     """
+    if to not in get_args(Target):
+        raise UnknownNameError("target", to, get_args(Target))
+    if input not in ("image", "tensor"):
+        raise UnknownNameError("input", input, ("image", "tensor"))
     if not 0 <= min_agreement <= 1:
         raise ConfigError(f"--min-agreement must be from 0 to 1, got {min_agreement}")
     if input == "tensor" and to not in ("onnx", "int8"):
         raise ConfigError(f"--input tensor is for --to onnx and --to int8; --to {to} takes pictures")
-    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
-    if missing and to in ("onnx", "int8", "web"):
-        raise ConfigError(f"--to {to} needs {', '.join(missing)}: pip install 'feathervit[export]'")
+    if to in ("onnx", "int8", "web"):
+        check_extra(f"--to {to}")
     job = prepare(checkpoint, data, input, min_agreement, say)
     folder = Path(out) if out else job.folder / f"export-{to}"
     writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
     writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")
-    _claim(folder)
+    new = _claim(folder, to)
     write_json(
         folder / "export.json", {"to": to, "finished": False}
     )  # written again last, when all is there and checked
+    try:
+        report = writer(job, folder)
+    except FeatherVitError:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     config = job.predictor.config
     found = {
         "to": to,
         "finished": True,
-        "checkpoint": str(checkpoint),
+        "checkpoint": Path(checkpoint).resolve().name,  # no more: the folder may be published
         "model": config.model,
         "parameters": sum(p.numel() for p in job.predictor.model.parameters()),
         "classes": len(job.predictor.class_names),
         "img_size": config.img_size,
         "channels": job.predictor.in_chans,
-        **writer(job, folder),
+        **report,
         "feathervit": __version__,
         "commit": commit(),
         "torch": torch.__version__,
@@ -71,11 +82,23 @@ def export_model(
     return found | {"out": str(folder)}
 
 
-def _claim(folder: Path) -> None:
-    """Makes the folder. Only what an earlier export wrote is ever replaced."""
+def _claim(folder: Path, to: Target) -> bool:
+    """Makes the folder; whether it is new. Only what an earlier export of the same kind wrote is ever replaced."""
     try:
-        if folder.exists() and any(folder.iterdir()) and not (folder / "export.json").exists():
-            raise RunFolderError(f"{folder} is not empty and holds no export; name another folder with --out")
+        new = not folder.exists()
+        if not new and any(folder.iterdir()):
+            if not (folder / "export.json").exists():
+                raise RunFolderError(f"{folder} is not empty and holds no export; name another folder with --out")
+            held = json.loads((folder / "export.json").read_text()).get("to", to)
+            if held != to:
+                raise RunFolderError(
+                    f"{folder} holds an export --to {held}; name another folder with --out, or remove it"
+                )
         folder.mkdir(parents=True, exist_ok=True)
+        return new
+    except (ValueError, AttributeError) as error:
+        raise RunFolderError(
+            f"{folder / 'export.json'} is damaged; remove the folder, or name another with --out"
+        ) from error
     except OSError as error:
         raise RunFolderError(f"cannot use {folder}: {error.strerror or error}; it must be a writable folder") from error

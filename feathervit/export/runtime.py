@@ -49,11 +49,18 @@ def _fetch(path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise ConfigError(f"--to web needs npm once, to fetch onnxruntime-web {VERSION}; install Node.js, {mend}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot keep {PACKAGE} in {path.parent}: {error.strerror or error}; set FEATHERVIT_CACHE to another folder"
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         command = [
             npm,
             "pack",
-            "--silent",
+            "--loglevel",
+            "error",
             "--ignore-scripts",
             f"onnxruntime-web@{VERSION}",
             "--pack-destination",
@@ -64,9 +71,9 @@ def _fetch(path: Path) -> None:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ConfigError(f"npm did not fetch onnxruntime-web {VERSION}: {error}; try again, {mend}") from error
         if done.returncode or not (Path(folder) / PACKAGE).exists():
-            why = " ".join(done.stderr.split())[-300:]
+            lines = [line for line in done.stderr.splitlines() if "complete log" not in line]  # a path, and no reason
+            why = " ".join(" ".join(lines).split())[:300]
             raise ConfigError(
                 f"npm did not fetch onnxruntime-web {VERSION}: {why or 'no file came'}; try again, {mend}"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, (Path(folder) / PACKAGE).read_bytes())

@@ -1,37 +1,52 @@
 """Whether an exported model does what the model does: on real images, and how long it takes.
 
+ONNX Runtime is imported when it is used: two of the five targets need none of the extra `export`.
+
 Legend: N images, K classes.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import onnxruntime
+import torch
 from numpy.typing import NDArray
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 
+if TYPE_CHECKING:
+    import onnxruntime
+
+MIN_AGREEMENT = 0.99  # where weights keep their 32 bits
 ROUNDS = 100
 Key = TypeVar("Key")
 
 
-def session(model: bytes | str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU. Raises CheckpointError for a file that is missing or no ONNX model."""
+def check_extra(what: str) -> None:
+    """Raises ConfigError where a package of the extra `export` is missing."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{what} needs {', '.join(missing)}: pip install 'feathervit[export]'")
+
+
+def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU. Raises CheckpointError for what it does not load."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
     try:
-        source = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a class of exceptions for each of its status codes, none public
-        name = "the exported model" if isinstance(model, bytes) else model
-        raise CheckpointError(f"ONNX Runtime cannot load {name}: {' '.join(str(error).split())[:300]}") from error
+        why = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"ONNX Runtime cannot load the exported model: {why}") from error
 
 
 def probabilities(run: onnxruntime.InferenceSession, images: NDArray, batch: int = 50) -> NDArray:
@@ -42,17 +57,28 @@ def probabilities(run: onnxruntime.InferenceSession, images: NDArray, batch: int
     )
 
 
+def agreement(ours_NK: NDArray, theirs_NK: NDArray) -> dict[str, float]:
+    """ "agreement": share of images with the same most probable class; "largest_difference" of any probability."""
+    return {
+        "agreement": float((theirs_NK.argmax(1) == ours_NK.argmax(1)).mean()),
+        "largest_difference": float(np.abs(ours_NK - theirs_NK).max()),
+    }
+
+
 def compare(ours_NK: NDArray, theirs_NK: NDArray, labels_N: NDArray) -> dict[str, float]:
-    """ "agreement": share of images with the same most probable class; "largest_difference" of any probability; the share of
-    images that each recognises: "top1" the exported model, "top1_before" the model it was made from."""
-    guess_N, before_N = theirs_NK.argmax(1), ours_NK.argmax(1)
+    """`agreement`, and the share of images that each recognises: "top1" the exported model, "top1_before" the model it was
+    made from."""
     return {
         "n": len(labels_N),
-        "agreement": float((guess_N == before_N).mean()),
-        "largest_difference": float(np.abs(ours_NK - theirs_NK).max()),
-        "top1": float((guess_N == labels_N).mean()),
-        "top1_before": float((before_N == labels_N).mean()),
+        **agreement(ours_NK, theirs_NK),
+        "top1": float((theirs_NK.argmax(1) == labels_N).mean()),
+        "top1_before": float((ours_NK.argmax(1) == labels_N).mean()),
     }
+
+
+def agrees(found: Mapping[str, Any], least: float) -> bool:
+    """Whether what `compare` and `Job.on_originals` found is enough."""
+    return min(part["agreement"] for part in (found, found.get("originals", found))) >= least
 
 
 def race(runs: Mapping[Key, Callable[[], object]], rounds: int = ROUNDS) -> dict[Key, float]:
@@ -65,6 +91,17 @@ def race(runs: Mapping[Key, Callable[[], object]], rounds: int = ROUNDS) -> dict
             if number >= 3:  # the first warm up
                 times[name].append(time.perf_counter() - start)
     return {name: 1e3 * statistics.median(column) for name, column in times.items()}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on a single thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def runner(run: onnxruntime.InferenceSession, image: NDArray) -> Callable[[], object]:

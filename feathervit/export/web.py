@@ -12,28 +12,34 @@ from typing import Any
 
 import onnx
 
-from ..errors import ConfigError
+from ..errors import ConfigError, FeatherVitError
 from ..files import write_bytes
 from ..results import write_json
-from .files import MIN_AGREEMENT, check, float32, int8, pack
+from .files import check, float32, int8, pack
 from .job import Job
 from .runtime import NOTICE, browser_runtime
+from .verify import MIN_AGREEMENT
 
 PAGE = ("index.html", "page.css", "page.js")
 
 
 def write_web(job: Job, folder: Path) -> dict[str, Any]:
-    """The page with the int8 model, or where that does not agree with the model on enough images, the one in 32 bits."""
+    """The page with the int8 model, or where there is none or it does not agree on enough images, the one in 32 bits."""
     if job.predictor.in_chans not in (1, 3):
         raise ConfigError(f"the model takes {job.predictor.in_chans} channels; a page can show it pictures of 1 or 3")
     runtime = browser_runtime()
     proto = float32(job)
-    small, tried = int8(job, proto)
     whole = pack(job, proto)
-    found = tried | check(job, small, {"int8": pack(job, small), "onnx": whole}, job.min_agreement)
-    if not found["passed"]:
-        job.say(f"  int8 agrees on {100 * found['agreement']:.1f} % only: the page gets the model in 32 bits")
-        small, found = proto, check(job, proto, {"onnx": whole}, MIN_AGREEMENT)
+    try:
+        small, tried = int8(job, proto)
+        found = tried | check(job, small, {"int8": pack(job, small), "onnx": whole}, job.min_agreement)
+        why = "" if found["passed"] else f"int8 agrees on {100 * found['agreement']:.1f} % only"
+    except FeatherVitError as error:
+        tried, why = {}, str(error)
+    if why:
+        job.say(f"  {why}: the page gets the model in 32 bits")
+        small, found = proto, tried | check(job, proto, {"onnx": whole}, MIN_AGREEMENT)
+    precision = "float32" if why else "int8"
     files = {
         "model.onnx": pack(job, small, routed=True),
         **{name: (resources.files(__package__) / "page" / name).read_bytes() for name in PAGE},
@@ -46,20 +52,20 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
     prefix = getattr(model, "num_prefix_tokens", 0)
     description = job.facts | {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "precision": "int8" if "method" in found else "float32",
+        "precision": precision,
         "agreement": found["agreement"],
         "top1": found["top1"],
         "n": found["n"],
         "split": job.checking.name,
-        "routed": [
-            out.name for out in small.graph.output[1:] if _tokens(out) > prefix
-        ],  # the last layer may have no patches
+        "routed": [out.name for out in small.graph.output[1:] if _tokens(out) > prefix],  # the last may have no patches
+        "depth": len(getattr(model, "blocks", ())),
         "prefix_tokens": prefix,
         "model_bytes": len(files["model.onnx"]),
         "page_bytes": sum(map(len, files.values())),
     }
     write_json(folder / "model.json", description)
-    return {"file": "index.html", "page_bytes": description["page_bytes"], **found}
+    sizes = {"bytes": description["model_bytes"], "page_bytes": description["page_bytes"]}
+    return {"file": "index.html", "precision": precision, **found, **sizes}
 
 
 def _tokens(output: onnx.ValueInfoProto) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
+import torch
 
+from feathervit.benchmark import infer
 from feathervit.benchmark.infer import chart, run, table
 from feathervit.benchmark.peers import build
+from feathervit.cli import main
 from feathervit.errors import ConfigError, UnknownNameError
 from feathervit.zoo import spec
 
@@ -39,6 +43,53 @@ def test_a_twin_is_of_the_same_size(name):
     assert twin.pos_embed.shape == ours.pos_embed.shape
     assert len(twin.blocks) == len(ours.blocks)
     assert twin.blocks[0].attn.num_heads == ours.blocks[0].attn.heads
+
+
+def test_the_verb(tmp_path, capsys, monkeypatch):
+    def broken(model):
+        def call(x):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    def killed(arguments):
+        raise subprocess.CalledProcessError(1, arguments, stderr="out of memory")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(infer, "_peak_mb", killed)
+    words = ["mlit_nano", "--img-size", "16", "--patch-size", "8", "--forms", "eager", "compiled", "plain"]
+    words += [
+        "--threads",
+        "2",
+        "1",
+        "--rounds",
+        "1",
+        "--chart",
+        str(tmp_path / "a.png"),
+        "--out",
+        str(tmp_path / "a.json"),
+    ]
+    assert main(["benchmark", "infer", *words]) == 0
+    said = capsys.readouterr().out
+    assert "no compiled: no compiler" in said
+    assert "no peak memory of plain: out of memory" in said
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["threads"] == [1, 2]
+    (row,) = found["rows"]
+    assert set(row["latency_ms"]) == {"eager", "plain"}
+    assert set(row["latency_ms"]["plain"]) == {"1", "2"}
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    for path in (tmp_path / "none" / "a.png", tmp_path / "a.svg"):  # said before anything is measured
+        assert main(["benchmark", "infer", "no-model", "--chart", str(path)]) == 2
+        assert str(path) in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_compiled():
+    (row,) = run(["mlit_nano"], 16, 8, ("eager", "compiled"), (1, 2), rounds=2)["rows"]
+    if "compiled" in row["absent"]:
+        pytest.skip(row["absent"]["compiled"])
+    assert set(row["latency_ms"]) == set(row["peak_mb"]) == {"eager", "compiled"}
 
 
 def test_mistakes():

@@ -1,13 +1,17 @@
-"""A small model of digits, trained once for all tests of exports."""
+"""Small models, of digits and of picture files, trained once for all tests of exports."""
 
 from __future__ import annotations
 
 import os
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import feathervit
+
+from ..conftest import stripes
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +19,36 @@ def digits_run(tmp_path_factory):
     """A run folder: three layers of `mlit_nano` on digits, a few epochs, right on most."""
     out = tmp_path_factory.mktemp("digits") / "run"
     feathervit.train("digits", out=out, epochs=8, **{"arch.depth": 3, "optim.warmup_epochs": 1.0, "optim.ema": 0.9})
+    return out
+
+
+CLASSES = ("flat", "<b>tall", "tiles_|")  # two that HTML and Markdown would take for their own
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """JPEGs of 96 x 64 and more, no square, in train/ and test/ with class folders; the last is turned by its EXIF."""
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("photographs")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for split, count in (("train", 24), ("test", 6)):
+        for kind, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for n in range(count):
+                square = np.kron(stripes(kind, 16, rng), np.ones((4, 4, 1), np.uint8))
+                whole = np.pad(square, ((0, 0), (16, 16 + n), (0, 0)), mode="edge")
+                words = {"exif": turned} if n == count - 1 else {}
+                Image.fromarray(whole).save(root / split / name / f"{n}.jpg", quality=90, **words)
+    return root
+
+
+@pytest.fixture(scope="session")
+def photographs_run(photographs, tmp_path_factory):
+    """A run folder: three layers, the first of one expert, that read the mean of the patches of 16 px."""
+    out = tmp_path_factory.mktemp("photographs-run") / "run"
+    arch = {"arch.depth": 3, "arch.feedforward.experts": (1, 4, 4), "arch.feedforward.top_k": 1, "arch.readout": "mean"}
+    fields = {"model": "mlit_nano", "img_size": 16, "patch_size": 4, "epochs": 4, "augment.policy": "none", "lr": 3e-3}
+    feathervit.train("folder", data=photographs, out=out, **fields, **arch)
     return out
 
 

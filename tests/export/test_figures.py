@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
+from feathervit.config import ImageConfig
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "deploying.md").read_text()
 
@@ -24,6 +28,17 @@ def test_the_table_comes_from_results():
     assert "`results/infer_36.json`" in PAGE
     for row in rows("infer_36").values():
         assert line(row, ("eager", "plain", "onnx", "int8")) in PAGE
+
+
+def test_int8_of_mlit_xxs_is_under_a_megabyte():
+    from feathervit.export.int8 import quantise
+    from feathervit.export.onnx import core, finish
+    from feathervit.models import create_model
+
+    proto = core(create_model("mlit_xxs", img_size=36, patch_size=3, num_classes=100), 36, 3)
+    facts = {"model": "mlit_xxs", "feathervit": "0", "img_size": 36, "channels": 3}
+    small = quantise(proto, "dynamic", np.zeros((0, 3, 36, 36), np.float32))
+    assert len(finish(small, facts, ImageConfig()).SerializeToString()) <= 950_000
 
 
 def test_what_was_promised_of_mlit_xxs():

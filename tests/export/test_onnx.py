@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
-from feathervit.config import ImageConfig
+from feathervit.config import ConvMLP, ConvStem, ImageConfig, Latent, WhitenedPatches, with_fields
 from feathervit.data.picture import fit_square, normalise, resize
 from feathervit.export.int8 import METHODS, float_share, quantise
 from feathervit.export.lean import lean
@@ -67,20 +67,33 @@ PARTS = {
     "one of four": {"feedforward.top_k": 1, "feedforward.experts": (4,)},
     "ungrouped": {"attention.kv_heads": 4},
     "one layer": {"depth": 1},
+    "no choice at first": {"feedforward.top_k": 1, "feedforward.experts": (1, 4)},
+    "rotary": {"positions": "rotary"},
+    "class tokens": {"readout": "class", "class_tokens": 3},
+    "pool": {"readout": "pool"},
+    "latent": {"attention": Latent(4, 8)},
+    "stem": {"patches": ConvStem(2)},
+    "whitened": {"patches": WhitenedPatches()},
+    "conv-mlp": {"feedforward": ConvMLP(2.0)},
 }
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_rewriting_changes_nothing(name):
-    from feathervit.config import with_fields
-
     torch.manual_seed(0)
     config = with_fields(spec("mlit_nano").config, **({"depth": 3} | PARTS[name]))
     model = create_model("mlit_nano", config=config, num_classes=5).double()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    twin, _ = lean(model)
+    twin, routes = lean(model)
+    gates = {}
+    for number, layer in enumerate(model.blocks, start=1):
+        if getattr(layer.ffn, "gate", None) is not None:
+            layer.ffn.gate.register_forward_hook(lambda _, __, out, number=number: gates.update({number: out[0]}))
     x = unseen(4, 16).double()
     np.testing.assert_allclose(expected(twin, x), expected(model, x), rtol=1e-12)
+    assert list(routes.gates) == list(gates)  # every layer that has experts to choose from, by its number
+    for number, gate in routes.gates.items():
+        torch.testing.assert_close(gate, gates[number][:, : gate.shape[1]])
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 

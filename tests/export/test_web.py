@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
@@ -36,13 +37,19 @@ def page(digits_run, web_cache, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(page):
-    """The page served by the plainest of servers."""
+    with served(page) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def served(folder):
+    """A page served by the plainest of servers."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
-    handler = functools.partial(Handler, directory=str(page))
+    handler = functools.partial(Handler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -113,7 +120,8 @@ def pictures(tmp_path_factory):
 def test_the_page_names_pythons_classes_and_asks_nobody_else(browser, address, page, pictures, digits_run):
     from feathervit.export.verify import session
 
-    run = session(page / "model.onnx")
+    run = session((page / "model.onnx").read_bytes())
+    assert json.loads((page / "model.json").read_text())["precision"] == "int8"
     predictor = feathervit.load(digits_run)
     opened(browser, address)
     for picture in pictures:
@@ -139,7 +147,9 @@ def test_experts_and_sizes(browser, address, page, pictures):
     assert model["page_bytes"] == sum(
         p.stat().st_size for p in page.iterdir() if p.name not in ("export.json", "model.json")
     )
-    assert "ms" in text(browser, "time")
+    wait(lambda: "ms" in text(browser, "time"), "it is timed")
+    assert (model["routed"], model["depth"]) == (["experts.1", "experts.2"], 3)
+    assert text(browser, "layer-number") == "1 of 3"
     layer = browser.find_element("id", "layer")
     first = [row.text for row in browser.find_elements("css selector", "#experts li")]
     layer.send_keys("\ue010")  # the End key: the last layer
@@ -147,6 +157,35 @@ def test_experts_and_sizes(browser, address, page, pictures):
     assert (len(first), len(last)) == (3, 4)  # of the last layer only the read-out token is computed
     for rows in (first, last):
         assert sum(int(row.split(": ")[1].split()[0]) for row in rows) == pytest.approx(100, abs=3)
+
+
+def test_a_page_in_colour(browser, photographs_run, photographs, web_cache, tmp_path, monkeypatch):
+    """Three channels, class names that HTML would take for its own, a model in 32 bits, layers without experts."""
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(web_cache))
+
+    def impossible(*_):
+        raise ConfigError("most weights cannot be had in eight bits")
+
+    said = []
+    monkeypatch.setattr("feathervit.export.web.int8", impossible)
+    report = feathervit.export_model(photographs_run, "web", tmp_path / "out", say=said.append)
+    assert (report["passed"], report["precision"]) == (True, "float32")
+    assert report["bytes"] == (tmp_path / "out" / "model.onnx").stat().st_size
+    assert "eight bits: the page gets the model in 32 bits" in said[0]
+    for name in ("export.json", "model.json"):
+        assert str(photographs.parent) not in (tmp_path / "out" / name).read_text()
+    predictor = feathervit.load(photographs_run)
+    with served(tmp_path / "out") as url:
+        opened(browser, url)
+        for picture in (photographs / "test" / "<b>tall" / "5.jpg", photographs / "test" / "flat" / "0.jpg"):
+            expected = predictor.predict(picture)[0]
+            (name, share), *_ = shown(browser, picture)
+            assert name == expected.label
+            assert float(share.split()[0]) == pytest.approx(100 * expected.probabilities[0], abs=3)
+        assert text(browser, "layer-number") == "2 of 3"  # the first has one expert
+        browser.execute_script("window.Uint8Array = function () { throw new Error('no room') }")
+        assert shown(browser, picture) is not None
+        assert "0.jpg could not be classified: no room" in text(browser, "error")
 
 
 def test_camera_and_what_is_no_picture(browser, address, tmp_path):
@@ -201,6 +240,23 @@ def test_without_npm_the_word_is_clear(tmp_path, monkeypatch):
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match="npm"):
+        runtime.browser_runtime()
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="npm is played by a shell script")
+def test_what_npm_says_is_passed_on(tmp_path, monkeypatch):
+    npm = tmp_path / "npm"
+    npm.write_text(
+        "#!/bin/sh\necho 'npm error code E404' >&2\necho 'npm error A complete log is in /somewhere' >&2\nexit 1\n"
+    )
+    npm.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(npm))
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ConfigError, match=r"E404; try again"):
+        runtime.browser_runtime()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="FEATHERVIT_CACHE"):
         runtime.browser_runtime()
 
 

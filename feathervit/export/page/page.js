@@ -2,11 +2,12 @@
 import * as ort from "./ort.js";
 
 const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2", "#999999"]; // Okabe and Ito
-const LARGEST = 2048; // pixels of the short side; what is larger is halved first
-const RUNS = 10; // of which the time is the mean: a browser's clock is coarse
+const [SHORT, LONG] = [2048, 8192]; // pixels at most of a picture's sides; what is larger is halved first
+const [RUNS, BUDGET] = [10, 500]; // runs and milliseconds at most of which the time is the mean: a browser's clock is coarse
 const $ = (id) => document.getElementById(id);
 
 let model, session, last; // last: what the graph gave out for the picture that is shown
+let turn = 0; // counts pictures, so that an earlier one's timing ends when another comes
 
 async function start() {
   model = await (await fetch("model.json")).json();
@@ -97,12 +98,13 @@ function complain(text) {
   $("error").textContent = text;
 }
 
-/** Draws `source` whole over white and returns the canvas, halved until its short side is at most LARGEST. */
+/** Draws `source` whole over white and returns the canvas, halved until its sides are at most SHORT and LONG. */
 function drawn(source, width, height) {
   const canvas = $("picture");
-  const halvings = Math.max(0, Math.ceil(Math.log2(Math.min(width, height) / LARGEST)));
-  canvas.width = width >> halvings;
-  canvas.height = height >> halvings;
+  const excess = Math.max(Math.min(width, height) / SHORT, Math.max(width, height) / LONG);
+  const halvings = Math.max(0, Math.ceil(Math.log2(excess)));
+  canvas.width = Math.max(1, width >> halvings);
+  canvas.height = Math.max(1, height >> halvings);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
   context.fillStyle = "white";
@@ -128,25 +130,48 @@ function pixelsOf(canvas) {
 const run = (pixels, width, height) => session.run({ image: new ort.Tensor("uint8", pixels, [1, height, width, model.channels]) });
 
 async function classify(source, width, height, name) {
+  const mine = ++turn;
   complain("");
-  const canvas = drawn(source, width, height);
-  const pixels = pixelsOf(canvas);
-  last = await run(pixels, canvas.width, canvas.height);
+  try {
+    const canvas = drawn(source, width, height);
+    const pixels = pixelsOf(canvas);
+    const found = await run(pixels, canvas.width, canvas.height);
+    if (mine !== turn) return;
+    last = found;
+    present(canvas, `${name}, ${width} by ${height} pixels`);
+    await time(() => run(pixels, canvas.width, canvas.height), mine);
+  } catch (error) {
+    complain(`${name} could not be classified: ${error.message ?? error}`);
+  }
+}
+
+/** The mean time of `once` after the result is on the screen, unless another picture comes. */
+async function time(once, mine) {
+  $("time").textContent = "Timing…";
+  await new Promise((done) => setTimeout(done, 30));
   const begin = performance.now();
-  for (let i = 0; i < RUNS; i++) await run(pixels, canvas.width, canvas.height);
-  const milliseconds = (performance.now() - begin) / RUNS;
+  let runs = 0;
+  while (mine === turn && runs < RUNS && (!runs || performance.now() - begin < BUDGET)) {
+    await once();
+    runs++;
+  }
+  const milliseconds = (performance.now() - begin) / runs;
+  if (mine === turn) $("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 2 : 0)} ms a picture, resizing included; one thread.`;
+}
+
+function present(canvas, description) {
   canvas.hidden = Boolean($("video").srcObject);
   canvas.classList.toggle("small", canvas.width < 200);
-  canvas.setAttribute("aria-label", `${name}, ${width} by ${height} pixels`);
+  canvas.setAttribute("aria-label", description);
   $("drop").classList.add("full");
   $("waiting").hidden = true;
   $("sight").hidden = false;
-  tell(milliseconds);
+  tell();
   drawSeen();
   if (model.routed.length) drawExperts();
 }
 
-function tell(milliseconds) {
+function tell() {
   const best = [...last.probabilities.data.keys()].sort((a, b) => last.probabilities.data[b] - last.probabilities.data[a]).slice(0, 5);
   const percent = (i) => `${(100 * last.probabilities.data[i]).toFixed(1)} %`;
   $("classes").replaceChildren(
@@ -158,7 +183,6 @@ function tell(milliseconds) {
       return row;
     }),
   );
-  $("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 2 : 0)} ms a picture, resizing included; one thread.`;
   $("spoken").textContent = `Most likely ${model.class_names[best[0]]}, ${percent(best[0])}; then ${model.class_names[best[1]]}, ${percent(best[1])}.`;
 }
 
@@ -182,8 +206,9 @@ function drawSeen() {
 }
 
 function drawExperts() {
-  const layer = Number($("layer").value);
-  const { data, dims } = last[model.routed[layer - 1]];
+  const output = model.routed[Number($("layer").value) - 1];
+  const layer = `${output.split(".")[1]} of ${model.depth}`; // not all layers have experts
+  const { data, dims } = last[output];
   const [tokens, experts] = dims.slice(1);
   const grid = Math.round(Math.sqrt(tokens - model.prefix_tokens));
   const context = $("routes").getContext("2d");
@@ -206,7 +231,8 @@ function drawExperts() {
     context.fillText(String(first + 1), x + side / 2, y + side / 2); // colour alone is not for everybody
   }
   const shares = counts.map((count, i) => `Expert ${i + 1}: ${Math.round((100 * count) / (grid * grid))} %`);
-  $("layer-number").textContent = `${layer} of ${model.routed.length}`;
+  $("layer-number").textContent = layer;
+  $("layer").setAttribute("aria-valuetext", layer);
   $("routes").setAttribute("aria-label", `The experts of layer ${layer} over the picture. ${shares.join(", ")}`);
   $("experts").replaceChildren(
     ...shares.map((share, i) => {
