@@ -5,7 +5,8 @@ paper's widths, hidden sizes and experts. The step: forward, backward and AdamW 
 36 px, against the same model with its layers' experts dispatched and PyTorch's own linear layers.
 Literal dispatch is what the paper's figure 3 shows, in plain eager PyTorch: the gate by topk, softmax and scatter over each
 token's experts; then for each expert, index its tokens, run its SwiGLU, scatter back weighted by the gate. Both run in turn
-in every round, in one process; medians of `--rounds`. Peak memory is that of a process of its own for each form (on the
+in every round, in one process; medians of `--rounds`. Two other exact forms of the layer run beside: folded with only the
+chosen experts, and folded in plain operators. Peak memory is that of a process of its own for each form (on the
 CPU its resident memory, the program's own included).
 
     python benchmarks/moe.py --threads 2 --out results/moe.json
@@ -84,6 +85,42 @@ class LiteralDispatch(nn.Module):
         return out_TD.view_as(x_BND), balance
 
 
+class ChosenOnly(nn.Module):
+    """The same layer folded, V and W2 once a token, where each expert's W sees only the tokens that chose it."""
+
+    def __init__(self, layer: SharedVW2):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_BND: Tensor, _: object = None) -> tuple[Tensor, Tensor]:
+        layer = self.layer
+        gate_BNE, balance = layer.gate(x_BND)
+        x_TD, gate_TE = x_BND.flatten(0, 1), gate_BNE.flatten(0, 1)
+        mixed_TF = x_TD.new_zeros(len(x_TD), layer.hidden)
+        weights = layer.w.weight.view(layer.experts, layer.hidden, -1)
+        biases = layer.w.bias.view(layer.experts, layer.hidden)
+        for e in range(layer.experts):
+            (index_T,) = torch.where(gate_TE[:, e] > 0)
+            h = F.silu(F.linear(x_TD[index_T], weights[e], biases[e])) * gate_TE[index_T, e, None]
+            mixed_TF = mixed_TF.index_add(0, index_T, h)
+        return layer.drop(layer.w2(mixed_TF * layer.v(x_TD))).view_as(x_BND), balance
+
+
+class Folded(nn.Module):
+    """The same layer folded, all experts as one product, in plain operators: what runs where a graph is compiled."""
+
+    def __init__(self, layer: SharedVW2):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_BND: Tensor, _: object = None) -> tuple[Tensor, Tensor]:
+        gate_BNE, balance = self.layer.gate(x_BND)
+        return self.layer.drop(self.layer.mixture(x_BND, gate_BNE)), balance
+
+
+LAYERS = {"literal": LiteralDispatch, "chosen": ChosenOnly, "folded": Folded}
+
+
 def seconds(run, device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -107,7 +144,7 @@ def layer_works(form: str, dim: int, hidden: int, experts: int, batch: int, devi
     """What is timed of a layer: "train" and "infer"."""
     torch.manual_seed(0)
     ours = SharedVW2(dim, hidden, experts, MoE()).to(device)
-    layer = ours if form == "ours" else LiteralDispatch(ours)
+    layer = ours if form == "ours" else LAYERS[form](ours)
     x = torch.randn(batch, 145, dim, device=device, requires_grad=True)
     dy = torch.randn(batch, 145, dim, device=device)
 
@@ -147,9 +184,12 @@ def step_work(form: str, name: str, batch: int, device: str):
     return {f"step_{form}": step}
 
 
-def compare(works, args: argparse.Namespace) -> dict:
-    """Milliseconds of both forms, and literal over ours for each kind of work."""
-    median = in_turn(works("ours") | works("literal"), args.rounds, args.device)
+def compare(works, forms, args: argparse.Namespace) -> dict:
+    """Milliseconds of the forms, and literal over ours for each kind of work."""
+    found = {}
+    for form in ("ours", *forms):
+        found |= works(form)
+    median = in_turn(found, args.rounds, args.device)
     kinds = [name.removesuffix("_ours") for name in median if name.endswith("_ours")]
     ratios = {f"{kind}_ratio": round(median[f"{kind}_literal"] / median[f"{kind}_ours"], 3) for kind in kinds}
     return {f"{name}_ms": round(1e3 * value, 2) for name, value in median.items()} | ratios
@@ -197,11 +237,11 @@ def main() -> None:
     layers, steps = [], []
     for size in SIZES:
         row = dict(zip(("dim", "hidden", "experts"), size, strict=True))
-        row |= compare(lambda form, size=size: layer_works(form, *size, args.batch, args.device), args)
+        row |= compare(lambda form, size=size: layer_works(form, *size, args.batch, args.device), LAYERS, args)
         layers.append(row | peaks[",".join(map(str, size))])
         print(json.dumps(layers[-1]))
     for name in args.models:
-        row = compare(lambda form, name=name: step_work(form, name, args.batch, args.device), args)
+        row = compare(lambda form, name=name: step_work(form, name, args.batch, args.device), ["literal"], args)
         steps.append({"model": name} | row | peaks[name])
         print(json.dumps(steps[-1]))
     summary = {}

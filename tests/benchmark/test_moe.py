@@ -30,13 +30,14 @@ def test_dispatch_equals_ours(script, training):
     x = torch.randn(2, 50, 12, requires_grad=True)
     probe = torch.randn(2, 50, 12)
     found = []
-    for form in (ours, script.LiteralDispatch(ours)):
+    for form in (ours, *(kind(ours) for kind in script.LAYERS.values())):
         torch.manual_seed(1)  # the same noise
         y, balance = form(x)
         loss = (y * probe).sum() + balance
         found.append([y, balance, *torch.autograd.grad(loss, [x, ours.w.weight, ours.w2.weight])])
-    for a, b in zip(*found, strict=True):
-        assert_close(a, b, atol=1e-4, rtol=1e-4)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_a_whole_step_runs_with_either(script):
