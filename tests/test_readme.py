@@ -308,6 +308,25 @@ def test_augmentation_figures_come_from_results():
     assert f"spends {share:.1f} % on augmentation" in PAGES[0].read_text()
 
 
+def test_figures_of_few_labels_come_from_results():
+    rows = json.loads((ROOT / "results" / "demo.json").read_text())["rows"]
+    assert len(rows) == 5
+    text = " ".join((ROOT / "README.md").read_text().split())
+    names = {"scratch": "from scratch", "fine_tuned": "without labels first", "raw_pixel_1nn": "in raw pixels"}
+    for name, words in names.items():
+        found = [100 * row["top1"][name] for row in rows]
+        assert f"{words} {statistics.mean(found):.1f} % ({min(found):.1f} to {max(found):.1f})" in text
+
+
+def test_mixture_figures_come_from_results():
+    found = json.loads((ROOT / "results" / "moe.json").read_text())
+    text = " ".join((ROOT / "README.md").read_text().split())
+    summary = {kind: found["summary"][kind]["geometric_mean"] for kind in ("train", "infer")}
+    assert f"forward and backward {summary['train']:.2f} x, inference {summary['infer']:.2f} x" in text
+    for row in found["steps"]:
+        assert f"`{row['model']}` {row['step_ratio']:.2f} x" in text
+
+
 def test_decoding_figures_come_from_results():
     found = json.loads((ROOT / "results" / "decode.json").read_text())
     text = " ".join(PAGES[0].read_text().split())
