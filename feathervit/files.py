@@ -29,3 +29,11 @@ def write_bytes(path: Path, data: bytes) -> None:
             f"cannot write {path.name} into {path.parent}: {error.strerror or error}; the folder must exist, be writable "
             f"and have {max(1, len(data) // 1024)} KiB of room. What was there before is unharmed"
         ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """The folder and those above it, where they are missing. Raises RunFolderError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot make {folder}: {error.strerror or error}; its folder must be writable") from error

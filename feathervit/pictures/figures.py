@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data.imageset import with_channels
-from ..errors import RunFolderError
-from ..files import write_bytes
+from ..files import make_folder, write_bytes
 
 TILE = 96  # px, the least side of a picture among tiles
 GAP = 6
@@ -40,12 +39,7 @@ def png(figure: Figure, dpi: int = 100, transparent: bool = False) -> bytes:
 
 def save(figure: Figure, path: Path) -> Path:
     """Writes the figure, its folder made where it is missing. Raises RunFolderError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot make {path.parent}: {error.strerror or error}; its folder must be writable"
-        ) from error
+    make_folder(path.parent)
     write_bytes(path, png(figure))
     return path
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..config import RunConfig
 from ..data.grid import draw_rows
 from ..data.picture import normalise, resize
-from ..errors import RunFolderError
 from ..evaluation.reconstruction import fixed_order
+from ..files import make_folder
 from ..models import MaskedAutoencoder
 
 GREY = 128  # of a masked patch
@@ -46,11 +46,6 @@ def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunCo
 
 def write_reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
     """A PNG of `reconstructions`, its folder made where it is missing. Raises RunFolderError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot make {path.parent}: {error.strerror or error}; its folder must be writable"
-        ) from error
+    make_folder(path.parent)
     names = ("original", "masked", "reconstructed")
     return draw_rows(list(zip(names, reconstructions(model, images_BCRR, config), strict=True)), path)
