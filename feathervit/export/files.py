@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import torch
 
 from ..errors import ConfigError
 from ..files import write_bytes
-from ..models.moe import NoisyTopKGate
 from .int8 import METHODS, float_share, quantise
 from .job import Job
 from .onnx import core, finish
@@ -105,25 +102,7 @@ def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: floa
 
 
 def _routing(job: Job, proto: onnx.ModelProto) -> dict[str, Any]:
-    """For models with experts: the share of tokens whose most weighted expert is the model's, and how many experts of a layer
-    were that for some token. A router that the exporter had frozen would show here."""
-    gates: list[torch.Tensor] = []
-    routers = [part for part in job.predictor.model.modules() if isinstance(part, NoisyTopKGate)]
-    if not routers:
-        return {}
-    images = job.checking.some(200)
-    hooks = [router.register_forward_hook(lambda _, __, out: gates.append(out[0])) for router in routers]
-    try:
-        job.before(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    """What `Job.routing` says of the graph that the file is made of, with its gates given out."""
     run = session(finish(proto, job.facts, None, routed=True).SerializeToString())
     names = [out.name for out in proto.graph.output[1:]]
-    same, tokens, used = 0, 0, []
-    for ours, theirs in zip(gates, run.run(names, {"pixels": job.tensors(images)}), strict=True):
-        second = theirs.argmax(-1)
-        first = ours[:, : second.shape[1]].argmax(-1).numpy()  # the last layer may compute the first tokens only
-        same, tokens = same + int((first == second).sum()), tokens + first.size
-        used.append(len(np.unique(second)))
-    return {"same_expert": same / tokens, "experts_used": used}
+    return job.routing(lambda images: run.run(names, {"pixels": job.tensors(images)}))

@@ -5,7 +5,8 @@ Legend: N images, C channels, R stored side, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import __version__
 from ..data.cache import FilePictures
@@ -22,10 +23,11 @@ from ..data.sources import find
 from ..errors import DataError
 from ..evaluation.inference import Predictor, probabilities
 from ..evaluation.run import labelled
+from ..models.moe import NoisyTopKGate
 from ..training.checkpoint import Checkpoint, load_weights
 from .verify import agreement
 
-CALIBRATION, CHOOSING, CHECKING, ORIGINALS = 200, 500, 2000, 100  # images at most
+CALIBRATION, CHOOSING, CHECKING, ORIGINALS, ROUTED = 200, 500, 2000, 100, 200  # images at most
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,35 @@ class Job:
         squares = [to_stored(source, config.img_size, channels, config.images.fit) for source in self.originals]
         ours_NK = self.before(Images(torch.stack(squares), np.zeros(len(squares), int), self.checking.name))
         return {"originals": {"n": len(squares), **agreement(ours_NK, theirs_NK)}}
+
+    def routing(self, run: Callable[[Images], Sequence[np.ndarray]]) -> dict[str, Any]:
+        """For models with experts: the share of tokens whose most weighted expert is the model's, and how many experts of a
+        layer were that for some token. A router that an exporter had frozen would show here. `run`: to each layer's gates."""
+        images = self.checking.some(ROUTED)
+        with noted_gates(self.predictor.model) as gates:
+            self.before(images)
+        if not gates:
+            return {}
+        same, tokens, used = 0, 0, []
+        for ours, theirs in zip(gates, run(images), strict=True):
+            expert = theirs.argmax(-1)
+            wanted = ours[:, : expert.shape[1]].argmax(-1).numpy()  # the last layer may compute the first tokens only
+            same, tokens = same + int((wanted == expert).sum()), tokens + expert.size
+            used.append(len(np.unique(expert)))
+        return {"same_expert": same / tokens, "experts_used": used}
+
+
+@contextmanager
+def noted_gates(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The gates [B, N, E] of each layer that has experts to choose from, as they are computed inside the block."""
+    gates: list[Tensor] = []
+    routers = [part for part in model.modules() if isinstance(part, NoisyTopKGate)]
+    hooks = [router.register_forward_hook(lambda _, __, out: gates.append(out[0])) for router in routers]
+    try:
+        yield gates
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def prepare(checkpoint: str | Path, data: Any, input: str, min_agreement: float, say: Callable[[str], None]) -> Job:

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.export import Dim
 from ..config import ImageConfig
 from ..errors import ConfigError
 from ..files import write_bytes
-from .job import Job
+from .job import Images, Job, noted_gates
 from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
 
 
@@ -49,6 +50,15 @@ class Pictures(nn.Module):
         return self.model((levels_BCSS / 255 - self.mean) / self.std).softmax(-1)
 
 
+class Routed(Pictures):
+    """uint8 [B, H, W, C] to the gates of each layer that has experts."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        with noted_gates(self.model) as gates:
+            super().forward(image)
+        return tuple(gates)
+
+
 def _centred(side: int, length: int) -> Tensor:
     """Which pixel of `length` each of `side` is; what lies outside is to be black. Floors as `fit_square` does."""
     before = torch.sym_max(length - side, 0) // 2 - torch.sym_max(side - length, 0) // 2
@@ -57,16 +67,7 @@ def _centred(side: int, length: int) -> Tensor:
 
 def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
     """model.pt2 with its metadata in the extra file "feathervit.json", and what is known of it."""
-    config = job.predictor.config
-    whole = Pictures(job.predictor.model, config.images, config.img_size).eval()
-    example = torch.zeros(2, config.img_size + 4, config.img_size + 6, job.predictor.in_chans, dtype=torch.uint8)
-    shapes = {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(whole, (example,), dynamic_shapes=shapes)
-    except Exception as error:  # tracing runs the model's own code, which may raise anything
-        raise ConfigError(f"torch.export cannot trace {config.model}: {' '.join(str(error).split())[:400]}") from error
+    program = _traced(job, Pictures)
     saved = io.BytesIO()
     torch.export.save(program, saved, extra_files={"feathervit.json": json.dumps(job.facts)})
     write_bytes(folder / "model.pt2", saved.getvalue())
@@ -78,12 +79,34 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
         found |= job.on_originals(lambda picture: loaded(torch.from_numpy(picture)).numpy())
         one = job.checking.some(1)
         times = race({"eager": lambda: job.before(one), "pt2": lambda: loaded(images[:1])})
+    routing = job.routing(lambda images: _gates(job, images))
     return {
         "file": "model.pt2",
         "bytes": len(saved.getvalue()),
         "split": job.checking.name,
         **found,
+        **routing,
         "latency_ms": times,
         "min_agreement": MIN_AGREEMENT,
-        "passed": agrees(found, MIN_AGREEMENT),
+        "passed": agrees(found, MIN_AGREEMENT) and routing.get("same_expert", 1.0) >= MIN_AGREEMENT,
     }
+
+
+def _traced(job: Job, kind: type[Pictures]) -> torch.export.ExportedProgram:
+    config = job.predictor.config
+    whole = kind(job.predictor.model, config.images, config.img_size).eval()
+    example = torch.zeros(2, config.img_size + 4, config.img_size + 6, job.predictor.in_chans, dtype=torch.uint8)
+    shapes = {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(whole, (example,), dynamic_shapes=shapes)
+    except Exception as error:  # tracing runs the model's own code, which may raise anything
+        raise ConfigError(f"torch.export cannot trace {config.model}: {' '.join(str(error).split())[:400]}") from error
+
+
+def _gates(job: Job, images: Images) -> list[np.ndarray]:
+    """What a program that is traced in the same way, with its gates given out, chooses for images it never saw."""
+    with torch.inference_mode():
+        found = _traced(job, Routed).module()(torch.from_numpy(job.feed(images, "image")))
+    return [gate.numpy() for gate in found]

@@ -86,7 +86,7 @@ def test_the_verb(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_compiled():
-    (row,) = run(["mlit_nano"], 16, 8, ("eager", "compiled"), (1, 2), rounds=2)["rows"]
+    (row,) = run(["timm:test_vit"], 32, None, ("eager", "compiled"), (1,), rounds=2)["rows"]
     if "compiled" in row["absent"]:
         pytest.skip(row["absent"]["compiled"])
     assert set(row["latency_ms"]) == set(row["peak_mb"]) == {"eager", "compiled"}

@@ -131,15 +131,28 @@ def test_picture_files_as_they_are(photographs_run, photographs, tmp_path, capsy
         assert (report["n"], report["originals"]["n"]) == (18, 18)
         assert 0 < report["originals"]["largest_difference"] < 0.1  # JPEGs are decoded at a half here and whole there
         assert report["largest_difference"] < 1e-4
-    report = json.loads((tmp_path / "onnx" / "export.json").read_text())
-    assert report["same_expert"] > 0.999
-    assert len(report["experts_used"]) == 2
+        assert report["same_expert"] > 0.999
+        assert len(report["experts_used"]) == 2
     # What the docs show.
     example = (ROOT / "docs" / "deploying.md").read_text().split("```py\n")[1].split("```")[0]
     example = example.replace("run/export-int8/model.int8.onnx", str(tmp_path / "onnx" / "model.onnx"))
     for file, label in zip(files[4:7], labels[4:7], strict=True):  # one of them turned by its EXIF
         exec(example.replace("picture.jpg", str(file)), {})
         assert capsys.readouterr().out == f"{label}\n"
+
+
+def test_a_frozen_router_shows(photographs_run):
+    from feathervit.export.job import noted_gates
+
+    job = prepare(photographs_run, None, "image", 0.97, print)
+
+    def gates(images, frozen):
+        with noted_gates(job.predictor.model) as found:
+            job.before(images)
+        return [(gate[:1].expand_as(gate) if frozen else gate).numpy() for gate in found]
+
+    assert job.routing(lambda images: gates(images, False))["same_expert"] == 1
+    assert job.routing(lambda images: gates(images, True))["same_expert"] < 0.9
 
 
 def test_what_disagrees_on_files_alone_does_not_pass():
