@@ -44,11 +44,13 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def photographs_run(photographs, tmp_path_factory):
-    """A run folder: three layers, the first of one expert, that read the mean of the patches of 16 px."""
+    """A run folder: three layers at 16 px, the first of one expert; the mean of the patches is read. Right on most."""
     out = tmp_path_factory.mktemp("photographs-run") / "run"
     arch = {"arch.depth": 3, "arch.feedforward.experts": (1, 4, 4), "arch.feedforward.top_k": 1, "arch.readout": "mean"}
-    fields = {"model": "mlit_nano", "img_size": 16, "patch_size": 4, "epochs": 4, "augment.policy": "none", "lr": 3e-3}
-    feathervit.train("folder", data=photographs, out=out, **fields, **arch)
+    plain = {"augment.policy": "none", "augment.crop": "none", "augment.mixup": 0.0, "optim.ema": 0.0}
+    steps = {"epochs": 12, "batch_size": 16, "lr": 3e-3, "optim.lr_batch": 0, "optim.warmup_epochs": 1.0}
+    model = {"model": "mlit_nano", "img_size": 16, "patch_size": 4}
+    feathervit.train("folder", data=photographs, out=out, **model, **arch, **steps, **plain)
     return out
 
 

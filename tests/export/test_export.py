@@ -129,7 +129,9 @@ def test_picture_files_as_they_are(photographs_run, photographs, tmp_path, capsy
         assert "of the picture files as they are: 100.00 %" in capsys.readouterr().out
         report = json.loads((tmp_path / to / "export.json").read_text())
         assert (report["n"], report["originals"]["n"]) == (18, 18)
-        assert 0 < report["originals"]["largest_difference"] < 0.1  # JPEGs are decoded at a half here and whole there
+        assert (
+            0 < report["originals"]["largest_difference"] < 0.5
+        )  # decoded at a half by the package, whole for the graph
         assert report["largest_difference"] < 1e-4
         assert report["same_expert"] > 0.999
         assert len(report["experts_used"]) == 2
