@@ -22,6 +22,7 @@ from feathervit.cli import VERBS
 from feathervit.config import MAEConfig, RunConfig, with_fields
 from feathervit.results import read_result
 from feathervit.studies import read_study
+from feathervit.study.report import table
 from feathervit.zoo import MODELS
 
 from .conftest import write_pictures
@@ -174,6 +175,7 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
     """One after the other, as a reader would: with small pictures, one layer and one epoch."""
     monkeypatch.chdir(tmp_path)
     write_pictures(Path("pets"), 12, classes=("cat", "dog"))
+    write_pictures(Path("pictures"), 4)
     Path("new").mkdir()
     for n in (1, 2):
         Image.open(f"pets/cat/{n}.png").save(f"new/{n}.jpg")
@@ -325,6 +327,16 @@ def test_mixture_figures_come_from_results():
     assert f"forward and backward {summary['train']:.2f} x, inference {summary['infer']:.2f} x" in text
     for row in found["steps"]:
         assert f"`{row['model']}` {row['step_ratio']:.2f} x" in text
+
+
+def test_tables_of_studies_come_from_results():
+    """Each is the one that its study.json makes."""
+    kept = sorted((ROOT / "results").glob("*/study.json"))
+    assert kept
+    for path in kept:
+        made = table(json.loads(path.read_text()))
+        assert made + "\n" == (path.parent / "table.md").read_text()
+        assert made in (ROOT / "docs" / "studies.md").read_text()
 
 
 def test_decoding_figures_come_from_results():
