@@ -329,6 +329,20 @@ def test_mixture_figures_come_from_results():
         assert f"`{row['model']}` {row['step_ratio']:.2f} x" in text
 
 
+def test_training_speeds_come_from_results():
+    one, two = (
+        json.loads((ROOT / "results" / f"train_{name}.json").read_text())["rows"][-1]
+        for name in ("1_process", "2_processes")
+    )
+    assert (one["model"], one["batch_size"], one["processes"]) == ("mlit_xxs", 128, 1)
+    assert (two["model"], two["batch_size"], two["processes"]) == ("mlit_xxs", 128, 2)
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert (
+        f"at {one['images_per_s']:.0f} images/s in one process of one thread and at {two['images_per_s']:.0f} in two"
+        in text
+    )
+
+
 def test_tables_of_studies_come_from_results():
     """Each is the one that its study.json makes."""
     kept = sorted((ROOT / "results").glob("*/study.json"))
