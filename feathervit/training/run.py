@@ -283,7 +283,7 @@ def _banner(
         *(f"           {note}" for note in data.notes),
         f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}{_halves(trainer)}",
         f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
-        f"compile    {trainer.compiled.mode} ({trainer.compile_reason})",
+        f"compile    {trainer.compiled.mode} ({trainer.compile_reason}){_kernels(config, trainer)}",
         f"training   {config.epochs} epochs of {trainer.steps_per_epoch} steps of {config.batch_size}{shares}; "
         f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
         *(
@@ -292,6 +292,15 @@ def _banner(
             else []
         ),
     ]
+
+
+def _kernels(config: RunConfig, trainer: Trainer) -> str:
+    """What of our models runs in a form of its own (models/cpu.py)."""
+    if config.arch is None or trainer.device.type != "cpu" or trainer.dtype != torch.float32:
+        return ""
+    if not torch.backends.mkldnn.enabled or trainer.compiled.mode != "off":
+        return ""
+    return "; experts and projections in chunks through oneDNN (quicker; torch.backends.mkldnn.set_flags(False): off)"
 
 
 def _halves(trainer: Trainer) -> str:
