@@ -33,7 +33,7 @@ def choose_compile(
     if asked != "auto":
         return asked, "asked for"
     if device.type != "cuda":
-        return "off", f"it does not pay on {device.type}"
+        return "off", f"not known to pay on {device.type}"
     if steps < FEWEST_STEPS:
         return "off", f"it does not pay in fewer than {FEWEST_STEPS} steps"
     if world > 1 or accumulate > 1:
