@@ -13,7 +13,7 @@ from .base import Size, Study
 from .sizes import FEW, SMALLEST
 
 _BASE = recipe("mlit_cifar100")
-_SIZES = {"cpu": Size(epochs=20, fields=SMALLEST), "gpu": Size(epochs=100, fields={"model": "mlit_xxs"})}
+_SIZES = {"cpu": Size(epochs=10, fields=SMALLEST), "gpu": Size(epochs=100, fields={"model": "mlit_xxs"})}
 _GPU_STEM = {"img_size": 36, "patch_size": 4}  # a stem of strides 2 has patches of 4 px; 81 tokens for all arms
 
 
