@@ -76,11 +76,11 @@ class LatentAttention(nn.Module):
 
     def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
         q_BHNK, k_BHNK, v_BHNK = (
-            layer(x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+            cpu.project(layer, x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
             for layer in (self.q, self.k, self.v)
         )
         y_BHNK = F.scaled_dot_product_attention(rotate(q_BHNK, place), rotate(k_BHNK, place), v_BHNK)
-        return self.proj(y_BHNK.transpose(1, 2).flatten(2))
+        return cpu.project(self.proj, y_BHNK.transpose(1, 2).flatten(2))
 
     def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
         """Attention weights [B, H, N, N], rows summing to 1, and values [B, H, N, K]."""

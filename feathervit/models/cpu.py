@@ -32,10 +32,12 @@ def suits(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not plain
 
 
-def project(layer: torch.nn.Linear, x: Tensor) -> Tensor:
-    """`layer(x)`, through oneDNN where that suits."""
+def project(layer: torch.nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)` of a linear layer or a sequence of them, through oneDNN where that suits."""
     if not suits(x):
         return layer(x)
+    if isinstance(layer, torch.nn.Sequential):
+        return functools.reduce(lambda y, part: project(part, y), layer, x)
     return _Linear.apply(x.flatten(0, -2), layer.weight, layer.bias).unflatten(0, x.shape[:-1])
 
 
@@ -100,15 +102,16 @@ def _mix(gate_nE: Tensor, s_nEF: Tensor, out: Tensor) -> None:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
+    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_TI, weight_OI)
         return linear(x_TI, weight_OI, bias_O)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x_TI, weight_OI = ctx.saved_tensors
-        return linear(dy_TO, weight_OI.t().contiguous()), dy_TO.t() @ x_TI, dy_TO.sum(0)
+        db_O = dy_TO.sum(0) if ctx.needs_input_grad[2] else None
+        return linear(dy_TO, weight_OI.t().contiguous()), dy_TO.t() @ x_TI, db_O
 
 
 class _Mixture(torch.autograd.Function):

@@ -1,0 +1,41 @@
+"""Whole encoders in float32 on the CPU, with its own products, against the same in float64 with plain operators."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from feathervit.config import GQA, MLP, ConvMLP, ConvStem, EncoderConfig, Latent, MoE, SwiGLU
+from feathervit.models import cpu
+from feathervit.models.encoder import Encoder
+
+PARTS = {
+    "GQA, MoE": {"attention": GQA(4, 2), "feedforward": MoE(12, 6, noise=False, dropout=0.0)},
+    "latent, SwiGLU": {"attention": Latent(4, 6, "qkv"), "feedforward": SwiGLU(12, 6)},
+    "partly latent, MLP": {"attention": Latent(4, 6, "k"), "feedforward": MLP(1.5)},
+    "conv stem, ConvMLP": {"patches": ConvStem(2), "feedforward": ConvMLP(1.5), "attention": GQA(2, 2)},
+    "mean, ConvMLP": {"readout": "mean", "feedforward": ConvMLP(1.5, 0), "attention": GQA(2, 2)},
+}
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=list(PARTS))
+def test_values_and_gradients(parts):
+    torch.manual_seed(0)
+    exact = Encoder(EncoderConfig(dim=16, depth=2, **parts), 8, 2, 3, 5).double()
+    fast = copy.deepcopy(exact).float()
+    x, probe = torch.randn(3, 3, 8, 8, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    assert cpu.suits(x.float()) and not cpu.suits(x)
+    found = []
+    for model in (exact, fast):
+        kind = model.head.weight.dtype
+        logits, balance = model.forward_balanced(x.to(kind))
+        loss = (logits * probe.to(kind)).sum() + balance
+        found.append({"logits": logits.detach()})
+        names, wanted = zip(*model.named_parameters(), strict=True)
+        grads = torch.autograd.grad(loss, wanted, materialize_grads=True, allow_unused=True)
+        found[-1] |= dict(zip(names, grads, strict=True))
+    for name, ref in found[0].items():
+        assert_close(found[1][name].double(), ref, atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
