@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .config import GQA, MLP, DecoderConfig, EncoderConfig, MoE
+from .config import GQA, MLP, ConvMLP, ConvStem, DecoderConfig, EncoderConfig, MoE
 from .errors import UnknownNameError
 
 PAPER = "arXiv 2407.17783, Table 1"
@@ -31,6 +31,20 @@ def _vit_lite(depth: int) -> ModelSpec:
     return ModelSpec(config, 32, 4, "arXiv 2104.05704; queries, keys and values with bias (ours)", MLP_DECODER)
 
 
+def _feather(dim: int, depth: int, kv_heads: int) -> ModelSpec:
+    """Heads of width 16; a convolutional stem and depth-wise convolutions, which is what studies at equal parameters favour."""
+    config = EncoderConfig(
+        dim=dim,
+        depth=depth,
+        attention=GQA(dim // 16, kv_heads),
+        feedforward=ConvMLP(2.0, 0),
+        patches=ConvStem(3),
+        readout="mean",
+    )
+    decoder = DecoderConfig(dim=64, depth=2, attention=GQA(4, 2), feedforward=ConvMLP(2.0, 0))
+    return ModelSpec(config, 36, 4, "ours (studies moe-vs-conv and feather)", decoder)
+
+
 _VIT_192 = EncoderConfig(dim=192, depth=12, attention=GQA(12, 12), feedforward=MLP(2.0))
 
 MODELS = {
@@ -50,6 +64,7 @@ MODELS = {
         MLP_DECODER,
     ),
     "vit_lite_6": _vit_lite(6),
+    "feather_s": _feather(160, 13, 2),
     "mlit_s": ModelSpec(
         EncoderConfig(dim=144, depth=15, attention=GQA(8, 4), feedforward=MoE(144, 72)),
         36,
@@ -57,6 +72,7 @@ MODELS = {
         PAPER,
         DecoderConfig(dim=96, depth=3, attention=GQA(6, 3), feedforward=MoE(96, 48, (3,))),
     ),
+    "feather_xs": _feather(128, 10, 2),
     "mlit_xs": ModelSpec(
         EncoderConfig(dim=128, depth=12, attention=GQA(8, 4), feedforward=MoE(96, 32)),
         36,
@@ -64,12 +80,14 @@ MODELS = {
         PAPER,
         DecoderConfig(dim=80, depth=2, attention=GQA(5, 5), feedforward=MoE(80, 40, (3,))),
     ),
+    "feather_xxs": _feather(96, 9, 2),
     "mlit_xxs": ModelSpec(
         EncoderConfig(dim=108, depth=9, attention=GQA(6, 3), feedforward=MoE(81, 27)),
         36,
         3,
         PAPER,
     ),
+    "feather_nano": _feather(48, 7, 1),
     "mlit_nano": ModelSpec(
         EncoderConfig(dim=64, depth=6, attention=GQA(4, 2), feedforward=MoE(36, 16)),
         16,

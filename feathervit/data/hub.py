@@ -21,8 +21,11 @@ from .picture import Source
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "target", "category")
 
 
-def find_hub(name: str) -> Found:
-    """`name` without "hf:". Raises DataError: extra missing, set not found, columns not recognised."""
+def find_hub(name: str, labelled: bool = True) -> Found:
+    """`name` without "hf:". Where no labels are needed and there is no column of them, all pictures are of one class.
+
+    Raises DataError: extra missing, set not found, columns not recognised.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -36,16 +39,22 @@ def find_hub(name: str) -> Found:
     if "train" not in parts:
         raise DataError(f"hf:{name} has the splits {', '.join(loaded)}; it needs one named train")
     image = _image_column(name, parts["train"].features, datasets.Image)
-    label = _label_column(name, parts["train"].features, datasets.ClassLabel)
-    kind = parts["train"].features[label]
-    if isinstance(kind, datasets.ClassLabel):
+    label = _label_column(parts["train"].features, datasets.ClassLabel)
+    if label is None and labelled:
+        raise DataError(
+            f"hf:{name} has no column of class labels; its columns are {', '.join(parts['train'].features)}"
+        )
+    kind = parts["train"].features.get(label)
+    if label is None:
+        class_names, place = ("pictures",), {None: 0}
+    elif isinstance(kind, datasets.ClassLabel):
         class_names, place = tuple(kind.names), {i: i for i in range(kind.num_classes)}
     else:
         values = sorted(set(parts["train"][label]))
         class_names, place = tuple(map(str, values)), {value: i for i, value in enumerate(values)}
     splits = {}
     for split, part in parts.items():
-        labels = list(part[label])
+        labels = list(part[label]) if label else [None] * len(part)
         strange = [value for value in labels if value not in place]
         if strange:
             raise UnknownNameError("class", str(strange[0]), class_names, f"it is a label in {split} and not in train")
@@ -78,11 +87,11 @@ def _image_column(name: str, features: Any, kind: type) -> str:
     raise DataError(f"hf:{name} has no column of pictures; its columns are {', '.join(features)}")
 
 
-def _label_column(name: str, features: Any, kind: type) -> str:
+def _label_column(features: Any, kind: type) -> str | None:
     for column, feature in features.items():
         if isinstance(feature, kind):
             return column
     for column in _LABEL_COLUMNS:
         if getattr(features.get(column), "dtype", "").startswith(("int", "uint", "string", "large_string")):
             return column
-    raise DataError(f"hf:{name} has no column of class labels; its columns are {', '.join(features)}")
+    return None

@@ -152,7 +152,7 @@ def find(source: Any, labelled: bool = True) -> Found:
         return find_arrays(source, labelled)
     text = os.fspath(source)
     if text.startswith("hf:"):
-        return find_hub(text[3:])
+        return find_hub(text[3:], labelled)
     if text in NAMED:
         return find_named(text)
     if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not Path(text).expanduser().exists() else []:

@@ -9,6 +9,7 @@ from ..config import RunConfig
 from ..errors import UnknownNameError
 from .base import Recipe
 from .digits import digits, few_digits, mae_digits
+from .feather import FEATHER
 from .folder import folder, mae_folder
 from .joint import joint_cifar100
 from .mlit import TABLE_6
@@ -23,7 +24,7 @@ RECIPES: dict[str, Recipe] = {
         *TABLE_3,
         table_4,
         *TABLE_5,
-        *(joint_cifar100, poorvit, folder, mae_folder),
+        *(joint_cifar100, poorvit, *FEATHER, folder, mae_folder),
     )
 }
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..errors import UnknownNameError
 from .base import Size, Study, grid, read_study
 from .design import DESIGN
+from .feather import feather
 from .pretraining import pretrain_or_scratch
 from .sharing import sharing
 
-STUDIES: dict[str, Study] = {s.name: s for s in (sharing, pretrain_or_scratch, *DESIGN)}
+STUDIES: dict[str, Study] = {s.name: s for s in (sharing, pretrain_or_scratch, *DESIGN, feather)}
 
 
 def study(name: str) -> Study:

@@ -1,0 +1,35 @@
+"""Our own models from scratch: `feather_nano`, `feather_xxs`, `feather_xs`, `feather_s`.
+
+From the records of fast training: alternating flip, padded crop, label smoothing, Muon, averaged weights. The learning rate
+was chosen on held-out training pictures at the CPU size of the study `feather`; the rest is untuned.
+
+Command: feathervit train --recipe feather_cifar100 --model feather_xxs --out RUN
+"""
+
+from __future__ import annotations
+
+from ..config import Augmentation, LossConfig, OptimConfig, RunConfig
+from .base import Recipe
+
+
+def _feather(data: str) -> Recipe:
+    return Recipe(
+        RunConfig(
+            recipe=f"feather_{data}",
+            model="feather_xxs",
+            data=data,
+            epochs=100,
+            batch_size=128,
+            lr=0.02,
+            augment=Augmentation(flip="alternating", crop="pad"),
+            optim=OptimConfig(name="muon", betas=(0.9, 0.95), lr_batch=0, warmup_epochs=10, ema=0.99),
+            loss=LossConfig(label_smoothing=0.1),
+        ),
+        source="ours",
+        needs=f"{data} (downloaded)",
+        expected="not run at this length",
+        cost="100 epochs; a GPU",
+    )
+
+
+FEATHER = tuple(map(_feather, ("cifar100", "cifar10")))
