@@ -418,6 +418,9 @@ def test_table_is_literal_mean_range_and_paired_difference(tmp_path):
     assert (tmp_path / "table.md").read_text() == table(ended.found) + "\n"
     assert json.loads((tmp_path / "study.json").read_text()) == ended.found
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    for cell in ended.found["cells"]:
+        rows = read_result(tmp_path / "cells" / cell["arm"] / f"seed-{cell['seed']}" / "1" / "result.json").epochs
+        assert cell["curve"] == [[round(row["minutes"], 3), round(row["val_top1"], 4)] for row in rows]
 
 
 def test_differences_are_of_seeds_that_both_have():

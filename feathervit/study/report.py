@@ -83,12 +83,23 @@ def collect(out: Path, plan: Plan) -> dict[str, Any]:
                 if own not in environments:
                     environments.append(own)
                 row["ran_on"] = environments.index(own)
+                row["curve"] = _curve(cell.stages)
             cells.append(row)
     private = {str(out): out.name, str(out.absolute()): out.name}
     if "/" in (data := str(plan.base.get("data", ""))):
         private |= {data: Path(data).name, str(Path(data).absolute()): Path(data).name}
     found = {**from_plan(plan), "cells": cells, "ran_on": environments}
     return {"schema": SCHEMA, **_public(found, dict(sorted(private.items(), key=lambda item: -len(item[0]))))}
+
+
+def _curve(stages: list[dict[str, Any]]) -> list[list[float]]:
+    """[minutes since the cell began, validation top-1] of every epoch that has one."""
+    points, begun = [], 0.0
+    for stage in stages:
+        rows = [row for row in stage["epochs"] if row.get("val_top1") is not None]
+        points += [[round(begun + row["minutes"], 3), round(row["val_top1"], 4)] for row in rows]
+        begun += stage["minutes"] or 0.0
+    return points
 
 
 def from_plan(plan: Plan) -> dict[str, Any]:
@@ -171,7 +182,7 @@ def _alike(texts: list[str]) -> str:
 
 
 def _chart(found: dict[str, Any], path: Path) -> None:
-    """Dots: one seed each; bars: the mean of an arm."""
+    """Left, dots: one seed each; bars: the mean of an arm. Right: validation accuracy over time, a line a seed."""
     import io
 
     from matplotlib.figure import Figure
@@ -179,19 +190,25 @@ def _chart(found: dict[str, Any], path: Path) -> None:
     arms = list(found["arms"])
     done = [c for c in found["cells"] if c["status"] == "finished"]
     split = "test" if any(c.get("test_top1") is not None for c in done) else "val"
-    figure = Figure(figsize=(7, 1.2 + 0.4 * len(arms)), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(11, max(3.0, 1.2 + 0.4 * len(arms))), layout="constrained")
+    ends, ways = figure.subplots(1, 2)
     for y, arm in enumerate(arms):
-        values = [100 * v for v in _values([c for c in done if c["arm"] == arm], f"{split}_top1")]
+        mine = [c for c in done if c["arm"] == arm]
+        values = [100 * v for v in _values(mine, f"{split}_top1")]
         if values:
             mean = statistics.mean(values)
-            axes.plot([mean, mean], [y - 0.3, y + 0.3], color="black", linewidth=1.5)
-            axes.plot(values, [y] * len(values), "o", color=f"C{y % 10}", alpha=0.7)
-    axes.set_yticks(range(len(arms)), arms)
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xlabel(f"{split} top-1, %; dots: seeds, bars: means")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_title(found["name"], fontsize=10)
+            ends.plot([mean, mean], [y - 0.3, y + 0.3], color="black", linewidth=1.5)
+            ends.plot(values, [y] * len(values), "o", color=f"C{y % 10}", alpha=0.7)
+        for curve in _values(mine, "curve"):
+            ways.plot([m for m, _ in curve], [100 * v for _, v in curve], color=f"C{y % 10}", alpha=0.7, linewidth=1)
+    ends.set_yticks(range(len(arms)), arms)
+    ends.set_ylim(len(arms) - 0.5, -0.5)
+    ends.set_xlabel(f"{split} top-1, %; dots: seeds, bars: means")
+    ends.grid(axis="x", alpha=0.3)
+    ways.set_xlabel("minutes")
+    ways.set_ylabel("val top-1, %; a line a seed")
+    ways.grid(alpha=0.3)
+    figure.suptitle(found["name"], fontsize=10)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=150)
     write_bytes(path, drawn.getvalue())
