@@ -3,6 +3,7 @@
 from ..zoo import list_models, spec
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
+from .peers import twin
 from .registry import build_model, create_model
 
-__all__ = ["Encoder", "MaskedAutoencoder", "build_model", "create_model", "list_models", "spec"]
+__all__ = ["Encoder", "MaskedAutoencoder", "build_model", "create_model", "list_models", "spec", "twin"]

@@ -6,10 +6,11 @@ from ..errors import UnknownNameError
 from .base import Size, Study, grid, read_study
 from .design import DESIGN
 from .feather import feather
+from .peers import peers
 from .pretraining import pretrain_or_scratch
 from .sharing import sharing
 
-STUDIES: dict[str, Study] = {s.name: s for s in (sharing, pretrain_or_scratch, *DESIGN, feather)}
+STUDIES: dict[str, Study] = {s.name: s for s in (sharing, pretrain_or_scratch, *DESIGN, feather, peers)}
 
 
 def study(name: str) -> Study:

@@ -7,7 +7,7 @@ from .base import Size, Study
 from .sizes import SMALLEST
 
 # Table 3 at a size where its learning rate, for batches of 1280, would warm up for longer than the run.
-_PRETRAIN = {
+PRETRAIN = {
     "recipe": "mae_cifar100_xxs",
     "batch_size": 128,
     "optim.name": "muon",
@@ -24,9 +24,9 @@ pretrain_or_scratch = Study(
     base=recipe("mlit_cifar100"),
     arms={
         "scratch": {},
-        "pre-trained, then fine-tuned": [{**_PRETRAIN, "share": 0.5}, {**_FINE_TUNE, "share": 0.5}],
+        "pre-trained, then fine-tuned": [{**PRETRAIN, "share": 0.5}, {**_FINE_TUNE, "share": 0.5}],
         "joint": {"objective": "joint"},
-        "pre-trained, linear probe": _PRETRAIN,
+        "pre-trained, linear probe": PRETRAIN,
     },
     sizes={"cpu": Size(minutes=5, fields=SMALLEST), "gpu": Size(epochs=400, fields={"model": "mlit_xxs"})},
 )

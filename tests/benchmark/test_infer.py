@@ -6,6 +6,7 @@ import json
 import subprocess
 
 import pytest
+import timm
 import torch
 
 from feathervit.benchmark import infer
@@ -43,6 +44,15 @@ def test_a_twin_is_of_the_same_size(name):
     assert twin.pos_embed.shape == ours.pos_embed.shape
     assert len(twin.blocks) == len(ours.blocks)
     assert twin.blocks[0].attn.num_heads == ours.blocks[0].attn.heads
+
+
+@pytest.mark.parametrize("name", ["vit_twin_xxs", "resnet18_xxs"])
+def test_peers_of_studies_are_of_the_same_size(name):
+    ours, peer = (timm.create_model(n, img_size=32, patch_size=4, num_classes=100) for n in ("mlit_xxs", name))
+    count = [sum(p.numel() for p in model.parameters()) for model in (ours, peer)]
+    assert count[1] == pytest.approx(count[0], rel=0.01)
+    grey = timm.create_model(name, img_size=16, patch_size=4, in_chans=1, num_classes=3)
+    assert grey(torch.zeros(2, 1, 16, 16)).shape == (2, 3)
 
 
 def test_the_verb(tmp_path, capsys, monkeypatch):
