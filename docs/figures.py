@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from feathervit.benchmark.cost import cost
-from feathervit.config import MoE, SwiGLU
+from feathervit.config import ConvMLP, MoE, SwiGLU
 from feathervit.models import MaskedAutoencoder, create_model
 from feathervit.models.feedforward import expert_count, hidden_size
 from feathervit.recipes import RECIPES
@@ -80,7 +80,8 @@ def models_table() -> str:
         if isinstance(ffn, MoE):
             hidden = f"{'-'.join(map(str, ffn.experts))} experts, {ffn.hidden_first} to {ffn.hidden_last}"
         else:
-            hidden = f"MLP, {int(ffn.ratio * config.dim)}"
+            kind = "depth-wise MLP" if isinstance(ffn, ConvMLP) else "MLP"
+            hidden = f"{kind}, {int(ffn.ratio * config.dim)}"
         heads = f"{attention.heads} / {attention.kv_heads}"
         sizes = f"{known.img_size} px, {known.patch_size} px"
         costs = (f"{found.parameters:,}", f"{found.macs / 1e6:.0f}")
