@@ -27,7 +27,7 @@ from ..data import DataSplits, ImageSet
 from ..data.augment import Augmenter
 from ..data.loader import Sampler
 from ..errors import CheckpointError, ConfigError, DivergedError
-from ..evaluation.inference import probabilities
+from ..evaluation.inference import logits
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
 from ..models.moe import starving
@@ -394,7 +394,7 @@ class Trainer:
         """Figures of the kept weights as they stand on a whole image set: a classifier's, or a reconstruction's errors."""
         if self.config.objective == "reconstruction":
             return reconstruction_error(self.kept, images.images, self.config, self.device, self.dtype)
-        p_NK = probabilities(self.kept, images.images, self.config, self.device, self.dtype)
+        p_NK = logits(self.kept, images.images, self.config, self.device, self.dtype).softmax(-1)
         return score(p_NK, images.labels, images.class_names)
 
 

@@ -1,7 +1,7 @@
 """One run from a configuration to a run folder: data, model, banner, training, figures.
 
 A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors, best.safetensors, of a
-pre-training reconstructions/, and at the end result.json and report.html. `train` is also the Python entrance,
+pre-training reconstructions/, and at the end result.json, report.html and report/. `train` is also the Python entrance,
 `feathervit.train`.
 """
 
@@ -357,6 +357,7 @@ def _empty(out: Path) -> None:
             "splits.json",
             "result.json",
             "report.html",
+            "report/*.png",
             "metrics.csv",
         ):
             for path in out.glob(pattern):
