@@ -149,7 +149,7 @@ def test_flags_named_in_the_text_exist():
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
         for code in re.findall(r"`([^`]+)`", text):
-            if code.split()[0] in ("torchrun", "hf"):
+            if code.split()[0] in ("torchrun", "hf", "tensorboard"):
                 continue
             for flag in re.findall(r"--([a-z][\w.-]*)(\*?)", code):
                 name = flag[0].rstrip(".")

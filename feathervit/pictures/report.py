@@ -256,7 +256,7 @@ def _mistakes(p_NK: np.ndarray, images: ImageSet, files: dict[str, bytes]) -> tu
         for i in worst.tolist()
     ]
     if rows:
-        captions = [f"{row['true']}, taken for {row['guess']} {texts.percent(row['confidence'])}" for row in rows]
+        captions = [f"{row['true']}, taken for {row['guess']} ({texts.percent(row['confidence'])})" for row in rows]
         pictures = _small(images.images[torch.from_numpy(worst)])
         files["mistakes"] = rows_png(list(zip(captions, pictures.split(1), strict=True)))
     return rows, f"Of {len(wrong)} mistakes among {len(labels)} pictures, those that the model was surest of."

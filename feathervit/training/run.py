@@ -359,6 +359,7 @@ def _empty(out: Path) -> None:
             "report.html",
             "report/*.png",
             "metrics.csv",
+            "tensorboard/events.*",
         ):
             for path in out.glob(pattern):
                 path.unlink()
@@ -369,6 +370,7 @@ def _empty(out: Path) -> None:
 def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> None:
     if not any(out.glob("state*.safetensors")):
         say("the run was stopped before its first state: starting from the first step")
+        trainer.metrics.truncate(0)
         return
     tensors, meta, words = load_state(out)
     for word in words:
