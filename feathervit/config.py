@@ -279,6 +279,7 @@ class RunConfig:
     epochs without a better validation accuracy (0: never). `on_nonfinite`: what to do when the loss is no finite number:
     stop the run, or skip the step and count it. `batch_size` is that of an optimiser step, over all processes and the
     `accumulate` micro-steps whose gradients are added up. `compile`: torch.compile's mode; reduce-overhead is CUDA graphs.
+    `tensorboard`: the rows of metrics.csv also go into the run folder's tensorboard/ (needs the extra of that name).
     """
 
     recipe: str = ""
@@ -299,6 +300,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
+    tensorboard: bool = False
     arch: EncoderConfig | None = None
     images: ImageConfig = ImageConfig()
     split: SplitConfig = SplitConfig()

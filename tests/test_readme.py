@@ -33,7 +33,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"python", "sh", "json"} | {"text", "py"}
 # Commands that are parsed only: they download, take minutes, or have tests of their own.
 HEAVY = re.compile(
-    r"^feathervit (demo|benchmark)|cifar|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) |^python benchmarks/"
+    r"^feathervit (demo|benchmark|calibrate)|cifar|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) |^python benchmarks/"
 )
 QUICK = {  # in trainings that are run here
     "--epochs": "1",
@@ -149,7 +149,7 @@ def test_flags_named_in_the_text_exist():
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
         for code in re.findall(r"`([^`]+)`", text):
-            if code.split()[0] in ("torchrun", "hf"):
+            if code.split()[0] in ("torchrun", "hf", "tensorboard"):
                 continue
             for flag in re.findall(r"--([a-z][\w.-]*)(\*?)", code):
                 name = flag[0].rstrip(".")

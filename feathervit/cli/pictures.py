@@ -172,7 +172,7 @@ def pictures_positions(args: PicturesPositions, _: dict) -> int:
 
 @dataclass
 class Report:
-    """The report of a finished run as one HTML page in its folder: figures, curves, mistakes, data, settings."""
+    """The report of a finished run as one HTML page in its folder, and as PNGs: figures, curves, mistakes, data, settings."""
 
     run: Positional[str]
     """The run folder."""

@@ -14,6 +14,7 @@ from ..config import RunConfig, to_dict
 from ..errors import ConfigError
 from ..recipes import RECIPES
 from ..zoo import MODELS
+from .calibrate import Calibrate, calibrate
 from .export import Export, export
 from .pictures import (
     PicturesAttention,
@@ -177,6 +178,8 @@ class Predict:
     """Picture files, or folders of them."""
     top: int = 3
     """How many classes to name for each picture."""
+    min_confidence: float = 0.0
+    """Answer "unsure" where the best guess has a probability under this, from 0 to 1."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = None
     json: bool = False
@@ -196,29 +199,40 @@ def predict(args: Predict, _: dict) -> int:
         raise ConfigError("no pictures named: give files or folders after the checkpoint")
     if args.top < 1:
         raise ConfigError(f"--top must be at least 1, got {args.top}")
+    if not 0 <= args.min_confidence <= 1:
+        raise ConfigError(f"--min-confidence must be a share from 0 to 1, got {args.min_confidence}")
     set_threads(args.threads)
-    found, failures = run(args.checkpoint, args.pictures, args.top, args.device)
+    found, failures = run(args.checkpoint, args.pictures, args.top, args.device, args.min_confidence)
     for failure in failures:
         print(f"feathervit: {failure}", file=sys.stderr)
     if args.json:
         print_json(
             {
                 "predictions": [
-                    {"file": p.source, "classes": p.classes, "probabilities": p.probabilities} for p in found
+                    {
+                        "file": p.source,
+                        "label": p.label,
+                        "sure": p.sure,
+                        "classes": p.classes,
+                        "probabilities": p.probabilities,
+                    }
+                    for p in found
                 ],
                 "unreadable": failures,
             }
         )
     elif args.csv:
         out = csv.writer(sys.stdout)
-        out.writerow(["file", "rank", "class", "probability"])
+        out.writerow(["file", "rank", "class", "probability", "label"])
         for p in found:
             for rank, (name, share) in enumerate(zip(p.classes, p.probabilities, strict=True), 1):
-                out.writerow([p.source, rank, name, f"{share:.6f}"])
+                out.writerow([p.source, rank, name, f"{share:.6f}", p.label])
     elif found:
-        table = new_table("file", *(f"{n}." for n in range(1, len(found[0].classes) + 1)))
+        asked = args.min_confidence > 0
+        table = new_table("file", *["label"] * asked, *(f"{n}." for n in range(1, len(found[0].classes) + 1)))
         for p in found:
-            add_row(table, p.source, *(f"{c} {100 * s:.1f} %" for c, s in zip(p.classes, p.probabilities, strict=True)))
+            guesses = (f"{c} {100 * s:.1f} %" for c, s in zip(p.classes, p.probabilities, strict=True))
+            add_row(table, p.source, *[p.label] * asked, *guesses)
         new_console(False).print(table)
     return 1 if failures else 0
 
@@ -307,6 +321,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": (Pretrain, train),
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
+    "calibrate": (Calibrate, calibrate),
     "predict": (Predict, predict),
     "probe": (Probe, probe),
     "export": (Export, export),

@@ -55,10 +55,13 @@ def sample_grid(
 
 
 def draw_rows(rows: Sequence[tuple[str, torch.Tensor]], path: str | Path) -> Path:
-    """Writes a PNG of rows of pictures, each with its name on the left, and returns its path.
+    """Writes `rows_png` and returns its path. Raises RunFolderError where the file cannot be written."""
+    write_bytes(Path(path), rows_png(rows))
+    return Path(path)
 
-    rows: (name, uint8 [B, C, S, S]). Raises RunFolderError where the file cannot be written.
-    """
+
+def rows_png(rows: Sequence[tuple[str, torch.Tensor]]) -> bytes:
+    """A PNG of rows of pictures, each with its name on the left; rows: (name, uint8 [B, C, S, S])."""
     cells = [_cells(part) for _, part in rows]
     cell = max(part.shape[1] for part in cells)
     font = _font(16)
@@ -73,8 +76,7 @@ def draw_rows(rows: Sequence[tuple[str, torch.Tensor]], path: str | Path) -> Pat
             canvas.paste(Image.fromarray(picture), (left + column * (cell + _GAP), top))
     png = io.BytesIO()
     canvas.save(png, "PNG")
-    write_bytes(Path(path), png.getvalue())
-    return Path(path)
+    return png.getvalue()
 
 
 def show(source: str, recipe_name: str | None, path: Path, per_class: int = 8, seed: int = 0) -> Path:

@@ -21,40 +21,47 @@ from ..training.checkpoint import Checkpoint, load_model, load_weights
 from ..training.setup import autocast
 
 BATCH = 500
+UNSURE = "unsure"
 
 
 @torch.inference_mode()
-def probabilities(
+def logits(
     model: nn.Module, images_NCRR: Tensor, config: RunConfig, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Class probabilities, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]. Sets evaluation mode."""
+    """Logits, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]. Sets evaluation mode."""
     model.eval()
     out = []
     for images_BCRR in images_NCRR.split(BATCH):
         images_BCSS = resize(images_BCRR.to(device), config.img_size)
         with autocast(device, dtype):
             logits_BK = model(normalise(images_BCSS, config.images.mean, config.images.std))
-        out.append(logits_BK.float().softmax(-1).cpu())
+        out.append(logits_BK.float().cpu())
     return torch.cat(out)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Class names with their probabilities, most probable first."""
+    """Class names with their probabilities, most probable first.
+
+    `sure`: whether the first is at least as probable as was asked for. `classes[0]` is the best guess in any case, `label` is
+    it only where it is sure, else "unsure".
+    """
 
     source: str
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    sure: bool = True
 
     @property
     def label(self) -> str:
-        return self.classes[0]
+        return self.classes[0] if self.sure else UNSURE
 
 
 class Predictor:
     """A trained model with everything needed to use it on pictures.
 
-    `model` is the network in evaluation mode, `class_names` its classes, `config` the run it came from.
+    `model` is the network in evaluation mode, `class_names` its classes, `config` the run it came from. `temperature` divides
+    its logits: 1 unless the checkpoint was calibrated.
     """
 
     def __init__(self, checkpoint: Checkpoint, where: str | Path, device: str = "cpu"):
@@ -66,13 +73,19 @@ class Predictor:
         self.model = load_model(checkpoint, where).to(self.device)
         self.config, self.class_names = checkpoint.config, checkpoint.class_names
         self.in_chans, self.figures = checkpoint.in_chans, checkpoint.figures
+        self.temperature = checkpoint.temperature
 
-    def predict(self, pictures: Any, top: int = 5) -> list[Prediction]:
-        """The `top` classes of each picture.
+    def probabilities(self, images_NCRR: Tensor) -> Tensor:
+        """Class probabilities, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]."""
+        return (logits(self.model, images_NCRR, self.config, self.device) / self.temperature).softmax(-1)
+
+    def predict(self, pictures: Any, top: int = 5, min_confidence: float = 0.0) -> list[Prediction]:
+        """The `top` classes of each picture; one whose best has a probability under `min_confidence` is labelled "unsure".
 
         `pictures`: a path or a list of paths; a PIL image; images as an array or tensor, uint8: [H, W] or [N, H, W] for
         one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]; or a list of such, whose sizes may differ.
-        Raises DataError for a picture that cannot be read, ConfigError for arrays of another shape or type.
+        Raises DataError for a picture that cannot be read, ConfigError for arrays of another shape or type and for a
+        confidence that is not from 0 to 1.
         """
         if isinstance(pictures, (str, Path)):
             pictures = [pictures]
@@ -87,16 +100,20 @@ class Predictor:
                 for square in resize(fit_square(self._images(part), self.config.images.fit), self.config.img_size)
             ]
             sources = [f"images[{i}]" for i in range(len(squares))]
-        return self.classify(squares, sources, top)
+        return self.classify(squares, sources, top, min_confidence)
 
-    def classify(self, squares: list[Tensor], sources: list[str], top: int = 5) -> list[Prediction]:
-        """The `top` classes of pictures as `read` gives them, uint8 [C, S, S] each; `sources` names them."""
+    def classify(
+        self, squares: list[Tensor], sources: list[str], top: int = 5, min_confidence: float = 0.0
+    ) -> list[Prediction]:
+        """`predict` for pictures as `read` gives them, uint8 [C, S, S] each; `sources` names them."""
+        if not 0 <= min_confidence <= 1:
+            raise ConfigError(f"the least confidence must be a share from 0 to 1, got {min_confidence}")
         if not squares:
             return []
-        p_NK = probabilities(self.model, torch.stack(squares), self.config, self.device)
+        p_NK = self.probabilities(torch.stack(squares))
         values_NK, index_NK = p_NK.topk(min(max(top, 1), len(self.class_names)), dim=-1)
         return [
-            Prediction(source, tuple(self.class_names[i] for i in index), tuple(values))
+            Prediction(source, tuple(self.class_names[i] for i in index), tuple(values), values[0] >= min_confidence)
             for source, index, values in zip(sources, index_NK.tolist(), values_NK.tolist(), strict=True)
         ]
 

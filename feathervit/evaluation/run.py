@@ -16,7 +16,7 @@ from ..data.sources import find
 from ..errors import DataError, FeatherVitError
 from ..training.checkpoint import load_weights
 from ..training.setup import choose_device
-from .inference import BATCH, Prediction, Predictor, probabilities
+from .inference import BATCH, Prediction, Predictor
 from .metrics import Metrics, score
 
 
@@ -35,7 +35,7 @@ def evaluate(
     where, _ = choose_device(device)
     predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
     images = labelled(predictor, data, split, skip_unreadable)
-    p_NK = probabilities(predictor.model, images.images, predictor.config, where)
+    p_NK = predictor.probabilities(images.images)
     return images.name.rpartition("/")[2], score(p_NK, images.labels, images.class_names)
 
 
@@ -68,7 +68,11 @@ def labelled(
 
 
 def predict(
-    checkpoint: str | Path, pictures: Sequence[str | Path], top: int = 3, device: str = "auto"
+    checkpoint: str | Path,
+    pictures: Sequence[str | Path],
+    top: int = 3,
+    device: str = "auto",
+    min_confidence: float = 0.0,
 ) -> tuple[list[Prediction], list[str]]:
     """Predictions of picture files and folders of them, and a line on each file that could not be read."""
     where, _ = choose_device(device)
@@ -82,7 +86,7 @@ def predict(
                 squares[str(path)] = predictor.read(path)
             except FeatherVitError as error:
                 failures.append(" ".join(str(error).split()))
-        found += predictor.classify(list(squares.values()), list(squares), top)
+        found += predictor.classify(list(squares.values()), list(squares), top, min_confidence)
     return found, failures
 
 

@@ -36,7 +36,8 @@ def write_int8(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def float32(job: Job) -> onnx.ModelProto:
-    return core(job.predictor.model, job.predictor.config.img_size, job.predictor.in_chans)
+    predictor = job.predictor
+    return core(predictor.model, predictor.config.img_size, predictor.in_chans, predictor.temperature)
 
 
 def pack(job: Job, proto: onnx.ModelProto, *, routed: bool = False) -> bytes:

@@ -40,6 +40,7 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
         "mean": list(config.images.mean),
         "std": list(config.images.std),
         "fit": config.images.fit,
+        "temperature": job.predictor.temperature,
         "parameters": found.parameters,
         "macs": found.macs,
         "run": to_dict(config),
@@ -146,7 +147,7 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             "## Limits",
             "",
             "The model names one of its classes for any picture, also for one that shows none of them. It was measured on "
-            "images like those it was trained on; on others it may be worse. Its probabilities are not calibrated.",
+            f"images like those it was trained on; on others it may be worse. {_calibration(job.predictor.temperature)}",
             "",
             "## Licence",
             "",
@@ -155,6 +156,12 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             "",
         ]
     )
+
+
+def _calibration(temperature: float) -> str:
+    if temperature == 1:
+        return "Its probabilities are not calibrated."
+    return f"Its probabilities are calibrated on validation images by a temperature of {temperature:.3f}."
 
 
 def _result_of(job: Job) -> RunResult | None:

@@ -21,7 +21,7 @@ from ..data.cache import FilePictures
 from ..data.picture import Source, normalise, open_picture, resize, to_stored
 from ..data.sources import find
 from ..errors import DataError
-from ..evaluation.inference import Predictor, probabilities
+from ..evaluation.inference import Predictor
 from ..evaluation.run import labelled
 from ..models.moe import NoisyTopKGate
 from ..training.checkpoint import Checkpoint, load_weights
@@ -91,13 +91,14 @@ class Job:
             "fit": config.images.fit,
             "mean": list(config.images.mean),
             "std": list(config.images.std),
+            "temperature": self.predictor.temperature,
             "input": self.input,
             "feathervit": __version__,
         }
 
     def before(self, images: Images) -> np.ndarray:
         """The model's own probabilities, float32 [N, K]."""
-        return probabilities(self.predictor.model, images.pixels, self.predictor.config, torch.device("cpu")).numpy()
+        return self.predictor.probabilities(images.pixels).numpy()
 
     def tensors(self, images: Images) -> np.ndarray:
         """Images as the model takes them: resized, normalised, float32 [N, C, S, S]."""

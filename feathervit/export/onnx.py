@@ -27,23 +27,28 @@ from .preprocess import IR_VERSION, OPSET, preprocessing
 class Probabilities(nn.Module):
     """Images [B, C, S, S] to class probabilities [B, K] and each layer's gates [B, N, E]."""
 
-    def __init__(self, model: nn.Module, routes: Routes):
+    def __init__(self, model: nn.Module, routes: Routes, temperature: float):
         super().__init__()
-        self.model, self.routes = model, routes
+        self.model, self.routes, self.temperature = model, routes, temperature
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         self.routes.gates.clear()
-        probabilities_BK = self.model(pixels).softmax(-1)
-        return (probabilities_BK, *self.routes.gates.values())
+        logits_BK = self.model(pixels)
+        if self.temperature != 1:  # else the graph needs no step for it
+            logits_BK = logits_BK / self.temperature
+        return (logits_BK.softmax(-1), *self.routes.gates.values())
 
 
-def core(model: nn.Module, img_size: int, channels: int, *, rewrite: bool = True) -> onnx.ModelProto:
+def core(
+    model: nn.Module, img_size: int, channels: int, temperature: float = 1.0, *, rewrite: bool = True
+) -> onnx.ModelProto:
     """`pixels` [batch, channels, img_size, img_size] to `probabilities` [batch, K], for any batch.
 
     With `rewrite` ours are written for inference first (`lean`); `experts.1`, `experts.2`, ... are then the gates
-    [batch, N, E] of those layers that have them. Raises ConfigError for a model that the exporter cannot trace.
+    [batch, N, E] of those layers that have them. `temperature` divides the logits. Raises ConfigError for a model that the
+    exporter cannot trace.
     """
-    whole = Probabilities(*(lean(model) if rewrite else (model.eval(), Routes()))).eval()
+    whole = Probabilities(*(lean(model) if rewrite else (model.eval(), Routes())), temperature).eval()
     example = torch.randn(2, channels, img_size, img_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole(example)

@@ -30,9 +30,9 @@ class Pictures(nn.Module):
     What `data/picture.py` does, by looking pixels up: its slices would bind the traced program to wide or to tall pictures.
     """
 
-    def __init__(self, model: nn.Module, images: ImageConfig, img_size: int):
+    def __init__(self, model: nn.Module, images: ImageConfig, img_size: int, temperature: float = 1.0):
         super().__init__()
-        self.model, self.fit, self.img_size = model, images.fit, img_size
+        self.model, self.fit, self.img_size, self.temperature = model, images.fit, img_size, temperature
         self.register_buffer("mean", torch.tensor(images.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(images.std).view(-1, 1, 1))
 
@@ -47,7 +47,7 @@ class Pictures(nn.Module):
         size = (self.img_size, self.img_size)
         x_BCSS = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
         levels_BCSS = x_BCSS.round().clamp(0, 255)
-        return self.model((levels_BCSS / 255 - self.mean) / self.std).softmax(-1)
+        return (self.model((levels_BCSS / 255 - self.mean) / self.std) / self.temperature).softmax(-1)
 
 
 class Routed(Pictures):
@@ -94,7 +94,7 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
 
 def _traced(job: Job, kind: type[Pictures]) -> torch.export.ExportedProgram:
     config = job.predictor.config
-    whole = kind(job.predictor.model, config.images, config.img_size).eval()
+    whole = kind(job.predictor.model, config.images, config.img_size, job.predictor.temperature).eval()
     example = torch.zeros(2, config.img_size + 4, config.img_size + 6, job.predictor.in_chans, dtype=torch.uint8)
     shapes = {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
     try:

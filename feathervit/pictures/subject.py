@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data import ImageSet, load_data
+from ..data import DataSplits, ImageSet, load_data
 from ..data.picture import normalise, resize, to_stored
 from ..errors import CheckpointError, DataError
 from ..models import Encoder, MaskedAutoencoder
@@ -36,9 +36,15 @@ def read_pictures(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor
 
 def own_data(config: RunConfig) -> ImageSet:
     """Pictures of the data the model was trained on: test, else val, else train. Raises DataError where it is gone."""
+    splits = own_splits(config)
+    return splits.test or splits.val or splits.train
+
+
+def own_splits(config: RunConfig) -> DataSplits:
+    """The data the model was trained on; pictures that cannot be read are left out. Raises DataError where it is gone."""
     if config.data == "arrays":
         raise DataError("the model was trained on arrays given from Python, which are in no file; name picture files")
-    splits = load_data(
+    return load_data(
         config.data,
         img_size=config.img_size,
         images=config.images,
@@ -46,7 +52,6 @@ def own_data(config: RunConfig) -> ImageSet:
         skip_unreadable=True,
         labelled=config.objective != "reconstruction",
     )
-    return splits.test or splits.val or splits.train
 
 
 def some(images: ImageSet, count: int) -> ImageSet:

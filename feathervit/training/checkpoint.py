@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,11 @@ MAX_BYTES = 2 << 30  # ours hold a few megabytes; a timm model may hold some hun
 
 @dataclass
 class Checkpoint:
-    """Weights and what is needed to use them. `figures`: what was measured when they were saved."""
+    """Weights and what is needed to use them.
+
+    `figures`: what was measured when they were saved. `temperature`: by what logits are divided before the softmax, 1 unless
+    it was fitted afterwards (`evaluation/calibration.py`).
+    """
 
     config: RunConfig
     class_names: tuple[str, ...]
@@ -40,6 +45,7 @@ class Checkpoint:
     epoch: int = 0
     step: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
 
 
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:
@@ -94,18 +100,23 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
         "epoch": checkpoint.epoch,
         "step": checkpoint.step,
         "figures": checkpoint.figures,
+        "temperature": checkpoint.temperature,
     }
     write_bytes(path, _pack(checkpoint.weights, meta))
 
 
-def load_weights(path: str | Path) -> Checkpoint:
-    """Reads a weights file, the best (else the last) of a run folder, or an exported `model`. Raises CheckpointError."""
+def weights_file(path: str | Path) -> Path:
+    """A weights file as it is named; of a folder the best, else the last, else an exported `model`."""
     path = Path(path)
-    if path.is_dir():
-        path = next(
-            (p for n in ("best", "last", "model") if (p := path / f"{n}.safetensors").exists()),
-            path / "best.safetensors",
-        )
+    if not path.is_dir():
+        return path
+    names = [path / f"{name}.safetensors" for name in ("best", "last", "model")]
+    return next(filter(Path.exists, names), names[0])
+
+
+def load_weights(path: str | Path) -> Checkpoint:
+    """Reads a weights file, or that of a run folder (see `weights_file`). Raises CheckpointError."""
+    path = weights_file(path)
     tensors, meta = _read(path)
     try:
         config = from_dict(RunConfig, meta.get("config"), "config")
@@ -117,9 +128,19 @@ def load_weights(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} names no classes: it is not a weights file (state files are for --resume)")
     if not isinstance(chans, int) or isinstance(chans, bool) or not 1 <= chans <= 1024:
         raise CheckpointError(f"{path}: in_chans must be a number of channels, got {chans!r:.40}")
+    temperature = meta.get("temperature", 1.0)
+    if type(temperature) is not float or not 0 < temperature < math.inf:
+        raise CheckpointError(f"{path}: temperature must be a number above 0, got {temperature!r:.40}")
     figures = meta.get("figures")
     return Checkpoint(
-        config, tuple(names), chans, tensors, meta.get("epoch", 0), meta.get("step", 0), figures if figures else {}
+        config,
+        tuple(names),
+        chans,
+        tensors,
+        meta.get("epoch", 0),
+        meta.get("step", 0),
+        figures if figures else {},
+        temperature,
     )
 
 

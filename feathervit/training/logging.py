@@ -1,4 +1,4 @@
-"""What a run tells: metrics.csv for programs, a live bar or a few plain lines for people.
+"""What a run tells: metrics.csv for programs, on request TensorBoard, a live bar or a few plain lines for people.
 
 `MetricsFile` survives being killed at any byte: a half-written last line is dropped, and a resumed run cuts the file
 back to the epoch it goes on from. `Display` never floods: on a terminal it is one bar that rich redraws, elsewhere
@@ -9,6 +9,7 @@ fetched when it is shown, so that telling does not slow training down.
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunFolderError
+from ..errors import ConfigError, RunFolderError
 from ..files import write_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from torch.utils.tensorboard import SummaryWriter
 
 EPOCH_SECONDS = 5.0  # between the lines of two epochs
 STEP_SECONDS = 10.0  # without a line before one is printed inside an epoch
@@ -91,6 +93,39 @@ def _value(cell: str) -> Any:
         except ValueError:
             pass
     return cell or None
+
+
+class EventsFile:
+    """The rows of metrics.csv as TensorBoard's events: a scalar a column, whose step is the epoch.
+
+    A resumed run appends, and TensorBoard leaves out what was written before of the epochs that are run again. Raises
+    ConfigError where the extra is missing, RunFolderError where `folder` cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError("--tensorboard needs tensorboard: pip install 'feathervit[tensorboard]', or leave it out")
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Adds one row and flushes it; cells that are no numbers are left out."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        epoch = row["epoch"]
+        try:
+            if self._writer is None:
+                self._writer = SummaryWriter(self.folder, purge_step=epoch)
+            for name, value in row.items():
+                if name != "epoch" and isinstance(value, (int, float)):
+                    self._writer.add_scalar(name, value, epoch)
+            self._writer.flush()
+        except OSError as error:
+            raise RunFolderError(f"cannot write into {self.folder}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

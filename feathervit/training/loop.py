@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..data import DataSplits, ImageSet
 from ..data.augment import Augmenter
 from ..data.loader import Sampler
 from ..errors import CheckpointError, ConfigError, DivergedError
-from ..evaluation.inference import probabilities
+from ..evaluation.inference import logits
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
 from ..models.moe import starving
@@ -35,7 +35,7 @@ from ..pictures.reconstructions import write_reconstructions
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_state, save_weights
 from .compiling import Compiled, choose_compile
 from .distributed import Group
-from .logging import Display, MetricsFile
+from .logging import Display, EventsFile, MetricsFile
 from .objectives import balanced_class_weights, build_objective
 from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
 from .setup import autocast
@@ -123,6 +123,7 @@ class Trainer:
         self.names = ("loss", *objective.figures)
         self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)  # times pictures, and the pictures
         self.metrics = MetricsFile(folder / "metrics.csv")
+        self.events = EventsFile(folder / "tensorboard") if config.tensorboard and self.group.is_main else None
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
         self.warned: set[tuple[str, int]] = set()  # experts without tokens that were spoken of
         self.interrupted = False
@@ -236,7 +237,8 @@ class Trainer:
         total = self.config.epochs * per_epoch
         started, before = time.monotonic(), self.progress.seconds
         first = self.progress.images
-        with Display(self.console, self.config.epochs, per_epoch) as display, _Interrupt(self):
+        events = closing(self.events) if self.events else nullcontext()
+        with Display(self.console, self.config.epochs, per_epoch) as display, _Interrupt(self), events:
             while self.progress.step < total and not self.group.any(self._out_of_patience()):
                 step = self.progress.step
                 lr = learning_rate(step, per_epoch, self.config, self.peak_lr)
@@ -348,6 +350,8 @@ class Trainer:
         row["minutes"] = self.progress.seconds / 60
         if self.group.is_main:
             self.metrics.write(row)
+            if self.events:
+                self.events.write(row)
             self._warn_of_starving(epoch)
             due = PICTURES * epoch // self.config.epochs > PICTURES * (epoch - 1) // self.config.epochs
             if self.config.objective == "reconstruction" and due:
@@ -394,7 +398,7 @@ class Trainer:
         """Figures of the kept weights as they stand on a whole image set: a classifier's, or a reconstruction's errors."""
         if self.config.objective == "reconstruction":
             return reconstruction_error(self.kept, images.images, self.config, self.device, self.dtype)
-        p_NK = probabilities(self.kept, images.images, self.config, self.device, self.dtype)
+        p_NK = logits(self.kept, images.images, self.config, self.device, self.dtype).softmax(-1)
         return score(p_NK, images.labels, images.class_names)
 
 

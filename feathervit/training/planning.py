@@ -16,7 +16,7 @@ from .checkpoint import load_weights
 from .setup import check_effect, resolve, set_fields
 
 # Moving the data or the run to another place changes nothing of what is computed; the data's fingerprint is compared.
-FREE_TO_CHANGE = {"data", "device", "on_nonfinite"}
+FREE_TO_CHANGE = {"data", "device", "on_nonfinite", "tensorboard"}
 PLACES = ("start_from", "teacher")  # fields that name files
 
 

@@ -1,7 +1,7 @@
 """One run from a configuration to a run folder: data, model, banner, training, figures.
 
 A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors, best.safetensors, of a
-pre-training reconstructions/, and at the end result.json and report.html. `train` is also the Python entrance,
+pre-training reconstructions/, and at the end result.json, report.html and report/. `train` is also the Python entrance,
 `feathervit.train`.
 """
 
@@ -357,7 +357,9 @@ def _empty(out: Path) -> None:
             "splits.json",
             "result.json",
             "report.html",
+            "report/*.png",
             "metrics.csv",
+            "tensorboard/events.*",
         ):
             for path in out.glob(pattern):
                 path.unlink()
@@ -368,6 +370,7 @@ def _empty(out: Path) -> None:
 def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> None:
     if not any(out.glob("state*.safetensors")):
         say("the run was stopped before its first state: starting from the first step")
+        trainer.metrics.truncate(0)
         return
     tensors, meta, words = load_state(out)
     for word in words:

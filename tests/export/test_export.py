@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from feathervit.cli import main
 from feathervit.errors import CheckpointError, ConfigError, DataError, RunFolderError, UnknownNameError
 from feathervit.export.job import prepare
 from feathervit.export.verify import agrees, probabilities, session
+from feathervit.training.checkpoint import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +62,29 @@ def test_float32_and_int8(digits_run, held_out, tmp_path, capsys):
     assert found["int8"]["method"] in found["int8"]["tried"]
     assert found["int8"]["chosen_on"] == "digits/train"
     assert found["int8"]["bytes"] < 0.4 * found["onnx"]["bytes"]
+
+
+@pytest.mark.parametrize("to", ["onnx", "pt2", "huggingface", pytest.param("int8", marks=pytest.mark.slow)])
+def test_a_temperature_goes_along(digits_run, held_out, tmp_path, to):
+    stored = dataclasses.replace(load_weights(digits_run), temperature=3.0)
+    save_weights(tmp_path / "w.safetensors", stored)
+    out = tmp_path / "out"
+    assert feathervit.export_model(tmp_path / "w.safetensors", to, out)["passed"]
+    x, expected = held_out.images, feathervit.load(tmp_path / "w.safetensors").probabilities(held_out.images).numpy()
+    assert np.abs(expected - feathervit.load(digits_run).probabilities(x).numpy()).max() > 0.2
+    if to == "pt2":
+        with torch.no_grad():
+            found = torch.export.load(out / "model.pt2").module()(x.permute(0, 2, 3, 1)).numpy()
+    elif to == "huggingface":
+        found = feathervit.load(out).probabilities(x).numpy()
+        assert json.loads((out / "config.json").read_text())["temperature"] == 3.0
+        assert "calibrated on validation images by a temperature of 3.000" in (out / "README.md").read_text()
+    else:
+        (file,) = out.glob("*.onnx")
+        found = answers(file, held_out)
+        facts = {prop.key: prop.value for prop in onnx.load(file).metadata_props}
+        assert facts["temperature"] == "3.0"
+    np.testing.assert_allclose(found, expected, atol=0.1 if to == "int8" else 1e-4)
 
 
 def test_ready_tensors(digits_run, held_out, tmp_path):
@@ -285,9 +310,6 @@ def test_what_is_published_names_no_folder_of_this_machine(photographs_run, phot
 
 
 def test_names_of_no_valid_unicode(digits_run, held_out, tmp_path):
-    import dataclasses
-
-    from feathervit.training.checkpoint import load_weights, save_weights
 
     stored = load_weights(digits_run)
     names = ("\udcff", *stored.class_names[1:])

@@ -16,7 +16,8 @@ from PIL import Image
 
 import feathervit
 from feathervit.cli import main
-from feathervit.errors import RunFolderError
+from feathervit.errors import DataError, RunFolderError
+from feathervit.evaluation.calibration import calibrate
 from feathervit.evaluation.metrics import calibration_error
 from feathervit.pictures import charts
 from feathervit.pictures.report import report, report_at_end
@@ -79,7 +80,8 @@ def run(folder, small, tmp_path, with_report):
 def test_what_stands_in_it(run, folder):
     page, result = Page(run.folder / "report.html"), json.loads((run.folder / "result.json").read_text())
     assert page.headings == [
-        *("Figures", "Training", "Where it errs", "Worst mistakes", "Experts", "Data", "How it was made")
+        *("Figures", "Training", "Where it errs", "Worst mistakes", "How far it can be believed", "Experts", "Data"),
+        "How it was made",
     ]
     rows = {row[0]: row[1:] for row in page.rows}
     figures = [row for row in page.rows if row[0] in ("val", "test") and len(row) > 3]
@@ -110,11 +112,70 @@ def test_mistakes_are_those_the_model_was_surest_of(run, folder):
     wrong.sort(key=lambda pair: -pair[0].probabilities[0])
     shown = [image for image in page.images if image["alt"].startswith("a picture of")]
     assert len(shown) == min(24, len(wrong)) > 0
-    texts = [text for text in page.figures if " %" in text]
+    texts = [text for text in page.figures if " taken for " in text and " %" in text]
     for image, text, (prediction, file) in zip(shown, texts, wrong, strict=True):
         share = f"{100 * prediction.probabilities[0]:.1f} %"
         assert text == f"{file.parent.name} taken for {prediction.label} {share} {file.name}"
         assert np.array_equal(pixels(image)[..., :3], np.asarray(Image.open(file).convert("RGB")))
+
+
+def test_reliability_before_and_after(run, folder, tmp_path, small, with_report, monkeypatch):
+    def notes(out):
+        page = Page(out / "report.html")
+        shown = [image["alt"] for image in page.images if image["alt"].startswith("accuracy over confidence")]
+        found = [text for text in page.figures if text.startswith("Calibration error")]
+        assert len(shown) == len(found)
+        return found
+
+    before, after = notes(run.folder)
+    found = calibrate(run.folder)
+    for text, when in ((before, "before"), (after, "after")):
+        figures = found["test"][when]  # fitted on val, shown on test
+        assert f"error {100 * figures['ece']:.1f} %, NLL {figures['nll']:.3f} of the" in text
+    assert "24 test pictures" in before
+    assert f"divided by {found['temperature']:.2f}, which fits the 7 val pictures" in after
+    report(run.folder)  # of calibrated weights it says the same
+    assert notes(run.folder) == [before, after]
+
+    def none(*_):
+        raise DataError("too few")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("feathervit.pictures.report.fit_temperature", none)
+        report(run.folder)
+    assert notes(run.folder) == [f"{before} No temperature was fitted: too few."]
+    assert not (run.folder / "report" / "reliability-calibrated.png").exists()
+
+    shutil.rmtree(folder / "test")
+    feathervit.train(data=folder, out=tmp_path / "val", epochs=2, **small)
+    before, after = notes(tmp_path / "val")
+    assert "the same ones" in after
+    feathervit.train(data=folder, out=tmp_path / "none", epochs=1, **small, **{"split.val_fraction": 0.0})
+    assert notes(tmp_path / "none") == []
+
+
+def test_all_that_is_drawn_is_also_a_file(run, folder):
+    charts = {"loss", "accuracy", "learning-rate", "balance-of-the-experts", "confusion", "experts", "reliability"}
+    charts |= {"reliability-calibrated"}
+    files = {path.stem: Image.open(path) for path in (run.folder / "report").iterdir()}
+    assert files.keys() == charts | {"samples", "mistakes"}
+    assert all(file.mode == "RGB" and file.getpixel((0, 0)) == (255, 255, 255) for file in files.values())
+    drawn = [i for i in Page(run.folder / "report.html").images if i.get("class", "").startswith("chart")]
+    in_page = [pixels(image).astype(float) for image in drawn]
+    assert len(in_page) == len(charts)
+    for image in in_page:  # on white
+        share = image[..., 3:] / 255
+        ours = share * image[..., :3] + (1 - share) * 255
+        assert any(
+            np.abs(ours - np.asarray(files[name])).max() < 2 for name in charts if files[name].size == ours.shape[1::-1]
+        )
+    wide, high = files["samples"].size
+    assert (wide > 8 * 64) and high > 3 * 64
+    shutil.rmtree(folder)
+    report(run.folder)  # what could not be drawn any more is gone
+    assert {path.stem for path in (run.folder / "report").iterdir()} == charts - {
+        *("reliability", "reliability-calibrated", "experts")
+    }
 
 
 def test_it_asks_for_nothing_and_names_are_only_names(tmp_path, small, with_report):
@@ -143,6 +204,16 @@ def test_pre_training(folder, small, tmp_path, with_report):
         pixels(image) for image in page.images if image["alt"].endswith("ed pictures") or "original" in image["alt"]
     ]
     assert [r.shape for r in rows] == [(16, 8 * 17 - 1, 4)] * 3
+    names = {path.stem for path in (tmp_path / "mae" / "report").iterdir()}
+    assert names == {
+        "error",
+        "loss",
+        "learning-rate",
+        "balance-of-the-experts",
+        "reconstructions",
+        "experts",
+        "samples",
+    }
 
 
 @pytest.mark.parametrize(

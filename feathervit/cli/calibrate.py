@@ -1,0 +1,50 @@
+"""The verb `calibrate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import Positional
+
+from .printing import add_row, new_console, new_table, print_json, set_threads
+
+
+@dataclass
+class Calibrate:
+    """Fit a temperature on the validation split and store it with the weights, so that probabilities mean what they say.
+
+    What uses the weights applies it: evaluate, predict, and what is exported from then on. No accuracy changes.
+    """
+
+    checkpoint: Positional[str]
+    """A weights file, or a run folder (its best weights)."""
+    data: str | None = None
+    """A name or folder; the data the checkpoint was trained on if not given."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    skip_unreadable: bool = False
+    threads: int | None = None
+    json: bool = False
+    """Print one JSON object on standard output and nothing else."""
+
+
+def calibrate(args: Calibrate, _: dict) -> int:
+    from ..evaluation.calibration import calibrate as run
+
+    set_threads(args.threads)
+    found = run(args.checkpoint, args.data, args.device, args.skip_unreadable)
+    if args.json:
+        print_json(found)
+        return 0
+    console = new_console(False)
+    text = f"temperature {found['temperature']:.3f}, fitted on val, stored in {found['checkpoint']}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    table = new_table("split", "images", "NLL before", "after", "calibration error before", "after")
+    for split in ("val", "test"):
+        if split in found:
+            before, after = found[split]["before"], found[split]["after"]
+            nll = [f"{figures['nll']:.4f}" for figures in (before, after)]
+            ece = [f"{100 * figures['ece']:.2f} %" for figures in (before, after)]
+            add_row(table, split, str(found[split]["n"]), *nll, *ece)
+    console.print(table)
+    return 0

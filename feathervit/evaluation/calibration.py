@@ -1,0 +1,96 @@
+"""Temperature scaling: one number that divides all logits, so that probabilities mean what they say (arXiv 1706.04599).
+
+It is fitted on the validation split and stored with the weights; whatever uses the weights then applies it. The order of
+the classes, and so the accuracy, stays what it is.
+
+Legend: N pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from ..data import ImageSet
+from ..data.sources import find
+from ..errors import DataError
+from ..training.checkpoint import load_weights, save_weights, weights_file
+from ..training.setup import choose_device
+from .inference import Predictor, logits
+from .metrics import score
+from .run import labelled
+
+BOUNDS = (0.01, 100.0)  # between which a temperature is sought
+FIGURES = ("nll", "ece", "top1")
+
+
+def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
+    """The temperature with the least mean negative log-likelihood of `labels_N` (section 4.2 of the paper).
+
+    Raises DataError where there is none between BOUNDS: for one, where every picture is recognised.
+    """
+    z_NK, rows = np.asarray(logits_NK, np.float64), np.arange(len(labels_N))
+
+    def nll(log_temperature: float) -> float:
+        return -log_softmax(z_NK / math.exp(log_temperature), axis=1)[rows, labels_N].mean()
+
+    low, high = map(math.log, BOUNDS)  # in between there is one minimum: the loss is convex in 1 / T
+    found = minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    right = int((z_NK.argmax(1) == labels_N).sum())
+    if right == len(labels_N) or not low + 1e-3 < found.x < high - 1e-3:  # the colder, or the hotter, the better
+        raise DataError(
+            f"these {len(labels_N)} validation pictures, of which {right} are recognised, determine no temperature between "
+            f"{BOUNDS[0]:g} and {BOUNDS[1]:g}; more of them are needed, some of them mistaken, some not"
+        )
+    return math.exp(found.x)
+
+
+def calibrate(
+    checkpoint: str | Path, data: Any = None, device: str = "auto", skip_unreadable: bool = False
+) -> dict[str, Any]:
+    """Fits a temperature on the validation split of `data` (None: what the checkpoint was trained on) and stores it.
+
+    `data`: a name, a folder, or arrays by split, as in `load_data`. Returns {"checkpoint": the file, "temperature", "val": what
+    `before_and_after` finds, "test": the same where `data` has such a split}. A temperature that was stored before is
+    replaced. Raises DataError where there is no validation split, CheckpointError, RunFolderError.
+    """
+    where, _ = choose_device(device)
+    path = weights_file(checkpoint)
+    stored = load_weights(path)
+    predictor = Predictor(stored, path, str(where))
+    source, split = data if data is not None else stored.config.data, stored.config.split
+    if isinstance(source, str) and source == "arrays":
+        raise DataError(
+            "the model was trained on arrays given from Python, which are in no file; name a folder with --data"
+        )
+    splits = find(source).splits
+    if "val" not in splits and not ("train" in splits and (split.val_fraction or split.folds)):
+        raise DataError(
+            f"{source} has no validation pictures and the run held none out; a temperature is fitted on nothing else: name "
+            "data with a val/ folder (--data), or train with --split.val-fraction 0.1"
+        )
+
+    def measured(split: str) -> tuple[ImageSet, np.ndarray]:
+        images = labelled(predictor, source, split, skip_unreadable)
+        return images, logits(predictor.model, images.images, predictor.config, where).numpy()
+
+    names = ["val", *(["test"] if "test" in splits else [])]
+    parts = {name: measured(name) for name in names}
+    images, z_NK = parts["val"]
+    temperature = fit_temperature(z_NK, images.labels.numpy())
+    save_weights(path, replace(stored, temperature=temperature))
+    found = {name: before_and_after(z_NK, images, temperature) for name, (images, z_NK) in parts.items()}
+    return {"checkpoint": str(path), "temperature": temperature, **found}
+
+
+def before_and_after(logits_NK: np.ndarray, images: ImageSet, temperature: float) -> dict[str, Any]:
+    """{"n", "before": {"nll", "ece", "top1"}, "after": {...}} of the pictures with these logits."""
+    both = {"before": logits_NK, "after": logits_NK / temperature}
+    figures = {when: score(softmax(z_NK, axis=1), images.labels, images.class_names) for when, z_NK in both.items()}
+    return {"n": len(images), **{when: {k: getattr(m, k) for k in FIGURES} for when, m in figures.items()}}

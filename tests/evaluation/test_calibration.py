@@ -1,0 +1,222 @@
+"""Temperatures against a grid of them and against ones that are known; what is stored, and who applies it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import log_loss
+
+import feathervit
+from feathervit.cli import main
+from feathervit.config import RunConfig
+from feathervit.errors import CheckpointError, ConfigError, DataError, RunFolderError
+from feathervit.evaluation.calibration import calibrate, fit_temperature
+from feathervit.evaluation.inference import Prediction
+from feathervit.training.checkpoint import Checkpoint, load_weights, save_weights
+
+
+def drawn(temperature: float, n: int = 20_000, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels drawn from softmax(logits / temperature)."""
+    rng = np.random.default_rng(0)
+    z_NK = 3 * rng.standard_normal((n, k))
+    p_NK = np.exp(z_NK / temperature)
+    p_NK /= p_NK.sum(1, keepdims=True)
+    return z_NK, (rng.random((n, 1)) > p_NK.cumsum(1)).sum(1).clip(max=k - 1)
+
+
+def nll(z_NK: np.ndarray, labels_N: np.ndarray, temperature: float) -> float:
+    """The mean of -log(e^(z_label / T) / sum_k e^(z_k / T)), picture by picture."""
+    shares = [np.exp(z_K / temperature) / np.exp(z_K / temperature).sum() for z_K in z_NK]
+    return -sum(math.log(p_K[label]) for p_K, label in zip(shares, labels_N, strict=True)) / len(labels_N)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_a_known_temperature_is_found_again(temperature):
+    assert fit_temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.03)
+
+
+def test_it_is_the_best_of_a_grid():
+    z_NK, labels_N = drawn(1.7, n=60)
+    found = fit_temperature(z_NK, labels_N)
+    grid = np.geomspace(1, 4, 400)
+    best = grid[np.argmin([nll(z_NK, labels_N, t) for t in grid])]
+    assert found == pytest.approx(best, rel=0.004)  # the step of the grid
+    assert fit_temperature(7 * z_NK, labels_N) == pytest.approx(7 * found, rel=1e-4)
+
+
+def test_pictures_that_determine_none():
+    z_NK = np.eye(4)[[0, 1, 2, 3, 0]]
+    with pytest.raises(DataError, match="5 are recognised"):
+        fit_temperature(z_NK, np.array([0, 1, 2, 3, 0]))  # the colder the better
+    with pytest.raises(DataError, match="0 are recognised"):
+        fit_temperature(z_NK, np.array([1, 2, 3, 0, 1]))  # the hotter the better
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+FIELDS = {
+    **{"img_size": 16, "patch_size": 4, "arch.depth": 2, "arch.dim": 32, "epochs": 8, "lr": 3e-3, "optim.lr_batch": 0},
+    **{"split.train_per_class": 20, "optim.warmup_epochs": 1.0, "optim.ema": 0.0, "batch_size": 32},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("calibration") / "run"
+    feathervit.train("digits", out=out, **FIELDS)
+    return out
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def error(p_NK: np.ndarray, labels_N: np.ndarray) -> float:
+    """The expected calibration error of fifteen bins, picture by picture."""
+    bins = {}
+    for p_K, label in zip(p_NK, labels_N, strict=True):
+        bins.setdefault(int(np.ceil(15 * p_K.max())), []).append((p_K.max(), p_K.argmax() == label))
+    return sum(abs(sum(right - sure for sure, right in held)) for held in bins.values()) / len(labels_N)
+
+
+def test_what_is_stored_and_what_comes_of_it(run, capsys):
+    before, data = feathervit.load(run), feathervit.load_data("digits", img_size=16)
+    stored = load_weights(run)
+    assert main(["calibrate", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    after, temperature = feathervit.load(run), found["temperature"]
+    assert (before.temperature, after.temperature) == (1.0, temperature)
+    assert not 0.95 < temperature < 1.05  # else this test would show nothing
+    for split, images in (("val", data.val), ("test", data.test)):
+        labels = images.labels.numpy()
+        p_NK, q_NK = before.probabilities(images.images).numpy(), after.probabilities(images.images).numpy()
+        expected = torch.tensor(np.log(p_NK.astype(float)) / temperature).softmax(1).numpy()
+        np.testing.assert_allclose(q_NK, expected, atol=1e-5)
+        assert np.array_equal(q_NK.argmax(1), p_NK.argmax(1))
+        part = found[split]
+        assert part["n"] == len(images)
+        assert part["before"]["top1"] == part["after"]["top1"] == (p_NK.argmax(1) == labels).mean()
+        for when, shares in (("before", p_NK), ("after", q_NK)):
+            assert part[when]["nll"] == pytest.approx(log_loss(labels, shares / shares.sum(1, keepdims=True)), rel=1e-5)
+            assert part[when]["ece"] == pytest.approx(error(shares, labels), abs=1e-5)
+    assert found["val"]["after"]["nll"] < found["val"]["before"]["nll"]
+    again = load_weights(run)
+    assert all(torch.equal(a, again.weights[name]) for name, a in stored.weights.items())
+    assert dataclasses.replace(again, weights={}, temperature=1.0) == dataclasses.replace(stored, weights={})
+
+    assert main(["evaluate", str(run), "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["nll"] == pytest.approx(found["test"]["after"]["nll"], rel=1e-5)
+    assert evaluated["ece"] == pytest.approx(found["test"]["after"]["ece"], abs=1e-5)
+    assert calibrate(run) == found  # fitted anew to the logits, not to what the first one made of them
+    assert main(["calibrate", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert f"temperature {temperature:.3f}" in text
+    assert f"{found['test']['after']['nll']:.4f}" in text
+
+
+def test_only_validation_pictures_choose(tmp_path, capsys):
+    out = tmp_path / "run"
+    feathervit.train("digits", out=out, **FIELDS | {"split.val_fraction": 0.0, "epochs": 1})
+    before = (out / "best.safetensors").read_bytes()
+    assert main(["calibrate", str(out)]) == 2
+    assert "--split.val-fraction" in capsys.readouterr().err
+    assert (out / "best.safetensors").read_bytes() == before
+
+
+def test_arrays_go_by_name(arrays, tmp_path, small):
+    images, labels = arrays
+    labels = np.where(np.arange(96) % 9, labels, (labels + 1) % 3)  # some that no model gets right
+    out = tmp_path / "run"
+    feathervit.train(data=arrays, out=out, epochs=1, **small)
+    with pytest.raises(DataError, match="--data"):
+        calibrate(out)
+    found = calibrate(out, {"train": arrays, "val": (images, labels)})
+    assert found.keys() == {"checkpoint", "temperature", "val"}
+    assert feathervit.load(out).temperature == found["temperature"]
+
+
+def test_the_weights_survive_a_write_that_fails(run, monkeypatch):
+    before = (run / "best.safetensors").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(RunFolderError, match="No space"):
+        calibrate(run)
+    assert (run / "best.safetensors").read_bytes() == before
+    assert not list(run.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf"), "2", True, None, [1.0]])
+def test_a_stored_temperature_is_checked(temperature, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, Checkpoint(RunConfig(), ("a", "b"), 3, {}, temperature=temperature))
+    with pytest.raises(CheckpointError, match="temperature"):
+        load_weights(path)
+
+
+def test_a_file_from_before_there_were_temperatures(tmp_path, monkeypatch):
+    import feathervit.training.checkpoint as module
+
+    pack, path = module._pack, tmp_path / "w.safetensors"
+    monkeypatch.setattr(module, "_pack", lambda t, meta: pack(t, {k: v for k, v in meta.items() if k != "temperature"}))
+    save_weights(path, Checkpoint(RunConfig(), ("a", "b"), 3, {}, temperature=3.0))
+    assert load_weights(path).temperature == 1.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_unsure(run, tmp_path, capsys):
+    predictor, images = feathervit.load(run), feathervit.load_data("digits", img_size=16).test.images[:40, 0].numpy()
+    plain = predictor.predict(images, top=2)
+    limit = sorted(p.probabilities[0] for p in plain)[20]
+    found = predictor.predict(images, top=2, min_confidence=limit)
+    assert sum(p.sure for p in found) == 20  # a confidence equal to the limit is enough
+    for p, q in zip(plain, found, strict=True):
+        assert (p.classes, p.probabilities, p.label) == (
+            q.classes,
+            q.probabilities,
+            q.classes[0],
+        )  # the best guess stays
+        assert q.label == (q.classes[0] if q.probabilities[0] >= limit else "unsure")
+    assert Prediction("x", ("unsure", "b"), (0.9, 0.1)).sure  # a class of that name is told apart by this
+
+    (tmp_path / "pictures").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "pictures" / f"{i:02}.png")
+    predict = ["predict", str(run), str(tmp_path / "pictures"), "--min-confidence", str(limit)]
+    assert main([*predict, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["predictions"]
+    assert [(p["label"], p["sure"], p["classes"][0]) for p in told] == [(p.label, p.sure, p.classes[0]) for p in found]
+    assert main([*predict, "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(r["label"], r["class"]) for r in rows if r["rank"] == "1"] == [(p.label, p.classes[0]) for p in found]
+    assert main(predict) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    for line, p in zip(lines, found, strict=True):
+        assert line.split()[1] == p.label
+        assert f"{p.classes[0]} {100 * p.probabilities[0]:.1f} %" in line
+    assert main(predict[:-2]) == 0
+    assert all(" unsure " not in line for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("limit", [-0.1, 1.5, 80, float("nan")])
+def test_a_least_confidence_is_a_share(limit, run, capsys):
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        feathervit.load(run).predict(np.zeros((16, 16), np.uint8), min_confidence=limit)
+    assert main(["predict", str(run), "a.png", f"--min-confidence={limit}"]) == 2
+    assert "--min-confidence" in capsys.readouterr().err
