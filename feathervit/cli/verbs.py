@@ -32,6 +32,7 @@ from .pictures import (
     report,
 )
 from .printing import add_row, new_console, new_table, print_json, set_threads
+from .results import ResultsReproduce, ResultsTable, results_reproduce, results_table
 from .rooms import (
     BenchmarkAugment,
     BenchmarkInfer,
@@ -325,4 +326,6 @@ VERBS: dict[str, Verb] = {
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
     "benchmark train": (BenchmarkTrain, benchmark_train),
     "benchmark infer": (BenchmarkInfer, benchmark_infer),
+    "results table": (ResultsTable, results_table),
+    "results reproduce": (ResultsReproduce, results_reproduce),
 }

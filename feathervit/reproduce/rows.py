@@ -66,7 +66,15 @@ def _pretraining() -> list[Row]:
         fields = {"arch.feedforward.sharing": sharing, "mae.decoder.feedforward.sharing": sharing}
         words = ", ".join(sharing.upper().split("_"))
         rows.append(
-            Row(f"mae-s-{sharing}", ("pretraining",), f"mmLiT-S, {words} shared", "cifar100", None, "mae_cifar100_s", fields)
+            Row(
+                f"mae-s-{sharing}",
+                ("pretraining",),
+                f"mmLiT-S, {words} shared",
+                "cifar100",
+                None,
+                "mae_cifar100_s",
+                fields,
+            )
         )
     note = "its hyper-parameters are not at hand: mmLiT-S's"
     fields = {"model": "mae_vit"}
@@ -82,7 +90,7 @@ def _table_7() -> list[Row]:
         Row(
             f"mmlit-{size}-cifar100-300",
             ("table-7", "table-9") if size == "s" else ("table-7",),
-            f"mmLiT-{size.upper()}",
+            "mmLiT-S, V, W2 shared" if size == "s" else f"mmLiT-{size.upper()}",
             "cifar100",
             paper,
             "mmlit_cifar100",
@@ -164,7 +172,16 @@ def _table_8() -> list[Row]:
         for data, paper in zip(SETS, figures, strict=True):
             name = f"mLiT-{size.upper()}"
             rows.append(
-                Row(f"mlit-{size}-{data}", tables, name, data, paper, f"mlit_{data}", {"model": model}, millions=millions)
+                Row(
+                    f"mlit-{size}-{data}",
+                    tables,
+                    name,
+                    data,
+                    paper,
+                    f"mlit_{data}",
+                    {"model": model},
+                    millions=millions,
+                )
             )
     for size, figures in _TUNED.items():
         model, millions = SIZES[size]
@@ -219,7 +236,6 @@ def _table_9() -> list[Row]:
             "mmlit_cifar100",
             {"model": "mlit_s", "arch.feedforward.sharing": sharing},
             f"mae-s-{sharing}",
-            millions=None,
         )
         for sharing, paper in figures.items()
     ]
@@ -263,7 +279,15 @@ def _poorvits() -> list[Row]:
 def _feather() -> list[Row]:
     """The recipes of Table 8's rows, or of their own where there are such (`feather_DATA`)."""
     return [
-        Row(f"feather-{size}-{data}", ("feather",), f"feather_{size}", data, None, f"mlit_{data}", {"model": f"feather_{size}"})
+        Row(
+            f"feather-{size}-{data}",
+            ("feather",),
+            f"feather_{size}",
+            data,
+            None,
+            f"mlit_{data}",
+            {"model": f"feather_{size}"},
+        )
         for size in SIZES
         for data in ("cifar100", "cifar10")
     ]

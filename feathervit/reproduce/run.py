@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError, UnknownNameError
+from ..errors import ConfigError, DataError, RunFolderError, UnknownNameError
 from ..files import make_folder, write_bytes
 from ..recipes import recipe
-from ..results import RunResult, read_config, read_result, write_json
+from ..results import RunResult, read_config, write_json
 from ..studies.base import Size, Study
 from ..study.claim import claim
 from ..study.plan import stage_run
@@ -40,7 +40,19 @@ if TYPE_CHECKING:
 SCHEMA = 1
 ALL_OF_TRAIN = {"split.val_fraction": 0.0, "split.keep": "last"}
 POINTS = 200  # of a curve, at most
-KEPT = ("version", "commit", "python", "torch", "threads", "device", "precision", "machine", "command", "seed", "config")
+KEPT = (
+    "version",
+    "commit",
+    "python",
+    "torch",
+    "threads",
+    "device",
+    "precision",
+    "machine",
+    "command",
+    "seed",
+    "config",
+)
 
 
 @dataclass(frozen=True)
