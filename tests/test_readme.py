@@ -264,8 +264,17 @@ def figures():
 
 
 def test_tables_are_what_the_code_says(figures):
-    for page in figures.TABLES:
+    for page in figures.PAGES:
         assert figures.with_tables(page) == (ROOT / "docs" / page).read_text(), "run: python docs/figures.py"
+
+
+def test_results_hold_no_figure_of_their_own(figures):
+    """All figures of docs/results.md stand in tables that are made, each of which is there."""
+    text = (ROOT / "docs" / "results.md").read_text()
+    made = re.findall(r"<!-- results: ([\w-]+) -->", text)
+    assert set(made) | {"headline"} == set(figures.tables(ROOT / "results"))
+    rest = re.sub(r"<!-- results.*?<!-- end -->|^#.*?$|^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"(?<![\w.-])\d+\.\d+(?! ?dB)", rest)) <= {"2407.17783", "2402.03752", "2501.06220"}
 
 
 @pytest.mark.parametrize("name", ["mlit_nano", "poorvit_tiny"])

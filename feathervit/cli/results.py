@@ -22,7 +22,7 @@ class ResultsTable:
     results: Positional[str] = "results"
     """The folder: reproduce/ROW.json and NAME/seed-N.json in it are read."""
     only: str | None = None
-    """One of the tables: pretraining, table-7, table-8, table-9, poorvits, feather, headline, seeds."""
+    """One of the tables: pretraining, table-7, table-8, table-9, poorvits, feather, headline, seeds, weights."""
     json: bool = False
     """Print one JSON object on standard output and nothing else: name -> Markdown."""
 

@@ -1,7 +1,7 @@
 """The papers' tables in Markdown, their figures and ours side by side, made from result files. Loads no torch.
 
 A row's file is RESULTS/reproduce/ROW.json, as `run.py` writes it; a row without one is "not run". Repeated runs of one
-command are RESULTS/NAME/seed-N.json (benchmarks/seeds.py).
+command are RESULTS/NAME/seed-N.json (benchmarks/seeds.py); of weights in the package RESULTS/weights/NAME.json tells.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DERIVED = "derived from a difference that the text gives"
 
 
 def tables(results: str | Path) -> dict[str, str]:
-    """Name -> Markdown of all tables: `TABLES`, "headline" (what has been run of them) and "seeds"."""
+    """Name -> Markdown of all tables: `TABLES`, "headline" (what has been run of them), "seeds" and "weights"."""
     results = Path(results)
     found = {name: _read(path, name) for name in ROWS if (path := results / "reproduce" / f"{name}.json").exists()}
     strange = sorted(p.stem for p in (results / "reproduce").glob("*.json") if p.stem not in ROWS)
@@ -33,6 +33,7 @@ def tables(results: str | Path) -> dict[str, str]:
     ran = [ROWS[name] for name in ORDER if name in found and not ROWS[name].is_pretraining]
     made["headline"] = _accuracies(ran, found) if ran else "None of the papers' rows has been run yet."
     made["seeds"] = _seeds(results)
+    made["weights"] = _weights(results)
     return made
 
 
@@ -154,6 +155,18 @@ def _seeds(results: Path) -> str:
             ]
         )
     return _table(head, lines, left=2)
+
+
+def _weights(results: Path) -> str:
+    head = ("Weights", "Parameters", "Bytes", "These, test top-1, %", "All seeds, %", "Seeds", "File")
+    lines = []
+    for path in sorted((results / "weights").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        own = f"{100 * found['float16']['test_top1']:.2f}" if "float16" in found else ""
+        tops = [100 * run["test_top1"] for run in found["runs"] if "test_top1" in run]
+        line = [f"`{path.stem}`", f"{found['parameters']:,}", f"{found['bytes']:,}", own, spread(tops) if tops else ""]
+        lines.append([*line, str(len(found["runs"])), f"`results/weights/{path.name}`"])
+    return _table(head, lines, left=1)
 
 
 def spread(values: list[float]) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..config import RunConfig, from_dict, to_dict
 from ..errors import CheckpointError, ConfigError, RunFolderError, UnknownNameError
 from ..files import write_bytes
+from ..shipped import list_weights, weights_file
 from .setup import check_channels, resolve
 
 FORMAT = 1
@@ -99,8 +100,9 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_weights(path: str | Path) -> Checkpoint:
-    """Reads a weights file, the best (else the last) of a run folder, or an exported `model`. Raises CheckpointError."""
-    path = Path(path)
+    """Reads a weights file, the best (else the last) of a run folder, an exported `model`, or weights that come with the
+    package, by name ("mlit_nano.digits"). Raises CheckpointError."""
+    path = weights_file(str(path)) if str(path) in list_weights() and not Path(path).exists() else Path(path)
     if path.is_dir():
         path = next(
             (p for n in ("best", "last", "model") if (p := path / f"{n}.safetensors").exists()),

@@ -268,7 +268,7 @@ def test_verbs(tmp_path, capsys):
     assert main(["results", "table", str(RESULTS), "--only", "table-9"]) == 0
     assert "| mmLiT-S, V, W2 shared |" in capsys.readouterr().out
     assert main(["results", "table", str(RESULTS), "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {*TABLES, "headline", "seeds"}
+    assert set(json.loads(capsys.readouterr().out)) == {*TABLES, "headline", "seeds", "weights"}
     assert main(["results", "table", str(RESULTS), "--only", "table-10"]) == 2
     assert main(["results", "table", str(tmp_path / "none")]) == 2
     assert main(["results", "reproduce", "list"]) == 0
