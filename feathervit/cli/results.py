@@ -97,3 +97,36 @@ def results_reproduce(args: ResultsReproduce, _: dict[str, Any]) -> int:
         said = f"finished; see {args.out}/results" if finished else "not finished: the same command goes on"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+@dataclass
+class ResultsPack:
+    """Code and data in parts of at most 60 MB, to run rows on a machine without network."""
+
+    out: Positional[str]
+    """A new folder. Take it along; `python unpack.py DEST` in it checks and unpacks."""
+    data: str
+    """A folder with a folder for each data set, named as it is."""
+    sets: tuple[str, ...] = ("cifar100", "cifar10")
+    """Which of them."""
+
+
+def results_pack(args: ResultsPack, _: dict[str, Any]) -> int:
+    import subprocess
+
+    from ..errors import DataError, RunFolderError
+    from ..reproduce.pack import pack
+
+    folders = {name: Path(args.data) / name for name in args.sets}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise DataError(f"{args.data} has no folder {name}")
+    try:
+        files = pack(Path(args.out), Path(__file__).resolve().parents[2], folders)
+    except subprocess.CalledProcessError as error:
+        raise ConfigError("packing needs a clone of the repository with git; this is none") from error
+    except OSError as error:
+        raise RunFolderError(f"cannot pack into {args.out}: {error}; name a new folder with room") from error
+    for path in files:
+        print(f"{path} {path.stat().st_size:,} bytes")
+    return 0

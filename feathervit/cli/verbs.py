@@ -32,7 +32,14 @@ from .pictures import (
     report,
 )
 from .printing import add_row, new_console, new_table, print_json, set_threads
-from .results import ResultsReproduce, ResultsTable, results_reproduce, results_table
+from .results import (
+    ResultsPack,
+    ResultsReproduce,
+    ResultsTable,
+    results_pack,
+    results_reproduce,
+    results_table,
+)
 from .rooms import (
     BenchmarkAugment,
     BenchmarkInfer,
@@ -328,4 +335,5 @@ VERBS: dict[str, Verb] = {
     "benchmark infer": (BenchmarkInfer, benchmark_infer),
     "results table": (ResultsTable, results_table),
     "results reproduce": (ResultsReproduce, results_reproduce),
+    "results pack": (ResultsPack, results_pack),
 }
