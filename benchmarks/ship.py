@@ -135,8 +135,7 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             f"- data: {data}, {result.data['n_train']:,} training pictures; fingerprint `{result.data['fingerprint']}`",
             f"- recipe: `{config['recipe']}`, {len(result.epochs)} epochs, seed {record['seed']}",
             f"- command: `{public_command(result.command)}`",
-            f"- {result.minutes:.1f} minutes, {result.machine['gpu'] or result.machine['cpu']}, PyTorch {result.torch}, commit "
-            f"{result.commit}",
+            f"- {result.machine['gpu'] or result.machine['cpu']}, PyTorch {result.torch}, commit {result.commit}",
             "",
             "## Figures",
             "",

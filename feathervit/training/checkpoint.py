@@ -109,6 +109,9 @@ def load_weights(path: str | Path) -> Checkpoint:
             path / "best.safetensors",
         )
     tensors, meta = _read(path)
+    tensors = {
+        name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()
+    }  # as the package ships them
     try:
         config = from_dict(RunConfig, meta.get("config"), "config")
     except ConfigError as error:
