@@ -13,6 +13,7 @@ import tyro
 from ..config import RunConfig, to_dict
 from ..errors import ConfigError
 from ..recipes import RECIPES
+from ..shipped import list_weights
 from ..zoo import MODELS
 from .export import Export, export
 from .pictures import (
@@ -257,7 +258,7 @@ def models(args: Models, _: dict) -> int:
             }
         )
     if args.json:
-        print_json({"models": rows})
+        print_json({"models": rows, "weights": list_weights()})
         return 0
     table = new_table("name", "parameters", "MMACs", "tokens", "image", "patch", "source")
     for r in rows:
@@ -265,6 +266,7 @@ def models(args: Models, _: dict) -> int:
         table.add_row(r["name"], f"{r['parameters']:,}", f"{r['macs'] / 1e6:.0f}", *size)
     new_console(False).print(table)
     print("With a head of 100 classes; all experts are computed. Any timm model goes by timm:NAME.")
+    print(f"Weights that come with the package (--from, evaluate, export, pretrained=True): {', '.join(list_weights())}.")
     return 0
 
 
