@@ -33,7 +33,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"python", "sh", "json"} | {"text", "py"}
 # Commands that are parsed only: they download, take minutes, or have tests of their own.
 HEAVY = re.compile(
-    r"^feathervit (demo|benchmark)|cifar|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) |^python benchmarks/"
+    r"^feathervit (demo|benchmark|results)|cifar|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) |^python benchmarks/"
 )
 QUICK = {  # in trainings that are run here
     "--epochs": "1",

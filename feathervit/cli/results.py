@@ -60,7 +60,8 @@ class ResultsReproduce:
     data: str | None = None
     """A folder with folders cifar100, cifar10, ... in it; downloaded if not given."""
     minutes: float | None = None
-    """Stop after this many minutes with the state saved; the same command goes on."""
+    """Stop after this many minutes with the state saved; the same command goes on. Reading the data for the first time, and
+    the last evaluation of a run, may come on top."""
     seeds: str = "0,1,2"
     pretrain_epochs: int | None = None
     """Epochs of pre-training instead of the paper's thousands; the learning rate falls to zero in them."""

@@ -266,7 +266,9 @@ def models(args: Models, _: dict) -> int:
         table.add_row(r["name"], f"{r['parameters']:,}", f"{r['macs'] / 1e6:.0f}", *size)
     new_console(False).print(table)
     print("With a head of 100 classes; all experts are computed. Any timm model goes by timm:NAME.")
-    print(f"Weights that come with the package (--from, evaluate, export, pretrained=True): {', '.join(list_weights())}.")
+    print(
+        f"Weights that come with the package (--from, evaluate, export, pretrained=True): {', '.join(list_weights())}."
+    )
     return 0
 
 
