@@ -22,7 +22,7 @@ TABLES = {  # name -> what its caption says
     "table-8": f"{MLIT}, Table 8: 100 epochs of training or fine-tuning",
     "table-9": f"{MLIT}, Table 9: what the experts of a layer share (mmLiT-S, CIFAR-100, 300 epochs)",
     "poorvits": f"{POORVIT}, the main table of its repository: CIFAR-10",
-    "feather": "Ours, trained as the rows of Table 8 are",
+    "feather": "Ours, by their own recipes, for the 100 epochs of Table 8",
 }
 
 
@@ -277,7 +277,6 @@ def _poorvits() -> list[Row]:
 
 
 def _feather() -> list[Row]:
-    """The recipes of Table 8's rows, or of their own where there are such (`feather_DATA`)."""
     return [
         Row(
             f"feather-{size}-{data}",
@@ -285,7 +284,7 @@ def _feather() -> list[Row]:
             f"feather_{size}",
             data,
             None,
-            f"mlit_{data}",
+            f"feather_{data}",
             {"model": f"feather_{size}"},
         )
         for size in SIZES

@@ -40,7 +40,9 @@ TINY = {
 
 
 def here(row: Row) -> bool:
-    return bool(row.recipe) and str(row.fields.get("model", "mlit_xxs")).removeprefix("timm:")[:7] != "feather"
+    """Whether its recipe and model are there: both are looked up when a row is run."""
+    model = row.fields.get("model", "mlit_xxs")
+    return row.recipe in RECIPES and (model in MODELS or model.startswith("timm:"))
 
 
 def test_ids_and_order():
