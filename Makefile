@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu lint docs clean
+.PHONY: demo test test-slow test-gpu lint docs reproduce clean
 
 demo: .venv/installed
 	$(BIN)/feathervit demo
@@ -22,6 +22,12 @@ lint: .venv/installed
 
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# make reproduce ROW=mlit-xxs-cifar100: a row of the papers' tables; the same again goes on where the minutes ended.
+ROW ?= next
+MINUTES ?= 9
+reproduce: .venv/installed
+	$(BIN)/feathervit results reproduce $(ROW) --minutes $(MINUTES) $(FLAGS)
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,6 +1,7 @@
 """Draws the documentation's figures and writes its tables, all from the code that they are about: python docs/figures.py
 
-A table stands in its page between `<!-- NAME -->` and `<!-- end -->`. tests/test_readme.py fails where one is out of date.
+A table stands in its page between `<!-- NAME -->` and `<!-- end -->`; one that is made of the files in results/, in any page
+or the README, between `<!-- results: NAME -->` and `<!-- end -->`. tests/test_readme.py fails where one is out of date.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from feathervit.models import MaskedAutoencoder, create_model
 from feathervit.models.feedforward import expert_count, hidden_size
 from feathervit.recipes import RECIPES
 from feathervit.recipes.folder import EPOCHS, INPUTS, LARGE_SET, MASKED_EPOCHS, MASKED_VIEWS, SMALL_SET, VIEWS
+from feathervit.reproduce.table import tables
 from feathervit.studies import STUDIES
 from feathervit.training.setup import resolve
 from feathervit.zoo import MODELS
@@ -135,10 +137,17 @@ TABLES = {  # page -> name of the table -> what writes it
 }
 
 
+PAGES = ("../README.md", *sorted(path.name for path in HERE.glob("*.md")))
+
+
 def with_tables(page: str) -> str:
     """The text of a page with its tables as they should be."""
     text = (HERE / page).read_text()
-    for name, write in TABLES[page].items():
+    if "<!-- results:" in text:
+        made = tables(HERE.parent / "results")
+        pattern = r"(<!-- results: ([\w-]+) -->\n\n).*?(\n\n<!-- end -->)"
+        text = re.sub(pattern, lambda m: m[1] + made[m[2]] + m[3], text, flags=re.DOTALL)
+    for name, write in TABLES.get(page, {}).items():
         pattern = rf"(<!-- {name} -->\n\n).*?(\n\n<!-- end -->)"
         text, found = re.subn(pattern, lambda m, write=write: m[1] + write() + m[2], text, flags=re.DOTALL)
         if found != 1:
@@ -228,7 +237,7 @@ def main() -> None:
     (HERE / "figures").mkdir(exist_ok=True)
     for draw in (draw_hidden, draw_budget, draw_masks):
         draw(plt)
-    for page in TABLES:
+    for page in PAGES:
         text = with_tables(page)
         (HERE / page).write_text(text)
 

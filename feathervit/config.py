@@ -175,7 +175,8 @@ class SplitConfig:
 
     `val_fraction` of train, stratified and seeded by `seed`; 0 trains on all of train. `folds` > 1 takes fold number
     `fold` of a stratified k-fold instead. `train_per_class` > 0 then trains on so many pictures of each class only, drawn
-    by `seed`: the others are not used.
+    by `seed`: the others are not used. `keep`: the weights of the best epoch on validation pictures, or of the last epoch,
+    whatever validation says.
     """
 
     val_fraction: float = 0.1
@@ -183,6 +184,7 @@ class SplitConfig:
     folds: int = 0
     fold: int = 0
     train_per_class: int = 0
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,14 @@ def _memory_gib() -> float | None:
 def commit() -> str | None:
     """The git commit of the source checkout this package runs from, "-dirty" behind it where tracked files differ.
 
-    None for a package installed without its repository, or without git.
+    Of a source tree that `git archive` made, what git wrote into its file .commit. None for a package installed without its
+    repository, or without git.
     """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
-        return None
+        archived = root / ".commit"
+        text = archived.read_text().strip() if archived.exists() else "$"
+        return None if text.startswith("$") else text  # a copy that git did not make
     describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, timeout=20, check=True).stdout.strip() or None

@@ -52,9 +52,11 @@ def test_wheel_holds_all_it_needs(tmp_path):
     subprocess.run([*pip, "install", "--no-deps", "--target", str(place), str(wheel)], check=True, capture_output=True)
     assert (place / "feathervit" / "py.typed").exists()
     assert (place / "feathervit" / "export" / "page" / "index.html").exists()
+    assert (place / "feathervit" / "weights" / "mlit_nano.digits.safetensors").exists()
     code = (
         "import feathervit, feathervit.models, torch; "
         "model = feathervit.create_model('mlit_nano', num_classes=3); "
+        "feathervit.create_model('mlit_nano.digits', pretrained=True); "
         "print(feathervit.__file__, tuple(model(torch.zeros(1, 3, 16, 16)).shape))"
     )
     out = python("-c", code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(place)})

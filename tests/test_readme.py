@@ -33,7 +33,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"python", "sh", "json"} | {"text", "py"}
 # Commands that are parsed only: they download, take minutes, or have tests of their own.
 HEAVY = re.compile(
-    r"^feathervit (demo|benchmark|calibrate)|cifar|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) |^python benchmarks/"
+    r"^feathervit (demo|benchmark|calibrate|results)|cifar|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) "
+    r"|^python benchmarks/"
 )
 QUICK = {  # in trainings that are run here
     "--epochs": "1",
@@ -264,8 +265,17 @@ def figures():
 
 
 def test_tables_are_what_the_code_says(figures):
-    for page in figures.TABLES:
+    for page in figures.PAGES:
         assert figures.with_tables(page) == (ROOT / "docs" / page).read_text(), "run: python docs/figures.py"
+
+
+def test_results_hold_no_figure_of_their_own(figures):
+    """All figures of docs/results.md stand in tables that are made, each of which is there."""
+    text = (ROOT / "docs" / "results.md").read_text()
+    made = re.findall(r"<!-- results: ([\w-]+) -->", text)
+    assert set(made) | {"headline"} == set(figures.tables(ROOT / "results"))
+    rest = re.sub(r"<!-- results.*?<!-- end -->|^#.*?$|^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"(?<![\w.-])\d+\.\d+(?! ?dB)", rest)) <= {"2407.17783", "2402.03752", "2501.06220"}
 
 
 @pytest.mark.parametrize("name", ["mlit_nano", "poorvit_tiny"])

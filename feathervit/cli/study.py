@@ -51,7 +51,7 @@ class StudyFlags:
 def study(args: StudyFlags, _: dict[str, Any]) -> int:
     if not args.out:
         raise ConfigError("no folder named: give --out FOLDER")
-    seeds = _seeds(args.seeds) if args.seeds is not None else None
+    seeds = seeds_of(args.seeds) if args.seeds is not None else None
     from ..study.report import rebuild, table
 
     if args.show:
@@ -86,7 +86,7 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
     return status
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def seeds_of(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:

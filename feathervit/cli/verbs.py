@@ -13,6 +13,7 @@ import tyro
 from ..config import RunConfig, to_dict
 from ..errors import ConfigError
 from ..recipes import RECIPES
+from ..shipped import list_weights
 from ..zoo import MODELS
 from .calibrate import Calibrate, calibrate
 from .export import Export, export
@@ -33,6 +34,14 @@ from .pictures import (
     report,
 )
 from .printing import add_row, new_console, new_table, print_json, set_threads
+from .results import (
+    ResultsPack,
+    ResultsReproduce,
+    ResultsTable,
+    results_pack,
+    results_reproduce,
+    results_table,
+)
 from .rooms import (
     BenchmarkAugment,
     BenchmarkInfer,
@@ -263,7 +272,7 @@ def models(args: Models, _: dict) -> int:
             }
         )
     if args.json:
-        print_json({"models": rows})
+        print_json({"models": rows, "weights": list_weights()})
         return 0
     table = new_table("name", "parameters", "MMACs", "tokens", "image", "patch", "source")
     for r in rows:
@@ -271,6 +280,9 @@ def models(args: Models, _: dict) -> int:
         table.add_row(r["name"], f"{r['parameters']:,}", f"{r['macs'] / 1e6:.0f}", *size)
     new_console(False).print(table)
     print("With a head of 100 classes; all experts are computed. Any timm model goes by timm:NAME.")
+    print(
+        f"Weights that come with the package (--from, evaluate, export, pretrained=True): {', '.join(list_weights())}."
+    )
     return 0
 
 
@@ -340,4 +352,7 @@ VERBS: dict[str, Verb] = {
     "benchmark augment": (BenchmarkAugment, benchmark_augment),
     "benchmark train": (BenchmarkTrain, benchmark_train),
     "benchmark infer": (BenchmarkInfer, benchmark_infer),
+    "results table": (ResultsTable, results_table),
+    "results reproduce": (ResultsReproduce, results_reproduce),
+    "results pack": (ResultsPack, results_pack),
 }

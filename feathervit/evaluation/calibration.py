@@ -19,7 +19,8 @@ from scipy.special import log_softmax, softmax
 
 from ..data import ImageSet
 from ..data.sources import find
-from ..errors import DataError
+from ..errors import CheckpointError, DataError
+from ..shipped import FOLDER
 from ..training.checkpoint import load_weights, save_weights, weights_file
 from ..training.setup import choose_device
 from .inference import Predictor, logits
@@ -62,6 +63,10 @@ def calibrate(
     """
     where, _ = choose_device(device)
     path = weights_file(checkpoint)
+    if path.parent == FOLDER:
+        raise CheckpointError(
+            f"{checkpoint} comes with the package and stays as it is; copy {path} and calibrate the copy"
+        )
     stored = load_weights(path)
     predictor = Predictor(stored, path, str(where))
     source, split = data if data is not None else stored.config.data, stored.config.split

@@ -78,7 +78,7 @@ def name_of(text: str) -> str:
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
-def _public_command(command: str) -> str:
+def public_command(command: str) -> str:
     """A command line with `name_of` each of its words, also behind "="."""
     words = [word.rpartition("=") for word in shlex.split(command)]
     return shlex.join(flag + sign + name_of(value) for flag, sign, value in words)
@@ -104,7 +104,7 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
                 figures.append(f"| {name}, {found['n']} images, at the end of training | {_percent(found['top1'])} |")
         minutes = "" if result.minutes is None else f", {result.minutes:.1f} minutes"
         training += [
-            f"- command: `{_public_command(result.command)}`",
+            f"- command: `{public_command(result.command)}`",
             f"- {result.data['n_train']} training images; fingerprint `{result.data['fingerprint']}`",
             f"- {result.machine['gpu'] or result.machine['cpu']}{minutes}, PyTorch {result.torch}",
         ]

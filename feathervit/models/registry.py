@@ -11,6 +11,7 @@ from torch import nn
 
 from ..config import EncoderConfig, RunConfig, from_dict, to_dict
 from ..errors import ConfigError, UnknownNameError
+from ..shipped import list_weights, shipped_file
 from ..zoo import MODELS, spec
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
@@ -19,19 +20,30 @@ from .mae import MaskedAutoencoder
 def create_model(
     name: str,
     *,
+    pretrained: bool = False,
     img_size: int | None = None,
     patch_size: int | None = None,
-    in_chans: int = 3,
-    num_classes: int = 100,
+    in_chans: int | None = None,
+    num_classes: int | None = None,
     config: EncoderConfig | None = None,
     **parts: Any,
 ) -> nn.Module:
     """A model by name: ours, or any of timm's as `timm:NAME`.
 
-    `img_size` and `patch_size` default to the model's own; `config` replaces the named configuration, `parts` replaces
-    fields of it (`drop_path_rate=0.1`). Raises UnknownNameError, and ConfigError where sizes do not fit.
+    `img_size` and `patch_size` default to the model's own, `in_chans` to 3 and `num_classes` to 100; `config` replaces the
+    named configuration, `parts` replaces fields of it (`drop_path_rate=0.1`). `pretrained`: with weights that come with the
+    package; "mlit_nano.digits" names some, "mlit_nano" the first there are. All defaults are then theirs, another number of
+    classes gets a new head. Raises UnknownNameError, and ConfigError or CheckpointError where sizes do not fit.
     """
+    name, _, tag = name.partition(".") if not name.startswith("timm:") else (name, "", "")
+    if tag or (pretrained and name in MODELS):
+        sizes = {"img_size": img_size, "patch_size": patch_size, "in_chans": in_chans, "num_classes": num_classes}
+        if config is not None:
+            raise ConfigError(f"the weights {name}.{tag} have a configuration of their own; leave config out")
+        return _with_weights(name, tag, pretrained, sizes, parts)
+    in_chans, num_classes = 3 if in_chans is None else in_chans, 100 if num_classes is None else num_classes
     if name.startswith("timm:"):
+        parts |= {"pretrained": True} if pretrained else {}
         return _timm_model(name.removeprefix("timm:"), img_size, patch_size, in_chans, num_classes, parts)
     known = spec(name)
     config = config or known.config
@@ -61,6 +73,38 @@ def build_model(config: RunConfig, in_chans: int, num_classes: int, train: bool 
     return MaskedAutoencoder(model, config.mae) if masked else model
 
 
+def _with_weights(name: str, tag: str, pretrained: bool, sizes: dict[str, Any], parts: dict[str, Any]) -> nn.Module:
+    """The model of weights in the package, with them where `pretrained`."""
+    from ..training.checkpoint import load_weights
+    from ..training.transfer import start_from
+
+    spec(name)
+    if not tag and not list_weights(name):
+        raise ConfigError(f"no pretrained weights of {name} are in the package; create it without pretrained=True")
+    tagged = f"{name}.{tag}" if tag else list_weights(name)[0]
+    stored = load_weights(shipped_file(tagged))
+    own = {"img_size": stored.config.img_size, "patch_size": stored.config.patch_size}
+    own |= {"in_chans": stored.in_chans, "num_classes": len(stored.class_names)}
+    model = create_model(
+        name, config=stored.config.arch, **{k: own[k] if v is None else v for k, v in sizes.items()}, **parts
+    )
+    if not pretrained:
+        return model
+    start_from(model, shipped_file(tagged))
+    if model.num_classes == own["num_classes"]:
+        model.load_state_dict({k: v for k, v in stored.weights.items() if k.startswith("head.")}, strict=False)
+    shape = (sizes["in_chans"] or stored.in_chans, *[sizes["img_size"] or stored.config.img_size] * 2)
+    images = stored.config.images
+    model.pretrained_cfg = {
+        "architecture": name,
+        "tag": tagged,
+        "input_size": shape,
+        "mean": images.mean,
+        "std": images.std,
+    }
+    return model
+
+
 def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int, parts: dict) -> nn.Module:
     if not timm.is_model(name):
         raise UnknownNameError("timm model", name, timm.list_models())
@@ -76,9 +120,8 @@ def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int
 
 def _register(name: str) -> None:
     def create(pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
-        if pretrained:
-            raise ConfigError(f"no pretrained weights of {name} are shipped; create it without pretrained=True")
-        return create_model(name, **kwargs)
+        tagged = f"{name}.{pretrained_cfg}" if isinstance(pretrained_cfg, str) else name  # timm gives the tag as a word
+        return create_model(tagged, pretrained=pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{name}: {MODELS[name].source}."

@@ -89,7 +89,7 @@ def collect(out: Path, plan: Plan) -> dict[str, Any]:
     if "/" in (data := str(plan.base.get("data", ""))):
         private |= {data: Path(data).name, str(Path(data).absolute()): Path(data).name}
     found = {**from_plan(plan), "cells": cells, "ran_on": environments}
-    return {"schema": SCHEMA, **_public(found, dict(sorted(private.items(), key=lambda item: -len(item[0]))))}
+    return {"schema": SCHEMA, **public(found, dict(sorted(private.items(), key=lambda item: -len(item[0]))))}
 
 
 def _curve(stages: list[dict[str, Any]]) -> list[list[float]]:
@@ -106,12 +106,12 @@ def from_plan(plan: Plan) -> dict[str, Any]:
     return {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
 
 
-def _public(value: Any, private: dict[str, str]) -> Any:
+def public(value: Any, private: dict[str, str]) -> Any:
     """The value with the study's and the data's folder cut to their names, and any other absolute path too."""
     if isinstance(value, dict):
-        return {_public(k, private): _public(v, private) for k, v in value.items()}
+        return {public(k, private): public(v, private) for k, v in value.items()}
     if isinstance(value, list):
-        return [_public(v, private) for v in value]
+        return [public(v, private) for v in value]
     if isinstance(value, str):
         for path, name in private.items():
             value = value.replace(path, name) if len(path) > 1 else value

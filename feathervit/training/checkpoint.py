@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..config import RunConfig, from_dict, to_dict
 from ..errors import CheckpointError, ConfigError, RunFolderError, UnknownNameError
 from ..files import write_bytes
+from ..shipped import list_weights, shipped_file
 from .setup import check_channels, resolve
 
 FORMAT = 1
@@ -106,7 +107,10 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def weights_file(path: str | Path) -> Path:
-    """A weights file as it is named; of a folder the best, else the last, else an exported `model`."""
+    """A weights file as it is named; of a folder the best, else the last, else an exported `model`; or weights that come
+    with the package, by name ("mlit_nano.digits")."""
+    if str(path) in list_weights() and not Path(path).exists():
+        return shipped_file(str(path))
     path = Path(path)
     if not path.is_dir():
         return path
@@ -115,9 +119,12 @@ def weights_file(path: str | Path) -> Path:
 
 
 def load_weights(path: str | Path) -> Checkpoint:
-    """Reads a weights file, or that of a run folder (see `weights_file`). Raises CheckpointError."""
+    """Reads a weights file (see `weights_file`). Raises CheckpointError."""
     path = weights_file(path)
     tensors, meta = _read(path)
+    tensors = {
+        name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()
+    }  # as the package ships them
     try:
         config = from_dict(RunConfig, meta.get("config"), "config")
     except ConfigError as error:

@@ -385,8 +385,9 @@ class Trainer:
             top1, loss, row = 0.0, found["masked_mse"], {"val_masked_mse": found["masked_mse"]}
         if (top1, -loss) > (progress.best_top1, -progress.best_loss):  # small sets tie often
             progress.best_top1, progress.best_loss, progress.best_epoch = top1, loss, epoch
-            self.best = {k: v.to("cpu", copy=True) for k, v in self.kept.state_dict().items()}
-            self.best_written = False  # the next state takes it along
+            if self.config.split.keep == "best":
+                self.best = {k: v.to("cpu", copy=True) for k, v in self.kept.state_dict().items()}
+                self.best_written = False  # the next state takes it along
         return row
 
     def _best_figures(self) -> dict[str, Any]:

@@ -221,10 +221,10 @@ def _run(
 
 
 def _conclude(trainer: Trainer, data: DataSplits, command: str) -> RunResult:
-    """Figures of the chosen weights: the best on validation, or the last where nothing was held out."""
+    """Figures of the chosen weights: the best on validation, or the last where that is asked for or nothing was held out."""
     config, out = trainer.config, trainer.folder
     rows = trainer.metrics.rows()
-    if data.val is None:
+    if data.val is None or config.split.keep == "last":
         write_bytes(out / "best.safetensors", (out / "last.safetensors").read_bytes())
         best = rows[-1]
     else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -289,3 +291,19 @@ def test_a_timm_model_trains_and_loads(arrays, tmp_path):
 def test_no_data_named(tmp_path):
     with pytest.raises(ConfigError, match="no data named"):
         feathervit.train(out=tmp_path / "run")
+
+
+def test_the_last_epoch_is_kept_where_asked_for(folder, tmp_path, small, monkeypatch):
+    """Whatever validation says, here: the earlier the better. The training itself is the same."""
+    measure, falling = loop.Trainer.measure, itertools.count(99, -1)
+    monkeypatch.setattr(
+        loop.Trainer, "measure", lambda self, images: replace(measure(self, images), top1=next(falling) / 100)
+    )
+    for keep in ("best", "last"):
+        feathervit.train(data=folder, out=tmp_path / keep, epochs=3, **small, **{"split.keep": keep})
+    best, last = (read_result(tmp_path / keep / "result.json") for keep in ("best", "last"))
+    assert (best.best["epoch"], last.best["epoch"]) == (1, 3)
+    assert [r["val_loss"] for r in best.epochs] == [r["val_loss"] for r in last.epochs]
+    assert same_weights(tmp_path / "last" / "best.safetensors", tmp_path / "best" / "last.safetensors")
+    assert not same_weights(tmp_path / "last" / "best.safetensors", tmp_path / "best" / "best.safetensors")
+    assert last.val["nll"] == pytest.approx(last.epochs[-1]["val_loss"], rel=1e-6)

@@ -1,0 +1,80 @@
+"""Figures in README and docs: each is of a result file, or is a paper's, a setting's or a promise's and says so here."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FIGURE = re.compile(r"(?<![\w.,/-])(\d[\d,]*(?:\.\d+)?) ?(%|x(?! ?\d)(?!\w)|images/s)")
+KEYS = {  # unit -> which keys of result files hold such figures, and whether they are shares there
+    "%": (re.compile(r"top1|agree|share|raw_pixel|scratch|fine_tuned|same_expert"), 100),
+    "x": (re.compile(r"ratio|geometric_mean|speedup"), 1),
+    "images/s": (re.compile(r"images_per_s"), 1),
+}
+EVERY_EPOCH = {"epochs", "curves", "config", "per_class", "confusion", "changes", "base", "fields", "arms"}
+ALLOWED = {  # (page, figure): why it is no measurement, or where it is checked
+    ("README.md", "0.4 %"): "of two figures of results/augment.json: tests/test_readme.py",
+    ("choices.md", "0.01 x"): "the paper's weight of the balance losses",
+    ("deploying.md", "99 %"): "what export demands",
+    ("deploying.md", "97 %"): "what export demands of int8",
+}
+
+
+def leaves(value, path: str = ""):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in EVERY_EPOCH:
+                yield from leaves(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner, path)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield path, value
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, list[float]]:
+    """Unit -> all figures of result files: single ones, and mean, least and most of those that stand in one place of the files
+    of one folder."""
+    groups: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for path in sorted((ROOT / "results").rglob("*.json")):
+        place = path.parent if path.parent != ROOT / "results" else path
+        for key, value in leaves(json.loads(path.read_text())):
+            groups[f"{place}{key}"].append(value)
+    found: dict[str, list[float]] = {unit: [] for unit in KEYS}
+    for key, values in groups.items():
+        for unit, (wanted, scale) in KEYS.items():
+            if wanted.search(key):
+                found[unit] += [scale * v for v in (*values, statistics.mean(values))]
+    return found
+
+
+def stray(text: str, measured: dict[str, list[float]]) -> set[str]:
+    """Figures of a page that are of no result file. A whole number of % would nearly always be of some: it must be allowed."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = set()
+    for figure, unit in FIGURE.findall(text):
+        decimals = len(figure.partition(".")[2])
+        known = {f"{value:.{decimals}f}" for value in measured[unit]} if decimals or unit != "%" else set()
+        if figure.replace(",", "") not in known:
+            found.add(f"{figure} {unit}")
+    return found
+
+
+def test_no_figure_is_stray(measured):
+    found = {(page.name, figure) for page in PAGES for figure in stray(page.read_text(), measured)}
+    assert found == set(ALLOWED)  # one that is gone from its page goes from the list too
+
+
+def test_a_stray_figure_would_be_found(measured):
+    text = "It reaches 12.345 % of 32 x 32 px, 77 %, 3.21 x as fast, 123,456 images/s.\n```sh\n# 99.99 %\n```\n"
+    assert stray(text, measured) == {"12.345 %", "77 %", "3.21 x", "123,456 images/s"}
+    one = json.loads((ROOT / "results" / "digits" / "seed-0.json").read_text())["test"]["top1"]
+    assert stray(f"{100 * one:.3f} %", measured) == set()
