@@ -194,18 +194,23 @@ class _CellRun:
         base, data, changes = stage_run(self.study, self.fields, stage, self.seed, previous, epochs)
         resume = any(at.glob("state*.safetensors"))
         minutes = (self.end - time.monotonic()) / 60
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-            outcome = train(
-                None if resume else base,
-                out=at,
-                data=data,
-                resume=resume,
-                overwrite=not resume,
-                max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
-                console=Console(file=log, width=120),
-                command=self.command,
-                **({} if resume else changes),
-            )
+        try:
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+                outcome = train(
+                    None if resume else base,
+                    out=at,
+                    data=data,
+                    resume=resume,
+                    overwrite=not resume,
+                    max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
+                    console=Console(file=log, width=120),
+                    command=self.command,
+                    **({} if resume else changes),
+                )
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write into {self.folder}: {error.strerror or error}; it must be writable and have room"
+            ) from error
         self.interrupted = outcome.interrupted
         return outcome.result
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from feathervit.errors import FeatherVitError
 from feathervit.training.checkpoint import load_weights
 
 
@@ -32,7 +33,7 @@ def from_change(at: float, error: Callable[[], BaseException]) -> Iterator[list[
     """
     changes: list[str] = []
 
-    def failing(name: str, real: Callable, changing: Callable[..., bool] = lambda *_: True) -> Callable:
+    def failing(name: str, real: Callable, changing: Callable[..., bool] = lambda *_, **__: True) -> Callable:
         def call(*args, **kwargs):
             if changing(*args, **kwargs):
                 if len(changes) >= at and not (error is full and name in ("unlink", "utime")):
@@ -54,6 +55,19 @@ def from_change(at: float, error: Callable[[], BaseException]) -> Iterator[list[
         patch.setattr(os, "open", failing("create", os.open, creates))
         patch.setattr(Path, "open", failing("open", Path.open, writes))
         yield changes
+
+
+def cut(at: int, error: Callable[[], BaseException], work: Callable[[], object], kind: type) -> list[str]:
+    """`work` done with the fault from change `at` on: it ends as one killed, or with an error of `kind`. The changes made."""
+    with from_change(at, error) as made:
+        try:
+            work()
+            assert error is full, "it outlived its end"  # what was left to do took no room
+        except Killed:
+            assert error is Killed
+        except FeatherVitError as raised:
+            assert error is full and isinstance(raised, kind)
+    return made
 
 
 def same_weights(a: Path, b: Path) -> bool:
