@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,23 @@ def test_a_study(error, stride, tmp_path, trained, monkeypatch):
             ("a", "finished"),
             ("b", "finished"),
         ]
+
+
+def test_a_study_does_not_mix_data_that_changed(tmp_path):
+    """Neither before a cell's first state nor after it; what has ended stays, and with the old data it goes on."""
+    pictures = write_pictures(tmp_path / "set", 6)
+    fields = {"img_size": 8, "patch_size": 2, "arch.depth": 1, "arch.dim": 16, "model": "mlit_nano", "batch_size": 8}
+    study = Study("s", "?", replace(recipe("folder"), data=str(pictures)), {"a": {}}, {"": Size((0, 1), fields, 1)})
+    run_study(study, tmp_path / "study", seeds=(0,))
+    before = (tmp_path / "study" / "cells" / "a" / "seed-0" / "cell.json").read_bytes()
+    spoilt = pictures / "flat" / "0.png"
+    spoilt.rename(tmp_path / "kept.png")
+    with pytest.raises(RunFolderError, match="data has changed since the cell a, seed 0 ended"):
+        run_study(study, tmp_path / "study")
+    assert not (tmp_path / "study" / "cells" / "a" / "seed-1" / "1" / "config.json").exists()
+    (tmp_path / "kept.png").rename(spoilt)
+    assert run_study(study, tmp_path / "study").left == 0
+    assert (tmp_path / "study" / "cells" / "a" / "seed-0" / "cell.json").read_bytes() == before
 
 
 def test_a_claim_that_a_full_disk_left_empty_is_held_by_nobody(tmp_path, monkeypatch):
