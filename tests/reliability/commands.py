@@ -21,7 +21,14 @@ from pathlib import Path
 from feathervit.training import loop
 
 ROOT = Path(__file__).parents[2]
-LOADED = ["tests.reliability.commands", "feathervit.cli", "feathervit.training.run", "feathervit.study.run"]
+LOADED = [
+    "tests.reliability.commands",
+    "feathervit.cli",
+    "feathervit.training.run",
+    "feathervit.study.run",
+    "sklearn.datasets",
+    "rich.console",
+]
 POSIX = os.name == "posix"
 
 if POSIX:

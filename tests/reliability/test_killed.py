@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not POSIX, reason="there is no SIGKILL"),
 ]
 
-KILLS = 3  # of each kind
+KILLS = 12  # of each kind
 MODEL = ["--arch.depth", "1", "--arch.dim", "16", "--img-size", "8", "--patch-size", "2", "--batch-size", "64"]
 DIGITS = ["--data", "digits", "--threads", "1", *MODEL]
 
