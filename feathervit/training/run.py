@@ -86,8 +86,8 @@ def train(
         if not group.is_main:
             console = type(console)(quiet=True)
         elif out.is_dir():
-            clear_drafts(out)
-            clear_drafts(out / "reconstructions")
+            for folder in (out, out / "reconstructions", out / "report"):
+                clear_drafts(folder)
         if resume:
             config = resumed(out, config, name, fields)
         else:
