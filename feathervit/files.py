@@ -14,7 +14,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Raises RunFolderError, naming the folder and what it needs, where the file cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # its own name, also for writers on other machines
+    draft = _draft(path)
     try:
         try:
             with draft.open("wb") as file:
@@ -29,6 +29,29 @@ def write_bytes(path: Path, data: bytes) -> None:
             f"cannot write {path.name} into {path.parent}: {error.strerror or error}; the folder must exist, be writable "
             f"and have {max(1, len(data) // 1024)} KiB of room. What was there before is unharmed"
         ) from error
+
+
+def try_writing(folder: Path) -> None:
+    """Sees that the folder takes a file, and leaves nothing in it. Raises OSError."""
+    draft = _draft(folder / "trial")
+    try:
+        draft.touch()
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def clear_drafts(folder: Path) -> None:
+    """Removes what killed processes were writing. For a folder in which nobody else writes. Raises RunFolderError."""
+    try:
+        for path in folder.glob(f".*.{'[0-9a-f]' * 32}.tmp"):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot use {folder}: {error.strerror or error}; it must be writable") from error
+
+
+def _draft(path: Path) -> Path:
+    """A name of its own, also for writers on other machines."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def make_folder(folder: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 import torch
 
 from .. import __version__
-from ..errors import ConfigError, FeatherVitError, RunFolderError, UnknownNameError
+from ..errors import ConfigError, RunFolderError, UnknownNameError
+from ..files import clear_drafts
 from ..results import commit, machine, write_json
 from .job import prepare
 from .verify import check_extra
@@ -53,15 +54,6 @@ def export_model(
     writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
     writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")
     new = _claim(folder, to)
-    write_json(
-        folder / "export.json", {"to": to, "finished": False}
-    )  # written again last, when all is there and checked
-    try:
-        report = writer(job, folder)
-    except FeatherVitError:
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
     config = job.predictor.config
     found = {
         "to": to,
@@ -72,13 +64,16 @@ def export_model(
         "classes": len(job.predictor.class_names),
         "img_size": config.img_size,
         "channels": job.predictor.in_chans,
-        **report,
-        "feathervit": __version__,
-        "commit": commit(),
-        "torch": torch.__version__,
-        "machine": machine(),
     }
-    write_json(folder / "export.json", found)
+    of = {"feathervit": __version__, "commit": commit(), "torch": torch.__version__, "machine": machine()}
+    try:
+        write_json(folder / "export.json", {"to": to, "finished": False})  # again when all is there and checked
+        found |= writer(job, folder) | of
+        write_json(folder / "export.json", found)
+    except BaseException:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     return found | {"out": str(folder)}
 
 
@@ -86,6 +81,7 @@ def _claim(folder: Path, to: Target) -> bool:
     """Makes the folder; whether it is new. Only what an earlier export of the same kind wrote is ever replaced."""
     try:
         new = not folder.exists()
+        clear_drafts(folder)
         if not new and any(folder.iterdir()):
             if not (folder / "export.json").exists():
                 raise RunFolderError(f"{folder} is not empty and holds no export; name another folder with --out")

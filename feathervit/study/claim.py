@@ -2,8 +2,9 @@
 
 Claim number n is a file made with O_CREAT | O_EXCL: one process makes it, all others fail. The highest number counts.
 It is held while its owner lives: on the owner's machine its process is there, on others its time is fresh (a thread
-touches it). A claim that is not held is taken over by making number n + 1. No claim is ever removed or renamed, so two
-processes that find the same owner dead cannot both follow it. The machines' clocks must agree within a minute or so.
+touches it). It is given back by setting its time to long ago, which also a full disk takes. A claim that is not held is
+taken over by making number n + 1. No claim is ever removed or renamed, so two processes that find the same owner dead
+cannot both follow it. The machines' clocks must agree within a minute or so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunFolderError
-from ..results import write_json
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
@@ -49,7 +49,7 @@ class Claim:
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
-        write_json(self.path, {"released": True})
+        _give_back(self.path)
 
 
 def claim(folder: Path) -> Claim | None:
@@ -64,11 +64,20 @@ def claim(folder: Path) -> Claim | None:
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return None
-        with os.fdopen(file, "w") as out:
-            out.write(json.dumps({"host": _host(), "pid": os.getpid(), "time": time.time()}))
+        try:
+            with os.fdopen(file, "w") as out:
+                out.write(json.dumps({"host": _host(), "pid": os.getpid(), "time": time.time()}))
+        except OSError:
+            _give_back(path)
+            raise
     except OSError as error:
         raise RunFolderError(f"cannot use {folder}: {error.strerror or error}; it must be writable") from error
     return Claim(path)
+
+
+def _give_back(path: Path) -> None:
+    with contextlib.suppress(OSError):  # then it is free when this process has ended
+        os.utime(path, (0, 0))
 
 
 def _path(folder: Path, number: int) -> Path:
@@ -89,8 +98,6 @@ def _held(path: Path) -> bool:
         owner: Any = json.loads(path.read_text())
     except ValueError:  # made a moment ago and not written yet
         return fresh
-    if owner.get("released"):
-        return False
     return fresh and (owner["host"] != _host() or _lives(owner["pid"]))
 
 

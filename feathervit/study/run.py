@@ -10,6 +10,7 @@ Seeds come before arms, so that a study that is cut short can still be compared 
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark.cost import cost
+from ..config import RunConfig, from_dict
+from ..data import load_data
 from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
 from ..evaluation.probe import PATCHES, probe
 from ..models import MaskedAutoencoder
 from ..results import RunResult, read_result, write_json
 from ..studies.base import Study
 from ..training.checkpoint import load_model, load_weights
-from ..training.planning import whole
+from ..training.planning import planned, whole
 from ..training.run import train
 from .claim import Claim, claim
 from .plan import Plan, make_plan, stage_run
@@ -192,22 +195,54 @@ class _CellRun:
         previous = str((self.folder / str(number - 1)).absolute())
         epochs = self.plan.epochs[self.arm][number - 1]
         base, data, changes = stage_run(self.study, self.fields, stage, self.seed, previous, epochs)
-        resume = any(at.glob("state*.safetensors"))
+        resume = any(at.glob("state*.safetensors"))  # then the run itself compares the data
+        if not resume:
+            self._require_same_data(planned(base, None, data, changes)[0])
         minutes = (self.end - time.monotonic()) / 60
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-            outcome = train(
-                None if resume else base,
-                out=at,
-                data=data,
-                resume=resume,
-                overwrite=not resume,
-                max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
-                console=Console(file=log, width=120),
-                command=self.command,
-                **({} if resume else changes),
-            )
+        try:
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+                outcome = train(
+                    None if resume else base,
+                    out=at,
+                    data=data,
+                    resume=resume,
+                    overwrite=not resume,
+                    max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
+                    console=Console(file=log, width=120),
+                    command=self.command,
+                    **({} if resume else changes),
+                )
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write into {self.folder}: {error.strerror or error}; it must be writable and have room"
+            ) from error
         self.interrupted = outcome.interrupted
         return outcome.result
+
+    def _require_same_data(self, config: RunConfig) -> None:
+        """Raises RunFolderError where an ended cell's run that read the same data in the same way saw other pictures."""
+
+        def way(config: RunConfig) -> tuple:
+            return Path(config.data).name, config.img_size, config.images, config.split, config.objective
+
+        for arm, seed in itertools.product(self.plan.arms, self.plan.seeds):
+            cell = read_cell(self.out, arm, seed)
+            for stage in cell.stages if cell else ():
+                if way(from_dict(RunConfig, stage["config"])) != way(config):
+                    continue
+                data = load_data(
+                    config.data,
+                    img_size=config.img_size,
+                    images=config.images,
+                    split=config.split,
+                    labelled=config.objective != "reconstruction",
+                )
+                if data.train.fingerprint() != stage["data"]["fingerprint"]:
+                    raise RunFolderError(
+                        f"the data has changed since the cell {arm}, seed {seed} ended ({config.data}: other files, labels "
+                        "or pixels); bring it back, or name another folder for a new study"
+                    )
+                return
 
 
 def figures(results: list[RunResult], last: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,10 +70,23 @@ class MetricsFile:
                 f"cannot write {self.path}: {error.strerror or error}; its folder must exist, be writable and have room"
             ) from error
 
+    def sync(self) -> None:
+        """From here on the rows outlive a power cut."""
+        if self.path.exists():
+            with self.path.open("ab") as file:
+                os.fsync(file.fileno())
+
     def truncate(self, after_epoch: int) -> None:
-        """Drops the rows of epochs later than `after_epoch`, so that a resumed run writes each epoch once."""
-        rows = self.rows()
-        self._rewrite([row for row in rows if isinstance(row.get("epoch"), int) and row["epoch"] <= after_epoch])
+        """Drops the rows of epochs later than `after_epoch`, so that a resumed run writes each epoch once.
+
+        Raises RunFolderError where one of the others is missing.
+        """
+        rows = [r for r in self.rows() if isinstance(r.get("epoch"), int) and r["epoch"] <= after_epoch]
+        if [row["epoch"] for row in rows] != list(range(1, after_epoch + 1)):
+            raise RunFolderError(
+                f"{self.path} holds {len(rows)} of the run's {after_epoch} epochs; bring it back, or start a new run"
+            )
+        self._rewrite(rows)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         self._columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -179,6 +179,7 @@ class Trainer:
         if self.best and not self.best_written:
             self.save_weights("best", self.best, self.progress.best_epoch, self._best_figures())
             self.best_written = True
+        self.metrics.sync()  # never behind the state
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | flatten_optimizer(self.optimizer)
         tensors |= {f"ema.{k}": v for k, v in self.averaged.state_dict().items()} if self.ema else {}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}

@@ -24,7 +24,7 @@ from ..data import DataSplits, ImageSet, load_data
 from ..data.picture import normalise, resize
 from ..errors import ConfigError, RunFolderError
 from ..evaluation.metrics import Metrics
-from ..files import write_bytes
+from ..files import clear_drafts, try_writing, write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..pictures.report import report_at_end
 from ..recipes import recipe, recipe_for
@@ -85,6 +85,9 @@ def train(
     with join(_device(config, out, resume, fields)) as group:
         if not group.is_main:
             console = type(console)(quiet=True)
+        elif out.is_dir():
+            for folder in (out, out / "reconstructions", out / "report"):
+                clear_drafts(folder)
         if resume:
             config = resumed(out, config, name, fields)
         else:
@@ -339,8 +342,7 @@ def _claim(out: Path, overwrite: bool) -> None:
                 f"{out} is not empty; go on with --resume, start anew with --overwrite, or name another"
             )
         out.mkdir(parents=True, exist_ok=True)
-        write_bytes(out / ".writable", b"")
-        (out / ".writable").unlink()
+        try_writing(out)
     except OSError as error:
         raise RunFolderError(
             f"cannot use {out} as a run folder: {error.strerror or error}; it must be writable"
@@ -351,9 +353,9 @@ def _empty(out: Path) -> None:
     """Removes an earlier run. Only what a run writes is ever removed."""
     try:
         for pattern in (
+            "config.json",  # first: a run without its state is not to be taken for one that was just begun
             "*.safetensors",
             "reconstructions/*.png",
-            "config.json",
             "splits.json",
             "result.json",
             "report.html",
@@ -370,7 +372,8 @@ def _empty(out: Path) -> None:
 def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> None:
     if not any(out.glob("state*.safetensors")):
         say("the run was stopped before its first state: starting from the first step")
-        trainer.metrics.truncate(0)
+        if trainer.group.is_main:
+            trainer.metrics.truncate(0)
         return
     tensors, meta, words = load_state(out)
     for word in words:

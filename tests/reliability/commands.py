@@ -1,0 +1,132 @@
+"""The command line in a process of its own that is killed: at a moment after its start, or when a file changes.
+
+Most processes are forked from one that has loaded the libraries, so that they die at work and not at loading; others are
+started from nothing as a user's are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from feathervit.training import loop
+
+ROOT = Path(__file__).parents[2]
+LOADED = [
+    "tests.reliability.commands",
+    "feathervit.cli",
+    "feathervit.training.run",
+    "feathervit.study.run",
+    "sklearn.datasets",
+    "rich.console",
+]
+POSIX = os.name == "posix"
+
+if POSIX:
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(LOADED)
+
+
+@dataclass
+class Ended:
+    status: int  # below 0: the signal that killed it
+    said: str
+    seconds: float
+
+
+class Command:
+    """`feathervit WORDS` with a state at each epoch's end, on one thread. `fresh`: from nothing. `limit`: bytes of the
+    largest file that it may write."""
+
+    def __init__(self, words: Sequence[object], said: Path, *, fresh: bool = False, limit: int | None = None):
+        self.said, self.began = said, time.monotonic()
+        words = list(map(str, words))
+        self.fresh = fresh
+        if fresh:
+            program = f"from tests.reliability.commands import begin; begin({words!r}, {{}}, {str(said)!r}, {limit!r})"
+            self.process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+        else:
+            self.process = forking.Process(target=begin, args=(words, dict(os.environ), str(said), limit))
+            self.process.start()
+
+    @property
+    def status(self) -> int | None:
+        return self.process.poll() if self.fresh else self.process.exitcode
+
+    def wait(self, seconds: float | None) -> None:
+        if not self.fresh:
+            self.process.join(seconds)
+        elif seconds is None or seconds > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
+
+    def kill(self) -> Ended:
+        self.process.kill()
+        return self.end()
+
+    def end(self) -> Ended:
+        self.wait(300)
+        said = self.said.read_text() if self.said.exists() else ""
+        return Ended(self.status, said, time.monotonic() - self.began)
+
+
+def begin(words: list[str], environment: dict[str, str], said: str, limit: int | None) -> None:
+    os.environ.update(environment)
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    if limit is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    loop.SHORT_EPOCH_SECONDS, loop.WRITING_SHARE = 0.0, 1e9
+    from feathervit.cli import main
+
+    sys.exit(main(words))
+
+
+def run(words: Sequence[object], said: Path, **options) -> Ended:
+    return Command(words, said, **options).end()
+
+
+def killed(words: Sequence[object], said: Path, folder: Path, chance: random.Random, seconds: float) -> Ended:
+    """Kills the command at a random moment: in one of four cases a process started from nothing, anywhere in the `seconds` that
+    it takes; else when a random number of files under `folder` has changed, at once or a moment later."""
+    if chance.random() < 0.25:
+        command = Command(words, said, fresh=True)
+        command.wait(chance.uniform(0, 2 * seconds))
+        return command.kill()
+    left, seen = chance.randrange(1, 60), files(folder)
+    command = Command(words, said)
+    while command.status is None and left > 0:
+        time.sleep(0.0005)
+        now = files(folder)
+        left -= len(now ^ seen)
+        seen = now
+    command.wait(chance.choice([0, 0, chance.uniform(0, 0.1)]))
+    return command.kill()
+
+
+def files(folder: Path) -> set[tuple[str, int]]:
+    """The files there are, each with its inode: one that is replaced is another."""
+    found = set()
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found.add((name, os.stat(os.path.join(path, name)).st_ino))
+    return found
+
+
+def finished(ended: Ended) -> bool:
+    """Whether the command came to its end before it was killed. Anything else than these two is a failure."""
+    assert ended.status in (0, -signal.SIGKILL), ended.said
+    return ended.status == 0

@@ -1,0 +1,85 @@
+"""A process that dies, or a disk that is full, from any chosen moment on: the moments are the changes made to files."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from feathervit.errors import FeatherVitError
+from feathervit.training.checkpoint import load_weights
+
+
+class Killed(BaseException):
+    """Raised by every change of a file after the last that the process lived to make: also clean-up does nothing."""
+
+
+def full() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def from_change(at: float, error: Callable[[], BaseException]) -> Iterator[list[str]]:
+    """From the `at`-th change of a file on, counted from 0, every change raises `error()`. Yields the changes so far.
+
+    A change is a file opened for writing, synced, renamed or removed, a folder made, a time set. A full disk lets
+    things be removed and times be set.
+    """
+    changes: list[str] = []
+
+    def failing(name: str, real: Callable, changing: Callable[..., bool] = lambda *_, **__: True) -> Callable:
+        def call(*args, **kwargs):
+            if changing(*args, **kwargs):
+                if len(changes) >= at and not (error is full and name in ("unlink", "utime")):
+                    raise error()
+                changes.append(f"{name} {args[0]}")
+            return real(*args, **kwargs)
+
+        return call
+
+    def writes(_: Path, mode: str = "r", *args, **kwargs) -> bool:
+        return mode[0] in "wax"
+
+    def creates(_: str, flags: int, *args, **kwargs) -> bool:
+        return bool(flags & os.O_CREAT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "replace", "unlink", "mkdir", "utime"):
+            patch.setattr(os, name, failing(name, getattr(os, name)))
+        patch.setattr(os, "open", failing("create", os.open, creates))
+        patch.setattr(Path, "open", failing("open", Path.open, writes))
+        yield changes
+
+
+def cut(at: int, error: Callable[[], BaseException], work: Callable[[], object], kind: type) -> list[str]:
+    """`work` done with the fault from change `at` on: it ends as one killed, or with an error of `kind`. The changes made."""
+    with from_change(at, error) as made:
+        try:
+            work()
+            assert error is full, "it outlived its end"  # what was left to do took no room
+        except Killed:
+            assert error is Killed
+        except FeatherVitError as raised:
+            assert error is full and isinstance(raised, kind)
+    return made
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    x, y = load_weights(a).weights, load_weights(b).weights
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """metrics.csv but for the time."""
+    with (run / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "minutes"} for row in csv.DictReader(file)]
+
+
+def drafts(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.endswith(".tmp") or path.name == ".state.next"]

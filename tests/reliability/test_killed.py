@@ -1,0 +1,180 @@
+"""Sixty SIGKILLs at seeded random moments of training, pre-training, a study, an export and the building of a cache: nothing
+that was finished is lost, and the same command, or `--resume`, comes to the end that the uncut one comes to."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from feathervit.data import load_data
+from feathervit.results import read_result
+from feathervit.study.report import read_cell
+
+from ..conftest import write_pictures
+from .commands import POSIX, Command, finished, killed, run
+from .faults import drafts, rows, same_weights
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not POSIX, reason="there is no SIGKILL"),
+]
+
+KILLS = 12  # of each kind
+MODEL = ["--arch.depth", "1", "--arch.dim", "16", "--img-size", "8", "--patch-size", "2", "--batch-size", "64"]
+DIGITS = ["--data", "digits", "--threads", "1", *MODEL]
+
+
+@pytest.fixture
+def said(tmp_path) -> Path:
+    """What a command says."""
+    return tmp_path / "said.txt"
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("train", ["--epochs", "8", "--split.train-per-class", "40", "--optim.ema", "0.9"]),
+        ("pretrain", ["--epochs", "10", "--split.train-per-class", "40", "--split.val-fraction", "0.1"]),
+    ],
+)
+def test_a_run(verb, words, tmp_path, said):
+    whole = run([verb, *DIGITS, *words, "--out", tmp_path / "whole"], said)
+    assert whole.status == 0, whole.said
+    epochs, chance, kills, number = int(words[1]), random.Random(verb), 0, 0
+    while kills < KILLS:
+        out, done = tmp_path / f"{number}", False
+        while not done:
+            begun = (out / "config.json").exists()
+            command = [verb, "--resume", "--threads", "1"] if begun else [verb, *DIGITS, *words]
+            before = (out / "result.json").read_bytes() if (out / "result.json").exists() else None
+            if kills < KILLS:
+                done = finished(killed([*command, "--out", out], said, out, chance, whole.seconds))
+                kills += not done
+            else:
+                done = finished(run([*command, "--out", out], said))
+            if before:  # it had ended but for its report
+                assert read_result(out / "result.json").epochs == json.loads(before)["epochs"]
+        for name in ("last", "best"):
+            assert same_weights(tmp_path / "whole" / f"{name}.safetensors", out / f"{name}.safetensors")
+        assert rows(out) == rows(tmp_path / "whole") and len(rows(out)) == epochs
+        found, wanted = (read_result(folder / "result.json") for folder in (out, tmp_path / "whole"))
+        assert (found.val, found.test) == (wanted.val, wanted.test)
+        assert (out / "report.html").stat().st_size > 100_000
+        assert drafts(out) == []
+        assert {p.name for p in (out / "reconstructions").glob("*")} == {
+            p.name for p in (tmp_path / "whole" / "reconstructions").glob("*")
+        }
+        number += 1
+    print(f"{kills} SIGKILLs in {number} runs")
+
+
+def test_a_study(tmp_path, said):
+    fields = {"batch_size": 64, "arch.depth": 1, "arch.dim": 16, "img_size": 8, "patch_size": 2}
+    (tmp_path / "study.json").write_text(
+        json.dumps(
+            {
+                "question": "Which rate?",
+                "recipe": "digits",
+                "fields": {**fields, "split.train_per_class": 20},
+                "arms": {"slow": {"lr": 1e-3}, "two": [{"epochs": 2}, {"epochs": 2, "start_from": "{previous}"}]},
+                "seeds": [0, 1],
+                "epochs": 3,
+            }
+        )
+    )
+    command = ["study", tmp_path / "study.json", "--threads", "1", "--out"]
+    whole = run([*command, tmp_path / "whole"], said)
+    assert whole.status == 0, whole.said
+    cells = [(arm, seed) for arm in ("slow", "two") for seed in (0, 1)]
+    chance, kills, number = random.Random("study"), 0, 0
+    while kills < KILLS:
+        out, done = tmp_path / f"{number}", False
+        ended: dict[Path, bytes] = {}
+        while not done:
+            if kills < KILLS:
+                done = finished(killed([*command, out], said, out, chance, whole.seconds))
+                kills += not done
+            else:
+                done = finished(run([*command, out], said))
+            for path, text in ended.items():
+                assert path.read_bytes() == text  # not run again, not lost
+            ended = {path: path.read_bytes() for path in out.glob("cells/*/*/cell.json")}
+        for arm, seed in cells:
+            found, wanted = (read_cell(folder, arm, seed) for folder in (out, tmp_path / "whole"))
+            assert found.status == "finished"
+            assert found.figures["test_top1"] == wanted.figures["test_top1"]
+            for stage in range(1, len(wanted.stages) + 1):
+                at = Path("cells", arm, f"seed-{seed}", f"{stage}")
+                for name in ("last", "best"):
+                    assert same_weights(
+                        tmp_path / "whole" / at / f"{name}.safetensors", out / at / f"{name}.safetensors"
+                    )
+                assert rows(out / at) == rows(tmp_path / "whole" / at)
+        assert len(json.loads((out / "study.json").read_text())["cells"]) == len(cells)
+        number += 1
+    print(f"{kills} SIGKILLs in {number} studies")
+
+
+def test_an_export(tmp_path, said):
+    pytest.importorskip("onnxruntime")
+    made = run(["train", *DIGITS, "--epochs", "2", "--out", tmp_path / "run"], said)
+    assert made.status == 0, made.said
+    weights = (tmp_path / "run" / "best.safetensors").read_bytes()
+    chance, kills = random.Random("export"), 0
+    for to in ("onnx", "int8", "huggingface"):
+        words = ["export", tmp_path / "run", "--to", to, "--min-agreement", "0", "--out"]
+        whole = run([*words, tmp_path / f"{to}-whole"], said)
+        assert whole.status == 0, whole.said
+        wanted = {path.name for path in (tmp_path / f"{to}-whole").iterdir()}
+        number, until = 0, kills + KILLS // 3
+        while kills < until:
+            out, done = tmp_path / f"{to}-{number}", False
+            while not done:
+                if kills < until:
+                    command = Command([*words, out], said)
+                    command.wait(chance.uniform(0, whole.seconds))
+                    done = finished(command.kill())
+                    kills += not done
+                else:
+                    done = finished(run([*words, out], said))
+                record = out / "export.json"
+                if record.exists() and json.loads(record.read_text())["finished"]:
+                    assert {path.name for path in out.iterdir()} >= wanted
+            assert {path.name for path in out.iterdir()} == wanted
+            if to == "huggingface":
+                assert same_weights(out / "model.safetensors", tmp_path / f"{to}-whole" / "model.safetensors")
+            else:
+                found, model = (json.loads((f / "export.json").read_text()) for f in (out, tmp_path / f"{to}-whole"))
+                assert (found["agreement"], found["top1"]) == (model["agreement"], model["top1"])
+            number += 1
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == weights
+    print(f"{kills} SIGKILLs")
+
+
+def test_a_cache(tmp_path, monkeypatch, said):
+    """Each time anew: half a cache is never used, and who comes next has the pixels of every picture."""
+    pictures = write_pictures(tmp_path / "set", 60, size=400)
+    words = ["train", "--data", pictures, "--threads", "1", "--epochs", "1", *MODEL, "--max-minutes", "0.0001"]
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(cache / "whole"))
+    whole = load_data(pictures, img_size=8)
+    chance, kills, building = random.Random("cache"), 0, 0
+    while kills < KILLS:
+        place = cache / f"{kills}"
+        monkeypatch.setenv("FEATHERVIT_CACHE", str(place))
+        command = Command([*words, "--out", tmp_path / f"run-{kills}"], said)
+        while command.status is None and not list(place.glob("decoded/*.npy*.tmp")):
+            pass
+        command.wait(chance.choice([0, chance.uniform(0, 0.5)]))
+        kills += not finished(command.kill())
+        building += len(list(place.glob("decoded/*.npy"))) < 2  # train's and val's
+        found = load_data(pictures, img_size=8)
+        for split in ("train", "val"):
+            assert torch.equal(getattr(found, split).images, getattr(whole, split).images)
+            assert getattr(found, split).sources == getattr(whole, split).sources
+    assert building > 0
+    print(f"{kills} SIGKILLs, {building} of them while it was built")

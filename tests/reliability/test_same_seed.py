@@ -1,0 +1,56 @@
+"""The same seed is the same model: a run in this process and one of the command line, whose hashes fall otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import feathervit
+from feathervit.training.checkpoint import load_weights
+
+from .commands import ROOT
+from .faults import rows, same_weights
+
+FIELDS = {
+    "epochs": 2,
+    "arch.depth": 1,
+    "arch.dim": 16,
+    "split.train_per_class": 20,
+    "batch_size": 64,
+    "augment.flip": "random",
+}
+
+
+def test_two_processes(tmp_path):
+    feathervit.train("digits", out=tmp_path / "here", seed=3, **FIELDS)
+    flags = [word for name, value in FIELDS.items() for word in (f"--{name}", str(value))]
+    command = ["train", "--recipe", "digits", "--threads", "1", "--seed", "3", "--out", str(tmp_path / "there"), *flags]
+    environment = {**os.environ, "PYTHONHASHSEED": "12", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "feathervit", *command], env=environment, check=True, capture_output=True)
+    for name in ("last", "best"):
+        assert same_weights(tmp_path / "here" / f"{name}.safetensors", tmp_path / "there" / f"{name}.safetensors")
+    assert rows(tmp_path / "here") == rows(tmp_path / "there")
+
+
+def test_another_seed_is_another_model(tmp_path):
+    for seed in (3, 4):
+        feathervit.train("digits", out=tmp_path / f"{seed}", seed=seed, **FIELDS | {"epochs": 1})
+    assert not same_weights(tmp_path / "3" / "last.safetensors", tmp_path / "4" / "last.safetensors")
+
+
+@pytest.mark.slow
+def test_another_number_of_threads_is_equal_up_to_rounding(tmp_path):
+    """What the documentation says of threads (docs/choices.md, Resuming)."""
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            feathervit.train("digits", out=tmp_path / f"{threads}", **FIELDS)
+    finally:
+        torch.set_num_threads(1)
+    one, two = (load_weights(tmp_path / f"{threads}" / "last.safetensors").weights for threads in (1, 2))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
