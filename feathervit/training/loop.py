@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import time
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from ..pictures.reconstructions import write_reconstructions
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_state, save_weights
 from .compiling import Compiled, choose_compile
 from .distributed import Group
+from .interrupt import Interrupt
 from .logging import Display, EventsFile, MetricsFile
 from .objectives import balanced_class_weights, build_objective
 from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
@@ -126,7 +126,7 @@ class Trainer:
         self.events = EventsFile(folder / "tensorboard") if config.tensorboard and self.group.is_main else None
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
         self.warned: set[tuple[str, int]] = set()  # experts without tokens that were spoken of
-        self.interrupted = False
+        self.interrupt = Interrupt()
         self.saved_at = time.monotonic()
         self.saving_seconds = 0.0  # that the last state took
         self.saved_step = self.checked_step = (
@@ -239,7 +239,7 @@ class Trainer:
         started, before = time.monotonic(), self.progress.seconds
         first = self.progress.images
         events = closing(self.events) if self.events else nullcontext()
-        with Display(self.console, self.config.epochs, per_epoch) as display, _Interrupt(self), events:
+        with Display(self.console, self.config.epochs, per_epoch) as display, self.interrupt, events:
             while self.progress.step < total and not self.group.any(self._out_of_patience()):
                 step = self.progress.step
                 lr = learning_rate(step, per_epoch, self.config, self.peak_lr)
@@ -254,9 +254,9 @@ class Trainer:
                     display.epoch(self._end_epoch((step + 1) // per_epoch, lr))
                     self.progress.seconds = before + time.monotonic() - started
                 out_of_time = time.monotonic() - started > self.max_seconds
-                if self.interrupted:
+                if self.interrupt.asked:
                     display.note("stopped by a signal after this step")
-                stop = self.progress.step < total and self.group.any(self.interrupted or out_of_time)
+                stop = self.progress.step < total and self.group.any(self.interrupt.asked or out_of_time)
                 short = min(max(SHORT_EPOCH_SECONDS, self.saving_seconds / WRITING_SHARE), CHECKPOINT_SECONDS)
                 pause = short if (step + 1) % per_epoch == 0 else CHECKPOINT_SECONDS
                 if stop or self.group.any(time.monotonic() - self.saved_at > pause):
@@ -406,27 +406,3 @@ class Trainer:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-class _Interrupt:
-    """Ctrl-C or SIGTERM once: stop after the current step, with a state saved. Twice: at once."""
-
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-        self.before: dict[int, Any] = {}
-
-    def _handle(self, number: int, frame: object) -> None:
-        if self.trainer.interrupted:
-            raise KeyboardInterrupt
-        self.trainer.interrupted = True
-
-    def __enter__(self) -> None:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._handle)
-        except ValueError:
-            pass  # not in the main thread: the caller's signals are the caller's
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

@@ -213,7 +213,7 @@ def _run(
         say(
             f"stopped after step {done} of {total}; go on with: feathervit train --resume --out {shlex.quote(str(out))}"
         )
-        return Outcome(out, False, trainer.interrupted, None)
+        return Outcome(out, False, trainer.interrupt.asked, None)
     if not group.is_main:
         return Outcome(out, True, False, None)
     result = _conclude(trainer, data, command)
