@@ -368,7 +368,10 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} must hold {len(args)} values, got {len(value)}")
         return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where} must be float, got an integer of {value.bit_length()} bits") from None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where} must be {kind.__name__}, got {value!r:.80}")
     return value
@@ -387,7 +390,7 @@ def _walk(a: Any, b: Any, where: str):
         yield where, a, b
 
 
-def with_fields(config: Any, **changes: Any) -> Any:
+def with_fields(config: Any, /, **changes: Any) -> Any:
     """A copy with fields set by dotted name: `with_fields(c, **{"optim.weight_decay": 0.1, "epochs": 3})`.
 
     Raises ConfigError for a name that no field has.

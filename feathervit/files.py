@@ -31,6 +31,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with ~ replaced by the home folder; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def make_folder(folder: Path) -> None:
     """The folder and those above it, where they are missing. Raises RunFolderError where it cannot be made."""
     try:

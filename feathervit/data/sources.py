@@ -18,6 +18,7 @@ import torch
 
 from ..config import ImageConfig, SplitConfig
 from ..errors import DataError, UnknownNameError
+from ..files import expanded
 from .arrays import find_arrays
 from .folders import check_exists, find_folder, find_unlabelled
 from .hub import find_hub
@@ -155,7 +156,7 @@ def find(source: Any, labelled: bool = True) -> Found:
         return find_hub(text[3:])
     if text in NAMED:
         return find_named(text)
-    if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not Path(text).expanduser().exists() else []:
+    if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not expanded(text).exists() else []:
         raise DataError(f"no data set and no folder {text!r}; did you mean {' or '.join(near)}?")
     return (find_folder if labelled else find_unlabelled)(check_exists(Path(text)))
 

@@ -14,6 +14,7 @@ from ..data import ImageSet, load_split
 from ..data.picture import SUFFIXES
 from ..data.sources import find
 from ..errors import DataError, FeatherVitError
+from ..files import expanded
 from ..training.checkpoint import load_weights
 from ..training.setup import choose_device
 from .inference import BATCH, Prediction, Predictor, probabilities
@@ -97,7 +98,7 @@ def _same(source: Any, trained_on: str) -> bool:
         return False
     if str(source) == trained_on:
         return True
-    a, b = Path(source).expanduser(), Path(trained_on).expanduser()
+    a, b = expanded(source), expanded(trained_on)
     return a.is_dir() and b.is_dir() and a.samefile(b)
 
 

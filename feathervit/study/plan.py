@@ -23,7 +23,7 @@ from ..data.loader import Sampler
 from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..recipes import recipe
 from ..results import commit, machine, write_json
-from ..studies.base import Stage, Study, check_study
+from ..studies.base import NAME, Stage, Study, check_study
 from ..training.planning import planned
 from .claim import claim
 
@@ -108,7 +108,16 @@ def make_plan(study: Study, size_name: str | None, out: Path, command: str, say:
 def read_plan(out: Path) -> Plan:
     """The plan of a study folder. Raises RunFolderError where there is none that can be read."""
     try:
-        return from_dict(Plan, json.loads((out / "plan.json").read_text(encoding="utf-8")))
+        plan = from_dict(Plan, json.loads((out / "plan.json").read_text(encoding="utf-8")))
+        if not plan.arms or not all(
+            isinstance(stages, list) and NAME.fullmatch(arm) for arm, stages in plan.arms.items()
+        ):
+            raise ConfigError("arms must name at least one arm, each with a name for a folder and a list of stages")
+        if not all(isinstance(seed, int) for seed in plan.seeds):
+            raise ConfigError(f"seeds must be whole numbers, got {plan.seeds!r:.80}")
+        if not all(isinstance(own, list) for own in plan.epochs.values()):
+            raise ConfigError(f"epochs must hold a list for each arm, got {plan.epochs!r:.80}")
+        return plan
     except FileNotFoundError:
         raise RunFolderError(f"{out} holds no study") from None
     except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:

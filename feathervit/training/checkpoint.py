@@ -117,10 +117,18 @@ def load_weights(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} names no classes: it is not a weights file (state files are for --resume)")
     if not isinstance(chans, int) or isinstance(chans, bool) or not 1 <= chans <= 1024:
         raise CheckpointError(f"{path}: in_chans must be a number of channels, got {chans!r:.40}")
-    figures = meta.get("figures")
-    return Checkpoint(
-        config, tuple(names), chans, tensors, meta.get("epoch", 0), meta.get("step", 0), figures if figures else {}
-    )
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{path}: its class names are not all different")
+    epoch, step, figures = meta.get("epoch", 0), meta.get("step", 0), meta.get("figures") or {}
+    for name, value, kind in (("epoch", epoch, int), ("step", step, int), ("figures", figures, dict)):
+        if not isinstance(value, kind):
+            raise CheckpointError(f"{path}: {name} must be {kind.__name__}, got {value!r:.40}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path}: the weights {name} are not all finite numbers; the run that wrote them failed"
+            )
+    return Checkpoint(config, tuple(names), chans, tensors, epoch, step, figures)
 
 
 def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> nn.Module:
@@ -135,7 +143,7 @@ def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> 
     def build() -> nn.Module:
         return build_model(config, checkpoint.in_chans, len(checkpoint.class_names))
 
-    shapes = {name: tensor.shape for name, tensor in checkpoint.weights.items()}
+    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in checkpoint.weights.items()}
     misfit = CheckpointError(f"the weights of {where} do not fit its own configuration ({config.model})")
     if config.arch and config.arch.depth > len(shapes):
         raise misfit
@@ -144,7 +152,7 @@ def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> 
         check_channels(config, checkpoint.in_chans)
         with torch.device("meta"):  # nothing is allocated until the sizes are known to agree
             model = build()
-        if {name: tensor.shape for name, tensor in model.state_dict().items()} != shapes:
+        if {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()} != shapes:
             raise misfit
         model = build()
         model.load_state_dict(checkpoint.weights)

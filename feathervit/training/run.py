@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..chance import Chance
 from ..config import RunConfig, to_dict
 from ..data import DataSplits, ImageSet, load_data
 from ..data.picture import normalise, resize
-from ..errors import ConfigError, RunFolderError
+from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..evaluation.metrics import Metrics
 from ..files import write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
@@ -89,12 +90,17 @@ def train(
             config = resumed(out, config, name, fields)
         else:
             config, reasons = planned(config, source, name, fields)
-            if group.is_main:
-                _claim(out, overwrite)
+            new = group.is_main and _claim(out, overwrite)
             for reason in reasons:
                 console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
-        with torch.random.fork_rng():  # the caller's own randomness goes on as if nothing had been drawn
-            return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
+        try:
+            with torch.random.fork_rng():  # the caller's own randomness goes on as if nothing had been drawn
+                return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
+        except FeatherVitError:
+            if not resume and new:
+                with suppress(OSError):  # there is something in it
+                    out.rmdir()
+            raise
 
 
 def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dict[str, Any]) -> str:
@@ -331,9 +337,11 @@ def _summary(result: RunResult, out: Path) -> str:
 # The run folder
 
 
-def _claim(out: Path, overwrite: bool) -> None:
-    """Makes the run folder and sees that it takes a file; leaves nothing in it, so that a mistake found later costs nothing."""
+def _claim(out: Path, overwrite: bool) -> bool:
+    """Makes the run folder and sees that it takes a file; leaves nothing in it, so that a mistake found later costs nothing.
+    Whether the folder is new."""
     try:
+        new = not out.exists()
         if out.exists() and any(out.iterdir()) and not overwrite:
             raise RunFolderError(
                 f"{out} is not empty; go on with --resume, start anew with --overwrite, or name another"
@@ -341,6 +349,7 @@ def _claim(out: Path, overwrite: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_bytes(out / ".writable", b"")
         (out / ".writable").unlink()
+        return new
     except OSError as error:
         raise RunFolderError(
             f"cannot use {out} as a run folder: {error.strerror or error}; it must be writable"

@@ -101,12 +101,16 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ConfigError(f"optim.betas must be in [0, 1), got {config.optim.betas}")
     for name, (least, most) in BOUNDS.items():
         value = _field(config, name)
-        if value is not None and not least <= value <= most:  # so also for what is no number
-            between = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        if value is not None and not (least <= value <= most and value < math.inf):  # so also for what is no number
+            between = f"finite and at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
             raise ConfigError(f"{name} must be {between}, got {value}")
-    if len(config.images.mean) != len(config.images.std) or not all(0 < s < math.inf for s in config.images.std):
+    if (
+        len(config.images.mean) != len(config.images.std)
+        or not all(0 < s < math.inf for s in config.images.std)
+        or not all(map(math.isfinite, config.images.mean))
+    ):
         raise ConfigError(
-            f"images.mean and images.std must hold one value, or one a channel, and std be above 0; got "
+            f"images.mean and images.std must hold one finite value, or one a channel, and std be above 0; got "
             f"{config.images.mean} and {config.images.std}"
         )
     masked = config.objective in ("reconstruction", "joint")
