@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import math
 import os
 import stat
@@ -34,6 +35,8 @@ Source = str | os.PathLike | bytes | Image.Image
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(_SUFFIXES.split())
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file is in the error too
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -100,6 +103,7 @@ def _decoding(
                 image.draft(None, (at_least, at_least))
             # A progressive JPEG keeps the coefficients of the whole picture, whatever the scale it is decoded at.
             with _budget.share(pixels if "progressive" in image.info else image.width * image.height):
+                image.load()  # here: what reads EXIF later may hide that the pixels break off
                 yield image, size
     except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
         raise PictureError(source, _why(error)) from error

@@ -62,6 +62,8 @@ def load_data(
     notes.append(_size_note(sizes["train"], native["train"], images, img_size))
     if skipped:
         notes.append(f"skipped {len(skipped)} unreadable pictures")
+    if labelled and len(np.unique(sets["train"].labels.numpy())) < 2:
+        raise DataError(f"{found.name}: pictures of one class only can be read; a classifier needs at least two")
     missing = np.flatnonzero(np.bincount(sets["train"].labels.numpy(), minlength=len(found.class_names)) == 0)
     if len(missing):
         names = ", ".join(found.class_names[i] for i in missing[:5])
@@ -152,6 +154,8 @@ def find(source: Any, labelled: bool = True) -> Found:
     if not isinstance(source, (str, os.PathLike)):
         return find_arrays(source, labelled)
     text = os.fspath(source)
+    if not text:
+        raise DataError(f"no data named: give a folder, or one of {', '.join(NAMED)}")
     if text.startswith("hf:"):
         return find_hub(text[3:])
     if text in NAMED:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..data import ImageSet, load_split
-from ..data.picture import SUFFIXES
+from ..data.picture import SUFFIXES, quiet
 from ..data.sources import find
 from ..errors import DataError, FeatherVitError
 from ..files import expanded
@@ -80,7 +80,8 @@ def predict(
         squares: dict[str, Tensor] = {}
         for path in paths:
             try:
-                squares[str(path)] = predictor.read(path)
+                with quiet():
+                    squares[str(path)] = predictor.read(path)
             except FeatherVitError as error:
                 failures.append(" ".join(str(error).split()))
         found += predictor.classify(list(squares.values()), list(squares), top)

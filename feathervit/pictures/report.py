@@ -31,7 +31,7 @@ from ..evaluation.inference import probabilities
 from ..files import write_bytes
 from ..models import Encoder, MaskedAutoencoder
 from ..recipes import RECIPES
-from ..results import RunResult, read_result
+from ..results import RunResult, read_result, read_splits
 from ..training.checkpoint import load_model, load_weights
 from ..training.setup import choose_device, resolve
 from . import charts
@@ -266,11 +266,7 @@ def _classes(found: dict[str, Any], data: DataSplits | None) -> list[dict[str, A
 
 
 def _splits(folder: Path) -> list[tuple[str, int, str]]:
-    try:
-        splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["splits"]
-        return [(name, part["count"], part["how"]) for name, part in splits.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{folder / 'splits.json'} cannot be read: {error!r}") from error
+    return [(name, part["count"], part["how"]) for name, part in read_splits(folder / "splits.json").items()]
 
 
 def _changed(config: RunConfig) -> list[tuple[str, str]]:

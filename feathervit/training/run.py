@@ -162,6 +162,7 @@ def _run(
     check_channels(config, data.train.images.shape[1])
     if config.patience and data.val is None:
         raise ConfigError("patience has no effect here: there are no validation pictures to look at; leave it out")
+    _check_memory(config, data.train.images.shape[1], len(data.train.class_names))
     try:
         model = build_model(config, data.train.images.shape[1], len(data.train.class_names), train=True)
         if config.arch is None:  # timm's models say only when they run what sizes they cannot take
@@ -224,6 +225,21 @@ def _run(
     say(_summary(result, out))
     say(report_at_end(out, result, data, trainer.kept, trainer.device))
     return Outcome(out, True, False, result)
+
+
+def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
+    """Raises ConfigError for a model of ours that does not fit into this machine: the kernel would end the process."""
+    memory = machine()["memory_gib"]
+    if config.arch is None or memory is None:
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # nothing is allocated
+        parameters = sum(p.numel() for p in build_model(config, channels, classes, train=True).parameters())
+    needed = 4 * 4 * parameters / 2**30  # weights, gradients and two moments, 4 bytes each
+    if needed > memory:
+        raise ConfigError(
+            f"{config.model} with these settings has {parameters:.3g} parameters; training needs {needed:,.0f} GiB of memory "
+            f"for them and this machine has {memory:g}"
+        )
 
 
 def _conclude(trainer: Trainer, data: DataSplits, command: str) -> RunResult:

@@ -18,6 +18,7 @@ from ..zoo import spec
 # The least and the most a field may be. What the parts of a model check themselves is not here.
 BOUNDS: dict[str, tuple[float, float]] = {
     "lr": (0, math.inf),
+    "images.channels": (1, 1024),
     "images.stored_size": (1, 4096),
     "split.seed": (0, 2**32 - 1),
     "optim.lr_batch": (0, math.inf),
@@ -37,6 +38,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "mae.decoder.depth": (1, 1_000),
     "mae.decoder.drop_path_rate": (0, 1),
     "mae.decoder.feedforward.dropout": (0, 1),
+    "mae.decoder.feedforward.ratio": (0, 1024),
     "mae.decoder.feedforward.importance_weight": (0, math.inf),
     "mae.decoder.feedforward.load_weight": (0, math.inf),
     "arch.dim": (1, 16_384),
@@ -44,6 +46,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "arch.drop_rate": (0, 1),
     "arch.drop_path_rate": (0, 1),
     "arch.feedforward.dropout": (0, 1),
+    "arch.feedforward.ratio": (0, 1024),
     "arch.feedforward.importance_weight": (0, math.inf),
     "arch.feedforward.load_weight": (0, math.inf),
 }
