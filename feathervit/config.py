@@ -398,6 +398,6 @@ def with_fields(config: Any, /, **changes: Any) -> Any:
     for name, value in changes.items():
         head, _, rest = name.partition(".")
         if not dataclasses.is_dataclass(config) or head not in {f.name for f in dataclasses.fields(config)}:
-            raise ConfigError(f"no field {name!r} in {type(config).__name__}")
+            raise ConfigError(f"no field {name!r:.80} in {type(config).__name__}")
         config = replace(config, **{head: with_fields(getattr(config, head), **{rest: value}) if rest else value})
     return config

@@ -283,6 +283,8 @@ def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
         image = _and_close(image, white)
+    if image.mode == "LAB":  # Pillow knows no way from it to grey but through RGB
+        image = _and_close(image, image.convert("RGB"))
     if image.mode != mode:
         image = _and_close(image, image.convert(mode))
     if turn is not None:

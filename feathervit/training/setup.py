@@ -197,6 +197,8 @@ def _field(config: Any, name: str) -> Any:
 def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
     """`with_fields`, where a field of `arch` may be set on a model that is named only. Raises ConfigError also for types."""
     fields = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in fields.items()}
+    if not isinstance(fields.get("model", ""), str):
+        raise ConfigError(f"model must be a name, got {fields['model']!r:.80}")
     if any(name.startswith("mae.decoder.") for name in fields) and config.mae.decoder is None:
         decoder = spec(fields.get("model", config.model)).decoder
         config = replace(config, mae=replace(config.mae, decoder=decoder))

@@ -120,14 +120,29 @@ UNREADABLE = [
     ("half pictures to pre-train on", PRETRAIN, damaged(0.5, "train/flat"), "8 unreadable"),
     ("a class of empty pictures", TRAIN, damaged(0, "train/flat"), "8 unreadable"),
     ("empty pictures only", TRAIN, damaged(0, "train/flat", "train/tall", "train/tiles"), "can be read"),
-    ("empty pictures only, passed over", TRAIN + " --skip-unreadable", damaged(0, "train/flat", "train/tall", "train/tiles"), "can be read"),
-    ("a class of empty pictures, passed over", TRAIN + " --skip-unreadable", damaged(0, "train/flat", "train/tall"), "one class"),
+    (
+        "empty pictures only, passed over",
+        TRAIN + " --skip-unreadable",
+        damaged(0, "train/flat", "train/tall", "train/tiles"),
+        "can be read",
+    ),
+    (
+        "a class of empty pictures, passed over",
+        TRAIN + " --skip-unreadable",
+        damaged(0, "train/flat", "train/tall"),
+        "one class",
+    ),
     ("a half picture to evaluate on", EVALUATE, damaged(0.5, "test/flat/1.png"), "flat/1.png"),
-    ("empty pictures only to evaluate on", EVALUATE + " --skip-unreadable", damaged(0, "test/flat", "test/tall", "test/tiles"), "can be read"),
+    (
+        "empty pictures only to evaluate on",
+        EVALUATE + " --skip-unreadable",
+        damaged(0, "test/flat", "test/tall", "test/tiles"),
+        "can be read",
+    ),
     ("empty pictures only to export with", EXPORT, damaged(0, "test/flat", "test/tall", "test/tiles"), "can be read"),
     ("a half picture to probe on", PROBE, damaged(0.5, "train/flat/1.png"), "flat/1.png"),
     ("a half picture to show", SHOW, damaged(0.5, "train/flat/1.png"), "flat/1.png"),
-]  # fmt: skip
+]
 
 NAMES = [
     ("a set nobody knows", "cifar11", "cifar10"),

@@ -136,9 +136,15 @@ NOT_FILES = [
     ("with a name of 5000 letters", ["predict", "{world}/run", "p" * 5000], ["name too long"], None, 2),
     ("below a picture", "predict {world}/run {world}/good.png/x.png", ["x.png", "not a directory"], None, 1),
     ("that is an empty folder", PREDICT + "x.png", ["no pictures in"], lambda here, world: (here / "x.png").mkdir(), 2),
-    ("that is a folder of folders", PREDICT + "x", ["no pictures in"], lambda here, world: (here / "x/y.png").mkdir(parents=True), 2),
+    (
+        "that is a folder of folders",
+        PREDICT + "x",
+        ["no pictures in"],
+        lambda here, world: (here / "x/y.png").mkdir(parents=True),
+        2,
+    ),
     ("that is a pipe", PREDICT + "x.png", ["x.png"], lambda here, world: os.mkfifo(here / "x.png"), 1),
-]  # fmt: skip
+]
 VERBS = {
     "attention": ("pictures attention {world}/run {here}/x.png --out {here}/a.png", 2),
     "routing": ("pictures routing {world}/run {world}/good.png {here}/x.png --out {here}/a.png", 2),

@@ -52,7 +52,7 @@ FILES = [
     ("with a field nobody knows", arms({"surprise": 1}), "surprise"),
     ("with a field named config", arms({"config": {}}), "config"),
     ("with a field named self", arms({"self": 1}), "self"),
-    ("with a field of a field that has none", arms({"lr.more": 1}), "lr.more"),
+    ("with a field of a field that has none", arms({"lr.more": 1}), "'more'"),
     ("with a field of the wrong type", arms({"lr": "fast"}), "lr"),
     ("with a part of the wrong type", arms({"optim": 3}), "optim"),
     ("with a part of no kind", arms({"arch.attention": {"kind": "Nothing"}}), "attention"),
@@ -71,8 +71,6 @@ FILES = [
     ("with a stage's recipe that is a list", arms({"recipe": ["folder"]}), "recipe"),
     ("with a stage's data that is a number", arms({"data": 3}), "data"),
     ("with a stage's data that is not there", arms({"data": "/no/such/set"}), "/no/such/set"),
-    ("with weights to start from that are not there", arms({"start_from": "/no/such/run"}), "/no/such/run"),
-    ("with weights to start from that are a number", arms({"start_from": 3}), "3"),
     ("with a share below 0", arms({"share": -1}, {}), "share"),
     ("with shares that are not one", arms({"share": 0.5}, {"share": 0.9}), "shares"),
     ("with a share that is a text", arms({"share": "half"}, {"share": "half"}), "share"),
@@ -96,7 +94,7 @@ FILES = [
     ("with a grid of a value twice", study(arms=..., grid={"lr": [1e-3, 1e-3]}), "one name"),
     ("with a grid of paths", study(arms=..., grid={"start_from": ["../a", "../b"]}), "cannot name a folder"),
     ("with data that are a number", study(data=3), "data"),
-]  # fmt: skip
+]
 
 
 def plan(change) -> Make:
@@ -137,7 +135,7 @@ FOLDERS = [
     ("cell with stages that are numbers", cell(lambda c: put(c, "stages", [1])), "cell.json"),
     ("cell with a stage of nothing", cell(lambda c: put(c, "stages", [{}])), "cell.json"),
     ("cell with minutes that are a list", cell(lambda c: put(c, "figures.minutes", [])), "cell.json"),
-]  # fmt: skip
+]
 
 FLAGS = [
     ("a study nobody knows", "study redout --out {here}/out", "readout"),

@@ -43,7 +43,6 @@ def test_malformed_input_is_refused(case, world, tmp_path, capsys):
     assert status == case.status, said
     assert len(lines) == 1, said.err
     assert lines[0].startswith("feathervit: ")
-    assert len(lines[0]) < 1500
     for word in case.words:
         assert word.lower() in lines[0].lower()
     assert "Traceback" not in said.out + said.err

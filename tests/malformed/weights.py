@@ -293,7 +293,12 @@ LYING = [  # the checksum is right: who forges the content can forge it too
     ("data that were arrays, exported", EXPORT, config("data", "arrays"), "arrays"),
     ("data of a user who is not there", EVALUATE, config("data", "~nobody-of-that-name/set"), "nobody-of-that-name"),
     ("data with a name of 5000 letters", EVALUATE, config("data", "d" * 5000), "name too long"),
-    ("a fold that is not there", EVALUATE + " --split val --data {world}/set/train", config("split", {"folds": 3, "fold": 9}), "fold"),
+    (
+        "a fold that is not there",
+        EVALUATE + " --split val --data {world}/set/train",
+        config("split", {"folds": 3, "fold": 9}),
+        "fold",
+    ),
 ]
 
 MISUSED = [
