@@ -374,6 +374,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} must be float, got an integer of {value.bit_length()} bits") from None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where} must be {kind.__name__}, got {value!r:.80}")
+    if kind is float and value != value:
+        raise ConfigError(f"{where} must be a number, got {value}")
     return value
 
 

@@ -115,7 +115,8 @@ CANNOT_BE = {  # place: values
     "images.surprise": [1],
     "arch.surprise": [1],
 }
-SAYS = {"img_size": "1", "patch_size": "patch"}
+SAYS = {"img_size": "1", "patch_size": "patch", "images.channels": "channels", "optim.layer_decay": "layer"}
+SAYS |= {"loss.label_smoothing": "smoothing", "arch.dim": "1"}
 
 CASES = [
     *(Case(f"config.json: {what}", RESUME, ["config.json"], make) for what, make in NO_JSON.items()),
