@@ -372,9 +372,14 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} must hold {len(args)} values, got {len(value)}")
         return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where} must be float, got an integer of {value.bit_length()} bits") from None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where} must be {kind.__name__}, got {value!r:.80}")
+    if kind is float and value != value:
+        raise ConfigError(f"{where} must be a number, got {value}")
     return value
 
 
@@ -391,7 +396,7 @@ def _walk(a: Any, b: Any, where: str):
         yield where, a, b
 
 
-def with_fields(config: Any, **changes: Any) -> Any:
+def with_fields(config: Any, /, **changes: Any) -> Any:
     """A copy with fields set by dotted name: `with_fields(c, **{"optim.weight_decay": 0.1, "epochs": 3})`.
 
     Raises ConfigError for a name that no field has.
@@ -399,6 +404,6 @@ def with_fields(config: Any, **changes: Any) -> Any:
     for name, value in changes.items():
         head, _, rest = name.partition(".")
         if not dataclasses.is_dataclass(config) or head not in {f.name for f in dataclasses.fields(config)}:
-            raise ConfigError(f"no field {name!r} in {type(config).__name__}")
+            raise ConfigError(f"no field {name!r:.80} in {type(config).__name__}")
         config = replace(config, **{head: with_fields(getattr(config, head), **{rest: value}) if rest else value})
     return config

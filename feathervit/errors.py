@@ -19,7 +19,7 @@ class UnknownNameError(FeatherVitError):
     """A name that is not known: a model, recipe, data set, class, verb or flag."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
-        known = sorted(known)
+        name, known = str(name), sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         mend = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12])}"
         if not near and len(known) > 12:

@@ -54,6 +54,11 @@ def _draft(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with ~ replaced by the home folder; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def make_folder(folder: Path) -> None:
     """The folder and those above it, where they are missing. Raises RunFolderError where it cannot be made."""
     try:

@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .config import RunConfig, from_dict
@@ -154,11 +154,40 @@ def read_result(path: str | Path) -> RunResult:
         _check_keys(result.data, DATA_KEYS, "data.")
         if not all(isinstance(row, dict) for row in result.epochs):
             raise ConfigError("epochs must be a list of objects")
+        for row in [*result.epochs, *([result.best] if result.best is not None else [])]:
+            if not isinstance(row.get("epoch"), int) or not all(
+                isinstance(v, int | float | None) for v in row.values()
+            ):
+                raise ConfigError(f"a row of epochs must hold its epoch and numbers, got {row!r:.80}")
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}; give the result.json of a run") from error
     except (ConfigError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is not a result of a run: {error}; run again, or remove it") from error
     return result
+
+
+def read_splits(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The splits of splits.json, by name: "how", "count" and "sources", every one checked. Raises RunFolderError."""
+    path = Path(path)
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
+        for name, part in splits.items():
+            if name not in ("train", "val", "test") or not isinstance(part["how"], str):
+                raise ConfigError(f"{name!r:.40} is no split with words on how it was made")
+            if not all(isinstance(s, str) and not PurePosixPath(s).is_absolute() for s in part["sources"]):
+                raise ConfigError(f"splits.{name}.sources must be paths inside the data")
+            if any(".." in PurePosixPath(s).parts for s in part["sources"]):
+                raise ConfigError(f"splits.{name}.sources lead outside of the data")
+            if part["count"] != len(part["sources"]):
+                raise ConfigError(
+                    f"splits.{name}.count is {part['count']!r:.40}, its sources are {len(part['sources'])}"
+                )
+        sources = [source for part in splits.values() for source in part["sources"]]
+        if len(set(sources)) < len(sources):
+            raise ConfigError("a picture is there twice")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    return splits
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -78,6 +78,20 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `feathervit models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (
+        OSError
+    ) as error:  # of the machine: a name that is too long, a file that may not be read, a disk that is full
+        if debug:
+            raise
+        where = f"{str(error.filename)[:200]}: " if error.filename is not None else ""
+        print(f"feathervit: {where}{error.strerror or error}; --debug shows where", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        print(f"feathervit: an error that feathervit did not foresee: {said}; --debug shows where", file=sys.stderr)
+        return 1
 
 
 def _verb(argv: list[str]) -> tuple[str, list[str]]:

@@ -45,6 +45,13 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def check_places(*paths: str | None) -> None:
+    """Raises ConfigError for a file in no folder, before the minutes that measuring takes."""
+    for path in filter(None, paths):
+        if not Path(path).absolute().parent.is_dir():
+            raise ConfigError(f"{path} lies in no folder; make {Path(path).absolute().parent} first")
+
+
 def show(found: dict[str, Any], table: Callable[[dict[str, Any]], str], out: str | None, as_json: bool) -> int:
     """What a benchmark found, as text or JSON, and in the file `out`."""
     if out:

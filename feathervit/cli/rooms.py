@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from ..errors import ConfigError
 from ..recipes import recipe
-from .printing import print_json, set_threads, show
+from .printing import check_places, print_json, set_threads, show
 
 
 @dataclass
@@ -95,8 +95,13 @@ class BenchmarkAugment:
 
 
 def benchmark_augment(args: BenchmarkAugment, _: dict) -> int:
+    if min(args.sizes + args.threads + (args.batch, args.repeats), default=0) < 1 or not args.sizes or not args.threads:
+        raise ConfigError("--sizes, --threads, --batch and --repeats must be at least 1")
+    check_places(args.out)
     from ..benchmark.augment import run, table
+    from ..training.setup import choose_device
 
+    choose_device(args.device)
     found = run(args.sizes, args.threads, args.batch, args.repeats, args.device)
     return show(found, table, args.out, args.json)
 
@@ -140,6 +145,7 @@ def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds must be at least 1, got {args.rounds}")
+    check_places(args.out)
     set_threads(args.threads)
     names = ("patch_size", "teacher", "device", "precision", "compile")
     base = replace(recipe(args.recipe), arch=None, **{name: getattr(args, name) for name in names})
@@ -190,11 +196,11 @@ def benchmark_infer(args: BenchmarkInfer, _: dict) -> int:
 
     if args.rounds < 1 or not args.models or not args.forms or not args.threads or min(args.threads) < 1:
         raise ConfigError("--rounds and --threads must be at least 1, and models and forms must be named")
+    if args.img_size < 1 or (args.patch_size is not None and args.patch_size < 1):
+        raise ConfigError(f"--img-size and --patch-size must be at least 1, got {args.img_size} and {args.patch_size}")
     if args.chart and Path(args.chart).suffix.lower() != ".png":
         raise ConfigError(f"--chart must name a .png file, got {args.chart}")
-    for path in filter(None, (args.chart, args.out)):  # before the minutes that measuring takes
-        if not Path(path).absolute().parent.is_dir():
-            raise ConfigError(f"{path} lies in no folder; make {Path(path).absolute().parent} first")
+    check_places(args.chart, args.out)
     words = (args.models, args.img_size, args.patch_size, args.forms, args.threads, args.rounds)
     found = run(*words, command=shlex.join(["feathervit", *sys.argv[1:]]))
     status = show(found, table, args.out, args.json)

@@ -8,6 +8,7 @@ kernel waits for the host. On the CPU a batch is worked through in parts, one th
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -188,14 +189,14 @@ def _check(a: Augmentation, img_size: int) -> None:
             raise ConfigError(
                 f"augment.{name} must be two shares of the area with 0 < low <= high <= 1, got {low} {high}"
             )
-    if not 0 < a.crop_ratio[0] <= a.crop_ratio[1]:
+    if not 0 < a.crop_ratio[0] <= a.crop_ratio[1] < math.inf:
         raise ConfigError(f"augment.crop_ratio must be two aspect ratios with 0 < low <= high, got {a.crop_ratio}")
     for name in ("erasing", "mix_prob", "switch_prob"):
         if not 0 <= getattr(a, name) <= 1:
             raise ConfigError(f"augment.{name} is a probability, so 0 to 1; got {getattr(a, name)}")
     for name in ("mixup", "cutmix", "cutout", "crop_padding", "rand_ops"):
-        if getattr(a, name) < 0:
-            raise ConfigError(f"augment.{name} must not be negative, got {getattr(a, name)}")
+        if not 0 <= getattr(a, name) < math.inf:
+            raise ConfigError(f"augment.{name} must not be negative nor infinite, got {getattr(a, name)}")
     if not 0 <= a.rand_magnitude <= 30:
         raise ConfigError(f"augment.rand_magnitude must be a whole number 0 to 30, got {a.rand_magnitude}")
     if a.crop_padding >= img_size and a.crop == "pad":

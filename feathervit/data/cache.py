@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
+from ..files import expanded
 from .imageset import NATIVE_LIMIT, Progress, Scan, pixel_digest, text_digest
 from .picture import Fit, PictureError, Source, header, quiet, to_stored
 
@@ -38,7 +39,7 @@ _CHUNK = 16  # pictures a task
 def cache_folder() -> Path:
     """$FEATHERVIT_CACHE, or `feathervit` in the platform's folder for a user's caches. Not made here."""
     if chosen := os.environ.get("FEATHERVIT_CACHE"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "feathervit"
     if sys.platform == "win32":

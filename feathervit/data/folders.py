@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError, UnknownNameError
+from ..files import expanded
 from .cache import FilePictures
 from .imageset import Found
 from .picture import SUFFIXES
@@ -97,7 +98,7 @@ def _with_loose(root: Path, tree: Tree) -> Tree:
 
 def check_exists(root: Path) -> Path:
     """`root`, or DataError with the nearest names beside it."""
-    root = root.expanduser()
+    root = expanded(root)
     if root.is_dir():
         return root
     if root.exists():

@@ -7,12 +7,12 @@ and are decoded through our cache, as files are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, UnknownNameError
+from ..files import expanded
 from .arrays import SPLIT_NAMES
 from .cache import FilePictures
 from .imageset import Found
@@ -31,7 +31,7 @@ def find_hub(name: str, labelled: bool = True) -> Found:
     except ImportError as error:
         raise DataError("hf: needs the package datasets: pip install 'feathervit[hub]'") from error
     try:
-        loaded = datasets.load_dataset(str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name)
+        loaded = datasets.load_dataset(str(expanded(name)) if expanded(name).is_dir() else name)
     except Exception as error:  # what it raises depends on the hub, the network, and the file format
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"cannot load hf:{name}: {why}") from error

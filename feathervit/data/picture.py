@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import math
 import os
+import stat
 import sys
 import threading
 import warnings
@@ -33,6 +35,8 @@ Source = str | os.PathLike | bytes | Image.Image
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(_SUFFIXES.split())
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file is in the error too
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -82,7 +86,7 @@ def decoded(source: Source, channels: int) -> Iterator[torch.Tensor]:
 
 @contextmanager
 def _decoding(
-    source: Source, channels: int, at_least: int | None = None
+    source: Source, channels: int, at_least: int | None = None, fit: Fit = "crop"
 ) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
     """The image that is about to be decoded, perhaps smaller, and its own (width, height). Its pixels count against the
     budget until the block ends; whatever goes wrong inside is a PictureError."""
@@ -91,15 +95,15 @@ def _decoding(
     try:
         with _image(source) as image:
             pixels = image.width * image.height
-            if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(
-                    f"{pixels / 1e6:.0f} megapixels are above the limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
-                )
+            _refuse_bomb(pixels)
             size = image.size
+            if fit == "pad":
+                _refuse_bomb(max(size) ** 2, "padded to a square, its ")
             if at_least:
                 image.draft(None, (at_least, at_least))
             # A progressive JPEG keeps the coefficients of the whole picture, whatever the scale it is decoded at.
             with _budget.share(pixels if "progressive" in image.info else image.width * image.height):
+                image.load()  # here: what reads EXIF later may hide that the pixels break off
                 yield image, size
     except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
         raise PictureError(source, _why(error)) from error
@@ -110,7 +114,7 @@ def to_stored(source: Source, size: int | None, channels: int = 3, fit: Fit = "c
 
     Training (at its stored size), evaluation and prediction (at the model's size) all come through here.
     """
-    with _decoding(source, channels, 2 * size if size else None) as (image, full):
+    with _decoding(source, channels, 2 * size if size else None, fit) as (image, full):
         if size and image.size != full:
             return _scaled_square(image, full, size, channels, fit)
         x_CHW = fit_square(_pixels(image, channels), fit)
@@ -219,11 +223,20 @@ def _interpolate(x_NHW: torch.Tensor, size: int) -> torch.Tensor:
     return out[:, 0].round_().clamp_(0, 255).to(torch.uint8)
 
 
+def _refuse_bomb(pixels: int, what: str = "") -> None:
+    if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(
+            f"{what}{pixels / 1e6:.0f} megapixels are above the limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
+        )
+
+
 @contextmanager
 def _image(source: Source) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source.copy()
         return
+    if isinstance(source, (str, os.PathLike)) and stat.S_ISFIFO(os.stat(source).st_mode):
+        raise OSError("a pipe, not a file")  # to open it would wait for whoever writes into it
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
         yield image
 
@@ -270,6 +283,8 @@ def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
         image = _and_close(image, white)
+    if image.mode == "LAB":  # Pillow knows no way from it to grey but through RGB
+        image = _and_close(image, image.convert("RGB"))
     if image.mode != mode:
         image = _and_close(image, image.convert(mode))
     if turn is not None:

@@ -18,6 +18,7 @@ import torch
 
 from ..config import ImageConfig, SplitConfig
 from ..errors import DataError, UnknownNameError
+from ..files import expanded
 from .arrays import find_arrays
 from .folders import check_exists, find_folder, find_unlabelled
 from .hub import find_hub
@@ -61,6 +62,8 @@ def load_data(
     notes.append(_size_note(sizes["train"], native["train"], images, img_size))
     if skipped:
         notes.append(f"skipped {len(skipped)} unreadable pictures")
+    if labelled and len(np.unique(sets["train"].labels.numpy())) < 2:
+        raise DataError(f"{found.name}: pictures of one class only can be read; a classifier needs at least two")
     missing = np.flatnonzero(np.bincount(sets["train"].labels.numpy(), minlength=len(found.class_names)) == 0)
     if len(missing):
         names = ", ".join(found.class_names[i] for i in missing[:5])
@@ -151,11 +154,13 @@ def find(source: Any, labelled: bool = True) -> Found:
     if not isinstance(source, (str, os.PathLike)):
         return find_arrays(source, labelled)
     text = os.fspath(source)
+    if not text:
+        raise DataError(f"no data named: give a folder, or one of {', '.join(NAMED)}")
     if text.startswith("hf:"):
         return find_hub(text[3:], labelled)
     if text in NAMED:
         return find_named(text)
-    if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not Path(text).expanduser().exists() else []:
+    if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not expanded(text).exists() else []:
         raise DataError(f"no data set and no folder {text!r}; did you mean {' or '.join(near)}?")
     return (find_folder if labelled else find_unlabelled)(check_exists(Path(text)))
 

@@ -58,7 +58,9 @@ def hold_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, np.n
     else:
         wanted = round(split.val_fraction * len(labels_N))
         number = min(max(wanted, classes), len(pool) - classes)
-        held = train_test_split(pool, test_size=number, stratify=labels_N[pool], random_state=split.seed)[1]
+        kept, held = train_test_split(pool, test_size=number, stratify=labels_N[pool], random_state=split.seed)
+        lost = np.setdiff1d(labels_N[held], labels_N[kept])  # small classes, where much is held out
+        held = np.setdiff1d(held, [held[labels_N[held] == label].min() for label in lost])
         how = f"{split.val_fraction:.3g} of train held out, stratified, seed {split.seed}"
         if number != wanted:
             notes.append(f"val: {number} pictures and not {wanted}, as there are {classes} classes")

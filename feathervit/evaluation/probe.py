@@ -64,13 +64,13 @@ def probe(
     Fitted on the training split of `data` (None: what the checkpoint was trained on), scored on its test split, else on its
     validation split. Raises CheckpointError, DataError, ConfigError.
     """
+    if neighbours < 1:
+        raise ConfigError(f"neighbours must be at least 1, got {neighbours}")
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if neighbours < 1:
-        raise ConfigError(f"neighbours must be at least 1, got {neighbours}")
     where, _ = choose_device(device)
     stored = load_weights(checkpoint)
     config = stored.config

@@ -11,9 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from ..data import ImageSet, load_split
-from ..data.picture import SUFFIXES
+from ..data.picture import SUFFIXES, quiet
 from ..data.sources import find
 from ..errors import DataError, FeatherVitError
+from ..files import expanded
 from ..training.checkpoint import load_weights
 from ..training.setup import choose_device
 from .inference import BATCH, Prediction, Predictor
@@ -83,7 +84,8 @@ def predict(
         squares: dict[str, Tensor] = {}
         for path in paths:
             try:
-                squares[str(path)] = predictor.read(path)
+                with quiet():
+                    squares[str(path)] = predictor.read(path)
             except FeatherVitError as error:
                 failures.append(" ".join(str(error).split()))
         found += predictor.classify(list(squares.values()), list(squares), top, min_confidence)
@@ -101,7 +103,7 @@ def _same(source: Any, trained_on: str) -> bool:
         return False
     if str(source) == trained_on:
         return True
-    a, b = Path(source).expanduser(), Path(trained_on).expanduser()
+    a, b = expanded(source), expanded(trained_on)
     return a.is_dir() and b.is_dir() and a.samefile(b)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..data import DataSplits, ImageSet, load_data
-from ..data.picture import normalise, resize, to_stored
+from ..data.picture import normalise, quiet, resize, to_stored
 from ..errors import CheckpointError, DataError
 from ..models import Encoder, MaskedAutoencoder
 from ..training.checkpoint import Checkpoint, load_model, load_weights
@@ -31,7 +31,8 @@ def read_pictures(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor
     config, chans = checkpoint.config, checkpoint.in_chans
     if chans not in (1, 3):
         raise DataError(f"the model takes {chans} channels; a picture file has 1 or 3")
-    return torch.stack([to_stored(Path(p), config.img_size, chans, config.images.fit) for p in paths])
+    with quiet():
+        return torch.stack([to_stored(Path(p), config.img_size, chans, config.images.fit) for p in paths])
 
 
 def own_data(config: RunConfig) -> ImageSet:

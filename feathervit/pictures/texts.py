@@ -12,9 +12,8 @@ import numpy as np
 
 from ..config import RunConfig, changed
 from ..data import DataSplits
-from ..errors import RunFolderError
 from ..recipes import RECIPES
-from ..results import RunResult
+from ..results import RunResult, read_splits
 from ..training.setup import resolve
 
 FIGURES = {
@@ -91,11 +90,7 @@ def classes(found: dict[str, Any], data: DataSplits | None) -> list[dict[str, An
 
 def splits(folder: Path) -> list[tuple[str, int, str]]:
     """Name, pictures and origin of each split. Raises RunFolderError."""
-    try:
-        parts = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["splits"]
-        return [(name, part["count"], part["how"]) for name, part in parts.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{folder / 'splits.json'} cannot be read: {error!r}") from error
+    return [(name, part["count"], part["how"]) for name, part in read_splits(folder / "splits.json").items()]
 
 
 def changed_settings(config: RunConfig) -> list[tuple[str, str]]:

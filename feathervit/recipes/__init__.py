@@ -31,7 +31,7 @@ RECIPES: dict[str, Recipe] = {
 
 def recipe(name: str) -> RunConfig:
     """The configuration of a named recipe. Raises UnknownNameError with the nearest names."""
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise UnknownNameError("recipe", name, RECIPES)
     return RECIPES[name].config
 

@@ -99,7 +99,7 @@ def check_study(study: Study, size: Size) -> None:
     if not study.arms:
         raise ConfigError("arms: a study needs at least one")
     for arm in study.arms:
-        if not NAME.fullmatch(arm):
+        if not NAME.fullmatch(arm) or len(arm.encode()) > 200:
             raise ConfigError(
                 f"arms: the name {arm!r:.80} cannot name a folder; use letters, digits and . , = + - _ ( )"
             )

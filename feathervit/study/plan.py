@@ -23,7 +23,7 @@ from ..data.loader import Sampler
 from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..recipes import recipe
 from ..results import commit, machine, write_json
-from ..studies.base import Stage, Study, check_study
+from ..studies.base import NAME, Stage, Study, check_study
 from ..training.planning import planned
 from .claim import claim
 
@@ -92,6 +92,9 @@ def make_plan(study: Study, size_name: str | None, out: Path, command: str, say:
             _require_same(stored, asked, out)
             if set(asked.arms) <= set(stored.epochs) and set(asked.seeds) <= set(stored.seeds):
                 return stored
+        for arm in asked.arms:  # before anything is written
+            if not stored or arm not in stored.epochs:
+                _stage_configs(study, size.fields, arm, asked.seeds[0])
         if held := claim(out / "plan"):
             with held:
                 stored = read_plan(out) if path.exists() else None  # another process may have been quicker
@@ -108,7 +111,16 @@ def make_plan(study: Study, size_name: str | None, out: Path, command: str, say:
 def read_plan(out: Path) -> Plan:
     """The plan of a study folder. Raises RunFolderError where there is none that can be read."""
     try:
-        return from_dict(Plan, json.loads((out / "plan.json").read_text(encoding="utf-8")))
+        plan = from_dict(Plan, json.loads((out / "plan.json").read_text(encoding="utf-8")))
+        if not plan.arms or not all(
+            isinstance(stages, list) and NAME.fullmatch(arm) for arm, stages in plan.arms.items()
+        ):
+            raise ConfigError("arms must name at least one arm, each with a name for a folder and a list of stages")
+        if not all(isinstance(seed, int) for seed in plan.seeds):
+            raise ConfigError(f"seeds must be whole numbers, got {plan.seeds!r:.80}")
+        if not all(isinstance(own, list) for own in plan.epochs.values()):
+            raise ConfigError(f"epochs must hold a list for each arm, got {plan.epochs!r:.80}")
+        return plan
     except FileNotFoundError:
         raise RunFolderError(f"{out} holds no study") from None
     except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
@@ -148,16 +160,27 @@ def _merged(stored: Plan | None, asked: Plan, out: Path) -> Plan:
     return replace(stored, arms={**stored.arms, **asked.arms}, seeds=seeds)
 
 
+def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[RunConfig]:
+    """The resolved configuration of each stage of an arm. Raises ConfigError naming the stage."""
+    configs = []
+    for number, stage in enumerate(study.stages(arm), 1):
+        try:
+            base, data, changes = stage_run(study, fields, stage, seed, "", None)
+            configs.append(planned(base, None, data, changes)[0])
+        except FeatherVitError as error:
+            raise ConfigError(f"arms.{arm}, stage {number}: {error}") from error
+    return configs
+
+
 def _settle(study: Study, fields: Stage, arm: str, plan: Plan, say: Callable[[str], None]) -> None:
     """Writes the epochs of the arm's stages into the plan; so every field of them is checked before anything runs."""
     stages = study.stages(arm)
     minutes = plan.budget.get("minutes")
     epochs, speeds = [], []
-    for number, stage in enumerate(stages, 1):
+    configs = _stage_configs(study, fields, arm, plan.seeds[0])
+    for number, (stage, config) in enumerate(zip(stages, configs, strict=True), 1):
         share = stage.get("share", 1 / sum("epochs" not in s for s in stages) if "epochs" not in stage else 0)
         try:
-            base, data, changes = stage_run(study, fields, stage, plan.seeds[0], "", None)
-            config, _ = planned(base, None, data, changes)
             own, speed = stage.get("epochs"), None
             if own is None and "epochs" in plan.budget:
                 own = max(1, round(share * plan.budget["epochs"]))

@@ -51,6 +51,11 @@ def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
         cell = from_dict(Cell, json.loads(path.read_text(encoding="utf-8")))
         if (cell.arm, cell.seed, cell.schema) != (arm, seed, SCHEMA):
             raise ConfigError(f"it is of arm {cell.arm!r}, seed {cell.seed}, schema {cell.schema}")
+        for name, value in cell.figures.items():
+            if not (isinstance(value, list) if name == "epochs" else isinstance(value, int | float | None)):
+                raise ConfigError(f"figures.{name} is {value!r:.80}")
+        if not all(isinstance(stage, dict) and set(ENVIRONMENT) <= set(stage) for stage in cell.stages):
+            raise ConfigError(f"stages must be results that hold {', '.join(ENVIRONMENT)}")
         return cell
     except FileNotFoundError:
         return None

@@ -138,17 +138,18 @@ def load_weights(path: str | Path) -> Checkpoint:
     temperature = meta.get("temperature", 1.0)
     if type(temperature) is not float or not 0 < temperature < math.inf:
         raise CheckpointError(f"{path}: temperature must be a number above 0, got {temperature!r:.40}")
-    figures = meta.get("figures")
-    return Checkpoint(
-        config,
-        tuple(names),
-        chans,
-        tensors,
-        meta.get("epoch", 0),
-        meta.get("step", 0),
-        figures if figures else {},
-        temperature,
-    )
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{path}: its class names are not all different")
+    epoch, step, figures = meta.get("epoch", 0), meta.get("step", 0), meta.get("figures") or {}
+    for name, value, kind in (("epoch", epoch, int), ("step", step, int), ("figures", figures, dict)):
+        if not isinstance(value, kind):
+            raise CheckpointError(f"{path}: {name} must be {kind.__name__}, got {value!r:.40}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path}: the weights {name} are not all finite numbers; the run that wrote them failed"
+            )
+    return Checkpoint(config, tuple(names), chans, tensors, epoch, step, figures, temperature)
 
 
 def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> nn.Module:
@@ -163,7 +164,7 @@ def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> 
     def build() -> nn.Module:
         return build_model(config, checkpoint.in_chans, len(checkpoint.class_names))
 
-    shapes = {name: tensor.shape for name, tensor in checkpoint.weights.items()}
+    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in checkpoint.weights.items()}
     misfit = CheckpointError(f"the weights of {where} do not fit its own configuration ({config.model})")
     if config.arch and config.arch.depth > len(shapes):
         raise misfit
@@ -172,7 +173,7 @@ def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> 
         check_channels(config, checkpoint.in_chans)
         with torch.device("meta"):  # nothing is allocated until the sizes are known to agree
             model = build()
-        if {name: tensor.shape for name, tensor in model.state_dict().items()} != shapes:
+        if {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()} != shapes:
             raise misfit
         model = build()
         model.load_state_dict(checkpoint.weights)
@@ -231,10 +232,14 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `flatten_optimizer`, for an optimiser built from the same configuration."""
+    """The inverse of `flatten_optimizer`, for an optimiser built from the same configuration. Raises ValueError where a tensor
+    is of no parameter."""
     state: dict[int, dict[str, Tensor]] = {}
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
+            if not 0 <= int(index) < len(shapes) or (tensor.ndim and tensor.shape != shapes[int(index)]):
+                raise ValueError(f"{name} of shape {list(tensor.shape)} belongs to no parameter")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

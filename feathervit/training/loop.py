@@ -64,6 +64,16 @@ class Progress:
     images: int = 0
     skipped: int = 0
 
+    def check(self, epochs: int, steps_per_epoch: int) -> None:
+        """Raises ValueError for what no run of so many epochs can have come to."""
+        most = {"step": epochs * steps_per_epoch, "best_epoch": epochs, "seconds": math.inf, "images": math.inf}
+        for name, limit in {**most, "skipped": epochs * steps_per_epoch}.items():
+            value = getattr(self, name)
+            if not (0 <= value <= limit and value < math.inf):
+                raise ValueError(
+                    f"progress.{name} cannot be {value} in a run of {epochs} epochs of {steps_per_epoch} steps"
+                )
+
 
 class Trainer:
     """Trains `model` on `data` into `folder`. `run` returns True when all epochs are done, False when it was stopped."""
@@ -199,8 +209,11 @@ class Trainer:
             if self.group.is_main:
                 self.sums.copy_(tensors["sums"])
             self.progress = from_dict(Progress, meta["progress"], "progress")
+            self.progress.check(self.config.epochs, self.steps_per_epoch)
             self.saved_step = self.checked_step = self.progress.step
             self.best = _below("best.", tensors)
+            if not isinstance(meta["scaler"], dict):
+                raise TypeError("scaler must be an object")
             if meta["scaler"]:
                 self.scaler.load_state_dict(meta["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ConfigError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 from ..config import RunConfig, changed
 from ..data.named import NAMED
 from ..errors import ConfigError, RunFolderError
+from ..files import expanded
 from ..recipes import ADAPTIVE, recipe, recipe_for
 from ..recipes.folder import adapt
 from ..results import read_config
@@ -22,7 +23,7 @@ PLACES = ("start_from", "teacher")  # fields that name files
 
 def whole(name: str) -> str:
     """The name of a data set; of a folder or file the whole path, so that the run goes on from anywhere."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.absolute()) if name and name not in NAMED and path.exists() else name
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..chance import Chance
 from ..config import RunConfig, to_dict
 from ..data import DataSplits, ImageSet, load_data
 from ..data.picture import normalise, resize
-from ..errors import ConfigError, RunFolderError
+from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..evaluation.metrics import Metrics
 from ..files import clear_drafts, try_writing, write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
@@ -92,12 +93,17 @@ def train(
             config = resumed(out, config, name, fields)
         else:
             config, reasons = planned(config, source, name, fields)
-            if group.is_main:
-                _claim(out, overwrite)
+            new = group.is_main and _claim(out, overwrite)
             for reason in reasons:
                 console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
-        with torch.random.fork_rng():  # the caller's own randomness goes on as if nothing had been drawn
-            return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
+        try:
+            with torch.random.fork_rng():  # the caller's own randomness goes on as if nothing had been drawn
+                return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
+        except FeatherVitError:
+            if not resume and new:
+                with suppress(OSError):  # there is something in it
+                    out.rmdir()
+            raise
 
 
 def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dict[str, Any]) -> str:
@@ -159,6 +165,7 @@ def _run(
     check_channels(config, data.train.images.shape[1])
     if config.patience and data.val is None:
         raise ConfigError("patience has no effect here: there are no validation pictures to look at; leave it out")
+    _check_memory(config, data.train.images.shape[1], len(data.train.class_names))
     try:
         model = build_model(config, data.train.images.shape[1], len(data.train.class_names), train=True)
         if config.arch is None:  # timm's models say only when they run what sizes they cannot take
@@ -221,6 +228,21 @@ def _run(
     say(_summary(result, out))
     say(report_at_end(out, result, data, trainer.kept, trainer.device))
     return Outcome(out, True, False, result)
+
+
+def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
+    """Raises ConfigError for a model of ours that does not fit into this machine: the kernel would end the process."""
+    memory = machine()["memory_gib"]
+    if config.arch is None or memory is None:
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # nothing is allocated
+        parameters = sum(p.numel() for p in build_model(config, channels, classes, train=True).parameters())
+    needed = 4 * 4 * parameters / 2**30  # weights, gradients and two moments, 4 bytes each
+    if needed > memory:
+        raise ConfigError(
+            f"{config.model} with these settings has {parameters:.3g} parameters; training needs {needed:,.0f} GiB of memory "
+            f"for them and this machine has {memory:g}"
+        )
 
 
 def _conclude(trainer: Trainer, data: DataSplits, command: str) -> RunResult:
@@ -334,15 +356,18 @@ def _summary(result: RunResult, out: Path) -> str:
 # The run folder
 
 
-def _claim(out: Path, overwrite: bool) -> None:
-    """Makes the run folder and sees that it takes a file; leaves nothing in it, so that a mistake found later costs nothing."""
+def _claim(out: Path, overwrite: bool) -> bool:
+    """Makes the run folder and sees that it takes a file; leaves nothing in it, so that a mistake found later costs nothing.
+    Whether the folder is new."""
     try:
+        new = not out.exists()
         if out.exists() and any(out.iterdir()) and not overwrite:
             raise RunFolderError(
                 f"{out} is not empty; go on with --resume, start anew with --overwrite, or name another"
             )
         out.mkdir(parents=True, exist_ok=True)
         try_writing(out)
+        return new
     except OSError as error:
         raise RunFolderError(
             f"cannot use {out} as a run folder: {error.strerror or error}; it must be writable"

@@ -18,6 +18,7 @@ from ..zoo import spec
 # The least and the most a field may be. What the parts of a model check themselves is not here.
 BOUNDS: dict[str, tuple[float, float]] = {
     "lr": (0, math.inf),
+    "images.channels": (1, 1024),
     "images.stored_size": (1, 4096),
     "split.seed": (0, 2**32 - 1),
     "optim.lr_batch": (0, math.inf),
@@ -37,6 +38,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "mae.decoder.depth": (1, 1_000),
     "mae.decoder.drop_path_rate": (0, 1),
     "mae.decoder.feedforward.dropout": (0, 1),
+    "mae.decoder.feedforward.ratio": (0, 1024),
     "mae.decoder.feedforward.importance_weight": (0, math.inf),
     "mae.decoder.feedforward.load_weight": (0, math.inf),
     "arch.dim": (1, 16_384),
@@ -44,6 +46,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "arch.drop_rate": (0, 1),
     "arch.drop_path_rate": (0, 1),
     "arch.feedforward.dropout": (0, 1),
+    "arch.feedforward.ratio": (0, 1024),
     "arch.feedforward.importance_weight": (0, math.inf),
     "arch.feedforward.load_weight": (0, math.inf),
 }
@@ -101,12 +104,16 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ConfigError(f"optim.betas must be in [0, 1), got {config.optim.betas}")
     for name, (least, most) in BOUNDS.items():
         value = _field(config, name)
-        if value is not None and not least <= value <= most:  # so also for what is no number
-            between = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        if value is not None and not (least <= value <= most and value < math.inf):  # so also for what is no number
+            between = f"finite and at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
             raise ConfigError(f"{name} must be {between}, got {value}")
-    if len(config.images.mean) != len(config.images.std) or not all(0 < s < math.inf for s in config.images.std):
+    if (
+        len(config.images.mean) != len(config.images.std)
+        or not all(0 < s < math.inf for s in config.images.std)
+        or not all(map(math.isfinite, config.images.mean))
+    ):
         raise ConfigError(
-            f"images.mean and images.std must hold one value, or one a channel, and std be above 0; got "
+            f"images.mean and images.std must hold one finite value, or one a channel, and std be above 0; got "
             f"{config.images.mean} and {config.images.std}"
         )
     masked = config.objective in ("reconstruction", "joint")
@@ -190,6 +197,8 @@ def _field(config: Any, name: str) -> Any:
 def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
     """`with_fields`, where a field of `arch` may be set on a model that is named only. Raises ConfigError also for types."""
     fields = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in fields.items()}
+    if not isinstance(fields.get("model", ""), str):
+        raise ConfigError(f"model must be a name, got {fields['model']!r:.80}")
     if any(name.startswith("mae.decoder.") for name in fields) and config.mae.decoder is None:
         decoder = spec(fields.get("model", config.model)).decoder
         config = replace(config, mae=replace(config.mae, decoder=decoder))

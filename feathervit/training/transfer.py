@@ -40,6 +40,10 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
         target
     )
     sizes = {n: t.shape for n, t in target.state_dict().items() if n not in head}
+    if missing := sorted(set(sizes) - set(weights)):
+        raise CheckpointError(
+            f"cannot start from {path}: its weights do not fit its own model, {missing[0]} is missing"
+        )
     misfits = [n for n, shape in sizes.items() if n in weights and weights[n].shape != shape]
     if misfits:
         n = misfits[0]
@@ -93,6 +97,8 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
 def _fitted(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights with positions and patch projection brought to the model's sizes."""
     if not isinstance(model, Encoder):
+        return weights
+    if "patch_embed.proj.weight" not in weights:
         return weights
     weights = model.adapt(weights)
     projection = weights["patch_embed.proj.weight"]

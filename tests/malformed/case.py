@@ -1,0 +1,98 @@
+"""A row of the table: what is malformed, how it is made, what is called, and what must be said of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feathervit.config import to_dict
+from feathervit.training import checkpoint
+
+Make = Callable[[Path, Path], None]  # (here, world): writes what is malformed into the folder `here`
+
+
+@dataclass(frozen=True)
+class Case:
+    """`argv` may name {here}, the case's own folder, and {world}, the folder of the whole things that all share.
+
+    The one line that is said must hold each of `words`, in any case of letters.
+    """
+
+    name: str
+    argv: str | Sequence[str]
+    words: Sequence[str]
+    make: Make = lambda here, world: None
+    status: int = 2
+
+    def command(self, here: Path, world: Path) -> list[str]:
+        words = self.argv.split() if isinstance(self.argv, str) else list(self.argv)
+        return [word.replace("{here}", str(here)).replace("{world}", str(world)) for word in words]
+
+
+def file(name: str, content: bytes | str) -> Make:
+    """A file of that content."""
+
+    def make(here: Path, world: Path) -> None:
+        path = here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return make
+
+
+def copy(folder: str, change: Callable[[Path], Any] = lambda copied: None) -> Make:
+    """A copy of one of the world's folders, then changed."""
+
+    def make(here: Path, world: Path) -> None:
+        shutil.copytree(world / folder, here / folder)
+        change(here / folder)
+
+    return make
+
+
+def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
+    """Changes a JSON file; `change` works on the value in place, or returns another."""
+    value = json.loads(path.read_text())
+    changed = change(value)
+    path.write_text(json.dumps(value if changed is None else changed))
+
+
+def put(value: Any, place: str, new: Any) -> None:
+    """Sets a value inside JSON by its dotted place."""
+    *way, last = place.split(".")
+    for part in way:
+        value = value[part]
+    value[last] = new
+
+
+def raw_safetensors(header: Any, body: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file of any header, right or wrong."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + body
+
+
+def forged(change: Callable[[dict[str, Any], dict[str, Any]], Any], of: str = "run/best.safetensors") -> Make:
+    """w.safetensors: weights or a state whose content is changed by `change(tensors, meta)`, with a right checksum."""
+
+    def make(here: Path, world: Path) -> None:
+        tensors, meta = checkpoint._read(world / of)
+        change(tensors, meta)
+        (here / "w.safetensors").write_bytes(checkpoint._pack(tensors, meta))
+
+    return make
+
+
+def places(config: Any, inside: str = "") -> list[tuple[str, Any]]:
+    """(dotted place, value) of every field of a configuration, also inside its parts."""
+    found = []
+    for name, value in to_dict(config).items() if not isinstance(config, dict) else config.items():
+        where = f"{inside}.{name}" if inside else name
+        found.append((where, value))
+        if isinstance(value, dict):
+            found += places(value, where)
+    return found

@@ -1,0 +1,171 @@
+"""Folders of pictures that nothing can be learnt from, and names of data that are none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from .case import Case, Make
+
+SIZES = "--img-size 16 --patch-size 8 --model mlit_nano --arch.depth 1 --arch.dim 16 --epochs 1"
+TRAIN = f"train --data {{here}}/set --out {{here}}/out {SIZES}"
+PRETRAIN = f"pretrain --data {{here}}/set --out {{here}}/out {SIZES}"
+SHOW = "data show {here}/set --out {here}/a.png"
+CHECK = "data check {here}/set"
+EVALUATE = "evaluate {world}/run --data {here}/set"
+PROBE = "probe {world}/run --data {here}/set"
+EXPORT = "export {world}/run --data {here}/set --out {here}/out --to huggingface"
+
+
+def tree(*names: str, root: str = "set") -> Make:
+    """Pictures of these names; a name with / at its end is an empty folder, one without a picture's suffix a text."""
+
+    def make(here: Path, world: Path) -> None:
+        (here / root).mkdir(exist_ok=True)
+        for number, name in enumerate(names):
+            path = here / root / name
+            if name.endswith("/"):
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix in (".png", ".jpg"):
+                Image.new("RGB", (16, 16), (number % 256, 9, 99)).save(path)
+            else:
+                path.write_text("no picture")
+        return None
+
+    return make
+
+
+def damaged(share: float, *names: str) -> Make:
+    """The world's data set with some of its pictures, or all of a folder, cut off."""
+
+    def make(here: Path, world: Path) -> None:
+        shutil.copytree(world / "set", here / "set")
+        for name in names:
+            path = here / "set" / name
+            for file in path.iterdir() if path.is_dir() else [path]:
+                file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+
+    return make
+
+
+def links(*pairs: tuple[str, str]) -> Make:
+    def make(here: Path, world: Path) -> None:
+        for name, target in pairs:
+            (here / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / "set" / name).symlink_to(target)
+
+    return make
+
+
+EACH = {
+    "train": TRAIN,
+    "pretrain": PRETRAIN,
+    "show": SHOW,
+    "check": CHECK,
+    "evaluate": EVALUATE,
+    "probe": PROBE,
+    "export": EXPORT,
+}
+
+NO_SET = {  # what: (way to make it, what is said, verbs)
+    "nothing": (lambda here, world: None, "no folder", EACH),
+    "a file": (lambda here, world: (here / "set").write_text("x"), "is a file", EACH),
+    "a link to nothing": (
+        lambda here, world: (here / "set").symlink_to(here / "gone"),
+        "no folder",
+        ("train", "check"),
+    ),
+    "a link to itself": (
+        lambda here, world: (here / "set").symlink_to(here / "set"),
+        "set",
+        ("train", "check", "pretrain"),
+    ),
+    "an empty folder": (tree(), "no pictures", EACH),
+    "empty class folders": (tree("a/", "b/"), "no pictures", EACH),
+    "texts only": (tree("a/1.txt", "b/2.csv"), "no pictures", EACH),
+    "hidden pictures only": (tree("a/.1.png", ".b/2.png"), "no pictures", ("train", "pretrain", "check")),
+    "pictures beside each other": (tree("1.png", "2.png"), "beside each other", ("train", "show", "evaluate")),
+    "links to nothing": (
+        links(("a/1.png", "gone"), ("b/2.png", "gone")),
+        "no pictures",
+        ("train", "pretrain", "check"),
+    ),
+    "links to themselves": (
+        links(("a/1.png", "1.png"), ("b/2.png", "2.png")),
+        "no pictures",
+        ("train", "pretrain", "check"),
+    ),
+    "a class that is a link to its root": (links(("a", "."), ("b", "..")), "no pictures", ("train", "pretrain")),
+    "one class": (tree("a/1.png", "a/2.png"), "one class", ("train",)),
+    "test without train": (tree("test/a/1.png", "test/b/2.png"), "train", ("train", "show", "probe")),
+    "an empty train": (tree("train/", "test/a/1.png"), "train", ("train", "show", "evaluate")),
+    "empty classes in train": (tree("train/a/", "train/b/", "test/a/1.png"), "train", ("train", "check")),
+    "two folders of validation": (
+        tree("train/a/1.png", "train/b/1.png", "val/a/2.png", "valid/a/3.png"),
+        "two folders",
+        ("train", "check"),
+    ),
+    "a class that train lacks": (tree("train/a/1.png", "train/b/1.png", "test/c/2.png"), "'c'", ("train", "evaluate")),
+    "classes the model lacks": (tree("x/1.png", "y/2.png"), "'x'", ("evaluate",)),
+}
+
+UNREADABLE = [
+    ("an empty picture", TRAIN, damaged(0, "train/flat/0.png"), "flat/0.png"),
+    ("a half picture", TRAIN, damaged(0.5, "train/tall/3.png"), "tall/3.png"),
+    ("a half picture in test", TRAIN, damaged(0.5, "test/tall/1.png"), "test/tall/1.png"),
+    ("half pictures to pre-train on", PRETRAIN, damaged(0.5, "train/flat"), "8 unreadable"),
+    ("a class of empty pictures", TRAIN, damaged(0, "train/flat"), "8 unreadable"),
+    ("empty pictures only", TRAIN, damaged(0, "train/flat", "train/tall", "train/tiles"), "can be read"),
+    (
+        "empty pictures only, passed over",
+        TRAIN + " --skip-unreadable",
+        damaged(0, "train/flat", "train/tall", "train/tiles"),
+        "can be read",
+    ),
+    (
+        "a class of empty pictures, passed over",
+        TRAIN + " --skip-unreadable",
+        damaged(0, "train/flat", "train/tall"),
+        "one class",
+    ),
+    ("a half picture to evaluate on", EVALUATE, damaged(0.5, "test/flat/1.png"), "flat/1.png"),
+    (
+        "empty pictures only to evaluate on",
+        EVALUATE + " --skip-unreadable",
+        damaged(0, "test/flat", "test/tall", "test/tiles"),
+        "can be read",
+    ),
+    ("empty pictures only to export with", EXPORT, damaged(0, "test/flat", "test/tall", "test/tiles"), "can be read"),
+    ("a half picture to probe on", PROBE, damaged(0.5, "train/flat/1.png"), "flat/1.png"),
+    ("a half picture to show", SHOW, damaged(0.5, "train/flat/1.png"), "flat/1.png"),
+]
+
+NAMES = [
+    ("a set nobody knows", "cifar11", "cifar10"),
+    ("a set's name in capitals", "CIFAR-10", "no folder"),
+    ("nothing at all", "", "no data named"),
+    ("a name of 5000 letters", "d" * 5000, "name too long"),
+    ("a path of 5000 parts", "d/" * 5000, "name too long"),
+    ("a user who is not there", "~nobody-of-that-name/set", "nobody-of-that-name"),
+    ("a hub's folder that holds no set", "hf:{here}", "hf:"),
+    ("a hub's name of nothing", "hf:", "hf:"),
+    ("a web address", "https://example.org/set.zip", "no folder"),
+    ("an archive", "{here}/set.zip", "no folder"),
+]
+
+CASES = [
+    *(
+        Case(f"data: {what}, for {verb}", EACH[verb], [words], make)
+        for what, (make, words, verbs) in NO_SET.items()
+        for verb in verbs
+    ),
+    *(Case(f"data: {what}", argv, [words], make) for what, argv, make, words in UNREADABLE),
+    *(Case(f"data: {what}", ["train", "--data", name, "--out", "{here}/out"], [words]) for what, name, words in NAMES),
+    Case("data: checked, a name of 5000 letters", ["data", "check", "d" * 5000], ["name too long"]),
+    Case("data: checked, a user who is not there", "data check ~nobody-of-that-name", ["nobody-of-that-name"]),
+    Case("data: shown, a set nobody knows", "data show cifar11", ["cifar10"]),
+]

@@ -1,0 +1,260 @@
+"""Run folders: results, splits, rows and states that lie or are damaged, and what is no run folder at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from feathervit.training import checkpoint
+
+from .case import Case, Make, copy, edit_json, put
+
+REPORT = "report {here}/run"
+RESUME = "train --resume --out {here}/stopped"
+
+
+def content(name: str, data: bytes) -> Make:
+    return copy("run", lambda run: (run / name).write_bytes(data))
+
+
+def result(place: str, new) -> Make:
+    return copy("run", lambda run: edit_json(run / "result.json", lambda value: put(value, place, new)))
+
+
+def dropped(place: str) -> Make:
+    def change(value) -> None:
+        *way, last = place.split(".")
+        for part in way:
+            value = value[part]
+        del value[last]
+
+    return copy("run", lambda run: edit_json(run / "result.json", change))
+
+
+def splits(change) -> Make:
+    return copy("run", lambda run: edit_json(run / "splits.json", change))
+
+
+def without(folder: str, *names: str) -> Make:
+    def change(run: Path) -> None:
+        for name in names:
+            path = run / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return copy(folder, change)
+
+
+def state(change) -> Make:
+    """The stopped run with a state whose content is changed, the checksum being right."""
+
+    def damage(run: Path) -> None:
+        for path in run.glob("state*.safetensors"):
+            tensors, meta = checkpoint._read(path)
+            change(tensors, meta)
+            path.write_bytes(checkpoint._pack(tensors, meta))
+
+    return copy("stopped", damage)
+
+
+def states(data: bytes) -> Make:
+    return copy("stopped", lambda run: [path.write_bytes(data) for path in run.glob("state*.safetensors")])
+
+
+def first_of(tensors: dict, start: str) -> str:
+    return next(name for name in sorted(tensors) if name.startswith(start))
+
+
+RESULTS = [
+    ("empty", content("result.json", b""), "result.json"),
+    ("half", content("result.json", b'{"command": "feather'), "result.json"),
+    ("a list", content("result.json", b"[]"), "result.json"),
+    ("of random bytes", content("result.json", bytes(range(256))), "result.json"),
+    ("nested deeply", content("result.json", b'{"a":' * 50_000), "result.json"),
+    ("without machine", dropped("machine"), "machine"),
+    ("without the machine's cpu", dropped("machine.cpu"), "machine.cpu"),
+    ("without configuration", dropped("config"), "config"),
+    ("without the data's fingerprint", dropped("data.fingerprint"), "data.fingerprint"),
+    ("of another schema", result("schema", 99), "schema"),
+    ("with a field nobody knows", result("surprise", 1), "surprise"),
+    ("whose seed is a text", result("seed", "first"), "seed"),
+    ("whose parameters are a fraction", result("parameters", 1.5), "parameters"),
+    ("whose epochs are a number", result("epochs", 3), "epochs"),
+    ("whose epochs are numbers", result("epochs", [1, 2]), "epochs"),
+    ("whose skipped are an object", result("skipped", {}), "skipped"),
+    ("whose minutes are a text", result("minutes", "long"), "minutes"),
+    ("whose figures are a list", result("test", [1]), "test"),
+    ("without confusion", dropped("test.confusion"), "confusion"),
+    ("with a ragged confusion", result("test.confusion", [[1], [1, 2], []]), "result"),
+    ("with a confusion of texts", result("test.confusion", [["a"] * 3] * 3), "result"),
+    ("with a confusion of two classes", result("test.confusion", [[1, 0], [0, 1]]), "result"),
+    ("with an accuracy that is a text", result("test.top1", "good"), "result"),
+    ("with an accuracy that is a list", result("test.top1", [1]), "result"),
+    ("with no accuracy of a class", result("test.per_class", {}), "result"),
+    ("with class names that are a number", result("test.class_names", 3), "result"),
+    ("whose configuration has an unknown field", result("config.surprise", 1), "surprise"),
+    ("whose configuration is of the wrong type", result("config.epochs", "many"), "epochs"),
+    ("whose model is unknown", result("config.model", "mlit_none"), "mlit_none"),
+    ("whose rows hold texts", result("epochs", [{"epoch": 1, "train_loss": "low", "val_loss": "x"}]), "result"),
+    ("whose rows hold objects", result("epochs", [{"epoch": {}, "train_top1": {}, "lr": {}}]), "result"),
+    ("whose best row is empty", result("best", {}), "result"),
+    ("whose data has no name", result("data.name", None), "result"),
+]
+
+SPLITS = [
+    ("empty", content("splits.json", b""), "splits.json"),
+    ("no JSON", content("splits.json", b"train: all"), "splits.json"),
+    ("a list", content("splits.json", b"[]"), "splits.json"),
+    ("without splits", splits(lambda value: value.pop("splits") and None), "splits.json"),
+    ("with splits that are a list", splits(lambda value: put(value, "splits", [1])), "splits.json"),
+    ("with a split that is a number", splits(lambda value: put(value, "splits.train", 3)), "splits.json"),
+    (
+        "with a split without a count",
+        splits(lambda value: value["splits"]["train"].pop("count") and None),
+        "splits.json",
+    ),
+    ("with a count that is a text", splits(lambda value: put(value, "splits.train.count", "all")), "splits.json"),
+    ("with a count below 0", splits(lambda value: put(value, "splits.train.count", -1)), "splits.json"),
+    ("with words that are an object", splits(lambda value: put(value, "splits.train.how", {})), "splits.json"),
+    (
+        "with a split nobody knows",
+        splits(lambda value: value["splits"].update({"../outside": {"count": 0, "how": "x", "sources": []}})),
+        "splits.json",
+    ),
+    (
+        "with a path outside",
+        splits(lambda value: value["splits"]["train"]["sources"].append("../../outside.png")),
+        "splits.json",
+    ),
+    (
+        "with an absolute path",
+        splits(lambda value: value["splits"]["train"]["sources"].append("/etc/hostname")),
+        "splits.json",
+    ),
+    (
+        "with one source twice",
+        splits(lambda value: value["splits"]["train"]["sources"].append(value["splits"]["train"]["sources"][0])),
+        "splits.json",
+    ),
+    (
+        "with a source in two splits",
+        splits(lambda value: value["splits"]["test"]["sources"].append(value["splits"]["train"]["sources"][0])),
+        "splits.json",
+    ),
+    ("with sources that are numbers", splits(lambda value: put(value, "splits.train.sources", [1, 2])), "splits.json"),
+    ("nested deeply", content("splits.json", b"[" * 100_000), "splits.json"),
+    (
+        "a folder",
+        copy("run", lambda run: ((run / "splits.json").unlink(), (run / "splits.json").mkdir())),
+        "splits.json",
+    ),
+    ("missing", without("run", "splits.json"), "splits.json"),
+]
+
+STATES = [
+    ("empty", states(b""), "state.safetensors"),
+    ("of random bytes", states(bytes(range(256)) * 9), "state.safetensors"),
+    ("without progress", state(lambda t, m: m.pop("progress")), "progress"),
+    ("with a step that is a text", state(lambda t, m: m["progress"].update(step="first")), "progress.step"),
+    ("with a step below 0", state(lambda t, m: m["progress"].update(step=-5)), "step"),
+    ("with a step beyond the end", state(lambda t, m: m["progress"].update(step=10**9)), "step"),
+    ("with seconds that are no number", state(lambda t, m: m["progress"].update(seconds=float("nan"))), "seconds"),
+    ("with a field nobody knows", state(lambda t, m: m["progress"].update(surprise=1)), "surprise"),
+    ("of other data", state(lambda t, m: m.update(data="0" * 32)), "data has changed"),
+    ("without sums", state(lambda t, m: t.pop("sums")), "sums"),
+    ("with sums of another shape", state(lambda t, m: t.update(sums=torch.zeros(2, 99))), "fit"),
+    ("without the model", state(lambda t, m: [t.pop(n) for n in list(t) if n.startswith("model.")]), "fit"),
+    ("with a weight missing", state(lambda t, m: t.pop(first_of(t, "model."))), "fit"),
+    (
+        "with a weight of another shape",
+        state(lambda t, m: t.update({first_of(t, "model."): torch.zeros(1, 2, 3)})),
+        "fit",
+    ),
+    (
+        "with an optimiser's name of no number",
+        state(lambda t, m: t.update({"optimizer.x.exp_avg": torch.zeros(1)})),
+        "fit",
+    ),
+    (
+        "with an optimiser's tensor of no parameter",
+        state(lambda t, m: t.update({"optimizer.99999.exp_avg": torch.zeros(1)})),
+        "fit",
+    ),
+    (
+        "with an optimiser's tensor of another shape",
+        state(lambda t, m: t.update({first_of(t, "optimizer."): torch.zeros(5, 7)})),
+        "fit",
+    ),
+    ("with a scaler of another kind", state(lambda t, m: m.update(scaler=[1])), "fit"),
+    ("without a scaler", state(lambda t, m: m.pop("scaler")), "scaler"),
+    (
+        "that is a weights file",
+        copy("stopped", lambda run: [shutil.copy(run / "last.safetensors", p) for p in run.glob("state*")]),
+        "data has changed",
+    ),
+]
+
+
+def rows(text: str) -> Make:
+    return copy("stopped", lambda run: (run / "metrics.csv").write_text(text))
+
+
+NO_RUNS = [
+    Case("run folder: report of nothing", "report {here}/none", ["result.json"]),
+    Case("run folder: report of a file", "report {world}/good.png", ["result.json"]),
+    Case("run folder: report of an empty folder", "report {here}", ["result.json"]),
+    Case("run folder: report of a stopped run", "report {world}/stopped", ["finished"]),
+    Case("run folder: report without best weights", REPORT, ["best.safetensors"], without("run", "best.safetensors")),
+    Case(
+        "run folder: report without weights",
+        REPORT,
+        ["checkpoint"],
+        without("run", "best.safetensors", "last.safetensors"),
+    ),
+    Case("run folder: report with damaged weights", REPORT, ["best.safetensors"], content("best.safetensors", b"x")),
+    Case("run folder: resumed from nothing", "train --resume --out {here}/none", ["no run to resume"]),
+    Case("run folder: resumed from a file", "train --resume --out {world}/good.png", ["good.png"]),
+    Case("run folder: resumed from an empty folder", "train --resume --out {here}", ["no run to resume"]),
+    Case(
+        "run folder: pre-training resumed as training of labels",
+        "train --resume --objective classification --out {world}/pretrained",
+        ["objective"],
+    ),
+    Case("run folder: training resumed as pre-training", "pretrain --resume --out {world}/stopped", ["objective"]),
+    Case("run folder: resumed with another rate", "train --resume --lr 0.5 --out {world}/stopped", ["lr was"]),
+    Case("run folder: resumed with fewer epochs", "train --resume --epochs 1 --out {world}/stopped", ["epochs was"]),
+    Case(
+        "run folder: resumed with other data",
+        "train --resume --out {here}/stopped --data digits",
+        ["data"],
+        copy("stopped"),
+    ),
+    Case("run folder: not empty", "train --data {world}/set --out {world}/run", ["not empty"]),
+    Case("run folder: a file", "train --data {world}/set --out {world}/good.png", ["good.png"]),
+    Case("run folder: below a file", "train --data {world}/set --out {world}/good.png/run", ["good.png"]),
+    Case(
+        "run folder: a name of 5000 letters", ["train", "--data", "{world}/set", "--out", "o" * 5000], ["name too long"]
+    ),
+    Case("run folder: pre-training's a file", "pretrain --data {world}/set --out {world}/good.png", ["good.png"]),
+    Case(
+        "run folder: that of another objective to start from",
+        "train --data {world}/set --out {here}/o --from {world}/none",
+        ["no checkpoint"],
+    ),
+    Case(
+        "run folder: evaluated on a split it lacks",
+        "evaluate {world}/run --data {world}/set/train --split test",
+        ["no split"],
+    ),
+    Case("run folder: evaluated on other classes", "evaluate {world}/run --data digits", ["class"]),
+    Case("run folder: evaluated on no data", "evaluate {world}/run --data {here}/none", ["no folder"]),
+    Case("run folder: probed on other channels", "probe {world}/run --data digits", ["channels"]),
+]
+
+CASES = [
+    *(Case(f"result.json: {what}", REPORT, [word], make) for what, make, word in RESULTS),
+    *(Case(f"splits.json: {what}", REPORT, [word], make) for what, make, word in SPLITS),
+    *(Case(f"state: {what}", RESUME, [word], make) for what, make, word in STATES),
+    *NO_RUNS,
+]

@@ -1,0 +1,167 @@
+"""Studies: files that describe none, plans and cells that lie."""
+
+from __future__ import annotations
+
+import json
+
+from .case import Case, Make, copy, edit_json, file, put
+from .conftest import STUDY
+
+RUN = "study {here}/s.json --out {here}/out"
+SHOW = "study x --show --out {here}/study"
+
+
+def study(**changes) -> Make:
+    def make(here, world) -> None:
+        value = {**STUDY, "data": str(world / "set"), **changes}
+        (here / "s.json").write_text(json.dumps({k: v for k, v in value.items() if v is not ...}))
+
+    return make
+
+
+def arms(*stages, name: str = "a") -> Make:
+    return study(arms={name: list(stages)})
+
+
+def text(data: bytes | str) -> Make:
+    return file("s.json", data)
+
+
+FILES = [
+    ("empty", text(""), "s.json"),
+    ("half", text('{"recipe": "folder", "arms": {'), "s.json"),
+    ("of random bytes", text(bytes(range(256))), "s.json"),
+    ("a list", text("[]"), "s.json"),
+    ("null", text("null"), "s.json"),
+    ("nested deeply", text("[" * 100_000), "s.json"),
+    ("a folder", lambda here, world: (here / "s.json").mkdir(), "s.json"),
+    ("without recipe", study(recipe=...), "recipe"),
+    ("with a recipe nobody knows", study(recipe="foldr"), "folder"),
+    ("whose recipe is a number", study(recipe=3), "recipe"),
+    ("with a word nobody knows", study(surprise=1), "surprise"),
+    ("without arms", study(arms={}), "arms or grid"),
+    ("with arms and grid", study(grid={"lr": [1e-3]}), "arms or grid"),
+    ("whose arms are a list", study(arms=[{"lr": 1}]), "arms"),
+    ("with an arm that is a number", study(arms={"a": 3}), "arms.a"),
+    ("with an arm without stages", study(arms={"a": []}), "arms.a"),
+    ("with a stage that is a text", arms("lr"), "arms.a"),
+    ("with an arm that leads outside", study(arms={"../../a": {}}), "../../a"),
+    ("with an arm of an absolute path", study(arms={"/tmp/a": {}}), "/tmp/a"),
+    ("with an arm of no name", study(arms={"": {}}), "arms"),
+    ("with an arm of 300 letters", study(arms={"a" * 300: {}}), "arms"),
+    ("with a field nobody knows", arms({"surprise": 1}), "surprise"),
+    ("with a field named config", arms({"config": {}}), "config"),
+    ("with a field named self", arms({"self": 1}), "self"),
+    ("with a field of a field that has none", arms({"lr.more": 1}), "'more'"),
+    ("with a field of the wrong type", arms({"lr": "fast"}), "lr"),
+    ("with a part of the wrong type", arms({"optim": 3}), "optim"),
+    ("with a part of no kind", arms({"arch.attention": {"kind": "Nothing"}}), "attention"),
+    ("with a model that is a number", arms({"model": 5}), "model"),
+    ("with a model that is a number and a part of it", arms({"model": 5, "arch.dim": 16}), "model"),
+    ("with a model that is a number and a decoder", arms({"model": 5, "mae.decoder.dim": 16}), "model"),
+    ("with a model nobody knows", arms({"model": "mlit_none"}), "mlit_none"),
+    ("with a rate below 0", arms({"lr": -1.0}), "lr"),
+    ("with a rate that is no number", arms({"lr": float("nan")}), "lr"),
+    ("with an image size of 0", arms({"img_size": 0}), "img_size"),
+    ("with a patch size that is a list", arms({"patch_size": [8]}), "patch_size"),
+    ("with an image size that is a text", arms({"img_size": "16"}), "img_size"),
+    ("with epochs of a stage that are a text", arms({"epochs": "many"}), "epochs"),
+    ("with epochs of a stage that are 0", arms({"epochs": 0}), "epochs"),
+    ("with a stage's recipe nobody knows", arms({"recipe": "foldr"}), "foldr"),
+    ("with a stage's recipe that is a list", arms({"recipe": ["folder"]}), "recipe"),
+    ("with a stage's data that is a number", arms({"data": 3}), "data"),
+    ("with a stage's data that is not there", arms({"data": "/no/such/set"}), "/no/such/set"),
+    ("with a share below 0", arms({"share": -1}, {}), "share"),
+    ("with shares that are not one", arms({"share": 0.5}, {"share": 0.9}), "shares"),
+    ("with a share that is a text", arms({"share": "half"}, {"share": "half"}), "share"),
+    ("with a seed in an arm", arms({"seed": 3}), "seed"),
+    ("with a seed in its fields", study(fields={"seed": 3}), "seed"),
+    ("whose fields are a list", study(fields=[1]), "fields"),
+    ("without seeds", study(seeds=[]), "seeds"),
+    ("with one seed twice", study(seeds=[1, 1]), "seeds"),
+    ("with a seed below 0", study(seeds=[-1]), "seeds"),
+    ("with a seed that is a text", study(seeds=["one"]), "seeds"),
+    ("with seeds that are a number", study(seeds=3), "seeds"),
+    ("with epochs below 1", study(epochs=0), "epochs"),
+    ("with epochs that are a fraction", study(epochs=1.5), "epochs"),
+    ("with epochs and minutes", study(minutes=1.0), "two budgets"),
+    ("with minutes of 0", study(epochs=..., minutes=0), "minutes"),
+    ("with minutes that are no number", study(epochs=..., minutes=float("nan")), "minutes"),
+    ("with a question that is a number", study(question=3), "question"),
+    ("with a grid that is a list", study(arms=..., grid=[1]), "grid"),
+    ("with a grid of no values", study(arms=..., grid={"lr": []}), "grid.lr"),
+    ("with a grid of one value", study(arms=..., grid={"lr": 1e-3}), "grid.lr"),
+    ("with a grid of a value twice", study(arms=..., grid={"lr": [1e-3, 1e-3]}), "one name"),
+    ("with a grid of paths", study(arms=..., grid={"start_from": ["../a", "../b"]}), "cannot name a folder"),
+    ("with data that are a number", study(data=3), "data"),
+]
+
+
+def plan(change) -> Make:
+    return copy("study", lambda folder: edit_json(folder / "plan.json", change))
+
+
+def cell(change) -> Make:
+    return copy("study", lambda folder: edit_json(folder / "cells" / "plain" / "seed-0" / "cell.json", change))
+
+
+def written(name: str, data: bytes) -> Make:
+    return copy("study", lambda folder: (folder / name).write_bytes(data))
+
+
+CELL = "cells/plain/seed-0/cell.json"
+FOLDERS = [
+    ("plan empty", written("plan.json", b""), "plan.json"),
+    ("plan half", written("plan.json", b'{"name": "st'), "plan.json"),
+    ("plan a list", written("plan.json", b"[]"), "plan.json"),
+    ("plan with a word nobody knows", plan(lambda p: put(p, "surprise", 1)), "surprise"),
+    ("plan without base", plan(lambda p: p.pop("base") and None), "plan.json"),
+    ("plan with an arm that leads outside", plan(lambda p: put(p, "arms", {"../../cells/plain": [{}]})), "plan.json"),
+    ("plan with a seed that leads outside", plan(lambda p: put(p, "seeds", ["0/../../plain/seed-0"])), "plan.json"),
+    ("plan with seeds that are texts", plan(lambda p: put(p, "seeds", ["0"])), "plan.json"),
+    ("plan without arms", plan(lambda p: put(p, "arms", {})), "plan.json"),
+    ("plan with arms that are numbers", plan(lambda p: put(p, "arms", {"plain": 3})), "plan.json"),
+    ("plan with epochs that are texts", plan(lambda p: put(p, "epochs", {"plain": "x", "slow": 3})), "plan.json"),
+    ("plan with a question that is a list", plan(lambda p: put(p, "question", [])), "question"),
+    ("cell empty", written(CELL, b""), "cell.json"),
+    ("cell half", written(CELL, b'{"arm": "pla'), "cell.json"),
+    ("cell a list", written(CELL, b"[]"), "cell.json"),
+    ("cell of another arm", cell(lambda c: put(c, "arm", "slow")), "cell.json"),
+    ("cell of another seed", cell(lambda c: put(c, "seed", 7)), "cell.json"),
+    ("cell of another schema", cell(lambda c: put(c, "schema", 99)), "cell.json"),
+    ("cell of a status nobody knows", cell(lambda c: put(c, "status", "lost")), "cell.json"),
+    ("cell with an accuracy that is a text", cell(lambda c: put(c, "figures.val_top1", "good")), "cell.json"),
+    ("cell with epochs that are a number", cell(lambda c: put(c, "figures.epochs", 3)), "cell.json"),
+    ("cell with stages that are numbers", cell(lambda c: put(c, "stages", [1])), "cell.json"),
+    ("cell with a stage of nothing", cell(lambda c: put(c, "stages", [{}])), "cell.json"),
+    ("cell with minutes that are a list", cell(lambda c: put(c, "figures.minutes", [])), "cell.json"),
+]
+
+FLAGS = [
+    ("a study nobody knows", "study redout --out {here}/out", "readout"),
+    ("no folder", "study readout", "--out"),
+    ("a size nobody knows", "study readout --out {here}/out --size huge", "sizes"),
+    ("a size where there is one", "study {world}/study.json --out {here}/out --size cpu", "one size"),
+    ("a shard of nothing", "study {world}/study.json --out {here}/out --shard 0/2", "shard"),
+    ("a shard beyond the last", "study {world}/study.json --out {here}/out --shard 3/2", "shard"),
+    ("a shard that is a word", "study {world}/study.json --out {here}/out --shard half", "shard"),
+    ("seeds that are words", "study {world}/study.json --out {here}/out --seeds one", "--seeds"),
+    ("seeds of nothing", "study {world}/study.json --out {here}/out --seeds=", "--seeds"),
+    ("seeds below 0", "study {world}/study.json --out {here}/out --seeds=-1", "seeds"),
+    ("seeds twice", "study {world}/study.json --out {here}/out --seeds 1,1", "seeds"),
+    ("minutes of 0", "study {world}/study.json --out {here}/out --minutes 0", "minutes"),
+    ("minutes that are no number", "study {world}/study.json --out {here}/out --minutes nan", "minutes"),
+    ("a time limit below 0", "study {world}/study.json --out {here}/out --max-minutes=-1", "max_minutes"),
+    ("data that are not there", "study {world}/study.json --out {here}/out --data /no/such/set", "/no/such/set"),
+    ("threads of 0", "study {world}/study.json --out {here}/out --threads 0", "--threads"),
+    ("a folder that is a file", "study {world}/study.json --out {world}/good.png", "good.png"),
+    ("a folder of another study", "study {world}/study.json --out {world}/study --minutes 1", "another study"),
+    ("nothing to show", "study x --show --out {here}", "no study"),
+    ("a file to show", "study x --show --out {world}/good.png", "good.png"),
+]
+
+CASES = [
+    *(Case(f"study: {what}", RUN, [word], make) for what, make, word in FILES),
+    *(Case(f"study folder: {what}", SHOW, [word], make) for what, make, word in FOLDERS),
+    *(Case(f"study flag: {what}", argv, [word]) for what, argv, word in FLAGS),
+]

@@ -1,0 +1,56 @@
+"""Malformed input, whatever the verb: one clear line, status 1 or 2, nothing half-written, nothing run from a file.
+
+The rows are in the modules beside this one, by what is malformed.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from feathervit.cli import main
+
+from . import configurations, flags, folders, pictures, run_folders, studies, weights
+from .case import Case
+
+CASES: list[Case] = [
+    case
+    for module in (weights, configurations, run_folders, folders, pictures, studies, flags)
+    for case in module.CASES
+]
+
+
+def snapshot(folder) -> dict[str, bytes | int | None]:
+    """Every file and folder below, with what is in it (of files too large to read, the size)."""
+    found: dict[str, bytes | int | None] = {}
+    for path in folder.rglob("*"):
+        size = path.lstat().st_size
+        content = None if not path.is_file() else size if size > 1 << 26 else path.read_bytes()
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_malformed_input_is_refused(case, world, tmp_path, capsys):
+    case.make(tmp_path, world)
+    before = snapshot(tmp_path)
+    capsys.readouterr()
+    try:
+        status = main(case.command(tmp_path, world))
+    except SystemExit as stop:
+        status = stop.code
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line]
+    assert status == case.status, said
+    assert len(lines) == 1, said.err
+    assert lines[0].startswith("feathervit: ")
+    for word in case.words:
+        assert word.lower() in lines[0].lower()
+    assert "Traceback" not in said.out + said.err
+    assert "did not foresee" not in lines[0]
+    assert snapshot(tmp_path) == before
+
+
+def test_there_are_many_and_no_two_alike():
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert len({(case.make, str(case.argv)) for case in CASES}) == len(CASES)
+    assert len(CASES) >= 300

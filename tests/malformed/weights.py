@@ -1,0 +1,373 @@
+"""Weights files: what no safetensors file is, headers that lie, and files of ours whose content lies."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from .case import Case, Make, copy, file, forged, put, raw_safetensors
+
+EVALUATE = "evaluate {here}/w.safetensors"
+PREDICT = "predict {here}/w.safetensors {world}/good.png"
+FROM = "train --data {world}/set --out {here}/out --from {here}/w.safetensors"
+TEACHER = "train --data {world}/set --out {here}/out --objective distillation --teacher {here}/w.safetensors"
+PROBE = "probe {here}/w.safetensors"
+EXPORT = "export {here}/w.safetensors --out {here}/out"
+ATTENTION = "pictures attention {here}/w.safetensors {world}/good.png --out {here}/a.png"
+ROUTING = "pictures routing {here}/w.safetensors {world}/good.png --out {here}/a.png"
+PATCHES = "pictures patches {here}/w.safetensors --out {here}/a.png"
+POSITIONS = "pictures positions {here}/w.safetensors --out {here}/a.png"
+PAINT = "pictures reconstructions {here}/w.safetensors {world}/good.png --out {here}/a.png"
+ANY = (EVALUATE, PREDICT, FROM, TEACHER, PROBE, EXPORT, ATTENTION, ROUTING, PATCHES, POSITIONS, PAINT)
+
+
+class Trap:
+    """Unpickled, it would leave a file that the test sees."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def pickled(kind: str) -> Make:
+    def make(here: Path, world: Path) -> None:
+        if kind == "torch":
+            torch.save({"w": Trap(here / "sprung")}, here / "w.safetensors")
+        elif kind == "npz":
+            np.savez(here / "w.npz", w=np.array([Trap(here / "sprung")], dtype=object))
+            (here / "w.npz").rename(here / "w.safetensors")
+        else:
+            (here / "w.safetensors").write_bytes(pickle.dumps(Trap(here / "sprung")))
+
+    return make
+
+
+def zipped() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("best.safetensors", b"x" * 100)
+    return out.getvalue()
+
+
+def cut(share: float) -> Make:
+    def make(here: Path, world: Path) -> None:
+        whole = (world / "run" / "best.safetensors").read_bytes()
+        (here / "w.safetensors").write_bytes(whole[: int(share * len(whole))])
+
+    return make
+
+
+def flipped(share: float) -> Make:
+    def make(here: Path, world: Path) -> None:
+        whole = bytearray((world / "run" / "best.safetensors").read_bytes())
+        whole[int(share * (len(whole) - 1))] ^= 0x10
+        (here / "w.safetensors").write_bytes(whole)
+
+    return make
+
+
+def at(path: str, of: str) -> Make:
+    """Another file of the world in the place of the weights."""
+
+    def make(here: Path, world: Path) -> None:
+        (here / path).write_bytes((world / of).read_bytes())
+
+    return make
+
+
+def link(target: str) -> Make:
+    return lambda here, world: (here / "w.safetensors").symlink_to(here / target)
+
+
+def sparse(here: Path, world: Path) -> None:
+    with (here / "w.safetensors").open("wb") as out:
+        out.write(raw_safetensors({"w": tensor("U8", [1 << 34], 0, 1 << 34)}))
+        out.truncate(1 << 34)  # takes no room on the disk
+
+
+def tensor(dtype: str, shape: list, first: int, last: int) -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}
+
+
+W = tensor("F32", [2], 0, 8)
+NOT_WEIGHTS = {  # name: (content or way to make it)
+    "empty": b"",
+    "seven bytes": b"\0" * 7,
+    "eight zeros": b"\0" * 8,
+    "a text": "these are my weights",
+    "random bytes": np.random.default_rng(0).bytes(5000),
+    "a JSON file": '{"weights": [1, 2]}',
+    "a picture": b"\x89PNG\r\n\x1a\n" + b"\0" * 60,
+    "a zip archive": zipped(),
+    "a gzip archive": gzip.compress(b"weights" * 99),
+    "a pickle": pickled("plain"),
+    "a PyTorch file": pickled("torch"),
+    "an npz with a pickle": pickled("npz"),
+    "an ONNX file": at("w.safetensors", "onnx/model.onnx"),
+    "first half": cut(0.5),
+    "first tenth": cut(0.1),
+    "all but a byte": cut(0.99999),
+    "a length beyond the file": raw_safetensors({"w": W}, b"\0" * 8, length=10_000),
+    "a length of exabytes": raw_safetensors({"w": W}, b"\0" * 8, length=1 << 62),
+    "a length below 0": raw_safetensors({"w": W}, b"\0" * 8, length=(1 << 64) - 1),
+    "a header that is no JSON": raw_safetensors(b"{'w': 1}"),
+    "a header of invalid UTF-8": raw_safetensors(b'{"\xff": {}}'),
+    "a header that is a list": raw_safetensors([1, 2]),
+    "a header that is a number": raw_safetensors(b"12345678"),
+    "a header nested deeply": raw_safetensors(b'{"w":' * 5000 + b"1" + b"}" * 5000),
+    "a tensor without type": raw_safetensors({"w": {"shape": [2], "data_offsets": [0, 8]}}, b"\0" * 8),
+    "a tensor without shape": raw_safetensors({"w": {"dtype": "F32", "data_offsets": [0, 8]}}, b"\0" * 8),
+    "a tensor without place": raw_safetensors({"w": {"dtype": "F32", "shape": [2]}}, b"\0" * 8),
+    "a type nobody knows": raw_safetensors({"w": tensor("F33", [2], 0, 8)}, b"\0" * 8),
+    "a shape below 0": raw_safetensors({"w": tensor("F32", [-2], 0, 8)}, b"\0" * 8),
+    "a shape of fractions": raw_safetensors({"w": tensor("F32", [0.5, 4], 0, 8)}, b"\0" * 8),
+    "a shape that is a text": raw_safetensors({"w": tensor("F32", "2", 0, 8)}, b"\0" * 8),
+    "a tensor of terabytes": raw_safetensors({"w": tensor("F32", [1 << 20, 1 << 20], 0, 1 << 42)}, b"\0" * 64),
+    "sizes that overflow": raw_safetensors({"w": tensor("F32", [1 << 62, 1 << 62], 0, 8)}, b"\0" * 8),
+    "a large shape in few bytes": raw_safetensors({"w": tensor("F32", [1 << 40], 0, 8)}, b"\0" * 8),
+    "a place beyond the file": raw_safetensors({"w": tensor("F32", [2], 800, 808)}, b"\0" * 8),
+    "a place that ends before it begins": raw_safetensors({"w": tensor("F32", [2], 8, 0)}, b"\0" * 8),
+    "a place below 0": raw_safetensors({"w": tensor("F32", [2], -8, 0)}, b"\0" * 8),
+    "places that overlap": raw_safetensors({"a": W, "b": tensor("F32", [2], 4, 12)}, b"\0" * 12),
+    "a hole between places": raw_safetensors({"a": W, "b": tensor("F32", [2], 16, 24)}, b"\0" * 24),
+    "bytes behind the last tensor": raw_safetensors({"w": W}, b"\0" * 80),
+    "metadata that is a number": raw_safetensors({"__metadata__": 3, "w": W}, b"\0" * 8),
+    "metadata of numbers": raw_safetensors({"__metadata__": {"feathervit": 1}, "w": W}, b"\0" * 8),
+    "a folder": lambda here, world: (here / "w.safetensors").mkdir(),
+    "a pipe": lambda here, world: os.mkfifo(here / "w.safetensors"),
+    "a link to nothing": link("nothing"),
+    "a link to itself": link("w.safetensors"),
+    "a file of 16 GiB": sparse,
+}
+SAYS = {"a folder": "no checkpoint", "a pipe": "not a file", "a link to nothing": "no checkpoint"}
+SAYS["a file of 16 GiB"] = "too large"
+
+NOT_OURS = [
+    Case("weights: of another program", EVALUATE, ["not written by feathervit"], file("w.safetensors", save({}))),
+    Case(
+        "weights: of another program with metadata",
+        PREDICT,
+        ["not written by feathervit"],
+        file("w.safetensors", save({"w": torch.zeros(2)}, {"format": "pt"})),
+    ),
+    Case(
+        "weights: a checksum of another content",
+        PROBE,
+        ["checksum"],
+        file("w.safetensors", save({"w": torch.zeros(2)}, {"feathervit": "{}", "checksum": "0" * 32})),
+    ),
+    *(
+        Case(f"weights: a bit turned at {share:.0%}", EVALUATE, ["w.safetensors", "damaged"], flipped(share))
+        for share in (0.0, 0.5, 1.0)
+    ),
+    Case(
+        "weights: a training state", PREDICT, ["not a weights file"], at("w.safetensors", "stopped/state.safetensors")
+    ),
+    Case("weights: a file that is not there", EVALUATE, ["no checkpoint", "w.safetensors"]),
+    Case("weights: a name of 5000 letters", ["evaluate", "w" * 5000], ["name too long"]),
+    Case("weights: in a file as if it were a folder", "evaluate {world}/good.png/w", ["not a directory", "good.png"]),
+    Case("weights: an empty folder", "evaluate {here}", ["no checkpoint"]),
+]
+
+CONFIG = "run/best.safetensors"
+
+
+def meta(change) -> Make:
+    return forged(lambda tensors, found: change(found))
+
+
+def config(place: str, new) -> Make:
+    return forged(lambda tensors, found: put(found["config"], place, new))
+
+
+def tensors(change) -> Make:
+    return forged(lambda found, meta: change(found))
+
+
+def first(found: dict) -> str:
+    return next(name for name in sorted(found) if found[name].ndim == 2)
+
+
+def only_nan(found: dict) -> None:
+    found[first(found)][0, 0] = float("nan")
+
+
+def only_inf(found: dict) -> None:
+    found[first(found)][0, 0] = -float("inf")
+
+
+def change_first(to):
+    def change(found: dict) -> None:
+        found[first(found)] = to(found[first(found)])
+
+    return change
+
+
+LYING = [  # the checksum is right: who forges the content can forge it too
+    ("no configuration", PREDICT, meta(lambda m: m.pop("config")), "config"),
+    ("a configuration that is a list", PROBE, meta(lambda m: m.update(config=[])), "config"),
+    ("a configuration that is null", EXPORT, meta(lambda m: m.update(config=None)), "config"),
+    ("another format", FROM, meta(lambda m: m.update(format=99)), "format 99"),
+    ("no class names", EVALUATE, meta(lambda m: m.update(class_names=[])), "names no classes"),
+    ("class names that are a text", PREDICT, meta(lambda m: m.update(class_names="abc")), "names no classes"),
+    ("class names that are numbers", PREDICT, meta(lambda m: m.update(class_names=[1, 2, 3])), "names no classes"),
+    ("fewer class names than outputs", PREDICT, meta(lambda m: m.update(class_names=["a", "b"])), "do not fit"),
+    ("more class names than outputs", EXPORT, meta(lambda m: m.update(class_names=list("abcd"))), "do not fit"),
+    (
+        "a million class names",
+        PREDICT,
+        meta(lambda m: m.update(class_names=[str(i) for i in range(10**6)])),
+        "do not fit",
+    ),
+    ("one class name twice", PREDICT, meta(lambda m: m.update(class_names=["a", "b", "a"])), "class names"),
+    ("no channels", ATTENTION, meta(lambda m: m.pop("in_chans")), "in_chans"),
+    ("channels below 0", ATTENTION, meta(lambda m: m.update(in_chans=-3)), "in_chans"),
+    ("a million channels", ROUTING, meta(lambda m: m.update(in_chans=10**6)), "in_chans"),
+    ("channels that are true", PATCHES, meta(lambda m: m.update(in_chans=True)), "in_chans"),
+    ("other channels than the filters", PATCHES, meta(lambda m: m.update(in_chans=1)), "do not fit"),
+    ("an epoch that is a text", EVALUATE, meta(lambda m: m.update(epoch="last")), "epoch"),
+    ("a step that is a list", PREDICT, meta(lambda m: m.update(step=[1])), "step"),
+    ("figures that are a list", EVALUATE, meta(lambda m: m.update(figures=[1, 2])), "figures"),
+    ("a model nobody knows", EVALUATE, config("model", "mlit_none"), "mlit_none"),
+    ("another model with its architecture gone", PREDICT, config("arch", None), "do not fit"),
+    ("a timm model with an architecture", PREDICT, config("model", "timm:resnet10t"), "arch"),
+    ("a width of a trillion", PREDICT, config("arch.dim", 1 << 40), "arch.dim"),
+    ("a depth of a trillion", EVALUATE, config("arch.depth", 1 << 40), "do not fit"),
+    ("a depth of 0", EVALUATE, config("arch.depth", 0), "depth"),
+    ("a depth that is not the weights'", PROBE, config("arch.depth", 2), "do not fit"),
+    ("a width that is not the weights'", EXPORT, config("arch.dim", 32), "do not fit"),
+    ("heads that do not divide", ATTENTION, config("arch.attention.heads", 7), "7 heads"),
+    ("no heads", ATTENTION, config("arch.attention.heads", 0), "head"),
+    ("a trillion experts", ROUTING, config("arch.feedforward.experts", [1 << 40]), "do not fit"),
+    ("experts below 0", ROUTING, config("arch.feedforward.experts", [-1]), "experts"),
+    ("no stages of experts", ROUTING, config("arch.feedforward.experts", []), "experts"),
+    ("more experts kept than there are", ROUTING, config("arch.feedforward.top_k", 99), "top_k"),
+    ("a hidden size of a trillion", EVALUATE, config("arch.feedforward.hidden_first", 1 << 40), "do not fit"),
+    ("a part of another kind", EVALUATE, config("arch.feedforward.kind", "Latent"), "feedforward"),
+    ("a part of no kind", EVALUATE, config("arch.patches", {"kind": "Nothing"}), "patches"),
+    ("a trillion class tokens", EVALUATE, config("arch.class_tokens", 1 << 40), "class_tokens"),
+    ("an image size of a trillion", PREDICT, config("img_size", 1 << 40), "img_size"),
+    ("an image size the patches do not divide", PREDICT, config("img_size", 17), "patch size 8"),
+    ("an image size the positions do not fit", PREDICT, config("img_size", 64), "do not fit"),
+    ("a patch size of 0", PREDICT, config("patch_size", 0), "patch_size"),
+    ("no patch size", POSITIONS, config("patch_size", None), "do not fit"),
+    ("a mean that is no number", PREDICT, config("images.mean", [float("nan")]), "images.mean"),
+    ("a deviation of 0", PREDICT, config("images.std", [0.0]), "images.std"),
+    ("means of two channels", PREDICT, config("images", {"mean": [0.5] * 2, "std": [0.5] * 2}), "channels"),
+    ("an integer too large for a float", PREDICT, config("lr", 10**400), "lr"),
+    ("a way to fit nobody knows", EXPORT, config("images.fit", "../../crop"), "images.fit"),
+    ("a field nobody knows", EVALUATE, config("surprise", 1), "surprise"),
+    ("pre-training's objective", PAINT, config("objective", "reconstruction"), "decoder"),
+    ("no tensors", EVALUATE, tensors(lambda t: t.clear()), "do not fit"),
+    ("a tensor missing", PREDICT, tensors(lambda t: t.pop(first(t))), "do not fit"),
+    ("a tensor too many", PROBE, tensors(lambda t: t.update(more=torch.zeros(3))), "do not fit"),
+    ("a tensor under another name", EXPORT, tensors(lambda t: t.update(w=t.pop(first(t)))), "do not fit"),
+    ("a tensor of another shape", PREDICT, tensors(change_first(lambda w: w.T.contiguous().view(-1))), "do not fit"),
+    ("a tensor turned on its side", EVALUATE, tensors(change_first(lambda w: w.reshape(1, *w.shape))), "do not fit"),
+    ("weights that are integers", PREDICT, tensors(change_first(lambda w: w.long())), "do not fit"),
+    ("weights that are true or false", PREDICT, tensors(change_first(lambda w: w > 0)), "do not fit"),
+    ("weights of 64 bits", EVALUATE, tensors(change_first(lambda w: w.double())), "do not fit"),
+    ("weights of complex numbers", EVALUATE, tensors(change_first(lambda w: w.to(torch.complex64))), "do not fit"),
+    ("a weight that is no number", PREDICT, tensors(only_nan), "finite"),
+    ("a weight that is infinite", EVALUATE, tensors(only_inf), "finite"),
+    ("a weight to start from that is no number", FROM, tensors(only_nan), "finite"),
+    ("a teacher's weight that is no number", TEACHER, tensors(only_nan), "finite"),
+    ("an empty tensor more", PREDICT, tensors(lambda t: t.update(none=torch.zeros(0, 4))), "do not fit"),
+    ("to start from, with a tensor missing", FROM, tensors(lambda t: t.pop("patch_embed.proj.weight")), "do not fit"),
+    ("to start from, with a tensor of another shape", FROM, tensors(change_first(lambda w: w.T[:1])), "[1, 16] there"),
+    ("a teacher of other classes", TEACHER, meta(lambda m: m.update(class_names=["x", "y", "z"])), "classes"),
+    ("data that is no longer there", EVALUATE, config("data", "/no/such/set"), "/no/such/set"),
+    ("data nobody named", EVALUATE, config("data", ""), "data"),
+    ("data that were arrays", EVALUATE, config("data", "arrays"), "arrays"),
+    ("data that were arrays, probed", PROBE, config("data", "arrays"), "arrays"),
+    ("data that were arrays, exported", EXPORT, config("data", "arrays"), "arrays"),
+    ("data of a user who is not there", EVALUATE, config("data", "~nobody-of-that-name/set"), "nobody-of-that-name"),
+    ("data with a name of 5000 letters", EVALUATE, config("data", "d" * 5000), "name too long"),
+    (
+        "a fold that is not there",
+        EVALUATE + " --split val --data {world}/set/train",
+        config("split", {"folds": 3, "fold": 9}),
+        "fold",
+    ),
+]
+
+MISUSED = [
+    Case("weights: reconstructions of a classifier", PAINT, ["classifier"], at("w.safetensors", CONFIG)),
+    *(
+        Case(
+            f"weights: pre-trained, for {verb.split()[0]}",
+            verb,
+            ["pre-trained"],
+            at("w.safetensors", "pretrained/best.safetensors"),
+        )
+        for verb in (EVALUATE, PREDICT, EXPORT)
+    ),
+    Case("weights: a pre-trained teacher", TEACHER, ["classes"], at("w.safetensors", "pretrained/best.safetensors")),
+    Case(
+        "weights: of another model to start from",
+        FROM + " --model mlit_xxs",
+        ["choose the same model"],
+        at("w.safetensors", CONFIG),
+    ),
+    Case(
+        "weights: of another patch size to start from",
+        FROM + " --patch-size 4",
+        ["patch_size"],
+        at("w.safetensors", CONFIG),
+    ),
+    *(
+        Case(
+            f"weights: hub folder with {what}",
+            "predict {here}/hub {world}/good.png",
+            ["hub", "damaged"],
+            copy("hub", change),
+        )
+        for what, change in {
+            "empty weights": lambda hub: (hub / "model.safetensors").write_bytes(b""),
+            "weights of another kind": lambda hub: (hub / "model.safetensors").write_text("version https://git-lfs"),
+        }.items()
+    ),
+    Case(
+        "weights: hub folder without weights",
+        "evaluate {here}/hub",
+        ["no checkpoint"],
+        copy("hub", lambda hub: (hub / "model.safetensors").unlink()),
+    ),
+    *(
+        Case(f"weights: ONNX file for {verb}", f"{verb} {{world}}/onnx/model.onnx {more}", ["no safetensors"])
+        for verb, more in {
+            "evaluate": "",
+            "predict": "{world}/good.png",
+            "probe": "",
+            "export": "--out {here}/out",
+            "pictures patches": "--out {here}/p.png",
+        }.items()
+    ),
+    Case("weights: ONNX folder", "predict {world}/onnx {world}/good.png", ["no checkpoint"]),
+    Case("weights: study folder", "evaluate {world}/study", ["no checkpoint"]),
+]
+
+CASES = [
+    *(
+        Case(
+            f"weights: {what}",
+            ANY[i % len(ANY)],
+            ["w.safetensors", SAYS.get(what, "damaged or no safetensors")],
+            content if callable(content) else file("w.safetensors", content),
+        )
+        for i, (what, content) in enumerate(NOT_WEIGHTS.items())
+    ),
+    *NOT_OURS,
+    *(Case(f"weights: {what}", argv, [word], make) for what, argv, make, word in LYING),
+    *MISUSED,
+]
