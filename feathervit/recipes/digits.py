@@ -1,7 +1,7 @@
 """Handwritten digits: scikit-learn's 1,797 real 8x8 images, no download. The demo runs `mae_digits` and `few_digits`.
 
-Read-out and the epochs of `few_digits` were chosen on 400 digits held out of train; the 300 epochs of pre-training so that
-the demo takes under four minutes (400 epochs had the least error there).
+Read-out and the epochs of `few_digits` were chosen on 400 digits held out of train; 300 epochs of pre-training, where 400 had
+been chosen there, so that the demo takes under four minutes.
 
 Commands: feathervit train --recipe digits --out RUN
           feathervit pretrain --recipe mae_digits --out PRETRAINED
