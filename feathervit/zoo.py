@@ -32,7 +32,7 @@ def _vit_lite(depth: int) -> ModelSpec:
 
 
 def _feather(dim: int, depth: int, kv_heads: int) -> ModelSpec:
-    """Heads of width 16; a convolutional stem and depth-wise convolutions, which is what studies at equal parameters favour."""
+    """Heads of width 16; convolutions in stem and feed-forward, which long training gains from (arXiv 2210.05958)."""
     config = EncoderConfig(
         dim=dim,
         depth=depth,
@@ -42,7 +42,7 @@ def _feather(dim: int, depth: int, kv_heads: int) -> ModelSpec:
         readout="mean",
     )
     decoder = DecoderConfig(dim=64, depth=2, attention=GQA(4, 2), feedforward=ConvMLP(2.0, 0))
-    return ModelSpec(config, 36, 4, "ours (studies moe-vs-conv and feather)", decoder)
+    return ModelSpec(config, 36, 4, "ours (study feather)", decoder)
 
 
 _VIT_192 = EncoderConfig(dim=192, depth=12, attention=GQA(12, 12), feedforward=MLP(2.0))
