@@ -64,7 +64,6 @@ MODELS = {
         MLP_DECODER,
     ),
     "vit_lite_6": _vit_lite(6),
-    "feather_s": _feather(160, 13, 2),
     "mlit_s": ModelSpec(
         EncoderConfig(dim=144, depth=15, attention=GQA(8, 4), feedforward=MoE(144, 72)),
         36,
@@ -72,6 +71,7 @@ MODELS = {
         PAPER,
         DecoderConfig(dim=96, depth=3, attention=GQA(6, 3), feedforward=MoE(96, 48, (3,))),
     ),
+    "feather_s": _feather(160, 13, 2),
     "feather_xs": _feather(128, 10, 2),
     "mlit_xs": ModelSpec(
         EncoderConfig(dim=128, depth=12, attention=GQA(8, 4), feedforward=MoE(96, 32)),
@@ -80,14 +80,13 @@ MODELS = {
         PAPER,
         DecoderConfig(dim=80, depth=2, attention=GQA(5, 5), feedforward=MoE(80, 40, (3,))),
     ),
-    "feather_xxs": _feather(96, 9, 2),
     "mlit_xxs": ModelSpec(
         EncoderConfig(dim=108, depth=9, attention=GQA(6, 3), feedforward=MoE(81, 27)),
         36,
         3,
         PAPER,
     ),
-    "feather_nano": _feather(48, 7, 1),
+    "feather_xxs": _feather(96, 9, 2),
     "mlit_nano": ModelSpec(
         EncoderConfig(dim=64, depth=6, attention=GQA(4, 2), feedforward=MoE(36, 16)),
         16,
@@ -95,6 +94,7 @@ MODELS = {
         "ours, the same parts",
         DecoderConfig(dim=48, depth=2, attention=GQA(4, 2), feedforward=MoE(48, 24, (3,))),
     ),
+    "feather_nano": _feather(48, 7, 1),
 }
 
 

@@ -62,9 +62,13 @@ class MetricsFile:
         if set(row) - set(self._columns):
             self._rewrite([*self.rows(), dict(row)])
             return
+        with self._writing(), self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_lines([row], self._columns))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(_lines([row], self._columns))
+            yield
         except OSError as error:
             raise RunFolderError(
                 f"cannot write {self.path}: {error.strerror or error}; its folder must exist, be writable and have room"
@@ -73,7 +77,7 @@ class MetricsFile:
     def sync(self) -> None:
         """From here on the rows outlive a power cut."""
         if self.path.exists():
-            with self.path.open("ab") as file:
+            with self._writing(), self.path.open("ab") as file:
                 os.fsync(file.fileno())
 
     def truncate(self, after_epoch: int) -> None:

@@ -203,7 +203,6 @@ OTHERS = [
     ("recipes --json --bogus", "--bogus"),
     ("demo --out {world}/good.png", "good.png"),
     ("demo --seed word --out {here}/out", "seed"),
-    ("results", "results"),
     ("benchmark speed", "speed"),
     ("benchmark augment --sizes 0", "--sizes"),
     ("benchmark augment --sizes=-3", "sizes"),

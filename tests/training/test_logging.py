@@ -67,8 +67,10 @@ def test_truncate_for_a_resumed_run(metrics):
 
 def test_truncate_without_a_file(tmp_path):
     file = MetricsFile(tmp_path / "m.csv")
-    file.truncate(3)
+    file.truncate(0)
     assert file.rows() == []
+    with pytest.raises(RunFolderError, match="holds 0 of the run's 3 epochs"):
+        file.truncate(3)
 
 
 def test_columns_missing_and_new(metrics):
