@@ -16,7 +16,6 @@ feather = Study(
         "mlit_xxs": {"model": "mlit_xxs"},
         "feather_xxs": {**_OURS, "model": "feather_xxs"},
         "mlit_xxs, recipe of feather_xxs": {**_OURS, "model": "mlit_xxs"},
-        "feather_xxs, recipe of mlit_xxs": {"model": "feather_xxs"},
     },
     sizes={
         "cpu": Size(epochs=10, fields=FEW),
