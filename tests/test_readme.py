@@ -307,6 +307,19 @@ def test_figures_come_from_results():
         assert len({r.seed for r in found}) == len(found) >= 3
 
 
+def test_figures_of_our_models_come_from_results():
+    found = json.loads((ROOT / "results" / "feather" / "study.json").read_text())
+    text = " ".join((ROOT / "README.md").read_text().split())
+    top1 = {arm: {c["seed"]: 100 * c["test_top1"] for c in found["cells"] if c["arm"] == arm} for arm in found["arms"]}
+    for by_seed in top1.values():
+        values = by_seed.values()
+        assert len(values) == 3
+        assert f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})" in text
+    gains = [top1["feather_xxs"][seed] - top1["mlit_xxs"][seed] for seed in top1["mlit_xxs"]]
+    assert min(gains) > 0
+    assert statistics.mean(gains) >= 5  # what was promised
+
+
 def test_augmentation_figures_come_from_results():
     found = json.loads((ROOT / "results" / "augment.json").read_text())
     ours = {(r["threads"], r["size"]): r["images_per_second"] for r in found["rows"] if r["name"] == "feathervit"}

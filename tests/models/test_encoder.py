@@ -109,8 +109,15 @@ def test_models_are_listed_by_falling_size():
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_nano_is_small():
-    assert count(create_model("mlit_nano", num_classes=10)) <= 150_000
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        *(("mlit_nano", 0.15), ("feather_nano", 0.15), ("feather_xxs", 0.67)),
+        *(("feather_xs", 1.22), ("feather_s", 2.38)),
+    ],
+)
+def test_ours_are_as_small_as_they_say(name, most):
+    assert count(create_model(name, num_classes=100)) <= 1e6 * most
 
 
 def test_biases_where_the_paper_has_them():
