@@ -26,8 +26,9 @@ def line(row: dict, forms: tuple[str, ...]) -> str:
 
 def test_the_table_comes_from_results():
     assert "`results/infer_36.json`" in PAGE
-    for row in rows("infer_36").values():
-        assert line(row, ("eager", "plain", "onnx", "int8")) in PAGE
+    for name, forms in (("infer_36", ("eager", "plain", "onnx", "int8")), ("infer_96", ("eager", "onnx", "int8"))):
+        for row in rows(name).values():
+            assert line(row, forms) in PAGE
 
 
 def test_int8_of_mlit_xxs_is_under_a_megabyte():
