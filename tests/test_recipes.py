@@ -39,6 +39,13 @@ def test_sizes_are_chosen_by_the_pictures(size, sizes):
     assert f"img_size {sizes[0]}, patch_size {sizes[1]}: pictures of {size} px" in said
 
 
+@pytest.mark.parametrize(("size", "sizes"), [(28, (16, 2)), (50, (32, 4)), (72, (64, 8))])
+def test_a_convolutional_stem_gets_patches_it_can_make(size, sizes):
+    """It halves the side until the patch size is reached: patches of 6 px are none."""
+    config, _ = adapted(pictures(20, size), model="feather_xxs")
+    assert (config.img_size, config.patch_size) == sizes
+
+
 @pytest.mark.parametrize(("count", "model"), [(40, "mlit_nano"), (4_999, "mlit_nano"), (5_000, "mlit_xxs")])
 def test_model_and_epochs_are_chosen_by_the_number_of_pictures(count, model):
     config, said = adapted(pictures(count, 8))
@@ -72,6 +79,8 @@ def test_flips_and_class_weights():
         ({"img_size": 64}, {"patch_size": 8}),
         ({"patch_size": 5}, {"img_size": 60}),
         ({"model": "mlit_xxs"}, {"epochs": 400, "patch_size": 8}),
+        ({"model": "feather_xxs"}, {"img_size": 64, "patch_size": 8}),
+        ({"model": "feather_nano", "img_size": 36}, {"patch_size": 4, "epochs": 400}),
         ({"model": "timm:resnet10t"}, {"patch_size": None, "img_size": 64}),  # few of timm's take a patch size
         ({"optim__warmup_epochs": 7.0}, {"epochs": 400}),
         ({"augment__flip": "none"}, {}),

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import Augmentation, LossConfig, OptimConfig, RunConfig, SplitConfig, with_fields
+from ..config import Augmentation, ConvStem, LossConfig, OptimConfig, RunConfig, SplitConfig, with_fields
+from ..zoo import MODELS
 from .base import Recipe
 
 folder = Recipe(
@@ -82,13 +83,13 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
     model = "mlit_nano" if count < SMALL_SET else "mlit_xxs" if count < LARGE_SET else "mlit_s"
     choose(f"{count} training pictures", model=model)
     model = fixed.get("model", model)
-    img_size, patch_size = _sizes(side, fixed)
+    img_size, patch_size = _sizes(side, fixed, _reached(model))
     if "patch_size" in fixed or model.startswith("timm:"):  # few of timm's models take a patch size
         choose(f"pictures of {side} px", img_size=img_size)
     else:
         choose(f"pictures of {side} px, and about 64 patches are quick", img_size=img_size, patch_size=patch_size)
     budgets, (least, most) = (MASKED_VIEWS, MASKED_EPOCHS) if masked else (VIEWS, EPOCHS)
-    views = budgets.get(model, budgets["mlit_xxs"])
+    views = budgets.get(f"mlit_{model.rpartition('_')[2]}", budgets["mlit_xxs"])  # feather_nano as mlit_nano
     epochs = min(max(round(views / max(count, 1)), least), most)
     choose(f"about {views:,} pictures shown, between {least} and {most} epochs", epochs=epochs)
     epochs = fixed.get("epochs", epochs)
@@ -109,11 +110,18 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
     return with_fields(config, **chosen), reasons
 
 
-def _sizes(side: int, fixed: Mapping[str, Any]) -> tuple[int, int]:
+def _reached(model: str) -> range | tuple[int, ...]:
+    """Patch sizes that the model's stem can make."""
+    patches = MODELS[model].config.patches if model in MODELS else None
+    return tuple(2**n for n in range(patches.layers + 1)) if isinstance(patches, ConvStem) else range(1, 4097)
+
+
+def _sizes(side: int, fixed: Mapping[str, Any], reached: range | tuple[int, ...]) -> tuple[int, int]:
     """Image and patch size for pictures of `side` pixels; the one that was not asked for fits the one that was."""
-    img_size, patch_size = max(i for i in INPUTS if i[0] <= max(side, INPUTS[0][0]))
+    inputs = [i for i in INPUTS if i[1] in reached]
+    img_size, patch_size = max(i for i in inputs if i[0] <= max(side, inputs[0][0]))
     if size := fixed.get("img_size"):
-        fits = [p for p in range(1, min(size // 4, 4096) + 1) if size % p == 0] or [1]
+        fits = [p for p in range(1, min(size // 4, 4096) + 1) if size % p == 0 and p in reached] or [1]
         return size, min(fits, key=lambda p: abs(size / p - 8))
     if (patch := fixed.get("patch_size") or 0) > 0:
         return max(img_size // patch, 1) * patch, patch
