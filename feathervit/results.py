@@ -12,7 +12,9 @@ import json
 import math
 import os
 import platform
+import statistics
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -206,3 +208,20 @@ def _check_keys(data: Any, keys: Any, where: str) -> None:
     missing = [key for key in keys if not isinstance(data, dict) or key not in data]
     if missing:
         raise ConfigError(f"no {', '.join(where + key for key in missing[:5])} in it")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cells of tables
+
+
+def spread(values: list[float], form: str = ".2f") -> str:
+    """Mean (range), each by the format `form`; one value alone as it is, none as nothing."""
+    if not values:
+        return ""
+    mean = format(statistics.mean(values), form)
+    return mean if len(values) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"
+
+
+def alike(texts: Iterable[str]) -> str:
+    """Each text once, in order: one where all are alike."""
+    return " / ".join(dict.fromkeys(texts))

@@ -66,9 +66,8 @@ def build_model(config: RunConfig, in_chans: int, num_classes: int, train: bool 
     pretraining = config.objective == "reconstruction"
     model = create_model(config.model, **sizes, num_classes=0 if pretraining else num_classes, **arch)
     if pretraining and isinstance(model, Encoder) and config.arch and config.arch.readout == "pool":
-        model.readout.requires_grad_(
-            False
-        )  # its scores are in no reconstruction, and processes wait for every gradient
+        # Its scores are in no reconstruction, and processes wait for every gradient.
+        model.readout.requires_grad_(False)
     masked = pretraining or (train and config.objective == "joint")
     return MaskedAutoencoder(model, config.mae) if masked else model
 

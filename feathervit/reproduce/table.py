@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunFolderError
-from ..results import read_result
+from ..results import alike, read_result, spread
 from .rows import ORDER, ROWS, SETS, TABLES, Row
 
 DATA_NAMES = {"cifar100": "CIFAR-100", "cifar10": "CIFAR-10", "svhn": "SVHN", "flowers102": "Flowers-102"}
@@ -97,8 +97,8 @@ def _accuracies(rows: list[Row], found: dict[str, Any]) -> str:
         if cells:
             top1 = [100 * c["test_top1"] for c in cells]
             ours = spread(top1) + notes.mark(result["note"] and f"{DATA_NAMES[row.data]}: {result['note']}")
-            epochs = _alike(" + ".join(map(str, c["epochs"])) for c in cells)
-            line += [ours, str(len(cells)), epochs, _alike(f"{c['parameters']:,}" for c in cells)]
+            epochs = alike(" + ".join(map(str, c["epochs"])) for c in cells)
+            line += [ours, str(len(cells)), epochs, alike(f"{c['parameters']:,}" for c in cells)]
             line.append(f"`results/reproduce/{row.id}.json`")
         else:
             line += ["failed" if result and result["cells"] else "not run" if row.recipe else "", *[""] * 4]
@@ -144,13 +144,13 @@ def _seeds(results: Path) -> str:
         lines.append(
             [
                 f"`results/{name}`",
-                _alike(Path(r.data["name"]).name for r in runs),
-                _alike(f"{t['n']:,}" for t in tests),
-                _alike(f"`{r.model}`" for r in runs),
-                _alike(f"{r.parameters:,}" for r in runs),
+                alike(Path(r.data["name"]).name for r in runs),
+                alike(f"{t['n']:,}" for t in tests),
+                alike(f"`{r.model}`" for r in runs),
+                alike(f"{r.parameters:,}" for r in runs),
                 spread([100 * t["top1"] for t in tests]),
                 str(len(tests)),
-                _alike(str(len(r.epochs)) for r in runs),
+                alike(str(len(r.epochs)) for r in runs),
                 f"{statistics.mean(r.minutes for r in runs):.1f}",
             ]
         )
@@ -164,19 +164,9 @@ def _weights(results: Path) -> str:
         found = json.loads(path.read_text(encoding="utf-8"))
         own = f"{100 * found['float16']['test_top1']:.2f}" if "float16" in found else ""
         tops = [100 * run["test_top1"] for run in found["runs"] if "test_top1" in run]
-        line = [f"`{path.stem}`", f"{found['parameters']:,}", f"{found['bytes']:,}", own, spread(tops) if tops else ""]
+        line = [f"`{path.stem}`", f"{found['parameters']:,}", f"{found['bytes']:,}", own, spread(tops)]
         lines.append([*line, str(len(found["runs"])), f"`results/weights/{path.name}`"])
     return _table(head, lines, left=1)
-
-
-def spread(values: list[float]) -> str:
-    """Mean (range); one value alone as it is."""
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _alike(texts: Any) -> str:
-    return " / ".join(dict.fromkeys(texts))
 
 
 def _table(head: tuple[str, ...], lines: list[list[str]], left: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..config import from_dict
 from ..errors import ConfigError, RunFolderError
 from ..files import write_bytes
-from ..results import write_json
+from ..results import alike, spread, write_json
 from .plan import Plan, read_plan
 
 SCHEMA = 1
@@ -141,15 +141,15 @@ def table(found: dict[str, Any]) -> str:
         rows.append(
             [
                 arm,
-                _spread([100 * v for v in _values(done, "val_top1")]),
-                _spread([100 * v for v in _values(done, "test_top1")]),
-                "" if arm == first else _spread(paired(found["cells"], first, arm, f"{split}_top1"), "+.2f"),
+                spread([100 * v for v in _values(done, "val_top1")]),
+                spread([100 * v for v in _values(done, "test_top1")]),
+                "" if arm == first else spread(paired(found["cells"], first, arm, f"{split}_top1"), "+.2f"),
                 f"{len(done)}" + (f" ({failed} failed)" if failed else ""),
-                _alike([f"{v:,}" for v in _values(done, "parameters")]),
-                _alike([f"{v / 1e6:.1f}" for v in _values(done, "macs")]),
-                _alike([" + ".join(map(str, v)) for v in _values(done, "epochs")])
+                alike([f"{v:,}" for v in _values(done, "parameters")]),
+                alike([f"{v / 1e6:.1f}" for v in _values(done, "macs")]),
+                alike([" + ".join(map(str, v)) for v in _values(done, "epochs")])
                 or " + ".join(map(str, found["epochs"].get(arm, []))),
-                _spread(_values(done, "minutes"), ".1f"),
+                spread(_values(done, "minutes"), ".1f"),
                 f"{statistics.mean(speeds):,.0f}" if (speeds := _values(done, "images_per_s")) else "",
             ]
         )
@@ -173,17 +173,6 @@ def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> li
 
 def _values(cells: list[dict[str, Any]], figure: str) -> list[Any]:
     return [c[figure] for c in cells if c.get(figure) is not None]
-
-
-def _spread(values: list[float], form: str = ".2f") -> str:
-    if not values:
-        return ""
-    mean = format(statistics.mean(values), form)
-    return mean if len(values) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"
-
-
-def _alike(texts: list[str]) -> str:
-    return " / ".join(dict.fromkeys(texts))
 
 
 def _chart(found: dict[str, Any], path: Path) -> None:

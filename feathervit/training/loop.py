@@ -11,7 +11,7 @@ import math
 import os
 import time
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from .interrupt import Interrupt
 from .logging import Display, EventsFile, MetricsFile
 from .objectives import balanced_class_weights, build_objective
 from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
+from .progress import Progress
 from .setup import autocast
 from .teacher import load_teacher
 
@@ -50,29 +51,6 @@ WRITING_SHARE = 0.01  # of the time may go into writing states, so long as the a
 CHECK_STEPS = 50  # between two looks at whether the loss is finite
 STARVED = 0.01  # an expert that fewer of an epoch's tokens take is warned of
 PICTURES = 10  # times that a pre-training run paints its reconstructions
-
-
-@dataclass
-class Progress:
-    """Where a run stands: the next step, the best epoch so far, seconds worked, pictures seen, steps skipped."""
-
-    step: int = 0
-    best_epoch: int = 0
-    best_top1: float = -1.0
-    best_loss: float = math.inf
-    seconds: float = 0.0
-    images: int = 0
-    skipped: int = 0
-
-    def check(self, epochs: int, steps_per_epoch: int) -> None:
-        """Raises ValueError for what no run of so many epochs can have come to."""
-        most = {"step": epochs * steps_per_epoch, "best_epoch": epochs, "seconds": math.inf, "images": math.inf}
-        for name, limit in {**most, "skipped": epochs * steps_per_epoch}.items():
-            value = getattr(self, name)
-            if not (0 <= value <= limit and value < math.inf):
-                raise ValueError(
-                    f"progress.{name} cannot be {value} in a run of {epochs} epochs of {steps_per_epoch} steps"
-                )
 
 
 class Trainer:
@@ -139,9 +117,8 @@ class Trainer:
         self.interrupt = Interrupt()
         self.saved_at = time.monotonic()
         self.saving_seconds = 0.0  # that the last state took
-        self.saved_step = self.checked_step = (
-            self.progress.step
-        )  # of the last state; of the last look that found all well
+        # of the last state; of the last look that found all well
+        self.saved_step = self.checked_step = self.progress.step
         self.skipped_in_a_row = 0
         self.best_written = True  # in its file, as it stands in `best`
 

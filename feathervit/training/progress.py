@@ -1,0 +1,29 @@
+"""Where a run stands, as its state holds it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass
+class Progress:
+    """Where a run stands: the next step, the best epoch so far, seconds worked, pictures seen, steps skipped."""
+
+    step: int = 0
+    best_epoch: int = 0
+    best_top1: float = -1.0
+    best_loss: float = math.inf
+    seconds: float = 0.0
+    images: int = 0
+    skipped: int = 0
+
+    def check(self, epochs: int, steps_per_epoch: int) -> None:
+        """Raises ValueError for what no run of so many epochs can have come to."""
+        most = {"step": epochs * steps_per_epoch, "best_epoch": epochs, "seconds": math.inf, "images": math.inf}
+        for name, limit in {**most, "skipped": epochs * steps_per_epoch}.items():
+            value = getattr(self, name)
+            if not (0 <= value <= limit and value < math.inf):
+                raise ValueError(
+                    f"progress.{name} cannot be {value} in a run of {epochs} epochs of {steps_per_epoch} steps"
+                )
