@@ -20,7 +20,7 @@ import torch
 
 from .. import __version__
 from ..chance import Chance
-from ..config import RunConfig, to_dict
+from ..config import MoE, RunConfig, to_dict
 from ..data import DataSplits, ImageSet, load_data
 from ..data.picture import normalise, resize
 from ..errors import ConfigError, FeatherVitError, RunFolderError
@@ -325,7 +325,8 @@ def _kernels(config: RunConfig, trainer: Trainer) -> str:
         return ""
     if not torch.backends.mkldnn.enabled or trainer.compiled.mode != "off":
         return ""
-    return "; experts and projections in chunks through oneDNN (quicker; torch.backends.mkldnn.set_flags(False): off)"
+    what = "experts and projections" if isinstance(config.arch.feedforward, MoE) else "projections"
+    return f"; {what} in chunks through oneDNN (quicker; torch.backends.mkldnn.set_flags(False): off)"
 
 
 def _halves(trainer: Trainer) -> str:
