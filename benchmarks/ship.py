@@ -4,8 +4,8 @@
     python benchmarks/ship.py mlit_nano.digits runs/digits-0 runs/digits-1 runs/digits-2
 
 Of several runs of one command, under several seeds, the one with the median validation accuracy is taken (of an even number
-the lower of the two, of equals the first); the test pictures choose nothing. Of a pre-training run the encoder is taken
-and the decoder left.
+the lower of the two, of equals the first); the test pictures choose nothing. Of one run the card says that it is one. Of a
+pre-training run the encoder is taken and the decoder left.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from feathervit.evaluation.run import evaluate
 from feathervit.export.huggingface import name_of, public, public_command
 from feathervit.files import write_bytes
-from feathervit.results import RunResult, commit, read_result, write_json
+from feathervit.results import RunResult, commit, read_result, spread, write_json
 from feathervit.shipped import FOLDER
 from feathervit.training.checkpoint import load_weights, save_weights
 
@@ -104,16 +104,18 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
         losses = [f"{k.removeprefix('train_')} {v:.5f}" for k, v in record["runs"][0].items() if k.startswith("train_")]
         figures = [f"On the training pictures, last epoch: {', '.join(losses)}."]
     else:
+        several = len(tops) > 1
+        chosen = "the seed was chosen by its validation accuracy, the median of the seeds'" if several else "one seed"
+        mean = f"Test, mean of {len(tops)} seeds: {spread(tops)}. " if several else ""
         figures = [
-            f"Top-1 of {result.val['n']} validation and {result.test['n']} test pictures; the seed was chosen by its "
-            "validation accuracy, the median of the seeds'.",
+            f"Top-1 of {result.val['n']} validation and {result.test['n']} test pictures; {chosen}.",
             "",
             "| Seed | Validation | Test |",
             "| --- | --- | --- |",
             *rows,
             "",
-            f"Test, mean of {len(tops)} seeds: {statistics.mean(tops):.2f} % ({min(tops):.2f} to {max(tops):.2f}). These "
-            f"weights, rounded to float16: {100 * record['float16']['test_top1']:.2f} % of {record['float16']['n']}.",
+            f"{mean}These weights, rounded to float16: {100 * record['float16']['test_top1']:.2f} % of "
+            f"{record['float16']['n']}.",
         ]
     return "\n".join(
         [

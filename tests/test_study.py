@@ -212,7 +212,7 @@ def test_processes_over_one_folder_share_the_cells(tmp_path):
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert sorted(cell for _, cell in lines) == sorted(f"{a}/seed-{s}/1" for a in "abc" for s in (0, 1))
     assert len({pid for pid, _ in lines}) == 3
-    assert len(rebuild(tmp_path / "study")["cells"]) == 6
+    assert len(json.loads((tmp_path / "study" / "study.json").read_text())["cells"]) == 6
 
 
 # --- claims
@@ -245,9 +245,22 @@ def test_the_claim_of_a_silent_owner_is_taken_over_by_one(tmp_path, monkeypatch)
         pass
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only there a process has its time")
+def test_on_one_machine_the_process_counts_and_not_the_time(tmp_path):
+    held = claims.claim(tmp_path)
+    past = time.time() - claims.STALE_SECONDS - 1
+    os.utime(held.path, (past, past))  # the machine was asleep
+    assert claims.claim(tmp_path) is None
+    owner = json.loads(held.path.read_text())
+    held.path.write_text(json.dumps({**owner, "began": "1"}))  # another process had this number
+    assert claims.claim(tmp_path).mine and not held.mine
+
+
 def test_an_owner_that_works_is_not_silent(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.02)
     with claims.claim(tmp_path) as held:
+        owner = json.loads(held.path.read_text())
+        held.path.write_text(json.dumps({**owner, "host": "elsewhere"}))
         past = time.time() - claims.STALE_SECONDS - 1
         os.utime(held.path, (past, past))
         deadline = time.monotonic() + 10
@@ -283,12 +296,42 @@ def test_minutes_become_epochs_once(tmp_path, monkeypatch, ran):
     assert read_cell(tmp_path, "slow", 1).figures["epochs"] == wanted["slow"]
 
 
+def test_a_stage_is_measured_with_the_model_that_it_takes_over(tmp_path, monkeypatch):
+    seen = []
+
+    def step(config, **_):
+        seen.append((config.arch.depth, config.arch.dim, config.patch_size))
+        return {"images_per_s": 100.0}
+
+    monkeypatch.setattr(plans, "measure_step", step)
+    own = {"img_size": 8, "batch_size": 32, "split.train_per_class": 8}
+    stages = [{"recipe": "mae_digits", "arch.depth": 3, "arch.dim": 48, "patch_size": 2}, {"start_from": "{previous}"}]
+    study = Study("two", "What?", recipe("digits"), {"a": stages}, {"": Size((0,), own, minutes=1.0)})
+    plans.make_plan(study, "", tmp_path, "", lambda _: None)
+    assert seen == [(3, 48, 2)] * 2
+
+
+def test_asked_to_stop_in_the_last_step_of_a_cell_it_begins_no_other(tmp_path, ran, monkeypatch):
+    whole = loop.Trainer._end_epoch
+
+    def asked(self, epoch, lr):
+        self.interrupt.asked = self.interrupt.asked or epoch == self.config.epochs
+        return whole(self, epoch, lr)
+
+    monkeypatch.setattr(loop.Trainer, "_end_epoch", asked)
+    ended = run_study(digits(epochs=1), tmp_path)
+    assert ended.interrupted and ended.left == 3 and len(ran) == 1
+    assert read_cell(tmp_path, "slow", 0).status == "finished"
+    ended = run_study(digits({"two": [{}, {"start_from": "{previous}"}]}, epochs=1), tmp_path / "stages")
+    assert ended.interrupted and ended.left == 2 and len(ran) == 2
+
+
 def test_the_speed_of_a_real_step_is_measured(tmp_path):
     ended = run_study(digits({"one": {}}, epochs=None, seeds=(0,)), tmp_path, minutes=0.005)
     plan = read_plan(tmp_path)
     assert plan.images_per_s["one"][0] > 1
     assert plan.epochs["one"][0] >= 1
-    assert plan.measured_on["threads"] == torch.get_num_threads()
+    assert plan.measured_on["one"]["threads"] == torch.get_num_threads()
     assert ended.found["budget"] == {"minutes": 0.005}
 
 

@@ -131,7 +131,7 @@ def train(args: Train, explicit: dict[str, Any]) -> int:
                 **({"minutes": result.minutes, "images_per_s": result.images_per_s} if result else {}),
             }
         )
-    return 130 if outcome.interrupted else 0
+    return 130 if outcome.interrupted and not outcome.finished else 0
 
 
 @dataclass

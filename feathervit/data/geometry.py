@@ -73,8 +73,10 @@ def draw_erasures(
 
 def draw_squares(batch: int, size: int, side: int, generator: torch.Generator) -> Tensor:
     """Cutout's boxes, int64 [batch, 4]: the centre uniform over the pixels, what lies outside the picture cut off."""
-    centre = torch.randint(size, (batch, 2), generator=generator)
-    return clip_boxes(centre, torch.full_like(centre, side), size)
+    low = torch.randint(size, (batch, 2), generator=generator) - side // 2
+    high = (low + side).clamp_(0, size)
+    low = low.clamp_(0, size)
+    return torch.cat((low, high - low), 1)
 
 
 def clip_boxes(centre_B2: Tensor, sides_B2: Tensor, size: int) -> Tensor:

@@ -7,11 +7,13 @@ passed. Splits, label order and class names are the official ones.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from ..errors import DataError
 from .cache import FilePictures, cache_folder
@@ -95,7 +97,10 @@ def _folder(name: str) -> Path:
 def _fetch(name: str, url: str, place: Path, make: Callable[[], Any]) -> Any:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        return make()
+        with ExitStack() as alone:
+            with suppress(OSError):  # a folder that takes no file must hold them already
+                alone.enter_context(FileLock(place.parent / ".lock"))  # several processes may want them
+            return make()
     except Exception as error:  # a download fails in many ways: no network, no room, a server's page instead of a file
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(

@@ -144,7 +144,7 @@ class Predictor:
             return x[None]
         if x.ndim == 3 and c == x.shape[2]:
             return x.permute(2, 0, 1)[None]
-        if x.ndim == 3 and c == 1:
+        if x.ndim == 3 and c == 1 and x.shape[2] not in (3, 4):  # a colour picture is not as many grey rows
             return x[:, None]
         raise ConfigError(f"images of {c} channel{'s' * (c > 1)} are wanted, got an array of shape {shape}")
 

@@ -1,8 +1,8 @@
 """Who works on what, among processes and machines that share a folder. No server, no lock that outlives its owner.
 
 Claim number n is a file made with O_CREAT | O_EXCL: one process makes it, all others fail. The highest number counts.
-It is held while its owner lives: on the owner's machine its process is there, on others its time is fresh (a thread
-touches it). It is given back by setting its time to long ago, which also a full disk takes. A claim that is not held is
+It is held while its owner lives: on the owner's machine (where the system tells when a process began) that process is
+there, on others its time is fresh (a thread touches it). It is given back by setting its time to long ago, which also a full disk takes. A claim that is not held is
 taken over by making number n + 1. No claim is ever removed or renamed, so two processes that find the same owner dead
 cannot both follow it. The machines' clocks must agree within a minute or so.
 """
@@ -66,7 +66,8 @@ def claim(folder: Path) -> Claim | None:
             return None
         try:
             with os.fdopen(file, "w") as out:
-                out.write(json.dumps({"host": _host(), "pid": os.getpid(), "time": time.time()}))
+                pid = os.getpid()
+                out.write(json.dumps({"host": _host(), "pid": pid, "began": _began(pid), "time": time.time()}))
         except OSError:
             _give_back(path)
             raise
@@ -93,12 +94,16 @@ def _latest(folder: Path) -> int:
 
 
 def _held(path: Path) -> bool:
-    fresh = time.time() - path.stat().st_mtime < STALE_SECONDS
+    touched = path.stat().st_mtime
+    fresh = time.time() - touched < STALE_SECONDS
     try:
         owner: Any = json.loads(path.read_text())
     except ValueError:  # made a moment ago and not written yet
         return fresh
-    return fresh and (owner["host"] != _host() or _lives(owner["pid"]))
+    here = owner["host"] == _host()
+    if here and owner.get("began"):  # however long it, or the machine, has slept
+        return touched > 0 and _began(owner["pid"]) == owner["began"]
+    return fresh and (not here or _lives(owner["pid"]))
 
 
 def _host() -> str:
@@ -107,6 +112,14 @@ def _host() -> str:
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
     return socket.gethostname() + space
+
+
+def _began(pid: int) -> str | None:
+    """When a living process began, in the kernel's ticks, which tells it from a later one of the same number."""
+    with contextlib.suppress(OSError, IndexError):
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state == "Z" else rest[18]
+    return None
 
 
 def _lives(pid: int) -> bool:

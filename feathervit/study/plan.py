@@ -24,7 +24,7 @@ from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..recipes import recipe
 from ..results import commit, machine, write_json
 from ..studies.base import NAME, Stage, Study, check_study
-from ..training.planning import planned
+from ..training.planning import of_the_weights, planned
 from .claim import claim
 
 FORWARD_SPEED = 3.0  # validation pictures a second over training pictures a second
@@ -34,7 +34,7 @@ WORDS = ("recipe", "share", "data")  # in a stage, and no fields of the run
 @dataclass
 class Plan:
     """plan.json. `budget`: {"epochs": n}, {"minutes": m} or {}. `epochs` and `images_per_s` (measured for a budget in
-    minutes only) hold one number a stage, by arm; `measured_on` the machine of the latter."""
+    minutes only) hold one number a stage, by arm; `measured_on` the machine of the latter, by arm."""
 
     name: str
     question: str
@@ -47,7 +47,7 @@ class Plan:
     commit: str | None = None
     epochs: dict = field(default_factory=dict)
     images_per_s: dict = field(default_factory=dict)
-    measured_on: dict | None = None
+    measured_on: dict = field(default_factory=dict)
 
 
 def stage_run(
@@ -166,6 +166,10 @@ def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[Run
     for number, stage in enumerate(study.stages(arm), 1):
         try:
             base, data, changes = stage_run(study, fields, stage, seed, "", None)
+            if (
+                stage.get("start_from") == "{previous}" and configs
+            ):  # its weights are not there yet, their sizes are known
+                changes = {**of_the_weights(configs[-1], base, changes), **changes}
             configs.append(planned(base, None, data, changes)[0])
         except FeatherVitError as error:
             raise ConfigError(f"arms.{arm}, stage {number}: {error}") from error
@@ -195,7 +199,7 @@ def _settle(study: Study, fields: Stage, arm: str, plan: Plan, say: Callable[[st
     plan.epochs[arm] = epochs
     if minutes:
         plan.images_per_s[arm] = speeds
-        plan.measured_on = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        plan.measured_on[arm] = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def _epoch_seconds(config: RunConfig) -> tuple[float, float]:

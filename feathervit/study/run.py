@@ -25,7 +25,7 @@ from ..evaluation.probe import PATCHES, probe
 from ..models import MaskedAutoencoder
 from ..results import RunResult, read_result, write_json
 from ..studies.base import Study
-from ..training.checkpoint import load_model, load_weights
+from ..training.checkpoint import load_model, load_weights, states
 from ..training.planning import planned, whole
 from ..training.run import train
 from .claim import Claim, claim
@@ -118,10 +118,11 @@ def run_study(
                 work.forget_failure()
             cell = work.run(held)
             interrupted = work.interrupted
-        if cell is None:
+        if cell is not None:
+            say(f"  {_words(cell)}")
+            rebuild(out)
+        if cell is None or interrupted:
             break
-        say(f"  {_words(cell)}")
-        rebuild(out)
     found = rebuild(out)
     left = sum(not _ended(out, arm, seed, False) for arm, seed in cells)
     failed = sum(cell["status"] == "failed" for cell in found["cells"])
@@ -160,7 +161,7 @@ class _CellRun:
         cell = read_cell(self.out, self.arm, self.seed)
         if cell is None:
             return
-        for state in (self.folder / str(len(cell.stages) + 1)).glob("state*.safetensors"):
+        for state in states(self.folder / str(len(cell.stages) + 1)):
             state.unlink()
         (self.folder / "cell.json").unlink()
 
@@ -172,7 +173,7 @@ class _CellRun:
         try:
             for number in range(1, len(stages) + 1):
                 result = self._stage(number)
-                if result is None:
+                if result is None or (self.interrupted and number < len(stages)):
                     return None
                 results.append(result)
             cell.figures = figures(results, self.folder / str(len(stages)))
@@ -195,7 +196,7 @@ class _CellRun:
         previous = str((self.folder / str(number - 1)).absolute())
         epochs = self.plan.epochs[self.arm][number - 1]
         base, data, changes = stage_run(self.study, self.fields, stage, self.seed, previous, epochs)
-        resume = any(at.glob("state*.safetensors"))  # then the run itself compares the data
+        resume = bool(states(at))  # then the run itself compares the data
         if not resume:
             self._require_same_data(planned(base, None, data, changes)[0])
         minutes = (self.end - time.monotonic()) / 60

@@ -28,7 +28,7 @@ from ..shipped import list_weights, shipped_file
 from .setup import check_channels, resolve
 
 FORMAT = 1
-MAX_BYTES = 2 << 30  # ours hold a few megabytes; a timm model may hold some hundreds
+STATES = ("state.safetensors", "state.previous.safetensors")  # the later one first
 
 
 @dataclass
@@ -67,9 +67,8 @@ def _pack(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a file of ours. Raises CheckpointError for anything else."""
     try:
-        size = path.stat().st_size
-        if not path.is_file() or size > MAX_BYTES:
-            raise CheckpointError(f"{path} is no checkpoint: {'too large' if path.is_file() else 'not a file'}")
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is no checkpoint: not a file")
         with safe_open(path, framework="pt") as file:  # checks the header against the file's size
             metadata = file.metadata() or {}
             if "feathervit" not in metadata or "checksum" not in metadata:
@@ -188,7 +187,7 @@ def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Writes `state.safetensors`, the one that was there becoming `state.previous.safetensors`."""
-    path, previous = folder / "state.safetensors", folder / "state.previous.safetensors"
+    path, previous = (folder / name for name in STATES)
     draft = folder / ".state.next"
     write_bytes(draft, _pack(tensors, meta))
     try:
@@ -199,16 +198,30 @@ def save_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -
         raise RunFolderError(f"cannot rename state.safetensors in {folder}: {error.strerror}") from error
 
 
+def states(folder: Path) -> list[Path]:
+    """The training states in a run folder, the later one first."""
+    return [path for name in STATES if (path := folder / name).exists()]
+
+
+def drop_state(folder: Path) -> None:
+    """Removes the latest state; the one before it, if there is one, takes its place."""
+    path, previous = (folder / name for name in STATES)
+    try:
+        if previous.exists():
+            os.replace(previous, path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise RunFolderError(f"cannot remove a state in {folder}: {error.strerror}; it must be writable") from error
+
+
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """The latest whole state of a run folder, and a word on each one that had to be passed over.
 
     Raises CheckpointError where none is whole.
     """
     words: list[str] = []
-    for name in ("state.safetensors", "state.previous.safetensors"):
-        path = folder / name
-        if not path.exists():
-            continue
+    for path in states(folder):
         try:
             tensors, meta = _read(path)
         except CheckpointError as error:
@@ -243,3 +256,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
                 raise ValueError(f"{name} of shape {list(tensor.shape)} belongs to no parameter")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for own in optimizer.state.values():
+        if "use_muon" in own:  # timm's Muon branches on it for each parameter: on the device it would wait there
+            own["use_muon"] = bool(own["use_muon"])

@@ -18,15 +18,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 TIMEOUT = timedelta(minutes=5)  # a process that waits longer for another gives up
+LOADING = timedelta(days=1)  # the same while the first process downloads and decodes
 
 
 class Group:
     """This process among the `world` processes of the run. One process alone is a group of one."""
 
-    def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0):
-        self.rank, self.world, self.local_rank = rank, world, local_rank
+    def __init__(self, rank: int = 0, world: int = 1):
+        self.rank, self.world = rank, world
         # Flags travel between hosts, not devices: asking for them never waits for a GPU.
         self._flags = dist.new_group(backend="gloo", timeout=TIMEOUT) if world > 1 else None
+        self._loading = dist.new_group(backend="gloo", timeout=LOADING) if world > 1 else None
 
     @property
     def is_main(self) -> bool:
@@ -49,8 +51,9 @@ class Group:
         return sums
 
     def wait(self) -> None:
-        """Until all processes are here."""
-        self.any(False)
+        """Until all processes are here, as long as the first may take over data."""
+        if self.world > 1:
+            dist.barrier(group=self._loading)
 
     def wrap(self, objective: nn.Module) -> nn.Module:
         """The objective with gradients averaged over processes."""
@@ -70,6 +73,6 @@ def join(device: str) -> Iterator[Group]:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if on_cuda else "gloo", timeout=TIMEOUT)
     try:
-        yield Group(dist.get_rank(), world, local_rank)
+        yield Group(dist.get_rank(), world)
     finally:
         dist.destroy_process_group()

@@ -8,7 +8,6 @@ thread count). Sums for the log stay on the device until they are shown.
 from __future__ import annotations
 
 import math
-import os
 import time
 from contextlib import closing, nullcontext
 from dataclasses import asdict
@@ -31,7 +30,15 @@ from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
 from ..models.moe import starving
 from ..pictures.reconstructions import write_reconstructions
-from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_state, save_weights
+from .checkpoint import (
+    Checkpoint,
+    drop_state,
+    flatten_optimizer,
+    restore_optimizer,
+    save_state,
+    save_weights,
+    states,
+)
 from .compiling import Compiled, choose_compile
 from .distributed import Group
 from .interrupt import Interrupt
@@ -67,10 +74,10 @@ class Trainer:
         dtype: torch.dtype,
         console: Console,
         identity: dict[str, Any],
-        max_minutes: float | None = None,
-        group: Group | None = None,
+        max_minutes: float | None,
+        group: Group,
     ):
-        self.group = group or Group()
+        self.group = group
         self.config, self.data, self.folder, self.console = config, data, folder, console
         self.device, self.dtype, self.identity = device, dtype, identity
         self.max_seconds = math.inf if max_minutes is None else 60 * max_minutes
@@ -227,7 +234,7 @@ class Trainer:
         per_epoch = self.steps_per_epoch
         total = self.config.epochs * per_epoch
         started, before = time.monotonic(), self.progress.seconds
-        first = self.progress.images
+        begun, first = self.progress.step, self.progress.images
         events = closing(self.events) if self.events else nullcontext()
         with Display(self.console, self.config.epochs, per_epoch) as display, self.interrupt, events:
             while self.progress.step < total and not self.group.any(self._out_of_patience()):
@@ -237,7 +244,7 @@ class Trainer:
                 self.progress.step += 1
                 self.progress.seconds = before + time.monotonic() - started
                 speed = (self.progress.images - first) / max(time.monotonic() - started, 1e-9)
-                if (step + 1) % CHECK_STEPS == 0 or (step + 1) % per_epoch == 0:
+                if step == begun or (step + 1) % CHECK_STEPS == 0 or (step + 1) % per_epoch == 0:
                     self._require_finite(step, lr)
                 display.step(step // per_epoch + 1, step % per_epoch + 1, self._mean_loss, lr, speed)
                 if (step + 1) % per_epoch == 0:
@@ -314,18 +321,15 @@ class Trainer:
         diverged = not math.isfinite(self._mean_loss(together=True)) and self.config.on_nonfinite == "stop"
         if diverged or self.skipped_in_a_row >= CHECK_STEPS:
             raise self._diverged(step, lr)
-        self.checked_step = step + 1
+        if not self.skipped_in_a_row:
+            self.checked_step = step + 1
 
     def _diverged(self, step: int, lr: float) -> DivergedError:
         """The error to raise. A state whose weights were not yet seen to give a finite loss makes way for the one before."""
-        state, previous = self.folder / "state.safetensors", self.folder / "state.previous.safetensors"
-        if self.group.is_main and self.saved_step >= self.checked_step and state.exists():
-            if previous.exists():
-                os.replace(previous, state)
-            else:
-                state.unlink()
+        if self.group.is_main and self.saved_step >= self.checked_step and states(self.folder):
+            drop_state(self.folder)
         mend = "start anew with a lower --lr or --optim.clip-grad 1"
-        if state.exists():
+        if states(self.folder):
             mend += f", or go on from the last good state in {self.folder}: --resume --on-nonfinite skip"
         return DivergedError(f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}; {mend}")
 

@@ -43,7 +43,11 @@ def planned(
     if not config.data:
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
     set_fields(config, fields)  # names and types, before anything is chosen to go with them
-    taken, reasons = _of_the_weights(config, fields)
+    taken, reasons = {}, []
+    if start := fields.get("start_from", config.start_from):
+        taken = of_the_weights(load_weights(start).config, config, fields)
+        said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
+        reasons = [f"{said}: of the weights it starts from"] if said else []
     if config.recipe in ADAPTIVE:
         config, chosen = adapt(config, source if source is not None else config.data, {**taken, **fields})
         reasons += chosen
@@ -56,20 +60,16 @@ def _places(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: whole(str(value)) if name in PLACES else value for name, value in fields.items()}
 
 
-def _of_the_weights(config: RunConfig, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Fields of the model that a run starts from, where neither a model nor they were asked for, and the reason.
+def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the model `stored` that a run of `config` starts from, where neither a model nor they were asked for.
 
     The image size is taken too where the recipe leaves it open.
     """
-    start = fields.get("start_from", config.start_from)
-    if not start or "model" in fields:
-        return {}, []
-    stored = load_weights(start).config
+    if "model" in fields:
+        return {}
     open_size = config.img_size is None or config.recipe in ADAPTIVE
     names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
-    taken = {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
-    said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
-    return taken, [f"{said}: of the weights it starts from"]
+    return {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
 
 
 def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:

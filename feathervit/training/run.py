@@ -30,7 +30,7 @@ from ..models import Encoder, MaskedAutoencoder, build_model
 from ..pictures.report import report_at_end
 from ..recipes import recipe, recipe_for
 from ..results import RunResult, commit, machine, read_config, write_json
-from .checkpoint import load_state, load_weights
+from .checkpoint import STATES, drop_state, load_state, load_weights, states
 from .distributed import Group, join
 from .logging import decoding
 from .loop import Trainer
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What became of a run. `result` is None when it was stopped before its end."""
+    """What became of a run. `result` is None when it was stopped before its end. `interrupted`: a signal asked to stop, which
+    in the last step is too late for this run."""
 
     folder: Path
     finished: bool
@@ -173,7 +174,7 @@ def _run(
     except (RuntimeError, MemoryError, AssertionError, ValueError, OverflowError) as error:
         # The first is also torch's word for no memory.
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
-    fresh = not (resume and any(out.glob("state*.safetensors")))  # a run stopped before its first state begins again
+    fresh = not (resume and states(out))  # a run stopped before its first state begins again
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if fresh and isinstance(encoder, Encoder) and encoder.data_dependent:
         most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced; fewer of large pictures
@@ -222,12 +223,12 @@ def _run(
         )
         return Outcome(out, False, trainer.interrupt.asked, None)
     if not group.is_main:
-        return Outcome(out, True, False, None)
+        return Outcome(out, True, trainer.interrupt.asked, None)
     result = _conclude(trainer, data, command)
     write_json(out / "result.json", result)
     say(_summary(result, out))
     say(report_at_end(out, result, data, trainer.kept, trainer.device))
-    return Outcome(out, True, False, result)
+    return Outcome(out, True, trainer.interrupt.asked, result)
 
 
 def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
@@ -380,7 +381,9 @@ def _empty(out: Path) -> None:
     try:
         for pattern in (
             "config.json",  # first: a run without its state is not to be taken for one that was just begun
-            "*.safetensors",
+            *STATES,
+            "best.safetensors",
+            "last.safetensors",
             "reconstructions/*.png",
             "splits.json",
             "result.json",
@@ -396,7 +399,7 @@ def _empty(out: Path) -> None:
 
 
 def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> None:
-    if not any(out.glob("state*.safetensors")):
+    if not states(out):
         say("the run was stopped before its first state: starting from the first step")
         if trainer.group.is_main:
             trainer.metrics.truncate(0)
@@ -404,6 +407,10 @@ def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callabl
     tensors, meta, words = load_state(out)
     for word in words:
         say(word)
+    if words:  # or the next state would push the whole one out for the damaged one
+        trainer.group.wait()
+        if trainer.group.is_main:
+            drop_state(out)
     if meta.get("data") != identity["data"]:
         raise RunFolderError(
             f"the data has changed since the run in {out} was stopped ({trainer.config.data}: other files, labels or "

@@ -155,6 +155,8 @@ def test_cutout_is_a_grey_square_round_a_pixel():
     rows, columns = hole.any(2).sum(1), hole.any(1).sum(1)
     assert torch.equal(hole.sum((1, 2)), rows * columns)  # a rectangle
     assert rows.max() == 8 and rows.min() >= 4 and columns.max() == 8 and columns.min() >= 4
+    odd = pixels(apply(augmenter(cutout=7), x))[:, 0] == 128
+    assert odd.any(2).sum(1).max() == 7 and odd.any(1).sum(1).max() == 7
     # each centre alike: the middle rows are covered 8 times in 24, the first 4 times
     share = hole.any(2).float().mean(0)
     assert share[8:16].mean() == pytest.approx(8 / 24, abs=0.05)

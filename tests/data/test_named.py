@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 
 from feathervit.config import ImageConfig, SplitConfig
-from feathervit.data import load_data
+from feathervit.data import load_data, named
 from feathervit.data.cache import cache_folder
 from feathervit.data.picture import to_stored
 from feathervit.data.sources import summarise
@@ -128,6 +130,20 @@ def test_a_failed_download_says_what_was_tried_and_where_to_lay_files(monkeypatc
     assert (tmp_path / "none.tar.gz").as_uri() in message
     assert str(cache_folder() / "downloads" / "cifar10" / "cifar-10-batches-py") in message
     assert "\n" not in message
+
+
+def test_one_process_downloads_at_a_time(tmp_path):
+    inside, most = [], []
+
+    def make():
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: named._fetch("cifar10", "url", tmp_path / "set" / "files", make), range(4)))
+    assert most == [1] * 4
 
 
 def test_cifar100(monkeypatch):

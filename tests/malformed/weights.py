@@ -150,7 +150,7 @@ NOT_WEIGHTS = {  # name: (content or way to make it)
     "a file of 16 GiB": sparse,
 }
 SAYS = {"a folder": "no checkpoint", "a pipe": "not a file", "a link to nothing": "no checkpoint"}
-SAYS["a file of 16 GiB"] = "too large"
+SAYS["a file of 16 GiB"] = "damaged"
 
 NOT_OURS = [
     Case("weights: of another program", EVALUATE, ["not written by feathervit"], file("w.safetensors", save({}))),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from feathervit.config import GQA, MLP, DecoderConfig, EncoderConfig, LossConfig, MAEConfig, MoE
+from feathervit.config import GQA, MLP, ConvMLP, DecoderConfig, EncoderConfig, LossConfig, MAEConfig, MoE
 from feathervit.errors import ConfigError
 from feathervit.models import Encoder, MaskedAutoencoder, build_model, list_models, spec
 from feathervit.recipes import recipe
@@ -150,6 +150,8 @@ def test_parts_that_do_not_fit():
     for ratio in (0.0, 0.01, 0.99, 1.0):
         with pytest.raises(ConfigError, match="mask ratio"):
             build(replace(MAE, mask_ratio=ratio))
+    with pytest.raises(ConfigError, match=r"decoder\.feedforward\.reduction 4.*'mean'"):
+        build(replace(MAE, decoder=replace(DECODER, feedforward=ConvMLP(2.0))), replace(ENCODER, readout="mean"))
     with pytest.raises(ConfigError, match="decoder"):
         build(MAEConfig())
     assert spec("mlit_s").decoder != spec("mlit_nano").decoder

@@ -12,7 +12,15 @@ from safetensors.torch import save_file
 from feathervit.config import RunConfig, to_dict
 from feathervit.errors import CheckpointError, RunFolderError
 from feathervit.models import create_model
-from feathervit.training.checkpoint import Checkpoint, load_model, load_state, load_weights, save_state, save_weights
+from feathervit.training.checkpoint import (
+    Checkpoint,
+    drop_state,
+    load_model,
+    load_state,
+    load_weights,
+    save_state,
+    save_weights,
+)
 from feathervit.training.setup import resolve
 
 
@@ -120,6 +128,10 @@ def test_state_falls_back_to_the_one_before(tmp_path):
     assert meta["n"] == 2
     assert torch.equal(tensors["w"], torch.full((4,), 2.0))
     assert "checksum" in words[0]
+    drop_state(tmp_path)  # the damaged one, so that the next does not push out the whole one
+    save_state(tmp_path, {"w": torch.zeros(4)}, {"n": 4})
+    path.write_bytes(b"")
+    assert load_state(tmp_path)[1]["n"] == 2
     path.unlink()  # as when killed between the two renames
     assert load_state(tmp_path)[1]["n"] == 2
     (tmp_path / "state.previous.safetensors").write_bytes(b"")

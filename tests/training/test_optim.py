@@ -12,6 +12,7 @@ from torch import nn
 from feathervit.config import OptimConfig, RunConfig, with_fields
 from feathervit.errors import ConfigError
 from feathervit.models import create_model
+from feathervit.training.checkpoint import flatten_optimizer, restore_optimizer
 from feathervit.training.optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
 
 
@@ -81,6 +82,20 @@ def test_every_optimiser_moves_every_weight(name):
     optimizer.step()
     still = [n for n, p in model.named_parameters() if torch.equal(before[n], p.detach())]
     assert still == []
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+def test_a_restored_state_holds_what_the_optimiser_keeps(name):
+    model = create_model("mlit_nano", img_size=8, patch_size=4, num_classes=3)
+    made = [build_optimizer(model, RunConfig(optim=OptimConfig(name=name))) for _ in range(2)]
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    made[0].step()
+    restore_optimizer(made[1], flatten_optimizer(made[0]))
+    for p in model.parameters():
+        own, theirs = (optimizer.state[p] for optimizer in made)
+        assert {k: type(v) for k, v in own.items()} == {k: type(v) for k, v in theirs.items()}
+        assert all(torch.equal(v, theirs[k]) if isinstance(v, torch.Tensor) else v == theirs[k] for k, v in own.items())
 
 
 @pytest.mark.parametrize("field", [{"lr": 0.0}, {"lr": -1.0}, {"optim.weight_decay": -0.1}, {"optim.layer_decay": 1.5}])

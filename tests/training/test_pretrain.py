@@ -223,7 +223,7 @@ def test_a_pretrained_model_names_no_classes(pretrained, arrays):
         {"optim.layer_decay": 0.9},
         {"loss.label_share": 0.5},
         {"loss.label_smoothing": 0.1},
-        {"model": "timm:resnet10t"},
+        {"model": "timm:resnet10t", "patch_size": None},
     ],
 )
 def test_settings_that_cannot_work(arrays, tmp_path, fields):

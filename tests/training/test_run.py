@@ -138,9 +138,14 @@ def test_folders_that_hold_something_are_refused(arrays, tmp_path, small):
     feathervit.train(data=arrays, out=out, epochs=1, **small)
     with pytest.raises(RunFolderError, match="not empty"):
         feathervit.train(data=arrays, out=out, epochs=1, **small)
-    (out / "notes.txt").write_text("mine")
+    mine = [out / "notes.txt", out / "good-epoch50.safetensors", out / "state-backup.safetensors"]
+    for path in mine:
+        path.write_text("mine")
     feathervit.train(data=arrays, out=out, epochs=1, overwrite=True, **small)
-    assert (out / "notes.txt").read_text() == "mine"  # only what a run writes is removed
+    assert [path.read_text() for path in mine] == ["mine"] * 3  # only what a run writes is removed
+    for name in ("state", "state.previous"):
+        (out / f"{name}.safetensors").unlink(missing_ok=True)
+    assert feathervit.train(data=arrays, out=out, resume=True).finished  # a copy under another name is no state
     with pytest.raises(RunFolderError, match="no run to resume"):
         feathervit.train(data=arrays, out=tmp_path / "none", resume=True)
 
@@ -199,6 +204,30 @@ def test_a_state_whose_weights_were_never_seen_to_work_is_not_the_last_good_one(
     again = feathervit.train(data=arrays, out=tmp_path / "run", resume=True, on_nonfinite="skip")
     assert again.result.skipped_steps == 0
     assert all(math.isfinite(row["train_loss"]) for row in again.result.epochs)
+
+
+def test_a_good_state_outlives_any_number_of_attempts(arrays, tmp_path, small, monkeypatch):
+    """The weights break in the first step after it, which is seen at the end of the epoch."""
+    whole = loop.Trainer.train_step
+
+    def breaking(self, number, lr):
+        whole(self, number, lr)
+        if number == 2:
+            with torch.no_grad():
+                self.model.head.weight.fill_(1e38)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", breaking)
+    monkeypatch.setattr(loop, "SHORT_EPOCH_SECONDS", 1e9)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # a state after each step
+    arguments = {"data": arrays, "out": tmp_path / "run"}
+    with pytest.raises(DivergedError, match="last good state"):
+        feathervit.train(epochs=6, **arguments, **small, **{"split.val_fraction": 0.0})
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 1e9)
+    for _ in range(3):
+        with pytest.raises(DivergedError, match="last good state"):
+            feathervit.train(resume=True, **arguments)
+    monkeypatch.setattr(loop.Trainer, "train_step", whole)
+    assert feathervit.train(resume=True, **arguments).finished
 
 
 def test_skipping_without_end_stops_the_run(arrays, tmp_path, small):
@@ -278,7 +307,7 @@ def test_settings_that_cannot_work_write_nothing(arrays, tmp_path, fields):
     with pytest.raises(FeatherVitError) as error:
         feathervit.train(data=arrays, out=tmp_path / "run", **{"epochs": 1, **fields})
     assert len(str(error.value)) < 400
-    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_timm_model_trains_and_loads(arrays, tmp_path):
