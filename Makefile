@@ -27,7 +27,7 @@ docs: .venv/installed
 ROW ?= next
 MINUTES ?= 9
 reproduce: .venv/installed
-	$(BIN)/feathervit results reproduce $(ROW) --minutes $(MINUTES) $(FLAGS)
+	$(BIN)/feathervit results reproduce $(ROW) --max-minutes $(MINUTES) $(FLAGS)
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -9,13 +9,8 @@ In JSON a part carries its class name under "kind".
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
-from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from .errors import ConfigError
+from dataclasses import dataclass
+from typing import Literal
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The parts of an encoder
@@ -273,36 +268,45 @@ class MAEConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, whole. `None` in `img_size` and `patch_size` means the model's own; `arch` None, the registered one.
-
-    `objective`: what is optimised: the label loss, the reconstruction of masked pictures (pre-training, no labels needed),
-    or both at once ("joint"), or the label loss together with the outputs of `teacher`, a checkpoint or timm:NAME.
-    `start_from`: weights to begin with (`--from`), their head replaced by a new one. `patience`: stop after so many
-    epochs without a better validation accuracy (0: never). `on_nonfinite`: what to do when the loss is no finite number:
-    stop the run, or skip the step and count it. `batch_size` is that of an optimiser step, over all processes and the
-    `accumulate` micro-steps whose gradients are added up. `compile`: torch.compile's mode; reduce-overhead is CUDA graphs.
-    `tensorboard`: the rows of metrics.csv also go into the run folder's tensorboard/ (needs the extra of that name).
-    """
+    """One run, whole. `None` in `img_size` and `patch_size` means the model's own; `arch` None, the registered one."""
 
     recipe: str = ""
+    """The recipe whose values hold where no other is given (`feathervit recipes`)."""
     objective: Literal["classification", "reconstruction", "joint", "distillation"] = "classification"
+    """What is optimised: the label loss; the reconstruction of masked pictures (pre-training, no labels needed); both at
+    once; or the label loss together with the outputs of a teacher."""
     model: str = "mlit_xxs"
+    """One of ours (`feathervit models`), or timm:NAME."""
     data: str = ""
+    """A folder of pictures, hf:NAME, or a set that goes by its name: digits, cifar10, cifar100, svhn, flowers102."""
     start_from: str = ""
+    """Weights to begin with (`--from`), their head replaced by a new one."""
     teacher: str = ""
+    """Of a distillation: a run folder, a weights file, or timm:NAME."""
     img_size: int | None = None
+    """Side of the square that the model takes, in pixels."""
     patch_size: int | None = None
+    """Side of a patch in pixels; it divides the image size."""
     epochs: int = 100
     batch_size: int = 128
+    """Pictures of an optimiser step, over all processes and micro-steps."""
     accumulate: int = 1
+    """Micro-steps whose gradients are added up to a step."""
     lr: float = 1e-3
+    """Peak learning rate, of batches of optim.lr_batch pictures (0: of any size)."""
     seed: int = 0
+    """Of everything that is drawn."""
     patience: int = 0
+    """Stop after so many epochs without a better validation accuracy (0: never)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    """When the loss is no finite number: stop the run, or skip the step and count it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs that have it, float16 on older ones, float32 elsewhere."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
+    """torch.compile's mode; reduce-overhead is CUDA graphs; auto chooses by model and length of the run."""
     tensorboard: bool = False
+    """Write the rows of metrics.csv also into the run folder's tensorboard/ (needs the extra of that name)."""
     arch: EncoderConfig | None = None
     images: ImageConfig = ImageConfig()
     split: SplitConfig = SplitConfig()
@@ -310,100 +314,3 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     loss: LossConfig = LossConfig()
     mae: MAEConfig = MAEConfig()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# To and from JSON
-
-
-def to_dict(config: Any) -> Any:
-    """A dataclass as JSON-ready values; a part of an encoder carries its class name under "kind"."""
-    if dataclasses.is_dataclass(config):
-        out = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"kind": type(config).__name__, **out} if type(config) in _PARTS else out
-    if isinstance(config, tuple):
-        return [to_dict(v) for v in config]
-    return config
-
-
-_PARTS = (GQA, Latent, MoE, SwiGLU, MLP, ConvMLP, LinearPatches, WhitenedPatches, ConvStem)
-
-
-def from_dict(cls: type, data: Any, where: str = "") -> Any:
-    """The dataclass `cls` from JSON values, each checked against its declared type.
-
-    Missing fields take their defaults, so that an older file still loads. Raises ConfigError for an unknown field or a
-    value of the wrong type, naming its dotted place.
-    """
-    return _decode(cls, data, where)
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(kind)
-        if value is None and type(None) in options:
-            return None
-        options = [o for o in options if o is not type(None)]
-        if isinstance(value, dict) and "kind" in value:
-            options = [o for o in options if getattr(o, "__name__", "") == value["kind"]] or options[:1]
-        return _decode(options[0], value, where)
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where or 'configuration'} must be an object of fields, got {value!r:.80}")
-        hints = typing.get_type_hints(kind)
-        given = dict(value)
-        if given.pop("kind", kind.__name__) != kind.__name__:
-            raise ConfigError(f"{where}.kind: unknown part {value['kind']!r:.80}")
-        unknown = sorted(set(given) - set(hints))
-        if unknown:
-            raise ConfigError(f"unknown field {(where + '.' if where else '') + str(unknown[0])!r:.80}")
-        return kind(**{k: _decode(hints[k], v, f"{where}.{k}" if where else k) for k, v in given.items()})
-    if origin is Literal:
-        if value not in typing.get_args(kind) or isinstance(value, bool):
-            choices = ", ".join(map(repr, typing.get_args(kind)))
-            raise ConfigError(f"{where} must be one of {choices}; got {value!r:.80}")
-        return value
-    if origin is tuple:
-        args = typing.get_args(kind)
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} must be a list, got {value!r:.80}")
-        if args[-1] is not Ellipsis and len(value) != len(args):
-            raise ConfigError(f"{where} must hold {len(args)} values, got {len(value)}")
-        return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise ConfigError(f"{where} must be float, got an integer of {value.bit_length()} bits") from None
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{where} must be {kind.__name__}, got {value!r:.80}")
-    if kind is float and value != value:
-        raise ConfigError(f"{where} must be a number, got {value}")
-    return value
-
-
-def changed(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
-    """Dotted name -> (before, after) of every field in which two configurations differ."""
-    return {k: (v, b) for k, v, b in _walk(to_dict(before), to_dict(after), "")}
-
-
-def _walk(a: Any, b: Any, where: str):
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in dict.fromkeys([*a, *b]):
-            yield from _walk(a.get(key), b.get(key), f"{where}.{key}" if where else key)
-    elif a != b:
-        yield where, a, b
-
-
-def with_fields(config: Any, /, **changes: Any) -> Any:
-    """A copy with fields set by dotted name: `with_fields(c, **{"optim.weight_decay": 0.1, "epochs": 3})`.
-
-    Raises ConfigError for a name that no field has.
-    """
-    for name, value in changes.items():
-        head, _, rest = name.partition(".")
-        if not dataclasses.is_dataclass(config) or head not in {f.name for f in dataclasses.fields(config)}:
-            raise ConfigError(f"no field {name!r:.80} in {type(config).__name__}")
-        config = replace(config, **{head: with_fields(getattr(config, head), **{rest: value}) if rest else value})
-    return config

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .config import RunConfig, from_dict
+from .config import RunConfig
 from .errors import ConfigError, RunFolderError
+from .fields import from_dict
 from .files import write_bytes
 
 SCHEMA = 1

@@ -119,7 +119,7 @@ def test_resume_and_the_words_for_it(folder, tmp_path, run):
 
 def test_demo(tmp_path, run, monkeypatch):
     from feathervit import demo
-    from feathervit.config import with_fields
+    from feathervit.fields import with_fields
 
     short = {
         name: with_fields(demo.recipe(name), epochs=epochs) for name, epochs in (("mae_digits", 1), ("few_digits", 2))

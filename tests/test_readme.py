@@ -19,7 +19,8 @@ from PIL import Image
 
 from feathervit import cli
 from feathervit.cli import VERBS
-from feathervit.config import MAEConfig, RunConfig, with_fields
+from feathervit.config import MAEConfig, RunConfig
+from feathervit.fields import with_fields
 from feathervit.results import read_result
 from feathervit.studies import read_study
 from feathervit.study.report import table

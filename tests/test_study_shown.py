@@ -12,6 +12,7 @@ from feathervit.cli import main
 from feathervit.config import EncoderConfig
 from feathervit.recipes import recipe
 from feathervit.results import read_result
+from feathervit.shipped import list_weights
 from feathervit.studies import STUDIES, Size, Study
 from feathervit.study import plan as plans
 from feathervit.study.report import paired, table
@@ -100,6 +101,7 @@ def tiny(study: Study, size: str) -> Study:
     def cut(stage):
         asked = {**study.sizes[size].fields, **stage}
         ours = not str(asked.get("model", study.base.model)).startswith("timm:")
+        ours &= asked.get("start_from") not in list_weights()  # these are as large as they are
         fields = {k: v for k, v in TINY.items() if ours or not k.startswith(("arch.", "patch"))}
         if isinstance(asked.get("arch"), EncoderConfig):
             fields = {k: v for k, v in fields.items() if k != "arch.dim"}

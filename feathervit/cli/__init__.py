@@ -20,20 +20,9 @@ from typing import Any
 import tyro
 
 from .. import __version__
-from ..config import (
-    GQA,
-    MLP,
-    ConvMLP,
-    ConvStem,
-    Latent,
-    LinearPatches,
-    MoE,
-    RunConfig,
-    SwiGLU,
-    WhitenedPatches,
-    with_fields,
-)
+from ..config import GQA, MLP, ConvMLP, ConvStem, Latent, LinearPatches, MoE, RunConfig, SwiGLU, WhitenedPatches
 from ..errors import ConfigError, FeatherVitError, UnknownNameError
+from ..fields import with_fields
 from ..recipes import recipe, recipe_for
 from ..results import read_config
 from ..zoo import spec

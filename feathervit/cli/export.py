@@ -24,8 +24,8 @@ class Export:
     """Labelled images to calibrate and check on; what the checkpoint was trained on if not given."""
     input: Literal["image", "tensor"] = "image"
     """What the file takes: pictures of any size, or tensors that are resized and normalised already (onnx and int8)."""
-    min_agreement: float = 0.97
-    """Share of the images on which int8 must answer as the model does."""
+    min_agreement: float | None = None
+    """Share of the images on which eight bits must answer as the model does (int8 and web; 0.97 if not given)."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 

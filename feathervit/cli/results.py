@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UnknownNameError
 from .printing import new_console, print_json, set_threads
 from .study import seeds_of
 
@@ -28,7 +28,6 @@ class ResultsTable:
 
 
 def results_table(args: ResultsTable, _: dict[str, Any]) -> int:
-    from ..errors import UnknownNameError
     from ..reproduce.rows import TABLES
     from ..reproduce.table import tables
 
@@ -47,7 +46,7 @@ def results_table(args: ResultsTable, _: dict[str, Any]) -> int:
 
 @dataclass
 class ResultsReproduce:
-    """Run a row of the papers' tables, or the next ones, in a piece of at most so many minutes; again: go on.
+    """Run a row of the papers' tables, or the next ones, for at most --max-minutes; run it again to continue.
 
     Trains on all of train and reports the last epoch. OUT/results/ROW.json is what `results table` reads, from
     RESULTS/reproduce/ROW.json. A row that starts from pre-training runs that first, once for all rows.
@@ -59,12 +58,14 @@ class ResultsReproduce:
     """Folder of all rows, with their state: take it along and go on elsewhere."""
     data: str | None = None
     """A folder with folders cifar100, cifar10, ... in it; downloaded if not given."""
-    minutes: float | None = None
+    max_minutes: float | None = None
     """Stop after this many minutes with the state saved; the same command goes on. Reading the data for the first time, and
     the last evaluation of a run, may come on top."""
     seeds: str = "0,1,2"
     pretrain_epochs: int | None = None
     """Epochs of pre-training instead of the paper's thousands; the learning rate falls to zero in them."""
+    retry_failed: bool = False
+    """Start runs anew that failed."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
     json: bool = False
@@ -75,9 +76,11 @@ def results_reproduce(args: ResultsReproduce, _: dict[str, Any]) -> int:
     from ..reproduce.rows import ORDER, ROWS
 
     if args.row == "list":
-        for name in ORDER:
-            print(f"{name:<32} {ROWS[name].name}, {ROWS[name].data}")
+        rows = {name: f"{ROWS[name].name}, {ROWS[name].data}" for name in ORDER}
+        print_json(rows) if args.json else print("\n".join(f"{name:<32} {text}" for name, text in rows.items()))
         return 0
+    if args.row != "next" and args.row not in ORDER:
+        raise UnknownNameError("row", args.row, ORDER, "`feathervit results reproduce list` shows them")
     names = ORDER if args.row == "next" else (args.row,)
     from ..reproduce.run import Place, reproduce
 
@@ -88,16 +91,26 @@ def results_reproduce(args: ResultsReproduce, _: dict[str, Any]) -> int:
         Path(args.data) if args.data else None,
         seeds_of(args.seeds),
         args.pretrain_epochs,
+        args.retry_failed,
         console,
         shlex.join(["feathervit", *sys.argv[1:]]) if sys.argv[1:2] == ["results"] else "feathervit results reproduce",
     )
-    finished = reproduce(names, place, args.minutes)
+    found = reproduce(names, place, args.max_minutes)
     if args.json:
-        print_json({"rows": args.row, "out": args.out, "finished": finished})
+        print_json({"rows": args.row, "out": args.out, **asdict(found)})
     else:
-        said = f"finished; see {args.out}/results" if finished else "not finished: the same command goes on"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
-    return 0
+        said = []
+        if found.failed:
+            said.append(f"failed: {', '.join(found.failed)} (--retry-failed starts anew)")
+        if found.passed_over:
+            said.append(f"{len(found.passed_over)} rows were passed over for want of data or model")
+        if found.finished:
+            said.append(f"finished; see {args.out}/results")
+        elif len(found.passed_over) < len(names):
+            said.append("not finished: the same command goes on")
+        console.print("; ".join(said), markup=False, highlight=False, soft_wrap=True)
+    stuck = found.passed_over and not found.begun
+    return 130 if found.interrupted else 1 if found.failed or stuck else 0
 
 
 @dataclass
@@ -113,10 +126,14 @@ class ResultsPack:
 
 
 def results_pack(args: ResultsPack, _: dict[str, Any]) -> int:
+    import shutil
     import subprocess
 
     from ..errors import DataError, RunFolderError
     from ..reproduce.pack import pack
+
+    if shutil.which("git") is None:
+        raise ConfigError("packing needs git, which is not installed")
 
     folders = {name: Path(args.data) / name for name in args.sets}
     for name, folder in folders.items():

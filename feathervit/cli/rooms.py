@@ -21,13 +21,16 @@ class DataCheck:
     """Look for what is wrong with a folder of pictures. Exit status 1 when something must be mended."""
 
     path: Positional[str]
+    unlabelled: bool = False
+    """Pictures without classes, in any folders, as `pretrain` takes them."""
     json: bool = False
+    """Print one JSON object on standard output and nothing else."""
 
 
 def data_check(args: DataCheck, _: dict) -> int:
     from ..data.check import check_folder
 
-    report = check_folder(args.path)
+    report = check_folder(args.path, labelled=not args.unlabelled)
     if args.json:
         print_json(report.to_dict())
     else:
@@ -63,7 +66,7 @@ class DataCache:
     """The cache of decoded pictures: where it is and how large, or --clear it."""
 
     clear: bool = False
-    """Remove all of it."""
+    """Remove the decoded pictures; downloads stay."""
 
 
 def data_cache(args: DataCache, _: dict) -> int:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..config import RunConfig, to_dict
+from ..config import RunConfig
 from ..errors import ConfigError
+from ..fields import to_dict
 from ..recipes import RECIPES
 from ..shipped import list_weights
 from ..zoo import MODELS
@@ -66,8 +67,10 @@ class Train:
     """Train a model: a recipe, or a model and data, into a run folder.
 
     Every field of the recipe can be set by its dotted name; --from, --folds and --fold are short for --start-from,
-    --split.folds and --split.fold. With no recipe named, the recipe is the one that fits the data;
-    for one's own pictures that is `folder`, which chooses by the pictures and says why.
+    --split.folds and --split.fold. With no recipe named, the recipe is the one that fits the data; for one's own pictures that
+    is `folder`, which chooses model, sizes and epochs by the pictures, whatever is shown here, and says why. With --recipe NAME
+    before --help the defaults are that recipe's. --arch.attention, --arch.feedforward and --arch.patches take the name of
+    another kind of part, whose fields --help then shows.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import DataError
 from .cache import workers
-from .folders import Tree, check_exists, read_trees
+from .folders import Tree, check_exists, read_trees, read_unlabelled
 from .imageset import Progress, pixel_digest
 from .picture import PictureError, decoded, header, quiet
 
@@ -35,6 +35,7 @@ class Report:
     """
 
     path: str
+    labelled: bool = True
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     truncated: dict[str, str] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class Report:
 
     @property
     def one_class(self) -> bool:
-        return len(_training(self.counts)) < 2
+        return self.labelled and len(_training(self.counts)) < 2
 
     @property
     def must_mend(self) -> bool:
@@ -69,7 +70,8 @@ class Report:
         """For people: counts first, then what must be mended, then what is worth knowing."""
         out = [f"{self.path}"]
         for split, by_class in self.counts.items():
-            out.append(f"  {split}: {sum(by_class.values()):,} pictures in {len(by_class)} classes")
+            classes = f" in {len(by_class)} classes" if self.labelled else ""
+            out.append(f"  {split}: {sum(by_class.values()):,} pictures{classes}")
         for side, (low, middle, high) in self.sizes.items():
             out.append(f"  {side}: {low} to {high} px, median {middle}")
         if self.modes:
@@ -98,23 +100,29 @@ class Report:
         return out + (["worth knowing:", *(f"  {line}" for line in know)] if know else [])
 
 
-def check_folder(path: str | os.PathLike, progress: Progress | None = None) -> Report:
-    """Decodes every picture below `path` and reports. progress(done, total).
+def check_folder(path: str | os.PathLike, labelled: bool = True, progress: Progress | None = None) -> Report:
+    """Decodes every picture below `path` and reports. progress(done, total). `labelled` False: pictures without classes,
+    in any folders, as pre-training takes them.
 
     Raises DataError where there is no such folder or no picture in it.
     """
     root = check_exists(Path(path))
-    trees = read_trees(root)
+    trees = read_trees(root) if labelled else _as_one_class(read_unlabelled(root))
     files = [(split, name, file, stat) for split, name, file, stat in _files(trees) if stat.st_size]
     report = Report(
         str(root),
+        labelled,
         empty=[file for *_, file, stat in _files(trees) if not stat.st_size],
         empty_classes=sorted(name for tree in trees.values() for name in tree.empty),
         outside_classes=[name for tree in trees.values() for name in tree.loose],
         not_pictures=[name for tree in trees.values() for name in tree.others],
     )
     if not files and not report.empty:
-        raise DataError(f"{root}: no pictures in class folders were found")
+        raise DataError(
+            f"{root}: no pictures in class folders were found; --unlabelled checks pictures that lie in no class folders"
+            if labelled
+            else f"{root}: no pictures were found"
+        )
     examined = _examine([root / file for *_, file, _ in files], progress)
     counts: dict[str, Counter[str]] = {split: Counter() for split in trees}
     same: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
@@ -127,7 +135,8 @@ def check_folder(path: str | os.PathLike, progress: Progress | None = None) -> R
             same[found[3]].append((split, name, file))
     report.counts = {split: dict(sorted(count.items())) for split, count in counts.items()}
     _sort_out_duplicates(report, list(same.values()))
-    _judge_classes(report, trees)
+    if labelled:
+        _judge_classes(report, trees)
     sizes = [found for found in examined if not isinstance(found, str)]
     if sizes:
         for i, side in enumerate(("width", "height")):
@@ -138,6 +147,14 @@ def check_folder(path: str | os.PathLike, progress: Progress | None = None) -> R
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _as_one_class(trees: dict[str, Tree]) -> dict[str, Tree]:
+    """The trees with all their pictures in one class, since folders say nothing."""
+    return {
+        split: Tree({"": [file for group in tree.classes.values() for file in group]}, tree.others)
+        for split, tree in trees.items()
+    }
 
 
 def _files(trees: dict[str, Tree]) -> list[tuple[str, str, str, os.stat_result]]:

@@ -66,6 +66,17 @@ def find_unlabelled(path: str | Path) -> Found:
     pictures that lie beside them are one more, "pictures".
     """
     root = check_exists(Path(path))
+    trees = read_unlabelled(root)
+    class_names = tuple(sorted({name for tree in trees.values() for name in tree.classes}))
+    splits = {split: _pictures(root, tree, class_names) for split, tree in trees.items() if tree.classes}
+    if "train" not in splits:
+        held = f", but for those in {', '.join(f'{f.name}/' for f in _by_split(root).values())}" if splits else ""
+        raise DataError(f"no pictures below {root}{held}; give a folder that holds some, in any folders")
+    return Found(root.resolve().name, class_names, splits, dict.fromkeys(splits, "all pictures below"), _notes(trees))
+
+
+def read_unlabelled(root: Path) -> dict[str, Tree]:
+    """split -> its files, as `find_unlabelled` takes them."""
     folders = _by_split(root)
     train = folders.pop("train", None)
     trees = {"train": _with_loose(root, _read_tree(root, train or root, tuple(f.name for f in folders.values())))}
@@ -74,13 +85,7 @@ def find_unlabelled(path: str | Path) -> Found:
         for name, files in beside.classes.items():
             trees["train"].classes[name] = sorted([*trees["train"].classes.get(name, []), *files], key=_name)
         trees["train"].others += beside.others
-    trees |= {split: _with_loose(root, _read_tree(root, top)) for split, top in folders.items()}
-    class_names = tuple(sorted({name for tree in trees.values() for name in tree.classes}))
-    splits = {split: _pictures(root, tree, class_names) for split, tree in trees.items() if tree.classes}
-    if "train" not in splits:
-        held = f", but for those in {', '.join(f'{f.name}/' for f in folders.values())}" if splits else ""
-        raise DataError(f"no pictures below {root}{held}; give a folder that holds some, in any folders")
-    return Found(root.resolve().name, class_names, splits, dict.fromkeys(splits, "all pictures below"), _notes(trees))
+    return trees | {split: _with_loose(root, _read_tree(root, top)) for split, top in folders.items()}
 
 
 def _name(file: tuple[str, os.stat_result]) -> str:
@@ -96,8 +101,8 @@ def _with_loose(root: Path, tree: Tree) -> Tree:
     return tree
 
 
-def check_exists(root: Path) -> Path:
-    """`root`, or DataError with the nearest names beside it."""
+def check_exists(root: Path, hint: str = "") -> Path:
+    """`root`, or DataError with the nearest names beside it, or the hint where there are none."""
     root = expanded(root)
     if root.is_dir():
         return root
@@ -106,7 +111,7 @@ def check_exists(root: Path) -> Path:
     parent = root.parent
     beside = [entry.name for entry in os.scandir(parent) if _is_folder(entry)] if parent.is_dir() else []
     near = difflib.get_close_matches(root.name, beside, n=3, cutoff=0.5)
-    mend = f"; did you mean {' or '.join(str(parent / n) for n in near)}?" if near else ""
+    mend = f"; did you mean {' or '.join(str(parent / n) for n in near)}?" if near else hint
     raise DataError(f"no folder {root}{mend}")
 
 

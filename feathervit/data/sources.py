@@ -162,7 +162,9 @@ def find(source: Any, labelled: bool = True) -> Found:
         return find_named(text)
     if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not expanded(text).exists() else []:
         raise DataError(f"no data set and no folder {text!r}; did you mean {' or '.join(near)}?")
-    return (find_folder if labelled else find_unlabelled)(check_exists(Path(text)))
+    return (find_folder if labelled else find_unlabelled)(
+        check_exists(Path(text), f"; the sets that go by a name are {', '.join(NAMED)}, and hf:NAME")
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -226,8 +228,8 @@ def _store(
     if bad and not skip_unreadable:
         lines = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise DataError(
-            f"{len(bad)} unreadable pictures in {found.name}; `feathervit data check PATH` lists what must be mended,"
-            f" --skip-unreadable goes on without them:\n  {lines}"
+            f"{len(bad)} unreadable pictures in {found.name}; `feathervit data check` of that folder lists what must be "
+            f"mended, --skip-unreadable goes on without them:\n  {lines}"
         )
     return sets, bad
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from .. import __version__
 from ..benchmark.cost import cost
-from ..config import RunConfig, to_dict
+from ..config import RunConfig
 from ..data.named import NAMED
 from ..errors import FeatherVitError
 from ..evaluation.inference import Predictor
+from ..fields import to_dict
 from ..files import write_bytes
 from ..results import RunResult, read_result, write_json
 from ..training.checkpoint import load_weights, save_weights

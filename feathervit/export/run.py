@@ -18,6 +18,7 @@ from ..results import commit, machine, write_json
 from .job import prepare
 from .verify import check_extra
 
+INT8_AGREEMENT = 0.97  # share of the images on which eight bits must answer as the model does
 Target = Literal["onnx", "int8", "pt2", "web", "huggingface"]
 
 
@@ -28,7 +29,7 @@ def export_model(
     *,
     data: Any = None,
     input: Literal["image", "tensor"] = "image",
-    min_agreement: float = 0.97,
+    min_agreement: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Writes the model of a checkpoint in the form `to`, checks it on real images, returns what export.json holds and "out".
@@ -36,20 +37,24 @@ def export_model(
     `out`: a folder, by default `export-TO` beside the weights. `data`: labelled images as in `load_data`, by default what the
     checkpoint was trained on; those it is checked on are never used for calibration. `input`: pictures of any size (uint8
     [batch, height, width, channels]), or "tensor": resized and normalised already. "passed" says whether the exported model
-    agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` for int8. `say` hears what is going
-    on. Raises FeatherVitError.
+    agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` (None: 97 %) for int8 and the page.
+    `say` hears what is going on. Raises FeatherVitError.
     """
     if to not in get_args(Target):
         raise UnknownNameError("target", to, get_args(Target))
     if input not in ("image", "tensor"):
         raise UnknownNameError("input", input, ("image", "tensor"))
-    if not 0 <= min_agreement <= 1:
+    if min_agreement is not None and to not in ("int8", "web"):
+        raise ConfigError(
+            f"--min-agreement is for --to int8 and --to web; --to {to} must agree on more than could be asked"
+        )
+    if not 0 <= (min_agreement or 0) <= 1:
         raise ConfigError(f"--min-agreement must be from 0 to 1, got {min_agreement}")
     if input == "tensor" and to not in ("onnx", "int8"):
         raise ConfigError(f"--input tensor is for --to onnx and --to int8; --to {to} takes pictures")
     if to in ("onnx", "int8", "web"):
         check_extra(f"--to {to}")
-    job = prepare(checkpoint, data, input, min_agreement, say)
+    job = prepare(checkpoint, data, input, INT8_AGREEMENT if min_agreement is None else min_agreement, say)
     folder = Path(out) if out else job.folder / f"export-{to}"
     writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
     writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")

@@ -9,8 +9,9 @@ import timm
 from timm.models import register_model
 from torch import nn
 
-from ..config import EncoderConfig, RunConfig, from_dict, to_dict
+from ..config import EncoderConfig, RunConfig
 from ..errors import ConfigError, UnknownNameError
+from ..fields import from_dict, to_dict
 from ..shipped import list_weights, shipped_file
 from ..zoo import MODELS, spec
 from .encoder import Encoder

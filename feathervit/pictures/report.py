@@ -24,13 +24,14 @@ from PIL import Image
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from ..config import RunConfig, from_dict, to_dict
+from ..config import RunConfig
 from ..data import DataSplits, ImageSet
 from ..data.grid import rows_png
 from ..data.picture import resize
 from ..errors import DataError, FeatherVitError, RunFolderError
 from ..evaluation.calibration import before_and_after, fit_temperature
 from ..evaluation.inference import logits
+from ..fields import from_dict, to_dict
 from ..files import make_folder, write_bytes
 from ..models import Encoder, MaskedAutoencoder
 from ..results import RunResult, read_result

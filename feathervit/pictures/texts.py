@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..config import RunConfig, changed
+from ..config import RunConfig
 from ..data import DataSplits
+from ..fields import changed
 from ..recipes import RECIPES
 from ..results import RunResult, read_splits
 from ..training.setup import resolve

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import Augmentation, ConvStem, LossConfig, OptimConfig, RunConfig, SplitConfig, with_fields
+from ..config import Augmentation, ConvStem, LossConfig, OptimConfig, RunConfig, SplitConfig
+from ..fields import with_fields
 from ..zoo import MODELS
 from .base import Recipe
 

@@ -184,5 +184,5 @@ if __name__ == "__main__":
     except (OSError, ValueError) as error:
         sys.exit(f"{error}")
     print(
-        f"cd {dest / 'code'} && python -m feathervit results reproduce next --data {(dest / 'data').resolve()} --minutes 9"
+        f"cd {dest / 'code'} && python -m feathervit results reproduce next --data {(dest / 'data').resolve()} --max-minutes 9"
     )

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -33,9 +33,6 @@ from ..training.run import train
 from ..zoo import spec
 from . import rows as known
 from .rows import Row
-
-if TYPE_CHECKING:
-    from ..study.run import Ended
 
 SCHEMA = 1
 ALL_OF_TRAIN = {"split.val_fraction": 0.0, "split.keep": "last"}
@@ -58,12 +55,14 @@ KEPT = (
 @dataclass(frozen=True)
 class Place:
     """Where and how rows are run. `data`: a folder with a folder for each data set, named as it is (None: the named sets,
-    downloaded). `pretrain_epochs`: instead of the recipes' thousands, for pre-training that has not begun."""
+    downloaded). `pretrain_epochs`: instead of the recipes' thousands, for pre-training that has not begun. `retry_failed`:
+    runs that failed start anew."""
 
     out: Path
     data: Path | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     pretrain_epochs: int | None = None
+    retry_failed: bool = False
     console: Console | None = None
     command: str = "feathervit.reproduce.run"
 
@@ -82,44 +81,65 @@ class Place:
         return whole(str(self.data / row.data))
 
 
-def reproduce(names: Iterable[str], place: Place, minutes: float | None = None) -> bool:
-    """Runs these rows, one after another, for `minutes` in all; whether all of them are finished now.
+@dataclass
+class Reproduced:
+    """How a call ended. `finished`: nothing is left of the rows. `begun`: rows that were worked on; `passed_over`: whose data
+    or model is not here; `failed`: with a run that failed."""
+
+    finished: bool = False
+    begun: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def reproduce(names: Iterable[str], place: Place, max_minutes: float | None = None) -> Reproduced:
+    """Runs these rows, one after another, for `max_minutes` in all.
 
     A row whose data or model is not here is passed over with a word, unless it is the only one. Every call gets on by
     a step at least. Raises FeatherVitError.
     """
     names = list(names)
-    if minutes is not None and not minutes > 0:
-        raise ConfigError(f"minutes must be above 0, got {minutes}")
+    if max_minutes is not None and not max_minutes > 0:
+        raise ConfigError(f"max_minutes must be above 0, got {max_minutes}")
     if place.pretrain_epochs is not None and place.pretrain_epochs < 1:
         raise ConfigError(f"pretrain_epochs must be at least 1, got {place.pretrain_epochs}")
-    end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
-    done, begun = True, False
+    end = time.monotonic() + 60 * max_minutes if max_minutes is not None else float("inf")
+    found = Reproduced()
     for name in names:
         row = known.row(name)
         if is_finished(row, place):
             continue
-        if begun and time.monotonic() > end:
-            return False
+        if found.begun and time.monotonic() > end:
+            break
         try:
             check(row, place)
         except (DataError, UnknownNameError, ConfigError) as error:
             if len(names) == 1:
                 raise
             place.say(f"{name}: passed over: {error}")
-            done = False
+            found.passed_over.append(name)
             continue
-        begun = True
-        if not _run(row, place, end):
-            return False
-    return done
+        found.begun.append(name)
+        done, found.interrupted = _run(row, place, end)
+        if not done or found.interrupted:
+            break
+    found.failed = [name for name in names if "failed" in _cells(known.row(name), place)]
+    found.finished = all(is_finished(known.row(name), replace(place, retry_failed=False)) for name in names)
+    return found
 
 
 def is_finished(row: Row, place: Place) -> bool:
     """Whether there is nothing left to run of it."""
     if row.is_pretraining:
         return (place.runs(row) / "run" / "result.json").exists()
-    return all(read_cell(place.runs(row), row.id, seed) for seed in place.seeds)
+    return set(_cells(row, place)) <= ({"finished"} if place.retry_failed else {"finished", "failed"})
+
+
+def _cells(row: Row, place: Place) -> list[str | None]:
+    """The status of each seed's cell, None where it has not ended."""
+    cells = [read_cell(place.runs(row), row.id, seed) for seed in place.seeds]
+    return [cell.status if cell else None for cell in cells]
 
 
 def check(row: Row, place: Place) -> None:
@@ -134,11 +154,13 @@ def check(row: Row, place: Place) -> None:
         check(start, place)
 
 
-def _run(row: Row, place: Place, end: float) -> bool:
-    """One row, until it is finished (True) or the time is over; with the pre-training it starts from."""
+def _run(row: Row, place: Place, end: float) -> tuple[bool, bool]:
+    """One row, until it is finished or the time is over; with the pre-training it starts from. (finished, interrupted)."""
     start = known.row(row.pretraining) if row.pretraining else None
-    if start and not is_finished(start, place) and not _run(start, place, end):
-        return False
+    if start and not is_finished(start, place):
+        done, interrupted = _run(start, place, end)
+        if not done or interrupted:
+            return False, interrupted
     make_folder(place.out / "results")
     place.say(f"{row.id} ({place.runs(row)})")
     return (_pretrain if row.is_pretraining else _study)(row, place, end)
@@ -152,7 +174,7 @@ def _minutes_to(end: float) -> float | None:
 # Rows of accuracies
 
 
-def _study(row: Row, place: Place, end: float) -> bool:
+def _study(row: Row, place: Place, end: float) -> tuple[bool, bool]:
     stages: list[dict[str, Any]] = [{**row.fields, "recipe": row.recipe}]
     if row.pretraining:
         start = known.row(row.pretraining)
@@ -162,8 +184,13 @@ def _study(row: Row, place: Place, end: float) -> bool:
         _lay_in(place.runs(start) / "run", [cell_folder(place.runs(row), row.id, s) / "1" for s in place.seeds])
     base = replace(recipe(row.recipe), data=place.data_of(row))
     study = Study(row.id, row.name, base, {row.id: stages}, {"": Size(place.seeds, ALL_OF_TRAIN)})
-    ended: Ended = run_study(
-        study, place.runs(row), max_minutes=_minutes_to(end), console=place.console, command=place.command
+    ended = run_study(
+        study,
+        place.runs(row),
+        retry_failed=place.retry_failed,
+        max_minutes=_minutes_to(end),
+        console=place.console,
+        command=place.command,
     )
     curves = {}
     for seed in place.seeds:
@@ -174,7 +201,7 @@ def _study(row: Row, place: Place, end: float) -> bool:
         place.out / "results" / f"{row.id}.json",
         {**ended.found, "schema": SCHEMA, "row": row.id, "data": row.data, "note": note, "curves": curves},
     )
-    return not ended.left
+    return not ended.left, ended.interrupted
 
 
 def _lay_in(run: Path, folders: list[Path]) -> None:
@@ -190,11 +217,11 @@ def _lay_in(run: Path, folders: list[Path]) -> None:
 # Rows of pre-training
 
 
-def _pretrain(row: Row, place: Place, end: float) -> bool:
+def _pretrain(row: Row, place: Place, end: float) -> tuple[bool, bool]:
     held = claim(place.runs(row))
     if held is None:
         place.say(f"{row.id}: another process works on it")
-        return False
+        return False, False
     at = place.runs(row) / "run"
     with held:
         resume = (at / "config.json").exists()
@@ -239,7 +266,7 @@ def _pretrain(row: Row, place: Place, end: float) -> bool:
                 {str(place.out.absolute()): place.out.name, data: Path(data).name},
             ),
         )
-    return outcome.finished
+    return outcome.finished, outcome.interrupted
 
 
 def _encoder_parameters(at: Path) -> int:

@@ -9,8 +9,9 @@ from .feather import feather
 from .peers import peers
 from .pretraining import pretrain_or_scratch
 from .sharing import sharing
+from .transfer import transfer
 
-STUDIES: dict[str, Study] = {s.name: s for s in (sharing, pretrain_or_scratch, *DESIGN, feather, peers)}
+STUDIES: dict[str, Study] = {s.name: s for s in (sharing, pretrain_or_scratch, *DESIGN, feather, peers, transfer)}
 
 
 def study(name: str) -> Study:

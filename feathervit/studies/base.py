@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig, from_dict
+from ..config import RunConfig
 from ..errors import ConfigError
+from ..fields import from_dict
 from ..recipes import recipe
 
 Stage = Mapping[str, Any]

@@ -2,9 +2,9 @@
 
 Claim number n is a file made with O_CREAT | O_EXCL: one process makes it, all others fail. The highest number counts.
 It is held while its owner lives: on the owner's machine (where the system tells when a process began) that process is
-there, on others its time is fresh (a thread touches it). It is given back by setting its time to long ago, which also a full disk takes. A claim that is not held is
-taken over by making number n + 1. No claim is ever removed or renamed, so two processes that find the same owner dead
-cannot both follow it. The machines' clocks must agree within a minute or so.
+there, on others its time is fresh (a thread touches it). It is given back by setting its time to long ago, which also a
+full disk takes. A claim that is not held is taken over by making number n + 1. No claim is ever removed or renamed, so two
+processes that find the same owner dead cannot both follow it. The machines' clocks must agree within a minute or so.
 """
 
 from __future__ import annotations

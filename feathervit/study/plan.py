@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from ..benchmark.train import run as measure_step
-from ..config import RunConfig, changed, from_dict, to_dict
+from ..config import RunConfig
 from ..data import load_data
 from ..data.loader import Sampler
 from ..errors import ConfigError, FeatherVitError, RunFolderError
+from ..fields import changed, from_dict, to_dict
 from ..recipes import recipe
 from ..results import commit, machine, write_json
 from ..studies.base import NAME, Stage, Study, check_study

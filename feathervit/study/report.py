@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import from_dict
 from ..errors import ConfigError, RunFolderError
+from ..fields import from_dict
 from ..files import write_bytes
 from ..results import alike, spread, write_json
 from .plan import Plan, read_plan

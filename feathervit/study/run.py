@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark.cost import cost
-from ..config import RunConfig, from_dict
+from ..config import RunConfig
 from ..data import load_data
 from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
 from ..evaluation.probe import PATCHES, probe
+from ..fields import from_dict
 from ..models import MaskedAutoencoder
 from ..results import RunResult, read_result, write_json
 from ..studies.base import Study

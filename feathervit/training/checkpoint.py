@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..config import RunConfig, from_dict, to_dict
+from ..config import RunConfig
 from ..errors import CheckpointError, ConfigError, RunFolderError, UnknownNameError
+from ..fields import from_dict, to_dict
 from ..files import write_bytes
 from ..shipped import list_weights, shipped_file
 from .setup import check_channels, resolve
@@ -75,7 +76,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise CheckpointError(f"{path} was not written by feathervit; it carries no configuration")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint at {path}") from None
+        raise CheckpointError(
+            f"no checkpoint at {path}; give a run folder, a weights file, or weights of the package "
+            f"({', '.join(list_weights())})"
+        ) from None
     except (OSError, SafetensorError, UnicodeDecodeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
     text = metadata["feathervit"]

@@ -20,7 +20,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..chance import Chance
-from ..config import RunConfig, from_dict
+from ..config import RunConfig
 from ..data import DataSplits, ImageSet
 from ..data.augment import Augmenter
 from ..data.loader import Sampler
@@ -28,6 +28,7 @@ from ..errors import CheckpointError, ConfigError, DivergedError
 from ..evaluation.inference import logits
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
+from ..fields import from_dict
 from ..models.moe import starving
 from ..pictures.reconstructions import write_reconstructions
 from .checkpoint import (

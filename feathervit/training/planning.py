@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig, changed
+from ..config import RunConfig
 from ..data.named import NAMED
 from ..errors import ConfigError, RunFolderError
+from ..fields import changed
 from ..files import expanded
 from ..recipes import ADAPTIVE, recipe, recipe_for
 from ..recipes.folder import adapt

@@ -20,16 +20,18 @@ import torch
 
 from .. import __version__
 from ..chance import Chance
-from ..config import MoE, RunConfig, to_dict
+from ..config import RunConfig
 from ..data import DataSplits, ImageSet, load_data
 from ..data.picture import normalise, resize
 from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..evaluation.metrics import Metrics
+from ..fields import to_dict
 from ..files import clear_drafts, try_writing, write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..pictures.report import report_at_end
 from ..recipes import recipe, recipe_for
 from ..results import RunResult, commit, machine, read_config, write_json
+from .banner import banner, summary
 from .checkpoint import STATES, drop_state, load_state, load_weights, states
 from .distributed import Group, join
 from .logging import decoding
@@ -209,7 +211,7 @@ def _run(
         write_json(out / "config.json", to_dict(config))  # first: from here on the run can be resumed
         write_json(out / "splits.json", data.record)
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    for line in [*_banner(config, data, trainer, parameters, device_reason, dtype_reason), *started]:
+    for line in [*banner(config, data, trainer, parameters, device_reason, dtype_reason), *started]:
         say(line)
 
     finished = trainer.run()
@@ -226,7 +228,7 @@ def _run(
         return Outcome(out, True, trainer.interrupt.asked, None)
     result = _conclude(trainer, data, command)
     write_json(out / "result.json", result)
-    say(_summary(result, out))
+    say(summary(result, out))
     say(report_at_end(out, result, data, trainer.kept, trainer.device))
     return Outcome(out, True, trainer.interrupt.asked, result)
 
@@ -294,64 +296,6 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str) -> RunResult:
 def _figures(trainer: Trainer, images: ImageSet | None) -> dict[str, Any] | None:
     found = trainer.measure(images) if images is not None else None
     return found.to_dict() if isinstance(found, Metrics) else found
-
-
-def _banner(
-    config: RunConfig, data: DataSplits, trainer: Trainer, parameters: int, device: str, dtype: str
-) -> list[str]:
-    sizes = ", ".join(f"{n} {len(s)}" for n in ("train", "val", "test") if (s := getattr(data, n)) is not None)
-    _, chans, stored, _ = data.train.images.shape
-    world, micro = trainer.group.world, config.accumulate
-    shares = f" ({world} processes x {micro} micro-steps)" if world * micro > 1 else ""
-    patch = f", patch {config.patch_size}" if config.patch_size else ""
-    return [
-        f"data       {config.data}: {sizes}; {len(data.train.class_names)} classes; stored at {stored} px, {chans} channels",
-        *(f"           {note}" for note in data.notes),
-        f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}{_halves(trainer)}",
-        f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
-        f"compile    {trainer.compiled.mode} ({trainer.compile_reason}){_kernels(config, trainer)}",
-        f"training   {config.epochs} epochs of {trainer.steps_per_epoch} steps of {config.batch_size}{shares}; "
-        f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
-        *(
-            [f"           the warm-up of {config.optim.warmup_epochs:g} epochs is longer than the run"]
-            if config.optim.warmup_epochs >= config.epochs
-            else []
-        ),
-    ]
-
-
-def _kernels(config: RunConfig, trainer: Trainer) -> str:
-    """What of our models runs in a form of its own (models/cpu.py)."""
-    if config.arch is None or trainer.device.type != "cpu" or trainer.dtype != torch.float32:
-        return ""
-    if not torch.backends.mkldnn.enabled or trainer.compiled.mode != "off":
-        return ""
-    what = "experts and projections" if isinstance(config.arch.feedforward, MoE) else "projections"
-    return f"; {what} in chunks through oneDNN (quicker; torch.backends.mkldnn.set_flags(False): off)"
-
-
-def _halves(trainer: Trainer) -> str:
-    """The share of the decoder, which is left behind after training."""
-    encoder = getattr(trainer.model, "encoder", None)
-    return f"; {sum(p.numel() for p in encoder.parameters()):,} of them the encoder's" if encoder is not None else ""
-
-
-def _summary(result: RunResult, out: Path) -> str:
-    masked = result.config["objective"] == "reconstruction"
-    figures = [
-        f"{name} masked MSE {split['masked_mse']:.5f} of {split['n']}"
-        if masked
-        else f"{name} top-1 {100 * split['top1']:.2f} % of {split['n']}"
-        for name, split in (("validation", result.val), ("test", result.test))
-        if split
-    ]
-    if not figures and masked:
-        figures = [f"training masked MSE {result.best['train_masked_mse']:.5f}"]
-    text = "; ".join(figures) or f"training top-1 {100 * result.best['train_top1']:.2f} % (nothing was held out)"
-    return (
-        f"done in {result.minutes:.1f} min, {result.images_per_s:.0f} images/s (epoch {result.best['epoch']} kept): {text}. "
-        f"Weights: {out / 'best.safetensors'}"
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

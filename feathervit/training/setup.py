@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from ..config import RunConfig, from_dict, to_dict, with_fields
+from ..config import RunConfig
 from ..errors import ConfigError
+from ..fields import from_dict, to_dict, with_fields
 from ..zoo import spec
 
 # The least and the most a field may be. What the parts of a model check themselves is not here.

@@ -12,8 +12,8 @@ from pathlib import Path
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from ..config import changed
 from ..errors import CheckpointError
+from ..fields import changed
 from ..models import Encoder, MaskedAutoencoder
 from .checkpoint import Checkpoint, load_weights
 
@@ -87,7 +87,10 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
             differ["patch_size"] = (checkpoint.config.patch_size, model.patch_embed.patch_size)
         if differ:
             texts = [f"{name} is {before} there, {after} here" for name, (before, after) in list(differ.items())[:4]]
-            raise CheckpointError(f"cannot start from {path}: {'; '.join(texts)}; choose the same model and patch size")
+            raise CheckpointError(
+                f"cannot start from {path}: {'; '.join(texts)}; leave out what asks for another: model, its parts and patch "
+                "size are those of the weights where none is named"
+            )
     elif checkpoint.config.model.removeprefix("timm:") not in str(
         getattr(model, "pretrained_cfg", {}).get("architecture")
     ):

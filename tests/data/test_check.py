@@ -114,7 +114,7 @@ def test_sizes_modes_and_progress(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.new(mode, size, 5 * i).save(path)
     calls = []
-    report = check_folder(tmp_path, lambda done, total: calls.append((done, total)))
+    report = check_folder(tmp_path, progress=lambda done, total: calls.append((done, total)))
     assert report.sizes == {"width": (10, 20, 60), "height": (10, 20, 30)}
     assert report.modes == {"L": 1, "RGB": 1, "RGBA": 1}
     assert calls == [(1, 3), (2, 3), (3, 3)]
@@ -129,6 +129,26 @@ def test_the_report_is_json_and_long_lists_are_cut(folder):
     assert len(data["unreadable"]) == 15
     assert data["sizes"]["width"] == [16, 16, 16]
     assert "    and 5 more" in report.lines()
+
+
+def test_pictures_without_classes(folder, tmp_path):
+    """What pre-training takes: flat, or in folders that mean nothing."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(flat / f"{i}.png")
+    with pytest.raises(DataError, match="--unlabelled"):
+        check_folder(flat)
+    report = check_folder(flat, labelled=False)
+    assert report.counts == {"train": {"": 3}} and not report.must_mend
+    assert "  train: 3 pictures" in report.lines()
+    (flat / "3.png").write_bytes(b"x")
+    assert list(check_folder(flat, labelled=False).unreadable) == ["3.png"]
+    labelled, report = check_folder(folder), check_folder(folder, labelled=False)
+    assert {s: sum(c.values()) for s, c in report.counts.items()} == {
+        s: sum(c.values()) for s, c in labelled.counts.items()
+    }
+    assert not report.small_classes and not report.two_labels
 
 
 def test_nothing_to_check(tmp_path):

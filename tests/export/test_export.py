@@ -320,8 +320,9 @@ def test_names_of_no_valid_unicode(digits_run, held_out, tmp_path):
 
 
 def test_mistakes(digits_run, tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="min-agreement"):
-        feathervit.export_model(digits_run, "int8", tmp_path / "a", min_agreement=97)
+    for to, share in (("int8", 97), ("onnx", 0.5)):
+        with pytest.raises(ConfigError, match="min-agreement"):
+            feathervit.export_model(digits_run, to, tmp_path / "a", min_agreement=share)
     with pytest.raises(ConfigError, match="--input tensor"):
         feathervit.export_model(digits_run, "web", tmp_path / "a", input="tensor")
     with pytest.raises(UnknownNameError, match="onnx"):

@@ -10,13 +10,14 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
-from feathervit.config import ConvMLP, ConvStem, ImageConfig, Latent, WhitenedPatches, with_fields
+from feathervit.config import ConvMLP, ConvStem, ImageConfig, Latent, WhitenedPatches
 from feathervit.data.picture import fit_square, normalise, resize
 from feathervit.export.int8 import METHODS, float_share, quantise
 from feathervit.export.lean import lean
 from feathervit.export.onnx import core, finish
 from feathervit.export.preprocess import OPSET
 from feathervit.export.verify import probabilities, session
+from feathervit.fields import with_fields
 from feathervit.models import create_model, list_models
 from feathervit.zoo import spec
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feathervit.config import to_dict
+from feathervit.fields import to_dict
 from feathervit.training import checkpoint
 
 Make = Callable[[Path, Path], None]  # (here, world): writes what is malformed into the folder `here`

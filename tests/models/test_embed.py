@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import feathervit
-from feathervit.config import GQA, MLP, ConvStem, EncoderConfig, RunConfig, WhitenedPatches, with_fields
+from feathervit.config import GQA, MLP, ConvStem, EncoderConfig, RunConfig, WhitenedPatches
+from feathervit.fields import with_fields
 from feathervit.models import create_model
 from feathervit.models.embed import whitening_filters
 from feathervit.training.checkpoint import Checkpoint, save_weights

@@ -114,9 +114,9 @@ def test_rows_in_pieces_end_as_uncut(tiny, tmp_path):
     """Also where the folder is taken to another place after each piece."""
     whole, cut = tiny
     names = ("scratch", "mae-tiny", "tuned")
-    assert reproduce(names, whole)
+    assert reproduce(names, whole).finished
     calls = 1
-    while not reproduce(names, cut, minutes=1e-9):
+    while not reproduce(names, cut, max_minutes=1e-9).finished:
         calls += 1
         assert calls < 20
         cut = replace(cut, out=cut.out.rename(tmp_path / f"moved-{calls}"))
@@ -139,12 +139,12 @@ def test_rows_in_pieces_end_as_uncut(tiny, tmp_path):
 
 def test_a_row_that_needs_pretraining_runs_it_first_at_the_length_asked_for(tiny, monkeypatch):
     place = replace(tiny[0], pretrain_epochs=2)
-    assert not reproduce(["tuned"], place, minutes=1e-9)
+    assert not reproduce(["tuned"], place, max_minutes=1e-9).finished
     with pytest.raises(RunFolderError, match=r"begun in .* with 2 epochs, not 3"):
         reproduce(["tuned"], replace(place, pretrain_epochs=3))
     found = results_of(place, "mae-tiny")
     assert (found["finished"], found["epochs_run"], found["epochs"]) == (False, 0, 2)
-    assert reproduce(["tuned"], tiny[0])
+    assert reproduce(["tuned"], tiny[0]).finished
     assert results_of(place, "tuned")["cells"][0]["epochs"] == [2, 1]
     (place.out / "reproduce").symlink_to(place.out / "results")  # as if they had been copied
     monkeypatch.setattr(table, "SETS", (*table.SETS, "digits"))
@@ -157,7 +157,8 @@ def test_what_is_not_here_is_passed_over_but_not_when_it_is_asked_for(tiny, tmp_
     monkeypatch.setitem(ROWS, "none", replace(ROWS["scratch"], id="none", fields={"model": "no_such"}))
     place = replace(tiny[0], data=tmp_path)
     (tmp_path / "digits").mkdir()
-    assert not reproduce(["none", "mlit-s-svhn"], place)
+    found = reproduce(["none", "mlit-s-svhn"], place)
+    assert not found.finished and found.passed_over == ["none", "mlit-s-svhn"]
     with pytest.raises(UnknownNameError, match="no_such"):
         reproduce(["none"], place)
     with pytest.raises(DataError, match="no folder svhn"):
@@ -165,10 +166,33 @@ def test_what_is_not_here_is_passed_over_but_not_when_it_is_asked_for(tiny, tmp_
     with pytest.raises(ConfigError, match="quoted as published"):
         reproduce(["resnet-56"], place)
     with pytest.raises(ConfigError, match="minutes"):
-        reproduce(["scratch"], place, minutes=0)
+        reproduce(["scratch"], place, max_minutes=0)
     with pytest.raises(ConfigError, match="pretrain_epochs"):
         reproduce(["scratch"], replace(place, pretrain_epochs=0))
     assert not (place.out / "runs").exists()
+
+
+def test_a_row_that_failed_is_told_and_starts_anew_when_asked(tiny, monkeypatch, capsys):
+    place = tiny[0]
+    bad = replace(ROWS["scratch"], id="bad", fields=TINY | {"lr": 1e30, "epochs": 4})
+    monkeypatch.setitem(ROWS, "bad", bad)
+    monkeypatch.setattr("feathervit.reproduce.rows.ORDER", ("bad", "scratch"))
+    words = ["results", "reproduce", "next", "--out", str(place.out), "--seeds", "0"]
+    assert main(words) == 1
+    assert "failed: bad (--retry-failed" in capsys.readouterr().out
+    assert main(words) == 1  # it is still so
+    monkeypatch.setitem(ROWS, "bad", replace(bad, fields=TINY))
+    with pytest.raises(RunFolderError, match="another study"):
+        reproduce(["bad"], replace(place, retry_failed=True))
+    monkeypatch.setitem(ROWS, "bad", bad)
+    calls = []
+    monkeypatch.setattr(runs, "run_study", lambda *_, **words: calls.append(words["retry_failed"]) or Stopped)
+    found = reproduce(["bad"], replace(place, retry_failed=True))
+    assert calls == [True] and found.interrupted and found.failed == ["bad"]
+
+
+class Stopped:
+    found, left, interrupted = {"cells": []}, 1, True
 
 
 def test_the_last_epoch_counts_also_where_there_is_a_validation_split(tmp_path, folder, monkeypatch):
@@ -186,7 +210,7 @@ def test_the_last_epoch_counts_also_where_there_is_a_validation_split(tmp_path, 
         ROWS, "petals", Row("petals", ("table-8",), "tiny", "flowers102", 1.0, "mlit_flowers102", fields)
     )
     place = Place(tmp_path / "out", root, (0,))
-    assert reproduce(["petals"], place)
+    assert reproduce(["petals"], place).finished
     (cell,) = results_of(place, "petals")["cells"]
     stage = json.loads((place.runs(ROWS["petals"]) / "cells/petals/seed-0/cell.json").read_text())["stages"][0]
     assert (stage["data"]["n_train"], stage["data"]["n_val"], stage["best"]["epoch"]) == (60, 12, 2)
@@ -277,8 +301,12 @@ def test_verbs(tmp_path, capsys):
     assert main(["results", "table", str(tmp_path / "none")]) == 2
     assert main(["results", "reproduce", "list"]) == 0
     assert capsys.readouterr().out.startswith("mlit-xxs-cifar100")
+    assert main(["results", "reproduce", "list", "--json"]) == 0
+    assert tuple(json.loads(capsys.readouterr().out)) == ORDER
+    assert main(["results", "reproduce", "resnet-56"]) == 2
+    assert "list` shows them" in capsys.readouterr().err
     out = ["--out", str(tmp_path / "out"), "--data", str(tmp_path), "--json"]
-    assert main(["results", "reproduce", "next", *out]) == 0  # no data here: all are passed over
+    assert main(["results", "reproduce", "next", *out]) == 1  # no data here: all are passed over
     assert json.loads(capsys.readouterr().out)["finished"] is False
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from feathervit.config import RunConfig, to_dict
+from feathervit.config import RunConfig
 from feathervit.errors import CheckpointError, RunFolderError
+from feathervit.fields import to_dict
 from feathervit.models import create_model
 from feathervit.training.checkpoint import (
     Checkpoint,

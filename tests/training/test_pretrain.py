@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 import feathervit
-from feathervit.config import WhitenedPatches, with_fields
+from feathervit.config import WhitenedPatches
 from feathervit.errors import CheckpointError, ConfigError, DataError
+from feathervit.fields import with_fields
 from feathervit.models import build_model
 from feathervit.recipes import RECIPES, recipe
 from feathervit.training.checkpoint import load_model, load_weights

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import feathervit
-from feathervit.config import RunConfig, with_fields
+from feathervit.config import RunConfig
 from feathervit.errors import CheckpointError
+from feathervit.fields import with_fields
 from feathervit.models import create_model
 from feathervit.training.checkpoint import Checkpoint, save_weights
 from feathervit.training.setup import resolve

@@ -1,0 +1,72 @@
+"""What a run says of itself, before it begins and after it has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..config import MoE, RunConfig
+from ..data import DataSplits
+from ..results import RunResult
+from .loop import Trainer
+
+
+def banner(
+    config: RunConfig, data: DataSplits, trainer: Trainer, parameters: int, device: str, dtype: str
+) -> list[str]:
+    """What a run says before it begins: data, model, device, steps, and why."""
+    sizes = ", ".join(f"{n} {len(s)}" for n in ("train", "val", "test") if (s := getattr(data, n)) is not None)
+    _, chans, stored, _ = data.train.images.shape
+    world, micro = trainer.group.world, config.accumulate
+    shares = f" ({world} processes x {micro} micro-steps)" if world * micro > 1 else ""
+    patch = f", patch {config.patch_size}" if config.patch_size else ""
+    return [
+        f"data       {config.data}: {sizes}; {len(data.train.class_names)} classes; stored at {stored} px, {chans} channels",
+        *(f"           {note}" for note in data.notes),
+        f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}{_halves(trainer)}",
+        f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
+        f"compile    {trainer.compiled.mode} ({trainer.compile_reason}){_kernels(config, trainer)}",
+        f"training   {config.epochs} epochs of {trainer.steps_per_epoch} steps of {config.batch_size}{shares}; "
+        f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
+        *(
+            [f"           the warm-up of {config.optim.warmup_epochs:g} epochs is longer than the run"]
+            if config.optim.warmup_epochs >= config.epochs
+            else []
+        ),
+    ]
+
+
+def _kernels(config: RunConfig, trainer: Trainer) -> str:
+    """What of our models runs in a form of its own (models/cpu.py)."""
+    if config.arch is None or trainer.device.type != "cpu" or trainer.dtype != torch.float32:
+        return ""
+    if not torch.backends.mkldnn.enabled or trainer.compiled.mode != "off":
+        return ""
+    what = "experts and projections" if isinstance(config.arch.feedforward, MoE) else "projections"
+    return f"; {what} in chunks through oneDNN (quicker; torch.backends.mkldnn.set_flags(False): off)"
+
+
+def _halves(trainer: Trainer) -> str:
+    """The share of the decoder, which is left behind after training."""
+    encoder = getattr(trainer.model, "encoder", None)
+    return f"; {sum(p.numel() for p in encoder.parameters()):,} of them the encoder's" if encoder is not None else ""
+
+
+def summary(result: RunResult, out: Path) -> str:
+    """The last line of a run that has ended: figures, time, where the weights are."""
+    masked = result.config["objective"] == "reconstruction"
+    figures = [
+        f"{name} masked MSE {split['masked_mse']:.5f} of {split['n']}"
+        if masked
+        else f"{name} top-1 {100 * split['top1']:.2f} % of {split['n']}"
+        for name, split in (("validation", result.val), ("test", result.test))
+        if split
+    ]
+    if not figures and masked:
+        figures = [f"training masked MSE {result.best['train_masked_mse']:.5f}"]
+    text = "; ".join(figures) or f"training top-1 {100 * result.best['train_top1']:.2f} % (nothing was held out)"
+    return (
+        f"done in {result.minutes:.1f} min, {result.images_per_s:.0f} images/s (epoch {result.best['epoch']} kept): {text}. "
+        f"Weights: {out / 'best.safetensors'}"
+    )
