@@ -24,6 +24,6 @@ class Chance:
         text = f"{self.seed}/{self.step}/{self.rank}/{purpose}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
-    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """A fresh generator on `device`, seeded by `number(purpose)`."""
-        return torch.Generator(device).manual_seed(self.number(purpose))
+    def generator(self, purpose: str) -> torch.Generator:
+        """A fresh generator on the CPU, seeded by `number(purpose)`."""
+        return torch.Generator().manual_seed(self.number(purpose))

@@ -160,8 +160,9 @@ def test_data_check_and_show(folder, tmp_path, run):
     assert status == 1
     assert "0.png" in out
     (folder / "train" / "flat" / "0.png").unlink()
-    for extra in ([], ["--recipe", "mlit_cifar10"]):
-        png = tmp_path / f"{len(extra)}.png"
+    for extra in ([], ["--recipe", "mlit_cifar10"], ["--recipe", "mae_folder"]):
+        png = tmp_path / "samples.png"
+        png.unlink(missing_ok=True)
         assert run("data", "show", folder, "--out", png, *extra)[0] == 0
         assert png.read_bytes().startswith(b"\x89PNG")
     assert run("data", "cache", "--clear")[0] == 0

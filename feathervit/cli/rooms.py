@@ -55,7 +55,7 @@ class DataShow:
 
 
 def data_show(args: DataShow, _: dict) -> int:
-    from ..data.grid import show
+    from ..pictures.grid import show
 
     print(show(args.data, args.recipe, Path(args.out), args.per_class, args.seed))
     return 0

@@ -3,7 +3,7 @@
 Each epoch is one permutation without replacement; step t takes the t-th slice of it and each process a part of that
 slice, so the processes' batches are disjoint. With `repeats` k a batch holds k views of each of its pictures, and an epoch
 shows every picture k times. What is left over at an epoch's end is dropped (other pictures each epoch); only a set
-smaller than one global batch, or `drop_last=False`, gives a smaller batch.
+smaller than one global batch gives a smaller batch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class Sampler:
         rank: int = 0,
         world: int = 1,
         repeats: int = 1,
-        drop_last: bool = True,
     ):
         if n < 1:
             raise DataError("the training set holds no pictures; check the data folder and its classes")
@@ -43,13 +42,8 @@ class Sampler:
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.rank, self.world, self.repeats = rank, world, repeats
         self.pictures = batch_size // repeats  # different pictures in a batch of one process
-        whole, rest = divmod(n, self.pictures * world)
-        self.steps_per_epoch = whole if whole and (drop_last or not rest) else whole + 1
+        self.steps_per_epoch = max(1, n // (self.pictures * world))
         self._order: tuple[int, Tensor] | None = None
-
-    def epoch(self, step: int) -> int:
-        """The epoch, from 0, that `step` falls into."""
-        return step // self.steps_per_epoch
 
     def permutation(self, epoch: int) -> Tensor:
         """The order of an epoch, int64 [n]; the same on every process."""

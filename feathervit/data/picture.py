@@ -67,13 +67,13 @@ class PictureError(DataError):
         self.why = why
 
 
-def open_picture(source: Source, channels: int = 3, *, at_least: int | None = None) -> torch.Tensor:
+def open_picture(source: Source, channels: int = 3) -> torch.Tensor:
     """A whole picture as uint8 [channels, H, W], upright.
 
-    source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). at_least: both sides may shrink
-    to no less than this while decoding a JPEG. Raises PictureError, one line that names the file and says why.
+    source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). Raises PictureError, one line that
+    names the file and says why.
     """
-    with _decoding(source, channels, at_least) as (image, _):
+    with _decoding(source, channels) as (image, _):
         return _pixels(image, channels).contiguous()
 
 
@@ -88,8 +88,8 @@ def decoded(source: Source, channels: int) -> Iterator[torch.Tensor]:
 def _decoding(
     source: Source, channels: int, at_least: int | None = None, fit: Fit = "crop"
 ) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
-    """The image that is about to be decoded, perhaps smaller, and its own (width, height). Its pixels count against the
-    budget until the block ends; whatever goes wrong inside is a PictureError."""
+    """The image, decoded, and its own (width, height). `at_least`: both sides may shrink to no less than this while a JPEG is
+    decoded. Its pixels count against the budget until the block ends; whatever goes wrong inside is a PictureError."""
     if channels not in (1, 3):
         raise DataError(f"picture files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
     try:

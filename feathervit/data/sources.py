@@ -86,7 +86,6 @@ def load_split(
     images: ImageConfig = ImageConfig(),  # noqa: B008 (frozen)
     split: SplitConfig = SplitConfig(),  # noqa: B008
     skip_unreadable: bool = False,
-    progress: Progress | None = None,
     pick: Callable[[str, int], np.ndarray] | None = None,
 ) -> ImageSet:
     """One split, stored for evaluation.
@@ -108,7 +107,7 @@ def load_split(
     size = found.splits[origin].native_side() or img_size
     pictures = parts[split_name]
     part = {split_name: pictures.subset(pick(split_name, len(pictures.labels))) if pick else pictures}
-    sets, _ = _store(found, part, {split_name: size}, images, skip_unreadable, progress)
+    sets, _ = _store(found, part, {split_name: size}, images, skip_unreadable)
     return sets[split_name] if class_names is None else _relabelled(sets[split_name], tuple(class_names))
 
 
@@ -207,7 +206,7 @@ def _store(
     sizes: dict[str, int],
     images: ImageConfig,
     skip_unreadable: bool,
-    progress: Progress | None,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, ImageSet], list[str]]:
     """Every part as an ImageSet, and "SOURCE: why" of each unreadable picture. Raises DataError unless skipped."""
     total = sum(len(pictures.labels) for pictures in parts.values())

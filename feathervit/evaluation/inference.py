@@ -72,8 +72,7 @@ class Predictor:
         self.device = torch.device(device)
         self.model = load_model(checkpoint, where).to(self.device)
         self.config, self.class_names = checkpoint.config, checkpoint.class_names
-        self.in_chans, self.figures = checkpoint.in_chans, checkpoint.figures
-        self.temperature = checkpoint.temperature
+        self.in_chans, self.temperature = checkpoint.in_chans, checkpoint.temperature
 
     def probabilities(self, images_NCRR: Tensor) -> Tensor:
         """Class probabilities, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]."""

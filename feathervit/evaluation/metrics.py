@@ -107,17 +107,17 @@ def _check(p_NK: np.ndarray, labels_N: np.ndarray, names: list[str]) -> None:
         )
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> float:
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Expected calibration error: sum over bins b of n_b / N * |accuracy_b - confidence_b|.
 
-    `probabilities` [N, K], `labels` [N]. A picture's confidence is its largest probability; bin b of `bins` equally
-    wide ones holds the confidences in (b / bins, (b + 1) / bins] (Guo et al., arXiv 1706.04599, Eq. 3).
+    `probabilities` [N, K], `labels` [N]. A picture's confidence is its largest probability; bin b of B =
+    `ECE_BINS` equally wide ones holds the confidences in (b / B, (b + 1) / B] (Guo et al., arXiv 1706.04599, Eq. 3).
     """
     confidence_N = probabilities.max(axis=1)
     correct_N = probabilities.argmax(axis=1) == labels
-    bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
+    bin_N = np.clip(np.ceil(confidence_N * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
     # n_b * |accuracy_b - confidence_b| is the size of the sum of (correct - confidence) over the bin.
-    gap_B = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=bins)
+    gap_B = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=ECE_BINS)
     return float(np.abs(gap_B).sum() / len(labels))
 
 

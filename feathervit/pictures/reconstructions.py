@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.grid import draw_rows
 from ..data.picture import normalise, resize
 from ..evaluation.reconstruction import fixed_order
 from ..files import make_folder
 from ..models import MaskedAutoencoder
+from .grid import draw_rows
 
 GREY = 128  # of a masked patch
 

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..data import DataSplits, ImageSet
-from ..data.grid import rows_png
 from ..data.picture import resize
 from ..errors import DataError, FeatherVitError, RunFolderError
 from ..evaluation.calibration import before_and_after, fit_temperature
@@ -39,6 +38,7 @@ from ..training.checkpoint import load_model, load_weights
 from ..training.setup import choose_device
 from . import charts, texts
 from .figures import rgb
+from .grid import rows_png
 from .reconstructions import reconstructions
 from .routing import expert_use
 from .subject import own_splits, some

@@ -12,8 +12,8 @@ from PIL import Image
 
 from feathervit.data import ImageSet
 from feathervit.data.check import check_folder
-from feathervit.data.grid import sample_grid
 from feathervit.errors import DataError, RunFolderError
+from feathervit.pictures.grid import sample_grid
 
 from ..conftest import write_pictures
 

@@ -42,12 +42,6 @@ def test_what_is_left_over_is_dropped_and_differs_between_epochs():
     assert len({frozenset(d) for d in dropped}) > 1
 
 
-def test_the_rest_can_be_kept():
-    sampler = Sampler(10, 4, seed=0, drop_last=False)
-    assert [len(sampler.batch(s)) for s in range(3)] == [4, 4, 2]
-    assert sorted(epoch_of(sampler).tolist()) == list(range(10))
-
-
 def test_a_set_smaller_than_a_batch_is_one_batch():
     sampler = Sampler(5, 64, seed=0)
     assert sampler.steps_per_epoch == 1
@@ -68,15 +62,6 @@ def test_processes_share_a_partial_batch_evenly(n):
     batches = [Sampler(n, 8, seed=0, rank=r, world=4).batch(0) for r in range(4)]
     assert {len(b) for b in batches} == {-(-n // 4)}
     assert set(torch.cat(batches).tolist()) == set(range(n))
-
-
-def test_processes_share_a_kept_rest_evenly():
-    shares = [Sampler(11, 2, seed=0, rank=r, world=4, drop_last=False) for r in range(4)]
-    assert {s.steps_per_epoch for s in shares} == {2}
-    last = [s.batch(1) for s in shares]
-    assert {len(b) for b in last} == {1}
-    assert sorted(torch.cat([*last[:3], *(s.batch(0) for s in shares)]).tolist()) == list(range(11))
-    assert torch.equal(last[3], last[0])  # three pictures for four processes
 
 
 def test_views_of_a_picture_lie_in_one_batch():

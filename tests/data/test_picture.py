@@ -197,8 +197,6 @@ def test_draft_decoding_changes_little(tmp_path, photograph, fit):
     assert got.shape == (3, 64, 64)
     assert not torch.equal(got, want)  # the draft was used
     assert (got.int() - want.int()).abs().float().mean() < 0.8
-    assert open_picture(tmp_path / "a.jpg", at_least=128).shape[1:] == (214, 320)  # an eighth: 213.5 is not below 128
-    assert open_picture(tmp_path / "a.jpg", at_least=400).shape[1:] == (427, 640)  # an eighth would be below
 
 
 def test_normalise():

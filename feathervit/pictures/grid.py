@@ -13,14 +13,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..chance import Chance
+from ..data.augment import Augmenter
+from ..data.imageset import ImageSet, with_channels
+from ..data.sources import load_data
 from ..errors import ConfigError, DataError
 from ..files import write_bytes
-from ..recipes import recipe, recipe_for
-from ..recipes.folder import adapt
-from ..zoo import spec
-from .augment import Augmenter
-from .imageset import ImageSet, with_channels
-from .sources import load_data
+from ..training.planning import planned
 
 _CELL = 64  # px, the least a sample is drawn at
 _GAP = 4
@@ -84,11 +82,9 @@ def show(source: str, recipe_name: str | None, path: Path, per_class: int = 8, s
 
     What mixes pictures (mixup, CutMix) is left out, since a mixture shows neither. Raises what loading raises.
     """
-    config = recipe(recipe_name) if recipe_name else recipe_for(source)
-    if config.recipe == "folder":
-        config, _ = adapt(config, source, {})
-    size = config.img_size or spec(config.model).img_size
-    train = load_data(source, img_size=size, images=config.images, split=config.split).train
+    config, _ = planned(recipe_name, None, source, {})
+    size, labelled = config.img_size, config.objective != "reconstruction"
+    train = load_data(source, img_size=size, images=config.images, split=config.split, labelled=labelled).train
     augmented = None
     if recipe_name:
         plain = replace(config.augment, mixup=0.0, cutmix=0.0)
