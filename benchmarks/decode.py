@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from feathervit.results import machine, write_json
+from feathervit.results import commit, machine, write_json
 
 WIDTH, HEIGHT = 4000, 3000
 
@@ -109,6 +110,8 @@ def report(args: argparse.Namespace) -> None:
         theirs = peer(folder, args.img_size, min(args.count, 8))
     rate = figures["count"] / figures["seconds"]
     found = {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit(),
         "what": f"{args.count} {args.kind} of {WIDTH} x {HEIGHT}, {megabytes:.1f} MB each, decoded through the cache",
         "machine": machine(),
         "pictures_per_s": rate,

@@ -8,7 +8,9 @@ On: scikit-learn's handwritten digits; each seed draws other labels, masks and w
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 from rich.console import Console
 
 from feathervit.demo import run
-from feathervit.results import write_json
+from feathervit.results import commit, write_json
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
             rows.append(run(Path(folder), seed, Console(quiet=True)))
         top1 = {name: f"{100 * value:.2f} %" for name, value in rows[-1]["top1"].items()}
         print(f"seed {seed}: {top1}, {rows[-1]['minutes']:.1f} min", flush=True)
-        write_json(args.out, {"command": f"python benchmarks/demo.py --seeds {args.seeds}", "rows": rows})
+        write_json(args.out, {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "rows": rows})
     for other in ("scratch", "raw_pixel_1nn"):
         gains = [100 * (row["top1"]["fine_tuned"] - row["top1"][other]) for row in rows]
         print(f"fine-tuned over {other}: {statistics.mean(gains):.2f} points (least {min(gains):.2f})")

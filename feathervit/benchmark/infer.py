@@ -23,7 +23,7 @@ import torch
 from ..errors import ConfigError
 from ..export.verify import check_extra, race, runner, session
 from ..files import write_bytes
-from ..results import commit, machine
+from ..results import machine
 from .cost import cost
 from .peers import build
 
@@ -39,7 +39,6 @@ def run(
     forms: Sequence[str] = FORMS,
     threads: Sequence[int] = (1, 2),
     rounds: int = 30,
-    command: str = "",
 ) -> dict[str, Any]:
     """Figures of `models` (see `peers`), JSON-ready. "latency_ms": form -> threads -> median milliseconds of a batch of one;
     "images_per_s": form -> of batches of 32 with the most threads; "peak_mb": form -> of a process of its own, one thread;
@@ -64,12 +63,11 @@ def run(
                 for (i, form), ms in race(one, rounds).items():
                     rows[i]["latency_ms"].setdefault(form, {})[str(number)] = ms
             many = {(i, form): _call(row, form, pixels, number) for i, row in enumerate(rows) for form in row["parts"]}
-            for (i, form), ms in race(many, 5).items():
+            for (i, form), ms in race(many, max(5, rounds // 10)).items():
                 rows[i]["images_per_s"][form] = 1e3 * BATCH / ms
         finally:
             torch.set_num_threads(before)
     return {
-        "command": command,
         "img_size": img_size,
         "threads": threads,
         "batch": BATCH,
@@ -77,7 +75,6 @@ def run(
         "rows": [{key: value for key, value in row.items() if key != "parts"} for row in rows],
         "torch": torch.__version__,
         "onnxruntime": sys.modules["onnxruntime"].__version__ if onnx else None,
-        "commit": commit(),
         "machine": machine(),
     }
 

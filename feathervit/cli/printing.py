@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,11 +54,12 @@ def check_places(*paths: str | None) -> None:
 
 
 def show(found: dict[str, Any], table: Callable[[dict[str, Any]], str], out: str | None, as_json: bool) -> int:
-    """What a benchmark found, as text or JSON, and in the file `out`."""
+    """What a benchmark found, as text or JSON, and in the file `out` with the command and commit that it came of."""
     if out:
-        from ..results import write_json
+        from ..results import commit, write_json
 
-        write_json(Path(out), found)
+        command = shlex.join(["feathervit", *sys.argv[1:]])
+        write_json(Path(out), {"command": command, "commit": commit(), **found})
     if as_json:
         print_json(found)
     else:

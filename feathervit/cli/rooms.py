@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -204,8 +202,7 @@ def benchmark_infer(args: BenchmarkInfer, _: dict) -> int:
     if args.chart and Path(args.chart).suffix.lower() != ".png":
         raise ConfigError(f"--chart must name a .png file, got {args.chart}")
     check_places(args.chart, args.out)
-    words = (args.models, args.img_size, args.patch_size, args.forms, args.threads, args.rounds)
-    found = run(*words, command=shlex.join(["feathervit", *sys.argv[1:]]))
+    found = run(args.models, args.img_size, args.patch_size, args.forms, args.threads, args.rounds)
     status = show(found, table, args.out, args.json)
     if args.chart:
         chart(found, Path(args.chart))

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..config import RunConfig
 from ..errors import DataError
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -155,6 +156,11 @@ def normalise(x: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     mean_C11 = torch.tensor(mean, dtype=torch.float32, device=x.device).view(-1, 1, 1)
     std_C11 = torch.tensor(std, dtype=torch.float32, device=x.device).view(-1, 1, 1)
     return (x.float() / 255 - mean_C11) / std_C11
+
+
+def as_input(x: torch.Tensor, config: RunConfig) -> torch.Tensor:
+    """Stored pictures, uint8 [B, C, R, R], as the model takes them: float32 [B, C, S, S], resized and normalised."""
+    return normalise(resize(x, config.img_size), config.images.mean, config.images.std)
 
 
 def header(source: Source) -> tuple[int, int, str]:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..config import RunConfig
-from ..data.picture import fit_square, normalise, open_picture, resize, to_stored
+from ..data.picture import as_input, fit_square, open_picture, resize, to_stored
 from ..errors import CheckpointError, ConfigError, DataError
 from ..training.checkpoint import Checkpoint, load_model, load_weights
 from ..training.setup import autocast
@@ -32,9 +32,9 @@ def logits(
     model.eval()
     out = []
     for images_BCRR in images_NCRR.split(BATCH):
-        images_BCSS = resize(images_BCRR.to(device), config.img_size)
+        x_BCSS = as_input(images_BCRR.to(device), config)
         with autocast(device, dtype):
-            logits_BK = model(normalise(images_BCSS, config.images.mean, config.images.std))
+            logits_BK = model(x_BCSS)
         out.append(logits_BK.float().cpu())
     return torch.cat(out)
 

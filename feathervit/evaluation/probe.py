@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..data import ImageSet, load_data
-from ..data.picture import normalise, resize
+from ..data.picture import as_input
 from ..errors import ConfigError, DataError
 from ..models import Encoder, MaskedAutoencoder
 from ..training.checkpoint import load_model, load_weights
@@ -37,8 +37,7 @@ def features(model: nn.Module, images: ImageSet, config: RunConfig, device: torc
     encoder.eval().to(device)
     found: dict[str, list[Tensor]] = {}
     for images_BCRR in images.images.split(BATCH):
-        images_BCSS = resize(images_BCRR.to(device), config.img_size)
-        tokens = encoder.forward_features(normalise(images_BCSS, config.images.mean, config.images.std))
+        tokens = encoder.forward_features(as_input(images_BCRR.to(device), config))
         taken = {_readout(encoder): encoder.forward_head(tokens, pre_logits=True)}
         if isinstance(encoder, Encoder):
             taken[PATCHES] = tokens[:, encoder.num_prefix_tokens :].mean(1)

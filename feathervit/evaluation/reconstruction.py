@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.picture import normalise, resize
+from ..data.picture import as_input
 from ..models import MaskedAutoencoder
 from ..training.setup import autocast
 from .inference import BATCH
@@ -33,7 +33,7 @@ def reconstruction_error(
     masked = visible = 0.0
     orders = fixed_order(model, len(images_NCRR)).split(BATCH)
     for images_BCRR, order_BN in zip(images_NCRR.split(BATCH), orders, strict=True):
-        x_BCSS = normalise(resize(images_BCRR.to(device), config.img_size), config.images.mean, config.images.std)
+        x_BCSS = as_input(images_BCRR.to(device), config)
         with autocast(device, dtype):
             found = model(x_BCSS, order_BN.to(device))
         masked += len(x_BCSS) * found.masked.item()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..data.cache import FilePictures
-from ..data.picture import Source, normalise, open_picture, resize, to_stored
+from ..data.picture import Source, as_input, open_picture, to_stored
 from ..data.sources import find
 from ..errors import DataError
 from ..evaluation.inference import Predictor
@@ -102,8 +102,7 @@ class Job:
 
     def tensors(self, images: Images) -> np.ndarray:
         """Images as the model takes them: resized, normalised, float32 [N, C, S, S]."""
-        config = self.predictor.config
-        return normalise(resize(images.pixels, config.img_size), config.images.mean, config.images.std).numpy()
+        return as_input(images.pixels, self.predictor.config).numpy()
 
     def feed(self, images: Images, kind: str) -> np.ndarray:
         """Images as an exported file takes them: "image" or "tensor"."""

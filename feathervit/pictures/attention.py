@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.picture import resize
+from ..data.picture import as_input, resize
 from ..errors import ConfigError
 from ..models import Encoder
 from .figures import draw_tiles, enlarge, heat, new_figure, over, rgb, save, tiles_size
-from .subject import as_input
 
 
 def rollout(weights: list[Tensor]) -> Tensor:

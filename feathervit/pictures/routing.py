@@ -15,11 +15,10 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..data import ImageSet
-from ..data.picture import resize
+from ..data.picture import as_input, resize
 from ..errors import ConfigError
 from ..models import Encoder
 from .figures import COLOURS, draw_tiles, enlarge, new_figure, over, rgb, save, tiles_size
-from .subject import as_input
 
 BATCH = 64
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..data import DataSplits, ImageSet, load_data
-from ..data.picture import normalise, quiet, resize, to_stored
+from ..data.picture import quiet, to_stored
 from ..errors import CheckpointError, DataError
 from ..models import Encoder, MaskedAutoencoder
 from ..training.checkpoint import Checkpoint, load_model, load_weights
@@ -58,8 +58,3 @@ def own_splits(config: RunConfig) -> DataSplits:
 def some(images: ImageSet, count: int) -> ImageSet:
     """At most `count` of the pictures, evenly spaced."""
     return images.subset(torch.linspace(0, len(images) - 1, min(count, len(images))).round().long())
-
-
-def as_input(images_BCRR: Tensor, config: RunConfig) -> Tensor:
-    """Stored uint8 pictures as the model's input [B, C, S, S]."""
-    return normalise(resize(images_BCRR, config.img_size), config.images.mean, config.images.std)

@@ -22,7 +22,7 @@ from .. import __version__
 from ..chance import Chance
 from ..config import RunConfig
 from ..data import DataSplits, ImageSet, load_data
-from ..data.picture import normalise, resize
+from ..data.picture import as_input
 from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..evaluation.metrics import Metrics
 from ..fields import to_dict
@@ -181,7 +181,7 @@ def _run(
     if fresh and isinstance(encoder, Encoder) and encoder.data_dependent:
         most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced; fewer of large pictures
         some = data.train.images[:: -(-len(data.train) // most)]
-        encoder.initialise_from(normalise(resize(some, config.img_size), config.images.mean, config.images.std))
+        encoder.initialise_from(as_input(some, config))
     started = start_from(model, config.start_from) if config.start_from and fresh else []
     identity = {
         "config": to_dict(config),
