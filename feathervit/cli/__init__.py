@@ -107,7 +107,7 @@ def _overview(room: str = "") -> str:
     ]
     for name, (kind, _) in VERBS.items():
         if name.startswith(room):
-            lines.append(f"  {name:<18} {(kind.__doc__ or '').splitlines()[0]}")
+            lines.append(f"  {name:<24} {(kind.__doc__ or '').splitlines()[0]}")
     return "\n".join([*lines, "", "feathervit VERB --help shows the flags of a verb; --debug shows tracebacks."])
 
 

@@ -73,8 +73,9 @@ def data_cache(args: DataCache, _: dict) -> int:
     if args.clear:
         print(f"{clear_cache() / 1e6:.1f} MB freed in {cache_folder()}")
     else:
-        size = sum(p.stat().st_size for p in cache_folder().glob("**/*") if p.is_file())
-        print(f"{cache_folder()}: {size / 1e6:.1f} MB")
+        for part in ("decoded", "downloads"):
+            size = sum(p.stat().st_size for p in (cache_folder() / part).glob("**/*") if p.is_file())
+            print(f"{cache_folder() / part}: {size / 1e6:.1f} MB")
     return 0
 
 

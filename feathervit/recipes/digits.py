@@ -38,7 +38,7 @@ mae_digits = Recipe(
     source="ours; masking and loss as in arXiv 2407.17783",
     needs="nothing: the images come with scikit-learn; labels are not looked at",
     expected="a start for training on few labels (feathervit demo shows it)",
-    cost="about two minutes on one core",
+    cost="some minutes on one core",
 )
 
 few_digits = Recipe(
@@ -60,7 +60,7 @@ few_digits = Recipe(
     source="ours",
     needs="nothing: the images come with scikit-learn; 10 labels a class, and with --from what mae_digits has learnt",
     expected="about 4 points more with pre-training than from scratch",
-    cost="a quarter of a minute on two cores",
+    cost="under a minute on two cores",
 )
 
 digits = Recipe(
