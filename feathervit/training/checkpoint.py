@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def _pack(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a file of ours. Raises CheckpointError for anything else."""
     try:
-        if path.exists() and not path.is_file():
+        if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{path} is no checkpoint: not a file")
         with safe_open(path, framework="pt") as file:  # checks the header against the file's size
             metadata = file.metadata() or {}

@@ -316,7 +316,7 @@ MISUSED = [
     Case(
         "weights: of another model to start from",
         FROM + " --model mlit_xxs",
-        ["choose the same model"],
+        ["leave out what asks"],
         at("w.safetensors", CONFIG),
     ),
     Case(
