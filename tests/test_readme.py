@@ -314,7 +314,7 @@ def by_seed(study: str) -> dict[str, dict[int, float]]:
     return {arm: {c["seed"]: 100 * c["test_top1"] for c in found["cells"] if c["arm"] == arm} for arm in found["arms"]}
 
 
-@pytest.mark.parametrize("study", ["feather", "transfer"])
+@pytest.mark.parametrize("study", ["feather", "peers", "transfer"])
 def test_figures_of_studies_come_from_results(study):
     text = " ".join((ROOT / "README.md").read_text().split())
     for seeds in by_seed(study).values():
