@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from feathervit.evaluation.run import evaluate
-from feathervit.export.huggingface import name_of, public, public_command
+from feathervit.export.huggingface import public
 from feathervit.files import write_bytes
-from feathervit.results import RunResult, commit, read_result, spread, write_json
+from feathervit.results import RunResult, commit, name_of, public_command, read_result, spread, write_json
 from feathervit.shipped import FOLDER
 from feathervit.training.checkpoint import load_weights, save_weights
 

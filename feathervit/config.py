@@ -4,7 +4,7 @@ A recipe returns a `RunConfig`; the command line sets any of its fields by dotte
 the resolved value is written beside the weights, and a checkpoint rebuilds its run from it. Nothing here imports torch.
 
 The parts of a model (`GQA`, `MoE`, ...) are dataclasses too: each holds the parameters of one part and no other's.
-In JSON a part carries its class name under "kind".
+In JSON (`fields.py`) a part carries its class name under "kind".
 """
 
 from __future__ import annotations

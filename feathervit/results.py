@@ -12,6 +12,8 @@ import json
 import math
 import os
 import platform
+import re
+import shlex
 import statistics
 import subprocess
 from collections.abc import Iterable
@@ -119,6 +121,19 @@ def commit() -> str | None:
         return subprocess.run(describe, capture_output=True, text=True, timeout=20, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def name_of(text: str) -> str:
+    """What may be told of a path: its last name. The names of data sets and models as they are."""
+    if re.fullmatch(r"hf:[\w.-]+/[\w.-]+", text) or not re.search(r"[/\\]", text):
+        return text
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+
+
+def public_command(command: str) -> str:
+    """A command line with `name_of` each of its words, also behind "="."""
+    words = [word.rpartition("=") for word in shlex.split(command)]
+    return shlex.join(flag + sign + name_of(value) for flag, sign, value in words)
 
 
 def write_json(path: str | Path, obj: Any) -> None:

@@ -56,9 +56,9 @@ def check_places(*paths: str | None) -> None:
 def show(found: dict[str, Any], table: Callable[[dict[str, Any]], str], out: str | None, as_json: bool) -> int:
     """What a benchmark found, as text or JSON, and in the file `out` with the command and commit that it came of."""
     if out:
-        from ..results import commit, write_json
+        from ..results import commit, public_command, write_json
 
-        command = shlex.join(["feathervit", *sys.argv[1:]])
+        command = public_command(shlex.join(["feathervit", *sys.argv[1:]]))
         write_json(Path(out), {"command": command, "commit": commit(), **found})
     if as_json:
         print_json(found)

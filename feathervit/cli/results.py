@@ -77,7 +77,10 @@ def results_reproduce(args: ResultsReproduce, _: dict[str, Any]) -> int:
 
     if args.row == "list":
         rows = {name: f"{ROWS[name].name}, {ROWS[name].data}" for name in ORDER}
-        print_json(rows) if args.json else print("\n".join(f"{name:<32} {text}" for name, text in rows.items()))
+        if args.json:
+            print_json(rows)
+        else:
+            print("\n".join(f"{name:<32} {text}" for name, text in rows.items()))
         return 0
     if args.row != "next" and args.row not in ORDER:
         raise UnknownNameError("row", args.row, ORDER, "`feathervit results reproduce list` shows them")
@@ -134,7 +137,6 @@ def results_pack(args: ResultsPack, _: dict[str, Any]) -> int:
 
     if shutil.which("git") is None:
         raise ConfigError("packing needs git, which is not installed")
-
     folders = {name: Path(args.data) / name for name in args.sets}
     for name, folder in folders.items():
         if not folder.is_dir():

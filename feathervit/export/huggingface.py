@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..benchmark.cost import cost
 from ..config import RunConfig
-from ..data.named import NAMED
 from ..errors import FeatherVitError
 from ..evaluation.inference import Predictor
 from ..fields import to_dict
 from ..files import write_bytes
-from ..results import RunResult, read_result, write_json
+from ..results import RunResult, name_of, public_command, read_result, write_json
 from ..training.checkpoint import load_weights, save_weights
 from .job import Job
 from .verify import compare
@@ -70,19 +68,6 @@ def public(config: RunConfig) -> RunConfig:
     """The configuration without the folders of this machine: of paths the last name is left."""
     named = {field: name_of(getattr(config, field)) for field in ("data", "start_from", "teacher")}
     return dataclasses.replace(config, **named)
-
-
-def name_of(text: str) -> str:
-    """A path's last name; the names of data sets and models as they are."""
-    if text in NAMED or re.fullmatch(r"hf:[\w.-]+/[\w.-]+", text) or not re.search(r"[/\\]", text):
-        return text
-    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
-
-
-def public_command(command: str) -> str:
-    """A command line with `name_of` each of its words, also behind "="."""
-    words = [word.rpartition("=") for word in shlex.split(command)]
-    return shlex.join(flag + sign + name_of(value) for flag, sign, value in words)
 
 
 def _escaped(name: str) -> str:

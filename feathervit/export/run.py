@@ -16,9 +16,8 @@ from ..errors import ConfigError, RunFolderError, UnknownNameError
 from ..files import clear_drafts
 from ..results import commit, machine, write_json
 from .job import prepare
-from .verify import check_extra
+from .verify import INT8_AGREEMENT, check_extra
 
-INT8_AGREEMENT = 0.97  # share of the images on which eight bits must answer as the model does
 Target = Literal["onnx", "int8", "pt2", "web", "huggingface"]
 
 
@@ -46,7 +45,7 @@ def export_model(
         raise UnknownNameError("input", input, ("image", "tensor"))
     if min_agreement is not None and to not in ("int8", "web"):
         raise ConfigError(
-            f"--min-agreement is for --to int8 and --to web; --to {to} must agree on more than could be asked"
+            f"--min-agreement is for --to int8 and --to web; what --to {to} must agree on is fixed, leave it out"
         )
     if not 0 <= (min_agreement or 0) <= 1:
         raise ConfigError(f"--min-agreement must be from 0 to 1, got {min_agreement}")

@@ -18,11 +18,11 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..config import Attention, ConvMLP, EncoderConfig, FeedForward
+from ..config import Attention, EncoderConfig, FeedForward
 from ..errors import ConfigError
 from .attention import build_attention
 from .embed import build_patch_embed
-from .feedforward import build_feedforward
+from .feedforward import build_feedforward, check_feedforward
 from .place import Place
 from .positions import resize_positions, rotary_turns, sincos_positions
 from .readout import build_readout
@@ -101,11 +101,7 @@ class Encoder(nn.Module):
         self.patch_embed = build_patch_embed(config.patches, img_size, patch_size, in_chans, config.dim)
         self.readout = build_readout(config)
         self.num_prefix_tokens, self.head_hidden_size = self.readout.num_tokens, self.readout.features
-        if isinstance(config.feedforward, ConvMLP) and config.feedforward.reduction and not self.num_prefix_tokens:
-            raise ConfigError(
-                f"feedforward.reduction {config.feedforward.reduction} re-calibrates the read-out token and read-out "
-                f"{config.readout!r} has none; set it to 0, or choose read-out dummy or class"
-            )
+        check_feedforward(config.feedforward, self.num_prefix_tokens, config.readout, "feedforward")
         grid, prefix = self.patch_embed.grid_size, self.num_prefix_tokens
         if config.positions == "learned":  # what is added to the tokens, [1, P + G^2, D] or None
             self.pos_embed = nn.Parameter(torch.empty(1, prefix + grid**2, config.dim).normal_(std=0.02))

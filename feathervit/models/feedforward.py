@@ -101,6 +101,15 @@ def expert_count(layer: int, depth: int, stages: tuple[int, ...]) -> int:
     return stages[min(layer * len(stages) // depth, len(stages) - 1)]
 
 
+def check_feedforward(config: FeedForward, prefix_tokens: int, readout: str, name: str) -> None:
+    """Raises ConfigError, naming the field, for a re-calibration of read-out tokens that are not there."""
+    if isinstance(config, ConvMLPConfig) and config.reduction and not prefix_tokens:
+        raise ConfigError(
+            f"{name}.reduction {config.reduction} re-calibrates the read-out token and read-out {readout!r} has none; set it "
+            "to 0, or choose read-out dummy or class"
+        )
+
+
 def build_feedforward(config: FeedForward, dim: int, layer: int, depth: int) -> nn.Module:
     """The feed-forward of one layer, its hidden size and experts taken from the depth-wise schedules."""
     if isinstance(config, (MLPConfig, ConvMLPConfig)):

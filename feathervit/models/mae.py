@@ -15,9 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..config import ConvMLP, MAEConfig
+from ..config import MAEConfig
 from ..errors import ConfigError
 from .encoder import Encoder, Layer
+from .feedforward import check_feedforward
 from .place import Place
 
 
@@ -57,12 +58,8 @@ class MaskedAutoencoder(nn.Module):
             raise ConfigError(
                 "mae.norm_pixels needs patches of more than one value; set it to false, or larger patches"
             )
-        ffn = decoder.feedforward
-        if isinstance(ffn, ConvMLP) and ffn.reduction and not encoder.num_prefix_tokens:
-            raise ConfigError(
-                f"mae.decoder.feedforward.reduction {ffn.reduction} re-calibrates the read-out token and read-out "
-                f"{encoder.config.readout!r} has none; set it to 0, or choose read-out dummy or class"
-            )
+        readout = encoder.config.readout
+        check_feedforward(decoder.feedforward, encoder.num_prefix_tokens, readout, "mae.decoder.feedforward")
         self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim).normal_(std=0.02))
         self.decoder_embed = nn.Linear(encoder.embed_dim, decoder.dim, bias=False)
         tokens = encoder.num_prefix_tokens + patches

@@ -48,7 +48,7 @@ class Plan:
     commit: str | None = None
     epochs: dict = field(default_factory=dict)
     images_per_s: dict = field(default_factory=dict)
-    measured_on: dict = field(default_factory=dict)
+    measured_on: dict | None = None
 
 
 def stage_run(
@@ -167,9 +167,7 @@ def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[Run
     for number, stage in enumerate(study.stages(arm), 1):
         try:
             base, data, changes = stage_run(study, fields, stage, seed, "", None)
-            if (
-                stage.get("start_from") == "{previous}" and configs
-            ):  # its weights are not there yet, their sizes are known
+            if configs and stage.get("start_from") == "{previous}":  # no weights yet, but their model is known
                 changes = {**of_the_weights(configs[-1], base, changes), **changes}
             configs.append(planned(base, None, data, changes)[0])
         except FeatherVitError as error:
@@ -200,7 +198,8 @@ def _settle(study: Study, fields: Stage, arm: str, plan: Plan, say: Callable[[st
     plan.epochs[arm] = epochs
     if minutes:
         plan.images_per_s[arm] = speeds
-        plan.measured_on[arm] = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        own = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        plan.measured_on = {**(plan.measured_on or {}), arm: own}
 
 
 def _epoch_seconds(config: RunConfig) -> tuple[float, float]:

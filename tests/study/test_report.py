@@ -17,7 +17,8 @@ from feathervit.studies import STUDIES, Size, Study
 from feathervit.study import plan as plans
 from feathervit.study.report import paired, table
 from feathervit.study.run import run_study
-from tests.test_study import SMALL, digits
+
+from .example import SMALL, digits
 
 # --- what is shown
 
