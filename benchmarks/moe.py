@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from feathervit.config import LossConfig, MoE
+from feathervit.config import LossConfig, MoEConfig
 from feathervit.models import cpu, create_model
 from feathervit.models.moe import NoisyTopKGate, SharedVW2, coefficient_of_variation
 from feathervit.results import commit, machine, write_json
@@ -143,7 +143,7 @@ def in_turn(works: dict, rounds: int, device: str) -> dict[str, float]:
 def layer_works(form: str, dim: int, hidden: int, experts: int, batch: int, device: str) -> dict:
     """What is timed of a layer: "train" and "infer"."""
     torch.manual_seed(0)
-    ours = SharedVW2(dim, hidden, experts, MoE()).to(device)
+    ours = SharedVW2(dim, hidden, experts, MoEConfig()).to(device)
     layer = ours if form == "ours" else LAYERS[form](ours)
     x = torch.randn(batch, 145, dim, device=device, requires_grad=True)
     dy = torch.randn(batch, 145, dim, device=device)

@@ -17,16 +17,14 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from feathervit.benchmark.cost import cost
-from feathervit.config import ConvMLP, MoE, SwiGLU
+from feathervit.config import MODELS, ConvMLPConfig, MoEConfig, SwiGLUConfig, resolve
 from feathervit.models import MaskedAutoencoder, create_model
+from feathervit.models.cost import cost
 from feathervit.models.feedforward import expert_count, hidden_size
 from feathervit.recipes import RECIPES
 from feathervit.recipes.folder import EPOCHS, INPUTS, LARGE_SET, MASKED_EPOCHS, MASKED_VIEWS, SMALL_SET, VIEWS
 from feathervit.reproduce.table import tables
 from feathervit.studies import STUDIES
-from feathervit.training.setup import resolve
-from feathervit.zoo import MODELS
 
 HERE = Path(__file__).resolve().parent
 CLASSES = 100
@@ -47,7 +45,7 @@ def part_of(name: str) -> str:
 
 
 def budget(name: str) -> tuple[Counter[str], Counter[str]]:
-    """Parameters and multiply-accumulates of a named model by part, counted as `benchmark/cost.py` counts them."""
+    """Parameters and multiply-accumulates of a named model by part, counted as `models/cost.py` counts them."""
     model, size = create_model(name, num_classes=CLASSES), MODELS[name].img_size
     parameters: Counter[str] = Counter()
     for path, values in model.named_parameters():
@@ -79,10 +77,10 @@ def models_table() -> str:
     for name, known in MODELS.items():
         config, found = known.config, cost(create_model(name, num_classes=CLASSES), known.img_size)
         attention, ffn = config.attention, config.feedforward
-        if isinstance(ffn, MoE):
+        if isinstance(ffn, MoEConfig):
             hidden = f"{'-'.join(map(str, ffn.experts))} experts, {ffn.hidden_first} to {ffn.hidden_last}"
         else:
-            kind = "depth-wise MLP" if isinstance(ffn, ConvMLP) else "MLP"
+            kind = "depth-wise MLP" if isinstance(ffn, ConvMLPConfig) else "MLP"
             hidden = f"{kind}, {int(ffn.ratio * config.dim)}"
         heads = f"{attention.heads} / {attention.kv_heads}"
         sizes = f"{known.img_size} px, {known.patch_size} px"
@@ -132,7 +130,7 @@ def studies_table() -> str:
 TABLES = {  # page -> name of the table -> what writes it
     "models.md": {"models": models_table},
     "recipes.md": {"recipes": recipes_table},
-    "pictures.md": {"sizes": sizes_table, "budgets": budgets_table},
+    "images.md": {"sizes": sizes_table, "budgets": budgets_table},
     "studies.md": {"studies": studies_table},
 }
 
@@ -164,7 +162,7 @@ def draw_hidden(plt) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3), layout="constrained")
     for name, known in MODELS.items():
         ffn, depth = known.config.feedforward, known.config.depth
-        if isinstance(ffn, (MoE, SwiGLU)):
+        if isinstance(ffn, (MoEConfig, SwiGLUConfig)):
             layers = range(1, depth + 1)
             sizes = [hidden_size(i, depth, ffn.hidden_first, ffn.hidden_last) for i in range(depth)]
             left.plot(layers, sizes, marker="o", markersize=3, label=name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from .config import Augmentation, EncoderConfig, RunConfig
+from .config import Augmentation, EncoderConfig, RunConfig, list_models
 from .errors import FeatherVitError
 
 __version__ = "0.1.0"
@@ -16,21 +16,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .data import load_data
     from .evaluation.inference import load
-    from .export.run import export_model
+    from .export.export import export_model
     from .models import create_model
     from .recipes import recipe
-    from .training.run import pretrain, train
-    from .zoo import list_models
+    from .training.train import pretrain, train
 
 _LAZY = {
     "create_model": "models",
-    "export_model": "export.run",
-    "list_models": "zoo",
+    "export_model": "export.export",
     "load": "evaluation.inference",
     "load_data": "data",
-    "pretrain": "training.run",
+    "pretrain": "training.train",
     "recipe": "recipes",
-    "train": "training.run",
+    "train": "training.train",
 }
 
 __all__ = [

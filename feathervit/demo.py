@@ -15,7 +15,7 @@ from .data import ImageSet, load_data
 from .evaluation.inference import load
 from .evaluation.metrics import raw_pixel_knn
 from .recipes import recipe
-from .training.run import pretrain, train
+from .training.train import pretrain, train
 
 if TYPE_CHECKING:
     from rich.console import Console

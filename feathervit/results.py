@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .config import RunConfig
+from .config import RunConfig, from_dict
 from .errors import ConfigError, RunFolderError
-from .fields import from_dict
 from .files import write_bytes
 
 SCHEMA = 1

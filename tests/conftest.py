@@ -19,7 +19,7 @@ def one_thread():
 def no_reports():
     """Drawing takes longer than most runs of the tests; those of the report bring it back."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("feathervit.training.run.report_at_end", lambda *_: "no report in tests")
+        patch.setattr("feathervit.training.train.report_at_end", lambda *_: "no report in tests")
         yield
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields
 import pytest
 
 from feathervit.cli import VERBS, main
-from feathervit.zoo import list_models, spec
+from feathervit.config import list_models, spec
 
 SMALL = [
     *("--img-size", "16", "--patch-size", "4", "--batch-size", "32", "--lr", "3e-3", "--model", "mlit_nano"),
@@ -119,7 +119,7 @@ def test_resume_and_the_words_for_it(folder, tmp_path, run):
 
 def test_demo(tmp_path, run, monkeypatch):
     from feathervit import demo
-    from feathervit.fields import with_fields
+    from feathervit.config import with_fields
 
     short = {
         name: with_fields(demo.recipe(name), epochs=epochs) for name, epochs in (("mae_digits", 1), ("few_digits", 2))
@@ -328,3 +328,8 @@ def test_the_same_folder_written_otherwise_is_not_evaluated_on_its_training_pict
             assert (found["split"], found["n"]) == ("val", 7)
     monkeypatch.chdir(folder)
     assert run("train", "--resume", "--out", tmp_path / "run", "--data", "train")[0] == 0
+
+
+def test_a_renamed_verb_names_its_successor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pictures", "routing", "run"]) == 2
+    assert "feathervit plot" in capsys.readouterr().err

@@ -19,12 +19,10 @@ from PIL import Image
 
 from feathervit import cli
 from feathervit.cli import VERBS
-from feathervit.config import MAEConfig, RunConfig
-from feathervit.fields import with_fields
+from feathervit.config import MODELS, MAEConfig, RunConfig, with_fields
 from feathervit.results import read_result
 from feathervit.studies import read_study
-from feathervit.study.report import table
-from feathervit.zoo import MODELS
+from feathervit.studies.report import table
 
 from .conftest import write_pictures
 
@@ -281,7 +279,7 @@ def test_results_hold_no_figure_of_their_own(figures):
 
 @pytest.mark.parametrize("name", ["mlit_nano", "poorvit_tiny"])
 def test_the_budget_leaves_nothing_out(figures, name):
-    from feathervit.benchmark.cost import cost
+    from feathervit.models.cost import cost
 
     parameters, macs = figures.budget(name)
     found = cost(figures.create_model(name, num_classes=figures.CLASSES), figures.MODELS[name].img_size)

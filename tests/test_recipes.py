@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import feathervit
-from feathervit.fields import changed
+from feathervit.config import changed
 from feathervit.recipes import RECIPES, recipe, recipe_for
 from feathervit.recipes.folder import EPOCHS, VIEWS, adapt
 

@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from feathervit import results
-from feathervit.config import RunConfig
+from feathervit.config import RunConfig, to_dict
 from feathervit.errors import RunFolderError
-from feathervit.fields import to_dict
 from feathervit.results import RunResult, commit, machine, read_result, write_json
 
 

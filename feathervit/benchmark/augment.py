@@ -118,7 +118,7 @@ def pictures(n: int, size: int) -> Tensor:
     """uint8 [n, 3, size, size]: squares of several scales cut from scikit-learn's two sample photographs."""
     from sklearn.datasets import load_sample_images
 
-    from ..data.picture import resize
+    from ..data.image import resize
 
     photos = [torch.tensor(p).permute(2, 0, 1) for p in load_sample_images().images]
     rng = np.random.default_rng(0)

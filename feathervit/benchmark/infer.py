@@ -23,8 +23,8 @@ import torch
 from ..errors import ConfigError
 from ..export.verify import check_extra, race, runner, session
 from ..files import write_bytes
+from ..models.cost import cost
 from ..results import machine
-from .cost import cost
 from .peers import build
 
 FORMS = ("eager", "compiled", "plain", "onnx", "int8")

@@ -25,9 +25,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..chance import Chance
-from ..config import RunConfig
+from ..config import RunConfig, resolve
 from ..data.augment import Augmenter
 from ..data.loader import Sampler
+from ..device import autocast, choose_device, choose_precision
 from ..errors import ConfigError
 from ..models import build_model
 from ..results import machine
@@ -35,7 +36,6 @@ from ..training.compiling import FEWEST_STEPS, Compiled, choose_compile
 from ..training.distributed import Group
 from ..training.objectives import build_objective
 from ..training.optim import build_optimizer, set_learning_rate
-from ..training.setup import autocast, choose_device, choose_precision, resolve
 from ..training.teacher import load_teacher
 
 PARTS = ("data", "forward", "backward", "optimiser")

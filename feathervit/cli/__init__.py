@@ -1,8 +1,8 @@
 """The command line: flags, help and messages only. The only room that imports tyro.
 
-`verbs` holds each verb as a dataclass of flags and a function. Here they are parsed: the recipe gives the flags' defaults,
-and what was named in the flags is passed on as fields. `feathervit VERB --help` loads no torch. Errors that a user can
-mend end in one line and their exit status, `--debug` shows the traceback.
+Each verb is a dataclass of flags and a function, in a file per family; `verbs` lists them. Here they are parsed: the recipe
+gives the flags' defaults, and what was named in the flags is passed on as fields. `feathervit VERB --help` loads no torch.
+An error that a user can make ends in one line and its exit status; `--debug` shows the traceback.
 """
 
 from __future__ import annotations
@@ -20,18 +20,30 @@ from typing import Any
 import tyro
 
 from .. import __version__
-from ..config import GQA, MLP, ConvMLP, ConvStem, Latent, LinearPatches, MoE, RunConfig, SwiGLU, WhitenedPatches
+from ..config import (
+    ConvMLPConfig,
+    ConvStemConfig,
+    GQAConfig,
+    LatentConfig,
+    LinearPatchesConfig,
+    MLPConfig,
+    MoEConfig,
+    RunConfig,
+    SwiGLUConfig,
+    WhitenedPatchesConfig,
+    spec,
+    with_fields,
+)
 from ..errors import ConfigError, FeatherVitError, UnknownNameError
-from ..fields import with_fields
 from ..recipes import recipe, recipe_for
 from ..results import read_config
-from ..zoo import spec
-from .verbs import VERBS, Pretrain, Train
+from .train import Pretrain, Train
+from .verbs import RENAMED, VERBS
 
 PARTS = {  # the kinds of a model's parts, by what they are called on the command line
-    "attention": {"gqa": GQA, "latent": Latent},
-    "feedforward": {"moe": MoE, "swiglu": SwiGLU, "mlp": MLP, "conv-mlp": ConvMLP},
-    "patches": {"linear": LinearPatches, "whitened": WhitenedPatches, "conv-stem": ConvStem},
+    "attention": {"gqa": GQAConfig, "latent": LatentConfig},
+    "feedforward": {"moe": MoEConfig, "swiglu": SwiGLUConfig, "mlp": MLPConfig, "conv-mlp": ConvMLPConfig},
+    "patches": {"linear": LinearPatchesConfig, "whitened": WhitenedPatchesConfig, "conv-stem": ConvStemConfig},
 }
 SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short words for fields of a recipe
 
@@ -93,6 +105,8 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
         if argv[1] not in inside:
             raise UnknownNameError(f"verb of {argv[0]}", argv[1], inside)
         return f"{argv[0]} {argv[1]}", argv[2:]
+    if argv[0] in RENAMED:
+        raise ConfigError(f"the verb {argv[0]} is now called {RENAMED[argv[0]]}: feathervit {RENAMED[argv[0]]} ...")
     if argv[0] not in VERBS:
         raise UnknownNameError("verb", argv[0], [*VERBS, *rooms])
     return argv[0], argv[1:]

@@ -31,7 +31,7 @@ class Export:
 
 
 def export(args: Export, _: dict) -> int:
-    from ..export.run import export_model as run
+    from ..export.export import export_model as run
 
     console = new_console(args.json)
 

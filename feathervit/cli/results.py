@@ -85,7 +85,7 @@ def results_reproduce(args: ResultsReproduce, _: dict[str, Any]) -> int:
     if args.row != "next" and args.row not in ORDER:
         raise UnknownNameError("row", args.row, ORDER, "`feathervit results reproduce list` shows them")
     names = ORDER if args.row == "next" else (args.row,)
-    from ..reproduce.run import Place, reproduce
+    from ..reproduce.reproduce import Place, reproduce
 
     set_threads(args.threads)
     console = new_console(args.json)

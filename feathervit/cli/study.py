@@ -52,13 +52,13 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
     if not args.out:
         raise ConfigError("no folder named: give --out FOLDER")
     seeds = seeds_of(args.seeds) if args.seeds is not None else None
-    from ..study.report import rebuild, table
+    from ..studies.report import rebuild, table
 
     if args.show:
         found, status = rebuild(Path(args.out)), 0
     else:
         from ..studies import study as named
-        from ..study.run import run_study
+        from ..studies.cells import run_study
 
         set_threads(args.threads)
         console = new_console(args.json)

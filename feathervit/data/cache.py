@@ -29,8 +29,8 @@ import torch
 
 from ..errors import DataError
 from ..files import expanded
+from .image import Fit, PictureError, Source, header, quiet, to_stored
 from .imageset import NATIVE_LIMIT, Progress, Scan, pixel_digest, text_digest
-from .picture import Fit, PictureError, Source, header, quiet, to_stored
 
 _FORMAT = 2  # raise it when the same file would be decoded to other pixels
 _CHUNK = 16  # pictures a task

@@ -17,8 +17,8 @@ from typing import Any
 from ..errors import DataError
 from .cache import workers
 from .folders import Tree, check_exists, read_trees, read_unlabelled
+from .image import PictureError, decoded, header, quiet
 from .imageset import Progress, pixel_digest
-from .picture import PictureError, decoded, header, quiet
 
 _FEW = 10  # pictures: a class with fewer is named
 _TRUNCATED = ("truncated", "premature", "unexpected end", "broken data stream", "eof")

@@ -18,8 +18,8 @@ import numpy as np
 from ..errors import DataError, UnknownNameError
 from ..files import expanded
 from .cache import FilePictures
+from .image import SUFFIXES
 from .imageset import Found
-from .picture import SUFFIXES
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 

@@ -15,8 +15,8 @@ from ..errors import DataError, UnknownNameError
 from ..files import expanded
 from .arrays import SPLIT_NAMES
 from .cache import FilePictures
+from .image import Source
 from .imageset import Found
-from .picture import Source
 
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "target", "category")
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError
-from .picture import Fit, fit_square, resize
+from .image import Fit, fit_square, resize
 
 Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
 NATIVE_LIMIT = 96  # px: square pictures, all alike, are stored as they are up to this side

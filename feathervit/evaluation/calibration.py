@@ -17,15 +17,15 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from ..checkpoint import load_weights, save_weights, weights_file
 from ..data import ImageSet
 from ..data.sources import find
+from ..device import choose_device
 from ..errors import CheckpointError, DataError
-from ..shipped import FOLDER
-from ..training.checkpoint import load_weights, save_weights, weights_file
-from ..training.setup import choose_device
+from ..weights import FOLDER
+from .evaluate import labelled
 from .inference import Predictor, logits
 from .metrics import score
-from .run import labelled
 
 BOUNDS = (0.01, 100.0)  # between which a temperature is sought
 FIGURES = ("nll", "ece", "top1")

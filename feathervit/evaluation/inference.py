@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..checkpoint import Checkpoint, load_weights
 from ..config import RunConfig
-from ..data.picture import as_input, fit_square, open_picture, resize, to_stored
+from ..data.image import as_input, fit_square, open_picture, resize, to_stored
+from ..device import autocast
 from ..errors import CheckpointError, ConfigError, DataError
-from ..training.checkpoint import Checkpoint, load_model, load_weights
-from ..training.setup import autocast
+from ..models.loading import load_model
 
 BATCH = 500
 UNSURE = "unsure"

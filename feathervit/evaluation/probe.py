@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint import load_weights
 from ..config import RunConfig
 from ..data import ImageSet, load_data
-from ..data.picture import as_input
+from ..data.image import as_input
+from ..device import choose_device
 from ..errors import ConfigError, DataError
 from ..models import Encoder, MaskedAutoencoder
-from ..training.checkpoint import load_model, load_weights
-from ..training.setup import choose_device
+from ..models.loading import load_model
 from .inference import BATCH
 
 PATCHES = "mean of patches"

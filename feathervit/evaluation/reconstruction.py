@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.picture import as_input
+from ..data.image import as_input
+from ..device import autocast
 from ..models import MaskedAutoencoder
-from ..training.setup import autocast
 from .inference import BATCH
 
 

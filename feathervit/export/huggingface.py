@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..benchmark.cost import cost
-from ..config import RunConfig
+from ..checkpoint import load_weights, save_weights
+from ..config import RunConfig, to_dict
 from ..errors import FeatherVitError
 from ..evaluation.inference import Predictor
-from ..fields import to_dict
 from ..files import write_bytes
+from ..models.cost import cost
 from ..results import RunResult, name_of, public_command, read_result, write_json
-from ..training.checkpoint import load_weights, save_weights
 from .job import Job
 from .verify import compare
 

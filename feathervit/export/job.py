@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from ..checkpoint import Checkpoint, load_weights
 from ..data.cache import FilePictures
-from ..data.picture import Source, as_input, open_picture, to_stored
+from ..data.image import Source, as_input, open_picture, to_stored
 from ..data.sources import find
 from ..errors import DataError
+from ..evaluation.evaluate import labelled
 from ..evaluation.inference import Predictor
-from ..evaluation.run import labelled
 from ..models.moe import NoisyTopKGate
-from ..training.checkpoint import Checkpoint, load_weights
 from .verify import agreement
 
 CALIBRATION, CHOOSING, CHECKING, ORIGINALS, ROUTED = 200, 500, 2000, 100, 200  # images at most

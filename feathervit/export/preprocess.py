@@ -1,4 +1,4 @@
-"""From a picture's pixels to the model's input, as an ONNX graph: what `data/picture.py` does, in ONNX's own operators.
+"""From a picture's pixels to the model's input, as an ONNX graph: what `data/image.py` does, in ONNX's own operators.
 
 Square, one antialiased bilinear resize in float32, rounded, normalised. Resize with `exclude_outside` weighs pixels at the
 border as PyTorch and Pillow do; without it they would differ there by up to 19 grey levels. The size is given for all four

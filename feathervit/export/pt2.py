@@ -27,7 +27,7 @@ from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
 class Pictures(nn.Module):
     """uint8 [B, H, W, C] to probabilities [B, K].
 
-    What `data/picture.py` does, by looking pixels up: its slices would bind the traced program to wide or to tall pictures.
+    What `data/image.py` does, by looking pixels up: its slices would bind the traced program to wide or to tall pictures.
     """
 
     def __init__(self, model: nn.Module, images: ImageConfig, img_size: int, temperature: float = 1.0):

@@ -1,6 +1,6 @@
 """The models. Importing this package registers ours in timm."""
 
-from ..zoo import list_models, spec
+from ..config import list_models, spec
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
 from .peers import twin

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import GQA, Attention, Latent
+from ..config import Attention, GQAConfig, LatentConfig
 from ..errors import ConfigError
 from . import cpu
 from .place import Place
@@ -22,7 +22,7 @@ from .positions import rotate
 class GroupedQueryAttention(nn.Module):
     """Grouped-query attention (arXiv 2305.13245), all projections with bias."""
 
-    def __init__(self, dim: int, config: GQA):
+    def __init__(self, dim: int, config: GQAConfig):
         super().__init__()
         heads, kv_heads = config.heads, config.kv_heads
         if heads < 1 or kv_heads < 1:
@@ -57,7 +57,7 @@ class LatentAttention(nn.Module):
     """Multi-head attention with low-rank projections (PoorViTs, arXiv 2501.06220): each of q, k and v that is named is a
     pair, down to `rank` without bias and up again with bias, nothing between; the others and the output are whole."""
 
-    def __init__(self, dim: int, config: Latent):
+    def __init__(self, dim: int, config: LatentConfig):
         super().__init__()
         heads, rank = config.heads, config.rank
         if heads < 1 or dim % heads:
@@ -99,4 +99,4 @@ def attention_weights(q_BHNK: Tensor, k_BHNK: Tensor, place: Place | None) -> Te
 
 def build_attention(config: Attention, dim: int) -> nn.Module:
     """The attention of one layer. Raises ConfigError where heads and width do not fit together."""
-    return LatentAttention(dim, config) if isinstance(config, Latent) else GroupedQueryAttention(dim, config)
+    return LatentAttention(dim, config) if isinstance(config, LatentConfig) else GroupedQueryAttention(dim, config)

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from ..config import ConvStem as ConvStemConfig
-from ..config import Patches, WhitenedPatches
+from ..config import ConvStemConfig, Patches, WhitenedPatchesConfig
 from ..errors import ConfigError
 from .place import Place
 
@@ -154,6 +153,6 @@ def build_patch_embed(config: Patches, img_size: int, patch_size: int, in_chans:
     if isinstance(config, ConvStemConfig):
         return ConvStem(img_size, patch_size, in_chans, dim, config.layers)
     kind = LinearPatchEmbed
-    if isinstance(config, WhitenedPatches):
+    if isinstance(config, WhitenedPatchesConfig):
         kind = FrozenWhitenedPatchEmbed if config.frozen else WhitenedPatchEmbed
     return kind(img_size, patch_size, in_chans, dim)

@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import MLP as MLPConfig
-from ..config import ConvMLP as ConvMLPConfig
-from ..config import FeedForward
-from ..config import SwiGLU as SwiGLUConfig
+from ..config import ConvMLPConfig, FeedForward, MLPConfig, SwiGLUConfig
 from ..errors import ConfigError
 from .cpu import project
 from .moe import SHARINGS

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import MoE
+from ..config import MoEConfig
 from ..errors import ConfigError
 from . import cpu
 from .place import Place
@@ -34,7 +34,7 @@ class NoisyTopKGate(nn.Module):
     coefficient of variation is meant, as in Eq. 10. All of it runs in float32 under autocast.
     """
 
-    def __init__(self, dim: int, experts: int, config: MoE):
+    def __init__(self, dim: int, experts: int, config: MoEConfig):
         super().__init__()
         self.experts, self.config = experts, config
         self.w_gate = nn.Linear(dim, experts, bias=False)
@@ -116,7 +116,7 @@ class _Experts(nn.Module):
     """What the four sharings have in common: the gate, and dropout on the output (the paper draws one mask an expert,
     we one on the mixture)."""
 
-    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__()
         if not 1 <= config.top_k <= experts:
             raise ConfigError(f"top_k {config.top_k} must be from 1 to the layer's {experts} experts")
@@ -146,7 +146,7 @@ class _Experts(nn.Module):
 class SharedVW2(_Experts):
     """The paper's sharing: y = ((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d."""
 
-    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__(dim, hidden, experts, config)
         self.w = nn.Linear(dim, experts * hidden)
         self.v = nn.Linear(dim, hidden)
@@ -164,7 +164,7 @@ class SharedVW2(_Experts):
 class SharedWW2(_Experts):
     """W and W2 shared: y = (silu(x W + b) * sum_e g_e (x V_e + c_e)) W2 + d."""
 
-    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__(dim, hidden, experts, config)
         self.w = nn.Linear(dim, hidden)
         self.v = nn.Linear(dim, experts * hidden)
@@ -178,7 +178,7 @@ class _OwnW2(_Experts):
     """W2 per expert: the gates scale the hidden units, one product with the stacked W2 sums over experts,
     y = [g_1 h_1, ..., g_E h_E] W2 + g d."""
 
-    def __init__(self, dim: int, hidden: int, experts: int, config: MoE, own: int):
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig, own: int):
         super().__init__(dim, hidden, experts, config)
         self.w = nn.Linear(dim, own * hidden)
         self.v = nn.Linear(dim, own * hidden)
@@ -197,14 +197,14 @@ class _OwnW2(_Experts):
 class SharedVW(_OwnW2):
     """V and W shared, W2 per expert."""
 
-    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__(dim, hidden, experts, config, own=1)
 
 
 class Unshared(_OwnW2):
     """Nothing shared: each expert is a whole SwiGLU."""
 
-    def __init__(self, dim: int, hidden: int, experts: int, config: MoE):
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__(dim, hidden, experts, config, own=experts)
 
 

@@ -11,7 +11,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ..zoo import spec
+from ..config import spec
 from .registry import create_model
 
 

@@ -9,13 +9,13 @@ import timm
 from timm.models import register_model
 from torch import nn
 
-from ..config import EncoderConfig, RunConfig
+from ..checkpoint import load_weights
+from ..config import MODELS, EncoderConfig, RunConfig, from_dict, spec, to_dict
 from ..errors import ConfigError, UnknownNameError
-from ..fields import from_dict, to_dict
-from ..shipped import list_weights, shipped_file
-from ..zoo import MODELS, spec
+from ..weights import list_weights, shipped_file
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
+from .starting import start_from
 
 
 def create_model(
@@ -75,9 +75,6 @@ def build_model(config: RunConfig, in_chans: int, num_classes: int, train: bool 
 
 def _with_weights(name: str, tag: str, pretrained: bool, sizes: dict[str, Any], parts: dict[str, Any]) -> nn.Module:
     """The model of weights in the package, with them where `pretrained`."""
-    from ..training.checkpoint import load_weights
-    from ..training.transfer import start_from
-
     spec(name)
     if not tag and not list_weights(name):
         raise ConfigError(f"no pretrained weights of {name} are in the package; create it without pretrained=True")

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Augmentation, LossConfig, OptimConfig, RunConfig, SplitConfig
-from ..zoo import spec
+from ..config import Augmentation, LossConfig, OptimConfig, RunConfig, SplitConfig, spec
 from .base import Recipe
 
 # The mean of the patches is what pre-training has taught; a read-out token would have to learn to look from few labels.

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import Augmentation, ConvStem, LossConfig, OptimConfig, RunConfig, SplitConfig
-from ..fields import with_fields
-from ..zoo import MODELS
+from ..config import MODELS, Augmentation, ConvStemConfig, LossConfig, OptimConfig, RunConfig, SplitConfig, with_fields
 from .base import Recipe
 
 folder = Recipe(
@@ -114,7 +112,7 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
 def _reached(model: str) -> range | tuple[int, ...]:
     """Patch sizes that the model's stem can make."""
     patches = MODELS[model].config.patches if model in MODELS else None
-    return tuple(2**n for n in range(patches.layers + 1)) if isinstance(patches, ConvStem) else range(1, 4097)
+    return tuple(2**n for n in range(patches.layers + 1)) if isinstance(patches, ConvStemConfig) else range(1, 4097)
 
 
 def _sizes(side: int, fixed: Mapping[str, Any], reached: range | tuple[int, ...]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """mmLiT: mLiT pre-trained as a masked auto-encoder on CIFAR-100, fine-tuned and transferred (arXiv 2407.17783).
 
-Table 3 is complete but for the decoder, whose sizes are ours (`zoo.py`). Table 4 is the 300-epoch fine-tuning on CIFAR-100.
+Table 3 is complete but for the decoder, whose sizes are ours (`config/named.py`). Table 4 is the 300-epoch fine-tuning on
+CIFAR-100.
 Table 5, its deviations for 100 epochs on four data sets, is lost: ours are the warm-up halved, a smaller batch for the small
 Flowers-102, and on SVHN its own AutoAugment policy and no mirroring of digits. The weight beta of the balance losses is
 given for pre-training only and kept at 0.5.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UnknownNameError
-from ..studies.design import poorvit as poorvit_study
+from ..studies.library.design import poorvit as poorvit_study
 
 MLIT, MAE_VIT, CCT, SSAT = "arXiv 2407.17783", "arXiv 2402.03752", "arXiv 2104.05704", "arXiv 2310.20704"
 POORVIT = "arXiv 2501.06220"

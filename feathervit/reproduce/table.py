@@ -1,7 +1,7 @@
 """The papers' tables in Markdown, their figures and ours side by side, made from result files. Loads no torch.
 
 A row's file is RESULTS/reproduce/ROW.json, as `run.py` writes it; a row without one is "not run". Repeated runs of one
-command are RESULTS/NAME/seed-N.json (benchmarks/seeds.py); of weights in the package RESULTS/weights/NAME.json tells.
+command are RESULTS/NAME/seed-N.json (scripts/seeds.py); of weights in the package RESULTS/weights/NAME.json tells.
 """
 
 from __future__ import annotations

@@ -1,17 +1,10 @@
-"""The studies: one file a question or theme. `STUDIES` names them; `feathervit.study` runs them."""
+"""Studies: a base recipe, arms and seeds under one budget. `library` defines them, `cells.run_study` runs them."""
 
 from __future__ import annotations
 
 from ..errors import UnknownNameError
-from .base import Size, Study, grid, read_study
-from .design import DESIGN
-from .feather import feather
-from .peers import peers
-from .pretraining import pretrain_or_scratch
-from .sharing import sharing
-from .transfer import transfer
-
-STUDIES: dict[str, Study] = {s.name: s for s in (sharing, pretrain_or_scratch, *DESIGN, feather, peers, transfer)}
+from .definition import Size, Study, grid, read_study
+from .library import STUDIES
 
 
 def study(name: str) -> Study:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import MoE, RunConfig
+from ..config import MoEConfig, RunConfig
 from ..data import DataSplits
 from ..results import RunResult
 from .loop import Trainer
@@ -43,7 +43,7 @@ def _kernels(config: RunConfig, trainer: Trainer) -> str:
         return ""
     if not torch.backends.mkldnn.enabled or trainer.compiled.mode != "off":
         return ""
-    what = "experts and projections" if isinstance(config.arch.feedforward, MoE) else "projections"
+    what = "experts and projections" if isinstance(config.arch.feedforward, MoEConfig) else "projections"
     return f"; {what} in chunks through oneDNN (quicker; torch.backends.mkldnn.set_flags(False): off)"
 
 

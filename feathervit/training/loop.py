@@ -20,34 +20,26 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..chance import Chance
-from ..config import RunConfig
+from ..checkpoint import Checkpoint, drop_state, flatten_optimizer, restore_optimizer, save_state, save_weights, states
+from ..config import RunConfig, from_dict
 from ..data import DataSplits, ImageSet
 from ..data.augment import Augmenter
 from ..data.loader import Sampler
+from ..device import autocast
 from ..errors import CheckpointError, ConfigError, DivergedError
 from ..evaluation.inference import logits
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
-from ..fields import from_dict
 from ..models.moe import starving
-from ..pictures.reconstructions import write_reconstructions
-from .checkpoint import (
-    Checkpoint,
-    drop_state,
-    flatten_optimizer,
-    restore_optimizer,
-    save_state,
-    save_weights,
-    states,
-)
+from ..plots.reconstructions import write_reconstructions
 from .compiling import Compiled, choose_compile
+from .display import Display
 from .distributed import Group
 from .interrupt import Interrupt
-from .logging import Display, EventsFile, MetricsFile
 from .objectives import balanced_class_weights, build_objective
 from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
 from .progress import Progress
-from .setup import autocast
+from .records import EventsFile, MetricsFile
 from .teacher import load_teacher
 
 if TYPE_CHECKING:

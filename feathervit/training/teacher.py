@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoint import load_weights
 from ..config import RunConfig
 from ..errors import CheckpointError, ConfigError, UnknownNameError
-from .checkpoint import load_model, load_weights
+from ..models.loading import load_model
 
 
 class Teacher(nn.Module):

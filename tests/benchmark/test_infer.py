@@ -13,8 +13,8 @@ from feathervit.benchmark import infer
 from feathervit.benchmark.infer import chart, run, table
 from feathervit.benchmark.peers import build
 from feathervit.cli import main
+from feathervit.config import spec
 from feathervit.errors import ConfigError, UnknownNameError
-from feathervit.zoo import spec
 
 
 def test_figures(tmp_path):

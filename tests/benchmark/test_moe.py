@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from feathervit.config import MoE
+from feathervit.config import MoEConfig
 from feathervit.models.moe import SharedVW2
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "moe.py"
@@ -26,7 +26,7 @@ def script():
 @pytest.mark.parametrize("training", [True, False])
 def test_dispatch_equals_ours(script, training):
     torch.manual_seed(0)
-    ours = SharedVW2(12, 9, 4, MoE(dropout=0.0)).train(training)
+    ours = SharedVW2(12, 9, 4, MoEConfig(dropout=0.0)).train(training)
     x = torch.randn(2, 50, 12, requires_grad=True)
     probe = torch.randn(2, 50, 12)
     found = []

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from feathervit.benchmark.cost import cost
 from feathervit.benchmark.train import PARTS, run, scaling, table
 from feathervit.config import Augmentation, RunConfig
 from feathervit.models import create_model
+from feathervit.models.cost import cost
 from feathervit.training.distributed import Group
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from feathervit.config import ImageConfig, SplitConfig
 from feathervit.data import load_data
 from feathervit.data.arrays import channels_first
-from feathervit.data.picture import to_stored
+from feathervit.data.image import to_stored
 from feathervit.errors import ConfigError, DataError, UnknownNameError
 
 

@@ -17,8 +17,8 @@ from feathervit.chance import Chance
 from feathervit.config import Augmentation
 from feathervit.data import geometry
 from feathervit.data.augment import Augmenter, first_flip
+from feathervit.data.image import normalise
 from feathervit.data.operations import apply_draws
-from feathervit.data.picture import normalise
 from feathervit.data.policies import draw_policy
 from feathervit.errors import ConfigError
 
@@ -102,7 +102,7 @@ def test_pad_and_crop_is_torchvisions():
 
 
 def test_larger_stored_pictures_are_resized_as_in_evaluation():
-    from feathervit.data.picture import resize
+    from feathervit.data.image import resize
 
     x = pictures(8, 40)
     assert (pixels(apply(augmenter(), x)).int() - resize(x, 24).int()).abs().max() <= 1

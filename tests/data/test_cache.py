@@ -19,7 +19,7 @@ from PIL import Image
 
 from feathervit.data import cache
 from feathervit.data.cache import FilePictures, cache_folder, clear_cache, decode
-from feathervit.data.picture import to_stored
+from feathervit.data.image import to_stored
 from feathervit.errors import DataError
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from feathervit.config import ImageConfig, SplitConfig
 from feathervit.data import ImageSet, load_data, load_split
-from feathervit.data.picture import to_stored
+from feathervit.data.image import to_stored
 from feathervit.data.sources import summarise
 from feathervit.data.splits import hold_out
 from feathervit.errors import ConfigError, DataError, UnknownNameError
 
 from ..conftest import write_pictures
-from .pictures import counts, noise
+from .images import counts, noise
 
 # --- folders
 

@@ -17,12 +17,12 @@ from PIL import Image
 from sklearn.metrics import log_loss
 
 import feathervit
+from feathervit.checkpoint import Checkpoint, load_weights, save_weights
 from feathervit.cli import main
 from feathervit.config import RunConfig
 from feathervit.errors import CheckpointError, ConfigError, DataError, RunFolderError
 from feathervit.evaluation.calibration import calibrate, fit_temperature
 from feathervit.evaluation.inference import Prediction
-from feathervit.training.checkpoint import Checkpoint, load_weights, save_weights
 
 
 def drawn(temperature: float, n: int = 20_000, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +169,7 @@ def test_a_stored_temperature_is_checked(temperature, tmp_path):
 
 
 def test_a_file_from_before_there_were_temperatures(tmp_path, monkeypatch):
-    import feathervit.training.checkpoint as module
+    import feathervit.checkpoint as module
 
     pack, path = module._pack, tmp_path / "w.safetensors"
     monkeypatch.setattr(module, "_pack", lambda t, meta: pack(t, {k: v for k, v in meta.items() if k != "temperature"}))

@@ -12,11 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import feathervit
+from feathervit.checkpoint import load_weights
 from feathervit.cli import main
 from feathervit.config import SplitConfig
 from feathervit.data import load_data
 from feathervit.errors import CheckpointError, ConfigError, DataError
 from feathervit.evaluation.probe import probe
+from feathervit.models.loading import load_model
 
 SIZES = {"model": "mlit_nano", "img_size": 16, "patch_size": 4, "batch_size": 32, "arch.depth": 2, "arch.dim": 32}
 
@@ -31,7 +33,7 @@ def test_both_probes_of_both_tokens(pretrained, folder):
     found = probe(pretrained, folder, neighbours=5)
     assert (found["split"], found["n"], found["n_train"]) == ("test", 24, 72)
     assert list(found["tokens"]) == ["dummy patch", "mean of patches"]
-    model = feathervit.training.checkpoint.load_model(feathervit.training.checkpoint.load_weights(pretrained)).encoder
+    model = load_model(load_weights(pretrained)).encoder
     splits = load_data(folder, img_size=16, split=SplitConfig(val_fraction=0.0))
 
     def tokens(images):
@@ -77,7 +79,7 @@ def test_pictures_of_reconstructions(pretrained, folder, tmp_path, small):
     """Visible patches are the original's, masked ones grey; the third row fills them."""
     for extra in ([], [str(folder / "test" / "flat" / "0.png")]):
         path = tmp_path / "out" / "r.png"
-        assert main(["pictures", "reconstructions", str(pretrained), *extra, "--out", str(path)]) == 0
+        assert main(["plot", "reconstructions", str(pretrained), *extra, "--out", str(path)]) == 0
         with Image.open(path) as png:
             pixels = np.asarray(png.convert("RGB")).astype(int)
     rows = [pixels[top : top + 64, -68:-4] for top in (4, 72, 140)]  # one picture, 4 times as large
@@ -90,6 +92,6 @@ def test_pictures_of_reconstructions(pretrained, folder, tmp_path, small):
     assert (abs(original - painted)[visible] <= 1).all()
     feathervit.train(data=folder, out=tmp_path / "classifier", epochs=1, **small)
     with pytest.raises(CheckpointError, match="classifier"):
-        from feathervit.cli.pictures import PicturesReconstructions, pictures_reconstructions
+        from feathervit.cli.plot import PlotReconstructions, plot_reconstructions
 
-        pictures_reconstructions(PicturesReconstructions(str(tmp_path / "classifier")), {})
+        plot_reconstructions(PlotReconstructions(str(tmp_path / "classifier")), {})

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import feathervit
+from feathervit.checkpoint import load_weights, save_weights
 from feathervit.cli import main
 from feathervit.errors import CheckpointError, ConfigError, DataError, RunFolderError, UnknownNameError
 from feathervit.export.job import prepare
 from feathervit.export.verify import agrees, probabilities, session
-from feathervit.training.checkpoint import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,7 +88,7 @@ def test_a_temperature_goes_along(digits_run, held_out, tmp_path, to):
 
 
 def test_ready_tensors(digits_run, held_out, tmp_path):
-    from feathervit.data.picture import normalise, resize
+    from feathervit.data.image import normalise, resize
 
     report = feathervit.export_model(digits_run, "onnx", tmp_path / "out", input="tensor")
     run = session((tmp_path / "out" / "model.onnx").read_bytes())
@@ -116,7 +116,7 @@ def test_pt2(digits_run, held_out, tmp_path):
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_pt2_makes_squares_as_the_package_does(fit):
     from feathervit.config import ImageConfig
-    from feathervit.data.picture import fit_square, normalise, resize
+    from feathervit.data.image import fit_square, normalise, resize
     from feathervit.export.pt2 import Pictures
 
     pictures = Pictures(torch.nn.Flatten(), ImageConfig(fit=fit), 6)

@@ -10,16 +10,22 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
-from feathervit.config import ConvMLP, ConvStem, ImageConfig, Latent, WhitenedPatches
-from feathervit.data.picture import fit_square, normalise, resize
+from feathervit.config import (
+    ConvMLPConfig,
+    ConvStemConfig,
+    ImageConfig,
+    LatentConfig,
+    WhitenedPatchesConfig,
+    spec,
+    with_fields,
+)
+from feathervit.data.image import fit_square, normalise, resize
 from feathervit.export.int8 import METHODS, float_share, quantise
 from feathervit.export.lean import lean
 from feathervit.export.onnx import core, finish
 from feathervit.export.preprocess import OPSET
 from feathervit.export.verify import probabilities, session
-from feathervit.fields import with_fields
 from feathervit.models import create_model, list_models
-from feathervit.zoo import spec
 
 FACTS = {"model": "some", "class_names": ["a", "b", "c"], "feathervit": "0"}
 
@@ -72,10 +78,10 @@ PARTS = {
     "rotary": {"positions": "rotary"},
     "class tokens": {"readout": "class", "class_tokens": 3},
     "pool": {"readout": "pool"},
-    "latent": {"attention": Latent(4, 8)},
-    "stem": {"patches": ConvStem(2)},
-    "whitened": {"patches": WhitenedPatches()},
-    "conv-mlp": {"feedforward": ConvMLP(2.0)},
+    "latent": {"attention": LatentConfig(4, 8)},
+    "stem": {"patches": ConvStemConfig(2)},
+    "whitened": {"patches": WhitenedPatchesConfig()},
+    "conv-mlp": {"feedforward": ConvMLPConfig(2.0)},
 }
 
 
@@ -100,10 +106,10 @@ def test_rewriting_changes_nothing(name):
 
 @pytest.mark.parametrize("kind", ["swiglu", "mlp"])
 def test_rewriting_of_plain_feedforwards(kind):
-    from feathervit.config import MLP, SwiGLU
+    from feathervit.config import MLPConfig, SwiGLUConfig
 
     torch.manual_seed(0)
-    feedforward = {"swiglu": SwiGLU(24, 12), "mlp": MLP(2.0)}[kind]
+    feedforward = {"swiglu": SwiGLUConfig(24, 12), "mlp": MLPConfig(2.0)}[kind]
     model = create_model("mlit_nano", depth=2, feedforward=feedforward, num_classes=5).double()
     x = unseen(4, 16).double()
     np.testing.assert_allclose(expected(lean(model)[0], x), expected(model, x), rtol=1e-12)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feathervit.fields import to_dict
-from feathervit.training import checkpoint
+from feathervit import checkpoint
+from feathervit.config import to_dict
 
 Make = Callable[[Path, Path], None]  # (here, world): writes what is malformed into the folder `here`
 

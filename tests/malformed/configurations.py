@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from feathervit.config import resolve
 from feathervit.recipes import recipe
-from feathervit.training.setup import resolve
 
 from .case import Case, Make, copy, edit_json, places, put
 

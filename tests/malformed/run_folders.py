@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from feathervit.training import checkpoint
+from feathervit import checkpoint
 
 from .case import Case, Make, copy, edit_json, put
 

@@ -9,7 +9,8 @@ import pytest
 
 from feathervit.cli import main
 
-from . import configurations, flags, folders, pictures, run_folders, studies, weights
+from . import configurations, flags, folders, run_folders, studies, weights
+from . import images as pictures
 from .case import Case
 
 CASES: list[Case] = [

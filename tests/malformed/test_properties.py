@@ -16,13 +16,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from feathervit.config import RunConfig, SplitConfig
-from feathervit.data.picture import header, normalise, to_stored
+from feathervit import checkpoint
+from feathervit.config import RunConfig, SplitConfig, changed, from_dict, to_dict, with_fields
+from feathervit.data.image import header, normalise, to_stored
 from feathervit.data.sources import find, load_data
 from feathervit.data.splits import hold_out, thin_out
 from feathervit.errors import CheckpointError, ConfigError, FeatherVitError
-from feathervit.fields import changed, from_dict, to_dict, with_fields
-from feathervit.training import checkpoint
 
 few = settings(
     max_examples=40,

@@ -21,11 +21,11 @@ FROM = "train --data {world}/set --out {here}/out --from {here}/w.safetensors"
 TEACHER = "train --data {world}/set --out {here}/out --objective distillation --teacher {here}/w.safetensors"
 PROBE = "probe {here}/w.safetensors"
 EXPORT = "export {here}/w.safetensors --out {here}/out"
-ATTENTION = "pictures attention {here}/w.safetensors {world}/good.png --out {here}/a.png"
-ROUTING = "pictures routing {here}/w.safetensors {world}/good.png --out {here}/a.png"
-PATCHES = "pictures patches {here}/w.safetensors --out {here}/a.png"
-POSITIONS = "pictures positions {here}/w.safetensors --out {here}/a.png"
-PAINT = "pictures reconstructions {here}/w.safetensors {world}/good.png --out {here}/a.png"
+ATTENTION = "plot attention {here}/w.safetensors {world}/good.png --out {here}/a.png"
+ROUTING = "plot routing {here}/w.safetensors {world}/good.png --out {here}/a.png"
+PATCHES = "plot patches {here}/w.safetensors --out {here}/a.png"
+POSITIONS = "plot positions {here}/w.safetensors --out {here}/a.png"
+PAINT = "plot reconstructions {here}/w.safetensors {world}/good.png --out {here}/a.png"
 ANY = (EVALUATE, PREDICT, FROM, TEACHER, PROBE, EXPORT, ATTENTION, ROUTING, PATCHES, POSITIONS, PAINT)
 
 
@@ -350,7 +350,7 @@ MISUSED = [
             "predict": "{world}/good.png",
             "probe": "",
             "export": "--out {here}/out",
-            "pictures patches": "--out {here}/p.png",
+            "plot patches": "--out {here}/p.png",
         }.items()
     ),
     Case("weights: ONNX folder", "predict {world}/onnx {world}/good.png", ["no checkpoint"]),

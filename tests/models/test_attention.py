@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from feathervit.config import GQA, Latent
+from feathervit.config import GQAConfig, LatentConfig
 from feathervit.errors import ConfigError
 from feathervit.models.attention import GroupedQueryAttention, LatentAttention
 
@@ -39,7 +39,7 @@ def same_in_torch(ours: GroupedQueryAttention, kv_heads: int) -> nn.MultiheadAtt
 @pytest.mark.parametrize("kv_heads", [6, 3, 2, 1])
 def test_equals_torch(kv_heads):
     torch.manual_seed(0)
-    ours = GroupedQueryAttention(D, GQA(HEADS, kv_heads)).double()
+    ours = GroupedQueryAttention(D, GQAConfig(HEADS, kv_heads)).double()
     torchs = same_in_torch(ours, kv_heads)
     x = (3 * torch.randn(2, 9, D, dtype=torch.float64)).requires_grad_()
     y = ours(x)
@@ -62,7 +62,7 @@ def test_equals_torch(kv_heads):
 def test_float32_on_the_cpu_equals_float64():
     """There projections have their own products and gradients."""
     torch.manual_seed(0)
-    exact = GroupedQueryAttention(D, GQA(HEADS, 3)).double()
+    exact = GroupedQueryAttention(D, GQAConfig(HEADS, 3)).double()
     fast = copy.deepcopy(exact).float()
     x = torch.randn(2, 9, D, dtype=torch.float64)
     probe = torch.randn_like(x)
@@ -76,7 +76,7 @@ def test_float32_on_the_cpu_equals_float64():
 
 
 def test_every_projection_has_a_bias_and_keys_are_fewer():
-    attention = GroupedQueryAttention(D, GQA(HEADS, 2))
+    attention = GroupedQueryAttention(D, GQAConfig(HEADS, 2))
     assert sum(p.numel() for p in attention.parameters()) == 2 * (D * D + D) + 2 * (D * 8 + 8)
 
 
@@ -86,7 +86,7 @@ def test_every_projection_has_a_bias_and_keys_are_fewer():
 )
 def test_refuses_what_does_not_divide(dim, heads, kv_heads, says):
     with pytest.raises(ConfigError, match=says):
-        GroupedQueryAttention(dim, GQA(heads, kv_heads))
+        GroupedQueryAttention(dim, GQAConfig(heads, kv_heads))
 
 
 @pytest.mark.parametrize("low_rank", ["q", "k", "v", "qk", "qv", "kv", "qkv"])
@@ -94,8 +94,8 @@ def test_refuses_what_does_not_divide(dim, heads, kv_heads, says):
 def test_latent_attention_is_attention_with_the_products_of_its_pairs(low_rank, rank):
     """q = U (D x) + b, as in PoorViTs; with the rank equal to the width any matrix is such a product."""
     torch.manual_seed(0)
-    latent = LatentAttention(D, Latent(HEADS, rank, low_rank)).double()
-    whole = GroupedQueryAttention(D, GQA(HEADS, HEADS)).double()
+    latent = LatentAttention(D, LatentConfig(HEADS, rank, low_rank)).double()
+    whole = GroupedQueryAttention(D, GQAConfig(HEADS, HEADS)).double()
     if rank == D:  # pairs are made to have the products that ordinary attention has as its matrices
         for name, matrix, bias in zip("qkv", whole.qkv.weight.split(D), whole.qkv.bias.split(D), strict=True):
             layer = getattr(latent, name)
@@ -121,7 +121,7 @@ def test_latent_attention_is_attention_with_the_products_of_its_pairs(low_rank, 
 @pytest.mark.parametrize("low_rank", ["q", "kv", "qkv"])
 def test_latent_parameters(low_rank):
     """At width 192 and rank 64 a projection has 24,768 parameters in place of 37,056."""
-    attention = LatentAttention(192, Latent(12, 64, low_rank))
+    attention = LatentAttention(192, LatentConfig(12, 64, low_rank))
     pairs = len(low_rank)
     assert sum(p.numel() for p in attention.parameters()) == pairs * 24_768 + (4 - pairs) * 37_056
     assert {n for n, p in attention.named_parameters() if p.shape == (64, 192)} == {f"{n}.0.weight" for n in low_rank}

@@ -8,16 +8,29 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from feathervit.config import GQA, MLP, ConvMLP, ConvStem, EncoderConfig, Latent, MoE, SwiGLU
+from feathervit.config import (
+    ConvMLPConfig,
+    ConvStemConfig,
+    EncoderConfig,
+    GQAConfig,
+    LatentConfig,
+    MLPConfig,
+    MoEConfig,
+    SwiGLUConfig,
+)
 from feathervit.models import cpu
 from feathervit.models.encoder import Encoder
 
 PARTS = {
-    "GQA, MoE": {"attention": GQA(4, 2), "feedforward": MoE(12, 6, noise=False, dropout=0.0)},
-    "latent, SwiGLU": {"attention": Latent(4, 6, "qkv"), "feedforward": SwiGLU(12, 6)},
-    "partly latent, MLP": {"attention": Latent(4, 6, "k"), "feedforward": MLP(1.5)},
-    "conv stem, ConvMLP": {"patches": ConvStem(2), "feedforward": ConvMLP(1.5), "attention": GQA(2, 2)},
-    "mean, ConvMLP": {"readout": "mean", "feedforward": ConvMLP(1.5, 0), "attention": GQA(2, 2)},
+    "GQA, MoE": {"attention": GQAConfig(4, 2), "feedforward": MoEConfig(12, 6, noise=False, dropout=0.0)},
+    "latent, SwiGLU": {"attention": LatentConfig(4, 6, "qkv"), "feedforward": SwiGLUConfig(12, 6)},
+    "partly latent, MLP": {"attention": LatentConfig(4, 6, "k"), "feedforward": MLPConfig(1.5)},
+    "conv stem, ConvMLP": {
+        "patches": ConvStemConfig(2),
+        "feedforward": ConvMLPConfig(1.5),
+        "attention": GQAConfig(2, 2),
+    },
+    "mean, ConvMLP": {"readout": "mean", "feedforward": ConvMLPConfig(1.5, 0), "attention": GQAConfig(2, 2)},
 }
 
 

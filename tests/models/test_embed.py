@@ -11,14 +11,21 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import feathervit
-from feathervit.config import GQA, MLP, ConvStem, EncoderConfig, RunConfig, WhitenedPatches
-from feathervit.fields import with_fields
+from feathervit.checkpoint import Checkpoint, save_weights
+from feathervit.config import (
+    ConvStemConfig,
+    EncoderConfig,
+    GQAConfig,
+    MLPConfig,
+    RunConfig,
+    WhitenedPatchesConfig,
+    resolve,
+    spec,
+    with_fields,
+)
 from feathervit.models import create_model
 from feathervit.models.embed import whitening_filters
-from feathervit.training.checkpoint import Checkpoint, save_weights
-from feathervit.training.setup import resolve
-from feathervit.training.transfer import start_from
-from feathervit.zoo import spec
+from feathervit.models.starting import start_from
 from tests.models.test_encoder import build
 from tests.reference.parts import all_patches
 
@@ -47,20 +54,20 @@ def test_filters_whiten_the_patches():
 
 
 def test_first_filters_are_whitening_and_the_others_are_left():
-    model = build(EncoderConfig(20, 1, GQA(2, 2), MLP(), WhitenedPatches()))
+    model = build(EncoderConfig(20, 1, GQAConfig(2, 2), MLPConfig(), WhitenedPatchesConfig()))
     assert model.data_dependent
     before = model.patch_embed.proj.weight.detach().clone()
     model.initialise_from(correlated())
     after = model.patch_embed.proj.weight.detach()
     assert_close(after[:12], whitening_filters(correlated(), 2))
     assert torch.equal(after[12:], before[12:])
-    narrow = build(EncoderConfig(8, 1, GQA(2, 2), MLP(), WhitenedPatches()))
+    narrow = build(EncoderConfig(8, 1, GQAConfig(2, 2), MLPConfig(), WhitenedPatchesConfig()))
     narrow.initialise_from(correlated())
     assert_close(narrow.patch_embed.proj.weight.detach(), whitening_filters(correlated(), 2)[:8])
 
 
 def test_frozen_whitening_is_no_parameter_but_is_kept():
-    model = build(EncoderConfig(20, 1, GQA(2, 2), MLP(), WhitenedPatches(frozen=True)))
+    model = build(EncoderConfig(20, 1, GQAConfig(2, 2), MLPConfig(), WhitenedPatchesConfig(frozen=True)))
     model.initialise_from(correlated())
     assert model.patch_embed.proj.weight.shape == (8, 3, 2, 2)
     assert torch.equal(model.state_dict()["patch_embed.white"], whitening_filters(correlated(), 2))
@@ -82,7 +89,7 @@ def test_frozen_whitening_is_no_parameter_but_is_kept():
     ],
 )
 def test_stem(layers, patch, strides, widths):
-    config = EncoderConfig(12, 1, GQA(2, 2), MLP(), ConvStem(layers))
+    config = EncoderConfig(12, 1, GQAConfig(2, 2), MLPConfig(), ConvStemConfig(layers))
     model = build(config, patch_size=patch).double()
     images = x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     stem = model.patch_embed
@@ -100,7 +107,7 @@ def test_stem(layers, patch, strides, widths):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_run_initialises_from_its_training_pictures(frozen, state, arrays, tmp_path, small):
     """With a learning rate of almost nothing the filters stay what the training pictures made them, also in a resumed run."""
-    patches = WhitenedPatches(frozen=frozen)
+    patches = WhitenedPatchesConfig(frozen=frozen)
     arch = with_fields(spec("mlit_nano").config, depth=1, dim=64, patches=patches)
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"lr": 1e-12, "optim.weight_decay": 0.0}
     fields |= {"arch": arch, "split.val_fraction": 0.0}
@@ -119,7 +126,7 @@ def test_a_run_initialises_from_its_training_pictures(frozen, state, arrays, tmp
 
 
 def test_weights_of_other_channels_go_into_a_stem(tmp_path):
-    arch = replace(spec("mlit_nano").config, patches=ConvStem(2))
+    arch = replace(spec("mlit_nano").config, patches=ConvStemConfig(2))
     colour = create_model("mlit_nano", img_size=16, patch_size=4, num_classes=2, config=arch).eval()
     config = resolve(RunConfig(model="mlit_nano", img_size=16, patch_size=4, arch=arch))
     save_weights(tmp_path / "w.safetensors", Checkpoint(config, ("a", "b"), 3, colour.state_dict()))

@@ -16,24 +16,38 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.testing import assert_close
 
-from feathervit.benchmark.cost import cost
-from feathervit.config import GQA, MLP, ConvMLP, ConvStem, EncoderConfig, Latent, MoE, SwiGLU, WhitenedPatches
+from feathervit.config import (
+    ConvMLPConfig,
+    ConvStemConfig,
+    EncoderConfig,
+    GQAConfig,
+    LatentConfig,
+    MLPConfig,
+    MoEConfig,
+    SwiGLUConfig,
+    WhitenedPatchesConfig,
+)
 from feathervit.errors import ConfigError, UnknownNameError
 from feathervit.models import Encoder, create_model, list_models, spec
+from feathervit.models.cost import cost
 from feathervit.models.place import Place
 
-TINY = EncoderConfig(dim=12, depth=3, attention=GQA(4, 2), feedforward=MoE(10, 4, experts=(2, 3, 4)))
+TINY = EncoderConfig(dim=12, depth=3, attention=GQAConfig(4, 2), feedforward=MoEConfig(10, 4, experts=(2, 3, 4)))
 PLACE = Place(prefix=1, grid_size=4)
 VARIANTS = {
     "moe": TINY,
-    "unshared": replace(TINY, feedforward=MoE(10, 4, experts=(1, 3), top_k=1, sharing="none")),
-    "swiglu": replace(TINY, feedforward=SwiGLU(10, 4), readout="class"),
-    "mlp": replace(TINY, feedforward=MLP(), readout="mean", drop_path_rate=0.1),
-    "latent": replace(TINY, attention=Latent(4, 5, "qk"), readout="class", class_tokens=3, positions="sincos"),
-    "rotary": replace(TINY, attention=GQA(3, 1), readout="pool", positions="rotary", patches=WhitenedPatches()),
-    "stem": replace(TINY, feedforward=ConvMLP(2.0), positions="none", patches=ConvStem(2)),
-    "frozen": replace(TINY, dim=16, feedforward=ConvMLP(2.0, 0), readout="mean", patches=WhitenedPatches(frozen=True)),
-    "all": EncoderConfig(12, 2, Latent(3, 4), ConvMLP(1.5, 2), ConvStem(1), "rotary", "class", 2),
+    "unshared": replace(TINY, feedforward=MoEConfig(10, 4, experts=(1, 3), top_k=1, sharing="none")),
+    "swiglu": replace(TINY, feedforward=SwiGLUConfig(10, 4), readout="class"),
+    "mlp": replace(TINY, feedforward=MLPConfig(), readout="mean", drop_path_rate=0.1),
+    "latent": replace(TINY, attention=LatentConfig(4, 5, "qk"), readout="class", class_tokens=3, positions="sincos"),
+    "rotary": replace(
+        TINY, attention=GQAConfig(3, 1), readout="pool", positions="rotary", patches=WhitenedPatchesConfig()
+    ),
+    "stem": replace(TINY, feedforward=ConvMLPConfig(2.0), positions="none", patches=ConvStemConfig(2)),
+    "frozen": replace(
+        TINY, dim=16, feedforward=ConvMLPConfig(2.0, 0), readout="mean", patches=WhitenedPatchesConfig(frozen=True)
+    ),
+    "all": EncoderConfig(12, 2, LatentConfig(3, 4), ConvMLPConfig(1.5, 2), ConvStemConfig(1), "rotary", "class", 2),
 }
 
 
@@ -273,29 +287,29 @@ def test_cost_is_counted(variant):
         (TINY, {"in_chans": 0}, "in_chans"),
         (replace(TINY, dim=0), {}, "width"),
         (replace(TINY, depth=0), {}, "depth"),
-        (replace(TINY, attention=GQA(5, 5)), {}, "12.*5"),
-        (replace(TINY, attention=GQA(4, 3)), {}, "4.*3"),
-        (replace(TINY, feedforward=MoE(10, 4, experts=(2,), top_k=3)), {}, "top_k 3"),
-        (replace(TINY, feedforward=MoE(10, 4, experts=())), {}, "experts"),
-        (replace(TINY, feedforward=MoE(10, 0)), {}, "hidden"),
-        (replace(TINY, feedforward=SwiGLU(0, 0)), {}, "hidden"),
-        (replace(TINY, feedforward=MLP(ratio=0)), {}, "ratio"),
-        (replace(TINY, feedforward=ConvMLP(ratio=0)), {}, "ratio"),
-        (replace(TINY, feedforward=ConvMLP(reduction=-1)), {}, "reduction.*-1"),
-        (replace(TINY, feedforward=ConvMLP(), readout="pool"), {}, "reduction.*'pool'"),
-        (replace(TINY, attention=Latent(5, 4)), {}, "12.*5"),
-        (replace(TINY, attention=Latent(0, 4)), {}, "0 heads"),
-        (replace(TINY, attention=Latent(4, 0)), {}, "rank.*0"),
-        (replace(TINY, attention=Latent(4, 13)), {}, "rank.*12.*13"),
-        (replace(TINY, positions="rotary", attention=GQA(2, 1)), {}, "head width.*6"),
-        (replace(TINY, positions="sincos", dim=6, attention=GQA(2, 1)), {}, "divides by 4.*6"),
+        (replace(TINY, attention=GQAConfig(5, 5)), {}, "12.*5"),
+        (replace(TINY, attention=GQAConfig(4, 3)), {}, "4.*3"),
+        (replace(TINY, feedforward=MoEConfig(10, 4, experts=(2,), top_k=3)), {}, "top_k 3"),
+        (replace(TINY, feedforward=MoEConfig(10, 4, experts=())), {}, "experts"),
+        (replace(TINY, feedforward=MoEConfig(10, 0)), {}, "hidden"),
+        (replace(TINY, feedforward=SwiGLUConfig(0, 0)), {}, "hidden"),
+        (replace(TINY, feedforward=MLPConfig(ratio=0)), {}, "ratio"),
+        (replace(TINY, feedforward=ConvMLPConfig(ratio=0)), {}, "ratio"),
+        (replace(TINY, feedforward=ConvMLPConfig(reduction=-1)), {}, "reduction.*-1"),
+        (replace(TINY, feedforward=ConvMLPConfig(), readout="pool"), {}, "reduction.*'pool'"),
+        (replace(TINY, attention=LatentConfig(5, 4)), {}, "12.*5"),
+        (replace(TINY, attention=LatentConfig(0, 4)), {}, "0 heads"),
+        (replace(TINY, attention=LatentConfig(4, 0)), {}, "rank.*0"),
+        (replace(TINY, attention=LatentConfig(4, 13)), {}, "rank.*12.*13"),
+        (replace(TINY, positions="rotary", attention=GQAConfig(2, 1)), {}, "head width.*6"),
+        (replace(TINY, positions="sincos", dim=6, attention=GQAConfig(2, 1)), {}, "divides by 4.*6"),
         (replace(TINY, readout="class", class_tokens=0), {}, "class_tokens.*0"),
         (replace(TINY, readout="mean", class_tokens=2), {}, "class_tokens 2.*'mean'"),
-        (replace(TINY, patches=WhitenedPatches(frozen=True)), {}, "12 filters.*width is 12"),
-        (replace(TINY, patches=ConvStem(0)), {}, "1 to 3 layers, got 0"),
-        (replace(TINY, patches=ConvStem(4)), {}, "1 to 3 layers, got 4"),
-        (replace(TINY, patches=ConvStem(1)), {"patch_size": 4}, "sizes 1, 2, not patch size 4"),
-        (replace(TINY, patches=ConvStem(3)), {"patch_size": 3, "img_size": 9}, "1, 2, 4, 8, not patch size 3"),
+        (replace(TINY, patches=WhitenedPatchesConfig(frozen=True)), {}, "12 filters.*width is 12"),
+        (replace(TINY, patches=ConvStemConfig(0)), {}, "1 to 3 layers, got 0"),
+        (replace(TINY, patches=ConvStemConfig(4)), {}, "1 to 3 layers, got 4"),
+        (replace(TINY, patches=ConvStemConfig(1)), {"patch_size": 4}, "sizes 1, 2, not patch size 4"),
+        (replace(TINY, patches=ConvStemConfig(3)), {"patch_size": 3, "img_size": 9}, "1, 2, 4, 8, not patch size 3"),
     ],
 )
 def test_refuses_what_does_not_fit(config, sizes, says):
@@ -409,7 +423,7 @@ def test_layer_groups_are_those_of_timms_own_vit():
     assert {n: mine[n] for n in shared} == {n: theirs[n] for n in shared}
 
 
-@pytest.mark.parametrize("parts", [{"readout": "last"}, {"depth": "three"}, {"feedforward": MoE(sharing="all")}])
+@pytest.mark.parametrize("parts", [{"readout": "last"}, {"depth": "three"}, {"feedforward": MoEConfig(sharing="all")}])
 def test_parts_of_a_wrong_kind_are_refused(parts):
     with pytest.raises(ConfigError):
         create_model("mlit_nano", **parts)

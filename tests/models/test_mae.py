@@ -8,15 +8,24 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from feathervit.config import GQA, MLP, ConvMLP, DecoderConfig, EncoderConfig, LossConfig, MAEConfig, MoE
+from feathervit.config import (
+    ConvMLPConfig,
+    DecoderConfig,
+    EncoderConfig,
+    GQAConfig,
+    LossConfig,
+    MAEConfig,
+    MLPConfig,
+    MoEConfig,
+    resolve,
+)
 from feathervit.errors import ConfigError
 from feathervit.models import Encoder, MaskedAutoencoder, build_model, list_models, spec
 from feathervit.recipes import recipe
 from feathervit.training.objectives import Joint, Masked
-from feathervit.training.setup import resolve
 
-ENCODER = EncoderConfig(dim=12, depth=2, attention=GQA(4, 2), feedforward=MoE(10, 4, experts=(2, 3)))
-DECODER = DecoderConfig(dim=8, depth=2, attention=GQA(2, 2), feedforward=MoE(6, 6, (3,)))
+ENCODER = EncoderConfig(dim=12, depth=2, attention=GQAConfig(4, 2), feedforward=MoEConfig(10, 4, experts=(2, 3)))
+DECODER = DecoderConfig(dim=8, depth=2, attention=GQAConfig(2, 2), feedforward=MoEConfig(6, 6, (3,)))
 MAE = MAEConfig(decoder=DECODER, visible_weight=0.1)
 
 
@@ -112,9 +121,9 @@ def test_loss_is_equation_16(norm_pixels):
 
 
 def test_balance_losses_of_both_halves_enter():
-    without = build(replace(MAE, decoder=replace(DECODER, feedforward=MLP(2.0))))
+    without = build(replace(MAE, decoder=replace(DECODER, feedforward=MLPConfig(2.0))))
     assert without(pictures()).balance > 0  # the encoder's alone
-    plain = build(MAE, replace(ENCODER, feedforward=MLP(2.0)))
+    plain = build(MAE, replace(ENCODER, feedforward=MLPConfig(2.0)))
     assert plain(pictures()).balance > 0  # the decoder's alone
 
 
@@ -151,7 +160,7 @@ def test_parts_that_do_not_fit():
         with pytest.raises(ConfigError, match="mask ratio"):
             build(replace(MAE, mask_ratio=ratio))
     with pytest.raises(ConfigError, match=r"decoder\.feedforward\.reduction 4.*'mean'"):
-        build(replace(MAE, decoder=replace(DECODER, feedforward=ConvMLP(2.0))), replace(ENCODER, readout="mean"))
+        build(replace(MAE, decoder=replace(DECODER, feedforward=ConvMLPConfig(2.0))), replace(ENCODER, readout="mean"))
     with pytest.raises(ConfigError, match="decoder"):
         build(MAEConfig())
     assert spec("mlit_s").decoder != spec("mlit_nano").decoder

@@ -9,16 +9,16 @@ import torch
 from torch.testing import assert_close
 
 from feathervit.config import (
-    GQA,
-    MLP,
-    ConvMLP,
-    ConvStem,
+    ConvMLPConfig,
+    ConvStemConfig,
     EncoderConfig,
-    Latent,
-    LinearPatches,
-    MoE,
-    SwiGLU,
-    WhitenedPatches,
+    GQAConfig,
+    LatentConfig,
+    LinearPatchesConfig,
+    MLPConfig,
+    MoEConfig,
+    SwiGLUConfig,
+    WhitenedPatchesConfig,
 )
 from feathervit.models.place import Place
 from tests.models.test_encoder import VARIANTS, build
@@ -36,16 +36,29 @@ def pixels(patches: torch.Tensor, patch_size: int = 2, grid: int = 4) -> torch.T
     return mask
 
 
-PATCHES = [LinearPatches(), WhitenedPatches(), WhitenedPatches(frozen=True), ConvStem(1), ConvStem(2), ConvStem(3)]
-FEEDFORWARDS = [MoE(10, 4, experts=(2,)), MLP(2.0), SwiGLU(8, 8), ConvMLP(2.0), ConvMLP(2.0, 0)]
+PATCHES = [
+    LinearPatchesConfig(),
+    WhitenedPatchesConfig(),
+    WhitenedPatchesConfig(frozen=True),
+    ConvStemConfig(1),
+    ConvStemConfig(2),
+    ConvStemConfig(3),
+]
+FEEDFORWARDS = [
+    MoEConfig(10, 4, experts=(2,)),
+    MLPConfig(2.0),
+    SwiGLUConfig(8, 8),
+    ConvMLPConfig(2.0),
+    ConvMLPConfig(2.0, 0),
+]
 READOUTS = [{"readout": "class", "class_tokens": 2}, {"readout": "dummy"}, {"readout": "mean"}, {"readout": "pool"}]
 COMBINATIONS = [
     EncoderConfig(16, 2, attention, feedforward, patches, positions, **readout)
     for n, (patches, feedforward, positions) in enumerate(
         itertools.product(PATCHES, FEEDFORWARDS, ["learned", "sincos", "rotary", "none"])
     )
-    for attention in [[GQA(4, 2), Latent(4, 6)][(n + n // 4) % 2]]
-    for readout in [READOUTS[n // 3 % (2 if feedforward == ConvMLP(2.0) else 4)]]
+    for attention in [[GQAConfig(4, 2), LatentConfig(4, 6)][(n + n // 4) % 2]]
+    for readout in [READOUTS[n // 3 % (2 if feedforward == ConvMLPConfig(2.0) else 4)]]
 ]
 
 

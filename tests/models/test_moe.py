@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from feathervit.config import MoE
+from feathervit.config import MoEConfig
 from feathervit.errors import ConfigError
 from feathervit.models import cpu
 from feathervit.models.moe import SHARINGS
@@ -22,7 +22,7 @@ EXACT = {"atol": 1e-9, "rtol": 1e-9}
 
 def build(sharing: str = "v_w2", experts: int = E, **fields) -> nn.Module:
     torch.manual_seed(0)
-    config = MoE(**{"dropout": 0.0, "importance_weight": 0.7, "load_weight": 0.4, "sharing": sharing, **fields})
+    config = MoEConfig(**{"dropout": 0.0, "importance_weight": 0.7, "load_weight": 0.4, "sharing": sharing, **fields})
     return SHARINGS[sharing](D, F, experts, config).double()
 
 
@@ -204,7 +204,7 @@ def test_initialised_as_separate_linear_layers(sharing):
     """PyTorch's default is uniform within 1 / sqrt(fan-in): D into each W and V, F (not E * F) into each W2."""
     torch.manual_seed(0)
     dim, hidden = 64, 100
-    layer = SHARINGS[sharing](dim, hidden, E, MoE(sharing=sharing))
+    layer = SHARINGS[sharing](dim, hidden, E, MoEConfig(sharing=sharing))
     b2 = layer.b2 if sharing in ("v_w", "none") else layer.w2.bias
     for t, fan_in in [(layer.w.weight, dim), (layer.v.weight, dim), (layer.w2.weight, hidden), (b2, hidden)]:
         bound = 1 / math.sqrt(fan_in)

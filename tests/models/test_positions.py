@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from feathervit.config import GQA, MLP, EncoderConfig, Latent
+from feathervit.config import EncoderConfig, GQAConfig, LatentConfig, MLPConfig
 from feathervit.models.place import Place
 from feathervit.models.positions import rotary_turns, rotate, sincos_positions
 from tests.models.test_encoder import TINY, build
@@ -49,16 +49,16 @@ def test_rotary_scores_depend_on_the_offset_alone():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", [GQA(3, 1), Latent(3, 5)])
+@pytest.mark.parametrize("attention", [GQAConfig(3, 1), LatentConfig(3, 5)])
 def test_attention_turns_queries_and_keys_of_the_kept_patches(attention):
     """The encoder's layers get the turns of each picture's own patches, in both kinds of attention."""
-    config = EncoderConfig(12, 1, attention, MLP(), positions="rotary", readout="class")
+    config = EncoderConfig(12, 1, attention, MLPConfig(), positions="rotary", readout="class")
     model = build(config, img_size=6).double().eval()
     place = model.place(KEEP)
     assert_close(place.turns_BNK[1, 2], model.turns[0, 1 + 1])
     x = torch.randn(2, 4, 12, dtype=torch.float64)
     layer = model.blocks[0].attn
-    if isinstance(attention, GQA):
+    if isinstance(attention, GQAConfig):
         q, k, v = layer.qkv(x).split([12, 4, 4], dim=-1)
         k, v = k.repeat(1, 1, 3), v.repeat(1, 1, 3)
     else:
@@ -75,14 +75,16 @@ def test_attention_turns_queries_and_keys_of_the_kept_patches(attention):
 
 @pytest.mark.parametrize("positions", ["sincos", "rotary", "none"])
 def test_only_learned_positions_are_weights(positions):
-    model = build(EncoderConfig(12, 2, GQA(3, 3), MLP(), positions=positions))
+    model = build(EncoderConfig(12, 2, GQAConfig(3, 3), MLPConfig(), positions=positions))
     assert not [name for name in model.state_dict() if "pos_embed" in name or "turns" in name]
     assert "pos_embed" not in model.no_weight_decay()
 
 
 @pytest.mark.parametrize("positions", ["learned", "sincos", "rotary", "none"])
 def test_without_positions_the_order_of_patches_does_not_matter(positions):
-    model = build(EncoderConfig(12, 2, GQA(3, 3), MLP(), positions=positions, readout="class")).double().eval()
+    model = (
+        build(EncoderConfig(12, 2, GQAConfig(3, 3), MLPConfig(), positions=positions, readout="class")).double().eval()
+    )
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     moved = images.roll(2, 3)  # by one patch
     difference = (model(moved) - model(images)).abs().max()
@@ -90,7 +92,7 @@ def test_without_positions_the_order_of_patches_does_not_matter(positions):
 
 
 def test_a_dummy_patch_without_a_position_of_its_own_is_a_zero_token():
-    model = build(EncoderConfig(12, 2, GQA(3, 3), MLP(), positions="sincos")).eval()
+    model = build(EncoderConfig(12, 2, GQAConfig(3, 3), MLPConfig(), positions="sincos")).eval()
     seen = []
     model.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     logits = model(torch.randn(2, 3, 8, 8))

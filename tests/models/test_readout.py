@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from feathervit.config import EncoderConfig
+from feathervit.config import EncoderConfig, from_dict, to_dict
 from feathervit.errors import ConfigError
-from feathervit.fields import from_dict, to_dict
 from tests.models.test_encoder import TINY, VARIANTS, build
 
 

@@ -9,14 +9,14 @@ import torch
 from rich.console import Console
 
 import feathervit
-from feathervit.config import MoE
+from feathervit.config import MoEConfig
 from feathervit.models.moe import NoisyTopKGate, starving
 from tests.models.test_encoder import build
 
 
 @pytest.mark.parametrize("noise", [True, False])
 def test_counts_are_those_of_the_gates(noise):
-    gate = NoisyTopKGate(6, 4, MoE(top_k=2, noise=noise)).train()
+    gate = NoisyTopKGate(6, 4, MoEConfig(top_k=2, noise=noise)).train()
     found = [gate(torch.randn(3, 5, 6))[0] for _ in range(3)]
     expected = [sum(int((g[..., e] > 0).sum()) for g in found) for e in range(4)]
     assert gate.taken.tolist() == expected

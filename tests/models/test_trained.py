@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import feathervit
-from feathervit.config import ConvStem, EncoderConfig, Latent, WhitenedPatches
+from feathervit.config import ConvStemConfig, EncoderConfig, LatentConfig, WhitenedPatchesConfig
 from feathervit.models import list_models, spec
 from feathervit.recipes import recipe
 from feathervit.training.optim import learning_rate, peak_learning_rate
@@ -19,9 +19,9 @@ OPTIMISERS = ("adamw", "lion", "muon")
 
 def fitting(config: EncoderConfig) -> EncoderConfig:
     """For pictures of 16 px and patches of 4."""
-    if isinstance(config.patches, ConvStem):
-        return replace(config, patches=ConvStem(3))
-    if config.patches == WhitenedPatches(frozen=True):
+    if isinstance(config.patches, ConvStemConfig):
+        return replace(config, patches=ConvStemConfig(3))
+    if config.patches == WhitenedPatchesConfig(frozen=True):
         return replace(config, dim=60)
     return config
 
@@ -72,7 +72,7 @@ def test_latent_attention_in_a_named_model():
     """PoorViTs' variant: a third of the width, for all three projections, saves 12,288 parameters each in each layer."""
     whole, latent = (
         sum(p.numel() for p in feathervit.create_model("poorvit_tiny", num_classes=10, **parts).parameters())
-        for parts in ({}, {"attention": Latent()})
+        for parts in ({}, {"attention": LatentConfig()})
     )
     assert whole - latent == 12 * 3 * 12_288
 

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 LOADED = [
     "tests.reliability.commands",
     "feathervit.cli",
-    "feathervit.training.run",
-    "feathervit.study.run",
+    "feathervit.training.train",
+    "feathervit.studies.cells",
     "sklearn.datasets",
     "rich.console",
 ]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from feathervit.checkpoint import load_weights
 from feathervit.errors import FeatherVitError
-from feathervit.training.checkpoint import load_weights
 
 
 class Killed(BaseException):

@@ -16,16 +16,16 @@ import torch
 import feathervit
 from feathervit.data import cache, load_data
 from feathervit.errors import DataError, RunFolderError
-from feathervit.export.run import export_model
+from feathervit.export.export import export_model
 from feathervit.files import make_folder, write_bytes
 from feathervit.recipes import recipe
 from feathervit.results import read_config, read_result
 from feathervit.studies import Size, Study
-from feathervit.study import report as reports
-from feathervit.study import run as runs
-from feathervit.study.claim import claim
-from feathervit.study.report import read_cell
-from feathervit.study.run import run_study
+from feathervit.studies import cells as runs
+from feathervit.studies import report as reports
+from feathervit.studies.cells import run_study
+from feathervit.studies.claim import claim
+from feathervit.studies.report import read_cell
 from feathervit.training import loop
 
 from ..conftest import write_pictures
@@ -47,7 +47,7 @@ def every_epoch(monkeypatch):
     monkeypatch.setattr(loop, "WRITING_SHARE", 1e9)
 
 
-def run(verb: str, **arguments) -> feathervit.training.run.Outcome:
+def run(verb: str, **arguments) -> feathervit.training.train.Outcome:
     return getattr(feathervit, verb)(**arguments)
 
 
@@ -187,7 +187,7 @@ def test_a_claim_that_a_full_disk_left_empty_is_held_by_nobody(tmp_path, monkeyp
         raise full()
 
     with monkeypatch.context() as patch, pytest.raises(RunFolderError, match="No space left"):
-        patch.setattr("feathervit.study.claim.json.dumps", failing)
+        patch.setattr("feathervit.studies.claim.json.dumps", failing)
         claim(tmp_path)
     assert claim(tmp_path) is not None
 

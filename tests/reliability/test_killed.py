@@ -12,7 +12,7 @@ import torch
 
 from feathervit.data import load_data
 from feathervit.results import read_result
-from feathervit.study.report import read_cell
+from feathervit.studies.report import read_cell
 
 from ..conftest import write_pictures
 from .commands import POSIX, Command, finished, killed, run

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import feathervit
-from feathervit.training.checkpoint import load_weights
+from feathervit.checkpoint import load_weights
 
 from .commands import ROOT
 from .faults import rows, same_weights

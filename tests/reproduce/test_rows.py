@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from feathervit.checkpoint import load_weights
 from feathervit.cli import main
+from feathervit.config import MODELS, MoEConfig
 from feathervit.data import load_data
 from feathervit.errors import ConfigError, DataError, RunFolderError, UnknownNameError
 from feathervit.models import build_model
 from feathervit.recipes import RECIPES
-from feathervit.reproduce import run as runs
+from feathervit.recipes.planning import planned
+from feathervit.reproduce import reproduce as runs
 from feathervit.reproduce import table
+from feathervit.reproduce.reproduce import ALL_OF_TRAIN, Place, curve, data_note, is_finished, reproduce
 from feathervit.reproduce.rows import ORDER, ROWS, TABLES, Row
-from feathervit.reproduce.run import ALL_OF_TRAIN, Place, curve, data_note, is_finished, reproduce
 from feathervit.reproduce.table import tables
 from feathervit.studies import Size, Study
-from feathervit.study.plan import stage_run
-from feathervit.training.checkpoint import load_weights
-from feathervit.training.planning import planned
-from feathervit.zoo import MODELS
+from feathervit.studies.plan import stage_run
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 TINY = {
@@ -71,7 +71,7 @@ def test_every_row_is_a_run_on_all_of_train(name):
         )
         before, _ = planned(base, None, data, changes)
         assert (before.arch, before.patch_size) == (config.arch, config.patch_size)
-        if config.arch.feedforward.__class__.__name__ == "MoE":
+        if isinstance(config.arch.feedforward, MoEConfig):
             assert before.mae.decoder.feedforward.sharing == config.arch.feedforward.sharing
 
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from torch import nn
 
 import feathervit
+from feathervit.checkpoint import load_weights
 from feathervit.errors import ConfigError
 from feathervit.results import read_result
-from feathervit.training.checkpoint import load_weights
 from feathervit.training.compiling import FEWEST_STEPS, Compiled, choose_compile
 
 STILL = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0}

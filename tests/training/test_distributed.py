@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import feathervit
+from feathervit.checkpoint import load_weights
 from feathervit.results import read_result
-from feathervit.training.checkpoint import load_weights
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 

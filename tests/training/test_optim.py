@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from feathervit.config import OptimConfig, RunConfig
+from feathervit.checkpoint import flatten_optimizer, restore_optimizer
+from feathervit.config import OptimConfig, RunConfig, with_fields
 from feathervit.errors import ConfigError
-from feathervit.fields import with_fields
 from feathervit.models import create_model
-from feathervit.training.checkpoint import flatten_optimizer, restore_optimizer
 from feathervit.training.optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
 
 

@@ -10,17 +10,16 @@ import torch
 from PIL import Image
 
 import feathervit
-from feathervit.config import WhitenedPatches
+from feathervit.checkpoint import load_weights
+from feathervit.config import WhitenedPatchesConfig, resolve, with_fields
 from feathervit.errors import CheckpointError, ConfigError, DataError
-from feathervit.fields import with_fields
 from feathervit.models import build_model
+from feathervit.models.loading import load_model
+from feathervit.models.starting import start_from
 from feathervit.recipes import RECIPES, recipe
-from feathervit.training.checkpoint import load_model, load_weights
-from feathervit.training.setup import resolve
-from feathervit.training.transfer import start_from
 
 from ..conftest import write_pictures
-from .test_run import same_weights
+from .test_train import same_weights
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def test_it_pretrains_or_refuses(arrays, folder, tmp_path, masked, small):
 
 
 def test_channels_that_frozen_filters_cannot_take(arrays, tmp_path, masked):
-    frozen = {**masked, "arch.patches": WhitenedPatches(frozen=True), "arch.dim": 64}
+    frozen = {**masked, "arch.patches": WhitenedPatchesConfig(frozen=True), "arch.dim": 64}
     feathervit.pretrain(data=arrays[0], out=tmp_path / "colour", epochs=1, **frozen)
     with pytest.raises(CheckpointError, match="sizes and channels"):
         grey = arrays[0][..., :1]

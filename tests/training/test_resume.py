@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import feathervit
+from feathervit.checkpoint import load_state, load_weights, save_state
 from feathervit.errors import CheckpointError, RunFolderError
 from feathervit.training import loop
-from feathervit.training.checkpoint import load_state, load_weights, save_state
 
 
 def same_weights(a, b) -> bool:

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import feathervit
 from feathervit.errors import ConfigError, RunFolderError
-from feathervit.training.logging import EventsFile, MetricsFile
+from feathervit.training.records import EventsFile, MetricsFile
 
 
 def scalars(folder) -> dict[int, dict[str, float]]:

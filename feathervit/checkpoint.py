@@ -1,0 +1,234 @@
+"""Weights and training state as safetensors, written whole or not at all, checked when read. Nothing is unpickled.
+
+Two kinds of file. Weights (`best.safetensors`, `last.safetensors`) hold a model and what is needed to use it: the run's
+configuration, class names, figures. State (`state.safetensors`, the one before it as `state.previous.safetensors`)
+holds what a resumed run needs to go on bit for bit. Both carry a checksum over everything in them.
+Checkpoints are hostile until proven otherwise: the header is validated before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .config import RunConfig, from_dict, to_dict
+from .errors import CheckpointError, ConfigError, RunFolderError
+from .files import write_bytes
+from .weights import list_weights, shipped_file
+
+FORMAT = 1
+STATES = ("state.safetensors", "state.previous.safetensors")  # the later one first
+
+
+@dataclass
+class Checkpoint:
+    """Weights and what is needed to use them.
+
+    `figures`: what was measured when they were saved. `temperature`: by what logits are divided before the softmax, 1 unless
+    it was fitted afterwards (`evaluation/calibration.py`).
+    """
+
+    config: RunConfig
+    class_names: tuple[str, ...]
+    in_chans: int
+    weights: dict[str, Tensor]
+    epoch: int = 0
+    step: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _pack(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
+    tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    text = json.dumps({"format": FORMAT, **meta})
+    return save(tensors, {"feathervit": text, "checksum": _checksum(tensors, text)})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file of ours. Raises CheckpointError for anything else."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path} is no checkpoint: not a file")
+        with safe_open(path, framework="pt") as file:  # checks the header against the file's size
+            metadata = file.metadata() or {}
+            if "feathervit" not in metadata or "checksum" not in metadata:
+                raise CheckpointError(f"{path} was not written by feathervit; it carries no configuration")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no checkpoint at {path}; give a run folder, a weights file, or weights of the package "
+            f"({', '.join(list_weights())})"
+        ) from None
+    except (OSError, SafetensorError, UnicodeDecodeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    text = metadata["feathervit"]
+    if metadata["checksum"] != _checksum(tensors, text):
+        raise CheckpointError(f"{path} is damaged: its checksum does not fit its content")
+    try:
+        meta = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds metadata that is no JSON: {error}") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else None
+        raise CheckpointError(f"{path} has format {found!r:.40}; this version reads format {FORMAT}")
+    return tensors, meta
+
+
+def save_weights(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a weights file. Raises RunFolderError where the folder does not take it."""
+    meta = {
+        "config": to_dict(checkpoint.config),
+        "class_names": list(checkpoint.class_names),
+        "in_chans": checkpoint.in_chans,
+        "epoch": checkpoint.epoch,
+        "step": checkpoint.step,
+        "figures": checkpoint.figures,
+        "temperature": checkpoint.temperature,
+    }
+    write_bytes(path, _pack(checkpoint.weights, meta))
+
+
+def weights_file(path: str | Path) -> Path:
+    """A weights file as it is named; of a folder the best, else the last, else an exported `model`; or weights that come
+    with the package, by name ("mlit_nano.digits")."""
+    if str(path) in list_weights() and not Path(path).exists():
+        return shipped_file(str(path))
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    names = [path / f"{name}.safetensors" for name in ("best", "last", "model")]
+    return next(filter(Path.exists, names), names[0])
+
+
+def load_weights(path: str | Path) -> Checkpoint:
+    """Reads a weights file (see `weights_file`). Raises CheckpointError."""
+    path = weights_file(path)
+    tensors, meta = _read(path)
+    tensors = {
+        name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()
+    }  # as the package ships them
+    try:
+        config = from_dict(RunConfig, meta.get("config"), "config")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    pretrained = config.objective == "reconstruction"
+    names, chans = meta.get("class_names"), meta.get("in_chans")
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or not (names or pretrained):
+        raise CheckpointError(f"{path} names no classes: it is not a weights file (state files are for --resume)")
+    if not isinstance(chans, int) or isinstance(chans, bool) or not 1 <= chans <= 1024:
+        raise CheckpointError(f"{path}: in_chans must be a number of channels, got {chans!r:.40}")
+    temperature = meta.get("temperature", 1.0)
+    if type(temperature) is not float or not 0 < temperature < math.inf:
+        raise CheckpointError(f"{path}: temperature must be a number above 0, got {temperature!r:.40}")
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{path}: its class names are not all different")
+    epoch, step, figures = meta.get("epoch", 0), meta.get("step", 0), meta.get("figures") or {}
+    for name, value, kind in (("epoch", epoch, int), ("step", step, int), ("figures", figures, dict)):
+        if not isinstance(value, kind):
+            raise CheckpointError(f"{path}: {name} must be {kind.__name__}, got {value!r:.40}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path}: the weights {name} are not all finite numbers; the run that wrote them failed"
+            )
+    return Checkpoint(config, tuple(names), chans, tensors, epoch, step, figures, temperature)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training state
+
+
+def save_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Writes `state.safetensors`, the one that was there becoming `state.previous.safetensors`."""
+    path, previous = (folder / name for name in STATES)
+    draft = folder / ".state.next"
+    write_bytes(draft, _pack(tensors, meta))
+    try:
+        if path.exists():
+            os.replace(path, previous)  # killed here, the previous one is whole and is used
+        os.replace(draft, path)
+    except OSError as error:
+        raise RunFolderError(f"cannot rename state.safetensors in {folder}: {error.strerror}") from error
+
+
+def states(folder: Path) -> list[Path]:
+    """The training states in a run folder, the later one first."""
+    return [path for name in STATES if (path := folder / name).exists()]
+
+
+def drop_state(folder: Path) -> None:
+    """Removes the latest state; the one before it, if there is one, takes its place."""
+    path, previous = (folder / name for name in STATES)
+    try:
+        if previous.exists():
+            os.replace(previous, path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise RunFolderError(f"cannot remove a state in {folder}: {error.strerror}; it must be writable") from error
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """The latest whole state of a run folder, and a word on each one that had to be passed over.
+
+    Raises CheckpointError where none is whole.
+    """
+    words: list[str] = []
+    for path in states(folder):
+        try:
+            tensors, meta = _read(path)
+        except CheckpointError as error:
+            words.append(str(error))
+            continue
+        return tensors, meta, [f"{word}; the one before it is used" for word in words]
+    raise CheckpointError(
+        "; ".join(words) or f"no training state in {folder}: nothing to resume, train without --resume"
+    )
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: "optimizer.3.exp_avg". Numbers become 0-d float64 tensors."""
+    out = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            out[f"optimizer.{index}.{key}"] = (
+                value if isinstance(value, Tensor) else torch.tensor(float(value)).double()
+            )
+    return out
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `flatten_optimizer`, for an optimiser built from the same configuration. Raises ValueError where a tensor
+    is of no parameter."""
+    state: dict[int, dict[str, Tensor]] = {}
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            if not 0 <= int(index) < len(shapes) or (tensor.ndim and tensor.shape != shapes[int(index)]):
+                raise ValueError(f"{name} of shape {list(tensor.shape)} belongs to no parameter")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for own in optimizer.state.values():
+        if "use_muon" in own:  # timm's Muon branches on it for each parameter: on the device it would wait there
+            own["use_muon"] = bool(own["use_muon"])

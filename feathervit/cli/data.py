@@ -1,0 +1,75 @@
+"""The verbs of `data`: check, show and cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from .printing import print_json
+
+
+@dataclass
+class DataCheck:
+    """Look for what is wrong with a folder of pictures. Exit status 1 when something must be mended."""
+
+    path: Positional[str]
+    unlabelled: bool = False
+    """Pictures without classes, in any folders, as `pretrain` takes them."""
+    json: bool = False
+    """Print one JSON object on standard output and nothing else."""
+
+
+def data_check(args: DataCheck, _: dict) -> int:
+    from ..data.check import check_folder
+
+    report = check_folder(args.path, labelled=not args.unlabelled)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        for line in report.lines():
+            print(line)
+    return 1 if report.must_mend else 0
+
+
+@dataclass
+class DataShow:
+    """Write a PNG grid of samples by class; with --recipe, originals above augmented versions."""
+
+    data: Positional[str]
+    """A name or folder."""
+    recipe: str | None = None
+    """Show what this recipe's augmentation makes of the samples."""
+    out: str = "samples.png"
+    """The PNG file to write."""
+    per_class: int = 8
+    """Samples of each class."""
+    seed: int = 0
+
+
+def data_show(args: DataShow, _: dict) -> int:
+    from ..plots.grid import show
+
+    print(show(args.data, args.recipe, Path(args.out), args.per_class, args.seed))
+    return 0
+
+
+@dataclass
+class DataCache:
+    """The cache of decoded pictures: where it is and how large, or --clear it."""
+
+    clear: bool = False
+    """Remove the decoded pictures; downloads stay."""
+
+
+def data_cache(args: DataCache, _: dict) -> int:
+    from ..data.cache import cache_folder, clear_cache
+
+    if args.clear:
+        print(f"{clear_cache() / 1e6:.1f} MB freed in {cache_folder()}")
+    else:
+        for part in ("decoded", "downloads"):
+            size = sum(p.stat().st_size for p in (cache_folder() / part).glob("**/*") if p.is_file())
+            print(f"{cache_folder() / part}: {size / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,27 @@
+"""The verb `demo`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .printing import new_console, print_json
+
+
+@dataclass
+class Demo:
+    """Pre-train on handwritten digits, then train on ten labels a class, with it and from scratch. No download."""
+
+    out: str = "runs/demo"
+    """Folder of the three runs; what an earlier demo left there is replaced."""
+    seed: int = 0
+    json: bool = False
+
+
+def demo(args: Demo, _: dict) -> int:
+    from ..demo import run
+
+    found = run(Path(args.out), args.seed, new_console(args.json))
+    if args.json:
+        print_json(found)
+    return 0 if found["finished"] else 130  # it has no other way to end early than Ctrl-C

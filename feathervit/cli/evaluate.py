@@ -1,0 +1,124 @@
+"""The verbs `evaluate` and `predict`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import Positional
+
+from ..errors import ConfigError
+from .printing import add_row, new_console, new_table, print_json, set_threads
+
+
+@dataclass
+class Evaluate:
+    """Figures of a checkpoint on a labelled image set: top-1, top-5, per class, calibration."""
+
+    checkpoint: Positional[str]
+    """A weights file, or a run folder (its best weights)."""
+    data: str | None = None
+    """A name or folder; the data the checkpoint was trained on if not given."""
+    split: Literal["train", "val", "test"] | None = None
+    """Which split; the test split, else val, else all there is, if not given."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    skip_unreadable: bool = False
+    threads: int | None = None
+    json: bool = False
+    """Print one JSON object on standard output and nothing else."""
+
+
+def evaluate(args: Evaluate, _: dict) -> int:
+    from ..evaluation.evaluate import evaluate as run
+
+    set_threads(args.threads)
+    split, found = run(args.checkpoint, args.data, args.split, args.device, args.skip_unreadable)
+    if args.json:
+        print_json({"checkpoint": args.checkpoint, "split": split, **found.to_dict()})
+        return 0
+    console = new_console(False)
+    console.print(
+        f"{split}: top-1 {100 * found.top1:.2f} %, top-{found.top5_k} {100 * found.top5:.2f} %, balanced "
+        f"{100 * found.balanced_accuracy:.2f} %, of {found.n} images; calibration error {100 * found.ece:.2f} %",
+        highlight=False,
+    )
+    if len(found.class_names) <= 30:
+        table = new_table("class", "recognised", "most often taken for")
+        for i, name in enumerate(found.class_names):
+            row = found.confusion[i]
+            wrong = max((n, j) for j, n in enumerate(row) if j != i)
+            share = found.per_class[name]
+            mistaken = f"{found.class_names[wrong[1]]} ({wrong[0]} of {sum(row)})" if wrong[0] else ""
+            add_row(table, name, "no images" if share is None else f"{100 * share:.1f} %", mistaken)
+        console.print(table)
+    return 0
+
+
+@dataclass
+class Predict:
+    """Name the classes of picture files."""
+
+    checkpoint: Positional[str]
+    """A weights file, or a run folder (its best weights)."""
+    pictures: Positional[tuple[str, ...]]
+    """Picture files, or folders of them."""
+    top: int = 3
+    """How many classes to name for each picture."""
+    min_confidence: float = 0.0
+    """Answer "unsure" where the best guess has a probability under this, from 0 to 1."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int | None = None
+    json: bool = False
+    """Print one JSON object on standard output and nothing else."""
+    csv: bool = False
+    """Print comma-separated values on standard output."""
+
+
+def predict(args: Predict, _: dict) -> int:
+    import csv
+
+    from ..evaluation.evaluate import predict as run
+
+    if args.json and args.csv:
+        raise ConfigError("--json and --csv exclude each other")
+    if not args.pictures:
+        raise ConfigError("no pictures named: give files or folders after the checkpoint")
+    if args.top < 1:
+        raise ConfigError(f"--top must be at least 1, got {args.top}")
+    if not 0 <= args.min_confidence <= 1:
+        raise ConfigError(f"--min-confidence must be a share from 0 to 1, got {args.min_confidence}")
+    set_threads(args.threads)
+    found, failures = run(args.checkpoint, args.pictures, args.top, args.device, args.min_confidence)
+    for failure in failures:
+        print(f"feathervit: {failure}", file=sys.stderr)
+    if args.json:
+        print_json(
+            {
+                "predictions": [
+                    {
+                        "file": p.source,
+                        "label": p.label,
+                        "sure": p.sure,
+                        "classes": p.classes,
+                        "probabilities": p.probabilities,
+                    }
+                    for p in found
+                ],
+                "unreadable": failures,
+            }
+        )
+    elif args.csv:
+        out = csv.writer(sys.stdout)
+        out.writerow(["file", "rank", "class", "probability", "label"])
+        for p in found:
+            for rank, (name, share) in enumerate(zip(p.classes, p.probabilities, strict=True), 1):
+                out.writerow([p.source, rank, name, f"{share:.6f}", p.label])
+    elif found:
+        asked = args.min_confidence > 0
+        table = new_table("file", *["label"] * asked, *(f"{n}." for n in range(1, len(found[0].classes) + 1)))
+        for p in found:
+            guesses = (f"{c} {100 * s:.1f} %" for c, s in zip(p.classes, p.probabilities, strict=True))
+            add_row(table, p.source, *[p.label] * asked, *guesses)
+        new_console(False).print(table)
+    return 1 if failures else 0

@@ -1,0 +1,72 @@
+"""The verbs `models` and `recipes`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import MODELS, to_dict
+from ..recipes import RECIPES
+from ..weights import list_weights
+from .printing import new_console, new_table, print_json
+
+
+@dataclass
+class Models:
+    """The named models: parameters, multiply-accumulates, tokens, source."""
+
+    json: bool = False
+
+
+def models(args: Models, _: dict) -> int:
+    from ..models import create_model
+    from ..models.cost import cost
+
+    rows = []
+    for name, known in MODELS.items():
+        found = cost(create_model(name, num_classes=100), known.img_size, 3)
+        rows.append(
+            {
+                "name": name,
+                "parameters": found.parameters,
+                "macs": found.macs,
+                "tokens": found.tokens,
+                "img_size": known.img_size,
+                "patch_size": known.patch_size,
+                "source": known.source,
+            }
+        )
+    if args.json:
+        print_json({"models": rows, "weights": list_weights()})
+        return 0
+    table = new_table("name", "parameters", "MMACs", "tokens", "image", "patch", "source")
+    for r in rows:
+        size = [str(r["tokens"]), f"{r['img_size']} px", f"{r['patch_size']} px", r["source"]]
+        table.add_row(r["name"], f"{r['parameters']:,}", f"{r['macs'] / 1e6:.0f}", *size)
+    new_console(False).print(table)
+    print("With a head of 100 classes; all experts are computed. Any timm model goes by timm:NAME.")
+    print(
+        f"Weights that come with the package (--from, evaluate, export, pretrained=True): {', '.join(list_weights())}."
+    )
+    return 0
+
+
+@dataclass
+class Recipes:
+    """The recipes: where each comes from, what it needs, what it should reach."""
+
+    json: bool = False
+
+
+def recipes(args: Recipes, _: dict) -> int:
+    rows = [
+        {"name": r.name, "source": r.source, "needs": r.needs, "expected": r.expected, "cost": r.cost}
+        for r in RECIPES.values()
+    ]
+    if args.json:
+        print_json({"recipes": [row | {"config": to_dict(RECIPES[row["name"]].config)} for row in rows]})
+        return 0
+    table = new_table("name", "source", "needs", "expected", "cost")
+    for row in rows:
+        table.add_row(*row.values())
+    new_console(False).print(table)
+    return 0

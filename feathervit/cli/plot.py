@@ -1,0 +1,145 @@
+"""The verbs of `plot`, which draw what a model does, and `report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from ..errors import CheckpointError
+
+SHOWN = 6  # images of the data that are drawn
+COUNTED = 512  # images of the data by which the use of the experts is counted
+
+
+@dataclass
+class PlotReconstructions:
+    """Original, masked and reconstructed pictures of a pre-trained auto-encoder, as a PNG."""
+
+    checkpoint: Positional[str]
+    """A weights file, or the run folder of a pre-training."""
+    pictures: Positional[tuple[str, ...]] = ()
+    """Picture files; the first ones of the data it was trained on (test, else train) if not given."""
+    out: str = "reconstructions.png"
+    """The PNG file to write."""
+
+
+def plot_reconstructions(args: PlotReconstructions, _: dict) -> int:
+    from ..checkpoint import load_weights
+    from ..models import MaskedAutoencoder
+    from ..models.loading import load_model
+    from ..plots.reconstructions import write_reconstructions
+    from ..plots.subject import own_data, read_pictures
+
+    stored = load_weights(args.checkpoint)
+    model, config = load_model(stored, args.checkpoint), stored.config
+    if not isinstance(model, MaskedAutoencoder):
+        raise CheckpointError(f"{args.checkpoint} is a classifier; reconstructions need a run of feathervit pretrain")
+    images = read_pictures(args.pictures, stored) if args.pictures else own_data(config).images[:8]
+    print(write_reconstructions(model, images, config, Path(args.out)))
+    return 0
+
+
+@dataclass
+class PlotRouting:
+    """The experts of each patch in each layer, over the picture, and the use of the experts by class, as a PNG."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder; of pre-training or of a classifier."""
+    pictures: Positional[tuple[str, ...]] = ()
+    """Picture files; if not given, some of the data it was trained on (test, else val, else train), and the use by class."""
+    out: str = "routing.png"
+    """The PNG file to write."""
+
+
+def plot_routing(args: PlotRouting, _: dict) -> int:
+    from ..plots.routing import write_routing
+    from ..plots.subject import load_encoder, own_data, read_pictures, some
+
+    encoder, stored = load_encoder(args.checkpoint)
+    if args.pictures:
+        images, labelled = read_pictures(args.pictures, stored), None
+    else:
+        data = own_data(stored.config)
+        images, labelled = some(data, SHOWN).images, some(data, COUNTED)
+    print(write_routing(encoder, images, stored.config, Path(args.out), labelled))
+    return 0
+
+
+@dataclass
+class PlotAttention:
+    """Where the read-out token looks, in the last layer's heads and through all layers (rollout), as a PNG."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder; of pre-training or of a classifier."""
+    pictures: Positional[tuple[str, ...]] = ()
+    """Picture files; some of the data it was trained on (test, else val, else train) if not given."""
+    out: str = "attention.png"
+    """The PNG file to write."""
+
+
+def plot_attention(args: PlotAttention, _: dict) -> int:
+    from ..plots.attention import write_attention
+    from ..plots.subject import load_encoder, own_data, read_pictures, some
+
+    encoder, stored = load_encoder(args.checkpoint)
+    if args.pictures:
+        images = read_pictures(args.pictures, stored)
+    else:
+        images = some(own_data(stored.config), SHOWN).images
+    print(write_attention(encoder, images, stored.config, Path(args.out)))
+    return 0
+
+
+@dataclass
+class PlotPatches:
+    """The filters of the patch embedding, as a PNG."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder; of pre-training or of a classifier."""
+    out: str = "patches.png"
+    """The PNG file to write."""
+
+
+def plot_patches(args: PlotPatches, _: dict) -> int:
+    from ..plots.patches import write_patches
+    from ..plots.subject import load_encoder
+
+    encoder, _ = load_encoder(args.checkpoint)
+    print(write_patches(encoder, Path(args.out)))
+    return 0
+
+
+@dataclass
+class PlotPositions:
+    """How alike the learned positions of the patches are, as a PNG."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder; of pre-training or of a classifier."""
+    out: str = "positions.png"
+    """The PNG file to write."""
+
+
+def plot_positions(args: PlotPositions, _: dict) -> int:
+    from ..plots.positions import write_positions
+    from ..plots.subject import load_encoder
+
+    encoder, stored = load_encoder(args.checkpoint)
+    print(write_positions(encoder, stored.config, Path(args.out)))
+    return 0
+
+
+@dataclass
+class Report:
+    """The report of a finished run as one HTML page in its folder, and as PNGs: figures, curves, mistakes, data, settings."""
+
+    run: Positional[str]
+    """The run folder."""
+
+
+def report(args: Report, _: dict) -> int:
+    from ..plots.report import report as write
+
+    print(write(args.run))
+    return 0

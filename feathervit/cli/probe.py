@@ -1,0 +1,49 @@
+"""The verb `probe`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import Positional
+
+from .printing import add_row, new_console, new_table, print_json, set_threads
+
+
+@dataclass
+class Probe:
+    """What frozen features know of the classes: nearest neighbours and a linear classifier on them."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder; of pre-training or of a classifier."""
+    data: str | None = None
+    """A name or folder with labels; the data the checkpoint was trained on if not given."""
+    neighbours: int = 20
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    skip_unreadable: bool = False
+    threads: int | None = None
+    json: bool = False
+    """Print one JSON object on standard output and nothing else."""
+
+
+def probe(args: Probe, _: dict) -> int:
+    from ..evaluation.probe import probe as run
+
+    set_threads(args.threads)
+    found = run(
+        args.checkpoint,
+        args.data,
+        neighbours=args.neighbours,
+        device=args.device,
+        skip_unreadable=args.skip_unreadable,
+    )
+    if args.json:
+        print_json({"checkpoint": args.checkpoint, **found})
+        return 0
+    table = new_table("features", f"{found['neighbours']} nearest neighbours", "linear classifier")
+    for name, figures in found["tokens"].items():
+        add_row(table, name, *(f"{100 * figures[kind]['top1']:.2f} %" for kind in ("knn", "linear")))
+    console = new_console(False)
+    console.print(table)
+    console.print(f"top-1 on {found['n']} {found['split']} pictures, fitted on {found['n_train']}", highlight=False)
+    return 0

@@ -1,0 +1,87 @@
+"""The verbs `train` and `pretrain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from ..config import RunConfig
+from ..errors import ConfigError
+from .printing import new_console, print_json, set_threads
+
+
+@dataclass
+class Train:
+    """Train a model: a recipe, or a model and data, into a run folder.
+
+    Every field of the recipe can be set by its dotted name; --from, --folds and --fold are short for --start-from,
+    --split.folds and --split.fold. With no recipe named, the recipe is the one that fits the data; for one's own pictures that
+    is `folder`, which chooses model, sizes and epochs by the pictures, whatever is shown here, and says why. With --recipe NAME
+    before --help the defaults are that recipe's. --arch.attention, --arch.feedforward and --arch.patches take the name of
+    another kind of part, whose fields --help then shows.
+    """
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    out: str = ""
+    """Run folder. It must be new or empty, unless --resume or --overwrite."""
+    resume: bool = False
+    """Go on where the run in --out was stopped; it ends in the weights it would have had."""
+    overwrite: bool = False
+    """Start anew in a folder that holds a run."""
+    max_minutes: float | None = None
+    """Stop with a checkpoint after this many minutes."""
+    skip_unreadable: bool = False
+    """Leave out pictures that cannot be read, and count them."""
+    threads: int | None = None
+    """CPU threads (PyTorch's choice if not given)."""
+    json: bool = False
+    """Print one JSON object on standard output and nothing else."""
+    command: tyro.conf.Suppress[str] = ""
+
+
+@dataclass
+class Pretrain(Train):
+    """Pre-train a masked auto-encoder without labels: what `train --from` starts from.
+
+    Pictures may lie in any folders inside --data. Every field of the recipe can be set by its dotted name. With no recipe
+    named, the recipe is the pre-training one that fits the data; for one's own pictures that is `mae_folder`, which chooses
+    by the pictures and says why.
+    """
+
+
+def train(args: Train, explicit: dict[str, Any]) -> int:
+    from ..training.train import pretrain
+    from ..training.train import train as plain
+
+    run = pretrain if isinstance(args, Pretrain) else plain
+    if not args.out:
+        raise ConfigError("no run folder named: give --out FOLDER")
+    set_threads(args.threads)
+    fields = {k: v for k, v in explicit.items() if k not in ("recipe", "data")}
+    outcome = run(
+        explicit.get("recipe"),
+        data=explicit.get("data"),
+        out=args.out,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        max_minutes=args.max_minutes,
+        skip_unreadable=args.skip_unreadable,
+        console=new_console(args.json),
+        command=args.command,
+        **fields,
+    )
+    if args.json:
+        result = outcome.result
+        splits = {n: getattr(result, n) for n in ("val", "test")} if result else {}
+        keep = ("n", "top1", "top5", "balanced_accuracy", "nll", "ece", "masked_mse", "visible_mse")
+        print_json(
+            {
+                "out": args.out,
+                "finished": outcome.finished,
+                **{n: {"split": n, **{k: s[k] for k in keep if k in s}} for n, s in splits.items() if s},
+                **({"minutes": result.minutes, "images_per_s": result.images_per_s} if result else {}),
+            }
+        )
+    return 130 if outcome.interrupted and not outcome.finished else 0

@@ -1,0 +1,71 @@
+"""Everything a run needs, as one typed value.
+
+A recipe returns a `RunConfig`; the command line sets any of its fields by dotted name (`--optim.weight-decay 0.1`); the
+resolved value is written beside the weights, and a checkpoint rebuilds its run from it. Nothing here imports torch.
+"""
+
+from .fields import changed, from_dict, kind_of, to_dict, with_fields
+from .named import MODELS, ModelSpec, list_models, spec
+from .parts import (
+    Attention,
+    ConvMLPConfig,
+    ConvStemConfig,
+    DecoderConfig,
+    EncoderConfig,
+    FeedForward,
+    GQAConfig,
+    LatentConfig,
+    LinearPatchesConfig,
+    MLPConfig,
+    MoEConfig,
+    Patches,
+    SwiGLUConfig,
+    WhitenedPatchesConfig,
+)
+from .resolve import check_channels, check_effect, resolve, set_fields
+from .runs import (
+    Augmentation,
+    ImageConfig,
+    LossConfig,
+    MAEConfig,
+    OptimConfig,
+    RunConfig,
+    SplitConfig,
+)
+
+__all__ = [
+    "MODELS",
+    "Attention",
+    "Augmentation",
+    "ConvMLPConfig",
+    "ConvStemConfig",
+    "DecoderConfig",
+    "EncoderConfig",
+    "FeedForward",
+    "GQAConfig",
+    "ImageConfig",
+    "LatentConfig",
+    "LinearPatchesConfig",
+    "LossConfig",
+    "MAEConfig",
+    "MLPConfig",
+    "MoEConfig",
+    "ModelSpec",
+    "OptimConfig",
+    "Patches",
+    "RunConfig",
+    "SplitConfig",
+    "SwiGLUConfig",
+    "WhitenedPatchesConfig",
+    "changed",
+    "check_channels",
+    "check_effect",
+    "from_dict",
+    "kind_of",
+    "list_models",
+    "resolve",
+    "set_fields",
+    "spec",
+    "to_dict",
+    "with_fields",
+]

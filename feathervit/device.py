@@ -1,0 +1,41 @@
+"""The device, the precision and autocast of a run, each choice with its reason for the banner."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from .errors import ConfigError
+
+
+def choose_device(asked: str) -> tuple[torch.device, str]:
+    """The device to run on and why. Raises ConfigError when the asked one is not there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        name = next(n for n in ("cuda", "mps", "cpu") if available[n])
+        why = "the fastest there is" if name != "cpu" else f"no CUDA or MPS device; {torch.get_num_threads()} threads"
+    elif not available[asked]:
+        raise ConfigError(f"--device {asked}: PyTorch finds no such device here; use --device auto or cpu")
+    else:
+        name, why = asked, "asked for"
+    if name == "cuda":
+        why += f", {torch.cuda.get_device_name()}"
+    return torch.device(name), why
+
+
+def choose_precision(asked: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """The autocast type and why: bfloat16 where the GPU has it, float16 on older ones, float32 elsewhere."""
+    if asked != "auto":
+        if asked == "float16" and device.type == "cpu":
+            raise ConfigError("--precision float16 does not train on the CPU; use float32 or bfloat16")
+        return getattr(torch, asked), "asked for"
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return (torch.bfloat16, "the GPU has it") if bf16 else (torch.float16, "the GPU has no bfloat16")
+    return torch.float32, f"mixed precision does not pay on {device.type}"
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """Autocast to `dtype` on `device`; nothing for float32."""
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

@@ -1,0 +1,125 @@
+"""Evaluation and prediction as the command line does them: from a checkpoint and names of data or files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..checkpoint import load_weights
+from ..data import ImageSet, load_split
+from ..data.image import SUFFIXES, quiet
+from ..data.sources import find
+from ..device import choose_device
+from ..errors import DataError, FeatherVitError
+from ..files import expanded
+from .inference import BATCH, Prediction, Predictor
+from .metrics import Metrics, score
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str | Path | None = None,
+    split: str | None = None,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+) -> tuple[str, Metrics]:
+    """The split that was used and its figures.
+
+    `data` None: what the checkpoint was trained on. `split` None: test, else val (also the part that was held out of this
+    very data), else all there is. Raises CheckpointError, DataError.
+    """
+    where, _ = choose_device(device)
+    predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
+    images = labelled(predictor, data, split, skip_unreadable)
+    p_NK = predictor.probabilities(images.images)
+    return images.name.rpartition("/")[2], score(p_NK, images.labels, images.class_names)
+
+
+def labelled(
+    predictor: Predictor,
+    data: Any = None,
+    split: str | None = None,
+    skip_unreadable: bool = False,
+    pick: Callable[[str, int], np.ndarray] | None = None,
+) -> ImageSet:
+    """Images to evaluate a model on, chosen as `evaluate` says and labelled by its classes; `pick` as in `load_split`."""
+    config = predictor.config
+    source = data if data is not None else config.data
+    if split is None and _same(source, config.data) and set(find(source).splits) == {"train"}:
+        held_out = config.split.val_fraction > 0 or config.split.folds > 0
+        split = "val" if held_out else None  # never the pictures it was trained on, if others were held out
+    images = load_split(
+        source,
+        split,
+        predictor.class_names,
+        img_size=config.img_size,
+        images=config.images,
+        split=config.split,
+        skip_unreadable=skip_unreadable,
+        pick=pick,
+    )
+    if images.images.shape[1] != predictor.in_chans:
+        raise DataError(f"the model takes {predictor.in_chans} channels, {images.name} has {images.images.shape[1]}")
+    return images
+
+
+def predict(
+    checkpoint: str | Path,
+    pictures: Sequence[str | Path],
+    top: int = 3,
+    device: str = "auto",
+    min_confidence: float = 0.0,
+) -> tuple[list[Prediction], list[str]]:
+    """Predictions of picture files and folders of them, and a line on each file that could not be read."""
+    where, _ = choose_device(device)
+    predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
+    found: list[Prediction] = []
+    failures: list[str] = []
+    for paths in _batches(_files(pictures), BATCH):
+        squares: dict[str, Tensor] = {}
+        for path in paths:
+            try:
+                with quiet():
+                    squares[str(path)] = predictor.read(path)
+            except FeatherVitError as error:
+                failures.append(" ".join(str(error).split()))
+        found += predictor.classify(list(squares.values()), list(squares), top, min_confidence)
+    return found, failures
+
+
+def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
+    """`paths` in lists of at most `size` (itertools has this from Python 3.12 on)."""
+    return (paths[start : start + size] for start in range(0, len(paths), size))
+
+
+def _same(source: Any, trained_on: str) -> bool:
+    """Whether two names mean one data set, however a folder's path is written. Arrays have none."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    if str(source) == trained_on:
+        return True
+    a, b = expanded(source), expanded(trained_on)
+    return a.is_dir() and b.is_dir() and a.samefile(b)
+
+
+def _files(pictures: Sequence[str | Path]) -> list[Path]:
+    """Files as named; folders as the picture files below them, in order."""
+    out: list[Path] = []
+    for picture in map(Path, pictures):
+        if picture.is_dir():
+            inside = sorted(p for p in picture.rglob("*") if _is_picture(p.relative_to(picture)) and p.is_file())
+            if not inside:
+                raise DataError(f"no pictures in {picture}")
+            out += inside
+        else:
+            out.append(picture)
+    return out
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)

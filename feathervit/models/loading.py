@@ -1,0 +1,41 @@
+"""The model of a checkpoint, with its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..checkpoint import Checkpoint
+from ..config import check_channels, resolve
+from ..errors import CheckpointError, ConfigError, UnknownNameError
+from .registry import build_model
+
+
+def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> nn.Module:
+    """The checkpoint's model with its weights, in evaluation mode: a classifier, or the auto-encoder of a pre-training run.
+
+    Raises CheckpointError where they do not fit.
+    """
+    config = checkpoint.config
+
+    def build() -> nn.Module:
+        return build_model(config, checkpoint.in_chans, len(checkpoint.class_names))
+
+    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in checkpoint.weights.items()}
+    misfit = CheckpointError(f"the weights of {where} do not fit its own configuration ({config.model})")
+    if config.arch and config.arch.depth > len(shapes):
+        raise misfit
+    try:
+        resolve(config)  # bounds of all numbers
+        check_channels(config, checkpoint.in_chans)
+        with torch.device("meta"):  # nothing is allocated until the sizes are known to agree
+            model = build()
+        if {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()} != shapes:
+            raise misfit
+        model = build()
+        model.load_state_dict(checkpoint.weights)
+    except (ConfigError, UnknownNameError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{where} cannot be built: {error}") from error
+    return model.eval()

@@ -1,0 +1,122 @@
+"""Starting from the weights of another run: what fits is taken, and what was taken, left and new is told.
+
+To start from weights is to begin a new run; to go on with a stopped one is `--resume`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from ..checkpoint import Checkpoint, load_weights
+from ..config import changed
+from ..errors import CheckpointError
+from .encoder import Encoder
+from .mae import MaskedAutoencoder
+
+# Fields of an architecture that no weight depends on.
+NO_WEIGHTS = ("dropout", "drop_rate", "drop_path_rate", "importance_weight", "load_weight", "balance")
+
+
+def start_from(model: nn.Module, path: str | Path) -> list[str]:
+    """Loads a checkpoint's encoder into `model`, which keeps its own new head; returns lines that say what was done.
+
+    A pre-training run's decoder is left behind, unless `model` is an auto-encoder with the same decoder. Positions are
+    resized to another image size. The patch projection takes another number of channels: grey pictures are seen as colour
+    ones with equal channels. Raises CheckpointError where the architectures or patch sizes differ.
+    """
+    checkpoint = load_weights(path)
+    target = model.encoder if isinstance(model, MaskedAutoencoder) else model
+    _check(target, checkpoint, path)
+    inside = "encoder." if target is not model else ""
+    theirs = "encoder." if checkpoint.config.objective == "reconstruction" else ""
+    weights = _fitted(
+        target, {n.removeprefix(theirs): t for n, t in checkpoint.weights.items() if n.startswith(theirs)}
+    )
+    head = {n for n in target.state_dict() if isinstance(target, Encoder) and n.startswith("head.")} or _classifier(
+        target
+    )
+    sizes = {n: t.shape for n, t in target.state_dict().items() if n not in head}
+    if missing := sorted(set(sizes) - set(weights)):
+        raise CheckpointError(
+            f"cannot start from {path}: its weights do not fit its own model, {missing[0]} is missing"
+        )
+    misfits = [n for n, shape in sizes.items() if n in weights and weights[n].shape != shape]
+    if misfits:
+        n = misfits[0]
+        raise CheckpointError(
+            f"cannot start from {path}: {n} is {list(weights[n].shape)} there, {list(sizes[n])} here; choose the same model, "
+            "sizes and channels"
+        )
+    found = {f"{inside}{n}": t for n, t in weights.items() if n not in head}
+    found |= {n: t for n, t in checkpoint.weights.items() if theirs and not n.startswith(theirs)}
+    own = model.state_dict()
+    taken = {n: t for n, t in found.items() if n in own and t.shape == own[n].shape}
+    model.load_state_dict(taken, strict=False)
+    names = {_renamed(n, inside, theirs): n for n in taken}  # in the file -> here
+    resized = sorted(there for there, here in names.items() if checkpoint.weights[there].shape != own[here].shape)
+    return [
+        f"start      {path}: {len(taken)} tensors taken"
+        + (f", of these resized {', '.join(resized)}" if resized else "")
+        + f"; left there: {_listed(set(checkpoint.weights) - set(names))}; new here: {_listed(set(own) - set(taken))}"
+    ]
+
+
+def _renamed(name: str, before: str, after: str) -> str:
+    return after + name.removeprefix(before) if name.startswith(before) else name
+
+
+def _listed(names: set[str]) -> str:
+    """A few names as they are, many by the part of the model that they belong to."""
+    if len(names) <= 4:
+        return ", ".join(sorted(names)) or "none"
+    parts = Counter(re.split(r"[._]", name)[0] for name in names)
+    return ", ".join(f"{part} ({count} tensors)" for part, count in sorted(parts.items()))
+
+
+def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
+    if isinstance(model, Encoder):
+        differ = (
+            changed(checkpoint.config.arch, model.config) if checkpoint.config.arch else {"model": ("timm", "ours")}
+        )
+        differ = {k: v for k, v in differ.items() if not k.endswith(NO_WEIGHTS)}
+        if checkpoint.config.patch_size != model.patch_embed.patch_size:
+            differ["patch_size"] = (checkpoint.config.patch_size, model.patch_embed.patch_size)
+        if differ:
+            texts = [f"{name} is {before} there, {after} here" for name, (before, after) in list(differ.items())[:4]]
+            raise CheckpointError(
+                f"cannot start from {path}: {'; '.join(texts)}; leave out what asks for another: model, its parts and patch "
+                "size are those of the weights where none is named"
+            )
+    elif checkpoint.config.model.removeprefix("timm:") not in str(
+        getattr(model, "pretrained_cfg", {}).get("architecture")
+    ):
+        raise CheckpointError(f"cannot start from {path}: it holds {checkpoint.config.model}; choose the same model")
+
+
+def _fitted(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with positions and patch projection brought to the model's sizes."""
+    if not isinstance(model, Encoder):
+        return weights
+    if "patch_embed.proj.weight" not in weights:
+        return weights
+    weights = model.adapt(weights)
+    projection = weights["patch_embed.proj.weight"]
+    channels = model.patch_embed.proj.in_channels
+    if projection.shape[1] == 1:  # grey to colour: each channel a share, so that equal channels give the same tokens
+        projection = projection.repeat(1, channels, 1, 1) / channels
+    elif projection.shape[1] != channels:
+        if projection.shape[1] != 3:
+            raise CheckpointError(f"cannot start from weights for {projection.shape[1]} channels with {channels} here")
+        projection = adapt_input_conv(channels, projection)
+    return {**weights, "patch_embed.proj.weight": projection}
+
+
+def _classifier(model: nn.Module) -> set[str]:
+    classifier = model.get_classifier()
+    heads = [prefix for prefix, module in model.named_modules() if module is classifier]
+    return {name for name in model.state_dict() if any(name.startswith(f"{h}.") for h in heads)}

@@ -1,0 +1,63 @@
+"""Where the read-out token looks: in the last layer, head by head, and through all layers (rollout).
+
+Legend: B batch, H heads, N tokens, P prefix tokens, G grid side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import RunConfig
+from ..data.image import as_input, resize
+from ..errors import ConfigError
+from ..models import Encoder
+from .figures import draw_tiles, enlarge, heat, new_figure, over, rgb, save, tiles_size
+
+
+def rollout(weights: list[Tensor]) -> Tensor:
+    """Attention through all layers [B, N, N], of each layer's weights [B, H, N, N], first layer first.
+
+    The product of (mean over heads + identity) / 2, the identity being the residual stream (Abnar and Zuidema,
+    arXiv 2005.00928, section 3). Rows sum to 1.
+    """
+    one_NN = torch.eye(weights[0].shape[-1], dtype=weights[0].dtype, device=weights[0].device)
+    whole_BNN = one_NN
+    for weight_BHNN in weights:
+        whole_BNN = (weight_BHNN.mean(1) + one_NN) / 2 @ whole_BNN
+    return whole_BNN
+
+
+@torch.inference_mode()
+def readout_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> tuple[Tensor, Tensor]:
+    """([B, H, G, G] of the last layer, [B, G, G] of the rollout): how much the read-out token looks at each patch, of all
+    that it looks at; of several class tokens the mean. Raises ConfigError for a model without a read-out token."""
+    prefix, grid = encoder.num_prefix_tokens, encoder.patch_embed.grid_size
+    if not prefix:
+        raise ConfigError(
+            f"{config.model} has read-out {encoder.config.readout!r} and no read-out token whose attention could be shown"
+        )
+    encoder.eval()
+    found = encoder.intermediates(as_input(images_BCRR, config), ("attention",))
+    weights = list(found.values())
+    last_BHG = weights[-1][:, :, :prefix, prefix:].mean(2)
+    through_BG = rollout(weights)[:, :prefix, prefix:].mean(1)
+    return last_BHG.unflatten(-1, (grid, grid)), through_BG.unflatten(-1, (grid, grid))
+
+
+def write_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
+    """A PNG: each picture, the last layer's mean over heads, the rollout, then each head of the last layer; each map over its
+    own largest value. Raises ConfigError, RunFolderError."""
+    last_BHGG, through_BGG = readout_attention(encoder, images_BCRR, config)
+    maps_BMGG = torch.cat([last_BHGG.mean(1, keepdim=True), through_BGG.unsqueeze(1), last_BHGG], 1)
+    maps = (maps_BMGG / maps_BMGG.amax((-2, -1), keepdim=True).clamp_min(1e-12)).numpy()
+    pictures = enlarge(rgb(resize(images_BCRR, config.img_size)))
+    patch = pictures.shape[1] // maps.shape[-1]
+    maps = heat(maps).repeat(patch, -3).repeat(patch, -2)
+    rows = [[picture, *(over(picture, one, 0.7) for one in own)] for picture, own in zip(pictures, maps, strict=True)]
+    columns = ["picture", "last layer", "rollout", *(f"head {h + 1}" for h in range(last_BHGG.shape[1]))]
+    figure = new_figure(*tiles_size(len(rows), len(columns)))
+    draw_tiles(figure.subplots(), rows, columns)
+    return save(figure, path)

@@ -1,0 +1,51 @@
+"""Original, masked and reconstructed pictures of a masked auto-encoder, one below the other.
+
+Legend: B batch, C channels, S image side, N patches, X values of a patch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import RunConfig
+from ..data.image import normalise, resize
+from ..evaluation.reconstruction import fixed_order
+from ..files import make_folder
+from ..models import MaskedAutoencoder
+from .grid import draw_rows
+
+GREY = 128  # of a masked patch
+
+
+@torch.inference_mode()
+def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """(original, masked, reconstructed), each uint8 [B, C, S, S] on the CPU, of stored uint8 images.
+
+    Masked patches are grey; the reconstruction shows what the decoder paints in their place beside the visible ones. The
+    masks are the same in every call. Sets evaluation mode.
+    """
+    model.eval()
+    device = model.mask_token.device
+    original = resize(images_BCRR, config.img_size)
+    x_BCSS = normalise(original.to(device), config.images.mean, config.images.std)
+    found = model(x_BCSS, fixed_order(model, len(x_BCSS)).to(device))
+    patches_BNX = model.patchify(x_BCSS)
+    painted_BNX = found.patches.float()
+    if model.config.norm_pixels:  # each patch's own mean and deviation are taken from the original
+        var_BN1, mean_BN1 = torch.var_mean(patches_BNX, -1, keepdim=True)
+        painted_BNX = painted_BNX * (var_BN1 + 1e-6).sqrt() + mean_BN1
+    whole = model.unpatchify(torch.where(found.mask.unsqueeze(-1), painted_BNX, patches_BNX))
+    mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (config.images.mean, config.images.std))
+    painted = (255 * (whole * std + mean)).round().clamp(0, 255).byte().cpu()
+    hidden = model.unpatchify(found.mask.unsqueeze(-1).expand_as(patches_BNX).to(patches_BNX.dtype)).bool().cpu()
+    return original.cpu(), original.cpu().masked_fill(hidden, GREY), painted
+
+
+def write_reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
+    """A PNG of `reconstructions`, its folder made where it is missing. Raises RunFolderError where it cannot be written."""
+    make_folder(path.parent)
+    names = ("original", "masked", "reconstructed")
+    return draw_rows(list(zip(names, reconstructions(model, images_BCRR, config), strict=True)), path)

@@ -1,0 +1,104 @@
+"""Which experts each patch takes in each layer, over the picture; and how much each class uses each expert.
+
+Legend: B batch, N tokens (prefix tokens first), E experts, G grid side, K classes, L layers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from ..config import RunConfig
+from ..data import ImageSet
+from ..data.image import as_input, resize
+from ..errors import ConfigError
+from ..models import Encoder
+from .figures import COLOURS, draw_tiles, enlarge, new_figure, over, rgb, save, tiles_size
+
+BATCH = 64
+
+
+@torch.inference_mode()
+def gates(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> dict[int, Tensor]:
+    """Layer -> gates [B, N, E] on the CPU, of stored uint8 images. Raises ConfigError for a model without experts."""
+    encoder.eval()
+    x_BCSS = as_input(images_BCRR.to(encoder.norm.weight.device), config)
+    found = {
+        int(name.split(".")[1]): gate.float().cpu() for name, gate in encoder.intermediates(x_BCSS, ("gate",)).items()
+    }
+    if not found:
+        raise ConfigError(f"{config.model} has no layer with more than one expert: there is no routing to show")
+    return found
+
+
+def expert_use(encoder: Encoder, images: ImageSet, config: RunConfig) -> dict[int, np.ndarray]:
+    """Layer -> [K, E]: the share of a class's tokens that go to an expert, in evaluation; a row sums to the k that each
+    token takes. Classes without pictures have NaN. Raises ConfigError for a model without experts."""
+    counts: dict[int, Tensor] = {}
+    index_K = torch.zeros(len(images.class_names), dtype=torch.float64)
+    for start in range(0, len(images), BATCH):
+        labels_B = images.labels[start : start + BATCH]
+        index_K.index_add_(0, labels_B, torch.ones(len(labels_B), dtype=torch.float64))
+        for layer, gate_BNE in gates(encoder, images.images[start : start + BATCH], config).items():
+            share_BE = (gate_BNE > 0).double().mean(1)
+            sums_KE = counts.setdefault(layer, share_BE.new_zeros(len(index_K), share_BE.shape[1]))
+            sums_KE.index_add_(0, labels_B, share_BE)
+    return {layer: (sums_KE / index_K.unsqueeze(1)).numpy() for layer, sums_KE in counts.items()}
+
+
+def experts_map(gate_NE: np.ndarray, side: int) -> np.ndarray:
+    """[side, side], the expert to be drawn at each pixel: each patch of the grid is divided from left to right among its
+    experts as its gates are, the largest first. `side` is a multiple of the grid's."""
+    grid = round(len(gate_NE) ** 0.5)
+    wide = side // grid
+    order_NE = np.argsort(-gate_NE, axis=1, kind="stable")
+    upto_NE = np.take_along_axis(gate_NE, order_NE, 1).cumsum(1)
+    middle_W = (np.arange(wide) + 0.5) / wide
+    rank_NW = (upto_NE[:, None, :-1] < middle_W[:, None]).sum(-1)
+    expert_GS = np.take_along_axis(order_NE, rank_NW, 1).reshape(grid, side)
+    return expert_GS.repeat(wide, 0)
+
+
+def write_routing(
+    encoder: Encoder, images_BCRR: Tensor, config: RunConfig, path: Path, labelled: ImageSet | None = None
+) -> Path:
+    """A PNG: each picture, then the experts of its patches layer by layer (see `experts_map`); with `labelled`, the use of
+    the experts by class below. Raises ConfigError, RunFolderError."""
+    found, prefix = gates(encoder, images_BCRR, config), encoder.num_prefix_tokens
+    pictures, most = enlarge(rgb(resize(images_BCRR, config.img_size))), max(g.shape[-1] for g in found.values())
+    palette_E3 = np.array([matplotlib.colors.to_rgb(COLOURS[e % len(COLOURS)]) for e in range(most)])
+
+    def tile(gate_NE: Tensor, picture: np.ndarray) -> np.ndarray:
+        return over(picture, palette_E3[experts_map(gate_NE[prefix:].numpy(), len(picture))], 0.65)
+
+    rows = [[picture, *(tile(gate[b], picture) for gate in found.values())] for b, picture in enumerate(pictures)]
+    use = expert_use(encoder, labelled, config) if labelled is not None else {}
+    width, height = tiles_size(len(rows), 1 + len(found))
+    below = 0.6 + 0.22 * len(labelled.class_names) if use else 0.0
+    figure = new_figure(max(width, 5), height + 0.5 + below)
+    axes = figure.subplots(2 if use else 1, 1, height_ratios=[height, below] if use else None, squeeze=False)[:, 0]
+    draw_tiles(axes[0], rows, ["picture", *(f"layer {layer + 1}" for layer in found)])
+    keys = [Patch(color=colour, label=f"expert {e + 1}") for e, colour in enumerate(map(tuple, palette_E3))]
+    figure.legend(handles=keys, loc="outside upper center", ncols=min(most, 8), frameon=False, fontsize=9)
+    if use:
+        draw_use(axes[1], use, labelled.class_names)
+    return save(figure, path)
+
+
+def draw_use(axes, use: dict[int, np.ndarray], class_names: tuple[str, ...]) -> None:
+    """Classes downwards, the layers' experts side by side; the darker, the more of a class's tokens go to an expert."""
+    edges = np.cumsum([0, *(share.shape[1] for share in use.values())])
+    picture = axes.imshow(np.concatenate(list(use.values()), 1), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for edge in edges[1:-1]:
+        axes.axvline(edge - 0.5, color="white", linewidth=3)
+    axes.set_xticks((edges[:-1] + edges[1:] - 1) / 2, [f"layer {layer + 1}" for layer in use], fontsize=8)
+    names = [name if len(name) <= 24 else name[:23] + "…" for name in class_names]
+    axes.set_yticks(range(len(names)), names or None, fontsize=8, parse_math=False)
+    axes.tick_params(length=0)
+    axes.figure.colorbar(picture, ax=axes, label="share of the tokens that\ntake an expert", fraction=0.03, pad=0.01)
+    axes.set_title("experts 1, 2, ... of each layer by class", fontsize=9)

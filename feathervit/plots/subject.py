@@ -1,0 +1,61 @@
+"""Whose pictures are drawn, and on which images: the encoder of a checkpoint, picture files or the first of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Checkpoint, load_weights
+from ..config import RunConfig
+from ..data import DataSplits, ImageSet, load_data
+from ..data.image import quiet, to_stored
+from ..errors import CheckpointError, DataError
+from ..models import Encoder, MaskedAutoencoder
+from ..models.loading import load_model
+
+
+def load_encoder(path: str | Path) -> tuple[Encoder, Checkpoint]:
+    """The encoder, in evaluation mode, of a classifier or of a masked auto-encoder. Raises CheckpointError for others."""
+    stored = load_weights(path)
+    model = load_model(stored, path)
+    encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
+    if not isinstance(encoder, Encoder):
+        raise CheckpointError(f"{path} is {stored.config.model}; these pictures are of our own models only")
+    return encoder, stored
+
+
+def read_pictures(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor:
+    """Picture files as the model sees them: uint8 [B, C, S, S]. Raises DataError."""
+    config, chans = checkpoint.config, checkpoint.in_chans
+    if chans not in (1, 3):
+        raise DataError(f"the model takes {chans} channels; a picture file has 1 or 3")
+    with quiet():
+        return torch.stack([to_stored(Path(p), config.img_size, chans, config.images.fit) for p in paths])
+
+
+def own_data(config: RunConfig) -> ImageSet:
+    """Pictures of the data the model was trained on: test, else val, else train. Raises DataError where it is gone."""
+    splits = own_splits(config)
+    return splits.test or splits.val or splits.train
+
+
+def own_splits(config: RunConfig) -> DataSplits:
+    """The data the model was trained on; pictures that cannot be read are left out. Raises DataError where it is gone."""
+    if config.data == "arrays":
+        raise DataError("the model was trained on arrays given from Python, which are in no file; name picture files")
+    return load_data(
+        config.data,
+        img_size=config.img_size,
+        images=config.images,
+        split=config.split,
+        skip_unreadable=True,
+        labelled=config.objective != "reconstruction",
+    )
+
+
+def some(images: ImageSet, count: int) -> ImageSet:
+    """At most `count` of the pictures, evenly spaced."""
+    return images.subset(torch.linspace(0, len(images) - 1, min(count, len(images))).round().long())

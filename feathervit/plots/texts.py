@@ -1,0 +1,137 @@
+"""The texts and tables of a report: what a result, a configuration and the splits of a run say, in words and rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import RunConfig, changed, resolve
+from ..data import DataSplits
+from ..recipes import RECIPES
+from ..results import RunResult, read_splits
+
+FIGURES = {
+    "n": "pictures",
+    "top1": "top-1",
+    "top5": "top-{k}",
+    "balanced_accuracy": "balanced",
+    "nll": "NLL",
+    "ece": "calibration error",
+    "masked_mse": "masked MSE",
+    "visible_mse": "visible MSE",
+}
+EXACT = {"n", "nll", "masked_mse", "visible_mse"}  # no shares
+
+
+def facts(result: RunResult, weights: int) -> Iterator[tuple[str, str]]:
+    """What comes first: name and value; `weights` in bytes."""
+    for split in ("test", "val"):
+        found = getattr(result, split)
+        if found and "top1" in found:
+            yield f"{split} top-1", percent(found["top1"])
+        elif found:
+            yield f"{split} masked MSE", f"{found['masked_mse']:.4f}"
+    yield "parameters", f"{result.parameters:,}"
+    yield "weights", f"{weights / 1e6:.2f} MB"
+    if result.minutes is not None:
+        yield "training time", f"{60 * result.minutes:.0f} s" if result.minutes < 2 else f"{result.minutes:.1f} min"
+    if result.images_per_s is not None:
+        yield "images per second", f"{result.images_per_s:,.0f}"
+
+
+def figures(found: dict[str, Any]) -> dict[str, str]:
+    """Those of one split, by their names for people."""
+    return {
+        name.format(k=found.get("top5_k", 5)): (
+            str(found[key]) if key == "n" else f"{found[key]:.4f}" if key in EXACT else percent(found[key])
+        )
+        for key, name in FIGURES.items()
+        if key in found
+    }
+
+
+def figures_note(result: RunResult, pretraining: bool) -> str:
+    """Of which weights the figures are."""
+    kept = f"Of the weights of epoch {result.best['epoch']}" if result.best else "Of the kept weights"
+    chosen = ", chosen on val" if result.val else ", the last"
+    what = "" if pretraining else ". NLL: mean negative log-likelihood in nats"
+    return f"{kept}{chosen}{what}."
+
+
+def classes(found: dict[str, Any], data: DataSplits | None) -> list[dict[str, Any]]:
+    """The rows of the table of classes, from a split's figures."""
+    names, counts = found["class_names"], np.asarray(found["confusion"])
+    train = None
+    if data is not None:
+        train = np.bincount(data.train.labels.numpy(), minlength=len(names)).tolist()
+    rows = []
+    for i, name in enumerate(names):
+        wrong = counts[i].copy()
+        wrong[i] = 0
+        other, named = int(wrong.argmax()), counts[:, i].sum()
+        rows.append(
+            {
+                "name": name,
+                "train": train[i] if train else None,
+                "count": int(counts[i].sum()),
+                "recall": found["per_class"][name],
+                "precision": counts[i, i] / named if named else None,
+                "mistaken": f"{names[other]} ({wrong[other]})" if wrong[other] else "",
+            }
+        )
+    return rows
+
+
+def splits(folder: Path) -> list[tuple[str, int, str]]:
+    """Name, pictures and origin of each split. Raises RunFolderError."""
+    return [(name, part["count"], part["how"]) for name, part in read_splits(folder / "splits.json").items()]
+
+
+def changed_settings(config: RunConfig) -> list[tuple[str, str]]:
+    """Dotted name and value of what differs from the recipe for this model and data."""
+    base = RECIPES[config.recipe].config if config.recipe in RECIPES else RunConfig()
+    if base.model != config.model:
+        base = replace(base, model=config.model, arch=None)
+    base = resolve(replace(base, recipe=config.recipe, data=config.data))
+    return [(name, _text(now)) for name, (_, now) in changed(base, config).items() if not name.endswith(".kind")]
+
+
+def flat(value: Any, where: str = "") -> list[tuple[str, str]]:
+    """Dotted name and value of everything in a configuration as JSON holds it."""
+    if not isinstance(value, dict):
+        return [(where, _text(value))]
+    return [row for key, inner in value.items() for row in flat(inner, f"{where}.{key}" if where else key)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return json.dumps(value) if not isinstance(value, str) else value or "(empty)"
+
+
+def environment(result: RunResult) -> list[tuple[str, str]]:
+    """Name and value of what the run ran on."""
+    machine = result.machine
+    memory = f"{machine['memory_gib']} GiB" if machine["memory_gib"] else "unknown"
+    rows = {
+        "device": result.device,
+        "precision": result.precision,
+        "GPU": machine["gpu"] or "none",
+        "CPU": f"{machine['cpu']}, {machine['cores']} cores, {result.threads} threads used",
+        "memory": memory,
+        "system": machine["os"],
+        "Python": result.python,
+        "PyTorch": result.torch,
+        "feathervit": result.version,
+        "commit": result.commit or "(an installed package)",
+    }
+    return [(name, str(value)) for name, value in rows.items()]
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"

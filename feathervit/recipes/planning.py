@@ -1,0 +1,91 @@
+"""What a run shall be, before anything is loaded: the resolved configuration of a new run, or of one that goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import load_weights
+from ..config import RunConfig, changed, check_effect, resolve, set_fields
+from ..data.named import NAMED
+from ..errors import ConfigError, RunFolderError
+from ..files import expanded
+from ..results import read_config
+from . import ADAPTIVE, recipe, recipe_for
+from .folder import adapt
+
+# Moving the data or the run to another place changes nothing of what is computed; the data's fingerprint is compared.
+FREE_TO_CHANGE = {"data", "device", "on_nonfinite", "tensorboard"}
+PLACES = ("start_from", "teacher")  # fields that name files
+
+
+def whole(name: str) -> str:
+    """The name of a data set; of a folder or file the whole path, so that the run goes on from anywhere."""
+    path = expanded(name)
+    return str(path.absolute()) if name and name not in NAMED and path.exists() else name
+
+
+def planned(
+    config: RunConfig | str | None, source: Any, name: str, fields: dict[str, Any]
+) -> tuple[RunConfig, list[str]]:
+    """The resolved configuration of a new run, and the reasons of what was chosen for it.
+
+    `config` None: the recipe that fits the data `name`, where weights to start from are given the fine-tuning one. `source`:
+    arrays in the place of named data.
+    """
+    fields = _places(fields)
+    if config is None:
+        config = recipe_for(name, fine_tuning=bool(fields.get("start_from")))
+    config = recipe(config) if isinstance(config, str) else config
+    config = replace(config, data=name or config.data)
+    if not config.data:
+        raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
+    set_fields(config, fields)  # names and types, before anything is chosen to go with them
+    taken, reasons = {}, []
+    if start := fields.get("start_from", config.start_from):
+        taken = of_the_weights(load_weights(start).config, config, fields)
+        said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
+        reasons = [f"{said}: of the weights it starts from"] if said else []
+    if config.recipe in ADAPTIVE:
+        config, chosen = adapt(config, source if source is not None else config.data, {**taken, **fields})
+        reasons += chosen
+    config = resolve(set_fields(config, {**taken, **fields}))
+    check_effect(config, fields)
+    return config, reasons
+
+
+def _places(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: whole(str(value)) if name in PLACES else value for name, value in fields.items()}
+
+
+def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the model `stored` that a run of `config` starts from, where neither a model nor they were asked for.
+
+    The image size is taken too where the recipe leaves it open.
+    """
+    if "model" in fields:
+        return {}
+    open_size = config.img_size is None or config.recipe in ADAPTIVE
+    names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
+    return {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
+
+
+def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:
+    """The configuration to go on with. Raises RunFolderError when what is asked for differs from what was begun."""
+    if not (out / "config.json").exists():
+        raise RunFolderError(f"{out} holds no run to resume; train without --resume")
+    stored = read_config(out)
+    asked = config if isinstance(config, RunConfig) else stored
+    if isinstance(config, str):
+        asked = replace(asked, recipe=config)
+    asked = resolve(replace(set_fields(asked, _places(fields)), data=name or stored.data))
+    differ = {k: v for k, v in changed(stored, asked).items() if k not in FREE_TO_CHANGE}
+    if asked.epochs > stored.epochs:
+        differ.pop("epochs")
+    if differ:
+        texts = [f"{key} was {before!r}, now {now!r}" for key, (before, now) in differ.items()]
+        raise RunFolderError(
+            f"the run cannot be resumed with other settings ({'; '.join(texts[:5])}); leave them out, or start a new run"
+        )
+    return asked

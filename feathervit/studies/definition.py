@@ -1,0 +1,182 @@
+"""What a study is: one question, a base recipe, arms that change fields of it, seeds, a budget.
+
+From Python as a `Study`, or from a JSON file with the same words (`read_study`). A cell of a study is (arm, seed). An arm
+is one stage or several that run one after another; a stage is a mapping of changes by dotted field name. Four words in
+it are not fields or mean more:
+
+    "recipe"   the named recipe is this stage's base instead of the study's
+    "share"    of the arm's budget that this stage takes (equal shares where none is given)
+    "epochs"   this stage's epochs, whatever the budget
+    "{previous}", "{seed}"  as values: the run folder of the stage before, the cell's seed
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig, from_dict, kind_of
+from ..errors import ConfigError
+from ..recipes import recipe
+
+Stage = Mapping[str, Any]
+NAME = re.compile(r"[\w(][\w.,:;=+()\[\] -]*")  # of an arm: it names a folder
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a study is run: changes that all stages begin with, seeds, a budget, and which arms (empty: all).
+
+    `epochs` or `minutes` is the budget of one cell, over its stages; neither: the recipe's epochs. Minutes are turned
+    into epochs once, from the speed of each stage's training step.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    fields: Stage = field(default_factory=dict)
+    epochs: int | None = None
+    minutes: float | None = None
+    arms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """`question`: one sentence. `arms`: name -> one stage, or a sequence of them; the first is what others are held
+    against. `sizes`: name -> `Size`; the first is run where none is asked for."""
+
+    name: str
+    question: str
+    base: RunConfig
+    arms: Mapping[str, Stage | Sequence[Stage]]
+    sizes: Mapping[str, Size]
+
+    def stages(self, arm: str) -> tuple[Stage, ...]:
+        """The arm's stages, in order."""
+        found = self.arms[arm]
+        return (found,) if isinstance(found, Mapping) else tuple(found)
+
+    def size(self, name: str | None) -> Size:
+        """The size of that name (None: the first). Raises ConfigError."""
+        if name is None:
+            return next(iter(self.sizes.values()))
+        if name not in self.sizes:
+            known = ", ".join(n for n in self.sizes if n)
+            raise ConfigError(
+                f"study {self.name!r} has "
+                + (f"the sizes {known}, not {name!r}" if known else "one size; leave --size out")
+            )
+        return self.sizes[name]
+
+
+def grid(**fields: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Arms of all combinations of values: `grid(**{"optim.name": ["adamw", "muon"], "lr": [1e-3, 3e-3]})`.
+
+    An arm is named "optim.name=adamw,lr=0.001".
+    """
+    combinations = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
+    arms = {",".join(f"{name}={_word(value)}" for name, value in c.items()): c for c in combinations}
+    if len(arms) < len(combinations):
+        raise ConfigError("grid: two combinations have one name; write them as arms with names of their own")
+    return arms
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "-".join(map(_word, value))
+    if isinstance(value, Mapping):
+        return str(value.get("kind", "-".join(map(_word, value.values()))))
+    return kind_of(type(value)) if dataclasses.is_dataclass(value) else str(value)
+
+
+def check_study(study: Study, size: Size) -> None:
+    """Raises ConfigError, naming the place, for a study that cannot be run. Fields are checked when cells are planned."""
+    if not study.arms:
+        raise ConfigError("arms: a study needs at least one")
+    for arm in study.arms:
+        if not NAME.fullmatch(arm) or len(arm.encode()) > 200:
+            raise ConfigError(
+                f"arms: the name {arm!r:.80} cannot name a folder; use letters, digits and . , = + - _ ( )"
+            )
+        if not study.stages(arm):
+            raise ConfigError(f"arms.{arm}: an arm needs at least one stage")
+        shares = [stage.get("share") for stage in study.stages(arm) if "epochs" not in stage]
+        if any(share is not None and not _positive(share) for share in shares):
+            raise ConfigError(f"arms.{arm}: share must be a number above 0, got {shares}")
+        if len({share is None for share in shares}) > 1:
+            raise ConfigError(f"arms.{arm}: give a share to each stage without epochs of its own, or to none")
+        if None not in shares and shares and not math.isclose(sum(shares), 1):
+            raise ConfigError(f"arms.{arm}: the shares must add up to 1, got {shares}")
+        for stage in study.stages(arm):
+            if "seed" in stage:
+                raise ConfigError(f"arms.{arm}.seed: the study's seeds set it; leave it out")
+    for name in ("seed", "epochs", "recipe", "data"):
+        if name in size.fields:
+            raise ConfigError(f"fields.{name}: the study has a word of its own for that; leave it out")
+    if not size.seeds or len(set(size.seeds)) < len(size.seeds) or min(size.seeds) < 0:
+        raise ConfigError(f"seeds must be different whole numbers from 0, got {list(size.seeds)}")
+    if size.epochs is not None and size.minutes is not None:
+        raise ConfigError("epochs and minutes are two budgets; give one")
+    if size.epochs is not None and size.epochs < 1:
+        raise ConfigError(f"epochs must be at least 1, got {size.epochs}")
+    if size.minutes is not None and not _positive(size.minutes):
+        raise ConfigError(f"minutes must be above 0, got {size.minutes}")
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Studies in files
+
+
+@dataclass(frozen=True)
+class _File:
+    """The words of a study's JSON file."""
+
+    recipe: str = ""
+    question: str = ""
+    data: str = ""
+    fields: dict = field(default_factory=dict)
+    arms: dict = field(default_factory=dict)
+    grid: dict = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int | None = None
+    minutes: float | None = None
+
+
+def read_study(path: str | Path) -> Study:
+    """The study in a JSON file, named as the file. Raises ConfigError naming the file and the place in it."""
+    path = Path(path)
+    try:
+        file = from_dict(_File, json.loads(path.read_text(encoding="utf-8")))
+        base = _base(file)
+        if bool(file.arms) == bool(file.grid):
+            raise ConfigError("give either arms or grid")
+        for name, values in file.grid.items():
+            if not isinstance(values, list) or not values:
+                raise ConfigError(f"grid.{name} must be a list of values, got {values!r:.80}")
+        for name, arm in file.arms.items():
+            if not all(isinstance(stage, dict) for stage in (arm if isinstance(arm, list) else [arm])):
+                raise ConfigError(f"arms.{name} must be an object of fields, or a list of such, got {arm!r:.80}")
+        size = Size(file.seeds, file.fields, file.epochs, file.minutes)
+        study = Study(path.stem, file.question, base, file.arms or grid(**file.grid), {"": size})
+        check_study(study, size)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ConfigError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a study: {error}") from error
+    return study
+
+
+def _base(file: _File) -> RunConfig:
+    if not file.recipe:
+        raise ConfigError("recipe: name the one that the arms change")
+    base = recipe(file.recipe)
+    return dataclasses.replace(base, data=file.data or base.data)

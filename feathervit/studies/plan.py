@@ -1,0 +1,215 @@
+"""The plan of a study folder, plan.json: what is asked, and the epochs of each stage, settled once for all processes.
+
+A budget in minutes becomes epochs here: the time of an epoch is that of its training pictures at the measured speed of
+the stage's training step (`benchmark.train`), and of its validation pictures at three times that speed, as a forward
+pass is about a third of a step. Later calls, on whatever machine, read the epochs and measure nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..benchmark.train import run as measure_step
+from ..config import RunConfig, changed, from_dict, to_dict
+from ..data import load_data
+from ..data.loader import Sampler
+from ..errors import ConfigError, FeatherVitError, RunFolderError
+from ..recipes import recipe
+from ..recipes.planning import of_the_weights, planned
+from ..results import commit, machine, write_json
+from .claim import claim
+from .definition import NAME, Stage, Study, check_study
+
+FORWARD_SPEED = 3.0  # validation pictures a second over training pictures a second
+WORDS = ("recipe", "share", "data")  # in a stage, and no fields of the run
+
+
+@dataclass
+class Plan:
+    """plan.json. `budget`: {"epochs": n}, {"minutes": m} or {}. `epochs` and `images_per_s` (measured for a budget in
+    minutes only) hold one number a stage, by arm; `measured_on` the machine of the latter, by arm."""
+
+    name: str
+    question: str
+    base: dict
+    fields: dict
+    budget: dict
+    arms: dict
+    seeds: list
+    command: str = ""
+    commit: str | None = None
+    epochs: dict = field(default_factory=dict)
+    images_per_s: dict = field(default_factory=dict)
+    measured_on: dict | None = None
+
+
+def stage_run(
+    study: Study, fields: Stage, stage: Stage, seed: int, previous: str, epochs: int | None
+) -> tuple[RunConfig, str, dict[str, Any]]:
+    """(base, data, changes) of one stage's run, as `train` takes them; `epochs` None leaves the recipe's own.
+
+    A warm-up that is not set by name keeps the share of the run that it has in the recipe.
+    """
+    stage = {**fields, **stage}
+    base = recipe(stage["recipe"]) if "recipe" in stage else study.base
+    words = {"{previous}": previous, "{seed}": seed}
+    changes = {
+        name: words.get(value, value) if isinstance(value, str) else value
+        for name, value in stage.items()
+        if name not in WORDS
+    }
+    if epochs is not None:
+        changes["epochs"] = epochs
+        if base.optim.warmup_epochs and epochs != base.epochs:
+            changes.setdefault("optim.warmup_epochs", base.optim.warmup_epochs * epochs / base.epochs)
+    return base, stage.get("data", study.base.data), {**changes, "seed": seed}
+
+
+def make_plan(study: Study, size_name: str | None, out: Path, command: str, say: Callable[[str], None]) -> Plan:
+    """The plan of folder `out` for this study, made or read; new arms and seeds are added to it.
+
+    Raises RunFolderError where the folder holds another study, naming what differs, ConfigError for a study that
+    cannot be run, naming the arm.
+    """
+    size = study.size(size_name)
+    check_study(study, size)
+    budget = {name: value for name in ("epochs", "minutes") if (value := getattr(size, name)) is not None}
+    arms = {arm: [_json(stage) for stage in study.stages(arm)] for arm in study.arms}
+    asked = Plan(
+        study.name, study.question, to_dict(study.base), _json(size.fields), budget, arms, list(size.seeds), command
+    )
+    path = out / "plan.json"
+    while True:
+        stored = read_plan(out) if path.exists() else None
+        if stored:
+            _require_same(stored, asked, out)
+            if set(asked.arms) <= set(stored.epochs) and set(asked.seeds) <= set(stored.seeds):
+                return stored
+        for arm in asked.arms:  # before anything is written
+            if not stored or arm not in stored.epochs:
+                _stage_configs(study, size.fields, arm, asked.seeds[0])
+        if held := claim(out / "plan"):
+            with held:
+                stored = read_plan(out) if path.exists() else None  # another process may have been quicker
+                plan = _merged(stored, asked, out)
+                for arm in asked.arms:
+                    if arm not in plan.epochs:
+                        _settle(study, size.fields, arm, plan, say)
+                write_json(path, plan)
+            continue
+        say("another process is planning this study; waiting for it")
+        time.sleep(2)
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan of a study folder. Raises RunFolderError where there is none that can be read."""
+    try:
+        plan = from_dict(Plan, json.loads((out / "plan.json").read_text(encoding="utf-8")))
+        if not plan.arms or not all(
+            isinstance(stages, list) and NAME.fullmatch(arm) for arm, stages in plan.arms.items()
+        ):
+            raise ConfigError("arms must name at least one arm, each with a name for a folder and a list of stages")
+        if not all(isinstance(seed, int) for seed in plan.seeds):
+            raise ConfigError(f"seeds must be whole numbers, got {plan.seeds!r:.80}")
+        if not all(isinstance(own, list) for own in plan.epochs.values()):
+            raise ConfigError(f"epochs must hold a list for each arm, got {plan.epochs!r:.80}")
+        return plan
+    except FileNotFoundError:
+        raise RunFolderError(f"{out} holds no study") from None
+    except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
+        raise RunFolderError(f"{out / 'plan.json'} cannot be read: {error}") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _json(stage: Stage) -> dict[str, Any]:
+    return {name: to_dict(value) for name, value in stage.items()}
+
+
+def _require_same(stored: Plan, asked: Plan, out: Path) -> None:
+    """Seeds and arms may be added, and the data lie elsewhere; whatever else differs makes another study."""
+    before, now = (from_dict(RunConfig, plan.base) for plan in (stored, asked))
+    differ = {f"base.{k}": v for k, v in changed(before, now).items() if k not in ("data", "device")}
+    differ |= changed(
+        {"name": stored.name, "fields": stored.fields, "budget": stored.budget, "data": Path(before.data).name},
+        {"name": asked.name, "fields": asked.fields, "budget": asked.budget, "data": Path(now.data).name},
+    )
+    both = [arm for arm in stored.arms if arm in asked.arms]
+    differ |= {f"arms.{a}": (stored.arms[a], asked.arms[a]) for a in both if stored.arms[a] != asked.arms[a]}
+    if differ:
+        texts = [f"{name} was {before!r:.200}, now {now!r:.200}" for name, (before, now) in differ.items()]
+        raise RunFolderError(
+            f"{out} holds another study: {'; '.join(texts[:5])}; name another folder. Only seeds and arms can be added"
+        )
+
+
+def _merged(stored: Plan | None, asked: Plan, out: Path) -> Plan:
+    if stored is None:
+        asked.commit = commit()
+        return asked
+    _require_same(stored, asked, out)
+    seeds = [*stored.seeds, *(seed for seed in asked.seeds if seed not in stored.seeds)]
+    return replace(stored, arms={**stored.arms, **asked.arms}, seeds=seeds)
+
+
+def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[RunConfig]:
+    """The resolved configuration of each stage of an arm. Raises ConfigError naming the stage."""
+    configs = []
+    for number, stage in enumerate(study.stages(arm), 1):
+        try:
+            base, data, changes = stage_run(study, fields, stage, seed, "", None)
+            if configs and stage.get("start_from") == "{previous}":  # no weights yet, but their model is known
+                changes = {**of_the_weights(configs[-1], base, changes), **changes}
+            configs.append(planned(base, None, data, changes)[0])
+        except FeatherVitError as error:
+            raise ConfigError(f"arms.{arm}, stage {number}: {error}") from error
+    return configs
+
+
+def _settle(study: Study, fields: Stage, arm: str, plan: Plan, say: Callable[[str], None]) -> None:
+    """Writes the epochs of the arm's stages into the plan; so every field of them is checked before anything runs."""
+    stages = study.stages(arm)
+    minutes = plan.budget.get("minutes")
+    epochs, speeds = [], []
+    configs = _stage_configs(study, fields, arm, plan.seeds[0])
+    for number, (stage, config) in enumerate(zip(stages, configs, strict=True), 1):
+        share = stage.get("share", 1 / sum("epochs" not in s for s in stages) if "epochs" not in stage else 0)
+        try:
+            own, speed = stage.get("epochs"), None
+            if own is None and "epochs" in plan.budget:
+                own = max(1, round(share * plan.budget["epochs"]))
+            if own is None and minutes:
+                speed, seconds = _epoch_seconds(config)
+                own = max(1, round(share * 60 * minutes / seconds))
+                say(f"{arm}, stage {number}: {speed:,.0f} images/s measured, {seconds:.1f} s an epoch: {own} epochs")
+        except FeatherVitError as error:
+            raise ConfigError(f"arms.{arm}, stage {number}: {error}") from error
+        epochs.append(own or config.epochs)
+        speeds.append(speed)
+    plan.epochs[arm] = epochs
+    if minutes:
+        plan.images_per_s[arm] = speeds
+        own = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        plan.measured_on = {**(plan.measured_on or {}), arm: own}
+
+
+def _epoch_seconds(config: RunConfig) -> tuple[float, float]:
+    """(images a second of a training step, seconds of an epoch) of a resolved configuration on this machine."""
+    labelled = config.objective != "reconstruction"
+    data = load_data(config.data, img_size=config.img_size, images=config.images, split=config.split, labelled=labelled)
+    if config.objective == "distillation" and not config.teacher:  # it is a stage before this one
+        config = replace(config, objective="classification")
+    names = {"class_names": data.train.class_names} if labelled else {}
+    channels = data.train.images.shape[1]
+    speed = measure_step(replace(config, images=replace(config.images, channels=channels)), **names)["images_per_s"]
+    sampler = Sampler(len(data.train), config.batch_size, 0, repeats=config.augment.repeats)
+    seen = sampler.steps_per_epoch * min(config.batch_size, len(data.train) * config.augment.repeats)
+    return speed, (seen + (len(data.val) if data.val else 0) / FORWARD_SPEED) / speed

@@ -1,0 +1,208 @@
+"""What a study folder shows: study.json, table.md and chart.png, made anew from its cells whenever one ends.
+
+study.json is meant to be kept: it holds no path of the machine and no weights. Accuracies are fractions in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config import from_dict
+from ..errors import ConfigError, RunFolderError
+from ..files import write_bytes
+from ..results import alike, spread, write_json
+from .plan import Plan, read_plan
+
+SCHEMA = 1
+ABSOLUTE = re.compile(r"""(?<![\w.:/~])/(?:[^/\s'"]+/)*([^/\s'"]+)""")
+ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "precision", "machine")
+
+
+@dataclass
+class Cell:
+    """cell.json: one arm with one seed, ended. `changes`: its stages as run, `stages`: the `RunResult` of each.
+
+    `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s" and "epochs" (of each stage).
+    """
+
+    arm: str
+    seed: int
+    status: Literal["finished", "failed"]
+    changes: list
+    message: str = ""
+    stages: list = field(default_factory=list)
+    figures: dict = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+def cell_folder(out: Path, arm: str, seed: int) -> Path:
+    return out / "cells" / arm / f"seed-{seed}"
+
+
+def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
+    """The cell, or None where it has not ended. Raises RunFolderError for a file that is none."""
+    path = cell_folder(out, arm, seed) / "cell.json"
+    try:
+        cell = from_dict(Cell, json.loads(path.read_text(encoding="utf-8")))
+        if (cell.arm, cell.seed, cell.schema) != (arm, seed, SCHEMA):
+            raise ConfigError(f"it is of arm {cell.arm!r}, seed {cell.seed}, schema {cell.schema}")
+        for name, value in cell.figures.items():
+            if not (isinstance(value, list) if name == "epochs" else isinstance(value, int | float | None)):
+                raise ConfigError(f"figures.{name} is {value!r:.80}")
+        if not all(isinstance(stage, dict) and set(ENVIRONMENT) <= set(stage) for stage in cell.stages):
+            raise ConfigError(f"stages must be results that hold {', '.join(ENVIRONMENT)}")
+        return cell
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
+        raise RunFolderError(f"{path} is no cell of the study: {error}; remove it, and the cell runs again") from error
+
+
+def rebuild(out: Path) -> dict[str, Any]:
+    """Writes study.json, table.md and chart.png from the cells in `out`; returns what study.json holds."""
+    plan = read_plan(out)
+    found = collect(out, plan)
+    write_json(out / "study.json", found)
+    write_bytes(out / "table.md", (table(found) + "\n").encode())
+    _chart(found, out / "chart.png")
+    return found
+
+
+def collect(out: Path, plan: Plan) -> dict[str, Any]:
+    """All that is known of the study, JSON-ready. "ran_on" lists the environments, to which each cell points."""
+    environments: list[dict] = []
+    cells = []
+    for seed in plan.seeds:
+        for arm in plan.arms:
+            cell = read_cell(out, arm, seed)
+            if cell is None:
+                continue
+            row = {"arm": arm, "seed": seed, "status": cell.status, "message": cell.message, **cell.figures}
+            if cell.stages:
+                own = {name: cell.stages[-1][name] for name in ENVIRONMENT}
+                if own not in environments:
+                    environments.append(own)
+                row["ran_on"] = environments.index(own)
+                row["curve"] = _curve(cell.stages)
+            cells.append(row)
+    private = {str(out): out.name, str(out.absolute()): out.name}
+    if "/" in (data := str(plan.base.get("data", ""))):
+        private |= {data: Path(data).name, str(Path(data).absolute()): Path(data).name}
+    found = {**from_plan(plan), "cells": cells, "ran_on": environments}
+    return {"schema": SCHEMA, **public(found, dict(sorted(private.items(), key=lambda item: -len(item[0]))))}
+
+
+def _curve(stages: list[dict[str, Any]]) -> list[list[float]]:
+    """[minutes since the cell began, validation top-1] of every epoch that has one."""
+    points, begun = [], 0.0
+    for stage in stages:
+        rows = [row for row in stage["epochs"] if row.get("val_top1") is not None]
+        points += [[round(begun + row["minutes"], 3), round(row["val_top1"], 4)] for row in rows]
+        begun += stage["minutes"] or 0.0
+    return points
+
+
+def from_plan(plan: Plan) -> dict[str, Any]:
+    return {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
+
+
+def public(value: Any, private: dict[str, str]) -> Any:
+    """The value with the study's and the data's folder cut to their names, and any other absolute path too."""
+    if isinstance(value, dict):
+        return {public(k, private): public(v, private) for k, v in value.items()}
+    if isinstance(value, list):
+        return [public(v, private) for v in value]
+    if isinstance(value, str):
+        for path, name in private.items():
+            value = value.replace(path, name) if len(path) > 1 else value
+        return ABSOLUTE.sub(r"\1", value)
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table and chart
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: one row an arm, mean (range) over its finished cells; differences are to the first arm, seed by seed."""
+    first = next(iter(found["arms"]))
+    split = "test" if any(c.get("test_top1") is not None for c in found["cells"]) else "val"
+    head = ["Arm", "Val top-1, %", "Test top-1, %", f"{split.title()} less {first}, points", "n"]
+    rows = [[*head, "Parameters", "MMACs", "Epochs", "Minutes", "Images/s"]]
+    for arm in found["arms"]:
+        cells = [c for c in found["cells"] if c["arm"] == arm]
+        done = [c for c in cells if c["status"] == "finished"]
+        failed = len(cells) - len(done)
+        rows.append(
+            [
+                arm,
+                spread([100 * v for v in _values(done, "val_top1")]),
+                spread([100 * v for v in _values(done, "test_top1")]),
+                "" if arm == first else spread(paired(found["cells"], first, arm, f"{split}_top1"), "+.2f"),
+                f"{len(done)}" + (f" ({failed} failed)" if failed else ""),
+                alike([f"{v:,}" for v in _values(done, "parameters")]),
+                alike([f"{v / 1e6:.1f}" for v in _values(done, "macs")]),
+                alike([" + ".join(map(str, v)) for v in _values(done, "epochs")])
+                or " + ".join(map(str, found["epochs"].get(arm, []))),
+                spread(_values(done, "minutes"), ".1f"),
+                f"{statistics.mean(speeds):,.0f}" if (speeds := _values(done, "images_per_s")) else "",
+            ]
+        )
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    failures = [
+        f"- {c['arm']}, seed {c['seed']}, failed: {c['message']}" for c in found["cells"] if c["status"] == "failed"
+    ]
+    lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
+    text = [found["question"], "", *lines, "", "Mean (range) of n seeds.", *(["", *failures] if failures else [])]
+    return "\n".join(text).strip()
+
+
+def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> list[float]:
+    """Points by which `arm` is above `first`, one for each seed that both have finished."""
+    values = {
+        (c["arm"], c["seed"]): c[figure] for c in cells if c["status"] == "finished" and c.get(figure) is not None
+    }
+    seeds = [seed for name, seed in values if name == arm and (first, seed) in values]
+    return [100 * (values[arm, seed] - values[first, seed]) for seed in seeds]
+
+
+def _values(cells: list[dict[str, Any]], figure: str) -> list[Any]:
+    return [c[figure] for c in cells if c.get(figure) is not None]
+
+
+def _chart(found: dict[str, Any], path: Path) -> None:
+    """Left, dots: one seed each; bars: the mean of an arm. Right: validation accuracy over time, a line a seed."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    arms = list(found["arms"])
+    done = [c for c in found["cells"] if c["status"] == "finished"]
+    split = "test" if any(c.get("test_top1") is not None for c in done) else "val"
+    figure = Figure(figsize=(11, max(3.0, 1.2 + 0.4 * len(arms))), layout="constrained")
+    ends, ways = figure.subplots(1, 2)
+    for y, arm in enumerate(arms):
+        mine = [c for c in done if c["arm"] == arm]
+        values = [100 * v for v in _values(mine, f"{split}_top1")]
+        if values:
+            mean = statistics.mean(values)
+            ends.plot([mean, mean], [y - 0.3, y + 0.3], color="black", linewidth=1.5)
+            ends.plot(values, [y] * len(values), "o", color=f"C{y % 10}", alpha=0.7)
+        for curve in _values(mine, "curve"):
+            ways.plot([m for m, _ in curve], [100 * v for _, v in curve], color=f"C{y % 10}", alpha=0.7, linewidth=1)
+    ends.set_yticks(range(len(arms)), arms)
+    ends.set_ylim(len(arms) - 0.5, -0.5)
+    ends.set_xlabel(f"{split} top-1, %; dots: seeds, bars: means")
+    ends.grid(axis="x", alpha=0.3)
+    ways.set_xlabel("minutes")
+    ways.set_ylabel("val top-1, %; a line a seed")
+    ways.grid(alpha=0.3)
+    figure.suptitle(found["name"], fontsize=10)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
+    write_bytes(path, drawn.getvalue())

@@ -1,0 +1,134 @@
+"""metrics.csv and TensorBoard's events: the figures of a run, one row per epoch, for programs.
+
+`MetricsFile` survives being killed at any byte: a half-written last line is dropped, and a resumed run cuts the file
+back to the epoch that it continues from.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, RunFolderError
+from ..files import write_bytes
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsFile:
+    """A CSV of one row an epoch; rows hold "epoch" and any figures. Raises RunFolderError where it cannot be written.
+
+    The first row names the columns. A later row may lack some (empty cells) or bring new ones (the file is rewritten
+    with the wider header).
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._columns: list[str] | None = None  # None: the file has not been looked at yet
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole rows; numbers are numbers, empty cells None. A missing file has no rows."""
+        try:
+            text = self.path.read_bytes().decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind("\n") + 1]  # what follows the last line end was torn off while being written
+        header, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
+        return [dict(zip(header, map(_value, line), strict=True)) for line in lines if len(line) == len(header)]
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends one row and flushes it."""
+        if self._columns is None:
+            self._rewrite(self.rows())
+        if set(row) - set(self._columns):
+            self._rewrite([*self.rows(), dict(row)])
+            return
+        with self._writing(), self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_lines([row], self._columns))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {self.path}: {error.strerror or error}; its folder must exist, be writable and have room"
+            ) from error
+
+    def sync(self) -> None:
+        """From here on the rows outlive a power cut."""
+        if self.path.exists():
+            with self._writing(), self.path.open("ab") as file:
+                os.fsync(file.fileno())
+
+    def truncate(self, after_epoch: int) -> None:
+        """Drops the rows of epochs later than `after_epoch`, so that a resumed run writes each epoch once.
+
+        Raises RunFolderError where one of the others is missing.
+        """
+        rows = [r for r in self.rows() if isinstance(r.get("epoch"), int) and r["epoch"] <= after_epoch]
+        if [row["epoch"] for row in rows] != list(range(1, after_epoch + 1)):
+            raise RunFolderError(
+                f"{self.path} holds {len(rows)} of the run's {after_epoch} epochs; bring it back, or start a new run"
+            )
+        self._rewrite(rows)
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        self._columns = list(dict.fromkeys(name for row in rows for name in row))
+        header = dict(zip(self._columns, self._columns, strict=True))
+        write_bytes(self.path, _lines([header, *rows] if rows else [], self._columns).encode())
+
+
+def _lines(rows: list[Mapping[str, Any]], columns: list[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([row.get(name) for name in columns] for row in rows)
+    return out.getvalue()
+
+
+def _value(cell: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell or None
+
+
+class EventsFile:
+    """The rows of metrics.csv as TensorBoard's events: a scalar a column, whose step is the epoch.
+
+    A resumed run appends, and TensorBoard leaves out what was written before of the epochs that are run again. Raises
+    ConfigError where the extra is missing, RunFolderError where `folder` cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError("--tensorboard needs tensorboard: pip install 'feathervit[tensorboard]', or leave it out")
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Adds one row and flushes it; cells that are no numbers are left out."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        epoch = row["epoch"]
+        try:
+            if self._writer is None:
+                self._writer = SummaryWriter(self.folder, purge_step=epoch)
+            for name, value in row.items():
+                if name != "epoch" and isinstance(value, (int, float)):
+                    self._writer.add_scalar(name, value, epoch)
+            self._writer.flush()
+        except OSError as error:
+            raise RunFolderError(f"cannot write into {self.folder}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,25 @@
+"""The weights that come with the package: MODEL.TAG.safetensors, each with its card MODEL.TAG.md beside it.
+
+Whatever takes a checkpoint takes such a name too. Written by scripts/ship.py. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UnknownNameError
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def list_weights(model: str = "") -> list[str]:
+    """Names of the weights in the package, as "mlit_nano.digits"; of one model alone where it is given."""
+    names = sorted(path.name.removesuffix(".safetensors") for path in FOLDER.glob("*.safetensors"))
+    return [name for name in names if not model or name.partition(".")[0] == model]
+
+
+def shipped_file(name: str) -> Path:
+    """The file of weights in the package. Raises UnknownNameError with the nearest names."""
+    if name not in list_weights():
+        raise UnknownNameError("weights", name, list_weights(), "only these are in the package")
+    return FOLDER / f"{name}.safetensors"

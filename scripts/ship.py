@@ -1,0 +1,165 @@
+"""Puts the weights of a finished run into the package: float16, with a card, its figures in results/weights/NAME.json.
+
+    feathervit train --recipe digits --threads 1 --seed 0 --out runs/digits-0      (and seeds 1, 2)
+    python scripts/ship.py mlit_nano.digits runs/digits-0 runs/digits-1 runs/digits-2
+
+Of several runs of one command, under several seeds, the one with the median validation accuracy is taken (of an even number
+the lower of the two, of equals the first); the test pictures choose nothing. Of one run the card says that it is one. Of a
+pre-training run the encoder is taken and the decoder left.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feathervit.checkpoint import load_weights, save_weights
+from feathervit.evaluation.evaluate import evaluate
+from feathervit.export.huggingface import public
+from feathervit.files import write_bytes
+from feathervit.results import RunResult, commit, name_of, public_command, read_result, spread, write_json
+from feathervit.weights import FOLDER
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_BYTES = 1_400_000
+DATA_LICENCES = {
+    "digits": "CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning "
+    "Repository; as it comes with scikit-learn)",
+    "cifar100": "none stated by its authors, who ask for the citation (A. Krizhevsky, Learning Multiple Layers of Features "
+    "from Tiny Images, 2009)",
+    "cifar10": "none stated by its authors, who ask for the citation (A. Krizhevsky, Learning Multiple Layers of Features "
+    "from Tiny Images, 2009)",
+}
+
+
+def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights: Path = FOLDER) -> None:
+    found = [read_result(run / "result.json") for run in runs]
+    pretrained = found[0].config["objective"] == "reconstruction"
+    chosen = 0 if pretrained else _median([result.val["top1"] for result in found])
+    stored = load_weights(runs[chosen])
+    taken = {k: v for k, v in stored.weights.items() if not pretrained or k.startswith("encoder.")}
+    taken = {k: v.half() if v.is_floating_point() else v for k, v in taken.items()}
+    weights.mkdir(exist_ok=True)
+    file = weights / f"{name}.safetensors"
+    save_weights(file, replace(stored, config=public(stored.config), weights=taken))
+    if (size := file.stat().st_size) > MOST_BYTES:
+        file.unlink()
+        raise SystemExit(f"{name}: {size:,} bytes are too many for the package, at most {MOST_BYTES:,}")
+    record: dict[str, Any] = {
+        "command": f"python scripts/ship.py {name} " + " ".join(run.name for run in runs),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "bytes": size,
+        "parameters": sum(t.numel() for t in taken.values()),
+        "seed": found[chosen].seed,
+        "runs": [_figures(result) for result in found],
+    }
+    if not pretrained:
+        _, half = evaluate(file, found[chosen].config["data"])
+        record["float16"] = {"test_top1": half.top1, "n": half.n}
+    write_bytes(weights / f"{name}.md", card(name, record, found[chosen]).encode())
+    (results / "weights").mkdir(exist_ok=True)
+    write_json(results / "weights" / f"{name}.json", record)
+    print(f"{file}: {size:,} bytes, seed {record['seed']}")
+
+
+def _median(values: list[float]) -> int:
+    """Which of them is the median."""
+    return values.index(statistics.median_low(values))
+
+
+def _figures(result: RunResult) -> dict[str, Any]:
+    splits = {"val": result.val, "test": result.test}
+    figures = {f"{name}_top1": found["top1"] for name, found in splits.items() if found and "top1" in found}
+    figures = figures or {k: v for k, v in result.best.items() if k.startswith("train_")}
+    names = ("seed", "minutes", "commit", "torch", "threads", "device", "machine")
+    own = {name: getattr(result, name) for name in names}
+    return {**own, "command": public_command(result.command), "epochs": len(result.epochs), **figures}
+
+
+def card(name: str, record: dict[str, Any], result: RunResult) -> str:
+    """NAME.md: use, data, recipe, seeds, figures, limits, licence."""
+    config, data = result.config, name_of(result.config["data"])
+    pretrained = "float16" not in record
+    kind = (
+        "An encoder pre-trained without labels" if pretrained else f"A classifier of {result.data['classes']} classes"
+    )
+    use = (
+        f'feathervit.create_model("{name}", pretrained=True, num_classes=10)  # a new head'
+        if pretrained
+        else (f'feathervit.load("{name}").predict("picture.png")')
+    )
+    rows = []
+    for run in record["runs"]:
+        own = [f"{100 * run[k]:.2f} %" if k in run else "" for k in ("val_top1", "test_top1")]
+        mark = " (these weights)" if run["seed"] == record["seed"] else ""
+        rows.append(f"| {run['seed']}{mark} | " + " | ".join(own) + " |")
+    tops = [100 * run["test_top1"] for run in record["runs"] if "test_top1" in run]
+    if pretrained:
+        losses = [f"{k.removeprefix('train_')} {v:.5f}" for k, v in record["runs"][0].items() if k.startswith("train_")]
+        figures = [f"On the training pictures, last epoch: {', '.join(losses)}."]
+    else:
+        several = len(tops) > 1
+        chosen = "the seed was chosen by its validation accuracy, the median of the seeds'" if several else "one seed"
+        mean = f"Test, mean of {len(tops)} seeds: {spread(tops)}. " if several else ""
+        figures = [
+            f"Top-1 of {result.val['n']} validation and {result.test['n']} test pictures; {chosen}.",
+            "",
+            "| Seed | Validation | Test |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+            f"{mean}These weights, rounded to float16: {100 * record['float16']['test_top1']:.2f} % of "
+            f"{record['float16']['n']}.",
+        ]
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"{kind}: `{config['model']}`, {record['parameters']:,} parameters in float16 ({record['bytes']:,} bytes), "
+            f"pictures of {config['img_size']} x {config['img_size']} pixels in patches of {config['patch_size']}.",
+            "",
+            "```python",
+            "import feathervit",
+            "",
+            use,
+            "```",
+            "",
+            f"`feathervit train --from {name} --data FOLDER --out RUN` starts from them.",
+            "",
+            "## Data and training",
+            "",
+            f"- data: {data}, {result.data['n_train']:,} training pictures; fingerprint `{result.data['fingerprint']}`",
+            f"- recipe: `{config['recipe']}`, {len(result.epochs)} epochs, seed {record['seed']}",
+            f"- command: `{public_command(result.command)}`",
+            f"- {result.machine['gpu'] or result.machine['cpu']}, PyTorch {result.torch}, commit {result.commit}",
+            "",
+            "## Figures",
+            "",
+            *figures,
+            "",
+            "## Limits",
+            "",
+            "Measured on pictures like those it was trained on; on others it may be worse. "
+            + (
+                "It knows no classes until it is fine-tuned."
+                if pretrained
+                else "It names one of its classes for any picture, also for one that shows none of them. Its probabilities "
+                "are not calibrated."
+            ),
+            "",
+            "## Licence",
+            "",
+            f"These weights: Apache-2.0, as the package. The data: {DATA_LICENCES.get(data, 'see its source')}.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], [Path(run) for run in sys.argv[2:]])

@@ -1,0 +1,202 @@
+"""Studies: every cell once, whatever is killed or run side by side."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+import torch
+
+from feathervit.checkpoint import load_weights
+from feathervit.errors import ConfigError, DataError
+from feathervit.results import read_result
+from feathervit.studies import Study
+from feathervit.studies import cells as runs
+from feathervit.studies.cells import run_study
+from feathervit.studies.plan import read_plan
+from feathervit.studies.report import read_cell, rebuild, table
+from feathervit.training import loop
+
+from .example import digits
+
+fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+
+
+def test_every_cell_is_run_once_with_its_changes(tmp_path, ran):
+    ended = run_study(digits(), tmp_path)
+    assert ran == ["slow/seed-0/1", "quick/seed-0/1", "slow/seed-1/1", "quick/seed-1/1"]
+    assert (ended.left, ended.failed, ended.interrupted) == (0, 0, False)
+    for row in ended.found["cells"]:
+        result = read_result(tmp_path / "cells" / row["arm"] / f"seed-{row['seed']}" / "1" / "result.json")
+        assert (result.seed, len(result.epochs), result.config["lr"]) == (
+            row["seed"],
+            2,
+            {"slow": 1e-3, "quick": 5e-3}[row["arm"]],
+        )
+        assert (row["test_top1"], row["val_top1"]) == (result.test["top1"], result.val["top1"])
+        assert row["parameters"] == result.parameters
+        assert (row["epochs"], row["minutes"]) == ([2], result.minutes)
+        assert read_cell(tmp_path, row["arm"], row["seed"]).stages[0]["config"] == result.config
+    assert run_study(digits(), tmp_path).found["cells"] == ended.found["cells"]
+    run_study(digits(arms={"slow": {"lr": 1e-3}, "third": {"lr": 2e-3}}, seeds=(0, 5)), tmp_path)
+    assert ran[4:] == ["third/seed-0/1", "slow/seed-5/1", "third/seed-5/1"]
+    assert list(read_plan(tmp_path).arms) == ["slow", "quick", "third"]
+    assert read_plan(tmp_path).seeds == [0, 1, 5]
+
+
+def test_stages_run_one_after_another(tmp_path):
+    arms = {
+        "scratch": {},
+        "twice": [{"share": 0.75, "data": "digits"}, {"share": 0.25, "start_from": "{previous}", "recipe": "digits"}],
+        "own": [{"epochs": 1}, {"start_from": "{previous}", "split.seed": "{seed}", "optim.warmup_epochs": 1.5}],
+    }
+    run_study(digits(arms, seeds=(3,), epochs=4), tmp_path)
+    assert read_plan(tmp_path).epochs == {"scratch": [4], "twice": [3, 1], "own": [1, 4]}
+    cell = read_cell(tmp_path, "twice", 3)
+    assert [len(s["epochs"]) for s in cell.stages] == cell.figures["epochs"] == [3, 1]
+    assert cell.figures["minutes"] == pytest.approx(sum(s["minutes"] for s in cell.stages))
+    assert cell.figures["test_top1"] == cell.stages[1]["test"]["top1"]
+    config = cell.stages[1]["config"]
+    assert config["start_from"] == str(tmp_path / "cells" / "twice" / "seed-3" / "1")
+    assert "tensors taken" in (tmp_path / "cells" / "twice" / "seed-3" / "log.txt").read_text()
+    assert config["optim"]["warmup_epochs"] == pytest.approx(5 * 1 / 70)  # a recipe's share: 5 of 70
+    assert config["split"]["seed"] == 0
+    own = read_cell(tmp_path, "own", 3).stages[1]["config"]
+    assert (own["split"]["seed"], own["optim"]["warmup_epochs"]) == (3, 1.5)
+
+
+def test_a_failed_cell_is_recorded_and_the_study_goes_on(tmp_path, ran):
+    study = digits({"wild": {"lr": 1e30}, "quick": {"lr": 5e-3}}, seeds=(0,), fields={"optim.warmup_epochs": 0.0})
+    ended = run_study(study, tmp_path)
+    assert (ended.failed, ended.left) == (1, 0)
+    wild, quick = ended.found["cells"]
+    assert (wild["status"], quick["status"]) == ("failed", "finished")
+    assert "stopped being finite" in wild["message"]
+    assert "0 (1 failed)" in table(ended.found) and "- wild, seed 0, failed: the loss" in table(ended.found)
+    run_study(study, tmp_path)
+    assert len(ran) == 2
+    run_study(study, tmp_path, retry_failed=True)
+    assert ran[2:] == ["wild/seed-0/1"]
+
+
+def test_what_the_place_lacks_fails_no_cell(tmp_path):
+    study = digits()
+    run_study(study, tmp_path / "study", seeds=(0,))
+    with pytest.raises(DataError, match="no folder"):
+        run_study(replace(study, base=replace(study.base, data="elsewhere/digits")), tmp_path / "study")
+    assert read_cell(tmp_path / "study", "slow", 1) is None
+    assert run_study(study, tmp_path / "study").left == 0
+
+
+def test_shards_are_disjoint_and_together_all(tmp_path, ran):
+    study = digits({n: {} for n in "abc"}, epochs=1)
+    for i in (1, 2):
+        run_study(study, tmp_path / f"{i}", shard=f"{i}/2")
+    assert len(ran) == 6 and len(set(ran)) == 6
+    assert ran[:3] == ["a/seed-0/1", "c/seed-0/1", "b/seed-1/1"]
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(ConfigError, match="shard"):
+            run_study(study, tmp_path / "wrong", shard=wrong)
+
+
+def test_a_study_in_pieces_of_a_moment_ends_as_one_uncut(tmp_path):
+    study = digits(seeds=(0,))
+    whole = run_study(study, tmp_path / "whole").found["cells"]
+    calls = 1
+    while run_study(study, tmp_path / "cut", max_minutes=1e-9).left:
+        calls += 1
+        assert calls < 20
+    assert calls == 2 * 2 * (80 // 32)  # a step each
+    cut = rebuild(tmp_path / "cut")["cells"]
+    assert [(c["arm"], c["test_top1"]) for c in cut] == [(c["arm"], c["test_top1"]) for c in whole]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    x, y = load_weights(a).weights, load_weights(b).weights
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def _killed_at(step: int, study: Study, out: Path) -> None:
+    whole = loop.Trainer.train_step
+
+    def dying(self, number, lr):
+        if number == step and "/quick/" in str(self.folder) and self.folder.name == "2":
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(self, number, lr)
+
+    loop.Trainer.train_step = dying
+    loop.CHECKPOINT_SECONDS = loop.SHORT_EPOCH_SECONDS = 0.0
+    run_study(study, out)
+
+
+@fork
+def test_killed_in_mid_cell_it_goes_on_to_the_same_weights(tmp_path, ran):
+    study = digits({"slow": {"lr": 1e-3}, "quick": [{"epochs": 1}, {"start_from": "{previous}"}]}, seeds=(0,))
+    run_study(study, tmp_path / "whole")
+    for step in (0, 2):  # before the second stage's first state, and after one
+        process = multiprocessing.get_context("fork").Process(target=_killed_at, args=(step, study, tmp_path / "cut"))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert read_cell(tmp_path / "cut", "quick", 0) is None
+    ran.clear()
+    assert run_study(study, tmp_path / "cut").left == 0
+    assert ran == ["quick/seed-0/2"]  # at once, for its owner is dead
+    for name in ("best.safetensors", "last.safetensors"):
+        at = Path("cells", "quick", "seed-0", "2", name)
+        assert same_weights(tmp_path / "whole" / at, tmp_path / "cut" / at)
+    tops = [read_cell(tmp_path / n, "quick", 0).figures["test_top1"] for n in ("whole", "cut")]
+    assert tops[0] == tops[1]
+
+
+def _worker(study: Study, out: Path, log: Path, together: Barrier) -> None:
+    whole = runs.train
+    first = iter([True])
+
+    def train(*args, out, **kwargs):
+        if next(first, False):
+            together.wait(timeout=120)  # each is in a cell of its own
+        with log.open("a") as file:
+            file.write(f"{os.getpid()} {'/'.join(Path(out).parts[-3:])}\n")
+        return whole(*args, out=out, **kwargs)
+
+    runs.train = train
+    run_study(study, out)
+
+
+@fork
+def test_processes_over_one_folder_share_the_cells(tmp_path):
+    study = digits({n: {} for n in "abc"}, seeds=(0, 1), epochs=1)
+    fork = multiprocessing.get_context("fork")
+    words = (study, tmp_path / "study", tmp_path / "log", fork.Barrier(3))
+    workers = [fork.Process(target=_worker, args=words) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [w.exitcode for w in workers] == [0, 0, 0]
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert sorted(cell for _, cell in lines) == sorted(f"{a}/seed-{s}/1" for a in "abc" for s in (0, 1))
+    assert len({pid for pid, _ in lines}) == 3
+    assert len(json.loads((tmp_path / "study" / "study.json").read_text())["cells"]) == 6
+
+
+def test_asked_to_stop_in_the_last_step_of_a_cell_it_begins_no_other(tmp_path, ran, monkeypatch):
+    whole = loop.Trainer._end_epoch
+
+    def asked(self, epoch, lr):
+        self.interrupt.asked = self.interrupt.asked or epoch == self.config.epochs
+        return whole(self, epoch, lr)
+
+    monkeypatch.setattr(loop.Trainer, "_end_epoch", asked)
+    ended = run_study(digits(epochs=1), tmp_path)
+    assert ended.interrupted and ended.left == 3 and len(ran) == 1
+    assert read_cell(tmp_path, "slow", 0).status == "finished"
+    ended = run_study(digits({"two": [{}, {"start_from": "{previous}"}]}, epochs=1), tmp_path / "stages")
+    assert ended.interrupted and ended.left == 2 and len(ran) == 2

@@ -1,0 +1,107 @@
+"""The plan: what may be added to a study, and minutes that become epochs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from feathervit.errors import ConfigError, RunFolderError
+from feathervit.recipes import recipe
+from feathervit.studies import Size, Study
+from feathervit.studies import plan as plans
+from feathervit.studies.cells import run_study
+from feathervit.studies.plan import read_plan
+from feathervit.studies.report import read_cell
+
+from .example import SMALL, digits
+
+
+def test_minutes_become_epochs_once(tmp_path, monkeypatch, ran):
+    speeds = {1e-3: 100.0, 5e-3: 50.0}
+    measured = []
+
+    def step(config, **_):
+        measured.append(config.lr)
+        assert (config.images.channels, config.img_size, config.arch.depth) == (1, 8, 2)
+        return {"images_per_s": speeds[config.lr]}
+
+    monkeypatch.setattr(plans, "measure_step", step)
+    study = digits(epochs=None, minutes=0.1, seeds=(0,), fields={"batch_size": 16})
+    run_study(study, tmp_path)
+    # 80 pictures in batches of 16 and 144 for validation, each a third of a training picture; six seconds
+    wanted = {"slow": [round(6 / ((80 + 144 / 3) / 100))], "quick": [round(6 / ((80 + 144 / 3) / 50))]}
+    assert read_plan(tmp_path).epochs == wanted
+    assert read_plan(tmp_path).images_per_s == {"slow": [100.0], "quick": [50.0]}
+    assert read_cell(tmp_path, "slow", 0).figures["epochs"] == wanted["slow"]
+    speeds |= {1e-3: 1.0, 5e-3: 1.0, 2e-3: 200.0}
+    run_study(replace(study, arms={**study.arms, "new": {"lr": 2e-3}}), tmp_path, seeds=(0, 1))
+    assert measured == [1e-3, 5e-3, 2e-3]
+    assert read_plan(tmp_path).epochs == {**wanted, "new": [round(6 / ((80 + 144 / 3) / 200))]}
+    assert read_cell(tmp_path, "slow", 1).figures["epochs"] == wanted["slow"]
+
+
+def test_a_stage_is_measured_with_the_model_that_it_takes_over(tmp_path, monkeypatch):
+    seen = []
+
+    def step(config, **_):
+        seen.append((config.arch.depth, config.arch.dim, config.patch_size))
+        return {"images_per_s": 100.0}
+
+    monkeypatch.setattr(plans, "measure_step", step)
+    own = {"img_size": 8, "batch_size": 32, "split.train_per_class": 8}
+    stages = [{"recipe": "mae_digits", "arch.depth": 3, "arch.dim": 48, "patch_size": 2}, {"start_from": "{previous}"}]
+    study = Study("two", "What?", recipe("digits"), {"a": stages}, {"": Size((0,), own, minutes=1.0)})
+    plans.make_plan(study, "", tmp_path, "", lambda _: None)
+    assert seen == [(3, 48, 2)] * 2
+
+
+def test_the_speed_of_a_real_step_is_measured(tmp_path):
+    ended = run_study(digits({"one": {}}, epochs=None, seeds=(0,)), tmp_path, minutes=0.005)
+    plan = read_plan(tmp_path)
+    assert plan.images_per_s["one"][0] > 1
+    assert plan.epochs["one"][0] >= 1
+    assert plan.measured_on["one"]["threads"] == torch.get_num_threads()
+    assert ended.found["budget"] == {"minutes": 0.005}
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"base": replace(recipe("digits"), lr=1.0)}, "base.lr was 0.005, now 1.0"),
+        ({"arms": {"slow": {"lr": 2e-3}}}, "arms.slow was"),
+        ({"name": "other"}, "name was 'digits', now 'other'"),
+        ({"sizes": {"": Size((0,), SMALL, epochs=3)}}, "budget.epochs was 1, now 3"),
+        ({"sizes": {"": Size((0,), {**SMALL, "batch_size": 16}, epochs=1)}}, "fields.batch_size was 32, now 16"),
+    ],
+)
+def test_another_study_in_the_folder_is_refused(tmp_path, ran, change, place):
+    study = digits(seeds=(0,), epochs=1, arms={"slow": {"lr": 1e-3}})
+    run_study(study, tmp_path)
+    with pytest.raises(RunFolderError, match=place):
+        run_study(replace(study, **change), tmp_path)
+    assert len(ran) == 1
+
+
+def test_arms_that_cannot_be_are_refused_before_anything_runs(tmp_path, ran):
+    for arms, place in [
+        ({"good": {}, "bad": {"optim.nmae": "lion"}}, r"arms.bad, stage 1: no field 'nmae'"),
+        ({"bad": {"optim.name": "sgd"}}, r"arms.bad, stage 1: optim.name must be one of"),
+        ({"bad": {"epochs": 0}}, r"arms.bad, stage 1: epochs must be at least 1"),
+        ({"bad": {"recipe": "none"}}, r"arms.bad, stage 1: unknown recipe"),
+        ({"bad": {"seed": 3}}, r"arms.bad.seed"),
+        ({"bad": [{"share": 0.5}, {}]}, r"arms.bad: give a share to each"),
+        ({"bad": [{"share": 0.5}, {"share": 0.1}]}, r"arms.bad: the shares must add up to 1"),
+        ({"bad": []}, r"arms.bad: an arm needs"),
+        ({"../bad": {}}, r"cannot name a folder"),
+    ]:
+        with pytest.raises(ConfigError, match=place):
+            run_study(digits(arms), tmp_path)
+    with pytest.raises(ConfigError, match=r"fields\.epochs"):
+        run_study(digits(fields={"epochs": 3}), tmp_path)
+    with pytest.raises(ConfigError, match="two budgets"):
+        run_study(digits(minutes=3.0), tmp_path)
+    with pytest.raises(ConfigError, match="one size"):
+        run_study(digits(), tmp_path, size="gpu")
+    assert not ran and not (tmp_path / "plan.json").exists()

@@ -1,0 +1,125 @@
+"""Studies: what their folders and tables show, and that every registered one builds and runs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from feathervit.cli import main
+from feathervit.config import EncoderConfig
+from feathervit.recipes import recipe
+from feathervit.results import read_result
+from feathervit.studies import STUDIES, Size, Study
+from feathervit.studies import plan as plans
+from feathervit.studies.cells import run_study
+from feathervit.studies.report import paired, table
+from feathervit.weights import list_weights
+
+from .example import SMALL, digits
+
+# --- what is shown
+
+
+def test_table_is_literal_mean_range_and_paired_difference(tmp_path):
+    ended = run_study(digits(seeds=(0, 1, 2)), tmp_path)
+    top1 = {
+        arm: [
+            100 * read_result(path).test["top1"] for path in sorted((tmp_path / "cells" / arm).glob("*/1/result.json"))
+        ]
+        for arm in ("slow", "quick")
+    }
+    rows = {
+        line.split(" | ")[0].strip("| "): line.split(" | ") for line in table(ended.found).splitlines() if "|" in line
+    }
+    for arm, values in top1.items():
+        assert rows[arm][2] == f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+        assert rows[arm][4] == "3"
+    less = [q - s for q, s in zip(top1["quick"], top1["slow"], strict=True)]
+    assert rows["quick"][3] == f"{statistics.mean(less):+.2f} ({min(less):+.2f} to {max(less):+.2f})"
+    assert rows["Arm"][3] == "Test less slow, points"
+    assert rows["slow"][3].strip() == ""
+    assert (tmp_path / "table.md").read_text() == table(ended.found) + "\n"
+    assert json.loads((tmp_path / "study.json").read_text()) == ended.found
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    for cell in ended.found["cells"]:
+        rows = read_result(tmp_path / "cells" / cell["arm"] / f"seed-{cell['seed']}" / "1" / "result.json").epochs
+        assert cell["curve"] == [[round(row["minutes"], 3), round(row["val_top1"], 4)] for row in rows]
+
+
+def test_differences_are_of_seeds_that_both_have():
+    def cell(arm, seed, top1, status="finished"):
+        return {"arm": arm, "seed": seed, "status": status, "test_top1": top1}
+
+    cells = [cell("a", 0, 0.5), cell("a", 1, 0.6), cell("b", 1, 0.7), cell("b", 2, 0.9), cell("b", 0, None, "failed")]
+    assert paired(cells, "a", "b", "test_top1") == [pytest.approx(10.0)]
+
+
+def test_no_path_of_the_machine_is_kept(folder, tmp_path):
+    fields = {**SMALL, "img_size": 16, "patch_size": 4, "model": "mlit_nano"}
+    study = Study(
+        "mine", "Why?", replace(recipe("digits"), data=""), {"a": {}, "wild": {"lr": 1e30}}, {"": Size((0,), fields, 1)}
+    )
+    out = tmp_path / "out"
+    ended = run_study(study, out, data=folder, command=f"feathervit study /else/where.json --data {folder} --out {out}")
+    assert ended.failed == 1
+    text = (out / "study.json").read_text() + (out / "table.md").read_text()
+    assert str(tmp_path) not in text
+    assert ended.found["command"] == "feathervit study where.json --data set --out out"
+    assert ended.found["base"]["data"] == "set"
+
+
+def test_verb(tmp_path, capsys):
+    file = tmp_path / "rates.json"
+    words = {"recipe": "digits", "question": "Why?", "fields": SMALL, "epochs": 1, "grid": {"lr": [0.001, 0.002]}}
+    file.write_text(json.dumps(words))
+    out = str(tmp_path / "out")
+    assert main(["study", str(file), "--out", out, "--seeds", "0", "--threads", "1"]) == 0
+    assert "| lr=0.002 |" in (said := capsys.readouterr().out)
+    assert "cell 2 of 2: lr=0.002, seed 0" in said
+    (tmp_path / "out" / "table.md").unlink()
+    assert main(["study", str(file), "--out", out, "--show", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["cells"]) == 2
+    assert (tmp_path / "out" / "table.md").exists()
+    assert main(["study", str(file), "--out", out, "--seeds", "a"]) == 2
+    assert "--seeds" in capsys.readouterr().err
+    assert main(["study", str(file)]) == 2
+    assert main(["study", str(file), "--out", str(tmp_path / "none"), "--show"]) == 2
+    assert "holds no study" in capsys.readouterr().err
+
+
+# --- the registered studies
+
+TINY = {"img_size": 16, "patch_size": 4, "batch_size": 8, "arch.depth": 3, "arch.dim": 48, "split.train_per_class": 6}
+
+
+def tiny(study: Study, size: str) -> Study:
+    """The study with every stage cut to two steps of a small model, whatever else it changes left as it is."""
+
+    def cut(stage):
+        asked = {**study.sizes[size].fields, **stage}
+        ours = not str(asked.get("model", study.base.model)).startswith("timm:")
+        ours &= asked.get("start_from") not in list_weights()  # these are as large as they are
+        fields = {k: v for k, v in TINY.items() if ours or not k.startswith(("arch.", "patch"))}
+        if isinstance(asked.get("arch"), EncoderConfig):
+            fields = {k: v for k, v in fields.items() if k != "arch.dim"}
+        return {**stage, **fields, "epochs": 1}
+
+    arms = {arm: [cut(stage) for stage in study.stages(arm)] for arm in study.arms}
+    return replace(study, arms=arms, sizes={size: replace(study.sizes[size], seeds=(0,), epochs=None, minutes=None)})
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_registered_studies_build_and_run(name, folder, tmp_path):
+    study = STUDIES[name]
+    assert study.name == name
+    assert study.question.endswith("?")
+    assert {"cpu", "gpu"} <= set(study.sizes)
+    ended = run_study(tiny(study, "cpu"), tmp_path / "cpu", data=folder)
+    assert not ended.failed, table(ended.found)
+    assert [c["arm"] for c in ended.found["cells"]] == list(study.sizes["cpu"].arms or study.arms)
+    gpu = tiny(study, "gpu")  # planned: every field fits
+    plans.make_plan(replace(gpu, base=replace(gpu.base, data=str(folder))), "gpu", tmp_path / "gpu", "", lambda _: None)

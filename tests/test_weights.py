@@ -1,0 +1,186 @@
+"""The weights in the package: they load offline, by name, everywhere a checkpoint does, and are what their cards say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import feathervit
+from feathervit.checkpoint import load_weights
+from feathervit.cli import main
+from feathervit.data import load_data
+from feathervit.data.image import normalise, resize
+from feathervit.errors import CheckpointError, ConfigError, UnknownNameError
+from feathervit.evaluation.calibration import calibrate
+from feathervit.evaluation.evaluate import evaluate
+from feathervit.results import read_result
+from feathervit.weights import FOLDER, list_weights, shipped_file
+
+ROOT = Path(__file__).resolve().parents[1]
+CHANCE = 5  # times the accuracy of guessing, and more
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    def refuse(*_):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def record(name: str) -> dict:
+    return json.loads((ROOT / "results" / "weights" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", list_weights())
+def test_each_has_a_card_and_its_figures(name):
+    found, text = record(name), (FOLDER / f"{name}.md").read_text()
+    stored = load_weights(name)
+    with safe_open(shipped_file(name), framework="pt") as file:
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118 (not a dict)
+    assert sum(t.numel() for t in stored.weights.values()) == found["parameters"] <= 700_000
+    assert shipped_file(name).stat().st_size == found["bytes"] <= 1_400_000
+    for word in (
+        name,
+        "## Data and training",
+        "## Limits",
+        "## Licence",
+        f"seed {found['seed']}",
+        stored.config.recipe,
+    ):
+        assert word in text
+    for run in found["runs"]:
+        for figure in ("val_top1", "test_top1"):
+            assert figure not in run or f"{100 * run[figure]:.2f} %" in text
+    assert "/" not in stored.config.data + stored.config.start_from
+    model = feathervit.create_model(name, pretrained=True)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [n for n in list_weights() if load_weights(n).class_names])
+def test_the_seed_is_that_of_the_median_validation_accuracy_or_the_only_one(name):
+    found = record(name)
+    assert len({run["seed"] for run in found["runs"]}) == len(found["runs"])
+    assert ("one seed" in (FOLDER / f"{name}.md").read_text()) == (len(found["runs"]) == 1)
+    ranked = sorted(run["val_top1"] for run in found["runs"])
+    (own,) = [run["val_top1"] for run in found["runs"] if run["seed"] == found["seed"]]
+    assert own == ranked[(len(ranked) - 1) // 2]
+
+
+@pytest.mark.parametrize("name", [n for n in list_weights() if load_weights(n).class_names])
+def test_it_is_far_above_chance(name):
+    found, classes = record(name), len(load_weights(name).class_names)
+    assert found["float16"]["test_top1"] > CHANCE / classes
+
+
+def test_digits_are_recognised_as_the_card_says():
+    split, found = evaluate("mlit_nano.digits")
+    assert (split, found.top1) == ("test", record("mlit_nano.digits")["float16"]["test_top1"])
+    test = load_data("digits", img_size=16).test
+    config = load_weights("mlit_nano.digits").config
+    x_NCSS = normalise(resize(test.images, 16), config.images.mean, config.images.std)
+    for create in (feathervit.create_model, timm.create_model):
+        model = create("mlit_nano.digits", pretrained=True).eval()
+        with torch.no_grad():
+            assert (model(x_NCSS).argmax(1) == test.labels).float().mean().item() == pytest.approx(found.top1)
+    bare = timm.create_model("mlit_nano", pretrained=True)
+    assert all(torch.equal(a, b) for a, b in zip(bare.parameters(), model.parameters(), strict=True))
+
+
+def test_a_colour_picture_is_not_taken_for_rows_of_grey_ones():
+    predictor = feathervit.load("mlit_nano.digits")
+    grey = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    (found,) = predictor.predict(Image.fromarray(grey))
+    assert predictor.predict(grey)[0].probabilities == found.probabilities
+    for colour in (np.stack([grey] * 3, -1), np.stack([grey] * 4, -1)):
+        with pytest.raises(ConfigError, match="1 channel are wanted"):
+            predictor.predict(colour)
+    assert len(predictor.predict(grey[None].repeat(5, 0))) == 5
+
+
+def test_another_head_other_channels_another_size():
+    theirs = feathervit.create_model("mlit_nano.digits", pretrained=True)
+    own = timm.create_model("mlit_nano.digits", pretrained=True, num_classes=3)
+    assert own.head.weight.shape[0] == 3
+    assert torch.equal(own.blocks[0].norm1.weight, theirs.blocks[0].norm1.weight)
+    assert (
+        feathervit.create_model("mlit_nano.digits", pretrained=True, num_classes=0).head.__class__ is torch.nn.Identity
+    )
+    colour = feathervit.create_model("mlit_nano.digits", pretrained=True, in_chans=3, img_size=32).eval()
+    with torch.no_grad():
+        assert colour(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    grey = torch.rand(2, 1, 16, 16)
+    same = feathervit.create_model("mlit_nano.digits", pretrained=True, in_chans=3).eval()
+    with torch.no_grad():
+        assert torch.allclose(same(grey.expand(-1, 3, -1, -1)), theirs.eval()(grey), atol=1e-5)
+    assert theirs.pretrained_cfg["input_size"] == (1, 16, 16)
+    plain = feathervit.create_model("mlit_nano.digits")  # its sizes, not its weights
+    assert plain.head.weight.shape == theirs.head.weight.shape
+    assert not torch.equal(plain.head.weight, theirs.head.weight)
+
+
+def test_what_there_is_not():
+    with pytest.raises(UnknownNameError, match=r"mlit_nano\.digits"):
+        feathervit.create_model("mlit_nano.digit", pretrained=True)
+    with pytest.raises(UnknownNameError, match="mlit_nano"):
+        feathervit.create_model("mlit_nan.digits", pretrained=True)
+    with pytest.raises(ConfigError, match="no pretrained weights of poorvit_tiny"):
+        timm.create_model("poorvit_tiny", pretrained=True)
+    with pytest.raises(ConfigError, match="leave config out"):
+        feathervit.create_model("mlit_nano.digits", pretrained=True, config=feathervit.EncoderConfig())
+
+
+def test_training_starts_from_a_name(arrays, tmp_path):
+    out = feathervit.train(data=arrays, out=tmp_path / "run", start_from="mlit_nano.digits", epochs=1)
+    config = out.result.config
+    assert (config["start_from"], config["model"], config["img_size"]) == ("mlit_nano.digits", "mlit_nano", 16)
+    assert main(["evaluate", "mlit_nano.digits", "--data", "digits", "--json"]) == 0
+
+
+def ship():
+    spec = importlib.util.spec_from_file_location("ship", ROOT / "benchmarks" / "ship.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_runs_become_weights_in_the_package(tmp_path, monkeypatch, small):
+    """A classifier of three seeds, and a pre-trained encoder."""
+    few = {**small, "split.train_per_class": 8, "epochs": 1}
+    runs = [tmp_path / f"run-{seed}" for seed in range(3)]
+    tops = {}
+    for seed, run in enumerate(runs):
+        tops[seed] = feathervit.train("digits", out=run, seed=seed, **few).result.val["top1"]
+    monkeypatch.setattr("feathervit.weights.FOLDER", tmp_path / "weights")
+    (tmp_path / "results").mkdir()
+    ship().main("mlit_nano.toy", runs, tmp_path / "results", tmp_path / "weights")
+    found = json.loads((tmp_path / "results" / "weights" / "mlit_nano.toy.json").read_text())
+    assert tops[found["seed"]] == sorted(tops.values())[1]
+    theirs = read_result(runs[found["seed"]] / "result.json")
+    assert found["float16"]["test_top1"] == pytest.approx(theirs.test["top1"], abs=0.02)
+    assert str(tmp_path) not in json.dumps(found) + (tmp_path / "weights" / "mlit_nano.toy.md").read_text()
+    masked = {k: v for k, v in few.items() if not k.startswith("loss.")}
+    feathervit.pretrain("mae_digits", out=tmp_path / "mae", **masked)
+    ship().main("mlit_nano.mae_toy", [tmp_path / "mae"], tmp_path / "results", tmp_path / "weights")
+    assert list_weights("mlit_nano") == ["mlit_nano.mae_toy", "mlit_nano.toy"]
+    model = feathervit.create_model("mlit_nano.mae_toy", pretrained=True, num_classes=4)
+    assert model.head.weight.shape[0] == 4
+    whole = load_weights(tmp_path / "mae").weights["encoder.norm.weight"]
+    assert torch.allclose(model.norm.weight, whole, atol=1e-3)
+    assert "knows no classes" in (tmp_path / "weights" / "mlit_nano.mae_toy.md").read_text()
+
+
+def test_what_comes_with_the_package_is_not_calibrated_in_its_place():
+    before = shipped_file("mlit_nano.digits").read_bytes()
+    with pytest.raises(CheckpointError, match="stays as it is; copy"):
+        calibrate("mlit_nano.digits")
+    assert shipped_file("mlit_nano.digits").read_bytes() == before

@@ -1,0 +1,338 @@
+"""A run from data to run folder."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import feathervit
+from feathervit.checkpoint import load_weights
+from feathervit.data import load_data
+from feathervit.errors import ConfigError, DataError, DivergedError, FeatherVitError, RunFolderError
+from feathervit.evaluation.evaluate import evaluate
+from feathervit.results import read_result
+from feathervit.training import loop
+
+
+def same_weights(a, b) -> bool:
+    x, y = load_weights(a).weights, load_weights(b).weights
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def test_run_folder_and_figures(folder, tmp_path, small):
+    out = tmp_path / "run"
+    outcome = feathervit.train(data=folder, out=out, epochs=20, **small)
+    assert outcome.finished
+    names = {p.name for p in out.iterdir()}
+    assert {"config.json", "splits.json", "metrics.csv", "result.json", "last.safetensors", "best.safetensors"} <= names
+    result = read_result(out / "result.json")
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [int(r["epoch"]) for r in rows] == list(range(1, 21)) == [r["epoch"] for r in result.epochs]
+    assert result.data["n_train"] + result.data["n_val"] == 72
+    assert result.data["n_test"] == 24
+    assert result.test["top1"] >= 0.9  # stripes are easy
+    assert result.best["val_top1"] == max(r["val_top1"] for r in result.epochs)
+    splits = json.loads((out / "splits.json").read_text())["splits"]
+    train, val = set(splits["train"]["sources"]), set(splits["val"]["sources"])
+    assert not train & val
+    assert len(train | val) == 72
+    _, again = evaluate(out / "best.safetensors", folder)
+    assert again.top1 == result.test["top1"]
+    assert again.nll == pytest.approx(result.test["nll"], rel=1e-6)
+
+
+def test_prediction_goes_the_same_way_as_evaluation(folder, tmp_path, small):
+    """From the files and from the stored set, a picture gets the same probabilities."""
+    feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
+    predictor = feathervit.load(tmp_path / "run")
+    config = predictor.config
+    test = load_data(folder, img_size=config.img_size, images=config.images, split=config.split).test
+    stored = predictor.predict(test.images, top=3)
+    files = predictor.predict([folder / s for s in test.sources], top=3)
+    for a, b in zip(stored, files, strict=True):
+        assert a.classes == b.classes
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
+
+
+def test_arrays_train_and_predict(arrays, tmp_path, small):
+    images, labels = arrays
+    outcome = feathervit.train(data=(images, labels), out=tmp_path / "run", epochs=20, **small)
+    assert outcome.result.val["n"] == 10
+    predictor = feathervit.load(tmp_path / "run")
+    right = [p.label == str(k) for p, k in zip(predictor.predict(images), labels, strict=True)]
+    assert np.mean(right) > 0.9
+
+
+def test_same_seed_same_weights_and_another_seed_others(arrays, tmp_path, small):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        feathervit.train(data=arrays, out=tmp_path / name, epochs=1, seed=seed, **small)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_global_randomness_has_no_say(arrays, tmp_path, small):
+    feathervit.train(data=arrays, out=tmp_path / "a", epochs=1, **small)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    random.seed(99)
+    feathervit.train(data=arrays, out=tmp_path / "b", epochs=1, **small)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_what_is_kept_is_the_moving_average(arrays, tmp_path, small, monkeypatch):
+    """Against the average written literally over the weights after each step."""
+    seen: list[dict] = []
+    whole = loop.Trainer.train_step
+
+    def watched(self, number, lr):
+        if not seen:
+            seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
+        whole(self, number, lr)
+        seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
+
+    monkeypatch.setattr(loop.Trainer, "train_step", watched)
+    feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **{**small, "optim.ema": 0.5})
+    average = seen[0]
+    for number, weights in enumerate(seen[1:]):
+        decay = min(0.5, 1 - (1 + max(number - 1, 0)) ** (-2 / 3)) if number > 0 else 0.0  # timm's warm-up
+        average = {k: decay * average[k] + (1 - decay) * weights[k] for k in weights}
+    kept = load_weights(tmp_path / "run" / "last.safetensors").weights
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, average[name], rtol=1e-5, atol=1e-6)
+
+
+def test_predicts_what_people_have_in_their_hands(folder, arrays, tmp_path, small):
+    """Paths, PIL images (upright by EXIF), arrays of one size or of several: the same guesses."""
+    feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
+    predictor = feathervit.load(tmp_path / "run")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph = Image.fromarray(np.concatenate([arrays[0][0], arrays[0][1] // 2]))
+    photograph.save(tmp_path / "turned.png", exif=exif)
+    upright = photograph.transpose(Image.Transpose.ROTATE_270)
+    by_path = predictor.predict(tmp_path / "turned.png")[0]
+    with Image.open(tmp_path / "turned.png") as opened:
+        found = predictor.predict([opened, upright, np.asarray(upright), np.asarray(upright).transpose(2, 0, 1)])
+        found += predictor.predict(opened)
+    assert len(found) == 5
+    for guess in found:
+        assert guess.classes == by_path.classes
+        assert guess.probabilities == pytest.approx(by_path.probabilities, abs=1e-6)
+    mixed = predictor.predict([arrays[0][0], np.asarray(upright), arrays[0][:2]])  # three sizes, four pictures
+    assert [p.source for p in mixed] == [f"images[{i}]" for i in range(4)]
+    assert mixed[2].probabilities == pytest.approx(mixed[0].probabilities, abs=1e-6)
+    assert predictor.predict([]) == []
+
+
+def test_folders_that_hold_something_are_refused(arrays, tmp_path, small):
+    out = tmp_path / "run"
+    feathervit.train(data=arrays, out=out, epochs=1, **small)
+    with pytest.raises(RunFolderError, match="not empty"):
+        feathervit.train(data=arrays, out=out, epochs=1, **small)
+    mine = [out / "notes.txt", out / "good-epoch50.safetensors", out / "state-backup.safetensors"]
+    for path in mine:
+        path.write_text("mine")
+    feathervit.train(data=arrays, out=out, epochs=1, overwrite=True, **small)
+    assert [path.read_text() for path in mine] == ["mine"] * 3  # only what a run writes is removed
+    for name in ("state", "state.previous"):
+        (out / f"{name}.safetensors").unlink(missing_ok=True)
+    assert feathervit.train(data=arrays, out=out, resume=True).finished  # a copy under another name is no state
+    with pytest.raises(RunFolderError, match="no run to resume"):
+        feathervit.train(data=arrays, out=tmp_path / "none", resume=True)
+
+
+def test_a_file_that_cannot_be_read_stops_before_the_start(folder, tmp_path, small):
+    (folder / "train" / "flat" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"0\.png"):
+        feathervit.train(data=folder, out=tmp_path / "run", epochs=1, **small)
+    outcome = feathervit.train(data=folder, out=tmp_path / "run2", epochs=1, skip_unreadable=True, **small)
+    assert len(outcome.result.skipped) == 1
+    assert "0.png" in json.loads((tmp_path / "run2" / "splits.json").read_text())["skipped"][0]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(arrays, tmp_path, small):
+    with pytest.raises(DivergedError, match="learning rate"):
+        feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **{**small, "lr": 1e30, "arch.drop_rate": 0.0})
+
+
+def test_a_step_whose_loss_is_no_number_can_be_skipped(arrays, tmp_path, small, monkeypatch, capsys):
+    from feathervit.training.objectives import Classification
+
+    whole, calls = Classification.forward, []
+
+    def sometimes_nan(self, x, targets):
+        calls.append(1)
+        loss, figures = whole(self, x, targets)
+        return loss * (float("nan") if len(calls) == 3 else 1.0), figures
+
+    monkeypatch.setattr(Classification, "forward", sometimes_nan)
+    outcome = feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, on_nonfinite="skip", **small)
+    assert outcome.finished
+    assert "1 steps were skipped" in capsys.readouterr().err
+    assert all(torch.isfinite(t).all() for t in load_weights(tmp_path / "run").weights.values())
+    calls.clear()
+    with pytest.raises(DivergedError, match="by step 4 at learning rate"):
+        feathervit.train(data=arrays, out=tmp_path / "stopped", epochs=3, **small)
+
+
+def test_a_state_whose_weights_were_never_seen_to_work_is_not_the_last_good_one(arrays, tmp_path, small, monkeypatch):
+    """The weights break in the last step before a state is written."""
+    monkeypatch.setattr(loop, "SHORT_EPOCH_SECONDS", 0.0)
+    whole = loop.Trainer.train_step
+
+    def breaking(self, number, lr):
+        whole(self, number, lr)
+        if number == 5:  # the last step of the third epoch
+            with torch.no_grad():
+                self.model.head.weight.fill_(1e38)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", breaking)
+    monkeypatch.setattr(loop, "WRITING_SHARE", 1e9)
+    arguments = {"data": arrays, "out": tmp_path / "run", **small, "split.val_fraction": 0.0}
+    with pytest.raises(DivergedError, match="last good state"):
+        feathervit.train(epochs=6, **arguments)
+    monkeypatch.setattr(loop.Trainer, "train_step", whole)
+    again = feathervit.train(data=arrays, out=tmp_path / "run", resume=True, on_nonfinite="skip")
+    assert again.result.skipped_steps == 0
+    assert all(math.isfinite(row["train_loss"]) for row in again.result.epochs)
+
+
+def test_a_good_state_outlives_any_number_of_attempts(arrays, tmp_path, small, monkeypatch):
+    """The weights break in the first step after it, which is seen at the end of the epoch."""
+    whole = loop.Trainer.train_step
+
+    def breaking(self, number, lr):
+        whole(self, number, lr)
+        if number == 2:
+            with torch.no_grad():
+                self.model.head.weight.fill_(1e38)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", breaking)
+    monkeypatch.setattr(loop, "SHORT_EPOCH_SECONDS", 1e9)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # a state after each step
+    arguments = {"data": arrays, "out": tmp_path / "run"}
+    with pytest.raises(DivergedError, match="last good state"):
+        feathervit.train(epochs=6, **arguments, **small, **{"split.val_fraction": 0.0})
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 1e9)
+    for _ in range(3):
+        with pytest.raises(DivergedError, match="last good state"):
+            feathervit.train(resume=True, **arguments)
+    monkeypatch.setattr(loop.Trainer, "train_step", whole)
+    assert feathervit.train(resume=True, **arguments).finished
+
+
+def test_skipping_without_end_stops_the_run(arrays, tmp_path, small):
+    with pytest.raises(DivergedError, match="learning rate"):
+        fields = {**small, "lr": 1e30, "split.val_fraction": 0.0}
+        feathervit.train(data=arrays, out=tmp_path / "run", epochs=60, on_nonfinite="skip", **fields)
+
+
+def test_patience(arrays, tmp_path, small):
+    outcome = feathervit.train(
+        data=arrays, out=tmp_path / "run", epochs=50, patience=3, **{**small, "lr": 1e-12, "optim.warmup_epochs": 0.0}
+    )
+    result = outcome.result
+    assert outcome.finished
+    assert len(result.epochs) == result.best["epoch"] + 3 < 50
+    again = feathervit.train(data=arrays, out=tmp_path / "run", resume=True)
+    assert len(again.result.epochs) == len(result.epochs)
+
+
+def test_a_grey_folder_and_another_fit(tmp_path, small):
+    for k, name in enumerate(("dark", "light")):
+        for n in range(12):
+            (tmp_path / "g" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (30, 20 + n), 60 + 120 * k + n).save(tmp_path / "g" / name / f"{n}.png")
+    outcome = feathervit.train(
+        data=tmp_path / "g", out=tmp_path / "run", epochs=8, **{"images.fit": "pad", "images.channels": 1, **small}
+    )
+    assert feathervit.load(tmp_path / "run").in_chans == 1
+    assert outcome.result.val["top1"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "mlit_xss"},
+        {"model": "timm:nothing_like_it"},
+        {"img_size": 16, "patch_size": 5},
+        {"arch.attention.heads": 7},
+        {"arch.attention.kv_heads": 3},
+        {"arch.feedforward.top_k": 9},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"img_size": 10**9},
+        {"no_such_field": 1},
+        {"augment.rand_ops": 3},  # has no effect: the policy is another
+        {"augment.crop_padding": 2},
+        {"augment.crop": "none", "augment.crop_scale": (0.5, 1.0)},
+        {"augment.switch_prob": 0.3},
+        {"optim.eps": 1e-6, "optim.name": "lion"},
+        {"split.fold": 0},
+        {"model": "timm:resnet10t", "loss.moe": 0.1},
+        {"patience": 3, "split.val_fraction": 0.0},
+        {"device": "cuda"} if not torch.cuda.is_available() else {"epochs": -1},
+        {"precision": "float16"},
+        {"augment.crop_scale": (1.0, 0.5)},
+        {"split.val_fraction": 1.5},
+        {"loss.label_smoothing": 1.0},
+        {"epochs": "3"},
+        {"epochs": 1.5},
+        {"lr": float("nan")},
+        {"optim.clip_grad": -1.0},
+        {"optim.betas": (0.9, 2.0)},
+        {"optim.warmup_epochs": -1.0},
+        {"images.std": (0.0,)},
+        {"images.mean": (0.5, 0.5), "images.std": (0.5, 0.5)},
+        {"images.mean": (0.5, 0.5, 0.5)},
+        {"images.stored_size": -5},
+        {"split.seed": -1},
+        {"arch.depth": 10**8},
+        {"arch.feedforward.experts": (10**12,)},
+        {"arch.drop_path_rate": 1.5},
+        {"arch.feedforward.dropout": 2.0},
+        {"model": "timm:resnet10t", "arch.depth": 3},
+    ],
+)
+def test_settings_that_cannot_work_write_nothing(arrays, tmp_path, fields):
+    with pytest.raises(FeatherVitError) as error:
+        feathervit.train(data=arrays, out=tmp_path / "run", **{"epochs": 1, **fields})
+    assert len(str(error.value)) < 400
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_timm_model_trains_and_loads(arrays, tmp_path):
+    fields = {"model": "timm:resnet10t", "img_size": 32, "batch_size": 32, "epochs": 1}
+    outcome = feathervit.train(data=arrays, out=tmp_path / "run", **fields)
+    assert outcome.result.parameters > 1e6
+    assert len(feathervit.load(tmp_path / "run").predict(arrays[0][:2])) == 2
+
+
+def test_no_data_named(tmp_path):
+    with pytest.raises(ConfigError, match="no data named"):
+        feathervit.train(out=tmp_path / "run")
+
+
+def test_the_last_epoch_is_kept_where_asked_for(folder, tmp_path, small, monkeypatch):
+    """Whatever validation says, here: the earlier the better. The training itself is the same."""
+    measure, falling = loop.Trainer.measure, itertools.count(99, -1)
+    monkeypatch.setattr(
+        loop.Trainer, "measure", lambda self, images: replace(measure(self, images), top1=next(falling) / 100)
+    )
+    for keep in ("best", "last"):
+        feathervit.train(data=folder, out=tmp_path / keep, epochs=3, **small, **{"split.keep": keep})
+    best, last = (read_result(tmp_path / keep / "result.json") for keep in ("best", "last"))
+    assert (best.best["epoch"], last.best["epoch"]) == (1, 3)
+    assert [r["val_loss"] for r in best.epochs] == [r["val_loss"] for r in last.epochs]
+    assert same_weights(tmp_path / "last" / "best.safetensors", tmp_path / "best" / "last.safetensors")
+    assert not same_weights(tmp_path / "last" / "best.safetensors", tmp_path / "best" / "best.safetensors")
+    assert last.val["nll"] == pytest.approx(last.epochs[-1]["val_loss"], rel=1e-6)
