@@ -6,7 +6,9 @@ Each holds the parameters of one part and no other's. In JSON (`fields.py`) a pa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from .bounds import AtLeastZero, Bounds, Depth, Share, Width
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class MoEConfig:
     sharing: Literal["v_w2", "v_w", "w_w2", "none"] = "v_w2"
     noise: bool = True
     balance: Literal["cv", "cv_squared"] = "cv"
-    importance_weight: float = 1e-2
-    load_weight: float = 1e-2
-    dropout: float = 0.1
+    importance_weight: AtLeastZero = 1e-2
+    load_weight: AtLeastZero = 1e-2
+    dropout: Share = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,15 @@ class SwiGLUConfig:
 
     hidden_first: int = 144
     hidden_last: int = 144
-    dropout: float = 0.0
+    dropout: Share = 0.0
 
 
 @dataclass(frozen=True)
 class MLPConfig:
     """Linear, GELU, linear; `ratio` is hidden size over width."""
 
-    ratio: float = 4.0
-    dropout: float = 0.0
+    ratio: Annotated[float, Bounds(0, 1024)] = 4.0
+    dropout: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class ConvMLPConfig:
     a bottleneck of width / `reduction`; `reduction` 0: they go through the MLP without the convolution.
     """
 
-    ratio: float = 4.0
+    ratio: Annotated[float, Bounds(0, 1024)] = 4.0
     reduction: int = 4
-    dropout: float = 0.0
+    dropout: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,16 @@ class EncoderConfig:
     or their mean weighed by learned scores. `positions`: learned, fixed sines and cosines, rotary in the attention, or none.
     """
 
-    dim: int = 144
-    depth: int = 15
+    dim: Width = 144
+    depth: Depth = 15
     attention: Attention = GQAConfig()
     feedforward: FeedForward = MoEConfig()
     patches: Patches = LinearPatchesConfig()
     positions: Literal["learned", "sincos", "rotary", "none"] = "learned"
     readout: Literal["dummy", "class", "mean", "pool"] = "dummy"
     class_tokens: int = 1
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
+    drop_rate: Share = 0.0
+    drop_path_rate: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,9 @@ class DecoderConfig:
     2407.17783); "learned" adds the decoder's own to all tokens (arXiv 2402.03752).
     """
 
-    dim: int = 64
-    depth: int = 2
+    dim: Width = 64
+    depth: Depth = 2
     attention: Attention = GQAConfig(4, 2)
     feedforward: FeedForward = MoEConfig(64, 32, (3,))
     positions: Literal["encoder", "learned"] = "encoder"
-    drop_path_rate: float = 0.0
+    drop_path_rate: Share = 0.0

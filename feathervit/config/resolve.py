@@ -9,45 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
+from .bounds import check_bounds
 from .fields import from_dict, to_dict, with_fields
 from .named import spec
 from .runs import RunConfig
-
-# The least and the most a field may be. What the parts of a model check themselves is not here.
-BOUNDS: dict[str, tuple[float, float]] = {
-    "lr": (0, math.inf),
-    "images.channels": (1, 1024),
-    "images.stored_size": (1, 4096),
-    "split.seed": (0, 2**32 - 1),
-    "optim.lr_batch": (0, math.inf),
-    "optim.weight_decay": (0, math.inf),
-    "optim.warmup_epochs": (0, math.inf),
-    "optim.min_lr": (0, math.inf),
-    "optim.clip_grad": (0, math.inf),
-    "optim.eps": (0, math.inf),
-    "optim.ema": (0, 1),
-    "loss.moe": (0, math.inf),
-    "loss.label_share": (0, 1),
-    "loss.teacher_share": (0, 1),
-    "loss.temperature": (1e-3, 1e3),
-    "mae.mask_ratio": (0, 1),
-    "mae.visible_weight": (0, math.inf),
-    "mae.decoder.dim": (1, 16_384),
-    "mae.decoder.depth": (1, 1_000),
-    "mae.decoder.drop_path_rate": (0, 1),
-    "mae.decoder.feedforward.dropout": (0, 1),
-    "mae.decoder.feedforward.ratio": (0, 1024),
-    "mae.decoder.feedforward.importance_weight": (0, math.inf),
-    "mae.decoder.feedforward.load_weight": (0, math.inf),
-    "arch.dim": (1, 16_384),
-    "arch.depth": (1, 1_000),
-    "arch.drop_rate": (0, 1),
-    "arch.drop_path_rate": (0, 1),
-    "arch.feedforward.dropout": (0, 1),
-    "arch.feedforward.ratio": (0, 1024),
-    "arch.feedforward.importance_weight": (0, math.inf),
-    "arch.feedforward.load_weight": (0, math.inf),
-}
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -55,24 +20,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
     Raises UnknownNameError for a model, ConfigError for numbers that cannot work.
     """
-    for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1)):
-        if getattr(config, name) < least:
-            raise ConfigError(f"{name} must be at least {least}, got {getattr(config, name)}")
-    if config.patience < 0:
-        raise ConfigError(f"patience must be at least 0 (0: never stop early), got {config.patience}")
-    for name in ("img_size", "patch_size"):
-        value = getattr(config, name)
-        if value is not None and not 1 <= value <= 4096:
-            raise ConfigError(f"{name} must be from 1 to 4096 pixels, got {value}")
-    if not 0 <= config.loss.label_smoothing < 1:
-        raise ConfigError(f"label smoothing must be in [0, 1), got {config.loss.label_smoothing}")
-    if not all(0 <= beta < 1 for beta in config.optim.betas):
-        raise ConfigError(f"optim.betas must be in [0, 1), got {config.optim.betas}")
-    for name, (least, most) in BOUNDS.items():
-        value = _field(config, name)
-        if value is not None and not (least <= value <= most and value < math.inf):  # so also for what is no number
-            between = f"finite and at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-            raise ConfigError(f"{name} must be {between}, got {value}")
+    check_bounds(config)
     if (
         len(config.images.mean) != len(config.images.std)
         or not all(0 < s < math.inf for s in config.images.std)

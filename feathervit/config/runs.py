@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from .bounds import AtLeastZero, BelowOne, Bounds, Count, Pixels, Share
 from .parts import DecoderConfig, EncoderConfig
 
 
@@ -18,8 +19,8 @@ class ImageConfig:
     """
 
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    channels: int | None = None
-    stored_size: int | None = None
+    channels: Annotated[int, Bounds(1, 1024)] | None = None
+    stored_size: Pixels | None = None
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
@@ -35,7 +36,7 @@ class SplitConfig:
     """
 
     val_fraction: float = 0.1
-    seed: int = 0
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     folds: int = 0
     fold: int = 0
     train_per_class: int = 0
@@ -83,15 +84,15 @@ class OptimConfig:
     """
 
     name: Literal["adamw", "lion", "muon"] = "adamw"
-    lr_batch: int = 256
-    weight_decay: float = 0.05
+    lr_batch: Annotated[int, Bounds(0)] = 256
+    weight_decay: AtLeastZero = 0.05
     layer_decay: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    warmup_epochs: float = 0.0
-    min_lr: float = 0.0
-    clip_grad: float | None = None
-    ema: float = 0.0
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    eps: AtLeastZero = 1e-8
+    warmup_epochs: AtLeastZero = 0.0
+    min_lr: AtLeastZero = 0.0
+    clip_grad: AtLeastZero | None = None
+    ema: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,12 @@ class LossConfig:
     the weight of the teacher's outputs, softened by `temperature`; the labels have the rest (arXiv 1503.02531).
     """
 
-    label_smoothing: float = 0.0
-    moe: float = 0.5
+    label_smoothing: BelowOne = 0.0
+    moe: AtLeastZero = 0.5
     class_weights: Literal["none", "balanced"] = "none"
-    label_share: float = 0.1
-    teacher_share: float = 0.7
-    temperature: float = 2.0
+    label_share: Share = 0.1
+    teacher_share: Share = 0.7
+    temperature: Annotated[float, Bounds(1e-3, 1e3)] = 2.0
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ class MAEConfig:
     its mean, over its deviation.
     """
 
-    mask_ratio: float = 0.75
-    visible_weight: float | None = None
+    mask_ratio: Share = 0.75
+    visible_weight: AtLeastZero | None = None
     norm_pixels: bool = False
     decoder: DecoderConfig | None = None
 
@@ -143,20 +144,20 @@ class RunConfig:
     """Weights to begin with (`--from`), their head replaced by a new one."""
     teacher: str = ""
     """Of a distillation: a run folder, a weights file, or timm:NAME."""
-    img_size: int | None = None
+    img_size: Pixels | None = None
     """Side of the square that the model takes, in pixels."""
-    patch_size: int | None = None
+    patch_size: Pixels | None = None
     """Side of a patch in pixels; it divides the image size."""
-    epochs: int = 100
-    batch_size: int = 128
+    epochs: Count = 100
+    batch_size: Count = 128
     """Pictures of an optimiser step, over all processes and micro-steps."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Micro-steps whose gradients are added up to a step."""
-    lr: float = 1e-3
+    lr: AtLeastZero = 1e-3
     """Peak learning rate, of batches of optim.lr_batch pictures (0: of any size)."""
     seed: int = 0
     """Of everything that is drawn."""
-    patience: int = 0
+    patience: Annotated[int, Bounds(0)] = 0
     """Stop after so many epochs without a better validation accuracy (0: never)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When the loss is no finite number: stop the run, or skip the step and count it."""

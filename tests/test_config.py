@@ -1,0 +1,43 @@
+"""Bounds of the configuration's fields, and its JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+
+from feathervit.config.bounds import Bounds, check_bounds
+from feathervit.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    share: Annotated[float, Bounds(0, 1, open_end=True)] | None = 0.5
+
+
+@dataclass(frozen=True)
+class Outer:
+    sizes: tuple[Annotated[int, Bounds(1)], ...] = (1, 2)
+    inner: Inner = Inner()
+    free: float = -1.0
+
+
+@pytest.mark.parametrize("config", [Outer(), Outer((1,), Inner(0.0)), Outer((), Inner(None), float("nan"))])
+def test_numbers_within_bounds_pass(config: Outer) -> None:
+    check_bounds(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        (Outer((1, 0)), "sizes"),
+        (Outer((1, float("inf"))), "sizes"),
+        (Outer(inner=Inner(1.0)), "inner.share"),
+        (Outer(inner=Inner(-0.1)), "inner.share"),
+        (Outer(inner=Inner(float("nan"))), "inner.share"),
+    ],
+)
+def test_a_number_out_of_bounds_is_named(config: Outer, place: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{place} must be"):
+        check_bounds(config)
