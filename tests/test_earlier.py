@@ -1,0 +1,53 @@
+"""What version 0.1.0 wrote, at commit 185005e, is still read: a stopped run, its weights, a result.
+
+tests/earlier/stopped is `feathervit train --recipe digits` with a small model, stopped after the first of three epochs;
+probabilities.json is what that version's `feathervit.load` said of four test images, result.json what it wrote at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import feathervit
+from feathervit.data import load_data
+from feathervit.results import read_result
+
+EARLIER = Path(__file__).parent / "earlier"
+
+
+def test_weights_give_the_same_probabilities() -> None:
+    images = load_data("digits", img_size=8).test.images[:4]
+    found = feathervit.load(EARLIER / "stopped").probabilities(images)
+    expected = torch.tensor(json.loads((EARLIER / "probabilities.json").read_text()))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_a_stopped_run_resumes(tmp_path: Path) -> None:
+    shutil.copytree(EARLIER / "stopped", tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1]
+    outcome = feathervit.train(out=tmp_path / "run", resume=True)
+    assert outcome.finished
+    assert [row["epoch"] for row in outcome.result.epochs] == [1, 2, 3]
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1] == before
+
+
+def test_a_run_starts_from_its_weights(tmp_path: Path) -> None:
+    outcome = feathervit.train(
+        "digits",
+        out=tmp_path,
+        start_from=EARLIER / "stopped",
+        epochs=1,
+        **{"split.train_per_class": 8, "batch_size": 80},
+    )
+    assert outcome.finished
+
+
+def test_a_result_is_read() -> None:
+    result = read_result(EARLIER / "result.json")
+    assert result.commit.startswith("185005e")
+    assert result.test["top1"] == pytest.approx(40 / 360)
