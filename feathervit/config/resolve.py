@@ -74,6 +74,10 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
     needs = {
         "augment.rand_ops": (augment.policy == "rand", "augment.policy rand"),
         "augment.rand_magnitude": (augment.policy == "rand", "augment.policy rand"),
+        "augment.rand_std": (augment.policy == "rand", "augment.policy rand"),
+        "augment.fill": (augment.policy != "none", "augment.policy"),
+        "augment.crop_filter": (augment.crop == "resized", "augment.crop resized"),
+        "augment.erasing_fill": (augment.erasing > 0, "augment.erasing above 0"),
         "augment.crop_scale": (augment.crop == "resized", "augment.crop resized"),
         "augment.crop_ratio": (augment.crop == "resized", "augment.crop resized"),
         "augment.crop_padding": (augment.crop == "pad", "augment.crop pad"),

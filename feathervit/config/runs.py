@@ -45,28 +45,35 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """All that happens to a training batch between storage and the model, drawn for each picture by itself.
+    """All that happens to a training batch between storage and the model, drawn for each image by itself.
 
     flip: "none", "random" (p = 0.5) or "alternating" (drawn in the first epoch, inverted in each epoch after).
-    crop: "resized" (random resized crop of `crop_scale` of the area, `crop_ratio` aspect), "pad" (pad `crop_padding`
-    pixels with zeros, crop) or "none".
-    policy: an AutoAugment policy, RandAugment ("rand") or TrivialAugmentWide ("trivial").
-    erasing: probability of random erasing; cutout: side in pixels of a grey square (0: none).
-    mixup, cutmix: alpha of the Beta distribution of lambda (0: off); `mix_prob` is the share of pictures mixed,
+    crop: "resized" (random resized crop of `crop_scale` of the area, `crop_ratio` aspect, resized by `crop_filter`), "pad"
+    (pad `crop_padding` pixels with zeros, crop) or "none".
+    policy: an AutoAugment policy, TrivialAugmentWide ("trivial"), or RandAugment as timm has it ("rand"): `rand_ops`
+    operations, each applied with probability 0.5 at a level 0-10 of its own from N(`rand_magnitude`, `rand_std`).
+    fill: what rotated, sheared and shifted images have beyond their edges: black, grey (128), or `images.mean`.
+    erasing: probability of random erasing, with `images.mean` or with normal noise in normalised units; cutout: side in pixels
+    of a grey square (0: none).
+    mixup, cutmix: alpha of the Beta distribution of lambda (0: off); `mix_prob` is the share of images mixed,
     `switch_prob` the chance of CutMix where both are on.
-    repeats: views of one picture in a batch (repeated augmentation).
+    repeats: views of one image in a batch (repeated augmentation).
     """
 
     flip: Literal["none", "random", "alternating"] = "none"
     crop: Literal["none", "resized", "pad"] = "none"
     crop_scale: tuple[float, float] = (0.8, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_filter: Literal["bilinear", "bicubic"] = "bilinear"
     crop_padding: int = 4
     policy: Literal["none", "cifar10", "svhn", "imagenet", "rand", "trivial"] = "none"
     rand_ops: int = 2
-    rand_magnitude: int = 9
+    rand_magnitude: float = 9.0
+    rand_std: float = 0.5
+    fill: Literal["black", "grey", "mean"] = "black"
     erasing: float = 0.0
     erasing_scale: tuple[float, float] = (0.02, 0.4)
+    erasing_fill: Literal["mean", "noise"] = "mean"
     cutout: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0

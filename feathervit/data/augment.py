@@ -1,17 +1,18 @@
-"""What happens to a training batch between storage and the model, drawn for each picture by itself.
+"""What happens to a training batch between storage and the model, drawn for each image by itself.
 
 The order is the papers': crop, resize and flip (one sampling), policy, cutout (all on uint8), normalise, random erasing,
-mixup and CutMix. Every draw is made on the CPU, so that it is the same whatever device the pixels are on and no
-kernel waits for the host. On the CPU a batch is worked through in parts, one thread to each; on a GPU as a whole.
+mixup and CutMix. Every draw is made on the CPU (`Augmenter.draw`), so that it is the same wherever the pixels are; a GPU then
+works from the draws of one or several batches without a word from the host (`Augmenter.apply`). On the CPU a batch is
+worked through in parts, one thread to each.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -21,12 +22,60 @@ from ..chance import Chance
 from ..config import Augmentation
 from ..errors import ConfigError
 from . import geometry
-from .mixing import apply_mix, draw_mix, soft_targets
-from .operations import apply_draws
+from .mixing import Mix, apply_mix, draw_mix, soft_targets
+from .moving import to_device
+from .operations import Plan, apply_policy, plan_policy
 from .policies import Draws, draw_policy
 
 _PART = 3 << 19  # values in a part of a batch on the CPU
-_GREY = 128  # of a cutout square
+_GREY = 128  # of a cutout square, and of `fill` grey
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What each image of one or several batches drew, on the CPU until `to_device`; None: nothing of the kind happens.
+
+    `noise` float32 [values]: what fills the erased boxes, one after another. `policy` is a plan once a device works from it.
+    """
+
+    crop: Tensor | None = None
+    offset: Tensor | None = None
+    flip: Tensor | None = None
+    policy: Draws | Plan | None = None
+    hole: Tensor | None = None
+    erasure: Tensor | None = None
+    noise: Tensor | None = None
+    mix: Mix | None = None
+
+    @staticmethod
+    def join(parts: Sequence[Drawn]) -> Drawn:
+        """The draws of several batches as those of one."""
+        if len(parts) == 1:
+            return parts[0]
+        found = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Drawn)}
+        for name, values in found.items():
+            first = values[0]
+            if isinstance(first, Tensor):
+                found[name] = torch.cat(values)
+            elif first is None:
+                found[name] = None
+            else:  # a dataclass of tensors, and of what is the same for all
+                tensors = {f.name: [getattr(v, f.name) for v in values] for f in fields(first)}
+                found[name] = replace(first, **{k: torch.cat(v) for k, v in tensors.items() if isinstance(v[0], Tensor)})
+        return Drawn(**found)
+
+    def part(self, rows: slice, channels: int) -> Drawn:
+        """The draws of some images, without mixing, which is of whole batches."""
+        cut = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("noise", "mix")}
+        cut = {name: value[rows] for name, value in cut.items() if value is not None}
+        if self.noise is not None:
+            ends = (self.erasure[:, 2] * self.erasure[:, 3] * channels).cumsum(0).tolist()
+            cut["noise"] = self.noise[ends[rows.start - 1] if rows.start else 0 : ends[rows.stop - 1]]
+        return Drawn(**cut)
+
+    def planned(self, size: int) -> Drawn:
+        """The same with the policy worked out for images `size` pixels wide."""
+        return replace(self, policy=plan_policy(self.policy, size)) if isinstance(self.policy, Draws) else self
 
 
 class Augmenter:
@@ -49,32 +98,80 @@ class Augmenter:
         self.augment, self.img_size, self.num_classes = augment, img_size, num_classes
         self.label_smoothing = label_smoothing
         # (x / 255 - mean) / std as one product and one difference
-        self._scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
-        self._shift = (torch.tensor(mean) / torch.tensor(std)).view(-1, 1, 1)
+        scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
+        shift = (torch.tensor(mean) / torch.tensor(std)).view(-1, 1, 1)
+        fill = {"black": None, "grey": torch.tensor([float(_GREY)]), "mean": (255 * torch.tensor(mean)).round()}
+        self._constants = {torch.device("cpu"): (scale, shift, fill[augment.fill])}
 
     def __call__(
         self, images_BCRR: Tensor, labels_B: Tensor, indices_B: Tensor, chance: Chance, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """The batch as the model sees it: (float32 [B, C, S, S] normalised, targets).
 
-        `images` uint8; `indices` are the pictures' numbers in the data set, on the CPU (the alternating flip is drawn
-        from them). Targets are the int64 labels [B], or float32 [B, classes] with mixing or label smoothing.
+        `images` uint8; `indices` are the images' numbers in the data set, on the CPU (the alternating flip is drawn from
+        them). Targets are the int64 labels [B], or float32 [B, classes] with mixing or label smoothing.
         """
-        a, device = self.augment, images_BCRR.device
-        b, c, stored, _ = images_BCRR.shape
-        if a.policy != "none" and c not in (1, 3):
+        c, stored = images_BCRR.shape[1:3]
+        return self.apply(images_BCRR, labels_B, self.draw(indices_B, stored, c, chance, epoch))
+
+    def draw(self, indices_B: Tensor, stored: int, channels: int, chance: Chance, epoch: int) -> Drawn:
+        """What a batch of images `stored` pixels wide draws, on the CPU."""
+        a, size, batch = self.augment, self.img_size, len(indices_B)
+        if a.policy != "none" and channels not in (1, 3):
             raise ConfigError(
-                f"augment.policy {a.policy!r} works on 1 or 3 channels, the pictures have {c}; set it to none"
+                f"augment.policy {a.policy!r} works on 1 or 3 channels, the images have {channels}; set it to none"
             )
         generator = chance.generator("augment")
+        crop = offset = flip = policy = hole = erasure = noise = mix = None
+        if a.crop == "resized":
+            crop = geometry.draw_crops(batch, stored, a.crop_scale, a.crop_ratio, generator)
+        elif stored != size:
+            crop = torch.tensor([[0, 0, stored, stored]]).expand(batch, 4)
+        if a.crop == "pad":
+            offset = torch.randint(-a.crop_padding, a.crop_padding + 1, (batch, 2), generator=generator)
+        if a.flip == "random":
+            flip = torch.rand(batch, generator=generator) < 0.5
+        elif a.flip == "alternating":
+            flip = first_flip(indices_B, chance.seed) ^ bool(epoch % 2)
+        if a.policy != "none":
+            policy = draw_policy(a.policy, batch, size, generator, a.rand_ops, a.rand_magnitude, a.rand_std)
+        if a.cutout:
+            hole = geometry.draw_squares(batch, size, a.cutout, generator)
+        if a.erasing:
+            erasure = geometry.draw_erasures(batch, size, a.erasing, a.erasing_scale, generator)
+            if a.erasing_fill == "noise":
+                values = int((erasure[:, 2] * erasure[:, 3]).sum()) * channels
+                noise = torch.randn(values, generator=generator)
+        if a.mixup or a.cutmix:
+            mix = draw_mix(batch, size, a.mixup, a.cutmix, a.mix_prob, a.switch_prob, generator)
+        return Drawn(crop, offset, flip, policy, hole, erasure, noise, mix)
 
-        x = torch.empty(b, c, self.img_size, self.img_size, device=device)
+    def apply(
+        self, images_NCRR: Tensor, labels_N: Tensor, drawn: Drawn, batches: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """What `drawn` makes of the images of one or several equal batches; as `__call__`.
+
+        `drawn` may be on the CPU, or planned and on the images' device.
+        """
+        n, c = images_NCRR.shape[:2]
+        x = torch.empty(n, c, self.img_size, self.img_size, device=images_NCRR.device)
+        if x.device.type == "cpu":
+            self._fill_in_parts(x, images_NCRR, drawn)
+        else:
+            drawn = to_device(drawn.planned(self.img_size), x.device)
+            self._fill(x, images_NCRR, drawn)
+        if drawn.mix is None and not self.label_smoothing:
+            return x, labels_N
+        share = None if drawn.mix is None else drawn.mix.share
+        targets = soft_targets(labels_N, share, self.num_classes, self.label_smoothing, batches)
+        return x if drawn.mix is None else apply_mix(x, drawn.mix, batches), targets
+
+    def _fill_in_parts(self, x: Tensor, images: Tensor, drawn: Drawn) -> None:
         with _one_thread() as threads:
-            drawn = self._draw(b, stored, indices_B, chance.seed, epoch, generator)
-            parts = _parts(max(x.numel(), images_BCRR.numel()), b, threads) if device.type == "cpu" else [slice(None)]
+            parts = _parts(max(x.numel(), images.numel()), len(x), threads)
 
             def fill(rows: slice) -> None:
-                self._fill(x[rows], images_BCRR[rows], drawn.part(rows, device))
+                self._fill(x[rows], images[rows], drawn.part(rows, x.shape[1]).planned(self.img_size))
 
             if min(threads, len(parts)) == 1:
                 for rows in parts:
@@ -83,70 +180,29 @@ class Augmenter:
                 with ThreadPoolExecutor(threads) as pool:
                     list(pool.map(fill, parts))
 
-        if not (a.mixup or a.cutmix):
-            if not self.label_smoothing:
-                return x, labels_B
-            return x, soft_targets(labels_B, None, self.num_classes, self.label_smoothing)
-        mix = draw_mix(b, self.img_size, a.mixup, a.cutmix, a.mix_prob, a.switch_prob, generator).to(device)
-        targets = soft_targets(labels_B, mix.share.to(labels_B.device), self.num_classes, self.label_smoothing)
-        return apply_mix(x, mix), targets
-
-    def _draw(
-        self, batch: int, stored: int, indices_B: Tensor, seed: int, epoch: int, generator: torch.Generator
-    ) -> _Drawn:
-        a, size, out = self.augment, self.img_size, _Drawn()
-        if a.crop == "resized":
-            out.crop = geometry.draw_crops(batch, stored, a.crop_scale, a.crop_ratio, generator)
-        elif stored != size:
-            out.crop = torch.tensor([[0, 0, stored, stored]]).expand(batch, 4)
-        if a.crop == "pad":
-            out.offset = torch.randint(-a.crop_padding, a.crop_padding + 1, (batch, 2), generator=generator)
-        if a.flip == "random":
-            out.flip = torch.rand(batch, generator=generator) < 0.5
-        elif a.flip == "alternating":
-            out.flip = first_flip(indices_B, seed) ^ bool(epoch % 2)
-        if a.policy != "none":
-            out.policy = draw_policy(a.policy, batch, size, generator, a.rand_ops, a.rand_magnitude)
-        if a.cutout:
-            out.hole = geometry.draw_squares(batch, size, a.cutout, generator)
-        if a.erasing:
-            out.erasure = geometry.draw_erasures(batch, size, a.erasing, a.erasing_scale, generator)
-        return out
-
-    def _fill(self, x_BCSS: Tensor, images_BCRR: Tensor, drawn: _Drawn) -> None:
-        """Writes into `x` what `drawn` makes of the images."""
-        y, flip = images_BCRR, drawn.flip
+    def _fill(self, x_BCSS: Tensor, images_BCRR: Tensor, drawn: Drawn) -> None:
+        """Writes into `x` what `drawn` makes of the images, all on one device."""
+        a, device = self.augment, x_BCSS.device
+        if device not in self._constants:
+            self._constants[device] = to_device(self._constants[torch.device("cpu")], device)
+        scale, shift, fill = self._constants[device]
+        y, size = images_BCRR, self.img_size
         if drawn.crop is not None:
-            y, flip = geometry.resample(y, drawn.crop, flip, self.img_size), None
-        if flip is not None or drawn.offset is not None:
-            y = geometry.shift(y, drawn.offset, flip)
+            cubic = a.crop == "resized" and a.crop_filter == "bicubic"
+            y = geometry.resample(y, drawn.crop, drawn.flip, size, offset_B2=drawn.offset, cubic=cubic)
+        elif drawn.flip is not None or drawn.offset is not None:
+            y = geometry.shift(y, 0 if drawn.offset is None else a.crop_padding, drawn.offset, drawn.flip)
         if drawn.policy is not None:
-            y = apply_draws(y, drawn.policy)
+            y = apply_policy(y, drawn.policy, fill)
         if drawn.hole is not None:
-            hole = geometry.inside(drawn.hole, self.img_size, torch.uint8)
-            y = y * (1 - hole) + _GREY * hole
-        x_BCSS.copy_(y).mul_(self._scale.to(y.device, non_blocking=True)).sub_(
-            self._shift.to(y.device, non_blocking=True)
-        )
+            y = torch.where(geometry.inside(drawn.hole, size), _GREY, y)
+        torch.mul(y, scale, out=x_BCSS).sub_(shift)
         if drawn.erasure is not None:
-            x_BCSS.mul_(1 - geometry.inside(drawn.erasure, self.img_size, torch.float32))
-
-
-@dataclass
-class _Drawn:
-    """What each picture of a batch drew, on the CPU; None: nothing of the kind happens."""
-
-    crop: Tensor | None = None
-    offset: Tensor | None = None
-    flip: Tensor | None = None
-    policy: Draws | None = None
-    hole: Tensor | None = None
-    erasure: Tensor | None = None
-
-    def part(self, rows: slice, device: torch.device) -> _Drawn:
-        """The draws of some rows; all but the policy's, whose order the host must know, on `device`."""
-        mine = {name: value[rows] for name, value in vars(self).items() if value is not None}
-        return _Drawn(**{k: v if k == "policy" else v.to(device, non_blocking=True) for k, v in mine.items()})
+            hole = geometry.inside(drawn.erasure, size)
+            if drawn.noise is None:
+                x_BCSS.masked_fill_(hole, 0.0)
+            else:
+                x_BCSS.masked_scatter_(hole.expand_as(x_BCSS), drawn.noise)
 
 
 @contextlib.contextmanager
@@ -154,7 +210,7 @@ def _one_thread() -> Iterator[int]:
     """Torch works with one thread inside; gives the number that it had.
 
     The operations here are many and short: whole parts of a batch on a thread each are faster than every operation on
-    all threads, and (a part being whole pictures) the bits are the same for any number of threads.
+    all threads, and (a part being whole images) the bits are the same for any number of threads.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that are started inside take this over
@@ -172,9 +228,9 @@ def _parts(values: int, batch: int, threads: int) -> list[slice]:
 
 
 def first_flip(indices_B: Tensor, seed: int) -> Tensor:
-    """Alternating flip in the first epoch, bool [B]: a fair coin for each (seed, picture), whatever batch it comes in.
+    """Alternating flip in the first epoch, bool [B]: a fair coin for each (seed, image), whatever batch it comes in.
 
-    The coin is a bit of splitmix64 (Steele et al. 2014) of the picture's number.
+    The coin is a bit of splitmix64 (Steele et al. 2014) of the image's number.
     """
     z = indices_B.cpu().numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z += np.uint64(Chance(seed).number("flip"))
@@ -194,10 +250,10 @@ def _check(a: Augmentation, img_size: int) -> None:
     for name in ("erasing", "mix_prob", "switch_prob"):
         if not 0 <= getattr(a, name) <= 1:
             raise ConfigError(f"augment.{name} is a probability, so 0 to 1; got {getattr(a, name)}")
-    for name in ("mixup", "cutmix", "cutout", "crop_padding", "rand_ops"):
+    for name in ("mixup", "cutmix", "cutout", "crop_padding", "rand_ops", "rand_std"):
         if not 0 <= getattr(a, name) < math.inf:
             raise ConfigError(f"augment.{name} must not be negative nor infinite, got {getattr(a, name)}")
-    if not 0 <= a.rand_magnitude <= 30:
-        raise ConfigError(f"augment.rand_magnitude must be a whole number 0 to 30, got {a.rand_magnitude}")
+    if not 0 <= a.rand_magnitude <= 10:
+        raise ConfigError(f"augment.rand_magnitude must be from 0 to 10, got {a.rand_magnitude}")
     if a.crop_padding >= img_size and a.crop == "pad":
         raise ConfigError(f"augment.crop_padding {a.crop_padding} must be less than the image size {img_size}")

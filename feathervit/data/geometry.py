@@ -1,8 +1,8 @@
-"""Boxes and samplings of a batch, one for each picture.
+"""Boxes and samplings of a batch, one for each image.
 
-A random resized crop, its resize and its flip are two small matrix products: picture b becomes Wy_b @ picture @ Wx_b^T,
+A random resized crop, its resize and its flip are two small matrix products: image b becomes Wy_b @ image @ Wx_b^T,
 where a row of W holds the weights with which one output pixel averages the stored ones. That is exactly the antialiased
-bilinear filter of torch.nn.functional.interpolate on the crop, with a crop of its own for every picture of the batch.
+filter of torch.nn.functional.interpolate on the crop, with a crop of its own for every image of the batch.
 Boxes are drawn on the CPU with the distributions of torchvision's RandomResizedCrop and RandomErasing.
 """
 
@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 _CHUNK = 1 << 18  # values that a product works on at a time on the CPU, so that they stay in its cache
 _TRIES = 10  # as torchvision: so many boxes are drawn before the fallback is taken
@@ -35,7 +36,7 @@ def _first(valid: Tensor, values: Tensor, fallback: int) -> Tensor:
 
 
 def _place(height: Tensor, width: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Boxes (top, left, height, width) [B, 4], uniform over the places where each fits into the picture."""
+    """Boxes (top, left, height, width) [B, 4], uniform over the places where each fits into the image."""
     top, left = torch.rand(2, len(height), generator=generator, dtype=torch.float64)
     top, left = (top * (size - height + 1)).long(), (left * (size - width + 1)).long()
     return torch.stack((top, left, height, width), 1)
@@ -44,7 +45,7 @@ def _place(height: Tensor, width: Tensor, size: int, generator: torch.Generator)
 def draw_crops(
     batch: int, size: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Crop boxes (top, left, height, width), int64 [batch, 4], of square pictures `size` pixels wide.
+    """Crop boxes (top, left, height, width), int64 [batch, 4], of square images `size` pixels wide.
 
     torchvision's RandomResizedCrop: `scale` bounds the share of the area, `ratio` width : height (log-uniform); where ten
     draws do not fit, the largest centred box whose aspect is within `ratio`.
@@ -63,7 +64,7 @@ def draw_erasures(
 ) -> Tensor:
     """Boxes to erase, int64 [batch, 4] as in `draw_crops`; height and width are 0 where nothing is erased.
 
-    torchvision's RandomErasing: height : width log-uniform in 0.3-3.3; both sides shorter than the picture's.
+    torchvision's RandomErasing: height : width log-uniform in 0.3-3.3; both sides shorter than the image's.
     """
     height, width = _draw_sides(batch, size, scale, (0.3, 3.3), generator)
     valid = (height < size) & (width < size)
@@ -72,57 +73,80 @@ def draw_erasures(
 
 
 def draw_squares(batch: int, size: int, side: int, generator: torch.Generator) -> Tensor:
-    """Cutout's boxes, int64 [batch, 4]: the centre uniform over the pixels, what lies outside the picture cut off."""
-    low = torch.randint(size, (batch, 2), generator=generator) - side // 2
-    high = (low + side).clamp_(0, size)
+    """Cutout's boxes, int64 [batch, 4]: the centre uniform over the pixels, what lies outside the image cut off."""
+    return clip_boxes(torch.randint(size, (batch, 2), generator=generator), torch.full((batch, 2), side), size)
+
+
+def clip_boxes(centre_B2: Tensor, sides_B2: Tensor, size: int) -> Tensor:
+    """(top, left, height, width) of boxes round a pixel, int64 [B, 4]: `sides` (y, x) long, an odd one with the pixel in its
+    middle, cut at the image's borders."""
+    low = centre_B2 - sides_B2 // 2
+    high = (low + sides_B2).clamp_(0, size)
     low = low.clamp_(0, size)
     return torch.cat((low, high - low), 1)
 
 
-def clip_boxes(centre_B2: Tensor, sides_B2: Tensor, size: int) -> Tensor:
-    """(top, left, height, width) of centres and sides (y, x): side // 2 to both sides, cut at the picture's borders."""
-    low = (centre_B2 - sides_B2 // 2).clamp_(0, size)
-    high = (centre_B2 + sides_B2 // 2).clamp_(0, size)
-    return torch.cat((low, high - low), 1)
-
-
-def inside(boxes_B4: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """1 inside each picture's box, 0 outside: `dtype` [B, 1, size, size]."""
+def inside(boxes_B4: Tensor, size: int) -> Tensor:
+    """Which pixels lie inside each image's box, bool [B, 1, size, size]."""
     at = torch.arange(size, device=boxes_B4.device)
-    low, sides = boxes_B4[:, :2, None], boxes_B4[:, 2:, None]
-    within = ((at >= low) & (at < low + sides)).to(dtype)
-    return within[:, None, 0, :, None] * within[:, None, 1, None, :]
+    low_B21, sides_B21 = boxes_B4[..., None].split(2, 1)
+    within_B2S = (at >= low_B21) & (at < low_B21 + sides_B21)
+    return within_B2S[:, :1, :, None] & within_B2S[:, 1:, None]
 
 
-def _weights(start_B: Tensor, length_B: Tensor, flip_B: Tensor | None, stored: int, size: int) -> Tensor:
-    """The filter of one axis, float32 [B, size, stored]: `length` pixels from `start` on become `size`, mirrored by `flip`."""
-    out = torch.arange(size, device=start_B.device, dtype=torch.float32).expand(len(start_B), size)
+def _weights(
+    boxes_B4: Tensor, flip_B: Tensor | None, offset_B2: Tensor | None, stored: int, size: int, cubic: bool
+) -> Tensor:
+    """The filters of both axes (y, x), float32 [B, 2, size, stored]: as `resample` says."""
+    device = boxes_B4.device
+    out = torch.arange(size, device=device, dtype=torch.float32).expand(len(boxes_B4), 2, size)
+    within = None
+    if offset_B2 is not None:
+        out = out + offset_B2[..., None]
+        within = ((out >= 0) & (out < size)).float()
     if flip_B is not None:
-        out = torch.where(flip_B[:, None], size - 1 - out, out)
-    at = torch.arange(stored, device=start_B.device, dtype=torch.float32)
-    start, length = start_B[:, None].float(), length_B[:, None].float()
+        turned = torch.stack((torch.zeros_like(flip_B), flip_B), 1)
+        out = torch.where(turned[..., None], size - 1 - out, out)
+    at = torch.arange(stored, device=device, dtype=torch.float32)
+    start, length = boxes_B4[..., None].float().split(2, 1)
     scale = length / size
-    narrow = 1 / scale.clamp(min=1)  # where a picture shrinks, the triangle is as wide as the pixels it stands for
+    narrow = 1 / scale.clamp(min=1)  # where an image shrinks, the filter is as wide as the pixels it stands for
     centre = (start + scale * (out + 0.5) - 0.5) * narrow
-    weight = ((at * narrow)[:, None, :] - centre[:, :, None]).abs_().neg_().add_(1).clamp_(min=0)
-    weight.mul_(((at >= start) & (at < start + length)).float()[:, None, :])
-    return weight.div_(weight.sum(-1, keepdim=True))
+    distance = ((at * narrow)[:, :, None] - centre[..., None]).abs_()
+    if cubic:  # Keys 1981 with a = -1/2, as PIL's resize
+        near = (1.5 * distance - 2.5) * distance * distance + 1
+        far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+        weight = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    else:
+        weight = distance.neg_().add_(1).clamp_(min=0)
+    weight.mul_(((at >= start) & (at < start + length)).float()[:, :, None])
+    weight.div_(weight.sum(-1, keepdim=True))
+    return weight if within is None else weight.mul_(within[..., None])
 
 
-def resample(images_BCRR: Tensor, boxes_B4: Tensor, flip_B: Tensor | None, size: int) -> Tensor:
-    """Each picture's box, resized (bilinear, antialiased) to `size` pixels and mirrored where `flip`: uint8 [B, C, S, S].
+def resample(
+    images_BCRR: Tensor,
+    boxes_B4: Tensor,
+    flip_B: Tensor | None,
+    size: int,
+    *,
+    offset_B2: Tensor | None = None,
+    cubic: bool = False,
+) -> Tensor:
+    """Each image's box, resized to `size` pixels with antialiasing, mirrored where `flip`: uint8 [B, C, size, size].
 
+    `offset` (y, x): of that, the window that begins there, zeros outside. The filter is bilinear, or `cubic` (a = -1/2).
     Equal to torch.nn.functional.interpolate(crop.float(), antialias=True), rounded, but for float32 rounding: at most one
     grey level, where a value falls between two (under reduced-precision matrix products likewise at most one).
     """
     b, c, stored, _ = images_BCRR.shape
-    top, left, height, width = boxes_B4.unbind(1)
-    rows, columns = _weights(top, height, None, stored, size), _weights(left, width, flip_B, stored, size)
+    weights = _weights(boxes_B4, flip_B, offset_B2, stored, size, cubic)
     out = images_BCRR.new_empty(b, c, size, size)
     chunk = max(1, _CHUNK // (c * stored * size)) if out.device.type == "cpu" else b
-    for x, row, column, to in zip(*(t.split(chunk) for t in (images_BCRR, rows, columns, out)), strict=True):
-        x = (row[:, None] @ x.float()).view(len(x), c * size, stored) @ column.mT
-        to.copy_(x.add_(0.5).to(torch.int16).view_as(to))
+    for x, weight, to in zip(*(t.split(chunk) for t in (images_BCRR, weights, out)), strict=True):
+        y = (weight[:, :1] @ x.float()).view(len(x), c * size, stored) @ weight[:, 1].mT
+        y = y.add_(0.5)
+        to.copy_((y.clamp_(0, 255) if cubic else y).to(torch.int16).view_as(to))
     return out
 
 
@@ -131,18 +155,15 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.to(torch.int16).to(torch.uint8)
 
 
-def shift(images_BCSS: Tensor, offset_B2: Tensor | None, flip_B: Tensor | None) -> Tensor:
-    """Each picture mirrored where `flip`, and of it the window that begins at `offset` (y, x); zeros outside. uint8."""
+def shift(images_BCSS: Tensor, padding: int, offset_B2: Tensor | None, flip_B: Tensor | None) -> Tensor:
+    """Each image mirrored where `flip`, and of it the window that begins at `offset` (y, x), each at most `padding` pixels off;
+    zeros outside. uint8. One gather for the whole batch (as airbench crops)."""
     b, c, size, _ = images_BCSS.shape
-    at = torch.arange(size, device=images_BCSS.device)
-    y_B2 = torch.zeros(b, 2, dtype=torch.long, device=at.device) if offset_B2 is None else offset_B2
-    y, x = (y_B2[:, :, None] + at).unbind(1)
-    within = None
-    if offset_B2 is not None:
-        within = ((y >= 0) & (y < size))[:, None, :, None] & ((x >= 0) & (x < size))[:, None, None, :]
-        y, x = y.clamp(0, size - 1), x.clamp(0, size - 1)
+    at = torch.arange(size, device=images_BCSS.device).expand(b, size)
+    y, x = (at, at) if offset_B2 is None else (at + offset_B2[:, :1], at + offset_B2[:, 1:])
     if flip_B is not None:
         x = torch.where(flip_B[:, None], size - 1 - x, x)
-    source = (y[:, :, None] * size + x[:, None, :]).view(b, 1, size * size).expand(b, c, size * size)
-    moved = images_BCSS.reshape(b, c, size * size).gather(2, source).view(b, c, size, size)
-    return moved if within is None else moved.mul_(within.to(torch.uint8))
+    padded = pad(images_BCSS, (padding,) * 4) if padding else images_BCSS
+    width = size + 2 * padding
+    source = ((y + padding)[:, :, None] * width + (x + padding)[:, None, :]).view(b, 1, -1)
+    return padded.reshape(b, c, -1).gather(2, source.expand(b, c, -1)).view(b, c, size, size)

@@ -1,8 +1,8 @@
-"""The order in which pictures are seen: a pure function of (seed, step, rank).
+"""The order in which images are seen: a pure function of (seed, step, rank).
 
 Each epoch is one permutation without replacement; step t takes the t-th slice of it and each process a part of that
-slice, so the processes' batches are disjoint. With `repeats` k a batch holds k views of each of its pictures, and an epoch
-shows every picture k times. What is left over at an epoch's end is dropped (other pictures each epoch); only a set
+slice, so the processes' batches are disjoint. With `repeats` k a batch holds k views of each of its images, and an epoch
+shows every image k times. What is left over at an epoch's end is dropped (other images each epoch); only a set
 smaller than one global batch gives a smaller batch.
 """
 
@@ -18,8 +18,8 @@ from ..errors import ConfigError, DataError
 class Sampler:
     """Indices of each step's batch, for process `rank` of `world`.
 
-    `n`: pictures in the set; `batch_size`: views in a batch of one process, a multiple of `repeats`. A partial batch is
-    shared out evenly: where its pictures do not divide by `world`, some of them are seen by two processes.
+    `n`: images in the set; `batch_size`: views in a batch of one process, a multiple of `repeats`. A partial batch is
+    shared out evenly: where its images do not divide by `world`, some of them are seen by two processes.
     Raises ConfigError for sizes that do not fit together, DataError for an empty set.
     """
 
@@ -33,16 +33,16 @@ class Sampler:
         repeats: int = 1,
     ):
         if n < 1:
-            raise DataError("the training set holds no pictures; check the data folder and its classes")
+            raise DataError("the training set holds no images; check the data folder and its classes")
         if repeats < 1 or batch_size < 1 or batch_size % repeats:
             raise ConfigError(
                 f"batch size {batch_size} is not a multiple of augment.repeats {repeats}; make it one, so that each "
-                "picture of a batch has all its views"
+                "image of a batch has all its views"
             )
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.rank, self.world, self.repeats = rank, world, repeats
-        self.pictures = batch_size // repeats  # different pictures in a batch of one process
-        self.steps_per_epoch = max(1, n // (self.pictures * world))
+        self.images = batch_size // repeats  # different images in a batch of one process
+        self.steps_per_epoch = max(1, n // (self.images * world))
         self._order: tuple[int, Tensor] | None = None
 
     def permutation(self, epoch: int) -> Tensor:
@@ -53,11 +53,11 @@ class Sampler:
         return self._order[1]
 
     def batch(self, step: int) -> Tensor:
-        """Indices of this process's batch at `step`, int64 [B] on the CPU, a picture's views side by side."""
+        """Indices of this process's batch at `step`, int64 [B] on the CPU, a image's views side by side."""
         epoch, t = divmod(step, self.steps_per_epoch)
-        start = t * self.pictures * self.world
+        start = t * self.images * self.world
         left = self.n - start
-        share = min(self.pictures, -(-left // self.world))
+        share = min(self.images, -(-left // self.world))
         mine = torch.arange(share) + self.rank * share
         # Only the shares of a partial batch that does not divide reach past its end: there it begins again.
         return self.permutation(epoch)[start + mine % left].repeat_interleave(self.repeats)

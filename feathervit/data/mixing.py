@@ -1,7 +1,7 @@
-"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), with a lambda and a box of its own for each picture.
+"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), with a lambda and a box of its own for each image.
 
-A picture is mixed with the one at the mirrored place of its batch, as timm does. Both kinds are one interpolation, by the
-share of itself that a picture keeps at each pixel; the targets take the share it keeps of the whole area.
+A image is mixed with the one at the mirrored place of its batch, as timm does. Both kinds are one interpolation, by the
+share of itself that a image keeps at each pixel; the targets take the share it keeps of the whole area.
 """
 
 from __future__ import annotations
@@ -17,17 +17,13 @@ from .geometry import clip_boxes, inside
 
 @dataclass(frozen=True)
 class Mix:
-    """How each picture of a batch is mixed: `share` float32 [B] is lambda, what it keeps of itself (1: unmixed).
+    """How each image of a batch is mixed: `share` float32 [B] is lambda, what it keeps of itself (1: unmixed).
 
     `boxes` int64 [B, 4] (top, left, height, width) are what CutMix replaces, empty for mixup.
     """
 
     share: Tensor
     boxes: Tensor
-
-    def to(self, device: torch.device) -> Mix:
-        """The same on `device`."""
-        return Mix(self.share.to(device, non_blocking=True), self.boxes.to(device, non_blocking=True))
 
 
 def draw_mix(
@@ -39,9 +35,9 @@ def draw_mix(
     switch: float,
     generator: torch.Generator,
 ) -> Mix:
-    """Draws for each picture whether and how it is mixed.
+    """Draws for each image whether and how it is mixed.
 
-    `mixup`, `cutmix`: alpha of lambda's Beta distribution, 0: off. A share `probability` of the pictures is mixed; where both
+    `mixup`, `cutmix`: alpha of lambda's Beta distribution, 0: off. A share `probability` of the images is mixed; where both
     are on, a share `switch` of these by CutMix. CutMix's lambda is corrected for the part of its box that lies outside.
     """
     mixed, kind = torch.rand(2, batch, generator=generator)
@@ -57,20 +53,27 @@ def draw_mix(
     return Mix(torch.where(mixed, share, 1.0).float(), boxes)
 
 
-def apply_mix(x_BCSS: Tensor, mix: Mix) -> Tensor:
-    """The pictures, each mixed with the one at the mirrored place of the batch."""
-    hole_B1SS = inside(mix.boxes, x_BCSS.shape[-1], x_BCSS.dtype)
-    cut = (mix.boxes[:, 2:] > 0).all(1)
-    keep_B = torch.where(cut, 1.0, mix.share)
-    return x_BCSS.flip(0).lerp_(x_BCSS, keep_B[:, None, None, None] * (1 - hole_B1SS))
+def apply_mix(x_BCSS: Tensor, mix: Mix, batches: int = 1) -> Tensor:
+    """The images of one or several equal batches, each mixed with the one at the mirrored place of its batch."""
+    hole_B1SS = inside(mix.boxes, x_BCSS.shape[-1])
+    cut_B = (mix.boxes[:, 2:] > 0).all(1)
+    keep_B = torch.where(cut_B, 1.0, mix.share)
+    return _partners(x_BCSS, batches).lerp_(x_BCSS, torch.where(hole_B1SS, 0.0, keep_B[:, None, None, None]))
 
 
-def soft_targets(labels_B: Tensor, share_B: Tensor | None, num_classes: int, smoothing: float = 0.0) -> Tensor:
-    """float32 [B, classes]: lambda of the picture's own smoothed label, the rest of its partner's; rows sum to one.
+def _partners(x: Tensor, batches: int) -> Tensor:
+    """What stands at the mirrored place of each batch."""
+    return x.unflatten(0, (batches, -1)).flip(1).flatten(0, 1)
+
+
+def soft_targets(
+    labels_B: Tensor, share_B: Tensor | None, num_classes: int, smoothing: float = 0.0, batches: int = 1
+) -> Tensor:
+    """float32 [B, classes]: lambda of the image's own smoothed label, the rest of its partner's; rows sum to one.
 
     Smoothing s gives s / classes to every class and 1 - s more to the label (arXiv 1512.00567).
     """
     off = smoothing / num_classes
     own = torch.full((len(labels_B), num_classes), off, device=labels_B.device)
     own.scatter_(1, labels_B[:, None], 1 - smoothing + off)
-    return own if share_B is None else torch.lerp(own.flip(0), own, share_B[:, None])
+    return own if share_B is None else torch.lerp(_partners(own, batches), own, share_B[:, None])

@@ -1,69 +1,141 @@
-"""The operations of the augmentation policies on a batch of uint8 pictures, each for the pictures that drew it.
+"""The operations of the augmentation policies on a batch of uint8 images, each for the images that drew it.
 
-Slot by slot the pictures are sorted by the operation they drew, so that each operation works on one contiguous stretch and
-nothing is scattered back; one permutation at the end restores their places. Every operation on single values (invert,
-equalise, contrast, ...) is a table of 256 entries for each picture and channel, and one look-up applies them all. The
-results are those of torchvision.transforms.functional on uint8 tensors: the float32 arithmetic is the same, step for step.
+Slot by slot the images are sorted by the operation they drew, so that each operation works on one contiguous stretch and
+nothing is scattered back; one permutation at the end restores their places. `plan_policy` works all of that out on the CPU,
+and `apply_policy` needs no word from the host but its plan. Operations on single values (invert, equalise, contrast, ...) are
+a table of 256 entries for each image, or image and channel, and one look-up applies them all. The results are those of
+torchvision.transforms.functional on uint8 tensors: the float32 arithmetic is the same, step for step.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from .geometry import to_uint8
-from .policies import OPERATIONS, Draws
+from .policies import AFFINE, OPERATIONS, Draws
+
+_FIXED = OPERATIONS[1:6]  # their tables depend on the magnitude alone
+_TABLES = OPERATIONS[1:9]
+_BLENDS = OPERATIONS[9:11]
+_RAMP = torch.arange(256.0)
 
 
-def apply_draws(images_BCHW: Tensor, draws: Draws) -> Tensor:
-    """The square pictures after the operations they drew, uint8 [B, C, S, S]. `draws` are on the CPU."""
-    device, x = images_BCHW.device, images_BCHW
-    place = torch.arange(len(x))  # which picture lies where
+@dataclass(frozen=True)
+class Slot:
+    """One slot of a plan: `order` int64 [B] sorts the images by operation, `parts` says where those of each operation lie.
+
+    `tables` uint8 [images of _FIXED, 256]; `factors` float32 [B, 2]: factor of an enhancement, and 1 less it; `theta`
+    float32 [images of AFFINE, 2, 3].
+    """
+
+    order: Tensor
+    parts: dict[str, slice]
+    tables: Tensor
+    factors: Tensor
+    theta: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How `apply_policy` carries out what a batch drew; `place` int64 [B] puts the images back. `bicubic`: see `Draws`."""
+
+    slots: tuple[Slot, ...]
+    place: Tensor
+    bicubic: bool
+
+
+def plan_policy(draws: Draws, size: int) -> Plan:
+    """Works out on the CPU what square images `size` pixels wide undergo."""
+    slots, place = [], torch.arange(len(draws.op))  # which image lies where
     for op, magnitude, apply in zip(draws.op.mT, draws.magnitude.mT, draws.apply.mT, strict=True):
         op, order = (op * apply)[place].sort(stable=True)
         place = place[order]
         magnitude = magnitude[place]
-        x = x.index_select(0, order.to(device, non_blocking=True))
-        # Whatever the device needs to know of this slot goes there at once, in float32 as torchvision rounds it.
-        values = torch.stack((magnitude, 1 + magnitude, 1 - (1 + magnitude)), 1).float().to(device, non_blocking=True)
         ends = [0, *torch.bincount(op, minlength=len(OPERATIONS)).cumsum(0).tolist()]
-        part = {name: slice(*ends[i : i + 2]) for i, name in enumerate(OPERATIONS) if ends[i] < ends[i + 1]}
-
-        tables = {name: rows for name, rows in part.items() if name in _TABLES}
-        if tables:
-            rows = _span(tables)
-            x[rows] = _look_up(x, tables, values, rows)
-        if (rows := part.get("Color")) and x.shape[1] == 3:
-            x[rows] = _blend(x[rows], _grey(x[rows]), values[rows])
-        if (rows := part.get("Sharpness")) and x.shape[-1] > 2:
-            x[rows] = _blend(x[rows], _blurred(x[rows]), values[rows])
-        affine = {name: rows for name, rows in part.items() if name in _AFFINE}
-        if affine:
-            rows = _span(affine)
-            theta = _inverse_affine(affine, magnitude, x.shape[-1])[rows]
-            x[rows] = _affine(x[rows], theta.to(device, non_blocking=True))
-    return x.index_select(0, place.argsort().to(device, non_blocking=True))
+        parts = {name: slice(*ends[i : i + 2]) for i, name in enumerate(OPERATIONS) if ends[i] < ends[i + 1]}
+        values = magnitude.float()  # as torchvision rounds it
+        slots.append(
+            Slot(
+                order,
+                parts,
+                _fixed_tables({name: values[rows] for name, rows in parts.items() if name in _FIXED}),
+                torch.stack((1 + magnitude, 1 - (1 + magnitude)), 1).float(),
+                _inverse_affine(parts, magnitude, size, draws.bicubic),
+            )
+        )
+    return Plan(tuple(slots), place.argsort(), draws.bicubic)
 
 
-def _span(part: dict[str, slice]) -> slice:
-    """The stretch of neighbouring parts. (Operations of a kind follow one another in OPERATIONS.)"""
-    return slice(min(r.start for r in part.values()), max(r.stop for r in part.values()))
+def apply_policy(images_BCSS: Tensor, plan: Plan, fill_C: Tensor | None = None) -> Tensor:
+    """The images after the operations they drew, uint8 [B, C, S, S]. The plan's tensors are on the images' device.
+
+    `fill` float32 [C]: grey levels that affine operations put where they look outside the image; None: zero.
+    """
+    x, c = images_BCSS, images_BCSS.shape[1]
+    for slot in plan.slots:
+        x = x.index_select(0, slot.order)
+        if rows := _span(slot.parts, _TABLES):
+            x[rows] = _look_up(x[rows], _tables(x, slot, rows))
+        blends = [name for name in _BLENDS if not (name == "Color" and c != 3 or name == "Sharpness" and x.shape[-1] < 3)]
+        if rows := _span(slot.parts, blends):
+            others = [_OTHERS[name](x[slot.parts[name]]) for name in blends if name in slot.parts]
+            x[rows] = _blend(x[rows], torch.cat(others), slot.factors[rows])
+        if rows := _span(slot.parts, AFFINE):
+            x[rows] = _affine(x[rows], slot.theta, plan.bicubic, fill_C)
+    return x.index_select(0, plan.place)
+
+
+def _span(parts: dict[str, slice], names: tuple[str, ...] | list[str]) -> slice | None:
+    """The stretch of the named operations' images. (Operations of a kind follow one another in OPERATIONS.)"""
+    found = [parts[name] for name in names if name in parts]
+    return slice(found[0].start, found[-1].stop) if found else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Operations on single values: tables float32 [n, C or 1, 256] for the pictures [n, C, H, W], whose `values` [n, 3] are
-# (magnitude m, factor 1 + m, its rest 1 - (1 + m)). `ramp` is 0, 1, ... 255.
+# Operations on single values
 
 
-def _autocontrast(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
+def _fixed_tables(magnitudes: dict[str, Tensor]) -> Tensor:
+    """uint8 [n, 256]: what becomes of each value under the operations that see nothing else; magnitudes float32."""
+    ramp, found = _RAMP, [torch.empty(0, 256)]
+    for name, m in magnitudes.items():
+        m = m[:, None]
+        if name == "Invert":
+            found.append((255 - ramp).expand(len(m), 256))
+        elif name == "Solarize":
+            found.append(torch.where(ramp >= m, 255 - ramp, ramp))
+        elif name == "SolarizeAdd":
+            found.append(torch.where(ramp < 128, (ramp + m).clamp_(max=255), ramp))
+        elif name == "Posterize":
+            found.append((ramp.int() & -torch.bitwise_left_shift(1, 8 - m.int())).float())
+        else:
+            found.append(((1 + m) * ramp).clamp_(0, 255))
+    return to_uint8(torch.cat(found))
+
+
+def _tables(x: Tensor, slot: Slot, rows: slice) -> Tensor:
+    """uint8 [n, C, 256] of the images in `rows`."""
+    table = x.new_empty(rows.stop - rows.start, x.shape[1], 256)
+    table[: len(slot.tables)] = slot.tables[:, None]
+    ramp = torch.arange(256, device=x.device, dtype=torch.float32)
+    for name, make in (("AutoContrast", _autocontrast), ("Equalize", _equalize), ("Contrast", _contrast)):
+        if part := slot.parts.get(name):
+            table[part.start - rows.start : part.stop - rows.start] = to_uint8(make(ramp, x[part], slot.factors[part]))
+    return table
+
+
+def _autocontrast(ramp: Tensor, x: Tensor, factors: Tensor) -> Tensor:
     low, high = x.amin((2, 3)).float()[..., None], x.amax((2, 3)).float()[..., None]
     flat = low == high
     scale = torch.where(flat, 1.0, 255 / (high - low))
     return ((ramp - torch.where(flat, 0.0, low)) * scale).clamp_(0, 255)
 
 
-def _equalize(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
+def _equalize(ramp: Tensor, x: Tensor, factors: Tensor) -> Tensor:
     n, c, h, w = x.shape
     counts = torch.zeros(n, c, 256, device=x.device)
     counts.scatter_add_(2, x.reshape(n, c, h * w).long(), counts.new_ones(()).expand(n, c, h * w))
@@ -74,57 +146,23 @@ def _equalize(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
     return torch.where(step == 0, ramp, table)
 
 
-def _invert(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
-    return 255 - ramp
-
-
-def _solarize(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
-    return torch.where(ramp >= values[:, :1, None], 255 - ramp, ramp)
-
-
-def _posterize(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
-    step = torch.bitwise_left_shift(1, 8 - values[:, :1, None].int())
-    return (ramp.int() & -step).float()
-
-
-def _contrast(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
+def _contrast(ramp: Tensor, x: Tensor, factors: Tensor) -> Tensor:
     mean = _grey(x).mean((2, 3))[..., None]
-    return (values[:, 1, None, None] * ramp + values[:, 2, None, None] * mean).clamp_(0, 255)
+    return (factors[:, :1, None] * ramp + factors[:, 1:, None] * mean).clamp_(0, 255)
 
 
-def _brightness(ramp: Tensor, x: Tensor, values: Tensor) -> Tensor:
-    return (values[:, 1, None, None] * ramp).clamp_(0, 255)
-
-
-_TABLES = {
-    "AutoContrast": _autocontrast,
-    "Equalize": _equalize,
-    "Invert": _invert,
-    "Solarize": _solarize,
-    "Posterize": _posterize,
-    "Contrast": _contrast,
-    "Brightness": _brightness,
-}
-
-
-def _look_up(x_BCHW: Tensor, tables: dict[str, slice], values: Tensor, rows: slice) -> Tensor:
-    """The pictures in `rows` through their tables; `tables` says which operation's pictures lie where."""
-    x = x_BCHW[rows]
+def _look_up(x: Tensor, table: Tensor) -> Tensor:
     n, c, h, w = x.shape
-    ramp = torch.arange(256, device=x.device, dtype=torch.float32)
-    table = torch.empty(n, c, 256, device=x.device)
-    for name, r in tables.items():
-        table[r.start - rows.start : r.stop - rows.start] = _TABLES[name](ramp, x_BCHW[r], values[r])
-    return to_uint8(table).gather(2, x.reshape(n, c, h * w).long()).view(n, c, h, w)
+    return table.gather(2, x.reshape(n, c, h * w).long()).view(n, c, h, w)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Operations on whole pictures
+# Operations on whole images
 
 
-def _blend(x: Tensor, other: Tensor, values: Tensor) -> Tensor:
+def _blend(x: Tensor, other: Tensor, factors: Tensor) -> Tensor:
     """factor * x + (1 - factor) * other, cut to whole numbers 0-255."""
-    factor, rest = values[:, 1, None, None, None], values[:, 2, None, None, None]
+    factor, rest = factors[..., None, None, None].unbind(1)
     return to_uint8((x.float() * factor).add_(other * rest).clamp_(0, 255))
 
 
@@ -146,35 +184,48 @@ def _blurred(x: Tensor) -> Tensor:
     return out
 
 
-_AFFINE = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+_OTHERS = {"Color": lambda x: _grey(x).expand_as(x), "Sharpness": _blurred}
 
 
-def _inverse_affine(affine: dict[str, slice], magnitude: Tensor, size: int) -> Tensor:
-    """From an output pixel (x, y), counted from the centre, to its source: float32 [B, 2, 3], on the CPU.
+def _inverse_affine(parts: dict[str, slice], magnitude: Tensor, size: int, fractions: bool) -> Tensor:
+    """From an output pixel (x, y), counted from the centre, to its source: float32 [images of AFFINE, 2, 3].
 
-    Shears leave the upper left corner in its place, translations are by whole pixels, rotations counter-clockwise about
-    the centre. Worked out in float64, as torchvision does.
+    Shears leave the upper left corner in its place, rotations are counter-clockwise about the centre, translations are by
+    whole pixels unless `fractions`. Worked out in float64, as torchvision does.
     """
-    theta = torch.eye(2, 3, dtype=torch.float64).repeat(len(magnitude), 1, 1)
-    for name, rows in affine.items():
-        m, row = magnitude[rows], int(name.endswith("Y"))
+    rows = _span(parts, AFFINE) or slice(0)
+    theta = torch.eye(2, 3, dtype=torch.float64).repeat(rows.stop - (rows.start or 0), 1, 1)
+    for name in AFFINE:
+        if name not in parts:
+            continue
+        m, part, row = magnitude[parts[name]], theta[parts[name].start - rows.start :], int(name.endswith("Y"))
+        part = part[: len(m)]
         if name == "Rotate":
-            theta[rows, 0, 0] = theta[rows, 1, 1] = m.deg2rad().cos()
-            theta[rows, 1, 0] = m.deg2rad().sin()
-            theta[rows, 0, 1] = -theta[rows, 1, 0]
+            part[:, 0, 0] = part[:, 1, 1] = m.deg2rad().cos()
+            part[:, 1, 0] = m.deg2rad().sin()
+            part[:, 0, 1] = -part[:, 1, 0]
         elif name.startswith("Shear"):
-            theta[rows, row, 1 - row] = m
-            theta[rows, row, 2] = m * (size / 2)
+            part[:, row, 1 - row] = m
+            part[:, row, 2] = m * (size / 2)
         else:
-            theta[rows, row, 2] = -m.trunc()
+            part[:, row, 2] = -m if fractions else -m.trunc()
     return theta.float()
 
 
-def _affine(x: Tensor, theta_n23: Tensor) -> Tensor:
-    """Each picture sampled at the nearest pixel where `theta` points; zeros outside. uint8."""
-    size = x.shape[-1]
+def _affine(x: Tensor, theta_n23: Tensor, bicubic: bool, fill_C: Tensor | None) -> Tensor:
+    """Each image sampled where `theta` points, at the nearest pixel or `bicubic`; `fill` outside. uint8."""
+    size, x = x.shape[-1], x.float()
     at = torch.arange(size, device=x.device) - (size - 1) / 2
     # Written out, since a batched product with 3 terms is slow; added up in this order, as such a product does.
     tx, ty, t1 = (theta_n23 / (0.5 * size))[..., None, None].unbind(2)
     grid_n2SS = (tx * at + ty * at[:, None]).add_(t1)
-    return to_uint8(grid_sample(x.float(), grid_n2SS.permute(0, 2, 3, 1), mode="nearest", align_corners=False))
+    grid_nSS2 = grid_n2SS.permute(0, 2, 3, 1)
+    fill = None if fill_C is None else fill_C[:, None, None]
+    if bicubic:
+        inside = ((grid_n2SS >= -1) & (grid_n2SS < 1)).all(1, keepdim=True)
+        x = grid_sample(x, grid_nSS2, mode="bicubic", padding_mode="border", align_corners=False)
+        return to_uint8(torch.where(inside, x.clamp_(0, 255).round_(), 0.0 if fill is None else fill))
+    if fill is not None:
+        x -= fill  # so that the zeros outside become it
+    x = grid_sample(x, grid_nSS2, mode="nearest", align_corners=False)
+    return to_uint8(x if fill is None else x.add_(fill))

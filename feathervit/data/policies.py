@@ -1,8 +1,9 @@
-"""AutoAugment, RandAugment and TrivialAugmentWide: which operations each picture of a batch drew, as data.
+"""AutoAugment, RandAugment and TrivialAugmentWide: which operations each image of a batch drew, as data.
 
-A policy is drawn for the whole batch at once, on the CPU, and yields `Draws`: for every picture and slot the operation, its
-signed magnitude and whether it is applied. `operations.apply_draws` carries them out. The numbers are torchvision's:
-AutoAugment's sub-policies come from its public `policies`, the ranges of magnitudes are written here and tested against it.
+A policy is drawn for the whole batch at once, on the CPU, and yields `Draws`: for every image and slot the operation, its
+signed magnitude and whether it is applied. `operations` carries them out. AutoAugment and TrivialAugmentWide have
+torchvision's numbers: the sub-policies come from its public `policies`, the ranges are written here and tested against it.
+RandAugment is timm's `rand-m9-mstd0.5-inc1`, which the training code of DeiT, MAE and SSAT share.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# In this order operations of one kind lie side by side: table look-ups, then the rest, then the affine ones.
+# In this order operations of one kind lie side by side: fixed tables, tables of the image's values, the rest, affine ones.
 OPERATIONS = (
     "Identity",
-    "AutoContrast",
-    "Equalize",
     "Invert",
     "Solarize",
+    "SolarizeAdd",
     "Posterize",
-    "Contrast",
     "Brightness",
+    "AutoContrast",
+    "Equalize",
+    "Contrast",
     "Color",
     "Sharpness",
     "ShearX",
@@ -31,33 +33,40 @@ OPERATIONS = (
     "TranslateY",
     "Rotate",
 )
-_SIGNED = torch.tensor([name in OPERATIONS[6:] for name in OPERATIONS])
-_RANDOM = torch.tensor(
-    [i for i, name in enumerate(OPERATIONS) if name != "Invert"]
-)  # of RandAugment and TrivialAugment
+ENHANCEMENTS = ("Brightness", "Contrast", "Color", "Sharpness")
+AFFINE = OPERATIONS[11:]
+_SIGNED = torch.tensor([name in ENHANCEMENTS + AFFINE for name in OPERATIONS])
+_TRIVIAL = torch.tensor([i for i, name in enumerate(OPERATIONS) if name not in ("Invert", "SolarizeAdd")])
+_RAND_PROBABILITY = 0.5  # of each operation that was drawn, as in timm
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What each picture of a batch drew: all [B, slots], in the order in which they are applied.
+    """What each image of a batch drew: all [B, slots], in the order in which they are applied.
 
-    `op`: int64, place in OPERATIONS. `magnitude`: float64 with its sign, as torchvision hands it to the operation (pixels for
-    translations, degrees for rotation, bits for posterise, threshold for solarise, factor - 1 for the enhancements).
-    `apply`: bool.
+    `op`: int64, place in OPERATIONS. `magnitude`: float64 with its sign (pixels for translations, degrees for rotation, bits
+    for posterise, threshold for solarise, what solarise-add adds, factor - 1 for the enhancements). `apply`: bool.
+    `bicubic`: affine operations interpolate and translations are by fractions of a pixel, as timm's RandAugment; else they take
+    the nearest pixel and translations are by whole pixels, as torchvision.
     """
 
     op: Tensor
     magnitude: Tensor
     apply: Tensor
+    bicubic: bool = False
 
     def __getitem__(self, rows: slice) -> Draws:
-        return Draws(self.op[rows], self.magnitude[rows], self.apply[rows])
+        return Draws(self.op[rows], self.magnitude[rows], self.apply[rows], self.bicubic)
 
 
+@functools.cache
 def magnitudes(name: str, size: int) -> Tensor:
-    """The table of magnitudes of a policy for square pictures `size` wide: float64 [operations, bins], without sign."""
+    """torchvision's magnitudes of an AutoAugment policy or "trivial" for square images `size` wide.
+
+    float64 [operations, bins], without sign.
+    """
     wide = name == "trivial"
-    bins = 31 if name in ("rand", "trivial") else 10
+    bins = 31 if wide else 10
     enhance = 0.99 if wide else 0.9
     shift = 32.0 if wide else 150.0 / 331.0 * size
     tops = {
@@ -66,16 +75,36 @@ def magnitudes(name: str, size: int) -> Tensor:
         "TranslateX": shift,
         "TranslateY": shift,
         "Rotate": 135.0 if wide else 30.0,
-        "Brightness": enhance,
-        "Color": enhance,
-        "Contrast": enhance,
-        "Sharpness": enhance,
+        **dict.fromkeys(ENHANCEMENTS, enhance),
     }
     table = torch.stack([torch.linspace(0.0, tops.get(op, 0.0), bins) for op in OPERATIONS])
     table[OPERATIONS.index("Solarize")] = torch.linspace(255.0, 0.0, bins)
     bits = 6 if wide else 4
     table[OPERATIONS.index("Posterize")] = 8 - (torch.arange(bins) / ((bins - 1) / bits)).round()
     return table.double()
+
+
+def rand_magnitudes(op: Tensor, level: Tensor, size: int) -> Tensor:
+    """timm's magnitudes of operations `op` (places in OPERATIONS) at `level` 0 to 10, for square images `size` wide.
+
+    They grow with the level (timm's `inc1`). float64 of the same shape, without sign.
+    """
+    tops = {
+        "Rotate": 30.0,
+        "ShearX": 0.3,
+        "ShearY": 0.3,
+        "TranslateX": 0.45 * size,
+        "TranslateY": 0.45 * size,
+        "Solarize": 256.0,
+        "SolarizeAdd": 110.0,
+        "Posterize": 4.0,
+        **dict.fromkeys(ENHANCEMENTS, 0.9),
+    }
+    top = torch.tensor([tops.get(name, 0.0) for name in OPERATIONS], dtype=torch.float64)
+    found = level / 10 * top[op]
+    posterize, solarize, add = (op == OPERATIONS.index(name) for name in ("Posterize", "Solarize", "SolarizeAdd"))
+    found = torch.where(posterize | solarize | add, found.floor(), found)
+    return torch.where(posterize | solarize, top[op] - found, found)  # bits that are kept, and the threshold, fall
 
 
 def sub_policies_raw(name: str) -> list[tuple]:
@@ -95,25 +124,34 @@ def sub_policies(name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def draw_policy(
-    name: str, batch: int, size: int, generator: torch.Generator, rand_ops: int = 2, rand_magnitude: int = 9
+    name: str,
+    batch: int,
+    size: int,
+    generator: torch.Generator,
+    rand_ops: int = 2,
+    rand_magnitude: float = 9.0,
+    rand_std: float = 0.5,
 ) -> Draws:
-    """Draws of `batch` pictures `size` pixels wide.
+    """Draws of `batch` images `size` pixels wide.
 
-    "cifar10", "svhn", "imagenet": a sub-policy each, its two operations each on or off. "rand": `rand_ops` operations of
-    magnitude bin `rand_magnitude` of 31. "trivial": one operation, its bin uniform over 31. Signs are fair coins.
+    "cifar10", "svhn", "imagenet": a sub-policy each, its two operations each on or off. "trivial": one operation, its bin
+    uniform over 31. "rand": `rand_ops` operations with replacement, each applied with probability 0.5 at a level of its own
+    from N(`rand_magnitude`, `rand_std`), cut to 0-10. Signs are fair coins.
     """
-    if name in ("rand", "trivial"):
-        slots = rand_ops if name == "rand" else 1
-        op = _RANDOM[torch.randint(len(_RANDOM), (batch, slots), generator=generator)]
-        apply = torch.ones(batch, slots, dtype=torch.bool)
-        bins = torch.full((batch, slots), rand_magnitude)
-        if name == "trivial":
-            bins = torch.randint(31, (batch, slots), generator=generator)
+    if name == "rand":
+        op = torch.randint(1, len(OPERATIONS), (batch, rand_ops), generator=generator)  # any but the identity
+        apply = torch.rand(op.shape, generator=generator) < _RAND_PROBABILITY
+        level = torch.randn(op.shape, generator=generator, dtype=torch.float64)
+        magnitude = rand_magnitudes(op, (rand_magnitude + rand_std * level).clamp_(0, 10), size)
+    elif name == "trivial":
+        op = _TRIVIAL[torch.randint(len(_TRIVIAL), (batch, 1), generator=generator)]
+        apply = torch.ones(op.shape, dtype=torch.bool)
+        magnitude = magnitudes(name, size)[op, torch.randint(31, op.shape, generator=generator)]
     else:
-        ops, probability, levels = sub_policies(name)
+        ops, probability, bins = sub_policies(name)
         row = torch.randint(len(ops), (batch,), generator=generator)
-        op, bins = ops[row], levels[row]
+        op = ops[row]
         apply = torch.rand(op.shape, generator=generator) <= probability[row]
+        magnitude = magnitudes(name, size)[op, bins[row]]
     negative = torch.randint(2, op.shape, generator=generator, dtype=torch.bool) & _SIGNED[op]
-    magnitude = magnitudes(name, size)[op, bins]
-    return Draws(op, torch.where(negative, -magnitude, magnitude), apply)
+    return Draws(op, torch.where(negative, -magnitude, magnitude), apply, bicubic=name == "rand")

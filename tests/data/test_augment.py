@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from scipy import stats
+from timm.data.random_erasing import RandomErasing
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
@@ -16,9 +18,9 @@ from feathervit.benchmark.augment import pictures
 from feathervit.chance import Chance
 from feathervit.config import Augmentation
 from feathervit.data import geometry
-from feathervit.data.augment import Augmenter, first_flip
+from feathervit.data.augment import Augmenter, Drawn, first_flip
 from feathervit.data.image import normalise
-from feathervit.data.operations import apply_draws
+from feathervit.data.operations import apply_policy, plan_policy
 from feathervit.data.policies import draw_policy
 from feathervit.errors import ConfigError
 
@@ -63,6 +65,46 @@ def test_a_crop_is_torchvisions_resized_crop(stored, size):
         assert (got[i] - want).abs().max() <= 0.5 + 1e-3
         eight_bit = v2.functional.resized_crop(x[i], top, left, height, width, [size, size], antialias=True)
         assert (got[i].int() - (eight_bit.flip(-1) if flip[i] else eight_bit).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("stored", "size"), [(32, 32), (40, 24), (16, 32)])
+def test_a_bicubic_crop_is_torchvisions_and_pils(stored, size):
+    x = pictures(40, stored)
+    boxes = geometry.draw_crops(40, stored, (0.08, 1.0), (3 / 4, 4 / 3), generator())
+    got = geometry.resample(x, boxes, None, size, cubic=True)
+    bicubic = {"interpolation": v1.InterpolationMode.BICUBIC}
+    differences = []
+    for i, (top, left, height, width) in enumerate(boxes.tolist()):
+        want = v2.functional.resized_crop(x[i].float(), top, left, height, width, [size, size], **bicubic, antialias=True)
+        assert (got[i] - want.clamp(0, 255)).abs().max() <= 0.5 + 1e-3
+        pil = v1.functional.resized_crop(
+            v1.functional.to_pil_image(x[i]), top, left, height, width, [size, size], **bicubic
+        )
+        differences.append((got[i].int() - v1.functional.pil_to_tensor(pil).int()).abs().float())
+    found = torch.stack(differences)
+    assert found.mean() < 0.2  # PIL rounds, and cuts to 0-255, between the two axes
+    assert (found > 1).float().mean() < 0.01
+
+
+def test_a_bicubic_crop_is_a_setting():
+    fields = {"crop": "resized", "crop_scale": (0.3, 1.0)}
+    x = pictures(20, 32)
+    sharp = apply(augmenter(32, **fields, crop_filter="bicubic"), x)
+    a = augmenter(32, **fields)
+    boxes = geometry.draw_crops(20, 32, (0.3, 1.0), (3 / 4, 4 / 3), Chance(1, 0).generator("augment"))
+    assert torch.equal(pixels(sharp), geometry.resample(x, boxes, None, 32, cubic=True))
+    assert not torch.equal(sharp, apply(a, x))
+
+
+def test_pad_and_crop_of_images_that_are_resized_too():
+    """Resized, mirrored and shifted in one sampling: what the three do one after another."""
+    x = pictures(64, 20)
+    got = pixels(apply(augmenter(24, crop="pad", crop_padding=3, flip="random"), x))
+    g = Chance(1, 0).generator("augment")
+    offset = torch.randint(-3, 4, (64, 2), generator=g)
+    flip = torch.rand(64, generator=g) < 0.5
+    whole = torch.tensor([[0, 0, 20, 20]]).expand(64, 4)
+    assert torch.equal(got, geometry.shift(geometry.resample(x, whole, None, 24), 3, offset, flip))
 
 
 def test_a_box_of_the_whole_picture_at_its_size_changes_nothing():
@@ -190,6 +232,27 @@ def test_erased_pixels_are_the_mean_and_the_rest_is_untouched():
     assert 70 < hole.flatten(1).any(1).sum() < 130
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_erasing_with_noise_is_timms_pixel_mode(channels):
+    """Each value of an erased box is a standard normal number of its own, in normalised units, as `RandomErasing` draws it."""
+    x = pictures(400, 24)[:, :channels]
+    mean, std = MEAN[:channels], STD[:channels]
+    plain, y, constant = (
+        Augmenter(Augmentation(erasing=erasing, erasing_fill=fill), 24, 10, mean, std)(
+            x, torch.zeros(400).long(), torch.arange(400), Chance(1, 0), 0
+        )[0]
+        for erasing, fill in ((0.0, "mean"), (0.5, "noise"), (0.5, "mean"))
+    )
+    hole = (constant == 0).all(1, keepdim=True).expand_as(x)
+    assert 0.03 < hole.float().mean() < 0.2
+    assert torch.equal(y[~hole], plain[~hole])
+    timm = RandomErasing(1.0, mode="pixel", device="cpu")
+    erased = torch.stack([timm(torch.full((channels, 24, 24), 9.0)) for _ in range(300)])
+    assert stats.ks_2samp(y[hole].numpy(), erased[erased != 9].numpy()).pvalue > 1e-4
+    assert stats.kstest(y[hole].numpy(), "norm").pvalue > 1e-4
+    assert len(y[hole].unique()) > 0.99 * hole.sum()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The whole
 
@@ -207,8 +270,29 @@ def test_the_policy_works_on_the_cropped_picture():
     g = Chance(1, 0).generator("augment")
     boxes = geometry.draw_crops(300, 32, a.augment.crop_scale, a.augment.crop_ratio, g)
     flip = torch.rand(300, generator=g) < 0.5
-    want = apply_draws(geometry.resample(x, boxes, flip, 32), draw_policy("cifar10", 300, 32, g))
+    plan = plan_policy(draw_policy("cifar10", 300, 32, g), 32)
+    want = apply_policy(geometry.resample(x, boxes, flip, 32), plan)
     assert torch.equal(pixels(apply(a, x)), want)
+
+
+@pytest.mark.parametrize(("fill", "level"), [("black", (0, 0, 0)), ("grey", (128,) * 3), ("mean", (102, 128, 153))])
+def test_what_lies_beyond_a_rotated_image_is_filled(fill, level):
+    x = torch.full((200, 3, 32, 32), 200, dtype=torch.uint8)
+    y = pixels(apply(augmenter(32, policy="svhn", fill=fill), x)).permute(0, 2, 3, 1)
+    corner = y[:, 0, 0]
+    assert (corner == torch.tensor(level)).all(1).float().mean() > 0.1  # sheared, shifted or rotated last
+
+
+def test_several_batches_at_once_are_what_they_are_one_by_one():
+    """As a GPU works: the draws of several steps joined, one pass over all their images."""
+    x, labels, indices = pictures(60, 40), torch.arange(60) % 10, torch.arange(60)
+    a = Augmenter(replace(EVERYTHING, erasing_fill="noise"), 24, 10, MEAN, STD, label_smoothing=0.1)
+    parts = [slice(i, i + 20) for i in (0, 20, 40)]
+    one_by_one = [a(x[p], labels[p], indices[p], Chance(5, step), step) for step, p in enumerate(parts)]
+    drawn = Drawn.join([a.draw(indices[p], 40, 3, Chance(5, step), step) for step, p in enumerate(parts)])
+    images, targets = a.apply(x, labels, drawn, batches=3)
+    assert torch.equal(images, torch.cat([image for image, _ in one_by_one]))
+    assert torch.equal(targets, torch.cat([target for _, target in one_by_one]))
 
 
 def test_targets_are_floats_with_mixing_or_smoothing():
@@ -274,7 +358,8 @@ def test_settings_that_cannot_work_are_refused():
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"erasing": 1.5}, "erasing"),
         ({"mixup": -1.0}, "mixup"),
-        ({"rand_magnitude": 31}, "rand_magnitude"),
+        ({"rand_magnitude": 11}, "rand_magnitude"),
+        ({"rand_std": -1.0}, "rand_std"),
         ({"crop": "pad", "crop_padding": 24}, "crop_padding"),
     ):
         with pytest.raises(ConfigError, match=name):

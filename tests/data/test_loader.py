@@ -80,7 +80,7 @@ def test_views_of_a_picture_lie_in_one_batch():
 def test_settings_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match=r"batch size 8 .*repeats 3"):
         Sampler(10, 8, seed=0, repeats=3)
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         Sampler(0, 8, seed=0)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
-from timm.data.mixup import mixup_target
+from timm.data.mixup import mixup_target, rand_bbox
 
+from feathervit.data.geometry import clip_boxes
 from feathervit.data.mixing import Mix, apply_mix, draw_mix, soft_targets
 
 B, S = 4000, 24
@@ -43,22 +45,32 @@ def test_cutmix_takes_the_box_from_the_partner_and_lambda_is_what_is_left():
         assert mix.share[i] == pytest.approx(1 - height * width / S**2)
 
 
-def test_boxes_are_those_of_the_papers_formula():
+def test_boxes_are_timms():
+    """Drawn by timm's `rand_bbox` with lambda uniform; odd sides lose no pixel."""
     mix = draw(cutmix=1.0)
     top, left, height, width = mix.boxes.T
     assert (mix.boxes >= 0).all()
     assert (top + height <= S).all() and (left + width <= S).all()
     whole = (top > 0) & (left > 0) & (top + height < S) & (left + width < S)
-    assert torch.equal(height[whole], width[whole])  # sides sqrt(1 - lambda) of a square picture
-    # rand_bbox of the paper's code, with its own numbers
-    g = torch.Generator().manual_seed(9)
-    lam = torch.rand(B, generator=g)
-    cut = (S * (1 - lam).sqrt()).int()
-    area = 1
-    for _ in range(2):
-        centre = torch.randint(S, (B,), generator=g)
-        area = area * ((centre + cut // 2).clamp(0, S) - (centre - cut // 2).clamp(0, S))
-    assert stats.ks_2samp((height * width).numpy(), area.numpy()).pvalue > 1e-4
+    assert torch.equal(height[whole], width[whole])  # sides sqrt(1 - lambda) of a square image
+    assert (height[whole] % 2 == 1).float().mean() > 0.3
+    np.random.seed(9)
+    theirs = torch.tensor([rand_bbox((1, 3, S, S), lam) for lam in np.random.rand(B)])
+    low, high = theirs[:, 0::2], theirs[:, 1::2]
+    assert stats.ks_2samp((height * width).numpy(), (high - low).prod(1).numpy()).pvalue > 1e-4
+    for ours, want in ((height, high[:, 0] - low[:, 0]), (left, low[:, 1])):
+        assert stats.ks_2samp(ours.numpy(), want.numpy()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("lam", [0.3, 0.5, 0.77])
+def test_a_box_is_timms_for_the_same_centre(lam, monkeypatch):
+    side = int(S * np.sqrt(1 - lam))
+    centres = torch.cartesian_prod(torch.arange(S), torch.arange(S))
+    ours = clip_boxes(centres, torch.full_like(centres, side), S)
+    for centre, (top, left, height, width) in zip(centres.tolist(), ours.tolist(), strict=True):
+        numbers = iter(centre)
+        monkeypatch.setattr(np.random, "randint", lambda *_, numbers=numbers, **__: next(numbers))
+        assert rand_bbox((1, 3, S, S), lam) == (top, top + height, left, left + width)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
@@ -78,6 +90,16 @@ def test_shares_of_mixed_pictures_and_of_both_kinds():
     x = torch.randn(B, 1, S, S)
     y = apply_mix(x, mix)
     assert torch.equal(y[~mixed], x[~mixed])
+
+
+def test_batches_that_are_mixed_together_are_mixed_each_by_itself():
+    x, labels = torch.randn(12, 1, S, S), torch.arange(12)
+    mix = draw(12, mixup=0.5, cutmix=1.0)
+    halves = [Mix(mix.share[rows], mix.boxes[rows]) for rows in (slice(6), slice(6, 12))]
+    want = torch.cat([apply_mix(x[:6], halves[0]), apply_mix(x[6:], halves[1])])
+    assert torch.equal(apply_mix(x, mix, batches=2), want)
+    targets = torch.cat([soft_targets(labels[:6], mix.share[:6], 12), soft_targets(labels[6:], mix.share[6:], 12)])
+    assert torch.equal(soft_targets(labels, mix.share, 12, batches=2), targets)
 
 
 def test_mixing_reaches_no_other_picture_than_the_partner():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy import stats
+from timm.data.auto_augment import rand_augment_transform
 from torchvision import transforms as tv
 
-from feathervit.data.policies import OPERATIONS, draw_policy, magnitudes, sub_policies
+from feathervit.data.policies import OPERATIONS, draw_policy, magnitudes, rand_magnitudes, sub_policies
 
 AUTO = ("cifar10", "svhn", "imagenet")
 N = 20_000
@@ -21,13 +22,11 @@ def draw(name, n=N, seed=0, **kwargs):
 def torchvision_space(name: str, size: int) -> dict:
     if name == "trivial":
         return tv.TrivialAugmentWide()._augmentation_space(31)
-    if name == "rand":
-        return tv.RandAugment()._augmentation_space(31, (size, size))
     return tv.AutoAugment(tv.AutoAugmentPolicy(name))._augmentation_space(10, (size, size))
 
 
 @pytest.mark.parametrize("size", [32, 96])
-@pytest.mark.parametrize("name", [*AUTO, "rand", "trivial"])
+@pytest.mark.parametrize("name", [*AUTO, "trivial"])
 def test_magnitudes_are_torchvisions(name, size):
     ours = magnitudes(name, size)
     for op, (want, signed) in torchvision_space(name, size).items():
@@ -76,18 +75,55 @@ def test_signs_are_fair_and_only_where_they_mean_something(name):
     assert stats.binomtest(int((m < 0).sum()), len(m)).pvalue > 1e-4
 
 
-def test_randaugment_draws_each_operation_alike_at_its_magnitude():
-    draws = draw("rand", rand_ops=3, rand_magnitude=12)
+def timm_ops() -> dict:
+    """timm's operations of the SSAT code's RandAugment by our names."""
+    found = rand_augment_transform("rand-m9-mstd0.5-inc1", {"translate_const": 14}).ops
+    return {op.name.removesuffix("Increasing").removesuffix("Rel"): op for op in found}
+
+
+@pytest.mark.parametrize("size", [32, 36])
+def test_magnitudes_of_randaugment_are_timms_and_grow_with_the_level(size):
+    level = torch.linspace(0, 10, 81, dtype=torch.float64)
+    ops = timm_ops()
+    assert set(ops) == set(OPERATIONS[1:])
+    for name, op in ops.items():
+        got = rand_magnitudes(torch.full((81,), OPERATIONS.index(name)), level, size)
+        for value, m in zip(got.tolist(), level.tolist(), strict=True):
+            want = op.level_fn(m, op.hparams) if op.level_fn else (0,)
+            if name in ("Brightness", "Contrast", "Color", "Sharpness"):
+                assert value == pytest.approx(abs(want[0] - 1))
+            else:
+                assert value == pytest.approx(abs(want[0]) * (size if name.startswith("Translate") else 1))
+    at_9 = dict(zip(OPERATIONS, rand_magnitudes(torch.arange(16), torch.full((16,), 9.0), 100).tolist(), strict=True))
+    assert at_9["Rotate"] == pytest.approx(27) and at_9["Posterize"] == 1 and at_9["TranslateX"] == pytest.approx(40.5)
+
+
+def test_randaugment_draws_as_timm_does():
+    """Each operation alike and with replacement, half of them applied, at a level of its own from N(9, 0.5) cut to 10."""
+    assert {(op.prob, op.magnitude, op.magnitude_std) for op in timm_ops().values()} == {(0.5, 9, 0.5)}
+    draws = draw("rand", rand_ops=3)
     assert draws.op.shape == (N, 3)
-    assert draws.apply.all()
     counts = torch.bincount(draws.op.flatten(), minlength=len(OPERATIONS))
-    assert counts[OPERATIONS.index("Invert")] == 0
-    assert stats.chisquare(counts[counts > 0].numpy()).pvalue > 1e-4
-    assert (counts > 0).sum() == 14
-    assert torch.equal(draws.magnitude.abs(), magnitudes("rand", 32)[draws.op, 12])
-    # slots are drawn one by one
-    joint = torch.bincount(draws.op[:, 0] * 15 + draws.op[:, 1], minlength=225)
-    assert stats.chisquare(joint[joint > 0].numpy()).pvalue > 1e-4
+    assert counts[0] == 0  # no identity
+    assert stats.chisquare(counts[1:].numpy()).pvalue > 1e-4
+    joint = torch.bincount(draws.op[:, 0] * 16 + draws.op[:, 1], minlength=256)  # slots are drawn one by one
+    assert stats.chisquare(joint[joint > 0].numpy()).pvalue > 1e-4 and (joint > 0).sum() == 225
+    assert stats.binomtest(int(draws.apply.sum()), 3 * N).pvalue > 1e-4
+    levels = [draws.magnitude[draws.op == OPERATIONS.index(op)].abs() / top for op, top in (("Rotate", 3), ("Color", 0.09))]
+    for level in levels:
+        assert stats.ks_2samp(level.numpy(), stats.norm(9, 0.5).rvs(N, random_state=0).clip(0, 10)).pvalue > 1e-4
+        assert (level == level.max()).float().mean() == pytest.approx(stats.norm.sf(2), abs=0.008)
+    both = draws.op[:, 0] == draws.op[:, 1]
+    assert (draws.magnitude[both, 0].abs() != draws.magnitude[both, 1].abs()).float().mean() > 0.3  # a level for each
+
+
+def test_magnitude_and_spread_of_randaugment_are_settings():
+    rotations = [
+        draws.magnitude[draws.op == OPERATIONS.index("Rotate")].abs()
+        for draws in (draw("rand", rand_magnitude=5, rand_std=0.0), draw("rand", rand_magnitude=2, rand_std=2.0))
+    ]
+    torch.testing.assert_close(rotations[0], torch.full_like(rotations[0], 15))
+    assert rotations[1].std() > 3 and (rotations[1] == 0).float().mean() == pytest.approx(stats.norm.cdf(-1), abs=0.03)
 
 
 def test_trivialaugment_draws_one_operation_and_every_magnitude_alike():
