@@ -1,14 +1,22 @@
-"""The folder recipe: what it chooses by the pictures, why it says so, and that whatever was asked for is left alone."""
+"""The recipes: what the folder recipe chooses by the images and why it says so; what papers and their code do."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 
 import feathervit
-from feathervit.config import changed
+from feathervit.chance import Chance
+from feathervit.config import changed, with_fields
+from feathervit.data.augment import Augmenter
 from feathervit.recipes import RECIPES, recipe, recipe_for
 from feathervit.recipes.folder import EPOCHS, VIEWS, adapt
+from feathervit.reproduce.rows import ROWS
 
 
 def pictures(count: int, size: int, classes=("cat", "dog"), share: float = 0.5):
@@ -27,7 +35,58 @@ def test_names_and_data_sets_of_their_own():
     assert recipe_for("digits").recipe == "digits"
     assert recipe_for("svhn").recipe == "mlit_svhn"
     assert recipe_for("some/folder").recipe == recipe_for("").recipe == "folder"
-    assert recipe("mlit_svhn").augment.flip == recipe("digits").augment.flip == "none"  # mirrored digits are no digits
+    assert recipe("digits").augment.flip == "none"  # mirrored digits are no digits
+
+
+def test_mirroring_is_that_of_table_4_on_every_data_set():
+    """Tables 5 and 6 list what deviates, and mirroring is not among it; SVHN's digits are mirrored too."""
+    of_the_tables = [name for name in RECIPES if name.startswith(("mlit_", "mmlit_"))]
+    assert len(of_the_tables) == 9
+    assert {recipe(name).augment.flip for name in of_the_tables} == {"random"}
+
+
+def of_ssat(size: int, mean: tuple, std: tuple) -> list:
+    """timm's training transforms with the arguments of the SSAT code (its defaults and util/datasets.py)."""
+    words = {"color_jitter": None, "auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "bicubic"}
+    erasing = {"re_prob": 0.25, "re_mode": "pixel", "re_count": 1}
+    return create_transform(size, is_training=True, mean=mean, std=std, **words, **erasing).transforms
+
+
+@pytest.mark.parametrize("name", ["joint_cifar100", "vit-t-cifar100", "vit-t-cifar10", "resnet-50-svhn"])
+def test_joint_training_and_its_peers_augment_as_the_ssat_code_does(name):
+    config = with_fields(recipe("joint_cifar100"), **(ROWS[name].fields if name in ROWS else {}))
+    cifar10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    mean, std = cifar10 if name.endswith("cifar10") else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    a = config.augment
+    crop, flip, policy, _, normalise, erasing = of_ssat(32, mean, std)
+    assert (a.crop, a.crop_scale, a.crop_ratio) == ("resized", crop.scale, crop.ratio)
+    assert a.crop_filter == crop.interpolation.value == "bicubic"
+    assert (a.flip, flip.p) == ("random", 0.5)
+    assert (a.policy, a.rand_ops) == ("rand", policy.num_layers)
+    op = policy.ops[0]
+    assert (a.rand_magnitude, a.rand_std, op.prob) == (op.magnitude, op.magnitude_std, 0.5)
+    assert op.kwargs["resample"] == Image.Resampling.BICUBIC
+    assert torch.equal(torch.tensor(config.images.mean), normalise.mean)
+    assert torch.equal(torch.tensor(config.images.std), normalise.std)
+    filled = Augmenter(a, 32, 10, config.images.mean, config.images.std)._constants[torch.device("cpu")][2]
+    assert filled.tolist() == list(op.kwargs["fillcolor"])
+    assert (a.erasing, a.erasing_fill, erasing.per_pixel) == (erasing.probability, "noise", True)
+    assert a.erasing_scale == (erasing.min_area, erasing.max_area)
+    assert (config.optim.min_lr, config.optim.warmup_epochs, config.lr, config.epochs) == (1e-6, 5, 1e-3, 100)
+    assert not (a.mixup or a.cutmix) and config.loss.label_smoothing == 0.1
+
+
+def test_what_poorvits_moves_leaves_grey_behind():
+    config = recipe("poorvit_cifar10")
+    x = torch.full((300, 3, 32, 32), 200, dtype=torch.uint8)
+    augment = replace(config.augment, flip="none", crop="none", erasing=0.0, mixup=0.0, cutmix=0.0)
+    grey, black = (
+        Augmenter(a, 32, 10, (0.0,), (1 / 255,))(x, torch.zeros(300).long(), torch.arange(300), Chance(0), 0)[0].round()
+        for a in (augment, replace(augment, fill="black"))
+    )
+    beyond = grey != black
+    assert beyond.float().mean() > 0.01
+    assert (grey[beyond] == 128).float().mean() > 0.7  # what follows (an inversion, say) changes the rest
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,17 @@ from .fields import from_dict, to_dict, with_fields
 from .named import spec
 from .runs import RunConfig
 
+BETAS = {"adamw": (0.9, 0.999), "lion": (0.9, 0.99), "muon": (0.9, 0.95)}
+
 
 def resolve(config: RunConfig) -> RunConfig:
-    """The configuration with the model's own image size, patch size and architecture written out.
+    """The configuration with the model's own image size, patch size and architecture, and the optimiser's betas, written out.
 
     Raises UnknownNameError for a model, ConfigError for numbers that cannot work.
     """
     check_bounds(config)
+    if config.optim.betas is None:
+        config = replace(config, optim=replace(config.optim, betas=BETAS[config.optim.name]))
     if (
         len(config.images.mean) != len(config.images.std)
         or not all(0 < s < math.inf for s in config.images.std)

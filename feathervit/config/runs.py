@@ -87,14 +87,15 @@ class OptimConfig:
     """Optimiser and schedule. The learning rate is `RunConfig.lr` x batch size / `lr_batch` (Eq. 17).
 
     `lr_batch` 0: the learning rate is taken as it is. `layer_decay` 1: none. `ema`: decay a step of an exponential moving
-    average of the weights, which is then what is validated and kept (0: none).
+    average of the weights, which is then what is validated and kept (0: none). `betas` None: (0.9, 0.999), of Lion (0.9, 0.99)
+    as its paper has them (arXiv 2302.06675), of Muon (0.9, 0.95).
     """
 
     name: Literal["adamw", "lion", "muon"] = "adamw"
     lr_batch: Annotated[int, Bounds(0)] = 256
     weight_decay: AtLeastZero = 0.05
     layer_decay: float = 1.0
-    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] | None = None
     eps: AtLeastZero = 1e-8
     warmup_epochs: AtLeastZero = 0.0
     min_lr: AtLeastZero = 0.0

@@ -61,7 +61,9 @@ class Drawn:
                 found[name] = None
             else:  # a dataclass of tensors, and of what is the same for all
                 tensors = {f.name: [getattr(v, f.name) for v in values] for f in fields(first)}
-                found[name] = replace(first, **{k: torch.cat(v) for k, v in tensors.items() if isinstance(v[0], Tensor)})
+                found[name] = replace(
+                    first, **{k: torch.cat(v) for k, v in tensors.items() if isinstance(v[0], Tensor)}
+                )
         return Drawn(**found)
 
     def part(self, rows: slice, channels: int) -> Drawn:
@@ -146,9 +148,7 @@ class Augmenter:
             mix = draw_mix(batch, size, a.mixup, a.cutmix, a.mix_prob, a.switch_prob, generator)
         return Drawn(crop, offset, flip, policy, hole, erasure, noise, mix)
 
-    def apply(
-        self, images_NCRR: Tensor, labels_N: Tensor, drawn: Drawn, batches: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def apply(self, images_NCRR: Tensor, labels_N: Tensor, drawn: Drawn, batches: int = 1) -> tuple[Tensor, Tensor]:
         """What `drawn` makes of the images of one or several equal batches; as `__call__`.
 
         `drawn` may be on the CPU, or planned and on the images' device.

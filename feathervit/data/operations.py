@@ -80,7 +80,9 @@ def apply_policy(images_BCSS: Tensor, plan: Plan, fill_C: Tensor | None = None) 
         x = x.index_select(0, slot.order)
         if rows := _span(slot.parts, _TABLES):
             x[rows] = _look_up(x[rows], _tables(x, slot, rows))
-        blends = [name for name in _BLENDS if not (name == "Color" and c != 3 or name == "Sharpness" and x.shape[-1] < 3)]
+        blends = [
+            name for name in _BLENDS if not ((name == "Color" and c != 3) or (name == "Sharpness" and x.shape[-1] < 3))
+        ]
         if rows := _span(slot.parts, blends):
             others = [_OTHERS[name](x[slot.parts[name]]) for name in blends if name in slot.parts]
             x[rows] = _blend(x[rows], torch.cat(others), slot.factors[rows])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UnknownNameError
+from ..recipes.joint import CIFAR10_MEAN, CIFAR10_STD
 from ..studies.library.design import poorvit as poorvit_study
 
 MLIT, MAE_VIT, CCT, SSAT = "arXiv 2407.17783", "arXiv 2402.03752", "arXiv 2104.05704", "arXiv 2310.20704"
@@ -161,8 +162,8 @@ def _peer_fields(model: str, patch: int | None, data: str) -> dict[str, Any]:
         sizes: dict[str, Any] = {"img_size": 224, "batch_size": 64}
     else:
         sizes = {"img_size": 32} | ({"patch_size": patch} if patch else {})
-    flips = {"augment.flip": "none"} if data == "svhn" else {}
-    return {"objective": "classification", "model": model, **sizes, **flips}
+    pixels = {"images.mean": CIFAR10_MEAN, "images.std": CIFAR10_STD} if data == "cifar10" else {}
+    return {"objective": "classification", "model": model, **sizes, **pixels}
 
 
 def _table_8() -> list[Row]:

@@ -14,6 +14,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from ..config import RunConfig
+from ..config.resolve import BETAS
 from ..errors import ConfigError
 
 
@@ -43,7 +44,7 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
         )
     if not 0 <= optim.ema < 1:
         raise ConfigError(f"the decay of the moving average must be in [0, 1), got {optim.ema}")
-    words = {"betas": optim.betas}
+    words = {"betas": optim.betas or BETAS[optim.name]}
     if optim.name == "adamw":
         words |= {"eps": optim.eps, "fused": True}
     return create_optimizer_v2(

@@ -112,7 +112,14 @@ def test_each_operation_is_torchvisions(op, source):
 @pytest.mark.parametrize("op", OPERATIONS[1:])
 def test_each_operation_does_something(op):
     x = pictures(8, 32) // 2 + 20
-    m = {"Solarize": 30.0, "Posterize": 4.0, "SolarizeAdd": 40.0, "Rotate": 20.0, "TranslateX": 5.0, "TranslateY": -5.0}.get(op, 0.3)
+    m = {
+        "Solarize": 30.0,
+        "Posterize": 4.0,
+        "SolarizeAdd": 40.0,
+        "Rotate": 20.0,
+        "TranslateX": 5.0,
+        "TranslateY": -5.0,
+    }.get(op, 0.3)
     y = apply_draws(x, one_operation(op, torch.tensor([m], dtype=torch.float64), 8))
     assert (x != y).flatten(1).any(1).all()
 

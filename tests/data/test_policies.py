@@ -109,7 +109,9 @@ def test_randaugment_draws_as_timm_does():
     joint = torch.bincount(draws.op[:, 0] * 16 + draws.op[:, 1], minlength=256)  # slots are drawn one by one
     assert stats.chisquare(joint[joint > 0].numpy()).pvalue > 1e-4 and (joint > 0).sum() == 225
     assert stats.binomtest(int(draws.apply.sum()), 3 * N).pvalue > 1e-4
-    levels = [draws.magnitude[draws.op == OPERATIONS.index(op)].abs() / top for op, top in (("Rotate", 3), ("Color", 0.09))]
+    levels = [
+        draws.magnitude[draws.op == OPERATIONS.index(op)].abs() / top for op, top in (("Rotate", 3), ("Color", 0.09))
+    ]
     for level in levels:
         assert stats.ks_2samp(level.numpy(), stats.norm(9, 0.5).rvs(N, random_state=0).clip(0, 10)).pvalue > 1e-4
         assert (level == level.max()).float().mean() == pytest.approx(stats.norm.sf(2), abs=0.008)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from feathervit.checkpoint import flatten_optimizer, restore_optimizer
-from feathervit.config import OptimConfig, RunConfig, with_fields
+from feathervit.config import OptimConfig, RunConfig, resolve, with_fields
 from feathervit.errors import ConfigError
 from feathervit.models import create_model
 from feathervit.training.optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
@@ -69,6 +69,30 @@ def test_weight_decay_spares_biases_norms_and_positions(sharing):
     norms = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.LayerNorm)}
     spared = {n for n in before if n.endswith((".bias", ".b2")) or n in norms or n == "pos_embed"}
     assert moved == set(before) - spared
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lion_is_its_papers_with_its_papers_betas(decay):
+    """Algorithm 2 of arXiv 2302.06675 with its defaults, 0.9 and 0.99; gradients that change sign tell the two apart."""
+    config = resolve(RunConfig(optim=OptimConfig(name="lion", weight_decay=decay)))
+    assert config.optim.betas == (0.9, 0.99)
+    layer = nn.Linear(3, 2, bias=False)
+    optimizer = build_optimizer(layer, config)
+    set_learning_rate(optimizer, 1e-2)
+    weight, momentum = layer.weight.detach().clone(), torch.zeros(2, 3)
+    for step in range(40):
+        gradient = torch.full((2, 3), 1.0 if step < 20 else -0.3)
+        layer.weight.grad = gradient.clone()
+        optimizer.step()
+        weight = weight - 1e-2 * ((0.9 * momentum + 0.1 * gradient).sign() + decay * weight)
+        momentum = 0.99 * momentum + 0.01 * gradient
+        torch.testing.assert_close(layer.weight.detach(), weight)
+
+
+@pytest.mark.parametrize(("name", "betas"), [("adamw", (0.9, 0.999)), ("muon", (0.9, 0.95))])
+def test_betas_are_the_optimisers_own_unless_they_are_given(name, betas):
+    assert resolve(RunConfig(optim=OptimConfig(name=name))).optim.betas == betas
+    assert resolve(RunConfig(optim=OptimConfig(name=name, betas=(0.8, 0.9)))).optim.betas == (0.8, 0.9)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
