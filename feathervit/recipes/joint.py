@@ -47,4 +47,5 @@ joint_cifar100 = Recipe(
     needs="cifar100 (downloaded)",
     expected="paper, ViT-T (5.4 M): 69.64 % top-1 against 55.11 % without; not run here",
     cost="100 epochs; a GPU",
+    trained_in="float16",
 )

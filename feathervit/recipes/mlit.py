@@ -41,6 +41,7 @@ def _table_6(data: str) -> Recipe:
         needs=f"{data} (downloaded)",
         expected=f"paper, mLiT-S / XS / XXS: {published} % top-1; not run here",
         cost="100 epochs; a GPU",
+        trained_in="float16",
     )
 
 

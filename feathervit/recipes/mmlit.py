@@ -51,6 +51,7 @@ def _table_3(model: str) -> Recipe:
         needs="cifar100 (downloaded); labels are not looked at",
         expected=f"paper: final loss {loss}; not run here",
         cost=f"{epochs} epochs; a GPU",
+        trained_in="float16",
     )
 
 
@@ -74,6 +75,7 @@ def _table_5(data: str) -> Recipe:
         needs=f"{data} (downloaded) and pre-trained weights, --from",
         expected=f"paper, mmLiT-S / XS / XXS: {published} % top-1; not run here",
         cost="100 epochs; a GPU",
+        trained_in="float16",
     )
 
 
@@ -85,4 +87,5 @@ table_4 = Recipe(
     needs="cifar100 (downloaded) and pre-trained weights, --from",
     expected="paper, mmLiT-S / XS / XXS: 79.15 / about 76.8 / 74.95 % top-1; not run here",
     cost="300 epochs; a GPU",
+    trained_in="float16",
 )

@@ -8,6 +8,7 @@ import torch
 
 from ..config import MoEConfig, RunConfig
 from ..data import DataSplits
+from ..recipes import RECIPES
 from ..results import RunResult
 from .loop import Trainer
 
@@ -25,7 +26,7 @@ def banner(
         f"data       {config.data}: {sizes}; {len(data.train.class_names)} classes; stored at {stored} px, {chans} channels",
         *(f"           {note}" for note in data.notes),
         f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}{_halves(trainer)}",
-        f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
+        f"device     {trainer.device} ({device}); {_precision(config, trainer, dtype)}",
         f"compile    {trainer.compiled.mode} ({trainer.compile_reason}){_kernels(config, trainer)}",
         f"training   {config.epochs} epochs of {trainer.steps_per_epoch} steps of {config.batch_size}{shares}; "
         f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
@@ -35,6 +36,14 @@ def banner(
             else []
         ),
     ]
+
+
+def _precision(config: RunConfig, trainer: Trainer, reason: str) -> str:
+    """The precision and why; also that of the recipe's source, where bfloat16 takes its place."""
+    known = RECIPES.get(config.recipe)
+    if trainer.dtype == torch.bfloat16 and known and known.trained_in:
+        reason += f"; the source of {known.name} trained in {known.trained_in}"
+    return f"{str(trainer.dtype).removeprefix('torch.')} ({reason})"
 
 
 def _kernels(config: RunConfig, trainer: Trainer) -> str:
