@@ -34,6 +34,7 @@ class Bounds:
 Share = Annotated[float, Bounds(0, 1)]
 BelowOne = Annotated[float, Bounds(0, 1, open_end=True)]
 AtLeastZero = Annotated[float, Bounds(0)]
+Whole = Annotated[int, Bounds(0)]
 Count = Annotated[int, Bounds(1)]
 Pixels = Annotated[int, Bounds(1, 4096)]
 Width = Annotated[int, Bounds(1, 16_384)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .bounds import AtLeastZero, BelowOne, Bounds, Count, Pixels, Share
+from .bounds import AtLeastZero, BelowOne, Bounds, Count, Pixels, Share, Whole
 from .parts import DecoderConfig, EncoderConfig
 
 
@@ -65,21 +65,21 @@ class Augmentation:
     crop_scale: tuple[float, float] = (0.8, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     crop_filter: Literal["bilinear", "bicubic"] = "bilinear"
-    crop_padding: int = 4
+    crop_padding: Whole = 4
     policy: Literal["none", "cifar10", "svhn", "imagenet", "rand", "trivial"] = "none"
-    rand_ops: int = 2
-    rand_magnitude: float = 9.0
-    rand_std: float = 0.5
+    rand_ops: Whole = 2
+    rand_magnitude: Annotated[float, Bounds(0, 10)] = 9.0
+    rand_std: AtLeastZero = 0.5
     fill: Literal["black", "grey", "mean"] = "black"
-    erasing: float = 0.0
+    erasing: Share = 0.0
     erasing_scale: tuple[float, float] = (0.02, 0.4)
     erasing_fill: Literal["mean", "noise"] = "mean"
-    cutout: int = 0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_prob: float = 1.0
-    switch_prob: float = 0.5
-    repeats: int = 1
+    cutout: Whole = 0
+    mixup: AtLeastZero = 0.0
+    cutmix: AtLeastZero = 0.0
+    mix_prob: Share = 1.0
+    switch_prob: Share = 0.5
+    repeats: Count = 1
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..chance import Chance
 from ..config import Augmentation
+from ..config.bounds import check_bounds
 from ..errors import ConfigError
 from . import geometry
 from .mixing import Mix, apply_mix, draw_mix, soft_targets
@@ -240,6 +241,7 @@ def first_flip(indices_B: Tensor, seed: int) -> Tensor:
 
 
 def _check(a: Augmentation, img_size: int) -> None:
+    check_bounds(a, "augment.")
     for name, (low, high) in (("crop_scale", a.crop_scale), ("erasing_scale", a.erasing_scale)):
         if not 0 < low <= high <= 1:
             raise ConfigError(
@@ -247,13 +249,5 @@ def _check(a: Augmentation, img_size: int) -> None:
             )
     if not 0 < a.crop_ratio[0] <= a.crop_ratio[1] < math.inf:
         raise ConfigError(f"augment.crop_ratio must be two aspect ratios with 0 < low <= high, got {a.crop_ratio}")
-    for name in ("erasing", "mix_prob", "switch_prob"):
-        if not 0 <= getattr(a, name) <= 1:
-            raise ConfigError(f"augment.{name} is a probability, so 0 to 1; got {getattr(a, name)}")
-    for name in ("mixup", "cutmix", "cutout", "crop_padding", "rand_ops", "rand_std"):
-        if not 0 <= getattr(a, name) < math.inf:
-            raise ConfigError(f"augment.{name} must not be negative nor infinite, got {getattr(a, name)}")
-    if not 0 <= a.rand_magnitude <= 10:
-        raise ConfigError(f"augment.rand_magnitude must be from 0 to 10, got {a.rand_magnitude}")
     if a.crop_padding >= img_size and a.crop == "pad":
         raise ConfigError(f"augment.crop_padding {a.crop_padding} must be less than the image size {img_size}")

@@ -2,8 +2,8 @@
 
 What the table gives: batch 16 / 256 / 256 / 128 and the AutoAugment policies. Mirroring is as in Table 4, of SVHN's digits too.
 Cells that are lost and read by us: base learning rate 10e-3 for Flowers-102 (the one legible cell) and 5e-3 as in Table 4
-elsewhere; warm-up 10 epochs for the first two sets (two legible cells) and 20 as in Table 4 for the others; no layer-wise decay,
-since nothing is pre-trained; the weight beta of the balance losses is given for pre-training only and kept at 0.5.
+elsewhere; warm-up 10 epochs for the first two sets (two legible cells) and 20 as in Table 4 for the others; no layer-wise
+decay, since nothing is pre-trained; the weight beta of the balance losses is given for pre-training only and kept at 0.5.
 
 Command: feathervit train --recipe mlit_cifar100 --model mlit_xxs --out RUN
 """

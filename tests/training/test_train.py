@@ -79,6 +79,18 @@ def test_same_seed_same_weights_and_another_seed_others(arrays, tmp_path, small)
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.parametrize(("recipe", "said"), [("mlit_cifar100", True), ("digits", False)])
+def test_the_banner_says_what_the_paper_trained_in_where_bfloat16_is_taken(
+    recipe, said, arrays, tmp_path, small, capsys
+):
+    arguments = {"data": arrays, "epochs": 1, "max_minutes": 1e-6, **small}
+    feathervit.train(recipe, out=tmp_path / "bfloat16", precision="bfloat16", **arguments)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("device ")]
+    assert "bfloat16" in line and (f"the source of {recipe} trained in float16" in line) == said
+    feathervit.train(recipe, out=tmp_path / "float32", precision="float32", **arguments)
+    assert "trained in" not in capsys.readouterr().err
+
+
 def test_global_randomness_has_no_say(arrays, tmp_path, small):
     feathervit.train(data=arrays, out=tmp_path / "a", epochs=1, **small)
     torch.manual_seed(99)
