@@ -36,6 +36,20 @@ def choose_precision(asked: str, device: torch.device) -> tuple[torch.dtype, str
     return torch.float32, f"mixed precision does not pay on {device.type}"
 
 
+def seed(device: torch.device, number: int) -> None:
+    """Seeds what is drawn on the CPU and on `device`. (`torch.manual_seed` goes through every kind of device.)"""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
+
+
+def own_randomness(device: torch.device) -> contextlib.AbstractContextManager:
+    """What is drawn or seeded inside, on the CPU or on a CUDA `device`, leaves torch's generators as they were."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else [])
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
     """Autocast to `dtype` on `device`; nothing for float32."""
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

@@ -11,8 +11,8 @@ from ..models import create_model, twin
 def build(name: str, img_size: int, patch_size: int | None, num_classes: int) -> nn.Module:
     """The model in evaluation mode, with random weights drawn from seed 0. `patch_size` is for ours and their twins; None:
     their own. Raises UnknownNameError, ConfigError."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
         if name.startswith("twin:"):
             return twin(name.removeprefix("twin:"), img_size, patch_size, num_classes).eval()
         patch = None if name.startswith("timm:") else patch_size

@@ -10,6 +10,7 @@ in all threads, share a budget of pixels.
 from __future__ import annotations
 
 import ctypes
+import functools
 import io
 import logging
 import math
@@ -153,9 +154,17 @@ def resize(x: torch.Tensor, size: int) -> torch.Tensor:
 
 def normalise(x: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 [..., C, H, W] -> float32 (x / 255 - mean) / std; mean and std hold one value, or one a channel."""
-    mean_C11 = torch.tensor(mean, dtype=torch.float32, device=x.device).view(-1, 1, 1)
-    std_C11 = torch.tensor(std, dtype=torch.float32, device=x.device).view(-1, 1, 1)
+    mean_C11, std_C11 = _constants(tuple(mean), tuple(std), x.device)
     return (x.float() / 255 - mean_C11) / std_C11
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation on a device, once: a copy there would wait for what runs on it."""
+    with torch.inference_mode(False):
+        return tuple(torch.tensor(t, dtype=torch.float32, device=device).view(-1, 1, 1) for t in (mean, std))
 
 
 def as_input(x: torch.Tensor, config: RunConfig) -> torch.Tensor:

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, load_weights
 from ..config import RunConfig
+from ..data import ImageSet
 from ..data.image import as_input, fit_square, open_picture, resize, to_stored
 from ..device import autocast
 from ..errors import CheckpointError, ConfigError, DataError
@@ -36,8 +38,27 @@ def logits(
         x_BCSS = as_input(images_BCRR.to(device), config)
         with autocast(device, dtype):
             logits_BK = model(x_BCSS)
-        out.append(logits_BK.float().cpu())
-    return torch.cat(out)
+        out.append(logits_BK.float())
+    return torch.cat(out).cpu()
+
+
+@torch.inference_mode()
+def accuracy_and_loss(
+    model: nn.Module, images: ImageSet, config: RunConfig, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[float, float]:
+    """Top-1 accuracy and mean cross-entropy in nats, which is all that training looks at after an epoch.
+
+    The host waits once, at the end. The loss is not finite where a logit is none. Sets evaluation mode.
+    """
+    model.eval()
+    right, losses = [], []
+    for images_BCRR, labels_B in zip(images.images.split(BATCH), images.labels.split(BATCH), strict=True):
+        with autocast(device, dtype):
+            logits_BK = model(as_input(images_BCRR.to(device), config))
+        labels_B = labels_B.to(device)
+        right.append((logits_BK.argmax(1) == labels_B).sum())
+        losses.append(F.cross_entropy(logits_BK.float(), labels_B, reduction="sum"))
+    return tuple(torch.stack(sums).cpu().double().sum().item() / len(images) for sums in (right, losses))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,11 @@ from ..checkpoint import Checkpoint, drop_state, flatten_optimizer, restore_opti
 from ..config import RunConfig, from_dict
 from ..data import DataSplits, ImageSet
 from ..data.augment import Augmenter
+from ..data.feed import Feed, fits
 from ..data.loader import Sampler
-from ..device import autocast
+from ..device import autocast, seed
 from ..errors import CheckpointError, ConfigError, DivergedError
-from ..evaluation.inference import logits
+from ..evaluation.inference import accuracy_and_loss, logits
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
 from ..models.moe import starving
@@ -101,10 +102,13 @@ class Trainer:
         say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
         self.compiled = Compiled(self.objective, mode, say, self.group.any)
         images = config.images
-        self.augmenter = Augmenter(
+        augmenter = Augmenter(
             config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
         )
-        self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
+        self.feed = Feed(data.train.images, data.train.labels, self.samplers, augmenter, config.seed, device)
+        self.val = data.val
+        if self.val is not None and fits(self.val.images, device):  # validation then copies nothing
+            self.val = replace(self.val, images=self.val.images.to(device), labels=self.val.labels.to(device))
         self.peak_lr = peak_learning_rate(config, config.batch_size)
         self.progress = Progress()
         wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
@@ -263,10 +267,10 @@ class Trainer:
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         self.model.train()
-        for micro, sampler in enumerate(self.samplers):
+        for micro in range(len(self.samplers)):
             last = micro == len(self.samplers) - 1
             with nullcontext() if last or self.group.world == 1 else self.objective.no_sync():
-                finite = self._micro_step(step, sampler)
+                finite = self._micro_step(step, micro)
             if not finite:
                 self.progress.skipped += 1
                 self.skipped_in_a_row += 1
@@ -280,21 +284,17 @@ class Trainer:
         if self.ema:
             self.ema.update(self.model, step)
 
-    def _micro_step(self, step: int, sampler: Sampler) -> bool:
+    def _micro_step(self, step: int, micro: int) -> bool:
         """Adds a share's gradient. False where its loss, or another process's, is to be skipped."""
-        chance = Chance(self.config.seed, step, sampler.rank)
-        torch.manual_seed(chance.number("model"))  # gate noise, dropout, drop path
-        indices = sampler.batch(step)
-        picked = indices.to(self.device, non_blocking=True)
-        x, targets = self.augmenter(
-            self.images.index_select(0, picked), self.labels[picked], indices, chance, step // self.steps_per_epoch
-        )
+        chance = Chance(self.config.seed, step, self.samplers[micro].rank)
+        seed(self.device, chance.number("model"))  # gate noise, dropout, drop path
+        x, targets = self.feed.batch(step, micro)
         with autocast(self.device, self.dtype):
             loss, figures = self.compiled(x, targets)
         if self.config.on_nonfinite == "skip" and self.group.any(not torch.isfinite(loss)):
             return False
         self.scaler.scale(loss / len(self.samplers)).backward()
-        n = len(indices)
+        n = len(x)
         means = torch.stack([loss.detach(), *figures.values()])
         self.sums[:-1].add_(means, alpha=n)
         self.sums[-1] += n
@@ -363,14 +363,14 @@ class Trainer:
     def _validate(self, epoch: int, lr: float) -> dict[str, float]:
         """The validation figures of an epoch, whose weights are kept if they are the best."""
         progress = self.progress
-        try:
-            found = self.measure(self.data.val)
-        except DivergedError as error:
-            raise self._diverged(progress.step, lr) from error
-        if isinstance(found, Metrics):
-            top1, loss, row = found.top1, found.nll, {"val_loss": found.nll, "val_top1": found.top1}
+        if self.config.objective == "reconstruction":
+            top1, loss = 0.0, self.measure(self.val)["masked_mse"]
+            row = {"val_masked_mse": loss}
         else:
-            top1, loss, row = 0.0, found["masked_mse"], {"val_masked_mse": found["masked_mse"]}
+            top1, loss = accuracy_and_loss(self.kept, self.val, self.config, self.device, self.dtype)
+            row = {"val_loss": loss, "val_top1": top1}
+        if not math.isfinite(loss):
+            raise self._diverged(progress.step, lr)
         if (top1, -loss) > (progress.best_top1, -progress.best_loss):  # small sets tie often
             progress.best_top1, progress.best_loss, progress.best_epoch = top1, loss, epoch
             if self.config.split.keep == "best":

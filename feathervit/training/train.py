@@ -24,7 +24,7 @@ from ..checkpoint import STATES, drop_state, load_state, load_weights, states
 from ..config import RunConfig, check_channels, to_dict
 from ..data import DataSplits, ImageSet, load_data
 from ..data.image import as_input
-from ..device import choose_device, choose_precision
+from ..device import choose_device, choose_precision, own_randomness, seed
 from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..evaluation.metrics import Metrics
 from ..files import clear_drafts, try_writing, write_bytes
@@ -99,7 +99,7 @@ def train(
             for reason in reasons:
                 console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
         try:
-            with torch.random.fork_rng():  # the caller's own randomness goes on as if nothing had been drawn
+            with own_randomness(choose_device(config.device)[0]):  # the caller's goes on as if nothing had been drawn
                 return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
         except FeatherVitError:
             if not resume and new:
@@ -149,7 +149,7 @@ def _run(
 ) -> Outcome:
     device, device_reason = choose_device(config.device)
     dtype, dtype_reason = choose_precision(config.precision, device)
-    torch.manual_seed(Chance(config.seed).number("initialisation"))
+    seed(device, Chance(config.seed).number("initialisation"))
     if not group.is_main:
         group.wait()  # the first process downloads and decodes, the others find the cache
     with decoding(console) as progress:

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -329,6 +328,25 @@ def test_a_timm_model_trains_and_loads(arrays, tmp_path):
     assert len(feathervit.load(tmp_path / "run").predict(arrays[0][:2])) == 2
 
 
+def test_an_epochs_validation_works_out_what_its_row_holds_and_the_end_all_figures(
+    folder, tmp_path, small, monkeypatch
+):
+    scored, score = [], loop.score
+    monkeypatch.setattr(loop, "score", lambda *words: scored.append(1) or score(*words))
+    outcome = feathervit.train(data=folder, out=tmp_path, epochs=4, **small)
+    assert len(scored) == 2  # at the end: validation and test images
+    best = outcome.result.best
+    assert best["val_top1"] == pytest.approx(outcome.result.val["top1"])
+    assert best["val_loss"] == pytest.approx(outcome.result.val["nll"], rel=1e-5)
+    assert outcome.result.val["confusion"]
+
+
+def test_validation_whose_output_is_not_finite_stops_the_run(folder, tmp_path, small, monkeypatch):
+    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *_: (0.5, math.nan))
+    with pytest.raises(DivergedError, match="stopped being finite"):
+        feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
+
+
 def test_no_data_named(tmp_path):
     with pytest.raises(ConfigError, match="no data named"):
         feathervit.train(out=tmp_path / "run")
@@ -336,10 +354,8 @@ def test_no_data_named(tmp_path):
 
 def test_the_last_epoch_is_kept_where_asked_for(folder, tmp_path, small, monkeypatch):
     """Whatever validation says, here: the earlier the better. The training itself is the same."""
-    measure, falling = loop.Trainer.measure, itertools.count(99, -1)
-    monkeypatch.setattr(
-        loop.Trainer, "measure", lambda self, images: replace(measure(self, images), top1=next(falling) / 100)
-    )
+    validate, falling = loop.accuracy_and_loss, itertools.count(99, -1)
+    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *words: (next(falling) / 100, validate(*words)[1]))
     for keep in ("best", "last"):
         feathervit.train(data=folder, out=tmp_path / keep, epochs=3, **small, **{"split.keep": keep})
     best, last = (read_result(tmp_path / keep / "result.json") for keep in ("best", "last"))

@@ -1,0 +1,134 @@
+"""The batches of a run as the model sees them, each a function of (seed, step, rank).
+
+On the CPU a batch is made when it is asked for. A GPU gets several steps' batches at a time, before they are needed: a thread
+draws what they undergo, one pinned copy takes all of it over, and the images are worked on in a stream of their own while the
+model trains on the group before. Groups are stretches of absolute steps, so that a resumed run makes the same ones.
+
+Legend: G batches of a group, B batch, C channels, R stored side, S image side.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..chance import Chance
+from .augment import Augmenter, Drawn
+from .loader import Sampler
+from .moving import to_device
+
+_VALUES_AHEAD = 1 << 24  # of the float32 images of a group on a GPU: 64 MiB, and as much again of the group before
+_SHARE = 0.5  # of a GPU's free memory that a set of images may take: model and activations need the rest
+
+
+def fits(images_NCRR: Tensor, device: torch.device) -> bool:
+    """Whether a set of images may lie on `device`: on a CUDA device, where it takes at most half of the memory that is free."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return images_NCRR.nbytes <= _SHARE * free
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What is known on the CPU of G batches: `indices` int64 [G B]; `images` uint8 [G B, C, R, R] where the set is not on the
+    device."""
+
+    indices: Tensor
+    drawn: Drawn
+    images: Tensor | None
+
+
+class Feed:
+    """Augmented batches of `images` uint8 [N, C, R, R] and `labels` int64 [N] on `device`.
+
+    `samplers`: one for each micro-step of a step; the rank of a sampler is that of its draws. `ahead`: batches in a group;
+    None: one on the CPU, elsewhere as many as 64 MiB hold. `resident` says whether the images lie on the device.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        samplers: list[Sampler],
+        augmenter: Augmenter,
+        seed: int,
+        device: torch.device,
+        ahead: int | None = None,
+    ):
+        self.samplers, self.augmenter, self.seed, self.device = samplers, augmenter, seed, device
+        self.resident = fits(images, device)
+        self.images = images.to(device) if self.resident else images
+        self.labels = labels.to(device)
+        if ahead is None:
+            values = samplers[0].batch_size * images.shape[1] * max(images.shape[-1], augmenter.img_size) ** 2
+            ahead = 1 if device.type == "cpu" else max(1, _VALUES_AHEAD // values)
+        self.ahead = ahead
+        self._number, self._batches = -1, (labels, labels)  # the group in use
+        self._begun: dict[int, tuple[Tensor, Tensor]] = {}  # groups on the device, in use next
+        self._drawing: dict[int, Future[_Group]] = {}
+        self._thread = ThreadPoolExecutor(1) if device.type != "cpu" else None
+        self._stream = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def batch(self, step: int, micro: int = 0) -> tuple[Tensor, Tensor]:
+        """(images float32 [B, C, S, S], targets) of a micro-step, on the device; see `Augmenter`."""
+        number, place = divmod(step * len(self.samplers) + micro, self.ahead)
+        if number != self._number:
+            self._batches, self._number = self._take(number), number
+        x, targets = self._batches
+        size = len(x) // self.ahead
+        rows = slice(place * size, (place + 1) * size)
+        return x[rows], targets[rows]
+
+    def _take(self, number: int) -> tuple[Tensor, Tensor]:
+        """The group `number`; on a GPU the next one is begun, and the draws of the one after."""
+        if self._thread is None:
+            return self._make(self._draw(number))
+        self._begin(number)
+        taken = self._begun.pop(number)
+        self._begun.clear()
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self._stream)
+            for tensor in taken:
+                tensor.record_stream(current)  # it was allocated in the other stream
+        self._begin(number + 1)
+        self._drawing = {number + 2: self._thread.submit(self._draw, number + 2)}
+        return taken
+
+    def _begin(self, number: int) -> None:
+        """Has the device make a group."""
+        if number in self._begun:
+            return
+        drawing = self._drawing.get(number) or self._thread.submit(
+            self._draw, number
+        )  # sampler and draws are the thread's
+        with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
+            self._begun[number] = self._make(drawing.result())
+
+    def _draw(self, number: int) -> _Group:
+        channels, stored = self.images.shape[1:3]
+        indices, parts = [], []
+        for place in range(self.ahead):
+            step, micro = divmod(number * self.ahead + place, len(self.samplers))
+            sampler = self.samplers[micro]
+            index_B, epoch = sampler.batch(step), step // sampler.steps_per_epoch
+            indices.append(index_B)
+            chance = Chance(self.seed, step, sampler.rank)
+            parts.append(self.augmenter.draw(index_B, stored, channels, chance, epoch))
+        index, drawn = torch.cat(indices), Drawn.join(parts)
+        if self.device.type != "cpu":
+            drawn = drawn.planned(self.augmenter.img_size)
+        return _Group(index, drawn, None if self.resident else self.images.index_select(0, index))
+
+    def _make(self, group: _Group) -> tuple[Tensor, Tensor]:
+        group = to_device(group, self.device)
+        images = self.images.index_select(0, group.indices) if group.images is None else group.images
+        return self.augmenter.apply(images, self.labels[group.indices], group.drawn, batches=self.ahead)

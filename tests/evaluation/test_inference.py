@@ -1,0 +1,75 @@
+"""What validation works out, against the full set of figures."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from feathervit.config import RunConfig
+from feathervit.data import ImageSet
+from feathervit.evaluation import inference
+from feathervit.evaluation.inference import accuracy_and_loss, logits
+from feathervit.evaluation.metrics import score
+
+CPU = torch.device("cpu")
+CONFIG = RunConfig(img_size=8)
+
+
+class Linear(nn.Module):
+    def __init__(self, classes: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3 * 64, classes)
+
+    def forward(self, x):
+        assert not self.training
+        return self.layer(x.flatten(1))
+
+
+def images(n: int, classes: int) -> ImageSet:
+    g = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (n, 3, 8, 8), dtype=torch.uint8, generator=g)
+    labels = torch.randint(classes, (n,), generator=g)
+    return ImageSet(pixels, labels, tuple(map(str, range(classes))), [""] * n, "some")
+
+
+@pytest.mark.parametrize("n", [7, 500, 1203])
+def test_accuracy_and_loss_are_those_of_the_full_figures(n):
+    data, model = images(n, 6), Linear(6).train()
+    top1, loss = accuracy_and_loss(model, data, CONFIG, CPU)
+    found = score(logits(model, data.images, CONFIG, CPU).softmax(-1), data.labels, data.class_names)
+    assert top1 == pytest.approx(found.top1, abs=1e-12)
+    assert loss == pytest.approx(found.nll, rel=1e-5)
+
+
+def test_a_logit_that_is_not_finite_shows_in_the_loss():
+    data, model = images(600, 6), Linear(6)
+    model.layer.bias.data[2] = math.nan
+    assert math.isnan(accuracy_and_loss(model, data, CONFIG, CPU)[1])
+
+
+@pytest.mark.gpu
+def test_validation_of_images_on_the_gpu_waits_for_it_once(monkeypatch):
+    """Nothing is copied and nothing waited for until all batches are through."""
+    device = torch.device("cuda")
+    data, model = images(1203, 6), Linear(6).to(device)
+    there = ImageSet(data.images.to(device), data.labels.to(device), data.class_names, data.sources, data.name)
+    accuracy_and_loss(model, there, CONFIG, device)
+    whole, waits = torch.stack, []
+
+    def stacked(tensors, *words):
+        torch.cuda.set_sync_debug_mode("default")
+        waits.append(len(tensors))
+        return whole(tensors, *words)
+
+    monkeypatch.setattr(inference.torch, "stack", stacked)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = accuracy_and_loss(model, there, CONFIG, device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert waits == [3, 3]
+    assert found == pytest.approx(accuracy_and_loss(model.cpu(), data, CONFIG, CPU), rel=1e-4)
