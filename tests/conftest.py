@@ -24,6 +24,16 @@ def no_reports():
 
 
 @pytest.fixture(autouse=True)
+def on_the_cpu(request, monkeypatch):
+    """Many tests compare bits, which only the CPU promises: without the mark `gpu` a test sees no accelerator, nor does a
+    command that it starts."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
 

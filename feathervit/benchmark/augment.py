@@ -3,8 +3,8 @@
 All do the same: random resized crop, flip, AutoAugment's CIFAR-10 policy, normalise, a float32 batch. Every loop starts from
 pictures already decoded (as PIL images, or as uint8 tensors) and ends in `torch.stack`; the loops have no worker processes.
 In every round each contender runs once, one after another, so that a busy machine troubles all alike; medians are given.
-On an accelerator only ours runs, on pictures that lie there. The last figures are of reading a batch's random rows from
-memory and from a memory-mapped file.
+On an accelerator only ours runs, in batches of 128 as a training run gets them. The last figures are of reading a batch's
+random rows from memory and from a memory-mapped file.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from torch import Tensor
 from ..chance import Chance
 from ..config import Augmentation
 from ..data.augment import Augmenter
+from ..data.feed import Feed
+from ..data.loader import Sampler
 from ..data.policies import sub_policies_raw
 from ..recipes import recipe
 from ..results import machine
@@ -55,8 +57,7 @@ def run(
     before = torch.get_num_threads()
     if device != "cpu":
         for size in sorted({36, *sizes}):
-            images = pictures(batch, size).to(device)
-            speeds = _speeds({OURS: (_ours(images), batch)}, repeats, device)
+            speeds = _speeds({OURS: _fed(pictures(batch, size), torch.device(device))}, repeats, device)
             rows += _rows(speeds, size, None, device)
     else:
         try:
@@ -234,10 +235,24 @@ def _ours(images: Tensor) -> Callable[[], Tensor]:
     return lambda: augmenter(images, labels, indices, Chance(0, next(step)), 0)[0]
 
 
+def _fed(images: Tensor, device: torch.device) -> tuple[Callable[[], None], int]:
+    """All batches of a group, as a run on an accelerator gets them, and how many images these are."""
+    augmenter = Augmenter(_AUGMENT, images.shape[-1], 10, _MEAN, _STD)
+    n = len(images)
+    feed = Feed(images, torch.zeros(n, dtype=torch.long), [Sampler(n, min(n, 128), 0)], augmenter, 0, device)
+    steps = itertools.count()
+
+    def work() -> None:
+        for step in itertools.islice(steps, feed.ahead):
+            feed.batch(step)
+
+    return work, feed.ahead * min(n, 128)
+
+
 def _speeds(contenders: dict[str, tuple[Callable[[], Tensor], int]], repeats: int, device: str) -> dict[str, float]:
     """Median images per second of each contender (work, images that it works on)."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    times = 1 if device == "cpu" else 20  # calls that are measured together, so that a GPU's queue is full
+    times = 1 if device == "cpu" else 5  # calls that are measured together, so that a GPU's queue is full
     for repeat in range(-1, repeats):  # the first round warms up
         for name, (work, _) in contenders.items():
             _wait(device)

@@ -24,9 +24,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..chance import Chance
 from ..config import RunConfig, resolve
 from ..data.augment import Augmenter
+from ..data.feed import Feed
 from ..data.loader import Sampler
 from ..device import autocast, choose_device, choose_precision
 from ..errors import ConfigError
@@ -81,20 +81,22 @@ def run(
     objective = Compiled(group.wrap(bare), mode, failures.append, group.any)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     n = 4 * share
-    pictures = torch.randint(0, 256, (n, channels, config.img_size, config.img_size), dtype=torch.uint8).to(device)
-    labels = (torch.arange(n) % classes).to(device)
+    pixels = torch.randint(0, 256, (n, channels, config.img_size, config.img_size), dtype=torch.uint8)
+    labels = torch.arange(n) % classes
     images = config.images
     augmenter = Augmenter(
         config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
     )
     sampler = Sampler(n, share, config.seed, repeats=config.augment.repeats)
+    feed = Feed(pixels, labels, [sampler], augmenter, config.seed, device)
+    steps = (
+        -(-steps // feed.ahead) * feed.ahead
+    )  # whole groups of batches, so that a round holds all that its steps cost
+    numbers = itertools.count()
     set_learning_rate(optimizer, 1e-4)
 
-    def step(number: int, mark: Callable[[], None]) -> None:
-        indices = sampler.batch(number)
-        picked = indices.to(device, non_blocking=True)
-        chosen = pictures.index_select(0, picked)
-        x, targets = augmenter(chosen, labels[picked], indices, Chance(config.seed, number), 0)
+    def step(mark: Callable[[], None] = lambda: None) -> None:
+        x, targets = feed.batch(next(numbers))
         mark()
         with autocast(device, dtype):
             loss, _ = objective(x, targets)
@@ -107,14 +109,13 @@ def run(
         mark()
 
     _forget_peak(device)
-    for number in range(2):  # warms up
-        step(number, lambda: None)
+    for _ in range(max(2, feed.ahead)):  # warms up
+        step()
     speeds, parts = [], []
-    for number in range(rounds):
-        speeds.append(
-            steps * config.batch_size / _seconds(lambda: [step(i, lambda: None) for i in range(steps)], device)
-        )
-        parts.append(_split(lambda mark, number=number: step(number, mark), device))
+    for _ in range(rounds):
+        speeds.append(steps * config.batch_size / _seconds(lambda: [step() for _ in range(steps)], device))
+        several = [_split(step, device) for _ in range(feed.ahead)]
+        parts.append([statistics.mean(column) for column in zip(*several, strict=True)])
     speed = statistics.median(speeds)
     macs = _forward_macs(bare, (1, channels, config.img_size, config.img_size))
     return {

@@ -27,6 +27,7 @@ def banner(
         *(f"           {note}" for note in data.notes),
         f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}{_halves(trainer)}",
         f"device     {trainer.device} ({device}); {_precision(config, trainer, dtype)}",
+        *([] if trainer.feed.resident else [_on_the_host(data)]),
         f"compile    {trainer.compiled.mode} ({trainer.compile_reason}){_kernels(config, trainer)}",
         f"training   {config.epochs} epochs of {trainer.steps_per_epoch} steps of {config.batch_size}{shares}; "
         f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
@@ -44,6 +45,14 @@ def _precision(config: RunConfig, trainer: Trainer, reason: str) -> str:
     if trainer.dtype == torch.bfloat16 and known and known.trained_in:
         reason += f"; the source of {known.name} trained in {known.trained_in}"
     return f"{str(trainer.dtype).removeprefix('torch.')} ({reason})"
+
+
+def _on_the_host(data: DataSplits) -> str:
+    gigabytes = data.train.images.nbytes / 1e9
+    return (
+        f"           images stay in the host's memory: their {gigabytes:.1f} GB are more than half of what the GPU has free; "
+        "batches are copied ahead of their use"
+    )
 
 
 def _kernels(config: RunConfig, trainer: Trainer) -> str:

@@ -24,6 +24,12 @@ def test_the_benchmark_reports_every_contender(monkeypatch):
     assert "timm" in text and "1 thread" in text and "mapped" in text
 
 
+def test_on_an_accelerator_whole_groups_are_measured():
+    work, count = augment._fed(augment.pictures(256, 24), torch.device("meta"))
+    assert count == 128 * ((1 << 24) // (128 * 3 * 24 * 24))
+    work()
+
+
 def test_every_loop_gives_a_normalised_batch():
     torch.manual_seed(0)
     images = augment.pictures(64, 24)

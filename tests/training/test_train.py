@@ -90,6 +90,16 @@ def test_the_banner_says_what_the_paper_trained_in_where_bfloat16_is_taken(
     assert "trained in" not in capsys.readouterr().err
 
 
+def test_a_set_too_large_for_the_gpu_is_said_and_trains_the_same(arrays, tmp_path, small, monkeypatch, capsys):
+    feathervit.train(data=arrays, out=tmp_path / "there", epochs=1, **small)
+    assert "host's memory" not in capsys.readouterr().err
+    monkeypatch.setattr("feathervit.data.feed.fits", lambda *_: False)
+    monkeypatch.setattr(loop, "fits", lambda *_: False)
+    feathervit.train(data=arrays, out=tmp_path / "host", epochs=1, **small)
+    assert "images stay in the host's memory" in capsys.readouterr().err
+    assert same_weights(tmp_path / "there", tmp_path / "host")
+
+
 def test_global_randomness_has_no_say(arrays, tmp_path, small):
     feathervit.train(data=arrays, out=tmp_path / "a", epochs=1, **small)
     torch.manual_seed(99)

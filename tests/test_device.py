@@ -1,0 +1,61 @@
+"""Where a run computes and draws."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+import feathervit
+from feathervit.benchmark import peers
+from feathervit.device import choose_device, own_randomness, seed
+
+CPU = torch.device("cpu")
+
+
+def test_tests_that_are_not_for_a_gpu_see_none():
+    assert choose_device("auto")[0] == CPU
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_seed_is_torchs():
+    seed(CPU, 5)
+    first = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_what_is_drawn_inside_is_not_seen_outside():
+    torch.manual_seed(1)
+    want = torch.rand(3)
+    torch.manual_seed(1)
+    with own_randomness(CPU):
+        seed(CPU, 9)
+        torch.rand(100)
+    assert torch.equal(torch.rand(3), want)
+
+
+@pytest.fixture
+def forked(monkeypatch) -> list:
+    """The devices whose generators were set aside; None: all there are, however many."""
+    found = []
+
+    @contextmanager
+    def fork(devices=None, *_, **__):
+        found.append(None if devices is None else list(devices))
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    return found
+
+
+def test_generators_are_set_aside_of_the_devices_that_are_used(forked, monkeypatch, arrays, tmp_path, small):
+    feathervit.train(data=arrays, out=tmp_path, max_minutes=1e-6, **small)
+    peers.build("mlit_nano", 16, 4, 10)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    with own_randomness(torch.device("cuda")):
+        pass
+    assert forked[-1] == [3]
+    assert all(devices == [] for devices in forked[:-1]) and len(forked) >= 3
