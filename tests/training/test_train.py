@@ -343,7 +343,7 @@ def test_an_epochs_validation_works_out_what_its_row_holds_and_the_end_all_figur
 ):
     scored, score = [], loop.score
     monkeypatch.setattr(loop, "score", lambda *words: scored.append(1) or score(*words))
-    outcome = feathervit.train(data=folder, out=tmp_path, epochs=4, **small)
+    outcome = feathervit.train(data=folder, out=tmp_path / "run", epochs=4, **small)
     assert len(scored) == 2  # at the end: validation and test images
     best = outcome.result.best
     assert best["val_top1"] == pytest.approx(outcome.result.val["top1"])
