@@ -13,7 +13,8 @@ import json
 import math
 import os
 import stat
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ class Checkpoint:
     step: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
+
+    def read_as(self, reading: Mapping[str, Any]) -> Checkpoint:
+        """The same, with fields of `ReadingConfig` changed: how data to use it on is read."""
+        return replace(self, config=replace(self.config, reading=replace(self.config.reading, **reading)))
 
 
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:

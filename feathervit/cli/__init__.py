@@ -37,6 +37,7 @@ from ..config import (
 from ..errors import ConfigError, FeatherVitError, UnknownNameError
 from ..recipes import recipe, recipe_for
 from ..results import read_config
+from .reading import as_fields
 from .train import Pretrain, Train
 from .verbs import RENAMED, VERBS
 
@@ -130,7 +131,7 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
     default = tyro.MISSING_NONPROP
     config, words = None, argv
     if issubclass(kind, Train):
-        argv = [re.sub(r"^--(from|folds|fold)(?==|$)", lambda m: SHORT[m[1]], word) for word in argv]
+        argv = [re.sub(r"^--(from|folds|fold)(?==|$)", lambda m: SHORT[m[1]], word) for word in as_fields(argv)]
         config = _starting_point(argv, pretraining=kind is Pretrain)
         config, words = _chosen_parts(config, argv)
         default = kind(config=config)

@@ -8,10 +8,11 @@ from typing import Literal
 from tyro.conf import Positional
 
 from .printing import add_row, new_console, new_table, print_json, set_threads
+from .reading import ReadingFlags
 
 
 @dataclass
-class Calibrate:
+class Calibrate(ReadingFlags):
     """Fit a temperature on the validation split and store it with the weights, so that probabilities mean what they say.
 
     What uses the weights applies it: evaluate, predict, and what is exported from then on. No accuracy changes.
@@ -32,7 +33,7 @@ def calibrate(args: Calibrate, _: dict) -> int:
     from ..evaluation.calibration import calibrate as run
 
     set_threads(args.threads)
-    found = run(args.checkpoint, args.data, args.device, args.skip_unreadable)
+    found = run(args.checkpoint, args.data, args.device, args.skip_unreadable, args.fields())
     if args.json:
         print_json(found)
         return 0

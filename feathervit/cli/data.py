@@ -7,24 +7,27 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from ..config import ReadingConfig
 from .printing import print_json
+from .reading import ReadingFlags
 
 
 @dataclass
-class DataCheck:
-    """Look for what is wrong with a folder of pictures. Exit status 1 when something must be mended."""
+class DataCheck(ReadingFlags):
+    """Look for what is wrong with a data set. Exit status 1 when something must be mended."""
 
     path: Positional[str]
+    """A folder, or any other data that `train` takes."""
     unlabelled: bool = False
-    """Pictures without classes, in any folders, as `pretrain` takes them."""
+    """Images without classes, in any folders, as `pretrain` takes them."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
 
 def data_check(args: DataCheck, _: dict) -> int:
-    from ..data.check import check_folder
+    from ..data.check import check_data
 
-    report = check_folder(args.path, labelled=not args.unlabelled)
+    report = check_data(args.path, not args.unlabelled, ReadingConfig(**args.fields()))
     if args.json:
         print_json(report.to_dict())
     else:
@@ -34,7 +37,7 @@ def data_check(args: DataCheck, _: dict) -> int:
 
 
 @dataclass
-class DataShow:
+class DataShow(ReadingFlags):
     """Write a PNG grid of samples by class; with --recipe, originals above augmented versions."""
 
     data: Positional[str]
@@ -51,7 +54,7 @@ class DataShow:
 def data_show(args: DataShow, _: dict) -> int:
     from ..plots.grid import show
 
-    print(show(args.data, args.recipe, Path(args.out), args.per_class, args.seed))
+    print(show(args.data, args.recipe, Path(args.out), args.per_class, args.seed, args.fields()))
     return 0
 
 

@@ -10,10 +10,11 @@ from tyro.conf import Positional
 
 from ..errors import ConfigError
 from .printing import add_row, new_console, new_table, print_json, set_threads
+from .reading import ReadingFlags
 
 
 @dataclass
-class Evaluate:
+class Evaluate(ReadingFlags):
     """Figures of a checkpoint on a labelled image set: top-1, top-5, per class, calibration."""
 
     checkpoint: Positional[str]
@@ -33,7 +34,7 @@ def evaluate(args: Evaluate, _: dict) -> int:
     from ..evaluation.evaluate import evaluate as run
 
     set_threads(args.threads)
-    split, found = run(args.checkpoint, args.data, args.split, args.device, args.skip_unreadable)
+    split, found = run(args.checkpoint, args.data, args.split, args.device, args.skip_unreadable, args.fields())
     if args.json:
         print_json({"checkpoint": args.checkpoint, "split": split, **found.to_dict()})
         return 0

@@ -8,10 +8,11 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from .printing import new_console, print_json
+from .reading import ReadingFlags
 
 
 @dataclass
-class Export:
+class Export(ReadingFlags):
     """Write a model for other runtimes, a web page or the hub, checked on real images. Exit status 1 if it does not agree."""
 
     checkpoint: Positional[str]
@@ -43,6 +44,7 @@ def export(args: Export, _: dict) -> int:
         args.to,
         args.out,
         data=args.data,
+        reading=args.fields(),
         input=args.input,
         min_agreement=args.min_agreement,
         say=say,

@@ -8,10 +8,11 @@ from typing import Literal
 from tyro.conf import Positional
 
 from .printing import add_row, new_console, new_table, print_json, set_threads
+from .reading import ReadingFlags
 
 
 @dataclass
-class Probe:
+class Probe(ReadingFlags):
     """What frozen features know of the classes: nearest neighbours and a linear classifier on them."""
 
     checkpoint: Positional[str]
@@ -36,6 +37,7 @@ def probe(args: Probe, _: dict) -> int:
         neighbours=args.neighbours,
         device=args.device,
         skip_unreadable=args.skip_unreadable,
+        reading=args.fields(),
     )
     if args.json:
         print_json({"checkpoint": args.checkpoint, **found})

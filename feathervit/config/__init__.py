@@ -29,6 +29,7 @@ from .runs import (
     LossConfig,
     MAEConfig,
     OptimConfig,
+    ReadingConfig,
     RunConfig,
     SplitConfig,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "ModelSpec",
     "OptimConfig",
     "Patches",
+    "ReadingConfig",
     "RunConfig",
     "SplitConfig",
     "SwiGLUConfig",

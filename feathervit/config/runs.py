@@ -44,6 +44,18 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
+class ReadingConfig:
+    """What the data is taken for, where it could be taken for several things.
+
+    `classes`: the class folders or labels to use; others are skipped. `ignore`: patterns of files and folders to skip, of
+    names or, with a "/", of paths inside the data.
+    """
+
+    classes: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """All that happens to a training batch between storage and the model, drawn for each image by itself.
 
@@ -178,6 +190,7 @@ class RunConfig:
     """Write the rows of metrics.csv also into the run folder's tensorboard/ (needs the extra of that name)."""
     arch: EncoderConfig | None = None
     images: ImageConfig = ImageConfig()
+    reading: ReadingConfig = ReadingConfig()
     split: SplitConfig = SplitConfig()
     augment: Augmentation = Augmentation()
     optim: OptimConfig = OptimConfig()

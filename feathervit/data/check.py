@@ -1,4 +1,4 @@
-"""The data doctor: what is wrong with a folder of pictures, and what is only worth knowing.
+"""The data doctor: what is wrong with a data set, found as training finds it, and what is only worth knowing.
 
 Every picture is decoded whole, so a file that breaks off is found even where its header is sound. Two pictures are the
 same when their pixels are, however they are encoded.
@@ -9,33 +9,37 @@ from __future__ import annotations
 import os
 import statistics
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from .cache import workers
-from .folders import Tree, check_exists, read_trees, read_unlabelled
-from .image import PictureError, decoded, header, quiet
-from .imageset import Progress, pixel_digest
+from ..config import ReadingConfig
+from ..files import expanded
+from .cache import FilePictures, workers
+from .image import PictureError, Source, decoded, header, quiet
+from .imageset import Found, Pictures, Progress, pixel_digest
+from .sources import locate
 
 _FEW = 10  # pictures: a class with fewer is named
 _TRUNCATED = ("truncated", "premature", "unexpected end", "broken data stream", "eof")
+_NO_BYTES = "no bytes"
 _SHOWN = 10  # names a line of the report for people
 
 
 @dataclass
 class Report:
-    """What was found in a folder; paths are relative to it, with /. Widths and heights are in pixels, as stored.
+    """What was found in a data set. Widths and heights are in pixels, as stored.
 
-    `counts`: split -> class -> pictures that can be read. `unreadable`, `truncated`: path -> why. `empty`: files of no
-    bytes. `duplicates`: groups of same pictures in one split; `across_splits`: in several; `two_labels`: with more than
-    one class. `sizes`: "width" and "height" -> (smallest, median, largest).
+    Images go by a path from the data's folder, with /, or by a name such as "test[3]". `notes`: what the data was taken for,
+    and what was skipped, in a line. `counts`: split -> class -> images that can be read. `unreadable`, `truncated`: path ->
+    why. `empty`: files of no bytes. `duplicates`: groups of same images in one split; `across_splits`: in several;
+    `two_labels`: with more than one class. `sizes`: "width" and "height" -> (smallest, median, largest).
     """
 
     path: str
     labelled: bool = True
+    notes: list[str] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     truncated: dict[str, str] = field(default_factory=dict)
@@ -68,7 +72,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """For people: counts first, then what must be mended, then what is worth knowing."""
-        out = [f"{self.path}"]
+        out = [self.path, *(f"  {note}" for note in self.notes)]
         for split, by_class in self.counts.items():
             classes = f" in {len(by_class)} classes" if self.labelled else ""
             out.append(f"  {split}: {sum(by_class.values()):,} pictures{classes}")
@@ -100,88 +104,89 @@ class Report:
         return out + (["worth knowing:", *(f"  {line}" for line in know)] if know else [])
 
 
-def check_folder(path: str | os.PathLike, labelled: bool = True, progress: Progress | None = None) -> Report:
-    """Decodes every picture below `path` and reports. progress(done, total). `labelled` False: pictures without classes,
-    in any folders, as pre-training takes them.
+def check_data(
+    source: Any,
+    labelled: bool = True,
+    reading: ReadingConfig = ReadingConfig(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> Report:
+    """Finds a data set as training does, decodes every image, and reports. progress(done, total).
 
-    Raises DataError where there is no such folder or no picture in it.
+    `labelled` False: images without classes, in any folders, as pre-training takes them. Raises what `find` does, but not for
+    classes that train lacks: they are reported.
     """
-    root = check_exists(Path(path))
-    trees = read_trees(root) if labelled else _as_one_class(read_unlabelled(root))
-    files = [(split, name, file, stat) for split, name, file, stat in _files(trees) if stat.st_size]
-    report = Report(
-        str(root),
-        labelled,
-        empty=[file for *_, file, stat in _files(trees) if not stat.st_size],
-        empty_classes=sorted(name for tree in trees.values() for name in tree.empty),
-        outside_classes=[name for tree in trees.values() for name in tree.loose],
-        not_pictures=[name for tree in trees.values() for name in tree.others],
-    )
-    if not files and not report.empty:
-        raise DataError(
-            f"{root}: no pictures in class folders were found; --unlabelled checks pictures that lie in no class folders"
-            if labelled
-            else f"{root}: no pictures were found"
-        )
-    examined = _examine([root / file for *_, file, _ in files], progress)
-    counts: dict[str, Counter[str]] = {split: Counter() for split in trees}
+    found = locate(source, labelled, reading)
+    place = str(expanded(source)) if isinstance(source, (str, os.PathLike)) else found.name
+    report = Report(place, labelled, list(found.notes))
+    if found.layout:  # of a folder
+        report.empty_classes = sorted(found.layout.empty)
+        report.outside_classes, report.not_pictures = found.layout.loose, found.layout.others
+    names = [
+        (split, found.class_names[label] if labelled else "", source)
+        for split, images in found.splits.items()
+        for label, source in zip(images.labels.tolist(), images.sources, strict=True)
+    ]
+    examined = _examine(found, progress)
+    counts: dict[str, Counter[str]] = {split: Counter() for split in found.splits}
     same: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for (split, name, file, _), found in zip(files, examined, strict=True):
-        if isinstance(found, str):
-            kind = report.truncated if any(word in found.lower() for word in _TRUNCATED) else report.unreadable
-            kind[file] = found
+    for (split, name, file), seen in zip(names, examined, strict=True):
+        if seen == _NO_BYTES:
+            report.empty.append(file)
+        elif isinstance(seen, str):
+            kind = report.truncated if any(word in seen.lower() for word in _TRUNCATED) else report.unreadable
+            kind[file] = seen
         else:
             counts[split][name] += 1
-            same[found[3]].append((split, name, file))
+            same[seen[3]].append((split, name, file))
     report.counts = {split: dict(sorted(count.items())) for split, count in counts.items()}
     _sort_out_duplicates(report, list(same.values()))
     if labelled:
-        _judge_classes(report, trees)
-    sizes = [found for found in examined if not isinstance(found, str)]
+        _judge_classes(report)
+    sizes = [seen for seen in examined if not isinstance(seen, str)]
     if sizes:
         for i, side in enumerate(("width", "height")):
-            values = sorted(found[i] for found in sizes)
+            values = sorted(seen[i] for seen in sizes)
             report.sizes[side] = (values[0], int(statistics.median_low(values)), values[-1])
-        report.modes = dict(Counter(found[2] for found in sizes).most_common())
+        report.modes = dict(Counter(seen[2] for seen in sizes).most_common())
     return report
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-
-def _as_one_class(trees: dict[str, Tree]) -> dict[str, Tree]:
-    """The trees with all their pictures in one class, since folders say nothing."""
-    return {
-        split: Tree({"": [file for group in tree.classes.values() for file in group]}, tree.others)
-        for split, tree in trees.items()
-    }
+Seen = tuple[int, int, str, str] | str  # (width, height, mode, digest of the pixels), or why it cannot be read
 
 
-def _files(trees: dict[str, Tree]) -> list[tuple[str, str, str, os.stat_result]]:
-    """(split, class, path, stat) of every file that is a picture by its name."""
-    return [
-        (s, name, f, stat) for s, tree in trees.items() for name, group in tree.classes.items() for f, stat in group
-    ]
-
-
-def _examine(paths: list[Path], progress: Progress | None) -> list[tuple[int, int, str, str] | str]:
-    """For each file (width, height, mode, digest of the pixels), or why it cannot be read."""
-
-    def work(path: Path) -> tuple[int, int, str, str] | str:
-        try:
-            width, height, mode = header(path)
-            with decoded(path, 3) as x_CHW:
-                return width, height, mode, pixel_digest(x_CHW.numpy())
-        except PictureError as error:
-            return error.why
-
-    out = []
-    with quiet(), ThreadPoolExecutor(workers()) as pool:
-        for found in pool.map(work, paths):
-            out.append(found)
+def _examine(found: Found, progress: Progress | None) -> list[Seen]:
+    """Every image of every split, in order."""
+    out: list[Seen] = []
+    total = sum(len(images.labels) for images in found.splits.values())
+    for images in found.splits.values():
+        for seen in _seen(images):
+            out.append(seen)
             if progress:
-                progress(len(out), len(paths))
+                progress(len(out), total)
     return out
+
+
+def _seen(images: Pictures) -> Iterator[Seen]:
+    if isinstance(images, FilePictures):
+        with quiet(), ThreadPoolExecutor(workers()) as pool:
+            yield from pool.map(_look, images.items)
+    else:
+        mode = next(iter(images.scan().modes))
+        for x_CHW in images.images:
+            yield *reversed(x_CHW.shape[1:]), mode, pixel_digest(x_CHW.numpy())
+
+
+def _look(item: Source) -> Seen:
+    try:
+        if item == b"" or (isinstance(item, (str, os.PathLike)) and os.path.isfile(item) and not os.path.getsize(item)):
+            return _NO_BYTES
+        width, height, mode = header(item)
+        with decoded(item, 3) as x_CHW:
+            return width, height, mode, pixel_digest(x_CHW.numpy())
+    except PictureError as error:
+        return error.why
 
 
 def _sort_out_duplicates(report: Report, groups: list[list[tuple[str, str, str]]]) -> None:
@@ -198,9 +203,9 @@ def _sort_out_duplicates(report: Report, groups: list[list[tuple[str, str, str]]
                 report.duplicates.append(inside)
 
 
-def _judge_classes(report: Report, trees: dict[str, Tree]) -> None:
+def _judge_classes(report: Report) -> None:
     training = _training(report.counts)
-    if "train" in trees:
+    if "train" in report.counts:
         for split, by_class in report.counts.items():
             for name in by_class:
                 if name not in training:

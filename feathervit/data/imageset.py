@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from ..errors import ConfigError
 from .image import Fit, fit_square, resize
+from .names import wanted_classes
+
+if TYPE_CHECKING:
+    from .layout import Layout
 
 Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
 NATIVE_LIMIT = 96  # px: square pictures, all alike, are stored as they are up to this side
@@ -137,13 +141,33 @@ class ArrayPictures:
 
 @dataclass
 class Found:
-    """A source that was found, nothing decoded yet. `how` says of each split where it comes from."""
+    """A source that was found, nothing decoded yet. `how` says of each split where it comes from.
+
+    `layout`: of a folder, what it was taken for. `unknown`: classes of val and test that train does not have, the last of
+    `class_names`; a model cannot learn them.
+    """
 
     name: str
     class_names: tuple[str, ...]
     splits: dict[str, Pictures]
     how: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    layout: Layout | None = None
+    unknown: tuple[str, ...] = ()
+
+    def only(self, classes: Iterable[str]) -> Found:
+        """The images of some of the classes. Raises UnknownNameError."""
+        wanted = wanted_classes(classes, self.class_names)
+        kept = [i for i, name in enumerate(self.class_names) if name in wanted]
+        place = np.full(len(self.class_names), -1)
+        place[kept] = np.arange(len(kept))
+        splits = {}
+        for split, images in self.splits.items():
+            part = images.subset(np.flatnonzero(place[images.labels] >= 0))
+            splits[split] = replace(part, labels=place[part.labels])
+        names = tuple(self.class_names[i] for i in kept)
+        unknown = tuple(name for name in self.unknown if name in wanted)
+        return replace(self, class_names=names, splits=splits, unknown=unknown)
 
     def class_counts(self) -> dict[str, dict[str, int]]:
         """split -> class name -> number of pictures (classes without pictures are there with 0)."""

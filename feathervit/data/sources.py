@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import ImageConfig, SplitConfig
+from ..config import ImageConfig, ReadingConfig, SplitConfig
 from ..errors import DataError, UnknownNameError
 from ..files import expanded
 from .arrays import find_arrays
-from .folders import check_exists, find_folder, find_unlabelled
+from .folders import check_exists, find_folder
 from .hub import find_hub
 from .imageset import DataSplits, Found, ImageSet, Pictures, Progress, Scan
 from .named import NAMED, find_named
@@ -34,6 +34,7 @@ def load_data(
     *,
     img_size: int,
     images: ImageConfig = ImageConfig(),  # noqa: B008 (frozen)
+    reading: ReadingConfig = ReadingConfig(),  # noqa: B008
     split: SplitConfig = SplitConfig(),  # noqa: B008
     skip_unreadable: bool = False,
     progress: Progress | None = None,
@@ -47,7 +48,7 @@ def load_data(
     and images without labels do as arrays. Raises DataError, UnknownNameError, ConfigError.
     """
     check_split(split)
-    found = find(source, labelled)
+    found = find(source, labelled, reading)
     if "train" not in found.splits:
         raise DataError(f"{found.name} has no training pictures, only {', '.join(found.splits)}; add a train/ folder")
     if labelled and len(found.class_names) < 2:
@@ -84,6 +85,7 @@ def load_split(
     *,
     img_size: int,
     images: ImageConfig = ImageConfig(),  # noqa: B008 (frozen)
+    reading: ReadingConfig = ReadingConfig(),  # noqa: B008
     split: SplitConfig = SplitConfig(),  # noqa: B008
     skip_unreadable: bool = False,
     pick: Callable[[str, int], np.ndarray] | None = None,
@@ -95,7 +97,7 @@ def load_split(
     (None: the source's own). pick(split, count): the indices of those that are wanted; others are not decoded. The rest as in
     `load_data`. Raises DataError, UnknownNameError, ConfigError.
     """
-    found = find(source)
+    found = find(source, reading=reading)
     if split_name is None:
         split_name = next(name for name in ("test", "val", "train") if name in found.splits)
         parts = found.splits
@@ -133,9 +135,9 @@ class DataSummary:
         return {split: sum(by_class.values()) for split, by_class in self.counts.items()}
 
 
-def summarise(source: Any, labelled: bool = True) -> DataSummary:
+def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> DataSummary:  # noqa: B008
     """Sizes, channels and counts of a data set, from the headers alone. Raises what `load_data` raises for it."""
-    found = find(source, labelled)
+    found = find(source, labelled, reading)
     scans = {split: pictures.scan() for split, pictures in found.splits.items()}
     main = scans.get("train") or next(iter(scans.values()))
     sizes = {scan.common for scan in scans.values()}
@@ -148,8 +150,30 @@ def summarise(source: Any, labelled: bool = True) -> DataSummary:
     return DataSummary(found.name, found.class_names, counts, common, main.median_short_side, modes, _channels(main))
 
 
-def find(source: Any, labelled: bool = True) -> Found:
-    """Any source, found and listed; nothing decoded, but named sets downloaded. Raises DataError, UnknownNameError."""
+def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008
+    """`locate`, but a class that train does not have is an UnknownNameError."""
+    found = locate(source, labelled, reading)
+    for name in found.unknown:
+        own = found.class_names.index(name)
+        split = next(split for split, images in found.splits.items() if own in images.labels)
+        known = [known for known in found.class_names if known not in found.unknown]
+        raise UnknownNameError("class", name, known, f"it is in {split} and train has none such")
+    return found
+
+
+def locate(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008
+    """Any source, found and listed; nothing decoded, but named sets downloaded.
+
+    Raises DataError, UnknownNameError, and ConfigError where the source could be taken for several things.
+    """
+    found = _located(source, labelled, reading)
+    return found.only(reading.classes) if reading.classes and not found.layout else found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _located(source: Any, labelled: bool, reading: ReadingConfig) -> Found:
     if not isinstance(source, (str, os.PathLike)):
         return find_arrays(source, labelled)
     text = os.fspath(source)
@@ -161,12 +185,8 @@ def find(source: Any, labelled: bool = True) -> Found:
         return find_named(text)
     if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not expanded(text).exists() else []:
         raise DataError(f"no data set and no folder {text!r}; did you mean {' or '.join(near)}?")
-    return (find_folder if labelled else find_unlabelled)(
-        check_exists(Path(text), f"; the sets that go by a name are {', '.join(NAMED)}, and hf:NAME")
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+    place = check_exists(Path(text), f"; the sets that go by a name are {', '.join(NAMED)}, and hf:NAME")
+    return find_folder(place, reading, labelled)
 
 
 def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Pictures]:

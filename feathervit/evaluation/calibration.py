@@ -9,8 +9,10 @@ Legend: N pictures, K classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -53,11 +55,16 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
 
 
 def calibrate(
-    checkpoint: str | Path, data: Any = None, device: str = "auto", skip_unreadable: bool = False
+    checkpoint: str | Path,
+    data: Any = None,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Fits a temperature on the validation split of `data` (None: what the checkpoint was trained on) and stores it.
 
-    `data`: a name, a folder, or arrays by split, as in `load_data`. Returns {"checkpoint": the file, "temperature", "val": what
+    `data`: a name, a folder, or arrays by split, as in `load_data`. `reading`: fields of `ReadingConfig` that are
+    not to be as in training. Returns {"checkpoint": the file, "temperature", "val": what
     `before_and_after` finds, "test": the same where `data` has such a split}. A temperature that was stored before is
     replaced. Raises DataError where there is no validation split, CheckpointError, RunFolderError.
     """
@@ -68,13 +75,13 @@ def calibrate(
             f"{checkpoint} comes with the package and stays as it is; copy {path} and calibrate the copy"
         )
     stored = load_weights(path)
-    predictor = Predictor(stored, path, str(where))
+    predictor = Predictor(stored.read_as(reading), path, str(where))
     source, split = data if data is not None else stored.config.data, stored.config.split
     if isinstance(source, str) and source == "arrays":
         raise DataError(
             "the model was trained on arrays given from Python, which are in no file; name a folder with --data"
         )
-    splits = find(source).splits
+    splits = find(source, reading=predictor.config.reading).splits
     if "val" not in splits and not ("train" in splits and (split.val_fraction or split.folds)):
         raise DataError(
             f"{source} has no validation pictures and the run held none out; a temperature is fitted on nothing else: name "

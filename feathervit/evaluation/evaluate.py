@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from ..checkpoint import load_weights
 from ..data import ImageSet, load_split
-from ..data.image import SUFFIXES, quiet
+from ..data.image import quiet
 from ..data.sources import find
+from ..data.walk import walk
 from ..device import choose_device
 from ..errors import DataError, FeatherVitError
 from ..files import expanded
@@ -27,14 +29,16 @@ def evaluate(
     split: str | None = None,
     device: str = "auto",
     skip_unreadable: bool = False,
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[str, Metrics]:
     """The split that was used and its figures.
 
     `data` None: what the checkpoint was trained on. `split` None: test, else val (also the part that was held out of this
-    very data), else all there is. Raises CheckpointError, DataError.
+    very data), else all there is. `reading`: fields of `ReadingConfig` that are not to be as in
+    training. Raises CheckpointError, DataError.
     """
     where, _ = choose_device(device)
-    predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
+    predictor = Predictor(load_weights(checkpoint).read_as(reading), checkpoint, str(where))
     images = labelled(predictor, data, split, skip_unreadable)
     p_NK = predictor.probabilities(images.images)
     return images.name.rpartition("/")[2], score(p_NK, images.labels, images.class_names)
@@ -50,7 +54,7 @@ def labelled(
     """Images to evaluate a model on, chosen as `evaluate` says and labelled by its classes; `pick` as in `load_split`."""
     config = predictor.config
     source = data if data is not None else config.data
-    if split is None and _same(source, config.data) and set(find(source).splits) == {"train"}:
+    if split is None and _same(source, config.data) and set(find(source, reading=config.reading).splits) == {"train"}:
         held_out = config.split.val_fraction > 0 or config.split.folds > 0
         split = "val" if held_out else None  # never the pictures it was trained on, if others were held out
     images = load_split(
@@ -59,6 +63,7 @@ def labelled(
         predictor.class_names,
         img_size=config.img_size,
         images=config.images,
+        reading=config.reading,
         split=config.split,
         skip_unreadable=skip_unreadable,
         pick=pick,
@@ -108,18 +113,14 @@ def _same(source: Any, trained_on: str) -> bool:
 
 
 def _files(pictures: Sequence[str | Path]) -> list[Path]:
-    """Files as named; folders as the picture files below them, in order."""
+    """Files as named; folders as the images below them, in order, but for what no data set takes in."""
     out: list[Path] = []
     for picture in map(Path, pictures):
         if picture.is_dir():
-            inside = sorted(p for p in picture.rglob("*") if _is_picture(p.relative_to(picture)) and p.is_file())
+            inside = [picture / path for path, _ in walk(picture)[0].all_images()]
             if not inside:
                 raise DataError(f"no pictures in {picture}")
             out += inside
         else:
             out.append(picture)
     return out
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)

@@ -10,8 +10,10 @@ Legend: B batch, N pictures, D features, C channels, S image side.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,11 +60,14 @@ def probe(
     neighbours: int = 20,
     device: str = "auto",
     skip_unreadable: bool = False,
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Accuracies of both probes for each token: {"split", "n", "n_train", "neighbours", "tokens": {name: {...}}}.
 
     Fitted on the training split of `data` (None: what the checkpoint was trained on), scored on its test split, else on its
-    validation split. Raises CheckpointError, DataError, ConfigError.
+    validation split. `reading`: fields of `ReadingConfig` that are not to be as in training.
+
+    Raises CheckpointError, DataError, ConfigError.
     """
     if neighbours < 1:
         raise ConfigError(f"neighbours must be at least 1, got {neighbours}")
@@ -72,10 +77,15 @@ def probe(
     from sklearn.preprocessing import StandardScaler
 
     where, _ = choose_device(device)
-    stored = load_weights(checkpoint)
+    stored = load_weights(checkpoint).read_as(reading)
     config = stored.config
     source = data if data is not None else config.data
-    words = {"img_size": config.img_size, "images": config.images, "skip_unreadable": skip_unreadable}
+    words = {
+        "img_size": config.img_size,
+        "images": config.images,
+        "reading": config.reading,
+        "skip_unreadable": skip_unreadable,
+    }
     splits = load_data(source, split=config.split, **words)
     if splits.test is None and splits.val is None and not stored.class_names:
         # Pre-training held nothing out and looked at no label, so a tenth serves.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
@@ -29,6 +30,7 @@ def export_model(
     data: Any = None,
     input: Literal["image", "tensor"] = "image",
     min_agreement: float | None = None,
+    reading: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Writes the model of a checkpoint in the form `to`, checks it on real images, returns what export.json holds and "out".
@@ -37,7 +39,9 @@ def export_model(
     checkpoint was trained on; those it is checked on are never used for calibration. `input`: pictures of any size (uint8
     [batch, height, width, channels]), or "tensor": resized and normalised already. "passed" says whether the exported model
     agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` (None: 97 %) for int8 and the page.
-    `say` hears what is going on. Raises FeatherVitError.
+    `reading`: fields of `ReadingConfig` that are not to be as in training. `say` hears what is going on.
+
+    Raises FeatherVitError.
     """
     if to not in get_args(Target):
         raise UnknownNameError("target", to, get_args(Target))
@@ -53,7 +57,7 @@ def export_model(
         raise ConfigError(f"--input tensor is for --to onnx and --to int8; --to {to} takes pictures")
     if to in ("onnx", "int8", "web"):
         check_extra(f"--to {to}")
-    job = prepare(checkpoint, data, input, INT8_AGREEMENT if min_agreement is None else min_agreement, say)
+    job = prepare(checkpoint, data, input, INT8_AGREEMENT if min_agreement is None else min_agreement, say, reading)
     folder = Path(out) if out else job.folder / f"export-{to}"
     writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
     writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")

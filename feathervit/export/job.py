@@ -5,7 +5,7 @@ Legend: N images, C channels, R stored side, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,13 +150,20 @@ def noted_gates(model: nn.Module) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def prepare(checkpoint: str | Path, data: Any, input: str, min_agreement: float, say: Callable[[str], None]) -> Job:
-    """The checkpoint and its images. Raises CheckpointError, DataError."""
+def prepare(
+    checkpoint: str | Path,
+    data: Any,
+    input: str,
+    min_agreement: float,
+    say: Callable[[str], None],
+    reading: Mapping[str, Any],
+) -> Job:
+    """The checkpoint and its images. `reading`: fields of `ReadingConfig`. Raises CheckpointError, DataError, ConfigError."""
     path, weights = Path(checkpoint), load_weights(checkpoint)
-    predictor = Predictor(weights, checkpoint)
+    predictor = Predictor(weights.read_as(reading), checkpoint)
     if data is None and weights.config.data == "arrays":
         raise DataError("the checkpoint was trained on arrays; name images to check it on: --data FOLDER")
-    found = find(data if data is not None else weights.config.data)
+    found = find(data if data is not None else weights.config.data, reading=predictor.config.reading)
     alone: list[bool] = []
 
     def pick(split: str, count: int) -> np.ndarray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -77,14 +79,29 @@ def rows_png(rows: Sequence[tuple[str, torch.Tensor]]) -> bytes:
     return png.getvalue()
 
 
-def show(source: str, recipe_name: str | None, path: Path, per_class: int = 8, seed: int = 0) -> Path:
+def show(
+    source: str,
+    recipe_name: str | None,
+    path: Path,
+    per_class: int = 8,
+    seed: int = 0,
+    reading: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
     """`sample_grid` of a named set or folder as the recipe stores it; with a recipe named, its augmentation below.
 
-    What mixes pictures (mixup, CutMix) is left out, since a mixture shows neither. Raises what loading raises.
+    `reading`: fields of `ReadingConfig`. What mixes pictures (mixup, CutMix) is left out, since a mixture shows neither.
+    Raises what loading raises.
     """
-    config, _ = planned(recipe_name, None, source, {})
+    config, _ = planned(recipe_name, None, source, {f"reading.{name}": value for name, value in reading.items()})
     size, labelled = config.img_size, config.objective != "reconstruction"
-    train = load_data(source, img_size=size, images=config.images, split=config.split, labelled=labelled).train
+    train = load_data(
+        source,
+        img_size=size,
+        images=config.images,
+        reading=config.reading,
+        split=config.split,
+        labelled=labelled,
+    ).train
     augmented = None
     if recipe_name:
         plain = replace(config.augment, mixup=0.0, cutmix=0.0)

@@ -50,6 +50,7 @@ def own_splits(config: RunConfig) -> DataSplits:
         config.data,
         img_size=config.img_size,
         images=config.images,
+        reading=config.reading,
         split=config.split,
         skip_unreadable=True,
         labelled=config.objective != "reconstruction",

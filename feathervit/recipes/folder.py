@@ -66,7 +66,7 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
     from ..data.sources import summarise
 
     masked = config.objective == "reconstruction"
-    summary = summarise(source, labelled=not masked)
+    summary = summarise(source, labelled=not masked, reading=config.reading)
     count = summary.totals.get("train", 0)
     side = summary.median_short_side
     chosen: dict[str, Any] = {}

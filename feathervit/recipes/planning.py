@@ -41,7 +41,8 @@ def planned(
     config = replace(config, data=name or config.data)
     if not config.data:
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
-    set_fields(config, fields)  # names and types, before anything is chosen to go with them
+    asked = set_fields(config, fields)  # names and types, before anything is chosen to go with them
+    config = replace(config, reading=asked.reading)
     taken, reasons = {}, []
     if start := fields.get("start_from", config.start_from):
         taken = of_the_weights(load_weights(start).config, config, fields)

@@ -225,7 +225,14 @@ class _CellRun:
         """Raises RunFolderError where an ended cell's run that read the same data in the same way saw other pictures."""
 
         def way(config: RunConfig) -> tuple:
-            return Path(config.data).name, config.img_size, config.images, config.split, config.objective
+            return (
+                Path(config.data).name,
+                config.reading,
+                config.img_size,
+                config.images,
+                config.split,
+                config.objective,
+            )
 
         for arm, seed in itertools.product(self.plan.arms, self.plan.seeds):
             cell = read_cell(self.out, arm, seed)
@@ -236,6 +243,7 @@ class _CellRun:
                     config.data,
                     img_size=config.img_size,
                     images=config.images,
+                    reading=config.reading,
                     split=config.split,
                     labelled=config.objective != "reconstruction",
                 )

@@ -204,7 +204,14 @@ def _settle(study: Study, fields: Stage, arm: str, plan: Plan, say: Callable[[st
 def _epoch_seconds(config: RunConfig) -> tuple[float, float]:
     """(images a second of a training step, seconds of an epoch) of a resolved configuration on this machine."""
     labelled = config.objective != "reconstruction"
-    data = load_data(config.data, img_size=config.img_size, images=config.images, split=config.split, labelled=labelled)
+    data = load_data(
+        config.data,
+        img_size=config.img_size,
+        images=config.images,
+        reading=config.reading,
+        split=config.split,
+        labelled=labelled,
+    )
     if config.objective == "distillation" and not config.teacher:  # it is a stage before this one
         config = replace(config, objective="classification")
     names = {"class_names": data.train.class_names} if labelled else {}

@@ -157,6 +157,7 @@ def _run(
             source if source is not None else config.data,
             img_size=config.img_size,
             images=config.images,
+            reading=config.reading,
             split=config.split,
             skip_unreadable=skip_unreadable,
             progress=progress,

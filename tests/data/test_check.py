@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from feathervit.data import ImageSet
-from feathervit.data.check import check_folder
+from feathervit.data.check import check_data
 from feathervit.errors import DataError, RunFolderError
 from feathervit.plots.grid import sample_grid
 
@@ -19,7 +19,7 @@ from ..conftest import write_pictures
 
 
 def test_a_sound_folder(folder):
-    report = check_folder(folder)
+    report = check_data(folder)
     assert not report.must_mend
     assert report.counts == {s: dict.fromkeys(("flat", "tall", "tiles"), n) for s, n in (("train", 24), ("test", 8))}
     assert report.sizes == {"width": (16, 16, 16), "height": (16, 16, 16)}
@@ -39,7 +39,7 @@ def test_unreadable_truncated_and_empty_files_must_be_mended(folder):
         path.write_bytes(path.read_bytes()[:-200])  # the header is sound, and nearly all of the pixels are there
     (folder / "train" / "tall" / "text.jpg").write_text("hello")
     (folder / "test" / "tall" / "none.gif").write_bytes(b"")
-    report = check_folder(folder)
+    report = check_data(folder)
     assert report.must_mend
     broken = set(report.truncated) | set(report.unreadable)
     assert broken == {f"train/flat/{n}" for n in ("half.jpg", "half.png", "half.webp", "prog.jpg")} | {
@@ -62,24 +62,24 @@ def test_duplicates_by_pixels_and_where_they_are(folder):
             Image.open(folder / source).save(target, lossless=True)
 
     copy("train/flat/0.png", "train/flat/again.webp")  # other bytes, same pixels
-    report = check_folder(folder)
+    report = check_data(folder)
     assert report.duplicates == [["train/flat/0.png", "train/flat/again.webp"]]
     assert not report.must_mend  # within a split it is a waste, no more
     copy("train/tall/1.png", "train/tiles/wrong.png")
     copy("train/tall/2.png", "test/tall/leak.png")
-    report = check_folder(folder)
+    report = check_data(folder)
     assert report.two_labels == [["train/tall/1.png", "train/tiles/wrong.png"]]
     assert report.across_splits == [["train/tall/2.png", "test/tall/leak.png"]]
     assert report.must_mend
     (folder / "test/tall/leak.png").unlink()
-    assert not check_folder(folder).must_mend
+    assert not check_data(folder).must_mend
 
 
 def test_a_turned_or_reshaped_picture_is_no_duplicate(tmp_path):
     write_pictures(tmp_path, 1, classes=("a", "b"))
     for name, size in (("wide", (8, 4)), ("high", (4, 8)), ("other", (16, 2))):
         Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "a" / f"{name}.png")
-    assert check_folder(tmp_path).duplicates == []
+    assert check_data(tmp_path).duplicates == []
 
 
 def test_classes_few_missing_unequal_and_alone(tmp_path):
@@ -87,23 +87,23 @@ def test_classes_few_missing_unequal_and_alone(tmp_path):
     write_pictures(tmp_path / "test", 3, classes=("a", "b"), seed=1)
     for i in range(5, 20):
         (tmp_path / "train" / "b" / f"{i}.png").unlink()
-    report = check_folder(tmp_path)
+    report = check_data(tmp_path)
     assert report.small_classes == {"b": 5}
     assert report.imbalance == 4.0
     assert "imbalance: the largest class has 4.0 times" in "\n".join(report.lines())
     assert not report.must_mend
     (tmp_path / "test" / "b").rename(tmp_path / "test" / "c")
-    report = check_folder(tmp_path)
+    report = check_data(tmp_path)
     assert report.not_in_train == {"c": ["test"]}
     assert report.must_mend
     shutil.rmtree(tmp_path / "test")
     (tmp_path / "train" / "b" / "readme.txt").write_text("x")
-    assert not check_folder(tmp_path).must_mend
+    assert not check_data(tmp_path).must_mend
     for path in (tmp_path / "train" / "b").glob("*.png"):
         path.unlink()
-    report = check_folder(tmp_path)
+    report = check_data(tmp_path)
     assert report.one_class and report.must_mend
-    assert report.empty_classes == ["b"]
+    assert report.empty_classes == ["train/b/"]
     assert report.not_pictures == ["train/b/readme.txt"]
     assert "one class only" in "\n".join(report.lines())
 
@@ -114,7 +114,7 @@ def test_sizes_modes_and_progress(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.new(mode, size, 5 * i).save(path)
     calls = []
-    report = check_folder(tmp_path, progress=lambda done, total: calls.append((done, total)))
+    report = check_data(tmp_path, progress=lambda done, total: calls.append((done, total)))
     assert report.sizes == {"width": (10, 20, 60), "height": (10, 20, 30)}
     assert report.modes == {"L": 1, "RGB": 1, "RGBA": 1}
     assert calls == [(1, 3), (2, 3), (3, 3)]
@@ -123,7 +123,7 @@ def test_sizes_modes_and_progress(tmp_path):
 def test_the_report_is_json_and_long_lists_are_cut(folder):
     for i in range(15):
         (folder / "train" / "flat" / f"{i}.png").write_bytes(b"x")
-    report = check_folder(folder)
+    report = check_data(folder)
     data = json.loads(json.dumps(report.to_dict()))
     assert data["must_mend"] is True and data["one_class"] is False
     assert len(data["unreadable"]) == 15
@@ -138,13 +138,13 @@ def test_pictures_without_classes(folder, tmp_path):
     for i in range(3):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(flat / f"{i}.png")
     with pytest.raises(DataError, match="--unlabelled"):
-        check_folder(flat)
-    report = check_folder(flat, labelled=False)
+        check_data(flat)
+    report = check_data(flat, labelled=False)
     assert report.counts == {"train": {"": 3}} and not report.must_mend
     assert "  train: 3 pictures" in report.lines()
     (flat / "3.png").write_bytes(b"x")
-    assert list(check_folder(flat, labelled=False).unreadable) == ["3.png"]
-    labelled, report = check_folder(folder), check_folder(folder, labelled=False)
+    assert list(check_data(flat, labelled=False).unreadable) == ["3.png"]
+    labelled, report = check_data(folder), check_data(folder, labelled=False)
     assert {s: sum(c.values()) for s, c in report.counts.items()} == {
         s: sum(c.values()) for s, c in labelled.counts.items()
     }
@@ -152,10 +152,10 @@ def test_pictures_without_classes(folder, tmp_path):
 
 
 def test_nothing_to_check(tmp_path):
-    with pytest.raises(DataError, match="no pictures in class folders"):
-        check_folder(tmp_path)
+    with pytest.raises(DataError, match="no images were found"):
+        check_data(tmp_path)
     with pytest.raises(DataError, match="no folder"):
-        check_folder(tmp_path / "missing")
+        check_data(tmp_path / "missing")
 
 
 # --- the grid

@@ -102,9 +102,10 @@ def test_links_hidden_files_and_other_files_do_no_harm(tmp_path):
     assert counts(data.train) == [6, 5, 5]
     assert "flat/linked.png" in data.train.sources
     notes = "\n".join(data.notes)
-    assert "5 files that are no pictures" in notes and ".heic" in notes
-    assert "1 pictures that lie outside" in notes
-    assert "without pictures: empty" in notes
+    assert "files that are not images (3: " in notes and "1 .heic" in notes
+    for part in ("links to nothing (2: ", "hidden folders (1: .hidden)", "outside of the class folders (1: loose.png)"):
+        assert part in notes
+    assert "folders without images (1: empty/)" in notes
 
 
 def test_a_class_called_train_is_no_split(tmp_path):
@@ -181,10 +182,10 @@ def test_missing_folders_name_the_nearest(tmp_path):
 
 
 def test_folders_without_pictures_or_classes(tmp_path):
-    with pytest.raises(DataError, match="no pictures were found"):
+    with pytest.raises(DataError, match="no images were found"):
         load_data(tmp_path, img_size=16)
     noise(tmp_path / "0.png", 16, 16)
-    with pytest.raises(DataError, match="1 pictures lie beside each other"):
+    with pytest.raises(DataError, match="1 images lie beside each other"):
         load_data(tmp_path, img_size=16)
     noise(tmp_path / "only" / "0.png", 16, 16)
     with pytest.raises(DataError, match="one class only"):

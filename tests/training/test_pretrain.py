@@ -65,7 +65,7 @@ def test_odd_layouts(folder, tmp_path, masked, capsys):
     Image.new("RGB", (16, 16)).save(folder / "loose.png")
     outcome = feathervit.pretrain(data=folder, out=tmp_path / "run", epochs=1, **masked)
     assert outcome.result.data["n_train"] == 72 + 30 + 1
-    assert "(1 .heic)" in capsys.readouterr().err
+    assert "(1: 1 .heic)" in capsys.readouterr().err
     write_pictures(folder / "Train", 1)
     with pytest.raises(DataError, match="two folders for the split 'train'"):
         feathervit.pretrain(data=folder, out=tmp_path / "two", epochs=1, **masked)
@@ -110,7 +110,7 @@ def test_a_part_of_each_folder_is_the_same_with_and_without_labels(folder, tmp_p
 
 def test_a_folder_without_pictures(tmp_path):
     (tmp_path / "none" / "inside").mkdir(parents=True)
-    with pytest.raises(DataError, match="no pictures below"):
+    with pytest.raises(DataError, match="no images below"):
         feathervit.pretrain(data=tmp_path / "none", out=tmp_path / "run")
 
 

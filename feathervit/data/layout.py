@@ -1,0 +1,292 @@
+"""What a folder of images is taken for: splits, classes, and what was skipped and why.
+
+Two layouts are read, ROOT/CLASS/1.jpg and ROOT/SPLIT/CLASS/1.jpg, in as many wrapping folders as an archive may have. What
+might be either, or neither, is an error: to guess would train on test images, or take splits for classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import ReadingConfig
+from ..errors import ConfigError, DataError
+from .names import SPLITS, find_splits, same_name, wanted_classes
+from .walk import Folder, Skipped, walk
+
+Image = tuple[str, os.stat_result]  # path from the root, with /
+
+KNOWN = (
+    "The known layouts are ROOT/CLASS/1.jpg, ROOT/train|val|test/CLASS/1.jpg, and a table with the columns path and label. "
+    "--classes A,B names the class folders, --ignore PATTERN leaves folders out"
+)
+
+
+@dataclass
+class Part:
+    """One split: the folder it is, with / at its end ("" the root), and class -> images, sorted by path."""
+
+    folder: str
+    classes: dict[str, list[Image]] = field(default_factory=dict)
+
+
+@dataclass
+class Layout:
+    """What a folder was taken for. `parts`: split -> its part, in the order train, val, test, only those with images.
+
+    `skipped`: everything else below the root; `empty`: class folders without images; `loose`: images outside of the class
+    folders; `others`: files that are not images; `hints`: what else may surprise. Paths are from the root, with /.
+    """
+
+    root: Path
+    labelled: bool = True
+    parts: dict[str, Part] = field(default_factory=dict)
+    skipped: Skipped = field(default_factory=Skipped)
+    empty: list[str] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of all splits, sorted."""
+        return tuple(sorted({name for part in self.parts.values() for name in part.classes}))
+
+    def line(self) -> str:
+        """In one line: the splits, the classes, what was skipped and why."""
+        names = self.class_names
+        classes = f"{len(names)} classes: {few(names)}" if self.labelled else "images in any folders"
+        whole = "all of it" if len(self.parts) == 1 else "the rest"
+        splits = ", ".join(f"{split} is {part.folder or whole}" for split, part in self.parts.items())
+        skipped = [text] if (text := self.skipped.text()) else []
+        if self.others:
+            kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in self.others).most_common()
+            named = few([f"{n} {suffix}" for suffix, n in kinds], 5)
+            skipped.append(f"files that are not images ({len(self.others)}: {named})")
+        if self.loose:
+            skipped.append(f"images outside of the class folders ({len(self.loose)}: {few(self.loose, 3)})")
+        if self.empty:
+            skipped.append(f"folders without images ({len(self.empty)}: {few(self.empty, 5)})")
+        said = [
+            f"taken for: {splits}; {classes}",
+            *([f"skipped: {', '.join(skipped)}"] if skipped else []),
+            *self.hints,
+        ]
+        return "; ".join(said)
+
+
+def read_layout(root: Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Layout:  # noqa: B008
+    """What `root` holds. `labelled` False: every image counts, in any folders; a folder at the top is a class of its own.
+
+    Raises ConfigError where it could be several things or nothing that is known, DataError where a split is there twice or
+    train holds no classes, UnknownNameError for a class in `reading` that is not there.
+    """
+    top, skipped = walk(root, reading.ignore, reading.classes)
+    layout = Layout(root, labelled, skipped=skipped, others=top.all_others())
+    if not labelled and reading.classes:
+        raise ConfigError("--classes has no effect where labels are not used; --ignore PATTERN leaves folders out")
+    if not labelled:
+        _read_unlabelled(layout, _unwrapped(top))
+    elif reading.classes:
+        _read_named(layout, _unwrapped(top), _wanted(top, reading.classes))
+    else:
+        _read_guessed(layout, _unwrapped(top))
+    layout.parts = {split: layout.parts[split] for split in SPLITS if split in layout.parts}
+    return layout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The layout, found
+
+
+def _read_guessed(layout: Layout, top: Folder) -> None:
+    splits = find_splits(folder.name for folder in top.filled)
+    rest = [folder for folder in top.filled if folder.name not in splits]
+    named = [folder for folder in top.filled if folder.name in splits]
+    if named and rest and (_tell_splits(splits) or any(folder.filled for folder in named)):
+        raise _ambiguous(
+            layout.root,
+            f"{_listed(named)} {'is a split' if len(named) == 1 else 'are splits'} by name, "
+            f"{_listed(rest)} neither a split nor a class of one",
+        )
+    if named and not rest:
+        _take_splits(layout, named, splits)
+        _note_rest(layout, top)
+    else:  # a class may be called train, as a vehicle is
+        _take_classes(layout, "train", top, top.filled)
+
+
+def _take_splits(layout: Layout, folders: list[Folder], splits: dict[str, str], wanted: Sequence[str] = ()) -> None:
+    for split in SPLITS:
+        own = [folder for folder in folders if splits[folder.name] == split]
+        if len(own) > 1:
+            names = ", ".join(folder.name for folder in own)
+            raise DataError(
+                f"{layout.root} has two folders for the split {split!r} ({names}); keep one, or --ignore {own[1].name}"
+            )
+        for folder in (_unwrapped(folder, through_splits=True) for folder in own):
+            classes = [inner for inner in folder.filled if not wanted or same_name(inner.name) in wanted]
+            layout.skipped.add_all("folders that --classes does not name", folder.filled, classes)
+            if classes:
+                _take_classes(layout, split, folder, classes, named=bool(wanted))
+            elif split == "train":
+                raise DataError(f"{layout.root / folder.path} holds no class folders with images. {KNOWN}")
+            else:
+                layout.skipped.add(f"{folder.count} images of {split} in no class folders", folder.path)
+
+
+def _take_classes(layout: Layout, split: str, top: Folder, folders: list[Folder], named: bool = False) -> None:
+    """`folders` inside `top` as the classes of a split. `named`: the user says that they are."""
+    if not named:
+        _refuse_splits_inside(layout.root, folders)
+        _check_subfolders(layout, top, folders)
+    if folders:
+        part = layout.parts.setdefault(split, Part(top.path))
+    for folder in folders:
+        images = part.classes.setdefault(same_name(folder.name), [])
+        images += folder.all_images()
+        images.sort(key=lambda image: image[0])
+    _note_rest(layout, top)
+
+
+def _note_rest(layout: Layout, top: Folder) -> None:
+    layout.loose += [path for path, _ in top.images]
+    layout.empty += [folder.path for folder in top.folders if not folder.count]
+
+
+def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
+    """Raises ConfigError where a class folder holds folders that are splits by name, at any depth."""
+    for folder in folders:
+        splits = find_splits(inner.name for inner in folder.filled)
+        if _tell_splits(splits):
+            raise _ambiguous(root, f"the class folder {folder.path} holds {', '.join(splits)}, names of splits")
+        _refuse_splits_inside(root, folder.filled)
+
+
+def _check_subfolders(layout: Layout, top: Folder, folders: list[Folder]) -> None:
+    """Raises ConfigError where class folders mostly hold folders of the same names: those may be the classes, or parts.
+
+    One such name is a hint only.
+    """
+    counts = Counter(inner.name for folder in folders for inner in folder.filled)
+    same = [name for name, count in counts.items() if count >= max(2, len(folders) / 2)]
+    if len(folders) < 2 or not all(folder.filled for folder in folders) or 2 * len(same) < len(counts):
+        return
+    if len(same) > 1:
+        names = few([folder.path for folder in folders], 3)
+        raise _ambiguous(
+            layout.root, f"{names} all hold the same folders ({few(same, 5)}), which may be classes or splits"
+        )
+    if any(folder.images for folder in folders):
+        layout.hints.append(f"images in the folders {same[0]!r} of the classes are taken with the others")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The layout, as the user names the classes
+
+
+def _read_named(layout: Layout, top: Folder, wanted: set[str]) -> None:
+    direct = [folder for folder in top.filled if same_name(folder.name) in wanted]
+    others = [folder for folder in top.filled if folder not in direct]
+    holders = [f for f in others if any(same_name(inner.name) in wanted for inner in _unwrapped(f).filled)]
+    if direct and holders:
+        raise _ambiguous(layout.root, f"the classes asked for are {_listed(direct)}, and also in {_listed(holders)}")
+    if direct:
+        _take_named(layout, top, direct)
+        layout.skipped.add_all("folders that --classes does not name", others)
+        return
+    splits = find_splits(folder.name for folder in top.filled)
+    if all(folder.name in splits for folder in holders):
+        _take_splits(layout, holders, splits, wanted)
+        layout.skipped.add_all("folders without a class that --classes names", others, holders)
+    elif len(holders) == 1:
+        _read_named(layout, _unwrapped(holders[0]), wanted)
+    else:
+        raise _ambiguous(layout.root, f"the classes asked for are in {_listed(holders)}, which are no splits")
+
+
+def _take_named(layout: Layout, top: Folder, folders: list[Folder]) -> None:
+    """The class folders that the user named; those that hold splits are read as ROOT/CLASS/SPLIT/1.jpg."""
+    splits = find_splits({inner.name: None for folder in folders for inner in folder.filled})
+    if not _tell_splits(splits):
+        _take_classes(layout, "train", top, folders, named=True)
+        return
+    for folder in folders:
+        if stray := [inner.path for inner in folder.filled if inner.name not in splits] or [
+            p for p, _ in folder.images
+        ]:
+            raise _ambiguous(
+                layout.root, f"{few(list(splits), 3)} inside the class folders are splits, {few(stray, 3)} is in none"
+            )
+        for inner in folder.filled:
+            part = layout.parts.setdefault(splits[inner.name], Part(f"{top.path}*/{inner.name}/"))
+            part.classes.setdefault(same_name(folder.name), []).extend(inner.all_images())
+
+
+def _wanted(top: Folder, classes: Sequence[str]) -> set[str]:
+    """The names of the class folders asked for. Raises UnknownNameError."""
+    return wanted_classes(classes, {same_name(folder.name) for folder in top.all_folders() if folder.count})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images without labels
+
+
+def _read_unlabelled(layout: Layout, top: Folder) -> None:
+    splits = find_splits(folder.name for folder in top.filled)
+    for split in SPLITS:
+        if len(own := [name for name, of in splits.items() if of == split]) > 1:
+            raise DataError(f"{layout.root} has two folders for the split {split!r} ({', '.join(own)}); keep one")
+
+    def take(folder: Folder, split: str | None, name: str | None) -> None:
+        """`split` None: no folder above was one. `name`: the folder at the top, or in the split at the top, that this is in."""
+        if folder.images:
+            part = layout.parts.setdefault(split or "train", Part(""))
+            part.classes.setdefault(name or "pictures", []).extend(folder.images)
+        inside = {} if split else find_splits(inner.name for inner in folder.filled)
+        for inner in folder.filled:
+            own = inside.get(inner.name)
+            take(inner, split or own, name or (None if own else same_name(inner.name)))
+
+    take(top, None, None)
+    for split, part in layout.parts.items():
+        folder = next((f"{top.path}{name}/" for name, of in splits.items() if of == split), "folders of that name")
+        inside = all(path.startswith(folder) for images in part.classes.values() for path, _ in images)
+        part.folder = folder if inside or split != "train" else ""
+        for images in part.classes.values():
+            images.sort(key=lambda image: image[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _unwrapped(folder: Folder, through_splits: bool = False) -> Folder:
+    """The folder inside that holds several, where this one and those between hold that and no image: pets/pets/cat."""
+    inner = folder
+    while len(inner.filled) == 1 and not inner.images:
+        if find_splits([inner.filled[0].name]) and not through_splits:
+            return inner
+        inner = inner.filled[0]
+        if len(inner.filled) > 1 and not inner.images:
+            return inner
+    return folder
+
+
+def _tell_splits(splits: dict[str, str]) -> bool:
+    """Whether names of splits can hardly be classes: "train" alone may be a vehicle."""
+    return not set(splits.values()) <= {"train"}
+
+
+def _ambiguous(root: Path, why: str) -> ConfigError:
+    return ConfigError(f"{root}: {why}. {KNOWN}")
+
+
+def _listed(folders: Sequence[Folder]) -> str:
+    return few([f"{folder.name}/ ({folder.count} images)" for folder in folders], 4)
+
+
+def few(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,62 @@
+"""Names of splits, recognised generously, and of classes, for folders, tables, hub sets and arrays alike.
+
+"Training", "train_images", "train2017" and "01-train" all mean train. "pets_train" does only beside "pets_test": alone, or
+beside "pets_dogs", it may as well be a class.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+
+from ..errors import UnknownNameError
+
+SPLITS = ("train", "val", "test")
+_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation"),
+    "test": ("test", "testing", "tst"),
+}
+_SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
+_FILLER = {"", "set", "data", "dataset", "split", "image", "images", "img", "imgs", "picture", "pictures", "folder"}
+_COMPOUND = re.compile(f"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(set|data|images?|imgs?|split)?")
+
+
+def find_splits(names: Iterable[str]) -> dict[str, str]:
+    """name -> "train", "val" or "test" for those of `names`, siblings all, that are names of splits."""
+    found, beside = {}, defaultdict(dict)
+    for name in names:
+        split, rest = _parsed(name)
+        if split and not rest:
+            found[name] = split
+        elif split:
+            beside[rest][name] = split
+    for group in beside.values():
+        if len(set(group.values())) > 1:
+            found |= group
+    return found
+
+
+def same_name(name: str) -> str:
+    """The name in the one form (Unicode NFC) in which names are compared: file systems differ in how they write é."""
+    return unicodedata.normalize("NFC", name)
+
+
+def wanted_classes(asked: Iterable[str], known: Collection[str]) -> set[str]:
+    """The classes that `asked` names, each whole or several with commas between. Raises UnknownNameError."""
+    wanted = {part for name in map(same_name, asked) for part in ([name] if name in known else name.split(","))}
+    for name in sorted(wanted.difference(known)):
+        raise UnknownNameError("class", name, known)
+    return wanted
+
+
+def _parsed(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """(the split that the name holds, its other words). Digits and words such as "images" count for nothing."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    words = [word for word in re.split(r"[\W\d_]+", spaced.lower()) if word not in _FILLER]
+    matches = [_COMPOUND.fullmatch(word) for word in words]
+    splits = [_SPLIT_OF[match[1]] for match in matches if match]
+    rest = tuple(word for word, match in zip(words, matches, strict=True) if not match)
+    return (splits[0], rest) if len(splits) == 1 else (None, tuple(words))

@@ -1,0 +1,213 @@
+"""What is below a folder, read once: folders, images, other files, and what is skipped because it is nobody's data.
+
+Skipped, and counted by kind at any depth: what operating systems, storage boxes and tools leave behind; runs, exports and
+studies of ours; virtual environments; the cache; and what the user asks to ignore.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import DataError
+from .cache import cache_folder
+from .image import SUFFIXES
+
+# Folders, in lower case, that nobody made to hold data: recycle bins, thumbnails, snapshots, indexes.
+_LEFT_BEHIND = (
+    *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "@sharebin", "@syno*", "@transcode", "@appdata"),
+    *("#recycle", "#snapshot", "~snapshot", "$recycle.bin", "$winreagent", "$windows.~*", "recycler", "recycled"),
+    *("recycle bin", "recycle.bin", "system volume information", "found.[0-9][0-9][0-9]", "lost+found", "__macosx"),
+    *("network trash folder", "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "*.lrdata"),
+)
+_LEFT_FILES = ("synophoto_thumb_*", "synovideo_*", "~$*")
+_MARKERS = (  # what only such a folder holds, and what it then is
+    (("config.json", "splits.json"), "a run"),
+    (("config.json", "metrics.csv"), "a run"),
+    (("config.json", "last.safetensors"), "a run"),
+    (("config.json", "best.safetensors"), "a run"),
+    (("export.json",), "an export"),
+    (("plan.json", "study.json"), "a study"),
+    (("pyvenv.cfg",), "a virtual environment"),
+    (("conda-meta",), "a virtual environment"),
+)
+_IN_A_RUN = ("report", "reconstructions", "tensorboard")  # folders that a run writes
+
+
+@dataclass
+class Folder:
+    """A folder without what was skipped. Paths are from the root, with /; `images` are (path, stat)."""
+
+    name: str
+    path: str
+    folders: list[Folder] = field(default_factory=list)
+    images: list[tuple[str, os.stat_result]] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+    @cached_property
+    def count(self) -> int:
+        """Images in it and below."""
+        return len(self.images) + sum(folder.count for folder in self.folders)
+
+    @cached_property
+    def filled(self) -> list[Folder]:
+        """Its folders that hold images, at any depth."""
+        return [folder for folder in self.folders if folder.count]
+
+    def all_images(self) -> list[tuple[str, os.stat_result]]:
+        """Its images and those below, sorted by path."""
+        return sorted((image for folder in self.all_folders() for image in folder.images), key=lambda image: image[0])
+
+    def all_others(self) -> list[str]:
+        """Files in it and below that are not images."""
+        return [name for folder in self.all_folders() for name in folder.others]
+
+    def all_folders(self) -> Iterator[Folder]:
+        """It and all folders below."""
+        yield self
+        for folder in self.folders:
+            yield from folder.all_folders()
+
+
+@dataclass
+class Skipped:
+    """What was skipped: reason -> paths from the root, with / (also at a folder's end); patterns that fitted nothing."""
+
+    paths: dict[str, list[str]] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+
+    def add(self, reason: str, path: str) -> None:
+        self.paths.setdefault(reason, []).append(path)
+
+    def add_all(self, reason: str, folders: Sequence[Folder], but: Sequence[Folder] = ()) -> None:
+        """Folders as skipped, but for those in `but`."""
+        for folder in folders:
+            if not any(folder is other for other in but):
+                self.add(reason, folder.path)
+
+    def text(self) -> str:
+        """Each reason with how many, and their names; nothing where nothing was skipped."""
+        texts = [f"{reason} ({len(paths)}: {_names(paths)})" for reason, paths in self.paths.items()]
+        return ", ".join(texts + [f"nothing by the pattern {pattern!r}" for pattern in self.unused])
+
+
+def walk(root: Path, ignore: Sequence[str] = (), keep: Sequence[str] = ()) -> tuple[Folder, Skipped]:
+    """What is below `root`, and what was skipped.
+
+    `ignore`: patterns of names, or of paths from the root where they hold a "/". Folders named in `keep` are not skipped for
+    their names. Links are followed, but never into a folder that holds them. Raises DataError for a folder that cannot be
+    read.
+    """
+    walker = _Walker(root, ignore, {part.lower() for name in keep for part in (name, *name.split(","))})
+    above = {_identity(folder) for folder in root.resolve().parents}
+    found = walker.read(root, "", above)
+    walker.skipped.unused = [pattern for pattern in walker.ignore if pattern not in walker.used]
+    return found, walker.skipped
+
+
+class _Walker:
+    def __init__(self, root: Path, ignore: Sequence[str], keep: set[str]):
+        self.root, self.keep, self.skipped = root, keep, Skipped()
+        self.ignore, self.used = [pattern.removeprefix("./").rstrip("/") for pattern in ignore], set()
+        self.cache = cache_folder().resolve()
+
+    def read(self, path: Path, inside: str, above: set[tuple[int, int]]) -> Folder:
+        """`inside`: the path from the root, with / at its end unless it is the root."""
+        found = Folder(path.name, inside)
+        entries = _entries(path)
+        names = {entry.name for entry in entries}
+        is_run = _made_by_program(names) == "a run"
+        below = above | {_identity(path)}
+        for entry in entries:
+            place = inside + entry.name
+            is_folder = _is_folder(entry)
+            if entry.name.startswith(".") and not is_folder and not is_image(entry.name):
+                continue  # .DS_Store and its like, which no one takes for data
+            if reason := self._why_skipped(entry, place, is_folder, is_run, below):
+                self.skipped.add(reason, place + "/" * is_folder)
+            elif is_folder:
+                found.folders.append(self.read(Path(entry), place + "/", below))
+            elif stat := _stat(entry):
+                if is_image(entry.name):
+                    found.images.append((place, stat))
+                else:
+                    found.others.append(place)
+            else:
+                self.skipped.add("links to nothing", place)
+        return found
+
+    def _why_skipped(
+        self, entry: os.DirEntry, place: str, is_folder: bool, is_run: bool, above: set[tuple[int, int]]
+    ) -> str | None:
+        name = entry.name.lower()
+        if fits := [p for p in self.ignore if fnmatchcase(place if "/" in p else entry.name, p)]:
+            self.used.update(fits)
+            return "ignored as asked for"
+        if name.startswith("."):
+            return "hidden folders" if is_folder else "hidden images"
+        if not is_folder:
+            return "files that systems leave behind" if _matches(name, _LEFT_FILES) else None
+        if _matches(name, _LEFT_BEHIND) and name not in self.keep:
+            return "folders that systems leave behind"
+        if is_run and name in _IN_A_RUN:
+            return "folders of a run"
+        if _identity(Path(entry)) in above:
+            return "links back to a folder above"
+        if Path(entry).resolve() == self.cache:
+            return "folders that hold the cache"
+        kind = _made_by_program({inner.name for inner in _entries(Path(entry))})
+        return f"folders that hold {kind}" if kind else None
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _names(paths: list[str]) -> str:
+    counts = Counter(path.rstrip("/").rpartition("/")[2] for path in paths).most_common()
+    return ", ".join(name for name, _ in counts[:5]) + (", ..." if len(counts) > 5 else "")
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _made_by_program(names: set[str]) -> str | None:
+    """What a folder with these files is, where a program wrote it: "a run", "an export"..."""
+    return next((kind for markers, kind in _MARKERS if names.issuperset(markers)), None)
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"cannot look into {folder}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _stat(entry: os.DirEntry) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError:  # a link to nothing, or to itself
+        return None
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
