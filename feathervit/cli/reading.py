@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ..config import ReadingConfig
-
+Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 SHORT = {"classes": "classes", "ignore": "ignore"}  # flag -> field of ReadingConfig
 
 
@@ -16,15 +15,14 @@ SHORT = {"classes": "classes", "ignore": "ignore"}  # flag -> field of ReadingCo
 class ReadingFlags:
     """What a verb with data has besides its own flags."""
 
-    classes: str = ""
+    classes: Names = ()
     """The class folders or labels to use, with commas between; others are skipped."""
-    ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    ignore: Names = ()
     """Skip files and folders of this name ("*.bmp", masks) or, with a "/", path ("train/old*"); may be given again."""
 
     def fields(self) -> dict[str, Any]:
         """The fields of `ReadingConfig` that were given."""
-        given = ReadingConfig(classes=(self.classes,) if self.classes else (), ignore=self.ignore)
-        return {name: value for name, value in vars(given).items() if value}
+        return {field: value for flag, field in SHORT.items() if (value := getattr(self, flag))}
 
 
 def as_fields(argv: list[str]) -> list[str]:

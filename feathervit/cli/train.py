@@ -17,10 +17,11 @@ class Train:
     """Train a model: a recipe, or a model and data, into a run folder.
 
     Every field of the recipe can be set by its dotted name; --from, --folds and --fold are short for --start-from,
-    --split.folds and --split.fold, --classes A,B and --ignore PATTERN for --reading.classes and --reading.ignore. With no recipe
-    named, the recipe is the one that fits the data; for one's own images that is `folder`, which chooses model, sizes and
-    epochs by the images, whatever is shown here, and says why. With --recipe NAME before --help the defaults are that recipe's. --arch.attention, --arch.feedforward and --arch.patches take the name of
-    another kind of part, whose fields --help then shows.
+    --split.folds and --split.fold, --classes A,B and --ignore PATTERN for --reading.classes and --reading.ignore.
+    With no recipe named, the recipe is the one that fits the data; for one's own images that is `folder`, which chooses
+    model, sizes and epochs by the images, whatever is shown here, and says why. With --recipe NAME before --help the
+    defaults are that recipe's. --arch.attention, --arch.feedforward and --arch.patches take the name of another kind of
+    part, whose fields --help then shows.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]

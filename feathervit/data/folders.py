@@ -33,7 +33,7 @@ def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labe
     if not train and not labelled:
         held = f", but for those in {', '.join(p.folder for p in layout.parts.values())}" if layout.parts else ""
         raise DataError(f"no images below {root}{held}; give a folder that holds some, in any folders")
-    class_names = tuple(sorted(train.classes)) if train else layout.class_names
+    class_names = tuple(sorted(train.classes)) if train and labelled else layout.class_names
     unknown = tuple(name for name in layout.class_names if name not in class_names)
     class_names += unknown
     splits = {split: _images(root, part, class_names) for split, part in layout.parts.items()}

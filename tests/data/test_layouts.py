@@ -1,0 +1,292 @@
+"""What a user's data is taken for: every case through `data check` and `train`, which must agree."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from feathervit.cli import main
+from feathervit.data.names import find_splits
+
+TINY = [
+    *("--model", "mlit_nano", "--img-size", "16", "--patch-size", "8", "--arch.depth", "1", "--arch.dim", "16"),
+    *("--epochs", "1", "--split.val-fraction", "0", "--augment.policy", "none", "--threads", "1"),
+]
+
+
+def paint(root: Path, names: str) -> Path:
+    """Files of these names, images all different by their suffix and texts else."""
+    for number, name in enumerate(names.split()):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in (".png", ".jpg"):
+            pixels = np.random.default_rng(number + 1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+        else:
+            path.write_text("{}")
+    return root
+
+
+class Command:
+    """The two verbs in this process."""
+
+    def __init__(self, capsys, tmp_path):
+        self.capsys, self.out, self.number = capsys, tmp_path / "runs", 0
+
+    def __call__(self, *argv) -> tuple[int, str, str]:
+        status = main([str(word) for word in argv])
+        said = self.capsys.readouterr()
+        return status, said.out, said.err
+
+    def counts(self, data, *flags) -> tuple[dict[str, dict[str, int]], str]:
+        """split -> class -> images, alike for both verbs, and the line on what the data was taken for."""
+        status, said, error = self("data", "check", data, "--json", *flags)
+        assert status in (0, 1), error
+        report = json.loads(said)
+        self.number += 1
+        out = self.out / str(self.number)
+        status, said, error = self("train", "--data", data, "--out", out, *TINY, *flags)
+        assert status == 0, error
+        (line,) = report["notes"]
+        assert any(line in printed for printed in said.splitlines())
+        splits = json.loads((out / "splits.json").read_text())["splits"]
+        assert {name: part["count"] for name, part in splits.items()} == {
+            name: sum(by_class.values()) for name, by_class in report["counts"].items()
+        }
+        known = json.loads((out / "result.json").read_text())["data"]["classes"]
+        assert known == len({name for by_class in report["counts"].values() for name in by_class})
+        return report["counts"], line
+
+    def refusal(self, data, *flags) -> str:
+        """What both verbs say of data that they refuse, in the same words."""
+        status, _, first = self("data", "check", data, *flags)
+        assert status == 2
+        status, _, second = self("train", "--data", data, "--out", self.out / "refused", *TINY, *flags)
+        assert status == 2
+        assert first == second
+        assert not (self.out / "refused").exists()
+        return first
+
+
+@pytest.fixture
+def command(capsys, tmp_path) -> Command:
+    return Command(capsys, tmp_path)
+
+
+# --- 1. splits and classes
+
+PAIR = "{0}/a/1.png {0}/a/2.png {0}/b/1.png {1}/a/3.png {1}/b/2.png"
+TWO = {"train": {"a": 2, "b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "split"),
+    [
+        ("Training", "Testing", "test"),
+        ("train", "dev", "val"),
+        ("train", "eval", "val"),
+        ("TRAIN", "Validation_Set", "val"),
+        ("pets_train", "pets_test", "test"),
+        ("01-train", "02-test", "test"),
+        ("train2017", "val2017", "val"),
+        ("trainset", "testset", "test"),
+        ("seg_train/seg_train", "seg_test/seg_test", "test"),
+        ("pets/pets/train", "pets/pets/testing", "test"),
+    ],
+)
+def test_splits_by_many_names(command, tmp_path, train, other, split):
+    counts, line = command.counts(paint(tmp_path / "set", PAIR.format(train, other)))
+    assert counts == TWO | {split: {"a": 1, "b": 1}}
+    assert f"train is {train}/" in line and f"{split} is {other}/" in line and "2 classes: a, b" in line
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (PAIR.format("train", "holdout"), ["holdout/ (2 images)", "neither a split nor a class"]),
+        (PAIR.format("train", "test") + " extra/1.png", ["extra/ (1 images)"]),
+        (PAIR.format("part1", "part2"), ["part1/, part2/", "all hold the same folders (a, b)"]),
+        (PAIR.format("entrenamiento", "prueba"), ["all hold the same folders"]),
+        ("cat/train/1.png cat/test/2.png dog/train/3.png dog/test/4.png", ["cat/ holds test, train"]),
+        ("cat/old/train/1.png cat/old/val/2.png dog/3.png", ["cat/old/ holds train, val"]),
+        ("cat/1.png cat/testing/2.png dog/3.png", ["cat/ holds testing"]),
+        ("cat/1.png dog/2.png test/3.png", ["test/ (1 images) is a split by name"]),
+        ("train/1.png test/2.png", ["train", "no class folders"]),
+    ],
+)
+def test_what_may_be_several_things_is_an_error_that_names_the_known_layouts(command, tmp_path, names, words):
+    said = command.refusal(paint(tmp_path / "set", names))
+    for word in (*words, "ROOT/CLASS/1.jpg", "ROOT/train|val|test/CLASS/1.jpg", "a table", "--classes", "--ignore"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "want"),
+    [
+        (PAIR.format("train", "holdout"), ["--ignore", "holdout"], TWO),
+        (PAIR.format("train", "test") + " extra/1.png", ["--classes", "a,b"], TWO | {"test": {"a": 1, "b": 1}}),
+        (PAIR.format("part1", "part2"), ["--classes", "part1,part2"], {"train": {"part1": 3, "part2": 2}}),
+        (
+            "cat/train/1.png cat/test/2.png dog/train/3.png dog/test/4.png dog/test/5.png",
+            ["--classes", "cat,dog"],
+            {"train": {"cat": 1, "dog": 1}, "test": {"cat": 1, "dog": 2}},
+        ),
+        ("cat/1.png dog/2.png test/3.png", ["--classes", "cat,dog"], {"train": {"cat": 1, "dog": 1}}),
+        ("cat/1.png dog/2.png test/3.png", ["--classes", "cat,dog,test"], {"train": {"cat": 1, "dog": 1, "test": 1}}),
+        ("a,b/1.png c/2.png d/3.png", ["--classes", "a,b", "--classes", "c"], {"train": {"a,b": 1, "c": 1}}),
+        ("a/1.png a/bad_2.png b/3.png b/x/bad_4.png", ["--ignore", "bad_*"], {"train": {"a": 1, "b": 1}}),
+        ("a/1.png a/x/2.png b/3.png b/x/4.png", ["--ignore", "a/x"], {"train": {"a": 1, "b": 2}}),
+    ],
+)
+def test_two_flags_settle_it(command, tmp_path, names, flags, want):
+    counts, line = command.counts(paint(tmp_path / "set", names), *flags)
+    assert counts == want
+    skipped = len(names.split()) - sum(sum(by_class.values()) for by_class in counts.values())
+    assert ("skipped: " in line) == (skipped > 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "want", "said"),
+    [
+        ("bus/1.png car/2.png train/3.png", {"train": {"bus": 1, "car": 1, "train": 1}}, "3 classes"),
+        (
+            "train/a/1.png train/b/2.png test/3.png test/4.png",
+            {"train": {"a": 1, "b": 1}},
+            "2 images of test in no class",
+        ),
+        ("a/1.png a/deep/2.png b/3.png b/deep/4.png", {"train": {"a": 2, "b": 2}}, "folders 'deep' of the classes"),
+        (
+            "cat/images/1.png dog/images/2.png labels/1.txt",
+            {"train": {"cat": 1, "dog": 1}},
+            "without images (1: labels/)",
+        ),
+    ],
+)
+def test_what_is_clear_is_taken_and_said(command, tmp_path, names, want, said):
+    counts, line = command.counts(paint(tmp_path / "set", names))
+    assert counts == want
+    assert said in line
+
+
+def test_flags_that_fit_nothing(command, tmp_path):
+    root = paint(tmp_path / "set", "cat/1.png dog/2.png")
+    assert "unknown class 'bird'; known: cat, dog" in command.refusal(root, "--classes", "cat,bird")
+    assert "nothing by the pattern '*.bmp'" in command.counts(root, "--ignore", "*.bmp")[1]
+
+
+def test_the_choice_is_kept_with_the_weights(command, tmp_path):
+    root = paint(tmp_path / "set", "cat/1.png dog/2.png bird/3.png bird/4.png")
+    command.counts(root, "--classes", "cat,dog")
+    run = command.out / "1"
+    assert json.loads(command("evaluate", run, "--json")[1])["n"] == 2
+    assert command("train", "--resume", "--out", run)[0] == 0
+    status, _, said = command("evaluate", run, "--classes", "bird,cat")
+    assert status == 2 and "'bird'" in said
+    assert json.loads(command("evaluate", run, "--classes", "cat", "--json")[1])["n"] == 1
+
+
+def test_pretraining_keeps_test_images_out_however_they_lie(command, tmp_path):
+    root = paint(tmp_path / "set", "cat/train/1.png cat/test/2.png dog/3.png Testing/4.png dog/@eaDir/5.png")
+    tiny = [word for word in TINY if word not in ("--split.val-fraction", "0")]
+    status, _, error = command("pretrain", "--data", root, "--out", tmp_path / "run", *tiny)
+    assert status == 0, error
+    splits = json.loads((tmp_path / "run" / "splits.json").read_text())["splits"]
+    assert sorted(splits["train"]["sources"]) == ["cat/train/1.png", "dog/3.png"]
+    assert sorted(splits["test"]["sources"]) == ["Testing/4.png", "cat/test/2.png"]
+    report = json.loads(command("data", "check", root, "--unlabelled", "--json")[1])
+    assert report["counts"] == {"train": {"": 2}, "test": {"": 2}}
+
+
+@pytest.mark.parametrize(
+    "name", ["test tube", "bullet_train", "contest", "trainers", "evaluations of", "retrain", "Attest"]
+)
+def test_names_that_are_no_splits(name):
+    assert find_splits([name, "cat"]) == {}
+
+
+# --- 2. and 3. what else lies there
+
+
+def test_runs_inside_the_data(command, tmp_path, monkeypatch):
+    root = paint(tmp_path / "pets", "cat/1.png cat/2.png dog/3.png dog/4.png")
+    monkeypatch.chdir(root)
+    assert command("train", "--data", ".", "--out", "run", *TINY)[0] == 0
+    paint(root, "run/report/curves.png web/export.json web/examples/1.png env/pyvenv.cfg env/lib/icon.png")
+    paint(root, "studies/one/plan.json studies/one/study.json studies/one/chart.png runs/a/config.json")
+    paint(root, "runs/a/metrics.csv runs/a/reconstructions/1.png")
+    counts, line = command.counts(".")
+    assert counts == {"train": {"cat": 2, "dog": 2}}
+    for kind in ("a run (2: ", "an export (1: web)", "a study (1: one)", "a virtual environment (1: env)"):
+        assert f"folders that hold {kind}" in line
+    assert json.loads(command("evaluate", "run", "--json")[1])["n"] == 4
+    assert len(json.loads(command("predict", "run", ".", "--json")[1])["predictions"]) == 4
+
+
+def test_a_run_in_the_very_folder_of_the_data(command, tmp_path):
+    root = paint(tmp_path / "pets", "cat/1.png dog/2.png config.json metrics.csv report/a.png reconstructions/1.png")
+    counts, line = command.counts(root)
+    assert counts == {"train": {"cat": 1, "dog": 1}}
+    assert "folders of a run (2: " in line
+
+
+def test_the_cache_inside_the_data(command, tmp_path, monkeypatch):
+    root = paint(tmp_path / "pets", "cat/1.png dog/2.png kept/downloads/x/3.png")
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(root / "kept"))
+    counts, line = command.counts(root)
+    assert counts == {"train": {"cat": 1, "dog": 1}}
+    assert "folders that hold the cache (1: kept)" in line
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        *("@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+        *(
+            "__MACOSX",
+            "__pycache__",
+            "RECYCLER",
+            ".Trash-1000",
+            ".Trashes",
+            ".thumbnails",
+            ".git",
+            "FOUND.000",
+            "~snapshot",
+        ),
+    ],
+)
+def test_what_systems_leave_behind(command, tmp_path, left):
+    root = tmp_path / "set"
+    for place in (root, root / "train", root / "train" / "a", root / "val" / "b" / "deep"):
+        paint(place / left, "a/1.png 2.png")
+    paint(root, "train/a/1.png train/b/2.png val/a/3.png val/b/4.png val/b/deep/5.png")
+    status, said, _ = command("data", "check", root, "--json")
+    report = json.loads(said)
+    assert report["counts"] == {"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 2}}
+    assert f"(4: {left})" in report["notes"][0]
+    assert status == 0
+
+
+def test_thumbnails_of_validation_images_are_not_trained_on(command, tmp_path):
+    root = paint(tmp_path / "set", "cat/1.png cat/2.png dog/3.png cat/._1.png cat/~$x.png")
+    for image in list(root.rglob("[0-9].png")):
+        for size in ("SM", "XL"):
+            thumb = image.parent / "@eaDir" / image.name / f"SYNOPHOTO_THUMB_{size}.png"
+            thumb.parent.mkdir(parents=True, exist_ok=True)
+            thumb.write_bytes(image.read_bytes())
+    paint(root, "dog/SYNOPHOTO_THUMB_M.jpg")
+    counts, line = command.counts(root)
+    assert counts == {"train": {"cat": 2, "dog": 1}}
+    assert Counter(line.split())["@eaDir),"] == 1
+    for part in (
+        "folders that systems leave behind (2: ",
+        "hidden images (1: ",
+        "files that systems leave behind (2: ",
+    ):
+        assert part in line
+    counts, _ = command.counts(paint(tmp_path / "named", "@eaDir/1.png dog/2.png"), "--classes", "@eaDir,dog")
+    assert counts == {"train": {"@eaDir": 1, "dog": 1}}  # what is asked for is not skipped
