@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,13 +113,18 @@ def _read_guessed(layout: Layout, top: Folder) -> None:
             f"{_listed(rest)} neither a split nor a class of one",
         )
     if named and not rest:
-        _take_splits(layout, named, splits)
+        _take_splits(layout, top, named, splits)
         _note_rest(layout, top)
     else:  # a class may be called train, as a vehicle is
         _take_classes(layout, "train", top, top.filled)
 
 
-def _take_splits(layout: Layout, folders: list[Folder], splits: dict[str, str], wanted: Sequence[str] = ()) -> None:
+def _take_splits(
+    layout: Layout, top: Folder, folders: list[Folder], splits: dict[str, str], wanted: Collection[str] = ()
+) -> None:
+    for folder in top.folders:
+        if not folder.count and find_splits([folder.name]).get(folder.name) == "train":
+            raise DataError(f"{layout.root / folder.path} holds no class folders with images. {KNOWN}")
     for split in SPLITS:
         own = [folder for folder in folders if splits[folder.name] == split]
         if len(own) > 1:
@@ -200,7 +205,7 @@ def _read_named(layout: Layout, top: Folder, wanted: set[str]) -> None:
         return
     splits = find_splits(folder.name for folder in top.filled)
     if all(folder.name in splits for folder in holders):
-        _take_splits(layout, holders, splits, wanted)
+        _take_splits(layout, top, holders, splits, wanted)
         layout.skipped.add_all("folders without a class that --classes names", others, holders)
     elif len(holders) == 1:
         _read_named(layout, _unwrapped(holders[0]), wanted)
