@@ -98,9 +98,29 @@ class ConvStemConfig:
     layers: int = 2
 
 
+@dataclass(frozen=True)
+class StageConfig:
+    """Residual blocks of one width; the first block has the stride."""
+
+    width: int = 32
+    blocks: int = 1
+    stride: int = 2
+
+
+@dataclass(frozen=True)
+class ResidualStemConfig:
+    """A small residual network in place of a patch projection: a 3x3 convolution to `width` channels, then the stages.
+
+    The patch size is the product of the strides, or twice that: the first convolution then has stride 2.
+    """
+
+    width: int = 16
+    stages: tuple[StageConfig, ...] = (StageConfig(32, 1), StageConfig(64, 2), StageConfig(128, 1))
+
+
 Attention = GQAConfig | LatentConfig
 FeedForward = MoEConfig | SwiGLUConfig | MLPConfig | ConvMLPConfig
-Patches = LinearPatchesConfig | WhitenedPatchesConfig | ConvStemConfig
+Patches = LinearPatchesConfig | WhitenedPatchesConfig | ConvStemConfig | ResidualStemConfig
 
 
 @dataclass(frozen=True)

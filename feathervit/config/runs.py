@@ -101,10 +101,14 @@ class OptimConfig:
     `lr_batch` 0: the learning rate is taken as it is. `layer_decay` 1: none. `ema`: decay a step of an exponential moving
     average of the weights, which is then what is validated and kept (0: none). `betas` None: (0.9, 0.999), of Lion (0.9, 0.99)
     as its paper has them (arXiv 2302.06675), of Muon (0.9, 0.95).
+    Muon only: `adamw_lr` is the rate of what AdamW trains beside it (head, norms, biases, first filters; None: the same
+    rate); `matrix_rate` multiplies the rate for the matrices of the encoder's layers.
     """
 
     name: Literal["adamw", "lion", "muon"] = "adamw"
     lr_batch: Annotated[int, Bounds(0)] = 256
+    adamw_lr: AtLeastZero | None = None
+    matrix_rate: AtLeastZero = 1.0
     weight_decay: AtLeastZero = 0.05
     layer_decay: float = 1.0
     betas: tuple[BelowOne, BelowOne] | None = None

@@ -21,6 +21,7 @@ from ..data import ImageSet
 from ..data.image import as_input, fit_square, open_picture, resize, to_stored
 from ..device import autocast
 from ..errors import CheckpointError, ConfigError, DataError
+from ..models.fast import accelerate
 from ..models.loading import load_model
 
 BATCH = 500
@@ -92,7 +93,9 @@ class Predictor:
                 f"{where} is a pre-trained auto-encoder that knows no classes; fine-tune it first: feathervit train --from"
             )
         self.device = torch.device(device)
-        self.model = load_model(checkpoint, where).to(self.device)
+        self.model = load_model(checkpoint, where).to(self.device, memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            accelerate(self.model, torch.float32)
         self.config, self.class_names = checkpoint.config, checkpoint.class_names
         self.in_chans, self.temperature = checkpoint.in_chans, checkpoint.temperature
 
