@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..errors import UnknownNameError
-from .parts import ConvMLPConfig, ConvStemConfig, DecoderConfig, EncoderConfig, GQAConfig, MLPConfig, MoEConfig
+from .parts import (
+    ConvMLPConfig,
+    DecoderConfig,
+    EncoderConfig,
+    GQAConfig,
+    MLPConfig,
+    MoEConfig,
+    ResidualStemConfig,
+    StageConfig,
+)
 
 PAPER = "arXiv 2407.17783, Table 1"
 MLP_DECODER = DecoderConfig(dim=96, depth=3, attention=GQAConfig(6, 6), feedforward=MLPConfig(2.0), positions="learned")
@@ -31,18 +40,20 @@ def _vit_lite(depth: int) -> ModelSpec:
     return ModelSpec(config, 32, 4, "arXiv 2104.05704; queries, keys and values with bias (ours)", MLP_DECODER)
 
 
-def _feather(dim: int, depth: int, kv_heads: int) -> ModelSpec:
-    """Heads of width 16; convolutions in stem and feed-forward, which long training gains from (arXiv 2210.05958)."""
+def _feather(stem: int, stages: tuple[StageConfig, ...], heads: int) -> ModelSpec:
+    """A residual stem that halves the resolution three times, then two layers of attention on what is left."""
     config = EncoderConfig(
-        dim=dim,
-        depth=depth,
-        attention=GQAConfig(dim // 16, kv_heads),
+        dim=stages[-1].width,
+        depth=2,
+        attention=GQAConfig(heads, heads),
         feedforward=ConvMLPConfig(2.0, 0),
-        patches=ConvStemConfig(3),
+        patches=ResidualStemConfig(stem, stages),
+        positions="none",
         readout="mean",
     )
-    decoder = DecoderConfig(dim=64, depth=2, attention=GQAConfig(4, 2), feedforward=ConvMLPConfig(2.0, 0))
-    return ModelSpec(config, 36, 4, "ours (study feather)", decoder)
+    feedforward = ConvMLPConfig(2.0, 0)
+    decoder = DecoderConfig(dim=64, depth=2, attention=GQAConfig(4, 2), feedforward=feedforward, positions="learned")
+    return ModelSpec(config, 32, 8, "ours", decoder)
 
 
 _VIT_192 = EncoderConfig(dim=192, depth=12, attention=GQAConfig(12, 12), feedforward=MLPConfig(2.0))
@@ -71,8 +82,8 @@ MODELS = {
         PAPER,
         DecoderConfig(dim=96, depth=3, attention=GQAConfig(6, 3), feedforward=MoEConfig(96, 48, (3,))),
     ),
-    "feather_s": _feather(160, 13, 2),
-    "feather_xs": _feather(128, 10, 2),
+    "feather_s": _feather(32, (StageConfig(64, 2), StageConfig(128, 2), StageConfig(224, 1)), 7),
+    "feather_xs": _feather(16, (StageConfig(48, 1), StageConfig(96, 2), StageConfig(168, 1)), 7),
     "mlit_xs": ModelSpec(
         EncoderConfig(dim=128, depth=12, attention=GQAConfig(8, 4), feedforward=MoEConfig(96, 32)),
         36,
@@ -86,7 +97,7 @@ MODELS = {
         3,
         PAPER,
     ),
-    "feather_xxs": _feather(96, 9, 2),
+    "feather_xxs": _feather(16, (StageConfig(32, 1), StageConfig(64, 2), StageConfig(128, 1)), 4),
     "mlit_nano": ModelSpec(
         EncoderConfig(dim=64, depth=6, attention=GQAConfig(4, 2), feedforward=MoEConfig(36, 16)),
         16,
@@ -94,7 +105,7 @@ MODELS = {
         "ours, the same parts",
         DecoderConfig(dim=48, depth=2, attention=GQAConfig(4, 2), feedforward=MoEConfig(48, 24, (3,))),
     ),
-    "feather_nano": _feather(48, 7, 1),
+    "feather_nano": _feather(8, (StageConfig(16, 1), StageConfig(32, 2), StageConfig(56, 1)), 2),
 }
 
 
