@@ -230,10 +230,13 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
+            if key == "use_muon":
+                raise ValueError("Muon has changed since; start a new run from this one's weights with --from")
             if not 0 <= int(index) < len(shapes) or (tensor.ndim and tensor.shape != shapes[int(index)]):
                 raise ValueError(f"{name} of shape {list(tensor.shape)} belongs to no parameter")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for own in optimizer.state.values():
-        if "use_muon" in own:  # timm's Muon branches on it for each parameter: on the device it would wait there
-            own["use_muon"] = bool(own["use_muon"])
+    for p, own in optimizer.state.items():
+        for key, value in own.items():
+            if value.shape == p.shape:  # fused kernels go by memory: a moment has the strides of its parameter
+                own[key] = torch.empty_like(p).copy_(value)

@@ -83,7 +83,6 @@ MODELS = {
         DecoderConfig(dim=96, depth=3, attention=GQAConfig(6, 3), feedforward=MoEConfig(96, 48, (3,))),
     ),
     "feather_s": _feather(32, (StageConfig(64, 2), StageConfig(128, 2), StageConfig(224, 1)), 7),
-    "feather_xs": _feather(16, (StageConfig(48, 1), StageConfig(96, 2), StageConfig(168, 1)), 7),
     "mlit_xs": ModelSpec(
         EncoderConfig(dim=128, depth=12, attention=GQAConfig(8, 4), feedforward=MoEConfig(96, 32)),
         36,
@@ -91,6 +90,7 @@ MODELS = {
         PAPER,
         DecoderConfig(dim=80, depth=2, attention=GQAConfig(5, 5), feedforward=MoEConfig(80, 40, (3,))),
     ),
+    "feather_xs": _feather(16, (StageConfig(40, 1), StageConfig(96, 2), StageConfig(168, 1)), 7),
     "mlit_xxs": ModelSpec(
         EncoderConfig(dim=108, depth=9, attention=GQAConfig(6, 3), feedforward=MoEConfig(81, 27)),
         36,

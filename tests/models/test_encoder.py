@@ -24,6 +24,8 @@ from feathervit.config import (
     LatentConfig,
     MLPConfig,
     MoEConfig,
+    ResidualStemConfig,
+    StageConfig,
     SwiGLUConfig,
     WhitenedPatchesConfig,
 )
@@ -44,6 +46,13 @@ VARIANTS = {
         TINY, attention=GQAConfig(3, 1), readout="pool", positions="rotary", patches=WhitenedPatchesConfig()
     ),
     "stem": replace(TINY, feedforward=ConvMLPConfig(2.0), positions="none", patches=ConvStemConfig(2)),
+    "residual": replace(
+        TINY,
+        feedforward=ConvMLPConfig(2.0, 0),
+        readout="mean",
+        positions="none",
+        patches=ResidualStemConfig(6, (StageConfig(8, 1, 2), StageConfig(10, 1, 1))),
+    ),
     "frozen": replace(
         TINY, dim=16, feedforward=ConvMLPConfig(2.0, 0), readout="mean", patches=WhitenedPatchesConfig(frozen=True)
     ),
@@ -346,8 +355,9 @@ def test_names_and_settings_that_are_unknown():
 @pytest.mark.parametrize("img_size", [16, 24])
 @pytest.mark.parametrize("name", list_models())
 def test_timm_contract(name, img_size):
-    model = timm.create_model(name, img_size=img_size, patch_size=4, num_classes=7, in_chans=3).eval()
-    check_contract(model, torch.randn(2, 3, img_size, img_size), (img_size // 4) ** 2)
+    patch_size = 8 if name.startswith("feather") else 4
+    model = timm.create_model(name, img_size=img_size, patch_size=patch_size, num_classes=7, in_chans=3).eval()
+    check_contract(model, torch.randn(2, 3, img_size, img_size), (img_size // patch_size) ** 2)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

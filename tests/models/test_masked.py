@@ -17,6 +17,8 @@ from feathervit.config import (
     LinearPatchesConfig,
     MLPConfig,
     MoEConfig,
+    ResidualStemConfig,
+    StageConfig,
     SwiGLUConfig,
     WhitenedPatchesConfig,
 )
@@ -43,6 +45,7 @@ PATCHES = [
     ConvStemConfig(1),
     ConvStemConfig(2),
     ConvStemConfig(3),
+    ResidualStemConfig(6, (StageConfig(8, 1, 2), StageConfig(16, 1, 1))),
 ]
 FEEDFORWARDS = [
     MoEConfig(10, 4, experts=(2,)),

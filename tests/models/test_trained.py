@@ -8,7 +8,14 @@ import pytest
 import torch
 
 import feathervit
-from feathervit.config import ConvStemConfig, EncoderConfig, LatentConfig, WhitenedPatchesConfig
+from feathervit.config import (
+    ConvStemConfig,
+    EncoderConfig,
+    LatentConfig,
+    ResidualStemConfig,
+    StageConfig,
+    WhitenedPatchesConfig,
+)
 from feathervit.models import list_models, spec
 from feathervit.recipes import recipe
 from feathervit.training.optim import learning_rate, peak_learning_rate
@@ -21,6 +28,8 @@ def fitting(config: EncoderConfig) -> EncoderConfig:
     """For pictures of 16 px and patches of 4."""
     if isinstance(config.patches, ConvStemConfig):
         return replace(config, patches=ConvStemConfig(3))
+    if isinstance(config.patches, ResidualStemConfig):
+        return replace(config, patches=ResidualStemConfig(6, (StageConfig(8, 1), StageConfig(10, 1))))
     if config.patches == WhitenedPatchesConfig(frozen=True):
         return replace(config, dim=60)
     return config
@@ -42,6 +51,7 @@ def test_two_steps(number, variant, arrays, small, tmp_path):
 def test_named_models(name, arrays, small, tmp_path):
     known = spec(name)
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"model": name, "arch.depth": 2}
+    fields |= {"patch_size": 8} if name.startswith("feather") else {}
     run = feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, **fields)
     assert run.result.config["arch"]["dim"] == known.config.dim
     assert run.finished

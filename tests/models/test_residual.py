@@ -1,0 +1,68 @@
+"""The residual stem: batch statistics under a mask, sizes, and independence of an image from its batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from feathervit.errors import ConfigError
+from feathervit.models import create_model
+from feathervit.models.embed import MaskedBatchNorm2d
+
+
+def test_statistics_count_kept_positions_only():
+    """Batch norm over a list of the kept pixels alone, by PyTorch's own layer."""
+    torch.manual_seed(0)
+    kept = torch.rand(3, 1, 4, 4) < 0.4
+    x = torch.randn(3, 5, 4, 4)
+    ours, reference = MaskedBatchNorm2d(5), nn.BatchNorm1d(5)
+    found = ours(x, kept)
+    pixels = x.permute(0, 2, 3, 1)[kept[:, 0]]
+    assert_close(found.permute(0, 2, 3, 1)[kept[:, 0]], reference(pixels), atol=1e-5, rtol=1e-5)
+    assert_close(ours.running_mean, reference.running_mean)
+    assert_close(ours.running_var, reference.running_var)
+
+
+def test_without_a_mask_it_is_batch_norm():
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 4, 4)
+    assert_close(MaskedBatchNorm2d(5)(x), nn.BatchNorm2d(5)(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_kept_token_depends_on_hidden_pixels(training):
+    torch.manual_seed(0)
+    model = create_model("feather_nano", img_size=32, patch_size=8).train(training)
+    keep = torch.stack([torch.randperm(16)[:5] for _ in range(2)])
+    shown = torch.zeros(2, 1, 4, 4).flatten(2).scatter(2, keep[:, None], 1.0).view(2, 1, 4, 4)
+    shown = shown.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    x = torch.randn(2, 3, 32, 32)
+    other = torch.where(shown.bool(), x, torch.randn_like(x))
+    assert_close(model.encode(x, keep)[0], model.encode(other, keep)[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [16, 28, 36, 50, 97, 224])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_size(size, channels):
+    model = create_model("feather_nano", img_size=size, in_chans=channels, num_classes=4).eval()
+    assert model(torch.zeros(1, channels, size, size)).shape == (1, 4)
+    assert model.patch_embed.grid_size == -(-size // 8)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    model = create_model("feather_nano", num_classes=4)
+    x = torch.randn(6, 3, 32, 32)
+    model(x)  # running statistics that are not 0 and 1
+    model.eval()
+    assert_close(model(x)[:1], model(x[:1]), atol=1e-5, rtol=1e-4)
+
+
+def test_reconstruction_needs_whole_patches():
+    from feathervit.config import MAEConfig, spec
+    from feathervit.models import MaskedAutoencoder
+
+    with pytest.raises(ConfigError, match="36"):
+        MaskedAutoencoder(create_model("feather_nano", img_size=36), MAEConfig(decoder=spec("feather_nano").decoder))
