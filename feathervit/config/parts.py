@@ -132,7 +132,7 @@ class EncoderConfig:
     """
 
     dim: Width = 144
-    depth: Depth = 15
+    depth: Annotated[int, Bounds(0, 1_000)] = 15
     attention: Attention = GQAConfig()
     feedforward: FeedForward = MoEConfig()
     patches: Patches = LinearPatchesConfig()
