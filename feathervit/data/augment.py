@@ -197,11 +197,11 @@ class Augmenter:
             y = apply_policy(y, drawn.policy, fill)
         if drawn.hole is not None:
             y = torch.where(geometry.inside(drawn.hole, size), _GREY, y)
-        torch.mul(y, scale, out=x_BCSS).sub_(shift)
+        x_BCSS.copy_(y).mul_(scale).sub_(shift)
         if drawn.erasure is not None:
             hole = geometry.inside(drawn.erasure, size)
             if drawn.noise is None:
-                x_BCSS.masked_fill_(hole, 0.0)
+                x_BCSS.mul_((~hole).float())
             else:
                 x_BCSS.masked_scatter_(hole.expand_as(x_BCSS), drawn.noise)
 

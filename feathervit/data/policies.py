@@ -89,6 +89,16 @@ def rand_magnitudes(op: Tensor, level: Tensor, size: int) -> Tensor:
 
     They grow with the level (timm's `inc1`). float64 of the same shape, without sign.
     """
+    top = _rand_tops(size)[op]
+    found = level / 10 * top
+    posterize, solarize, add = (op == OPERATIONS.index(name) for name in ("Posterize", "Solarize", "SolarizeAdd"))
+    found = torch.where(posterize | solarize | add, found.floor(), found)
+    return torch.where(posterize | solarize, top - found, found)  # bits that are kept, and the threshold, fall
+
+
+@functools.cache
+def _rand_tops(size: int) -> Tensor:
+    """The magnitudes of level 10 (of posterise and solarise: how far they fall), float64 [operations]."""
     tops = {
         "Rotate": 30.0,
         "ShearX": 0.3,
@@ -100,11 +110,7 @@ def rand_magnitudes(op: Tensor, level: Tensor, size: int) -> Tensor:
         "Posterize": 4.0,
         **dict.fromkeys(ENHANCEMENTS, 0.9),
     }
-    top = torch.tensor([tops.get(name, 0.0) for name in OPERATIONS], dtype=torch.float64)
-    found = level / 10 * top[op]
-    posterize, solarize, add = (op == OPERATIONS.index(name) for name in ("Posterize", "Solarize", "SolarizeAdd"))
-    found = torch.where(posterize | solarize | add, found.floor(), found)
-    return torch.where(posterize | solarize, top[op] - found, found)  # bits that are kept, and the threshold, fall
+    return torch.tensor([tops.get(name, 0.0) for name in OPERATIONS], dtype=torch.float64)
 
 
 def sub_policies_raw(name: str) -> list[tuple]:
