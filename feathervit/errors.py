@@ -6,6 +6,7 @@ The command line prints the message as one line and ends with `exit_status`; `--
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -47,3 +48,13 @@ class DivergedError(FeatherVitError):
     """The loss stopped being a finite number."""
 
     exit_status = 1
+
+
+class DataWarning(UserWarning):
+    """What is worth knowing of data that are used all the same. The command line prints it on standard error."""
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Each line as a DataWarning."""
+    for line in lines:
+        warnings.warn(line, DataWarning, stacklevel=3)

@@ -14,6 +14,8 @@ import os
 import re
 import shlex
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from ..config import (
     spec,
     with_fields,
 )
-from ..errors import ConfigError, FeatherVitError, UnknownNameError
+from ..errors import ConfigError, DataWarning, FeatherVitError, UnknownNameError
 from ..recipes import recipe, recipe_for
 from ..results import read_config
 from .reading import as_fields
@@ -68,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         verb, rest = _verb(argv)
         kind, function = VERBS[verb]
         args, explicit = _parse(verb, kind, rest)
-        return function(args, explicit)
+        with _warnings_in_a_line():
+            return function(args, explicit)
     except FeatherVitError as error:
         if debug:
             raise
@@ -94,6 +97,23 @@ def main(argv: list[str] | None = None) -> int:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         print(f"feathervit: an error that feathervit did not foresee: {said}; --debug shows where", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Warnings about the user's data as errors are printed; other warnings as Python prints them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, DataWarning):
+                print(f"feathervit: warning: {message}", file=sys.stderr)
+            else:
+                others(message, category, *rest)
+
+        warnings.showwarning = show
+        yield
 
 
 def _verb(argv: list[str]) -> tuple[str, list[str]]:

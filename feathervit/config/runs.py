@@ -15,12 +15,15 @@ class ImageConfig:
 
     `fit`: centre square, pad to a square, or stretch. `channels`: None keeps the data set's own (3 for picture files).
     `stored_size`: side in pixels that training pictures are kept at; None keeps small equal ones as they are and takes
-    ceil(1.15 x input) for others. `mean` and `std` are for pixels in 0-1, one for all channels or one each.
+    ceil(1.15 x input) for others. `scale`: the value that is white in images of more than 8 bits (4095 for 12 bits, 1 for
+    floats from 0 to 1); None finds it over all files of the training data. `mean` and `std` are for pixels in 0-1, one for all
+    channels or one each.
     """
 
     fit: Literal["crop", "pad", "stretch"] = "crop"
     channels: Annotated[int, Bounds(1, 1024)] | None = None
     stored_size: Pixels | None = None
+    scale: Annotated[float, Bounds(1e-6)] | None = None
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 

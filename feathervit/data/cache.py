@@ -8,6 +8,7 @@ cache is never used, and two processes that build one cache at a time both end w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,11 +30,13 @@ import torch
 
 from ..errors import DataError
 from ..files import expanded
-from .image import Fit, PictureError, Source, header, quiet, to_stored
-from .imageset import NATIVE_LIMIT, Progress, Scan, pixel_digest, text_digest
+from .depth import is_deep
+from .image import Fit, PictureError, Source, header, quiet, to_stored, values_in
+from .imageset import NATIVE_LIMIT, Progress, Scan, Values, pixel_digest, text_digest
 
-_FORMAT = 2  # raise it when the same file would be decoded to other pixels
+_FORMAT = 3  # raise it when the same file would be decoded to other pixels
 _CHUNK = 16  # pictures a task
+Form = tuple[int, int, Fit, float | None]  # size, channels, fit, scale: how `to_stored` is asked for pixels
 
 
 def cache_folder() -> Path:
@@ -55,11 +58,17 @@ def clear_cache() -> int:
     return freed
 
 
+def stamp(stat: os.stat_result) -> str:
+    """A text that changes when a file is written, replaced or exchanged for another, also where its time is kept."""
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {stat.st_ctime_ns}"
+
+
 @dataclass(eq=False)
 class FilePictures:
     """Pictures in files (or whatever `to_stored` opens), decoded through the cache.
 
-    `stamps` holds a text for each that changes when its bytes may have: size and time. `root` tells data sets apart.
+    `stamps` holds a text for each that changes when its bytes may have (see `stamp`). `root` tells data sets apart.
+    `scale`: the value that is white in pictures of more than 8 bits.
     """
 
     items: Sequence[Source]
@@ -67,10 +76,14 @@ class FilePictures:
     sources: list[str]
     stamps: list[str]
     root: str
+    scale: float | None = None
 
     def subset(self, indices: np.ndarray) -> FilePictures:
         items, sources, stamps = ([part[i] for i in indices] for part in (self.items, self.sources, self.stamps))
-        return FilePictures(items, self.labels[indices], sources, stamps, self.root)
+        return FilePictures(items, self.labels[indices], sources, stamps, self.root, self.scale)
+
+    def at_scale(self, scale: float | None) -> FilePictures:
+        return replace(self, scale=scale)
 
     def native_side(self) -> int | None:
         return self._remembered("side", self._native_side)
@@ -79,11 +92,21 @@ class FilePictures:
         found = self._remembered("scan", lambda: asdict(self._scan()))
         return Scan(found["common"] and tuple(found["common"]), found["median_short_side"], found["modes"])
 
+    def values(self) -> Values:
+        try:
+            modes = self.scan().modes
+        except DataError:  # none can be read, which is said when they are decoded
+            return Values()
+        if not any(map(is_deep, modes)):
+            return Values()
+        return Values(**self._remembered("values", lambda: asdict(look(self.items))))
+
     def store(
         self, size: int, channels: int | None, fit: Fit, progress: Progress | None
     ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
         channels = channels or 3
-        return decode(self.items, self._key(), size, channels, fit, progress)
+        about = {"root": self.root, "sources": self.sources, "stamps": self.stamps}
+        return decode(self.items, self._key(), size, channels, fit, progress, self.scale, about)
 
     def _key(self) -> str:
         lines = (f"{source}\0{stamp}" for source, stamp in zip(self.sources, self.stamps, strict=True))
@@ -112,30 +135,71 @@ class FilePictures:
     def _remembered(self, what: str, work: Callable[[], Any]) -> Any:
         """`work()`, kept beside the decoded pictures: reading fifty thousand headers takes seconds."""
         path = _decoded_folder() / f"{self._key()}.{what}.json"
-        with suppress(OSError, ValueError):
-            return json.loads(path.read_text())
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return json.loads(path.read_text())["found"]
         result = work()
         with _explained(path.parent, 0), _replacing(path) as file:
-            file.write(json.dumps(result).encode())
+            file.write(json.dumps({"root": self.root, "found": result}).encode())
         return result
 
 
+def look(items: Sequence[Source]) -> Values:
+    """What those of the pictures hold that have more than 8 bits per channel and can be read."""
+    tops: dict[str, list[float]] = {}
+    least = 0.0
+    with quiet(), ThreadPoolExecutor(workers()) as pool:
+        for kind, low, high in filter(None, pool.map(_values_or_none, items)):
+            tops.setdefault(kind, []).append(high)
+            least = min(least, low)
+    return Values(tops, least)
+
+
+def drop_outdated(root: str) -> list[str]:
+    """Removes what is known of the pictures below `root` where a file's content has changed and its stamp has not, as on file
+    systems that keep neither inodes nor change times. Returns the sources of such files."""
+    changed: dict[str, bool] = {}
+    known = []
+    for path in _decoded_folder().glob("*.json"):
+        with suppress(OSError, ValueError):
+            record = json.loads(path.read_text())
+            if isinstance(record, dict) and record.get("root") == root:
+                known.append(path)
+                for source, was, content in zip(
+                    *(record.get(name, ()) for name in ("sources", "stamps", "contents")), strict=False
+                ):
+                    if source not in changed and (file := Path(root) / source).is_file() and stamp(file.stat()) == was:
+                        changed[source] = _content(file) != content
+    if any(changed.values()):
+        for path in known:
+            path.unlink(missing_ok=True)
+    return [source for source, other in changed.items() if other]
+
+
 def decode(
-    items: Sequence[Source], key: str, size: int, channels: int, fit: Fit, progress: Progress | None = None
+    items: Sequence[Source],
+    key: str,
+    size: int,
+    channels: int,
+    fit: Fit,
+    progress: Progress | None = None,
+    scale: float | None = None,
+    about: dict[str, Any] | None = None,
 ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
     """uint8 [n, channels, size, size] of the readable `items`, memory-mapped, and (index, why) of each unreadable one.
 
-    `key` changes whenever any item's bytes may have. progress(done, total) is called from this thread. Raises
-    DataError where the cache folder cannot be written or is full.
+    `key` changes whenever any item's bytes may have. progress(done, total) is called from this thread. `about` holds "root",
+    "sources" and "stamps" of the items, by which `drop_outdated` finds them. Raises DataError where the cache folder cannot be
+    written or is full.
     """
-    base = _decoded_folder() / text_digest([key, str(size), str(channels), fit]).hexdigest()
+    form = (size, channels, fit, scale)
+    base = _decoded_folder() / text_digest([key, *map(str, form)]).hexdigest()
     stored = _read(base)
-    if stored and not any(_readable(items[i], size, channels, fit) for i, _ in stored[1]):
+    if stored and not any(_readable(items[i], form) for i, _ in stored[1]):
         if progress:
             progress(len(items), len(items))
         return stored
     with _explained(base.parent, len(items) * channels * size * size):
-        _build(base, items, size, channels, fit, progress)
+        _build(base, items, form, progress, about or {})
     if stored := _read(base):
         return stored
     raise DataError(f"the decoded pictures in {base.parent} were removed or damaged while they were read; try again")
@@ -162,9 +226,24 @@ def _header_or_none(item: Source) -> tuple[int, int, str] | None:
     return None
 
 
-def _readable(item: Source, size: int, channels: int, fit: Fit) -> bool:
+def _content(item: Source) -> str:
+    """A hash of a file's bytes; nothing for what is not a file, or cannot be read."""
+    if isinstance(item, bytes):
+        return hashlib.blake2b(item, digest_size=8).hexdigest()
+    with suppress(OSError, TypeError), Path(item).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    return ""
+
+
+def _values_or_none(item: Source) -> tuple[str, float, float] | None:
+    with suppress(PictureError):
+        return values_in(item)
+    return None
+
+
+def _readable(item: Source, form: Form) -> bool:
     with suppress(PictureError), quiet():
-        to_stored(item, size, channels, fit)
+        to_stored(item, *form)
         return True
     return False
 
@@ -181,21 +260,24 @@ def _read(base: Path) -> tuple[torch.Tensor, list[tuple[int, str]]] | None:
         return None
 
 
-def _build(base: Path, items: Sequence[Source], size: int, channels: int, fit: Fit, progress: Progress | None) -> None:
+def _build(base: Path, items: Sequence[Source], form: Form, progress: Progress | None, about: dict[str, Any]) -> None:
     base.parent.mkdir(parents=True, exist_ok=True)
     _sweep(base.parent)
     with _replacing(base.with_suffix(".npy")) as file:
-        skipped = _fill(file, items, size, channels, fit, progress)
+        skipped, contents = _fill(file, items, form, progress)
     images = np.load(base.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-    record = {"shape": images.shape, "digest": pixel_digest(images), "skipped": skipped}
+    record = {"shape": images.shape, "digest": pixel_digest(images), "skipped": skipped, **about}
+    record["contents"] = contents
     with _replacing(base.with_suffix(".json")) as file:
         file.write(json.dumps(record).encode())
 
 
 def _fill(
-    file: BinaryIO, items: Sequence[Source], size: int, channels: int, fit: Fit, progress: Progress | None
-) -> list[tuple[int, str]]:
-    """Write the .npy file; returns (index, why) of what could not be read."""
+    file: BinaryIO, items: Sequence[Source], form: Form, progress: Progress | None
+) -> tuple[list[tuple[int, str]], list[str]]:
+    """Write the .npy file; returns (index, why) of what could not be read, and a hash of each item's bytes."""
+    size, channels, *_ = form
+    contents = [""] * len(items)
     row = channels * size * size
     start = _write_header(file, len(items), channels, size)
     lock = threading.Lock()
@@ -205,7 +287,8 @@ def _fill(
         bad = []
         for i in range(first, min(first + _CHUNK, len(items))):
             try:
-                pixels = to_stored(items[i], size, channels, fit).numpy()
+                contents[i] = _content(items[i])
+                pixels = to_stored(items[i], *form).numpy()
             except PictureError as error:
                 bad.append((i, error.why))
                 continue
@@ -230,7 +313,7 @@ def _fill(
         _close_gaps(file, start, row, {i for i, _ in skipped}, len(items))
         _write_header(file, len(items) - len(skipped), channels, size)
     file.truncate(start + (len(items) - len(skipped)) * row)
-    return skipped
+    return skipped, contents
 
 
 def _write_header(file: BinaryIO, count: int, channels: int, size: int) -> int:

@@ -12,13 +12,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from ..config import ReadingConfig
+from ..errors import DataError
 from ..files import expanded
-from .cache import FilePictures, workers
+from .cache import FilePictures, drop_outdated, workers
 from .image import PictureError, Source, decoded, header, quiet
-from .imageset import Found, Pictures, Progress, pixel_digest
+from .imageset import Found, Pictures, Progress, Values, pixel_digest
+from .scale import faults, find_scale, merged, too_dark
+from .scale import found as said_of
 from .sources import locate
 
 _FEW = 10  # pictures: a class with fewer is named
@@ -34,7 +38,10 @@ class Report:
     Images go by a path from the data's folder, with /, or by a name such as "test[3]". `notes`: what the data was taken for,
     and what was skipped, in a line. `counts`: split -> class -> images that can be read. `unreadable`, `truncated`: path ->
     why. `empty`: files of no bytes. `duplicates`: groups of same images in one split; `across_splits`: in several;
-    `two_labels`: with more than one class. `sizes`: "width" and "height" -> (smallest, median, largest).
+    `two_labels`: with more than one class. `sizes`: "width" and "height" -> (smallest, median, largest). `values`: what images
+    of more than 8 bits hold; `scale`: which value is white in them; `no_scale`: why there is none. `warnings`: what may be
+    wrong with the whole set. `outdated`: files whose content changed while their size, times and inode stayed: what was decoded
+    of them was removed.
     """
 
     path: str
@@ -55,6 +62,11 @@ class Report:
     imbalance: float = 1.0
     sizes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
+    values: list[str] = field(default_factory=list)
+    scale: float | None = None
+    no_scale: str = ""
+    warnings: list[str] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)
 
     @property
     def one_class(self) -> bool:
@@ -64,7 +76,7 @@ class Report:
     def must_mend(self) -> bool:
         """Whether training would stop, or its figures would mislead."""
         broken = self.unreadable or self.truncated or self.empty
-        return bool(broken or self.across_splits or self.not_in_train or self.one_class)
+        return bool(broken or self.across_splits or self.not_in_train or self.one_class or self.no_scale)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -80,6 +92,7 @@ class Report:
             out.append(f"  {side}: {low} to {high} px, median {middle}")
         if self.modes:
             out.append("  modes: " + ", ".join(f"{mode} {n:,}" for mode, n in self.modes.items()))
+        out += [f"  values: {line}" for line in self.values]
         mend = [
             *_listed("unreadable", [f"{name} ({why})" for name, why in self.unreadable.items()]),
             *_listed("truncated", list(self.truncated)),
@@ -89,8 +102,11 @@ class Report:
                 "classes missing from train", [f"{name} ({', '.join(s)})" for name, s in self.not_in_train.items()]
             ),
             *(["one class only: a classifier needs at least two"] if self.one_class else []),
+            *([self.no_scale] if self.no_scale else []),
         ]
         know = [
+            *self.warnings,
+            *_listed("changed since they were decoded (to be decoded again)", self.outdated),
             *_listed("same picture under two labels", [" = ".join(group) for group in self.two_labels]),
             *_listed("same picture twice in a split", [" = ".join(group) for group in self.duplicates]),
             *_listed(f"classes under {_FEW} pictures", [f"{name} ({n})" for name, n in self.small_classes.items()]),
@@ -126,7 +142,8 @@ def check_data(
         for split, images in found.splits.items()
         for label, source in zip(images.labels.tolist(), images.sources, strict=True)
     ]
-    examined = _examine(found, progress)
+    values = _find_scale(report, found)
+    examined = _examine(found, report.scale, progress)
     counts: dict[str, Counter[str]] = {split: Counter() for split in found.splits}
     same: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for (split, name, file), seen in zip(names, examined, strict=True):
@@ -145,23 +162,39 @@ def check_data(
     sizes = [seen for seen in examined if not isinstance(seen, str)]
     if sizes:
         for i, side in enumerate(("width", "height")):
-            values = sorted(seen[i] for seen in sizes)
-            report.sizes[side] = (values[0], int(statistics.median_low(values)), values[-1])
+            lengths = sorted(seen[i] for seen in sizes)
+            report.sizes[side] = (lengths[0], int(statistics.median_low(lengths)), lengths[-1])
         report.modes = dict(Counter(seen[2] for seen in sizes).most_common())
+        report.warnings = [*faults(values, report.scale), *too_dark(max(seen[4] for seen in sizes))]
     return report
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-Seen = tuple[int, int, str, str] | str  # (width, height, mode, digest of the pixels), or why it cannot be read
+# (width, height, mode, digest of the pixels, brightest level), or why it cannot be read
+Seen = tuple[int, int, str, str, int] | str
 
 
-def _examine(found: Found, progress: Progress | None) -> list[Seen]:
+def _find_scale(report: Report, found: Found) -> Values:
+    """What images of more than 8 bits hold, once what is known of outdated files is removed; the report says it."""
+    for images in found.splits.values():
+        if isinstance(images, FilePictures):
+            report.outdated += drop_outdated(images.root)
+    values = merged(images.values() for images in found.splits.values())
+    try:
+        report.scale = find_scale(values)
+    except DataError as error:
+        report.no_scale = str(error)
+    report.values = said_of(values, report.scale)
+    return values
+
+
+def _examine(found: Found, scale: float | None, progress: Progress | None) -> list[Seen]:
     """Every image of every split, in order."""
     out: list[Seen] = []
     total = sum(len(images.labels) for images in found.splits.values())
     for images in found.splits.values():
-        for seen in _seen(images):
+        for seen in _seen(images.at_scale(scale)):
             out.append(seen)
             if progress:
                 progress(len(out), total)
@@ -171,20 +204,20 @@ def _examine(found: Found, progress: Progress | None) -> list[Seen]:
 def _seen(images: Pictures) -> Iterator[Seen]:
     if isinstance(images, FilePictures):
         with quiet(), ThreadPoolExecutor(workers()) as pool:
-            yield from pool.map(_look, images.items)
+            yield from pool.map(partial(_look, scale=images.scale), images.items)
     else:
         mode = next(iter(images.scan().modes))
         for x_CHW in images.images:
-            yield *reversed(x_CHW.shape[1:]), mode, pixel_digest(x_CHW.numpy())
+            yield *reversed(x_CHW.shape[1:]), mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max())
 
 
-def _look(item: Source) -> Seen:
+def _look(item: Source, scale: float | None) -> Seen:
     try:
         if item == b"" or (isinstance(item, (str, os.PathLike)) and os.path.isfile(item) and not os.path.getsize(item)):
             return _NO_BYTES
         width, height, mode = header(item)
-        with decoded(item, 3) as x_CHW:
-            return width, height, mode, pixel_digest(x_CHW.numpy())
+        with decoded(item, 3, scale) as x_CHW:
+            return width, height, mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max())
     except PictureError as error:
         return error.why
 

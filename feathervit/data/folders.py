@@ -10,7 +10,7 @@ import numpy as np
 from ..config import ReadingConfig
 from ..errors import DataError
 from ..files import expanded
-from .cache import FilePictures
+from .cache import FilePictures, stamp
 from .imageset import Found
 from .layout import KNOWN, Part, read_layout
 
@@ -64,6 +64,6 @@ def _images(root: Path, part: Part, class_names: tuple[str, ...]) -> FilePicture
         items=[root / relative for _, relative, _ in files],
         labels=np.array([label for label, _, _ in files], dtype=np.int64),
         sources=[relative for _, relative, _ in files],
-        stamps=[f"{stat.st_size} {stat.st_mtime_ns}" for _, _, stat in files],
+        stamps=[stamp(stat) for _, _, stat in files],
         root=str(root.resolve()),
     )

@@ -1,7 +1,7 @@
 """The one way from a picture to pixels, for training, evaluation, prediction, export and the browser alike.
 
-Open (first frame, upright by EXIF, grey or RGB, 16 bit scaled to 8, transparency over white), make square, resize once
-(float32 bilinear with antialiasing, rounded), normalise. A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8
+Open (first frame, upright by EXIF, grey or RGB, scaled to 8 bits, transparency over white), make square, resize once (float32
+bilinear with antialiasing, rounded), normalise. A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8
 (libjpeg's scaled decoding), never below twice the size asked for; its square is then cut at fractions of the decoded
 pixels, so that it is the same part of the picture. Memory is bounded: the pictures that are being decoded at one moment,
 in all threads, share a budget of pixels.
@@ -29,6 +29,7 @@ from PIL import Image
 
 from ..config import RunConfig
 from ..errors import DataError
+from .depth import colour_values, eight_bits, file_mode, is_deep, value_range
 
 Fit = Literal["crop", "pad", "stretch"]
 Source = str | os.PathLike | bytes | Image.Image
@@ -69,29 +70,29 @@ class PictureError(DataError):
         self.why = why
 
 
-def open_picture(source: Source, channels: int = 3) -> torch.Tensor:
+def open_picture(source: Source, channels: int = 3, scale: float | None = None) -> torch.Tensor:
     """A whole picture as uint8 [channels, H, W], upright.
 
-    source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). Raises PictureError, one line that
-    names the file and says why.
+    source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). scale: the value that is white in
+    images of more than 8 bits (see depth.py). Raises PictureError, one line that names the file and says why.
     """
-    with _decoding(source, channels) as (image, _):
+    with _decoding(source, channels, scale=scale) as (image, _):
         return _pixels(image, channels).contiguous()
 
 
 @contextmanager
-def decoded(source: Source, channels: int) -> Iterator[torch.Tensor]:
+def decoded(source: Source, channels: int, scale: float | None = None) -> Iterator[torch.Tensor]:
     """`open_picture` for use in threads: the pixels count against the budget until the block ends."""
-    with _decoding(source, channels) as (image, _):
+    with _decoding(source, channels, scale=scale) as (image, _):
         yield _pixels(image, channels)
 
 
 @contextmanager
 def _decoding(
-    source: Source, channels: int, at_least: int | None = None, fit: Fit = "crop"
+    source: Source, channels: int, at_least: int | None = None, fit: Fit = "crop", scale: float | None = None
 ) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
-    """The image, decoded, and its own (width, height). `at_least`: both sides may shrink to no less than this while a JPEG is
-    decoded. Its pixels count against the budget until the block ends; whatever goes wrong inside is a PictureError."""
+    """The image, decoded to 8 bits, and its own (width, height). `at_least`: both sides may shrink to no less than this while
+    a JPEG is decoded. Its pixels count against the budget until the block ends. What goes wrong inside is a PictureError."""
     if channels not in (1, 3):
         raise DataError(f"picture files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
     try:
@@ -105,18 +106,21 @@ def _decoding(
                 image.draft(None, (at_least, at_least))
             # A progressive JPEG keeps the coefficients of the whole picture, whatever the scale it is decoded at.
             with _budget.share(pixels if "progressive" in image.info else image.width * image.height):
+                mode = file_mode(image)
                 image.load()  # here: what reads EXIF later may hide that the pixels break off
-                yield image, size
+                yield (_in_eight_bits(image, mode, source, scale) if is_deep(mode) else image), size
     except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
         raise PictureError(source, _why(error)) from error
 
 
-def to_stored(source: Source, size: int | None, channels: int = 3, fit: Fit = "crop") -> torch.Tensor:
+def to_stored(
+    source: Source, size: int | None, channels: int = 3, fit: Fit = "crop", scale: float | None = None
+) -> torch.Tensor:
     """A picture as uint8 [channels, size, size]: `open_picture`, `fit_square`, `resize`. size None: no resize.
 
     Training (at its stored size), evaluation and prediction (at the model's size) all come through here.
     """
-    with _decoding(source, channels, 2 * size if size else None, fit) as (image, full):
+    with _decoding(source, channels, 2 * size if size else None, fit, scale) as (image, full):
         if size and image.size != full:
             return _scaled_square(image, full, size, channels, fit)
         x_CHW = fit_square(_pixels(image, channels), fit)
@@ -173,10 +177,24 @@ def as_input(x: torch.Tensor, config: RunConfig) -> torch.Tensor:
 
 
 def header(source: Source) -> tuple[int, int, str]:
-    """(width, height, PIL mode) from a file's header, nothing decoded, not turned by EXIF. Raises PictureError."""
+    """(width, height, `file_mode`) from a file's header, nothing decoded, not turned by EXIF. Raises PictureError."""
     try:
         with _image(source) as image:
-            return image.width, image.height, image.mode
+            return image.width, image.height, file_mode(image)
+    except Exception as error:
+        raise PictureError(source, _why(error)) from error
+
+
+def values_in(source: Source) -> tuple[str, float, float] | None:
+    """What a file of more than 8 bits per channel holds (see `value_range`); None for 8 bits. Raises PictureError."""
+    if not is_deep(header(source)[2]):
+        return None
+    try:
+        with _image(source) as image, _budget.share(image.width * image.height):
+            mode = file_mode(image)
+            _refuse_bomb(image.width * image.height)
+            image.load()
+            return value_range(_deep_values(image, mode, source), mode)
     except Exception as error:
         raise PictureError(source, _why(error)) from error
 
@@ -290,9 +308,7 @@ def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channel
 def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
     turn = _UPRIGHT.get(_orientation(image))
     mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith(("I", "F")):
-        image = _and_close(image, Image.fromarray(_eight_bit(np.asarray(image))))
-    elif image.has_transparency_data:
+    if image.has_transparency_data:
         if image.mode != "RGBA":
             image = _and_close(image, image.convert("RGBA"))
         white = Image.new("RGB", image.size, "white")
@@ -326,17 +342,19 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _eight_bit(x: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits, scaled by their type's range and not by the picture's own, to 0-255.
+def _in_eight_bits(image: Image.Image, mode: str, source: Source, scale: float | None) -> Image.Image:
+    """The same picture, upright as the file is, with 8 bits per channel."""
+    levels = eight_bits(_deep_values(image, mode, source), scale, alpha=mode in ("LA;16", "RGBA;16"))
+    out = Image.fromarray(levels if levels.ndim == 2 or levels.shape[2] > 1 else levels[..., 0])
+    out.getexif()[_ORIENTATION] = _orientation(image)
+    return _and_close(image, out)
 
-    PIL's mode I (32-bit integers) mostly holds 16-bit values, and F mostly 0-1: the largest value decides which.
-    """
-    if x.dtype.kind == "f":
-        x = np.nan_to_num(x)
-        top = next((t for t in (1, 255, 65535) if x.max() <= t), x.max())
-    else:
-        top = 65535 if x.max() <= 65535 else 2**31 - 1
-    return np.rint(np.clip(x, 0, top) * np.float32(255 / top)).astype(np.uint8)
+
+def _deep_values(image: Image.Image, mode: str, source: Source) -> np.ndarray:
+    if is_deep(image.mode):
+        return np.asarray(image)
+    with _image(source) as again:
+        return colour_values(np.asarray(image), again)
 
 
 def _why(error: Exception) -> str:

@@ -64,7 +64,8 @@ class ImageSet:
 class DataSplits:
     """The splits of a data set. `record` goes to splits.json, `notes` are lines for the banner.
 
-    `skipped` holds the unreadable files that were left out, each as "SOURCE: why".
+    `skipped` holds the unreadable files that were left out, each as "SOURCE: why". `scale`: the value that is white in images
+    of more than 8 bits (None: there are none).
     """
 
     train: ImageSet
@@ -73,6 +74,7 @@ class DataSplits:
     record: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,17 @@ class Scan:
     common: tuple[int, int] | None
     median_short_side: int
     modes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Values:
+    """What pictures of more than 8 bits per channel hold.
+
+    `tops`: "i" (integers) or "f" (floats) -> the largest value of each picture. `least`: the smallest of all.
+    """
+
+    tops: dict[str, list[float]] = field(default_factory=dict)
+    least: float = 0.0
 
 
 class Pictures(Protocol):
@@ -96,6 +109,12 @@ class Pictures(Protocol):
         """The side in pixels if all are square, alike and at most `NATIVE_LIMIT`, else None."""
 
     def scan(self) -> Scan: ...
+
+    def values(self) -> Values:
+        """What the pictures of more than 8 bits per channel hold."""
+
+    def at_scale(self, scale: float | None) -> Pictures:
+        """The same pictures, to be stored with this value as white where they have more than 8 bits."""
 
     def store(
         self, size: int, channels: int | None, fit: Fit, progress: Progress | None
@@ -123,6 +142,12 @@ class ArrayPictures:
         channels, height, width = self.images.shape[1:]
         mode = {1: "L", 3: "RGB"}.get(channels, f"{channels} channels")
         return Scan((width, height), min(width, height), {mode: len(self.labels)})
+
+    def values(self) -> Values:
+        return Values()
+
+    def at_scale(self, scale: float | None) -> ArrayPictures:
+        return self
 
     def store(
         self, size: int, channels: int | None, fit: Fit, progress: Progress | None

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from ..errors import DataError
-from .cache import FilePictures, cache_folder
+from .cache import FilePictures, cache_folder, stamp
 from .imageset import ArrayPictures, Found
 
 
@@ -118,7 +118,7 @@ def _files(root: Path, files: list[tuple[Path, int]]) -> FilePictures:
     stamps = []
     for path, _ in files:
         stat = path.stat() if path.exists() else None  # a missing file is reported with the unreadable ones
-        stamps.append(f"{stat.st_size} {stat.st_mtime_ns}" if stat else "missing")
+        stamps.append(stamp(stat) if stat else "missing")
     labels = np.array([label for _, label in files], dtype=np.int64)
     return FilePictures(
         [p for p, _ in files], labels, [p.relative_to(root).as_posix() for p, _ in files], stamps, str(root)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from ..config import ImageConfig, ReadingConfig, SplitConfig
-from ..errors import DataError, UnknownNameError
+from ..errors import DataError, UnknownNameError, warn
 from ..files import expanded
+from . import scale
 from .arrays import find_arrays
 from .folders import check_exists, find_folder
 from .hub import find_hub
@@ -54,6 +55,7 @@ def load_data(
     if labelled and len(found.class_names) < 2:
         raise DataError(f"{found.name} has one class only ({found.class_names[0]!r}); a classifier needs at least two")
     how, notes = dict(found.how), list(found.notes)
+    images = _scaled(found, images, notes)
     parts = _thinned(_with_val(found, split, how, notes), split, how, notes)
     native = {name: pictures.native_side() for name, pictures in found.splits.items()}
     native["val"] = native.get("val", native["train"])
@@ -61,6 +63,7 @@ def load_data(
     sizes["train"] = images.stored_size or native["train"] or -(-115 * img_size // 100)
     sets, skipped = _store(found, parts, sizes, images, skip_unreadable, progress)
     notes.append(_size_note(sizes["train"], native["train"], images, img_size))
+    notes += _warnings(scale.too_dark(max(int(part.images.max()) for part in sets.values() if len(part))))
     if skipped:
         notes.append(f"skipped {len(skipped)} unreadable pictures")
     if labelled and len(np.unique(sets["train"].labels.numpy())) < 2:
@@ -74,8 +77,9 @@ def load_data(
         "classes": list(found.class_names),
         "splits": {n: {"how": how[n], "count": len(s), "sources": s.sources} for n, s in sets.items()},
         "skipped": skipped,
+        "scale": images.scale,
     }
-    return DataSplits(sets["train"], sets.get("val"), sets.get("test"), record, notes, skipped)
+    return DataSplits(sets["train"], sets.get("val"), sets.get("test"), record, notes, skipped, images.scale)
 
 
 def load_split(
@@ -110,6 +114,8 @@ def load_split(
     pictures = parts[split_name]
     part = {split_name: pictures.subset(pick(split_name, len(pictures.labels))) if pick else pictures}
     sets, _ = _store(found, part, {split_name: size}, images, skip_unreadable)
+    warn(scale.faults(part[split_name].values(), images.scale))
+    warn(scale.too_dark(int(sets[split_name].images.max())))
     return sets[split_name] if class_names is None else _relabelled(sets[split_name], tuple(class_names))
 
 
@@ -220,6 +226,18 @@ def _thinned(
     return {**parts, "train": train.subset(kept)}
 
 
+def _scaled(found: Found, images: ImageConfig, notes: list[str]) -> ImageConfig:
+    """The configuration with the value that is white in the whole set, where images have more than 8 bits and none is named."""
+    values = scale.merged(pictures.values() for pictures in found.splits.values())
+    white = images.scale or scale.find_scale(values)
+    notes += [*scale.found(values, white), *_warnings(scale.faults(values, white))]
+    return replace(images, scale=white)
+
+
+def _warnings(lines: list[str]) -> list[str]:
+    return [f"warning: {line}" for line in lines]
+
+
 def _store(
     found: Found,
     parts: dict[str, Pictures],
@@ -232,6 +250,7 @@ def _store(
     total = sum(len(pictures.labels) for pictures in parts.values())
     before, bad, sets = 0, [], {}
     for name, pictures in parts.items():
+        pictures = pictures.at_scale(images.scale)
 
         def report(done: int, _: int, before: int = before) -> None:
             if progress:
@@ -274,6 +293,6 @@ def _size_note(size: int, native: int | None, images: ImageConfig, img_size: int
 
 
 def _channels(scan: Scan) -> int:
-    grey = all(mode in ("1", "L", "LA", "F") or mode.startswith("I") for mode in scan.modes)
+    grey = all(mode.partition(";")[0] in ("1", "L", "LA", "F", "I") for mode in scan.modes)
     other = next((int(mode.split()[0]) for mode in scan.modes if mode.endswith(" channels")), 3)
     return 1 if grey else other

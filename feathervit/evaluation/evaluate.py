@@ -85,7 +85,9 @@ def predict(
     predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
     found: list[Prediction] = []
     failures: list[str] = []
-    for paths in _batches(_files(pictures), BATCH):
+    files = _files(pictures)
+    predictor.warn_of_values(files)
+    for paths in _batches(files, BATCH):
         squares: dict[str, Tensor] = {}
         for path in paths:
             try:

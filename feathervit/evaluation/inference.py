@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from ..checkpoint import Checkpoint, load_weights
 from ..config import RunConfig
 from ..data import ImageSet
-from ..data.image import as_input, fit_square, open_picture, resize, to_stored
+from ..data.cache import look
+from ..data.image import Source, as_input, fit_square, open_picture, resize, to_stored
+from ..data.scale import faults
 from ..device import autocast
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError, warn
 from ..models.fast import accelerate
 from ..models.loading import load_model
 
@@ -116,6 +119,7 @@ class Predictor:
         if isinstance(pictures, (list, tuple)) and all(isinstance(p, (str, Path)) for p in pictures):
             sources = [str(p) for p in pictures]
             squares = [self.read(p) for p in pictures]
+            self.warn_of_values(pictures)
         else:
             one_by_one = isinstance(pictures, (list, tuple))  # their sizes may differ
             squares = [
@@ -145,7 +149,12 @@ class Predictor:
         """A picture file as the model sees it: uint8 [C, S, S]. Raises DataError when it cannot be read."""
         if self.in_chans not in (1, 3):
             raise DataError(f"the model takes {self.in_chans} channels; a picture file has 1 or 3, give arrays instead")
-        return to_stored(Path(path), self.config.img_size, self.in_chans, self.config.images.fit)
+        images = self.config.images
+        return to_stored(Path(path), self.config.img_size, self.in_chans, images.fit, images.scale)
+
+    def warn_of_values(self, pictures: Sequence[Source]) -> None:
+        """A DataWarning where pictures of more than 8 bits are too dark, or too bright, for the scale of the training data."""
+        warn(faults(look(pictures), self.config.images.scale))
 
     def _images(self, pictures: Any) -> Tensor:
         if isinstance(pictures, Image.Image):
@@ -153,7 +162,7 @@ class Predictor:
                 raise ConfigError(
                     f"the model takes {self.in_chans} channels; a PIL image has 1 or 3, give arrays instead"
                 )
-            return open_picture(pictures, self.in_chans)[None]
+            return open_picture(pictures, self.in_chans, self.config.images.scale)[None]
         x = torch.from_numpy(np.require(pictures, requirements="CW")) if not isinstance(pictures, Tensor) else pictures
         if x.dtype != torch.uint8:
             raise ConfigError(f"images must be uint8 (0-255), got {x.dtype}")

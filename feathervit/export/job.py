@@ -91,6 +91,7 @@ class Job:
             "fit": config.images.fit,
             "mean": list(config.images.mean),
             "std": list(config.images.std),
+            "scale": config.images.scale,
             "temperature": self.predictor.temperature,
             "input": self.input,
             "feathervit": __version__,
@@ -106,17 +107,25 @@ class Job:
 
     def feed(self, images: Images, kind: str) -> np.ndarray:
         """Images as an exported file takes them: "image" or "tensor"."""
-        return self.tensors(images) if kind == "tensor" else images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        return (
+            self.tensors(images) if kind == "tensor" else self._values(images.pixels.permute(0, 2, 3, 1).contiguous())
+        )
+
+    def _values(self, levels: Tensor) -> np.ndarray:
+        """uint8 levels as an exported file takes them: as they are, or float32 values up to the data's scale."""
+        scale = self.predictor.config.images.scale
+        return levels.numpy() if scale is None else (levels.float() * (scale / 255)).numpy()
 
     def on_originals(self, run: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
         """How an exported file that takes pictures answers on picture files as they are, one by one at their own sizes, against
-        the model by the package's own way from a file. `run`: uint8 [1, H, W, C] to probabilities [1, K]."""
+        the model by the package's own way from a file. `run`: an image [1, H, W, C] to probabilities [1, K]."""
         if not self.originals or self.input == "tensor":
             return {}
         config, channels = self.predictor.config, self.predictor.in_chans
-        whole = (open_picture(source, channels).permute(1, 2, 0)[None].contiguous() for source in self.originals)
-        theirs_NK = np.concatenate([run(picture.numpy()) for picture in whole])
-        squares = [to_stored(source, config.img_size, channels, config.images.fit) for source in self.originals]
+        fit, scale = config.images.fit, config.images.scale
+        whole = (open_picture(source, channels, scale).permute(1, 2, 0)[None].contiguous() for source in self.originals)
+        theirs_NK = np.concatenate([run(self._values(picture)) for picture in whole])
+        squares = [to_stored(source, config.img_size, channels, fit, scale) for source in self.originals]
         ours_NK = self.before(Images(torch.stack(squares), np.zeros(len(squares), int), self.checking.name))
         return {"originals": {"n": len(squares), **agreement(ours_NK, theirs_NK)}}
 

@@ -52,18 +52,34 @@ _SQUARE = {
     "stretch": "   square = Identity(image)",
 }
 
+_LEVELS = """
+   zero_value = Constant<value_float=0.0>()
+   white = Constant<value_float={scale}>()
+   levels_255 = Constant<value_float=255.0>()
+   missing = IsNaN(image)
+   known = Where(missing, zero_value, image)
+   inside = Clip(known, zero_value, white)
+   parts = Mul(inside, levels_255)
+   share = Div(parts, white)
+   levels = Round(share)
+"""
+
 
 def preprocessing(images: ImageConfig, img_size: int, channels: int) -> onnx.ModelProto:
-    """uint8 `image` [batch, height, width, channels] to float32 `seen` [batch, channels, img_size, img_size], whole grey levels
-    from 0 to 255, and the same `normalised`."""
+    """`image` [batch, height, width, channels] to float32 `seen` [batch, channels, img_size, img_size], whole grey levels from
+    0 to 255, and the same `normalised`. `image` holds uint8 levels; where the configuration names a scale, float32 values."""
+    kind, levels, square = "uint8", "", _SQUARE[images.fit]
+    if images.scale is not None:
+        kind, levels, square = "float", _LEVELS.format(scale=float(images.scale)), square.replace("(image", "(levels")
     mean, std = (", ".join(f"{v!r}" for v in _each(values, channels)) for values in (images.mean, images.std))
     return parser.parse_model(f"""
 <ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>
-preprocess (uint8[batch, height, width, {channels}] image) =>
+preprocess ({kind}[batch, height, width, {channels}] image) =>
    (float[batch, {channels}, {img_size}, {img_size}] seen, float[batch, {channels}, {img_size}, {img_size}] normalised)
 <float[1, {channels}, 1, 1] mean = {{{mean}}}, float[1, {channels}, 1, 1] std = {{{std}}}>
 {{
-   {_SQUARE[images.fit]}
+   {levels}
+   {square}
    planes = Transpose<perm=[0, 3, 1, 2]>(square)
    exact = Cast<to=1>(planes)
    leading = Shape<start=0, end=2>(planes)

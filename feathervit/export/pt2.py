@@ -25,7 +25,7 @@ from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
 
 
 class Pictures(nn.Module):
-    """uint8 [B, H, W, C] to probabilities [B, K].
+    """uint8 [B, H, W, C], or float32 values where the configuration names a scale, to probabilities [B, K].
 
     What `data/image.py` does, by looking pixels up: its slices would bind the traced program to wide or to tall pictures.
     """
@@ -33,11 +33,14 @@ class Pictures(nn.Module):
     def __init__(self, model: nn.Module, images: ImageConfig, img_size: int, temperature: float = 1.0):
         super().__init__()
         self.model, self.fit, self.img_size, self.temperature = model, images.fit, img_size, temperature
+        self.scale = images.scale
         self.register_buffer("mean", torch.tensor(images.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(images.std).view(-1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.permute(0, 3, 1, 2).float()
+        if self.scale is not None:
+            x = (x.nan_to_num(0.0).clamp(0, self.scale) * (255 / self.scale)).round()
         height, width = x.shape[-2:]
         if self.fit != "stretch":
             side = (torch.sym_min if self.fit == "crop" else torch.sym_max)(height, width)
@@ -51,7 +54,7 @@ class Pictures(nn.Module):
 
 
 class Routed(Pictures):
-    """uint8 [B, H, W, C] to the gates of each layer that has experts."""
+    """What `Pictures` takes to the gates of each layer that has experts."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         with noted_gates(self.model) as gates:
@@ -95,7 +98,8 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
 def _traced(job: Job, kind: type[Pictures]) -> torch.export.ExportedProgram:
     config = job.predictor.config
     whole = kind(job.predictor.model, config.images, config.img_size, job.predictor.temperature).eval()
-    example = torch.zeros(2, config.img_size + 4, config.img_size + 6, job.predictor.in_chans, dtype=torch.uint8)
+    number = torch.uint8 if config.images.scale is None else torch.float32
+    example = torch.zeros(2, config.img_size + 4, config.img_size + 6, job.predictor.in_chans, dtype=number)
     shapes = {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
     try:
         with torch.no_grad(), warnings.catch_warnings():

@@ -20,7 +20,7 @@ from .job import Job
 from .runtime import NOTICE, browser_runtime
 from .verify import MIN_AGREEMENT
 
-PAGE = ("index.html", "page.css", "page.js")
+PAGE = ("index.html", "page.css", "page.js", "png.js")
 
 
 def write_web(job: Job, folder: Path) -> dict[str, Any]:

@@ -33,7 +33,9 @@ def read_pictures(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor
     if chans not in (1, 3):
         raise DataError(f"the model takes {chans} channels; a picture file has 1 or 3")
     with quiet():
-        return torch.stack([to_stored(Path(p), config.img_size, chans, config.images.fit) for p in paths])
+        return torch.stack(
+            [to_stored(Path(p), config.img_size, chans, config.images.fit, config.images.scale) for p in paths]
+        )
 
 
 def own_data(config: RunConfig) -> ImageSet:

@@ -61,15 +61,17 @@ def _places(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of the model `stored` that a run of `config` starts from, where neither a model nor they were asked for.
+    """Fields of the run `stored` that a run of `config` takes over with its weights, where they were not asked for.
 
-    The image size is taken too where the recipe leaves it open.
+    The value that is white, and where no model was asked for, the model. The image size too where the recipe leaves it open.
     """
+    white = stored.images.scale
+    taken = {"images.scale": white} if white is not None and "images.scale" not in fields else {}
     if "model" in fields:
-        return {}
+        return taken
     open_size = config.img_size is None or config.recipe in ADAPTIVE
     names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
-    return {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
+    return taken | {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
 
 
 def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:

@@ -229,7 +229,7 @@ class _CellRun:
                 Path(config.data).name,
                 config.reading,
                 config.img_size,
-                config.images,
+                replace(config.images, scale=None),  # found by the run
                 config.split,
                 config.objective,
             )

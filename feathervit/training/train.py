@@ -166,6 +166,7 @@ def _run(
         )
     if group.is_main:
         group.wait()
+    config = replace(config, images=replace(config.images, scale=data.scale))  # kept with the weights
     check_channels(config, data.train.images.shape[1])
     if config.patience and data.val is None:
         raise ConfigError("patience has no effect here: there are no validation pictures to look at; leave it out")

@@ -37,7 +37,7 @@ def files(tmp_path) -> list[Path]:
 def listed(paths: list[Path], root: str = "root") -> FilePictures:
     stats = [path.stat() for path in paths]
     labels = np.zeros(len(paths), np.int64)
-    return FilePictures(paths, labels, [p.name for p in paths], [f"{s.st_size} {s.st_mtime_ns}" for s in stats], root)
+    return FilePictures(paths, labels, [p.name for p in paths], [cache.stamp(s) for s in stats], root)
 
 
 def stored_files() -> list[Path]:

@@ -126,7 +126,7 @@ def test_thirty_two_bits_and_floats(tmp_path):
     Image.fromarray(np.array([[0, 257, 65535]], np.int32)).save(tmp_path / "i.tiff")
     assert open_picture(tmp_path / "i.tiff", 1)[0, 0].tolist() == [0, 1, 255]
     Image.fromarray(np.array([[0, 2**30, 2**31 - 1]], np.int32)).save(tmp_path / "j.tiff")
-    assert open_picture(tmp_path / "j.tiff", 1)[0, 0].tolist() == [0, 128, 255]
+    assert open_picture(tmp_path / "j.tiff", 1, 2**31 - 1)[0, 0].tolist() == [0, 128, 255]
     Image.fromarray(np.array([[0, 0.5, 1, np.nan]], np.float32)).save(tmp_path / "f.tiff")
     assert open_picture(tmp_path / "f.tiff", 1)[0, 0].tolist() == [0, 128, 255, 0]
 

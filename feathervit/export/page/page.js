@@ -1,5 +1,6 @@
 // A picture to class names, in the browser. The graph does all that happens to pixels but decoding; see docs/deploying.md.
 import * as ort from "./ort.js";
+import { levelsOf } from "./png.js";
 
 const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2", "#999999"]; // Okabe and Ito
 const [SHORT, LONG] = [2048, 8192]; // pixels at most of a picture's sides; what is larger is halved first
@@ -58,7 +59,9 @@ async function take(file, event) {
   if (!file) return event?.type === "drop" && complain("That is no picture file.");
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    const deep = model.scale && (await levelsOf(file, model.scale));
+    const source = deep ? new ImageData(deep.data, deep.width) : file;
+    bitmap = await createImageBitmap(source, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
     return complain(`${file.name || "The picture"} cannot be read as a picture.`);
   }
@@ -127,7 +130,11 @@ function pixelsOf(canvas) {
 
 // The model ----------------------------------------------------------------------------------------------------------
 
-const run = (pixels, width, height) => session.run({ image: new ort.Tensor("uint8", pixels, [1, height, width, model.channels]) });
+/** The graph's outputs for 8-bit levels. A model that was trained on images of more bits takes their values instead. */
+function run(levels, width, height) {
+  const values = model.scale ? Float32Array.from(levels, (level) => (level * model.scale) / 255) : levels;
+  return session.run({ image: new ort.Tensor(model.scale ? "float32" : "uint8", values, [1, height, width, model.channels]) });
+}
 
 async function classify(source, width, height, name) {
   const mine = ++turn;

@@ -1,0 +1,75 @@
+"""Images of more than 8 bits per channel: what their files hold, and how a value becomes one of 256 levels.
+
+What is white is never guessed from one image. It is `scale`, found once for a data set (scale.py) and kept with the weights.
+Without one, it is the most that the kind of values holds by convention: 65,535 for integers, 1 for floats.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from PIL import Image
+
+DEFAULTS = {"i": 65535.0, "f": 1.0}
+
+
+def file_mode(image: Image.Image) -> str:
+    """PIL's mode of an opened file. A colour file of 16 bits per channel, of which PIL keeps 8, has ";16" behind it."""
+    args = image.tile[0][3] if getattr(image, "tile", None) else ""
+    raw = args if isinstance(args, str) else next((a for a in args or () if isinstance(a, str)), "")
+    colour, _, bits = raw.partition(";")
+    return f"{colour};16" if bits.startswith("16") and not is_deep(image.mode) else image.mode
+
+
+def is_deep(mode: str) -> bool:
+    """Whether images of this mode hold more than 8 bits per channel."""
+    return mode.startswith(("I", "F")) or mode.endswith(";16")
+
+
+def colour_values(upper: np.ndarray, again: Image.Image) -> np.ndarray:
+    """uint16 [H, W, C] of a colour file of 16 bits per channel: grey or RGB, with alpha or without.
+
+    PIL keeps the upper byte of each value: `upper`, uint8 [H, W, C]. So `again`, the same file opened once more, is decoded as
+    if its bytes were in the other order, and gives the lower ones. Where PIL knows no such order, they are as the upper ones.
+    """
+    mode = file_mode(again)
+    if mode == "LA;16":  # four bytes: read as the four channels that they are not
+        again.tile = [tile._replace(args="RGBA") for tile in again.tile]
+        bytes_HWC = np.asarray(again).astype(np.uint16)
+        return bytes_HWC[..., 0::2] * 256 + bytes_HWC[..., 1::2]
+    again.tile = [tile._replace(args=_other_order(tile.args)) for tile in again.tile]
+    try:
+        lower = np.asarray(again)
+    except (OSError, ValueError):
+        lower = upper
+    return upper.astype(np.uint16) * 256 + lower
+
+
+def _other_order(args: str | tuple) -> str | tuple:
+    """A tile's arguments with the byte order of its raw mode turned: "RGB;16B" for "RGB;16L"; N is this machine's own."""
+    if isinstance(args, tuple):
+        return tuple(_other_order(a) if isinstance(a, str) and ";16" in a else a for a in args)
+    big = args.endswith("B") or (args.endswith("N") and sys.byteorder == "big")
+    return args[:-1] + ("L" if big else "B")
+
+
+def value_range(values: np.ndarray, mode: str) -> tuple[str, float, float]:
+    """("i" for integers or "f" for floats, the least value, the largest) without alpha, infinities and what is not a number."""
+    if mode in ("LA;16", "RGBA;16"):
+        values = values[..., :-1]
+    kind = "f" if values.dtype.kind == "f" else "i"
+    values = values[np.isfinite(values)] if kind == "f" else values
+    return (kind, float(values.min()), float(values.max())) if values.size else (kind, 0.0, 0.0)
+
+
+def eight_bits(values: np.ndarray, scale: float | None, alpha: bool = False) -> np.ndarray:
+    """Levels from 0 to 255, uint8, of values from 0 to `scale`; what is outside becomes 0 or 255. `alpha`: the last channel is
+    transparency, whose range is the format's own."""
+    white = scale or DEFAULTS["f" if values.dtype.kind == "f" else "i"]
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=white, neginf=0.0)
+    levels = np.rint(np.clip(values, 0, white) * np.float32(255 / white)).astype(np.uint8)
+    if alpha:
+        levels[..., -1] = np.rint(values[..., -1] / 257)
+    return levels

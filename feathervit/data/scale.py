@@ -1,0 +1,87 @@
+"""Which value is white in a data set's images of more than 8 bits: found once over all of its files, and said.
+
+The scale is the full range of the fewest bits that hold the largest value (255, 1023, 4095, 16383, 65535, ...), and of
+floats 1, 255 or 65535, where a tenth more is taken for overshoot. It is kept in the configuration (`images.scale`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import DataError
+from .depth import DEFAULTS
+from .imageset import Values
+
+INTEGERS = (*(float(2**bits - 1) for bits in (1, 8, 10, 12, 14, 16, 24, 31)),)
+FLOATS = (1.0, 255.0, 65535.0)
+OVERSHOOT = 1.1
+LEAST = 0.25  # share of the range under which images are taken to be too dark
+
+
+def merged(parts: Iterable[Values]) -> Values:
+    """What several splits hold together."""
+    tops: dict[str, list[float]] = {}
+    least = 0.0
+    for part in parts:
+        for kind, values in part.tops.items():
+            tops.setdefault(kind, []).extend(values)
+        least = min(least, part.least)
+    return Values(tops, least)
+
+
+def find_scale(values: Values) -> float | None:
+    """The value that is white; None where no image has more than 8 bits. Raises DataError where integers and floats differ."""
+    highest = {kind: max(tops) for kind, tops in values.tops.items() if tops}
+    scales = {kind: _scale(kind, top) for kind, top in highest.items()}
+    if len(set(scales.values())) > 1:
+        raise DataError(
+            f"{len(values.tops['i'])} images hold integers up to {highest['i']:g} and {len(values.tops['f'])} floats up to "
+            f"{highest['f']:g}: no one value is white in all of them; convert them to one kind, or name it with --images.scale"
+        )
+    return next(iter(scales.values()), None)
+
+
+def found(values: Values, scale: float | None) -> list[str]:
+    """What is said of images of more than 8 bits: what they hold, and at which scale they are read (None: each kind's own)."""
+    tops = _with_white(values, scale)
+    if not tops:
+        return []
+    held = f"{len(tops):,} images of more than 8 bits hold values from {values.least:g} to {max(tops)[0]:g}"
+    return [f"{held}; white is {_names(tops)} (images.scale)"]
+
+
+def faults(values: Values, scale: float | None) -> list[str]:
+    """What may be wrong with images of more than 8 bits that are read at `scale`."""
+    tops = _with_white(values, scale)
+    out = []
+    if dark := sum(top < LEAST * white for top, white in tops):
+        out.append(
+            f"{dark:,} of {len(tops):,} images of over 8 bits use under a quarter of the range up to {_names(tops)}, and are "
+            "nearly black; --images.scale of train names another white"
+        )
+    if over := sum(top > OVERSHOOT * white for top, white in tops):
+        out.append(f"{over:,} of {len(tops):,} images hold values above {_names(tops)}, which become white")
+    if values.least < 0:
+        out.append(f"values below 0 (the least is {values.least:g}) become black")
+    return out
+
+
+def too_dark(most: int) -> list[str]:
+    """A line where the brightest level of all images, from 0 to 255, is under a quarter of the range."""
+    if most >= LEAST * 255:
+        return []
+    return [f"all images are nearly black: they use levels from 0 to {most} of 255; scale their values"]
+
+
+def _with_white(values: Values, scale: float | None) -> list[tuple[float, float]]:
+    """(largest value, what is white) of each image."""
+    return [(top, scale or DEFAULTS[kind]) for kind, tops in values.tops.items() for top in tops]
+
+
+def _names(tops: list[tuple[float, float]]) -> str:
+    return " and ".join(f"{white:.10g}" for white in sorted({white for _, white in tops}))
+
+
+def _scale(kind: str, top: float) -> float:
+    known, limit = (FLOATS, top / OVERSHOOT) if kind == "f" else (INTEGERS, top)
+    return next((scale for scale in known if limit <= scale), top) if top > 0 else DEFAULTS[kind]
