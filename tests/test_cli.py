@@ -73,6 +73,14 @@ def test_evaluate_without_a_test_split_takes_what_was_held_out(folder, tmp_path,
         assert found["top1"] == json.loads((out / "result.json").read_text())["val"]["top1"]
 
 
+def test_flags_with_underscores_are_the_same_flags(tmp_path, run):
+    words = ["--recipe", "digits", "--out", tmp_path / "run", "--img_size=16", "--optim.weight_decay", "0.125"]
+    assert run("train", *words, "--max_minutes", "1e-9", "--arch.feedforward_", "x")[0] == 2  # still no flag of ours
+    assert run("train", *words, "--max_minutes", "1e-9", "--arch.drop_path_rate", "0.25")[0] == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["optim"]["weight_decay"], config["arch"]["drop_path_rate"]) == (0.125, 0.25)
+
+
 def test_folds_and_from(folder, trained, tmp_path, run):
     fold = ["train", "--data", folder / "train", "--epochs", 1, *SMALL, "--folds", 4]
     held_out = []

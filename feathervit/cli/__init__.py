@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
-    argv = [a for a in argv if a != "--debug"]
+    argv = [_hyphens(word) for word in argv if word != "--debug"]
     if sys.stdout.errors == "strict" and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid Unicode
     try:
@@ -114,6 +114,11 @@ def _warnings_in_a_line() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def _hyphens(word: str) -> str:
+    """A flag as `--help` writes it: people write `--img_size` too."""
+    return re.sub(r"^--[\w.-]+", lambda match: match[0].replace("_", "-"), word)
 
 
 def _verb(argv: list[str]) -> tuple[str, list[str]]:

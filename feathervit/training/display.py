@@ -7,6 +7,7 @@ not slow training down.
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,8 +26,8 @@ class Display:
     """Progress of a training run on `console`; use it as a context manager around the run.
 
     On a terminal: one live bar of the whole run, with printed lines scrolling above it. Elsewhere: printed lines only.
-    An epoch gets its line at its end, unless another did within `EPOCH_SECONDS`: thousands of short epochs stay a few
-    lines. The last epoch always gets one. Epochs and steps count from 1. `clock` gives seconds.
+    A line fits 80 columns. An epoch gets its line at its end, unless another did within `EPOCH_SECONDS`: thousands of short
+    epochs stay a few lines. The last epoch always gets one. Epochs and steps count from 1. `clock` gives seconds.
     """
 
     def __init__(
@@ -41,13 +42,16 @@ class Display:
         self._first: tuple[float, int] | None = None  # time and steps done when this process began to train
         self._last_line = self._last_epoch_line = clock()
         self._last_redraw = float("-inf")
-        self._accuracy = ""
+        self._speed = 0.0
+        self._figure = ""  # of the last epoch
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn
+            from rich.table import Column
 
-            self._bar = Progress(BarColumn(bar_width=20), TextColumn("{task.description}"), console=self.console)
+            text = TextColumn("{task.description}", table_column=Column(no_wrap=True))
+            self._bar = Progress(text, BarColumn(bar_width=None), console=self.console, expand=True)
             self._task = self._bar.add_task("starting", total=self.epochs * self.steps_per_epoch)
             self._bar.start()
         return self
@@ -63,54 +67,77 @@ class Display:
         """One optimiser step is done. `loss` may be a function (or a 0-d tensor): read only if this step is shown."""
         now = self._clock()
         done = (epoch - 1) * self.steps_per_epoch + step_in_epoch
+        self._speed = images_per_s
         if self._first is None:
             self._first = (now, done)
         last, pause = (self._last_redraw, REDRAW_SECONDS) if self._bar else (self._last_line, STEP_SECONDS)
         if now - last < pause:
             return
         loss = float(loss() if callable(loss) else loss)
-        text = f"epoch {epoch}/{self.epochs}  loss {loss:.4f}{self._accuracy}  lr {lr:.2e}"
-        text += f"  {images_per_s:.0f} images/s{self._time_left(now, done)}"
         if self._bar:
             self._last_redraw = now
+            text = self._line(f"epoch {epoch}/{self.epochs}", loss, self._figure, lr, now, done)
             self._bar.update(self._task, completed=done, description=text)
         else:
             self._last_line = now
-            self.note(f"{text}  (step {step_in_epoch}/{self.steps_per_epoch})")
+            place = f"epoch {epoch}/{self.epochs} at {100 * step_in_epoch / self.steps_per_epoch:.0f}%"
+            self.note(self._line(place, loss, "", lr, now, done))
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch is done. `row` holds "epoch" and any figures (the row of metrics.csv); all of them are printed.
-
-        The bar's accuracy is the row's "val_top1" or, without one, its "train_top1".
-        """
-        top1 = row.get("val_top1", row.get("train_top1"))
-        self._accuracy = "" if top1 is None else f"  accuracy {100 * top1:.2f} %"
+    def epoch(self, row: Mapping[str, Any], best: bool = False) -> None:
+        """An epoch is done. `row` is the row of metrics.csv; `best`: whether its weights are the best so far, which a star
+        marks."""
+        self._figure = _figure(row)
         now = self._clock()
+        done = row["epoch"] * self.steps_per_epoch
         if self._bar:
-            self._bar.update(self._task, completed=row["epoch"] * self.steps_per_epoch)
+            self._bar.update(self._task, completed=done)
         if now - self._last_epoch_line >= EPOCH_SECONDS or row["epoch"] >= self.epochs:
             self._last_line = self._last_epoch_line = now
-            figures = [
-                f"{name} {_short(value)}" for name, value in row.items() if name != "epoch" and value is not None
-            ]
-            self.note("  ".join([f"epoch {row['epoch']}/{self.epochs} done", *figures]))
+            figure = self._figure + "*" * best if self._figure else ""
+            self.note(
+                self._line(f"epoch {row['epoch']}/{self.epochs}", row["train_loss"], figure, row["lr"], now, done)
+            )
 
     def note(self, text: str) -> None:
         """Prints a line at once, above the bar where there is one."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
-    def _time_left(self, now: float, done: int) -> str:
-        began, done_before = self._first
-        if done == done_before or now == began:
+    def _line(self, place: str, loss: float | None, figure: str, lr: float, now: float, done: int) -> str:
+        shown = "none" if loss is None else f"{loss:.3f}" if abs(loss) < 10 else f"{loss:.3g}"
+        parts = [place, f"loss {shown}", figure, f"lr {lr:.1e}", f"{self._speed:,.0f} images/s", self._left(now, done)]
+        return "  ".join(filter(None, parts))
+
+    def _left(self, now: float, done: int) -> str:
+        began, done_before = self._first if self._first else (now, done)
+        left = self.epochs * self.steps_per_epoch - done
+        if done == done_before or now == began or not left:
             return ""
-        seconds = (now - began) / (done - done_before) * (self.epochs * self.steps_per_epoch - done)
-        if seconds < 90:
-            return f"  {seconds:.0f} s left"
-        return f"  {seconds / 60:.0f} min left" if seconds < 5400 else f"  {seconds / 3600:.1f} h left"
+        return f"{duration((now - began) / (done - done_before) * left)} left"
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _figure(row: Mapping[str, Any]) -> str:
+    """What an epoch is judged by: the accuracy or the reconstruction's error, of the validation images where there are any."""
+    for name in ("val", "train"):
+        if (top1 := row.get(f"{name}_top1")) is not None:
+            return f"{name} {100 * top1:.1f}%"
+        if (error := row.get(f"{name}_masked_mse")) is not None:
+            return f"{name} MSE {error:.3g}"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that people would use."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def say(console: Console, text: str, indent: int = 2) -> None:
+    """Prints text as it is; on a terminal in lines that fit, those after the first indented, no word broken."""
+    if console.is_terminal:
+        room = {"width": max(console.width, 40), "subsequent_indent": " " * indent}
+        text = textwrap.fill(text, **room, break_long_words=False, break_on_hyphens=False)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

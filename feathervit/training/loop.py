@@ -35,7 +35,7 @@ from ..models.moe import starving
 from ..plots.reconstructions import write_reconstructions
 from .average import MovingAverage
 from .compiling import Compiled, choose_compile
-from .display import Display
+from .display import Display, say
 from .distributed import Group
 from .interrupt import Interrupt
 from .objectives import balanced_class_weights, build_objective
@@ -102,8 +102,7 @@ class Trainer:
         self.objective = self.group.wrap(objective)
         self.ema = MovingAverage(self.model, config.optim.ema) if config.optim.ema else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-        self.compiled = Compiled(self.objective, mode, say, self.group.any)
+        self.compiled = Compiled(self.objective, mode, partial(say, console), self.group.any)
         images = config.images
         augmenter = Augmenter(
             config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
@@ -248,7 +247,8 @@ class Trainer:
                     self._require_finite(step, lr)
                 display.step(step // per_epoch + 1, step % per_epoch + 1, self._mean_loss, lr, speed)
                 if (step + 1) % per_epoch == 0:
-                    display.epoch(self._end_epoch((step + 1) // per_epoch, lr))
+                    epoch = (step + 1) // per_epoch
+                    display.epoch(self._end_epoch(epoch, lr), best=self.progress.best_epoch == epoch)
                     self.progress.seconds = before + time.monotonic() - started
                 out_of_time = time.monotonic() - started > self.max_seconds
                 if self.interrupt.asked:
@@ -355,12 +355,10 @@ class Trainer:
         """A line on each expert that hardly a token of this process's epoch took, once for each expert."""
         found = starving(self.model, STARVED)
         for gate, expert in sorted(found.keys() - self.warned):
-            self.console.print(
+            say(
+                self.console,
                 f"warning: {gate}: expert {expert + 1} got {100 * found[gate, expert]:.2g} % of the tokens of epoch {epoch}; "
                 "a larger --loss.moe spreads them more evenly",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
             )
         self.warned |= found.keys()
 

@@ -35,7 +35,7 @@ from ..recipes import recipe, recipe_for
 from ..recipes.planning import planned, resumed, whole
 from ..results import RunResult, commit, machine, read_config, write_json
 from .banner import banner, summary
-from .display import decoding
+from .display import decoding, say
 from .distributed import Group, join
 from .loop import Trainer
 from .precision import faster_on_cpu
@@ -98,7 +98,7 @@ def train(
             config, reasons = planned(config, source, name, fields)
             new = group.is_main and _claim(out, overwrite)
             for reason in reasons:
-                console.print(f"  {reason}", markup=False, highlight=False, soft_wrap=True)
+                say(console, f"  {reason}", 4)
         try:
             with own_randomness(choose_device(config.device)[0]):  # the caller's goes on as if nothing had been drawn
                 return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
@@ -209,9 +209,9 @@ def _run(
         max_minutes=max_minutes,
         group=group,
     )
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    tell = partial(say, console)
     if resume:
-        _restore(trainer, out, identity, say)
+        _restore(trainer, out, identity, tell)
     elif group.is_main:
         _empty(out)
     if group.is_main:
@@ -219,15 +219,15 @@ def _run(
         write_json(out / "splits.json", data.record)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     for line in [*banner(config, data, trainer, parameters, device_reason, dtype_reason), *started]:
-        say(line)
+        say(console, line, 11)
 
     finished = trainer.run()
     done, total = trainer.progress.step, config.epochs * trainer.steps_per_epoch
     trainer.save_weights("last", trainer.kept.state_dict(), done // trainer.steps_per_epoch, {})
     if trainer.progress.skipped:
-        say(f"{trainer.progress.skipped} steps were skipped, their loss being no finite number")
+        tell(f"{trainer.progress.skipped} steps were skipped, their loss being no finite number")
     if not finished:
-        say(
+        tell(
             f"stopped after step {done} of {total}; go on with: feathervit train --resume --out {shlex.quote(str(out))}"
         )
         return Outcome(out, False, trainer.interrupt.asked, None)
@@ -235,8 +235,8 @@ def _run(
         return Outcome(out, True, trainer.interrupt.asked, None)
     result = _conclude(trainer, data, command)
     write_json(out / "result.json", result)
-    say(summary(result, out))
-    say(report_at_end(out, result, data, trainer.kept, trainer.device))
+    tell(summary(result, out))
+    tell(report_at_end(out, result, data, trainer.kept, trainer.device))
     return Outcome(out, True, trainer.interrupt.asked, result)
 
 
@@ -349,15 +349,15 @@ def _empty(out: Path) -> None:
         raise RunFolderError(f"cannot empty {out}: {error.strerror or error}; it must be writable") from error
 
 
-def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callable[[str], None]) -> None:
+def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], tell: Callable[[str], None]) -> None:
     if not states(out):
-        say("the run was stopped before its first state: starting from the first step")
+        tell("the run was stopped before its first state: starting from the first step")
         if trainer.group.is_main:
             trainer.metrics.truncate(0)
         return
     tensors, meta, words = load_state(out)
     for word in words:
-        say(word)
+        tell(word)
     if words:  # or the next state would push the whole one out for the damaged one
         trainer.group.wait()
         if trainer.group.is_main:
@@ -369,5 +369,5 @@ def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], say: Callabl
         )
     for key in ("torch", "threads", "shares"):
         if meta.get(key) != identity[key]:
-            say(f"note: the run began with {key} {meta.get(key)}, now {identity[key]}: equal only up to rounding")
+            tell(f"note: the run began with {key} {meta.get(key)}, now {identity[key]}: equal only up to rounding")
     trainer.restore(tensors, meta)

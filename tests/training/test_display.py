@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from feathervit.errors import RunFolderError
-from feathervit.training.display import EPOCH_SECONDS, Display
+from feathervit.training.display import EPOCH_SECONDS, Display, say
 from feathervit.training.records import MetricsFile
 
 ROWS = [{"epoch": i, "train_loss": 1 / (i + 2), "val_top1": i / 7, "name": "x,y"} for i in range(1, 5)]
@@ -122,23 +122,51 @@ class Run:
 
 def test_plain_lines_hold_what_matters():
     lines = Run(terminal=False, epochs=2, steps=10, seconds_per_step=4).play().splitlines()
-    assert lines[0] == "epoch 1/2  loss 1.2500  lr 3.00e-04  812 images/s  68 s left  (step 3/10)"
-    assert any("accuracy 91.00 %" in line for line in lines if line.startswith("epoch 2/2  loss"))
-    ends = [line for line in lines if "done" in line]
-    assert "val_top1 0.91" in ends[-1]
-    assert "val_loss" not in ends[-1]
+    assert lines[0] == "epoch 1/2 at 30%  loss 1.250  lr 3.0e-04  812 images/s  68 s left"
+    assert lines[-1] == "epoch 2/2  loss 1.250  val 91.0%  lr 3.0e-04  812 images/s"
 
 
 def test_plain_lines_mark_each_long_epoch():
-    ends = [line for line in Run(False, epochs=5, steps=3, seconds_per_step=6).play().splitlines() if "done" in line]
-    assert len(ends) == 5
+    lines = Run(False, epochs=5, steps=3, seconds_per_step=6).play().splitlines()
+    ends = [line for line in lines if "at" not in line]
+    assert [line.split()[1] for line in ends] == [f"{n}/5" for n in range(1, 6)]
+    assert "left" in ends[0]
+    assert "left" not in ends[-1]
+
+
+def test_the_best_epochs_have_a_star_and_lines_of_long_fast_runs_fit_80_columns():
+    run = Run(False, epochs=1000, steps=1000, seconds_per_step=1)
+    with Display(run.console, 1000, 1000, clock=lambda: run.now) as display:
+        for epoch, best in ((999, True), (1000, False)):
+            for step in (1, 1000):
+                run.now += 60
+                display.step(epoch, step, 98.76543, 1.234567e-3, 81234.5)
+            display.epoch({"epoch": epoch, "lr": 1.234567e-3, "train_loss": 98.76543, "val_top1": 0.999}, best)
+    lines = run.out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [("*" in line) for line in lines if "val" in line] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("row", "figure"),
+    [
+        ({"train_top1": 0.5}, "train 50.0%"),
+        ({"train_masked_mse": 0.25, "val_masked_mse": 0.012345}, "val MSE 0.0123"),
+        ({"train_masked_mse": 0.25}, "train MSE 0.25"),
+    ],
+)
+def test_without_validation_images_or_labels_the_line_has_what_there_is(row, figure):
+    run = Run(False, epochs=1, steps=1, seconds_per_step=1)
+    with Display(run.console, 1, 1) as display:
+        display.epoch({"epoch": 1, "lr": 0.1, "train_loss": None, **row})
+    assert f"  {figure}  " in run.out.getvalue()
 
 
 def test_plain_lines_never_flood():
     run = Run(terminal=False, epochs=3000, steps=4, seconds_per_step=0.005)
     lines = run.play().splitlines()
     assert 2 <= len(lines) <= run.now / EPOCH_SECONDS + 1
-    assert lines[-1].startswith("epoch 3000/3000 done")
+    assert lines[-1].startswith("epoch 3000/3000 ")
     assert run.losses_read < len(lines)  # a loss on a GPU is not fetched at every step
 
 
@@ -150,7 +178,7 @@ def test_live_bar():
     run = Run(terminal=True, epochs=3, steps=200, seconds_per_step=0.01)
     text = run.play()
     assert "\x1b" in text
-    assert "epoch 3/3  loss 1.2500  accuracy 91.00 %  lr 3.00e-04  812 images/s" in text
+    assert "epoch 3/3  loss 1.250  val 91.0%  lr 3.0e-04  812 images/s" in text
     assert "s left" in text
     assert run.losses_read <= run.now / 0.1 + 1
 
@@ -165,3 +193,13 @@ def test_notes_are_printed_as_they_are():
     with Display(Console(file=out, force_terminal=False, width=30), 1, 1) as display:
         display.note("see [red]/some/folder[/red], a line longer than the console is wide")
     assert out.getvalue() == "see [red]/some/folder[/red], a line longer than the console is wide\n"
+
+
+def test_on_a_terminal_long_notes_break_between_words_with_a_hanging_indent():
+    out = io.StringIO()
+    say(Console(file=out, force_terminal=True, width=40, color_system=None), "model      " + "words of-a-line " * 6, 11)
+    first, *rest = out.getvalue().splitlines()
+    assert first.startswith("model      words")
+    assert rest
+    assert all(line.startswith(" " * 11) and line[11] != " " and len(line) <= 40 for line in rest)
+    assert set(" ".join([first, *rest]).split()) == {"model", "words", "of-a-line"}
