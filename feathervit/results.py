@@ -39,6 +39,7 @@ class RunResult:
     `evaluation.metrics.Metrics` (None: no such split). `config` is the resolved `RunConfig` as JSON, `commit` the
     commit of the source checkout (None: an installed package, whose `version` says what ran). `skipped` names the
     pictures left out as unreadable, `skipped_steps` counts steps whose loss was no finite number.
+    `finished` is False for a run that was stopped before its end and can be resumed.
     """
 
     command: str
@@ -64,6 +65,7 @@ class RunResult:
     images_per_s: float | None = None
     skipped: list = field(default_factory=list)
     skipped_steps: int = 0
+    finished: bool = True
     schema: int = SCHEMA
 
 

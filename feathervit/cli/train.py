@@ -31,8 +31,10 @@ class Train:
     """Go on where the run in --out was stopped; it ends in the weights it would have had."""
     overwrite: bool = False
     """Start anew in a folder that holds a run."""
+    minutes: float | None = None
+    """Choose the epochs that so many minutes allow; steps are timed before training."""
     max_minutes: float | None = None
-    """Stop with a checkpoint after this many minutes."""
+    """Stop with a checkpoint after this many minutes, to go on later with --resume."""
     skip_unreadable: bool = False
     """Leave out pictures that cannot be read, and count them."""
     threads: int | None = None
@@ -67,6 +69,7 @@ def train(args: Train, explicit: dict[str, Any]) -> int:
         out=args.out,
         resume=args.resume,
         overwrite=args.overwrite,
+        minutes=args.minutes,
         max_minutes=args.max_minutes,
         skip_unreadable=args.skip_unreadable,
         console=new_console(args.json),

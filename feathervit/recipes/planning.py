@@ -84,8 +84,7 @@ def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[s
         asked = replace(asked, recipe=config)
     asked = resolve(replace(set_fields(asked, _places(fields)), data=name or stored.data))
     differ = {k: v for k, v in changed(stored, asked).items() if k not in FREE_TO_CHANGE}
-    if asked.epochs > stored.epochs:
-        differ.pop("epochs")
+    differ.pop("epochs", None)  # more, or fewer: the schedule then ends there
     if differ:
         texts = [f"{key} was {before!r}, now {now!r}" for key, (before, now) in differ.items()]
         raise RunFolderError(

@@ -23,7 +23,7 @@ from ..errors import ConfigError, DataError, RunFolderError, UnknownNameError
 from ..files import make_folder, write_bytes
 from ..recipes import recipe
 from ..recipes.planning import whole
-from ..results import RunResult, read_config, write_json
+from ..results import RunResult, read_config, read_result, write_json
 from ..studies.cells import run_study
 from ..studies.claim import claim
 from ..studies.definition import Size, Study
@@ -132,7 +132,8 @@ def reproduce(names: Iterable[str], place: Place, max_minutes: float | None = No
 def is_finished(row: Row, place: Place) -> bool:
     """Whether there is nothing left to run of it."""
     if row.is_pretraining:
-        return (place.runs(row) / "run" / "result.json").exists()
+        result = place.runs(row) / "run" / "result.json"
+        return result.exists() and read_result(result).finished
     return set(_cells(row, place)) <= ({"finished"} if place.retry_failed else {"finished", "failed"})
 
 
@@ -207,7 +208,7 @@ def _study(row: Row, place: Place, end: float) -> tuple[bool, bool]:
 def _lay_in(run: Path, folders: list[Path]) -> None:
     """The finished pre-training as the first stage of each cell: weights and configuration, the result last."""
     for folder in folders:
-        if not (folder / "result.json").exists():
+        if not (folder / "result.json").exists():  # of a whole run: it is written here only
             make_folder(folder)
             for name in ("best.safetensors", "config.json", "result.json"):
                 write_bytes(folder / name, (run / name).read_bytes())
@@ -261,7 +262,7 @@ def _pretrain(row: Row, place: Place, end: float) -> tuple[bool, bool]:
                     "parameters": _encoder_parameters(at),
                     "last": rows[-1] if rows else {},
                     "curves": {"0": [curve(rows)]},
-                    "run": _kept(outcome.result),
+                    "run": _kept(outcome.result if outcome.finished else None),
                 },
                 {str(place.out.absolute()): place.out.name, data: Path(data).name},
             ),

@@ -191,8 +191,8 @@ class _CellRun:
         from rich.console import Console
 
         at = self.folder / str(number)
-        if (at / "result.json").exists():
-            return read_result(at / "result.json")
+        if (at / "result.json").exists() and (ended := read_result(at / "result.json")).finished:
+            return ended
         stage = self.study.stages(self.arm)[number - 1]
         previous = str((self.folder / str(number - 1)).absolute())
         epochs = self.plan.epochs[self.arm][number - 1]
@@ -219,7 +219,7 @@ class _CellRun:
                 f"cannot write into {self.folder}: {error.strerror or error}; it must be writable and have room"
             ) from error
         self.interrupted = outcome.interrupted
-        return outcome.result
+        return outcome.result if outcome.finished else None
 
     def _require_same_data(self, config: RunConfig) -> None:
         """Raises RunFolderError where an ended cell's run that read the same data in the same way saw other pictures."""

@@ -63,7 +63,7 @@ def _halves(trainer: Trainer) -> str:
 
 
 def summary(result: RunResult, out: Path) -> str:
-    """The last line of a run that has ended: figures, time, where the weights are."""
+    """Figures, time, and where the weights are, of a run that has ended or was stopped."""
     masked = result.config["objective"] == "reconstruction"
     figures = [
         f"{name} masked MSE {split['masked_mse']:.5f} of {split['n']}"
@@ -75,7 +75,8 @@ def summary(result: RunResult, out: Path) -> str:
     if not figures and masked:
         figures = [f"training masked MSE {result.best['train_masked_mse']:.5f}"]
     text = "; ".join(figures) or f"training top-1 {100 * result.best['train_top1']:.2f} % (nothing was held out)"
+    ended = "done" if result.finished else "stopped"
     return (
-        f"done in {result.minutes:.1f} min, {result.images_per_s:.0f} images/s (epoch {result.best['epoch']} kept): {text}. "
+        f"{ended} in {result.minutes:.1f} min, {result.images_per_s:.0f} images/s (epoch {result.best['epoch']} kept): {text}. "
         f"Weights: {out / 'best.safetensors'}"
     )

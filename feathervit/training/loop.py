@@ -26,7 +26,7 @@ from ..data.augment import Augmenter
 from ..data.feed import Feed, fits
 from ..data.loader import Sampler
 from ..device import autocast, seed
-from ..errors import CheckpointError, ConfigError, DivergedError
+from ..errors import CheckpointError, ConfigError, DivergedError, RunFolderError
 from ..evaluation.inference import accuracy_and_loss, logits
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
@@ -192,7 +192,7 @@ class Trainer:
             if self.group.is_main:
                 self.sums.copy_(tensors["sums"])
             self.progress = from_dict(Progress, meta["progress"], "progress")
-            self.progress.check(self.config.epochs, self.steps_per_epoch)
+            self.progress.check(from_dict(RunConfig, meta["config"]).epochs, self.steps_per_epoch)
             self.saved_step = self.checked_step = self.progress.step
             self.best = _below("best.", tensors)
             if not isinstance(meta["scaler"], dict):
@@ -201,6 +201,11 @@ class Trainer:
                 self.scaler.load_state_dict(meta["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"the training state in {self.folder} does not fit the run: {error}") from error
+        done = -(-self.progress.step // self.steps_per_epoch)
+        if self.config.epochs < done:
+            raise RunFolderError(
+                f"the run is in epoch {done} already; --epochs must be at least that, got {self.config.epochs}"
+            )
         if not self.group.is_main:
             return
         self.metrics.truncate(self.progress.step // self.steps_per_epoch)

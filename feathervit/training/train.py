@@ -7,6 +7,7 @@ pre-training reconstructions/, and at the end result.json, report.html and repor
 
 from __future__ import annotations
 
+import math
 import platform
 import shlex
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from ..files import clear_drafts, try_writing, write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..models.starting import start_from
 from ..plots.report import report_at_end
-from ..recipes import recipe, recipe_for
+from ..recipes import ADAPTIVE, recipe, recipe_for
 from ..recipes.planning import planned, resumed, whole
 from ..results import RunResult, commit, machine, read_config, write_json
 from .banner import banner, summary
@@ -39,6 +40,7 @@ from .display import decoding, say
 from .distributed import Group, join
 from .loop import Trainer
 from .precision import faster_on_cpu
+from .timing import AT_MOST_MINUTES, Budget, measure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,8 +48,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What became of a run. `result` is None when it was stopped before its end. `interrupted`: a signal asked to stop, which
-    in the last step is too late for this run."""
+    """What became of a run. `result` is None when it was stopped in its first epoch.
+
+    `interrupted`: a signal asked to stop, which in the last step is too late for this run.
+    """
 
     folder: Path
     finished: bool
@@ -62,6 +66,7 @@ def train(
     data: Any = None,
     resume: bool = False,
     overwrite: bool = False,
+    minutes: float | None = None,
     max_minutes: float | None = None,
     skip_unreadable: bool = False,
     console: Console | None = None,
@@ -72,7 +77,10 @@ def train(
 
     `config`: a RunConfig, a recipe's name, or None for the recipe that fits the data. `data`: a name, a folder, or
     (images, labels) arrays. `fields` sets fields of the configuration by (dotted) name: `epochs=3`,
-    `**{"optim.weight_decay": 0.1}`. `resume` goes on where the run in `out` stopped; `overwrite` empties `out` first.
+    `**{"optim.weight_decay": 0.1}`. `minutes` chooses the epochs that so many minutes allow on this machine, from steps that
+    are timed before training; a recipe that looks at the images allows itself `AT_MOST_MINUTES` where neither epochs nor
+    minutes are given. `max_minutes` stops the run instead, for a later `resume`. `resume` goes on where the run in `out`
+    stopped, with more or fewer `epochs` where they are given; `overwrite` empties `out` first.
     Raises FeatherVitError for whatever a user can mend.
     """
     if console is None:
@@ -81,8 +89,12 @@ def train(
         console = Console(stderr=True)
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other: go on with a run, or start it anew")
-    if max_minutes is not None and not max_minutes > 0:
-        raise ConfigError(f"max_minutes must be above 0, got {max_minutes}")
+    for word, value in (("minutes", minutes), ("max_minutes", max_minutes)):
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{word} must be above 0, got {value}")
+    if minutes is not None and (resume or "epochs" in fields):
+        why = "the epochs of a run are settled when it begins" if resume else "they exclude each other"
+        raise ConfigError(f"minutes cannot be given with {'resume' if resume else 'epochs'}: {why}; leave one out")
     out = Path(out)
     source = data if data is not None and not isinstance(data, (str, Path)) else None
     name = "arrays" if source is not None else whole(str(data or ""))
@@ -92,16 +104,22 @@ def train(
         elif out.is_dir():
             for folder in (out, out / "reconstructions", out / "report"):
                 clear_drafts(folder)
+        budget = None
         if resume:
             config = resumed(out, config, name, fields)
         else:
             config, reasons = planned(config, source, name, fields)
+            keep_warmup = "optim.warmup_epochs" in fields
+            if minutes is not None:
+                budget = Budget(minutes, keep_warmup=keep_warmup)
+            elif config.recipe in ADAPTIVE and "epochs" not in fields:
+                budget = Budget(AT_MOST_MINUTES, exactly=False, keep_warmup=keep_warmup)
             new = group.is_main and _claim(out, overwrite)
             for reason in reasons:
                 say(console, f"  {reason}", 4)
         try:
             with own_randomness(choose_device(config.device)[0]):  # the caller's goes on as if nothing had been drawn
-                return _run(config, source, out, resume, max_minutes, skip_unreadable, console, command, group)
+                return _run(config, source, out, resume, budget, max_minutes, skip_unreadable, console, command, group)
         except FeatherVitError:
             if not resume and new:
                 with suppress(OSError):  # there is something in it
@@ -142,6 +160,7 @@ def _run(
     source: Any,
     out: Path,
     resume: bool,
+    budget: Budget | None,
     max_minutes: float | None,
     skip_unreadable: bool,
     console: Console,
@@ -185,6 +204,16 @@ def _run(
         some = data.train.images[:: -(-len(data.train) // most)]
         encoder.initialise_from(as_input(some, config))
     started = start_from(model, config.start_from) if config.start_from and fresh else []
+    if config.precision == "auto" and device.type == "cpu":
+        faster, dtype_reason = faster_on_cpu(model, config, data.train.images.shape[1])
+        dtype = torch.float32 if group.any(not faster) else torch.bfloat16
+        # A timing may fall out differently when the run resumes; its precision may not.
+        config = replace(config, precision=str(dtype).removeprefix("torch."))
+    lines = []
+    if budget:
+        timing = measure(config, data, model, device=device, dtype=dtype, console=console, group=group)
+        config = budget.fit(config, timing)
+        lines = [timing.line(config.epochs)]
     identity = {
         "config": to_dict(config),
         "data": "/".join(s.fingerprint() for s in (data.train, data.val, data.test) if s is not None),
@@ -192,11 +221,6 @@ def _run(
         "threads": torch.get_num_threads(),
         "shares": group.world * config.accumulate,
     }
-    if config.precision == "auto" and device.type == "cpu":
-        faster, dtype_reason = faster_on_cpu(model, config, data.train.images.shape[1])
-        dtype = torch.float32 if group.any(not faster) else torch.bfloat16
-        # A timing may fall out differently when the run resumes; its precision may not.
-        config = replace(config, precision=str(dtype).removeprefix("torch."))
     trainer = Trainer(
         config,
         data,
@@ -218,7 +242,7 @@ def _run(
         write_json(out / "config.json", to_dict(config))  # first: from here on the run can be resumed
         write_json(out / "splits.json", data.record)
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    for line in [*banner(config, data, trainer, parameters, device_reason, dtype_reason), *started]:
+    for line in [*banner(config, data, trainer, parameters, device_reason, dtype_reason), *lines, *started]:
         say(console, line, 11)
 
     finished = trainer.run()
@@ -230,14 +254,13 @@ def _run(
         tell(
             f"stopped after step {done} of {total}; go on with: feathervit train --resume --out {shlex.quote(str(out))}"
         )
-        return Outcome(out, False, trainer.interrupt.asked, None)
-    if not group.is_main:
-        return Outcome(out, True, trainer.interrupt.asked, None)
-    result = _conclude(trainer, data, command)
-    write_json(out / "result.json", result)
-    tell(summary(result, out))
-    tell(report_at_end(out, result, data, trainer.kept, trainer.device))
-    return Outcome(out, True, trainer.interrupt.asked, result)
+    result = None
+    if group.is_main and trainer.metrics.rows():  # a run that was stopped in its first epoch has no figures
+        result = _conclude(trainer, data, command, finished)
+        write_json(out / "result.json", result)
+        tell(summary(result, out))
+        tell(report_at_end(out, result, data, trainer.kept, trainer.device))
+    return Outcome(out, finished, trainer.interrupt.asked, result)
 
 
 def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
@@ -255,7 +278,7 @@ def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
         )
 
 
-def _conclude(trainer: Trainer, data: DataSplits, command: str) -> RunResult:
+def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) -> RunResult:
     """Figures of the chosen weights: the best on validation, or the last where that is asked for or nothing was held out."""
     config, out = trainer.config, trainer.folder
     rows = trainer.metrics.rows()
@@ -297,6 +320,7 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str) -> RunResult:
         images_per_s=trainer.progress.images / max(trainer.progress.seconds, 1e-9),
         skipped=data.skipped,
         skipped_steps=trainer.progress.skipped,
+        finished=finished,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 import feathervit
 from feathervit.checkpoint import load_state, load_weights, save_state
 from feathervit.errors import CheckpointError, RunFolderError
+from feathervit.results import read_result
 from feathervit.training import loop
 
 
@@ -111,10 +112,30 @@ def test_resume_refuses_other_data_and_settings(arrays, tmp_path, small):
         feathervit.train(data=(255 - images, labels), out=out, resume=True)
     with pytest.raises(RunFolderError, match=r"lr was 0.003, now 0.1"):
         feathervit.train(data=arrays, out=out, resume=True, lr=0.1)
-    with pytest.raises(RunFolderError, match="epochs was 3, now 2"):
-        feathervit.train(data=arrays, out=out, resume=True, epochs=2)
     outcome = feathervit.train(data=arrays, out=out, resume=True, epochs=4)
     assert len(outcome.result.epochs) == 4
+
+
+def test_a_run_can_be_made_shorter_and_its_schedule_ends_there(arrays, tmp_path, small):
+    out = tmp_path / "run"
+    fields = {**small, "optim.min_lr": 1e-5}
+    stopped = feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=30, **fields)
+    assert (stopped.finished, stopped.result) == (False, None)  # in its first epoch there are no figures
+    stopped = feathervit.train(data=arrays, out=out, resume=True, max_minutes=1e-6)  # the second and last step of it
+    assert not stopped.finished
+    result = read_result(out / "result.json")
+    assert not result.finished
+    assert [row["epoch"] for row in result.epochs] == [1]
+    assert result.val["n"] == 10
+    while not stopped.result or len(stopped.result.epochs) < 2:
+        stopped = feathervit.train(data=arrays, out=out, resume=True, max_minutes=1e-6)
+    with pytest.raises(RunFolderError, match="epoch 2 already"):
+        feathervit.train(data=arrays, out=out, resume=True, epochs=1)
+    outcome = feathervit.train(data=arrays, out=out, resume=True, epochs=3)
+    assert outcome.finished
+    assert read_result(out / "result.json").finished
+    assert [row["epoch"] for row in outcome.result.epochs] == [1, 2, 3]
+    assert outcome.result.epochs[-1]["lr"] == pytest.approx(1e-5)  # the last step's
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -1,0 +1,143 @@
+"""How long a run will take: steps and validation are timed on the real model and batches before training.
+
+Minutes become epochs here, once; config.json then holds the epochs, and nothing that trains depends on the clock.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..config import RunConfig
+from ..data import DataSplits
+from ..evaluation.inference import BATCH, accuracy_and_loss
+from .display import duration
+from .distributed import Group
+from .loop import Trainer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WARM_STEPS = 2
+ROUNDS, ROUND_STEPS = 3, 3
+AT_MOST_MINUTES = 10.0  # that a recipe which looks at the images allows itself
+SHARE = 0.95  # of the time goes into epochs; the rest into states, the figures at the end and the report
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of an optimiser step and of an epoch with its validation, as measured."""
+
+    step: float
+    epoch: float
+
+    def epochs(self, minutes: float) -> int:
+        """As many whole epochs as fit into so many minutes, at least one."""
+        return max(1, int(SHARE * 60 * minutes / self.epoch))
+
+    def seconds(self, epochs: int) -> float:
+        """What so many epochs take."""
+        return epochs * self.epoch / SHARE
+
+    def line(self, epochs: int) -> str:
+        """What a run says of its time before it begins."""
+        took = f"{1000 * self.step:.0f} ms" if self.step < 1 else f"{self.step:.1f} s"
+        one, two = (duration(self.seconds(n)) for n in (epochs, 2 * epochs))
+        return (
+            f"time       about {one} for {epochs} epochs, as a step takes {took} and an epoch {duration(self.epoch)} on this "
+            f"machine; twice the epochs, --epochs {2 * epochs}: about {two}"
+        )
+
+
+def measure(
+    config: RunConfig,
+    data: DataSplits,
+    model: nn.Module,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    console: Console,
+    group: Group | None = None,
+) -> Timing:
+    """Times steps of `config`, resolved, on its own batches with a copy of `model`. Changes neither `model` nor any random
+    state, and writes nothing.
+
+    Each process of a group measures, and all get the mean. Raises what the trainer raises for settings that cannot work.
+    """
+    group = group or Group()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        trainer = Trainer(
+            replace(config, tensorboard=False, on_nonfinite="skip"),
+            data,
+            copy.deepcopy(model),
+            Path(),
+            device=device,
+            dtype=dtype,
+            console=console,
+            identity={},
+            max_minutes=None,
+            group=group,
+        )
+        ahead = trainer.feed.ahead  # a GPU gets several batches at once: a round has whole groups of them
+        steps = -(-ROUND_STEPS // ahead) * ahead
+        numbers = iter(range(max(WARM_STEPS, ahead) + ROUNDS * steps))
+
+        def several(count: int) -> float:
+            started = time.perf_counter()
+            for _ in range(count):
+                trainer.train_step(next(numbers), 0.0)
+            _wait(device)
+            return time.perf_counter() - started
+
+        several(max(WARM_STEPS, ahead))
+        step = statistics.median(several(steps) for _ in range(ROUNDS)) / steps
+        epoch = step * trainer.steps_per_epoch + _validation(trainer)
+    step, epoch = (group.add(torch.tensor([step, epoch], device=device)) / group.world).tolist()
+    return Timing(step, epoch)
+
+
+def _validation(trainer: Trainer) -> float:
+    """Seconds that validation takes after an epoch, from one batch of it."""
+    if trainer.val is None:
+        return 0.0
+    part = replace(trainer.val, images=trainer.val.images[:BATCH], labels=trainer.val.labels[:BATCH])
+    started = time.perf_counter()
+    if trainer.config.objective == "reconstruction":
+        trainer.measure(part)
+    else:
+        accuracy_and_loss(trainer.kept, part, trainer.config, trainer.device, trainer.dtype)
+    _wait(trainer.device)
+    return (time.perf_counter() - started) * len(trainer.val) / len(part)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Minutes for a run: `exactly` so many, else at most, with fewer epochs where the recipe has fewer.
+
+    The warm-up keeps its share of the run, unless `keep_warmup`: then it keeps its epochs.
+    """
+
+    minutes: float
+    exactly: bool = True
+    keep_warmup: bool = False
+
+    def fit(self, config: RunConfig, timing: Timing) -> RunConfig:
+        """The configuration with the epochs that the minutes allow."""
+        epochs = timing.epochs(self.minutes)
+        if not self.exactly:
+            epochs = min(epochs, config.epochs)
+        warmup = config.optim.warmup_epochs * (1 if self.keep_warmup else epochs / config.epochs)
+        return replace(config, epochs=epochs, optim=replace(config.optim, warmup_epochs=warmup))
