@@ -140,10 +140,7 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
     turned = model.turns is not None  # rotary positions turn queries and keys
     for number, layer in enumerate(model.blocks, start=1):
         known = type(layer.attn) is GroupedQueryAttention and not turned
-        last = number == len(model.blocks) and model.config.readout in (
-            "dummy",
-            "class",
-        )  # they read prefix tokens only
+        last = number == len(model.blocks) and model.global_pool == "token"  # the head reads prefix tokens only
         cut = last and known and type(layer.ffn) in TOKENWISE
         if known:
             layer.attn = Attention(layer.attn, tokens, prefix if cut else tokens)

@@ -32,16 +32,20 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int):
         super().__init__()
-        if patch_size < 1 or img_size < 1 or (img_size % patch_size and not self.any_size):
-            fits = [p for p in range(2, img_size // 2 + 1) if img_size % p == 0][:8]
-            raise ConfigError(
-                f"patch size {patch_size} does not divide image size {img_size}"
-                + (f"; patch sizes that do: {', '.join(map(str, fits))}" if fits else "")
-            )
         if in_chans < 1:
             raise ConfigError(f"in_chans must be at least 1, got {in_chans}")
-        self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
-        self.grid_size = -(-img_size // patch_size)
+        self.patch_size, self.in_chans = patch_size, in_chans
+        self.set_size(img_size)
+
+    def set_size(self, img_size: int) -> None:
+        """The side of the images from now on. Raises ConfigError where the patch size does not divide it and must."""
+        if self.patch_size < 1 or img_size < 1 or (img_size % self.patch_size and not self.any_size):
+            fits = [p for p in range(2, img_size // 2 + 1) if img_size % p == 0][:8]
+            raise ConfigError(
+                f"patch size {self.patch_size} does not divide image size {img_size}"
+                + (f"; patch sizes that do: {', '.join(map(str, fits))}" if fits else "")
+            )
+        self.img_size, self.grid_size = img_size, -(-img_size // self.patch_size)
 
     def forward(self, x_BCSS: Tensor, place: Place | None = None) -> Tensor:
         if x_BCSS.ndim != 4 or x_BCSS.shape[-2:] != (self.img_size, self.img_size):

@@ -1,7 +1,7 @@
 """The one encoder. mLiT, Mae-ViT, ViT-Tiny and PoorViT are configurations of it; MAE wraps it.
 
 Pre-norm layers: x + attention(norm(x)), then x + feed-forward(norm(x)). `encode` returns the tokens and the sum of the
-layers' balance losses; the timm contract (`forward_features`, `forward_head`, `reset_classifier`, ...) stands on it.
+layers' balance losses; timm's methods (`contract.py`) stand on it.
 Initialisation is PyTorch's default throughout, as the mLiT paper says; learned positions and tokens start at N(0, 0.02)
 (ours).
 
@@ -17,29 +17,20 @@ from typing import Protocol
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import Attention, EncoderConfig, FeedForward
 from ..errors import ConfigError
 from .attention import build_attention
+from .contract import TimmContract
 from .embed import build_patch_embed
 from .feedforward import build_feedforward, check_feedforward
 from .place import Place
-from .positions import resize_positions, rotary_turns, sincos_positions
+from .positions import rotary_turns, sincos_positions
 from .readout import build_readout
+from .taken import Taken
 
 INTERMEDIATES = ("embedding", "attention", "values", "gate", "output", "tokens")  # kinds, see `Encoder.intermediates`
-
-
-class Taken(dict[str, Tensor]):
-    """What a forward pass leaves behind by name, of the named `kinds` only."""
-
-    def __init__(self, kinds: Collection[str]):
-        super().__init__()
-        self.kinds = frozenset(kinds)
-
-    def __setitem__(self, name: str, value: Tensor) -> None:
-        if name.rpartition(".")[2] in self.kinds:
-            super().__setitem__(name, value)
 
 
 class LayerConfig(Protocol):
@@ -83,11 +74,12 @@ class Layer(nn.Module):
         return x_BND, balance
 
 
-class Encoder(nn.Module):
+class Encoder(TimmContract, nn.Module):
     """A vision transformer classifier built from an `EncoderConfig`.
 
     Input [B, in_chans, img_size, img_size], output logits [B, num_classes]. With `num_classes` 0 the head is an
-    identity and the output the read-out features [B, D]. Raises ConfigError where sizes do not fit together.
+    identity and the output the read-out features [B, D]. `global_pool` as in `reset_classifier`; None: the read-out's own.
+    Raises ConfigError where sizes do not fit together.
     """
 
     def __init__(
@@ -97,6 +89,7 @@ class Encoder(nn.Module):
         patch_size: int = 3,
         in_chans: int = 3,
         num_classes: int = 100,
+        global_pool: str | None = None,
     ):
         super().__init__()
         if config.dim < 1 or config.depth < 0:
@@ -104,11 +97,11 @@ class Encoder(nn.Module):
         if num_classes < 0:
             raise ConfigError(f"num_classes must be at least 0 (0: no head), got {num_classes}")
         self.config = config
-        self.num_classes = num_classes
+        self.in_chans = in_chans
         self.num_features = self.embed_dim = config.dim
         self.patch_embed = build_patch_embed(config.patches, img_size, patch_size, in_chans, config.dim)
         self.readout = build_readout(config)
-        self.num_prefix_tokens, self.head_hidden_size = self.readout.num_tokens, self.readout.features
+        self.num_prefix_tokens, self.global_pool = self.readout.num_tokens, self.readout.pool
         check_feedforward(config.feedforward, self.num_prefix_tokens, config.readout, "feedforward")
         grid, prefix = self.patch_embed.grid_size, self.num_prefix_tokens
         if config.positions == "learned":  # what is added to the tokens, [1, P + G^2, D] or None
@@ -121,7 +114,8 @@ class Encoder(nn.Module):
         self.register_buffer("turns", turns, persistent=False)  # [1, P + G^2, K]
         self.norm = nn.LayerNorm(config.dim)
         self.head_drop = nn.Dropout(config.drop_rate)
-        self.head = self._new_head(num_classes)
+        self.grad_checkpointing = False
+        self.reset_classifier(num_classes, global_pool)
 
     def place(self, keep_BK: Tensor | None = None) -> Place:
         """Where the tokens of the sequence are when only the patches `keep_BK` are kept; None: all of them."""
@@ -132,13 +126,17 @@ class Encoder(nn.Module):
         return replace(place, turns_BNK=place.select(turns_BNK))
 
     def encode(
-        self, x_BCSS: Tensor, keep_BK: Tensor | None = None, taken: Taken | None = None
+        self,
+        x_BCSS: Tensor,
+        keep_BK: Tensor | None = None,
+        taken: Taken | None = None,
+        layers: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Normalised tokens [B, P + G^2, D] and the balance loss summed over layers (a scalar; 0 in evaluation).
 
         With `keep_BK`, int64 indices of the patches that each image keeps, only those and the prefix tokens go through
         the layers, each with its own position: [B, P + K, D], the patches in the order of `keep_BK`. `taken` receives
-        what `intermediates` lists.
+        what `intermediates` lists. `layers`: so many of the layers run; None: all.
         """
         place = self.place(keep_BK)
         x_BND = self.readout.prepend(self.patch_embed(x_BCSS, place))
@@ -148,9 +146,12 @@ class Encoder(nn.Module):
         losses = [x_BND.new_zeros(())]
         if taken is not None:
             taken["embedding"] = x_BND
-        for i, layer in enumerate(self.blocks):
+        for i, layer in enumerate(self.blocks[:layers]):
             inside = None if taken is None else Taken(taken.kinds)
-            x_BND, balance = layer(x_BND, place, inside)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x_BND, balance = checkpoint(layer, x_BND, place, inside, use_reentrant=False)
+            else:
+                x_BND, balance = layer(x_BND, place, inside)
             losses.append(balance)
             for kind, value in (inside or {}).items():
                 taken[f"blocks.{i}.{kind}"] = value
@@ -174,48 +175,10 @@ class Encoder(nn.Module):
         self.encode(x_BCSS, taken=taken)
         return dict(taken)
 
-    def forward_features(self, x_BCSS: Tensor) -> Tensor:
-        return self.encode(x_BCSS)[0]
-
-    def forward_head(self, tokens_BND: Tensor, pre_logits: bool = False) -> Tensor:
-        features_BD = self.head_drop(self.readout(tokens_BND))
-        return features_BD if pre_logits else self.head(features_BD)
-
-    def forward(self, x_BCSS: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x_BCSS))
-
     def forward_balanced(self, x_BCSS: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, num_classes] and the balance loss: what the training objectives call."""
         tokens_BND, balance = self.encode(x_BCSS)
         return self.forward_head(tokens_BND), balance
-
-    def _new_head(self, num_classes: int) -> nn.Module:
-        return nn.Linear(self.head_hidden_size, num_classes, bias=False) if num_classes > 0 else nn.Identity()
-
-    # timm's informal contract
-
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for `num_classes` classes (0: none) on the device and in the type of the model."""
-        self.num_classes = num_classes
-        self.head = self._new_head(num_classes).to(self.norm.weight)
-
-    def group_matcher(self, coarse: bool = False) -> dict:
-        """Layer groups for layer-wise decay, as timm's ViT has them: the stem; each layer, the final norm going with the last
-        one, as does a read-out that pools; the head, which no group names."""
-        blocks = [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score", (99999,))]
-        return {"stem": r"^pos_embed|^patch_embed|^readout\.token", "blocks": blocks}
-
-    def no_weight_decay(self) -> set[str]:
-        """Positions, tokens and per-expert output biases (2-D, so no rule on dimensions finds them)."""
-        spared = {"pos_embed", "readout.token"}
-        return {name for name, _ in self.named_parameters() if name in spared or name.endswith(".b2")}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        if enable:
-            raise ConfigError("gradient checkpointing is not offered: these models are small enough without it")
 
     def initialise_from(self, images_NCSS: Tensor) -> None:
         """Sets the weights that start from training pictures; `images` are normalised and of the model's size."""
@@ -225,10 +188,3 @@ class Encoder(nn.Module):
     def data_dependent(self) -> bool:
         """Whether any weights start from training pictures, and `initialise_from` is to be called before training."""
         return self.patch_embed.data_dependent
-
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of the same model for another image size, with its positions resized to this model's grid."""
-        pos = state.get("pos_embed")
-        if pos is None or pos.shape == self.pos_embed.shape:
-            return state
-        return {**state, "pos_embed": resize_positions(pos, self.patch_embed.grid_size, self.num_prefix_tokens)}

@@ -1,5 +1,6 @@
 """What the head reads. Contract of the room: `prepend` puts the prefix tokens before the patches, `forward` makes
-[B, features] of the layers' output; `num_tokens` counts the prefix tokens, `features` is the width that the head gets.
+[B, features] of the layers' output; `num_tokens` counts the prefix tokens, `features` is the width that the head gets, `pool`
+is timm's word for this way of pooling.
 
 Prefix tokens come first in the sequence, as timm's `num_prefix_tokens` expects. The paper appends its dummy patch last: the
 same function up to a permutation of the positions.
@@ -20,6 +21,8 @@ from ..errors import ConfigError
 class DummyPatch(nn.Module):
     """An all-zero patch through the bias-free projection: a zero embedding, which only a learned position fills."""
 
+    pool = "token"
+
     def __init__(self, dim: int):
         super().__init__()
         self.num_tokens, self.features = 1, dim
@@ -33,6 +36,8 @@ class DummyPatch(nn.Module):
 
 class ClassTokens(nn.Module):
     """Learned tokens; the head reads all of them, concatenated (PoorViTs, arXiv 2501.06220)."""
+
+    pool = "token"
 
     def __init__(self, dim: int, count: int = 1):
         super().__init__()
@@ -54,6 +59,8 @@ class ClassTokens(nn.Module):
 class Mean(nn.Module):
     """No prefix token, the mean of the patches."""
 
+    pool = "avg"
+
     def __init__(self, dim: int):
         super().__init__()
         self.num_tokens, self.features = 0, dim
@@ -67,6 +74,8 @@ class Mean(nn.Module):
 
 class SequencePool(Mean):
     """No prefix token, a mean of the patches weighed by a softmax of learned scores (CCT, arXiv 2104.05704, section 3.2)."""
+
+    pool = "map"
 
     def __init__(self, dim: int):
         super().__init__(dim)

@@ -1,0 +1,212 @@
+"""What timm expects of a model beyond `forward`: heads and pooling, intermediates, pruning, another image size, groups.
+
+`Encoder` inherits these methods, so timm's scripts and wrappers work with ours as with timm's VisionTransformer, whose words
+and defaults they have. An argument that cannot work raises ConfigError where timm asserts.
+
+Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width, G grid side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import global_pool_nlc
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .positions import resize_positions, rotary_turns, sincos_positions
+from .readout import Mean
+from .taken import Taken
+
+POOLS = ("", "avg", "avgmax", "max")  # besides the read-out's own; "": none, the head gets every token
+
+
+class TimmContract:
+    """A mixin for `Encoder`: works on its parts (`patch_embed`, `readout`, `blocks`, `norm`, `head`)."""
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Head and pooling
+
+    def forward_features(self, x_BCSS: Tensor) -> Tensor:
+        """Normalised tokens [B, N, D]."""
+        return self.encode(x_BCSS)[0]
+
+    def pool(self, tokens_BND: Tensor) -> Tensor:
+        """What the head reads: [B, head_hidden_size], or [B, N, D] where nothing is pooled."""
+        if self.global_pool == self.readout.pool:
+            return self.readout(tokens_BND)
+        return global_pool_nlc(tokens_BND, self.global_pool, self.num_prefix_tokens)
+
+    def forward_head(self, tokens_BND: Tensor, pre_logits: bool = False) -> Tensor:
+        features_BD = self.head_drop(self.pool(tokens_BND))
+        return features_BD if pre_logits else self.head(features_BD)
+
+    def forward(self, x_BCSS: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x_BCSS))
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh head for `num_classes` classes (0: none) on the device and in the type of the model.
+
+        `global_pool`: how tokens become features: the read-out's own way ("token", "avg" or "map"), "avg", "max", "avgmax", or
+        "" for not at all; None leaves it as it is. Scores of a read-out that is no longer used are removed.
+        """
+        if global_pool is not None:
+            if global_pool not in (*POOLS, self.readout.pool):
+                known = ", ".join(repr(pool) for pool in dict.fromkeys((self.readout.pool, *POOLS)))
+                raise ConfigError(f"global_pool must be one of {known} in this model, got {global_pool!r}")
+            if self.readout.pool == "map" != global_pool:
+                self.readout = Mean(self.embed_dim)
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        self.head_hidden_size = self.readout.features if self.global_pool == self.readout.pool else self.embed_dim
+        head = nn.Linear(self.head_hidden_size, num_classes, bias=False) if num_classes > 0 else nn.Identity()
+        self.head = head.to(self.patch_embed.proj.weight).train(self.training)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Intermediates
+
+    def forward_intermediates(
+        self,
+        x_BCSS: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """The layers' outputs, as timm's models give them: (`forward_features`, [of each chosen layer]).
+
+        `indices`: the last so many layers, the layers of these indices (negative ones count from the end), or None for all.
+        Patches are [B, D, G, G], with output_fmt "NLC" [B, G^2, D]. `return_prefix_tokens`: pairs (patches, prefix tokens).
+        `norm`: after the final norm. `stop_early`: no layer after the last chosen one runs. `intermediates_only`: the list
+        alone. `output_dict`: a dict of "image_features", "image_intermediates" and "image_intermediates_prefix".
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ConfigError(f"output_fmt must be NCHW or NLC, got {output_fmt!r}")
+        chosen = _chosen(indices, len(self.blocks))
+        taken = Taken(("output",))
+        features_BND, _ = self.encode(x_BCSS, taken=taken, layers=chosen[-1] + 1 if stop_early else None)
+        outputs = [taken[f"blocks.{i}.output"] for i in chosen]
+        outputs = [self.norm(x) for x in outputs] if norm else outputs
+        prefix = [x[:, : self.num_prefix_tokens] for x in outputs]
+        patches = [x[:, self.num_prefix_tokens :] for x in outputs]
+        if output_fmt == "NCHW":
+            grid = (self.patch_embed.grid_size, self.patch_embed.grid_size)
+            patches = [x.transpose(1, 2).unflatten(2, grid).contiguous() for x in patches]
+        if output_dict:
+            found: dict[str, Any] = {"image_intermediates": patches}
+            if return_prefix_tokens and self.num_prefix_tokens:
+                found["image_intermediates_prefix"] = prefix
+            return found if intermediates_only else found | {"image_features": features_BND}
+        if return_prefix_tokens and self.num_prefix_tokens:
+            patches = list(zip(patches, prefix, strict=True))
+        return patches if intermediates_only else (features_BND, patches)
+
+    def get_intermediate_layers(
+        self,
+        x_BCSS: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> list:
+        """The outputs of the last `n` layers, or of the layers `n`, as DINO's models give them."""
+        return self.forward_intermediates(
+            x_BCSS,
+            n,
+            return_prefix_tokens,
+            norm,
+            output_fmt="NCHW" if reshape else "NLC",
+            intermediates_only=True,
+        )
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Removes the layers after the last chosen one, and the head and the final norm where asked; returns the indices."""
+        chosen = _chosen(indices, len(self.blocks))
+        self.blocks = self.blocks[: chosen[-1] + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return chosen
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """What timm's `features_only` reads of each layer."""
+        size = {"num_chs": self.embed_dim, "reduction": self.patch_embed.patch_size}
+        return [{"module": f"blocks.{i}", **size} for i in range(len(self.blocks))]
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Sizes and training
+
+    @torch.no_grad()
+    def set_input_size(self, img_size: int | Sequence[int] | None = None, patch_size: int | None = None) -> None:
+        """Takes images of another size from now on: positions are resized, weights stay.
+
+        Raises ConfigError for an image that is not square, a size that the patches do not divide, or another patch size.
+        """
+        embed = self.patch_embed
+        if patch_size not in (None, embed.patch_size, (embed.patch_size,) * 2):
+            raise ConfigError(
+                f"the weights are for patch size {embed.patch_size}; create a model for patch size {patch_size}"
+            )
+        embed.set_size(embed.img_size if img_size is None else side(img_size))
+        grid, prefix = embed.grid_size, self.num_prefix_tokens
+        if self.config.positions == "learned":
+            resized = resize_positions(self.pos_embed, grid, prefix)
+            self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
+        elif self.config.positions == "sincos":
+            self.pos_embed = sincos_positions(grid, prefix, self.embed_dim).to(self.pos_embed)
+        elif self.config.positions == "rotary":
+            self.turns = rotary_turns(grid, prefix, self.blocks[0].attn.head_dim).to(self.turns)
+        self._traits = {**getattr(self, "_traits", {}), "img_size": (embed.img_size,) * 2}  # what timm saves
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of the same model for another image size, with its positions resized to this model's grid."""
+        pos = state.get("pos_embed")
+        if pos is None or pos.shape == self.pos_embed.shape:
+            return state
+        return {**state, "pos_embed": resize_positions(pos, self.patch_embed.grid_size, self.num_prefix_tokens)}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether training recomputes each layer in its backward pass instead of keeping what is inside it."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Layer groups for layer-wise decay, as timm's ViT has them: the stem; each layer, the final norm going with the last
+        one, as does a read-out that pools; the head, which no group names."""
+        blocks = [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score", (99999,))]
+        return {"stem": r"^pos_embed|^patch_embed|^readout\.token", "blocks": blocks}
+
+    def no_weight_decay(self) -> set[str]:
+        """Positions, tokens and per-expert output biases (2-D, so no rule on dimensions finds them)."""
+        spared = {"pos_embed", "readout.token"}
+        return {name for name, _ in self.named_parameters() if name in spared or name.endswith(".b2")}
+
+
+def side(img_size: int | Sequence[int]) -> int:
+    """The side of a square image given as timm gives it: one number, or (height, width). Raises ConfigError for others."""
+    if isinstance(img_size, int):
+        return img_size
+    if len(set(img_size)) != 1:
+        raise ConfigError(f"images are square here, got size {tuple(img_size)}")
+    return img_size[0]
+
+
+def _chosen(indices: int | Sequence[int] | None, depth: int) -> list[int]:
+    """Indices of layers, rising, of what `forward_intermediates` takes."""
+    if isinstance(indices, int):
+        indices = range(depth - indices, depth)
+    found = sorted({i + depth if i < 0 else i for i in (range(depth) if indices is None else indices)})
+    if not found or not 0 <= found[0] <= found[-1] < depth or (isinstance(indices, range) and indices.start < 0):
+        raise ConfigError(f"indices must name layers from 0 to {depth - 1}, or how many of the last {depth}; got {indices}")
+    return found

@@ -1,0 +1,19 @@
+"""What a forward pass leaves behind, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor
+
+
+class Taken(dict[str, Tensor]):
+    """What a forward pass leaves behind by name, of the named `kinds` only."""
+
+    def __init__(self, kinds: Collection[str]):
+        super().__init__()
+        self.kinds = frozenset(kinds)
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        if name.rpartition(".")[2] in self.kinds:
+            super().__setitem__(name, value)
