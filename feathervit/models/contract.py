@@ -208,5 +208,7 @@ def _chosen(indices: int | Sequence[int] | None, depth: int) -> list[int]:
         indices = range(depth - indices, depth)
     found = sorted({i + depth if i < 0 else i for i in (range(depth) if indices is None else indices)})
     if not found or not 0 <= found[0] <= found[-1] < depth or (isinstance(indices, range) and indices.start < 0):
-        raise ConfigError(f"indices must name layers from 0 to {depth - 1}, or how many of the last {depth}; got {indices}")
+        raise ConfigError(
+            f"indices must name layers from 0 to {depth - 1}, or how many of the last {depth}; got {indices}"
+        )
     return found

@@ -26,13 +26,15 @@ def create_model(
     patch_size: int | None = None,
     in_chans: int | None = None,
     num_classes: int | None = None,
+    global_pool: str | None = None,
     config: EncoderConfig | None = None,
     **parts: Any,
 ) -> nn.Module:
     """A model by name: ours, or any of timm's as `timm:NAME`.
 
-    `img_size` and `patch_size` default to the model's own, `in_chans` to 3 and `num_classes` to 100; `config` replaces the
-    named configuration, `parts` replaces fields of it (`drop_path_rate=0.1`). `pretrained`: with weights that come with the
+    `img_size` and `patch_size` default to the model's own, `in_chans` to 3 and `num_classes` to 100; `global_pool`
+    is timm's word, see `reset_classifier`. `config` replaces the named configuration, `parts` replaces fields of it
+    (`drop_path_rate=0.1`). `pretrained`: with weights that come with the
     package; "mlit_nano.digits" names some, "mlit_nano" the first there are. All defaults are then theirs, another number of
     classes gets a new head. Raises UnknownNameError, and ConfigError or CheckpointError where sizes do not fit.
     """
@@ -41,10 +43,11 @@ def create_model(
         sizes = {"img_size": img_size, "patch_size": patch_size, "in_chans": in_chans, "num_classes": num_classes}
         if config is not None:
             raise ConfigError(f"the weights {name}.{tag} have a configuration of their own; leave config out")
-        return _with_weights(name, tag, pretrained, sizes, parts)
+        return _with_weights(name, tag, pretrained, sizes, parts | {"global_pool": global_pool})
     in_chans, num_classes = 3 if in_chans is None else in_chans, 100 if num_classes is None else num_classes
     if name.startswith("timm:"):
         parts |= {"pretrained": True} if pretrained else {}
+        parts |= {"global_pool": global_pool} if global_pool is not None else {}
         return _timm_model(name.removeprefix("timm:"), img_size, patch_size, in_chans, num_classes, parts)
     known = spec(name)
     config = config or known.config
@@ -54,7 +57,8 @@ def create_model(
             f"{name} has no setting {unknown[0]!r}; it has {', '.join(EncoderConfig.__dataclass_fields__)}"
         )
     config = from_dict(EncoderConfig, to_dict(replace(config, **parts)))  # Python checks no types: "readout" may be any
-    return Encoder(config, img_size or known.img_size, patch_size or known.patch_size, in_chans, num_classes)
+    sizes = (img_size or known.img_size, patch_size or known.patch_size, in_chans, num_classes)
+    return Encoder(config, *sizes, global_pool)
 
 
 def build_model(config: RunConfig, in_chans: int, num_classes: int, train: bool = False) -> nn.Module:

@@ -1,0 +1,186 @@
+"""timm's methods of models over every registered model: what timm's own test_models.py asks of a vision transformer."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from feathervit.config import EncoderConfig, GQAConfig
+from feathervit.errors import ConfigError
+from feathervit.export.lean import lean
+from feathervit.models import Encoder, create_model, list_models
+
+EVERY = pytest.mark.parametrize("name", list_models())
+
+
+@functools.cache
+def _made(name: str) -> Encoder:
+    torch.manual_seed(0)
+    return create_model(name, img_size=16, patch_size=8 if name.startswith("feather") else 4, num_classes=5).eval()
+
+
+def made(name: str) -> Encoder:
+    """A model of its own, with images of 16 px and four or sixteen patches."""
+    return copy.deepcopy(_made(name))
+
+
+def images(count: int = 2, size: int = 16) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def outputs(model: Encoder, x: torch.Tensor) -> list[torch.Tensor]:
+    """The oracle: what a hook sees leave each layer."""
+    found = []
+    hooks = [layer.register_forward_hook(lambda _, __, out: found.append(out[0])) for layer in model.blocks]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@EVERY
+@torch.no_grad()
+def test_intermediates_are_the_outputs_of_the_layers(name):
+    model, x = made(name), images()
+    found = outputs(model, x)
+    final, maps = model.forward_intermediates(x)
+    assert_close(final, model.forward_features(x))
+    prefix, grid = model.num_prefix_tokens, model.patch_embed.grid_size
+    assert [info["num_chs"] for info in model.feature_info] == [m.shape[1] for m in maps]
+    assert all(16 // info["reduction"] == m.shape[-1] for info, m in zip(model.feature_info, maps, strict=True))
+    for tokens, patches in zip(found, maps, strict=True):
+        assert_close(patches[:, :, 1, 0], tokens[:, prefix + grid])  # row 1, column 0
+    only = model.forward_intermediates(x, 1, norm=True, stop_early=True, output_fmt="NLC", intermediates_only=True)
+    assert_close(only[0], model.forward_features(x)[:, prefix:])
+    first = model.forward_intermediates(x, [0], stop_early=True, intermediates_only=True)
+    assert_close(first[0], maps[0])
+    named = model.forward_intermediates(x, [-1], return_prefix_tokens=True, output_dict=True)
+    assert_close(named["image_features"], final)
+    pairs = model.get_intermediate_layers(x, [0, 1], return_prefix_tokens=True)
+    if prefix:
+        assert_close(named["image_intermediates_prefix"][0], found[-1][:, :prefix])
+        assert_close(torch.cat([pairs[1][1], pairs[1][0]], 1), found[1])
+    else:
+        assert "image_intermediates_prefix" not in named
+        assert_close(pairs[1], found[1])
+
+
+@EVERY
+def test_pruned_models_give_the_same_intermediates_and_train_whole(name):
+    whole, x = made(name), images()
+    with torch.no_grad():
+        logits, maps = whole(x), whole.forward_intermediates(x, intermediates_only=True)
+        kept = copy.deepcopy(whole)
+        kept.prune_intermediate_layers(1, prune_head=False)
+        assert_close(kept(x), logits)
+    pruned = copy.deepcopy(whole)
+    assert pruned.prune_intermediate_layers([0], prune_norm=True) == [0]
+    assert len(pruned.blocks) == 1
+    with torch.no_grad():
+        assert_close(pruned.forward_intermediates(x, [0], intermediates_only=True)[0], maps[0])
+        patches = pruned.forward_features(x)[:, pruned.num_prefix_tokens :]
+        assert_close(patches, maps[0].flatten(2).transpose(1, 2))
+    pruned.train().forward_features(x).sum().backward()
+    assert not [n for n, p in pruned.named_parameters() if p.grad is None]
+
+
+@EVERY
+@torch.no_grad()
+def test_pooling_is_chosen_when_made_and_later(name):
+    model, x = made(name), images()
+    tokens = model.forward_features(x)
+    patches = tokens[:, model.num_prefix_tokens :]
+    ways = {"avg": patches.mean(1), "max": patches.amax(1), "avgmax": (patches.mean(1) + patches.amax(1)) / 2}
+    for pool, features in {**ways, "": tokens}.items():
+        model.reset_classifier(0, pool)
+        assert_close(model(x), features)
+    model.reset_classifier(4, "avg")
+    assert model(x).shape == (2, 4)
+    model.reset_classifier(3)
+    assert (model.global_pool, model.head_hidden_size) == ("avg", model.num_features)
+    sizes = {"img_size": 16, "patch_size": model.patch_embed.patch_size, "num_classes": 0}
+    fresh = create_model(name, global_pool="", **sizes).eval()
+    fresh.load_state_dict(model.state_dict(), strict=False)
+    assert_close(fresh(x), tokens)
+    own = create_model(name, **sizes)
+    assert create_model(name, global_pool=own.global_pool, **sizes).readout.pool == own.global_pool
+
+
+@EVERY
+@torch.no_grad()
+def test_images_of_another_size(name):
+    """As a model made for that size which takes over the weights, its positions resized."""
+    model, x = made(name), images(size=32)
+    model.requires_grad_(False).set_input_size((32, 32))
+    assert not [n for n, p in model.named_parameters() if p.requires_grad]
+    fresh = create_model(name, img_size=32, patch_size=model.patch_embed.patch_size, num_classes=5).eval()
+    fresh.load_state_dict(fresh.adapt(_made(name).state_dict()))
+    assert_close(model(x), fresh(x))
+    with pytest.raises(ConfigError, match="square"):
+        model.set_input_size((32, 16))
+    with pytest.raises(ConfigError, match="patch size 5"):
+        model.set_input_size(32, patch_size=5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sincos", "rotary"])
+@torch.no_grad()
+def test_positions_of_every_kind_follow_the_size(positions):
+    config = EncoderConfig(dim=16, depth=1, attention=GQAConfig(2, 2), positions=positions)
+    model, fresh = (Encoder(config, size, 4, 3, 5).eval() for size in (8, 16))
+    fresh.load_state_dict(fresh.adapt(model.state_dict()))
+    model.set_input_size(16)
+    assert_close(model(images()), fresh(images()))
+
+
+@EVERY
+def test_checkpointed_gradients_are_the_gradients(name):
+    plain, again = made(name).train(), made(name).train()
+    again.set_grad_checkpointing()
+    seen = []
+    again.blocks[0].norm1.register_forward_hook(lambda *_: seen.append(1))
+    for model in (plain, again):
+        torch.manual_seed(2)  # noise of the gates, dropped paths
+        logits, balance = model.forward_balanced(images())
+        (logits.square().sum() + balance).backward()
+    assert len(seen) == 2  # forward, and once more in the backward pass
+    for (n, a), (_, b) in zip(plain.named_parameters(), again.named_parameters(), strict=True):
+        assert_close(a.grad, b.grad, msg=n, rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+def test_heads_keep_device_type_and_mode(name):
+    model = made(name).to("meta", torch.float64)
+    model.reset_classifier(0)
+    model.reset_classifier(2)
+    assert (model.head.weight.device.type, model.head.weight.dtype) == ("meta", torch.float64)
+    assert not any(module.training for module in model.modules())
+
+
+@torch.no_grad()
+def test_an_export_for_inference_pools_as_the_model():
+    """Its last layer computes prefix tokens only where the head reads nothing else."""
+    model = made("mlit_nano")
+    model.reset_classifier(5, "avg")
+    assert_close(lean(model)[0](images()), model(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_scores_of_a_read_out_go_with_it():
+    model = Encoder(EncoderConfig(dim=16, depth=1, attention=GQAConfig(2, 2), readout="pool"), 8, 4, 3, 5)
+    assert model.global_pool == "map"
+    model.reset_classifier(5, "avg")
+    assert not [n for n, _ in model.named_parameters() if n.startswith("readout")]
+    with pytest.raises(ConfigError, match="'map'"):
+        model.reset_classifier(5, "map")
+
+
+@pytest.mark.parametrize("indices", [[2], [-3], 3, 0, []])
+def test_layers_that_there_are_not(indices):
+    model = Encoder(EncoderConfig(dim=16, depth=2, attention=GQAConfig(2, 2)), 8, 4, 3, 5).eval()
+    assert isinstance(model.blocks, nn.ModuleList)
+    with pytest.raises(ConfigError, match="layers from 0 to 1"):
+        model.forward_intermediates(torch.zeros(1, 3, 8, 8), indices)
