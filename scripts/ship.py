@@ -40,7 +40,7 @@ DATA_LICENCES = {
 def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights: Path = FOLDER) -> None:
     found = [read_result(run / "result.json") for run in runs]
     pretrained = found[0].config["objective"] == "reconstruction"
-    chosen = 0 if pretrained else _median([result.val["top1"] for result in found])
+    chosen = 0 if pretrained or len(found) == 1 else _median([result.val["top1"] for result in found])
     stored = load_weights(runs[chosen])
     taken = {k: v for k, v in stored.weights.items() if not pretrained or k.startswith("encoder.")}
     taken = {k: v.half() if v.is_floating_point() else v for k, v in taken.items()}
@@ -92,7 +92,7 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
     use = (
         f'feathervit.create_model("{name}", pretrained=True, num_classes=10)  # a new head'
         if pretrained
-        else (f'feathervit.load("{name}").predict("picture.png")')
+        else (f'feathervit.load("{name}").predict("image.png")')
     )
     rows = []
     for run in record["runs"]:
@@ -102,13 +102,14 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
     tops = [100 * run["test_top1"] for run in record["runs"] if "test_top1" in run]
     if pretrained:
         losses = [f"{k.removeprefix('train_')} {v:.5f}" for k, v in record["runs"][0].items() if k.startswith("train_")]
-        figures = [f"On the training pictures, last epoch: {', '.join(losses)}."]
+        figures = [f"On the training images, last epoch: {', '.join(losses)}."]
     else:
         several = len(tops) > 1
         chosen = "the seed was chosen by its validation accuracy, the median of the seeds'" if several else "one seed"
         mean = f"Test, mean of {len(tops)} seeds: {spread(tops)}. " if several else ""
+        held_out = f"{result.val['n']} validation and " if result.val else ""
         figures = [
-            f"Top-1 of {result.val['n']} validation and {result.test['n']} test pictures; {chosen}.",
+            f"Top-1 of {held_out}{result.test['n']} test images; {chosen}.",
             "",
             "| Seed | Validation | Test |",
             "| --- | --- | --- |",
@@ -122,7 +123,7 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             f"# {name}",
             "",
             f"{kind}: `{config['model']}`, {record['parameters']:,} parameters in float16 ({record['bytes']:,} bytes), "
-            f"pictures of {config['img_size']} x {config['img_size']} pixels in patches of {config['patch_size']}.",
+            f"images of {config['img_size']} x {config['img_size']} pixels in patches of {config['patch_size']}.",
             "",
             "```python",
             "import feathervit",
@@ -134,7 +135,7 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             "",
             "## Data and training",
             "",
-            f"- data: {data}, {result.data['n_train']:,} training pictures; fingerprint `{result.data['fingerprint']}`",
+            f"- data: {data}, {result.data['n_train']:,} training images; fingerprint `{result.data['fingerprint']}`",
             f"- recipe: `{config['recipe']}`, {len(result.epochs)} epochs, seed {record['seed']}",
             f"- command: `{public_command(result.command)}`",
             f"- {result.machine['gpu'] or result.machine['cpu']}, PyTorch {result.torch}, commit {result.commit}",
@@ -145,11 +146,11 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             "",
             "## Limits",
             "",
-            "Measured on pictures like those it was trained on; on others it may be worse. "
+            "Measured on images like those it was trained on; on others it may be worse. "
             + (
                 "It knows no classes until it is fine-tuned."
                 if pretrained
-                else "It names one of its classes for any picture, also for one that shows none of them. Its probabilities "
+                else "It names one of its classes for any image, also for one that shows none of them. Its probabilities "
                 "are not calibrated."
             ),
             "",

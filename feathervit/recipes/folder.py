@@ -1,4 +1,4 @@
-"""One's own pictures: everything chosen from the pictures themselves, each choice printed with its reason.
+"""Your own images: the recipe chooses everything from the images and prints each choice with its reason.
 
 Commands: feathervit train --data FOLDER --out RUN; feathervit pretrain --data FOLDER --out PRETRAINED, and then
 feathervit train --from PRETRAINED --data FOLDER --out RUN
@@ -6,28 +6,36 @@ feathervit train --from PRETRAINED --data FOLDER --out RUN
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import MODELS, Augmentation, ConvStemConfig, LossConfig, OptimConfig, RunConfig, SplitConfig, with_fields
+from ..config import (
+    MODELS,
+    Augmentation,
+    LossConfig,
+    OptimConfig,
+    ResidualStemConfig,
+    RunConfig,
+    SplitConfig,
+    with_fields,
+)
 from .base import Recipe
 
 folder = Recipe(
     RunConfig(
         recipe="folder",
-        model="mlit_xxs",
-        batch_size=64,
-        lr=5e-3,
-        augment=Augmentation(
-            flip="random", crop="resized", crop_scale=(0.4, 1.0), policy="trivial", erasing=0.1, mixup=0.2
-        ),
-        optim=OptimConfig(name="muon", betas=(0.9, 0.95), lr_batch=0, ema=0.99),
+        model="feather_xxs",
+        batch_size=32,
+        lr=0.02,
+        augment=Augmentation(flip="random", crop="resized", crop_scale=(0.6, 1.0)),
+        optim=OptimConfig(name="muon", lr_batch=0, ema=0.99, matrix_rate=0.15, weight_decay=0.005),
         loss=LossConfig(label_smoothing=0.1),
     ),
     source="ours",
     needs="a folder of class folders, or train/ and val/ or test/ with class folders in each",
-    expected="depends on the pictures",
-    cost="about 15 minutes on two cores for some thousand pictures",
+    expected="depends on the images",
+    cost="at most about 10 minutes on two cores",
 )
 
 mae_folder = Recipe(
@@ -42,15 +50,27 @@ mae_folder = Recipe(
         optim=OptimConfig(name="muon", betas=(0.9, 0.95), lr_batch=0),
     ),
     source="ours; masking, loss and crops as in arXiv 2407.17783, Table 3",
-    needs="a folder of pictures, in any folders inside; labels are not looked at",
+    needs="a folder of images, in any folders inside; labels are not looked at",
     expected="a start for train --from; the fewer the labels, the more it gives",
-    cost="about 15 minutes on two cores for some thousand pictures",
+    cost="about 15 minutes on two cores for some thousand images",
 )
 
-INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))  # image and patch size: 64 patches each
-SMALL_SET, LARGE_SET = 5_000, 50_000  # training pictures
-VIEWS = {"mlit_nano": 240_000, "mlit_xxs": 1_000_000, "mlit_s": 5_000_000}  # pictures shown in a run
-EPOCHS = (20, 400)
+INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))  # image and patch size of models without a residual stem: 64 patches each
+STEM_INPUTS = (32, 48, 64, 96, 128, 160)  # image sizes of those with one
+SMALL_SET, LARGE_SET = 5_000, 50_000  # training images
+MINUTES = 8  # of training; reading, validation and the report come on top
+# Training images per second on two cores: with a residual stem at 32 px and patch 8, others with 64 patches
+SPEEDS = {
+    "feather_nano": 1200,
+    "feather_xxs": 650,
+    "feather_xs": 350,
+    "feather_s": 200,
+    "mlit_nano": 500,
+    "mlit_xxs": 150,
+}
+SLOWEST = 60  # where nothing is known of the model
+EPOCHS = (5, 200)
+TUNING_EPOCHS = (5, 60)  # from weights
 MASKED_VIEWS = {"mlit_nano": 1_000_000, "mlit_xxs": 2_000_000, "mlit_s": 20_000_000}  # in pre-training
 MASKED_EPOCHS = (100, 4000)
 IMBALANCE = 3.0  # largest class over smallest, from which class weights are offered
@@ -58,7 +78,7 @@ SIDED = {"left", "right", "clockwise", "counterclockwise", "anticlockwise"}
 
 
 def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[RunConfig, list[str]]:
-    """The recipe fitted to the pictures of `source`, and the reason of each choice.
+    """Fits the recipe to the images of `source`; returns it with the reason of each choice.
 
     `fixed` holds the fields that were asked for, by dotted name: they are left alone, and the others chosen to go with
     them. Raises what looking at the source raises.
@@ -79,52 +99,66 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
             chosen.update(free)
             reasons.append(f"{', '.join(f'{n} {v}' for n, v in free.items())}: {reason}")
 
-    model = "mlit_nano" if count < SMALL_SET else "mlit_xxs" if count < LARGE_SET else "mlit_s"
-    choose(f"{count} training pictures", model=model)
-    model = fixed.get("model", model)
-    img_size, patch_size = _sizes(side, fixed, _reached(model))
-    if "patch_size" in fixed or model.startswith("timm:"):  # few of timm's models take a patch size
-        choose(f"pictures of {side} px", img_size=img_size)
-    else:
-        choose(f"pictures of {side} px, and about 64 patches are quick", img_size=img_size, patch_size=patch_size)
-    budgets, (least, most) = (MASKED_VIEWS, MASKED_EPOCHS) if masked else (VIEWS, EPOCHS)
-    views = budgets.get(f"mlit_{model.rpartition('_')[2]}", budgets["mlit_xxs"])  # feather_nano as mlit_nano
-    epochs = min(max(round(views / max(count, 1)), least), most)
-    choose(f"about {views:,} pictures shown, between {least} and {most} epochs", epochs=epochs)
-    epochs = fixed.get("epochs", epochs)
-    if fixed.get("start_from") and not masked:
+    if masked:
         choose(
-            "weights to start from are changed the less, the nearer they are to the pictures", optim__layer_decay=0.9
+            f"{count} training images",
+            model="mlit_nano" if count < SMALL_SET else "mlit_xxs" if count < LARGE_SET else "mlit_s",
         )
+    model = fixed.get("model", chosen.get("model", config.model))
+    img_size, patch_size = _sizes(side, fixed, model)
+    if "patch_size" in fixed or model.startswith("timm:"):  # few of timm's models take a patch size
+        choose(f"images of {side} px", img_size=img_size)
+    else:
+        choose(f"images of {side} px", img_size=img_size, patch_size=patch_size)
+    tuning = bool(fixed.get("start_from")) and not masked
+    if masked:
+        views, (least, most) = MASKED_VIEWS.get(model, MASKED_VIEWS["mlit_xxs"]), MASKED_EPOCHS
+        reason = f"about {views:,} images shown, between {least} and {most} epochs"
+    else:
+        views, (least, most) = 60 * MINUTES * _speed(model, img_size, patch_size), TUNING_EPOCHS if tuning else EPOCHS
+        reason = f"about {MINUTES} minutes on two cores, between {least} and {most} epochs"
+    epochs = min(max(round(views / max(count, 1)), least), most)
+    choose(reason, epochs=epochs)
+    epochs = fixed.get("epochs", epochs)
+    if tuning:
+        choose("layers near the pixels change less from the weights they start from", optim__layer_decay=0.9)
     choose("a twentieth of the epochs", optim__warmup_epochs=epochs / 20)
     if _sided(summary.class_names):
         choose("the class names are signs, whose left and right may mean something", augment__flip="none")
     else:
-        choose("mirrored pictures are taken to mean the same; --augment.flip none if not", augment__flip="random")
+        choose("mirrored images are assumed to mean the same; --augment.flip none if not", augment__flip="random")
     sizes = [n for n in summary.counts.get("train", {}).values() if n]
     if sizes and not masked and max(sizes) / min(sizes) >= IMBALANCE and "loss.class_weights" not in fixed:
         reasons.append(
-            f"classes hold from {min(sizes)} to {max(sizes)} pictures: --loss.class-weights balanced weighs them alike"
+            f"classes hold from {min(sizes)} to {max(sizes)} images: --loss.class-weights balanced gives each the same weight"
         )
     return with_fields(config, **chosen), reasons
 
 
-def _reached(model: str) -> range | tuple[int, ...]:
-    """Patch sizes that the model's stem can make."""
+def _stem(model: str) -> ResidualStemConfig | None:
     patches = MODELS[model].config.patches if model in MODELS else None
-    return tuple(2**n for n in range(patches.layers + 1)) if isinstance(patches, ConvStemConfig) else range(1, 4097)
+    return patches if isinstance(patches, ResidualStemConfig) else None
 
 
-def _sizes(side: int, fixed: Mapping[str, Any], reached: range | tuple[int, ...]) -> tuple[int, int]:
-    """Image and patch size for pictures of `side` pixels; the one that was not asked for fits the one that was."""
-    inputs = [i for i in INPUTS if i[1] in reached]
-    img_size, patch_size = max(i for i in inputs if i[0] <= max(side, inputs[0][0]))
-    if size := fixed.get("img_size"):
-        fits = [p for p in range(1, min(size // 4, 4096) + 1) if size % p == 0 and p in reached] or [1]
+def _speed(model: str, img_size: int, patch_size: int | None) -> float:
+    """Training images per second on two cores, roughly."""
+    speed = SPEEDS.get(model, SLOWEST)
+    return speed if _stem(model) is None else speed * (32 / img_size * (patch_size or 8) / 8) ** 2
+
+
+def _sizes(side: int, fixed: Mapping[str, Any], model: str) -> tuple[int, int]:
+    """Image and patch size for images of `side` pixels; the one that was not asked for fits the one that was."""
+    stem = _stem(model)
+    size, patch = fixed.get("img_size"), fixed.get("patch_size")
+    if stem is not None:
+        size = size or max(s for s in STEM_INPUTS if s <= max(side, STEM_INPUTS[0]))
+        reached = math.prod(stage.stride for stage in stem.stages)
+        return size, patch or (reached if size <= 64 else 2 * reached)
+    if size:
+        fits = [p for p in range(1, min(size // 4, 4096) + 1) if size % p == 0] or [1]
         return size, min(fits, key=lambda p: abs(size / p - 8))
-    if (patch := fixed.get("patch_size") or 0) > 0:
-        return max(img_size // patch, 1) * patch, patch
-    return img_size, patch_size
+    img_size, patch_size = max(i for i in INPUTS if i[0] <= max(side, INPUTS[0][0]))
+    return (max(img_size // patch, 1) * patch, patch) if patch and patch > 0 else (img_size, patch_size)
 
 
 def _sided(class_names: tuple[str, ...]) -> bool:

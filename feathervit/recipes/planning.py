@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import load_weights
-from ..config import RunConfig, changed, check_effect, resolve, set_fields
+from ..config import ResidualStemConfig, RunConfig, changed, check_effect, resolve, set_fields
 from ..data.named import NAMED
 from ..errors import ConfigError, RunFolderError
 from ..files import expanded
 from ..results import read_config
+from ..weights import list_weights
 from . import ADAPTIVE, recipe, recipe_for
 from .folder import adapt
 
@@ -44,16 +45,30 @@ def planned(
     asked = set_fields(config, fields)  # names and types, before anything is chosen to go with them
     config = replace(config, reading=asked.reading)
     taken, reasons = {}, []
+    if fields.get("start_from") == "none":
+        fields["start_from"] = ""
+    elif own := _own_weights(config, fields):
+        fields["start_from"] = own
+        reasons = [f"start_from {own}: weights in the package, trained on CIFAR-100; --from none starts from scratch"]
     if start := fields.get("start_from", config.start_from):
         taken = of_the_weights(load_weights(start).config, config, fields)
         said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
-        reasons = [f"{said}: of the weights it starts from"] if said else []
+        reasons += [f"{said}: of the weights it starts from"] if said else []
     if config.recipe in ADAPTIVE:
         config, chosen = adapt(config, source if source is not None else config.data, {**taken, **fields})
         reasons += chosen
     config = resolve(set_fields(config, {**taken, **fields}))
     check_effect(config, fields)
     return config, reasons
+
+
+def _own_weights(config: RunConfig, fields: dict[str, Any]) -> str:
+    """The weights in the package that images of a user's own start from; "" where something asked for does not fit them."""
+    name = fields.get("model", config.model)
+    other = [n for n in fields if n in ("start_from", "patch_size", "images.mean", "images.std", "objective")]
+    if config.recipe != "folder" or other or any(n == "arch" or n.startswith("arch.") for n in fields):
+        return ""
+    return next((w for w in list_weights(name) if w.endswith(".cifar100")), "")
 
 
 def _places(fields: dict[str, Any]) -> dict[str, Any]:
@@ -63,13 +78,16 @@ def _places(fields: dict[str, Any]) -> dict[str, Any]:
 def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any]) -> dict[str, Any]:
     """Fields of the run `stored` that a run of `config` takes over with its weights, where they were not asked for.
 
-    The value that is white, and where no model was asked for, the model. The image size too where the recipe leaves it open.
+    The value that is white, and where no model was asked for, the model. The image size too where the recipe leaves it open,
+    unless the model takes any size as it is.
     """
     white = stored.images.scale
     taken = {"images.scale": white} if white is not None and "images.scale" not in fields else {}
     if "model" in fields:
         return taken
-    open_size = config.img_size is None or config.recipe in ADAPTIVE
+    adaptive = config.recipe in ADAPTIVE
+    any_size = stored.arch and isinstance(stored.arch.patches, ResidualStemConfig)
+    open_size = not any_size if adaptive else config.img_size is None
     names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
     return taken | {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
 
