@@ -58,19 +58,7 @@ mae_folder = Recipe(
 INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))  # image and patch size of models without a residual stem: 64 patches each
 STEM_INPUTS = (32, 48, 64, 96, 128, 160)  # image sizes of those with one
 SMALL_SET, LARGE_SET = 5_000, 50_000  # training images
-MINUTES = 8  # of training; reading, validation and the report come on top
-# Training images per second on two cores: with a residual stem at 32 px and patch 8, others with 64 patches
-SPEEDS = {
-    "feather_nano": 1200,
-    "feather_xxs": 650,
-    "feather_xs": 350,
-    "feather_s": 200,
-    "mlit_nano": 500,
-    "mlit_xxs": 150,
-}
-SLOWEST = 60  # where nothing is known of the model
-EPOCHS = (5, 200)
-TUNING_EPOCHS = (5, 60)  # from weights
+EPOCHS, TUNING_EPOCHS = 200, 60  # from scratch and from weights; fewer where they would take more than ten minutes
 MASKED_VIEWS = {"mlit_nano": 1_000_000, "mlit_xxs": 2_000_000, "mlit_s": 20_000_000}  # in pre-training
 MASKED_EPOCHS = (100, 4000)
 IMBALANCE = 3.0  # largest class over smallest, from which class weights are offered
@@ -113,12 +101,12 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
     tuning = bool(fixed.get("start_from")) and not masked
     if masked:
         views, (least, most) = MASKED_VIEWS.get(model, MASKED_VIEWS["mlit_xxs"]), MASKED_EPOCHS
-        reason = f"about {views:,} images shown, between {least} and {most} epochs"
+        epochs = min(max(round(views / max(count, 1)), least), most)
+        choose(f"about {views:,} images shown, between {least} and {most} epochs", epochs=epochs)
     else:
-        views, (least, most) = 60 * MINUTES * _speed(model, img_size, patch_size), TUNING_EPOCHS if tuning else EPOCHS
-        reason = f"about {MINUTES} minutes on two cores, between {least} and {most} epochs"
-    epochs = min(max(round(views / max(count, 1)), least), most)
-    choose(reason, epochs=epochs)
+        epochs = TUNING_EPOCHS if tuning else EPOCHS
+        choose("enough from weights" if tuning else "enough from scratch", epochs=epochs)
+        choose(f"{count} training images", batch_size=32 if count < SMALL_SET else 64)
     epochs = fixed.get("epochs", epochs)
     if tuning:
         choose("layers near the pixels change less from the weights they start from", optim__layer_decay=0.9)
@@ -138,12 +126,6 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
 def _stem(model: str) -> ResidualStemConfig | None:
     patches = MODELS[model].config.patches if model in MODELS else None
     return patches if isinstance(patches, ResidualStemConfig) else None
-
-
-def _speed(model: str, img_size: int, patch_size: int | None) -> float:
-    """Training images per second on two cores, roughly."""
-    speed = SPEEDS.get(model, SLOWEST)
-    return speed if _stem(model) is None else speed * (32 / img_size * (patch_size or 8) / 8) ** 2
 
 
 def _sizes(side: int, fixed: Mapping[str, Any], model: str) -> tuple[int, int]:

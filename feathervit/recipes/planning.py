@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import load_weights
-from ..config import ResidualStemConfig, RunConfig, changed, check_effect, resolve, set_fields
+from ..config import ResidualStemConfig, RunConfig, changed, check_effect, resolve, set_fields, spec
 from ..data.named import NAMED
 from ..errors import ConfigError, RunFolderError
 from ..files import expanded
 from ..results import read_config
-from ..weights import list_weights
+from ..weights import list_weights, shipped_file
 from . import ADAPTIVE, recipe, recipe_for
 from .folder import adapt
 
@@ -68,7 +68,10 @@ def _own_weights(config: RunConfig, fields: dict[str, Any]) -> str:
     other = [n for n in fields if n in ("start_from", "patch_size", "images.mean", "images.std", "objective")]
     if config.recipe != "folder" or other or any(n == "arch" or n.startswith("arch.") for n in fields):
         return ""
-    return next((w for w in list_weights(name) if w.endswith(".cifar100")), "")
+    found = f"{name}.cifar100"
+    return (
+        found if found in list_weights() and load_weights(shipped_file(found)).config.arch == spec(name).config else ""
+    )
 
 
 def _places(fields: dict[str, Any]) -> dict[str, Any]:
