@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu lint docs reproduce clean
+.PHONY: demo test test-slow test-gpu lint docs reproduce gpu wheels clean
 
 demo: .venv/installed
 	$(BIN)/feathervit demo
@@ -28,6 +28,16 @@ ROW ?= next
 MINUTES ?= 9
 reproduce: .venv/installed
 	$(BIN)/feathervit results reproduce $(ROW) --max-minutes $(MINUTES) $(FLAGS)
+
+# make gpu MINUTES=9 DATA=SETS OUT=runs/gpu: tests, speeds and rows on a GPU; the same again continues. It needs no network:
+# without .venv it takes PYTHON's packages, and from wheels/ those that PYTHON lacks.
+OUT ?= runs/gpu
+gpu:
+	$(if $(wildcard .venv/installed),$(BIN)/python,$(PYTHON)) scripts/gpu.py --minutes $(MINUTES) --out $(OUT) \
+	  $(if $(DATA),--data $(DATA))
+
+wheels:
+	$(PYTHON) -m pip download --quiet --no-deps --dest wheels tyro docstring-parser typeguard
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

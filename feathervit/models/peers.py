@@ -1,5 +1,5 @@
-"""What ours are held against, from timm's own classes at the size of ours; by name as `timm:vit_twin_xxs` and
-`timm:resnet18_xxs`."""
+"""What ours are held against, from timm's own classes at the size of ours; by name as `timm:vit_twin_xxs`,
+`timm:vit_twin_s` and `timm:resnet18_xxs`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ def _parameters(model: nn.Module) -> int:
 def vit_twin_xxs(pretrained: bool = False, img_size=None, patch_size=None, num_classes=100, in_chans=3, **_: Any):
     """The twin of mlit_xxs."""
     return twin("mlit_xxs", img_size, patch_size, num_classes, in_chans)
+
+
+@register_model
+def vit_twin_s(pretrained: bool = False, img_size=None, patch_size=None, num_classes=100, in_chans=3, **_: Any):
+    """The twin of mlit_s."""
+    return twin("mlit_s", img_size, patch_size, num_classes, in_chans)
 
 
 @register_model

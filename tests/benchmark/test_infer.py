@@ -46,9 +46,11 @@ def test_a_twin_is_of_the_same_size(name):
     assert twin.blocks[0].attn.num_heads == ours.blocks[0].attn.heads
 
 
-@pytest.mark.parametrize("name", ["vit_twin_xxs", "resnet18_xxs"])
-def test_peers_of_studies_are_of_the_same_size(name):
-    ours, peer = (timm.create_model(n, img_size=32, patch_size=4, num_classes=100) for n in ("mlit_xxs", name))
+@pytest.mark.parametrize(
+    ("ours", "name"), [("mlit_xxs", "vit_twin_xxs"), ("mlit_xxs", "resnet18_xxs"), ("mlit_s", "vit_twin_s")]
+)
+def test_peers_of_studies_are_of_the_same_size(ours, name):
+    ours, peer = (timm.create_model(n, img_size=32, patch_size=4, num_classes=100) for n in (ours, name))
     count = [sum(p.numel() for p in model.parameters()) for model in (ours, peer)]
     assert count[1] == pytest.approx(count[0], rel=0.01)
     grey = timm.create_model(name, img_size=16, patch_size=4, in_chans=1, num_classes=3)
