@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
 import feathervit
 from feathervit.chance import Chance
@@ -38,3 +41,22 @@ def test_the_model_agrees_with_the_cpu():
     model = feathervit.create_model("mlit_xxs").eval()
     x = torch.randn(4, 3, 36, 36)
     torch.testing.assert_close(model.cuda()(x.cuda()).cpu(), model.cpu()(x), rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_with_cuda_graphs_is_the_eager_one(arrays, tmp_path, small):
+    """Long enough for graphs of training and resumed once: they are warmed up, recorded and replayed; nothing falls back."""
+    still = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0}
+    arguments = {"data": arrays, "epochs": 80, "device": "cuda", "precision": "float32", **small, **still, "lr": 1e-3}
+    text, losses = io.StringIO(), []
+    for mode in ("off", "reduce-overhead"):
+        console = Console(file=text, width=200)
+        out = tmp_path / mode
+        outcome = feathervit.train(out=out, compile=mode, console=console, max_minutes=1e-3, **arguments)
+        while not outcome.finished:
+            outcome = feathervit.train(out=out, data=arrays, resume=True, console=console)
+        losses.append([row["train_loss"] for row in outcome.result.epochs])
+    assert "compile    reduce-overhead" in text.getvalue()
+    assert "eagerly" not in text.getvalue()
+    assert len(losses[1]) == 80
+    assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-2)  # later, rounding has grown
+    assert losses[1][-1] < 0.5 * losses[1][0]

@@ -35,7 +35,7 @@ STILL = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0}
     ],
 )
 def test_choice(asked, device, fields, mode, says):
-    found, why = choose_compile(asked, torch.device(device), **{"parameters": 700_000, "steps": 10_000, **fields})
+    found, why = choose_compile(asked, torch.device(device), **{"parameters": 700_000, "steps": FEWEST_STEPS, **fields})
     assert found == mode
     assert says in why
 
