@@ -1,46 +1,50 @@
-"""What a training step costs: images a second, peak memory, and where the time goes, for any model.
+"""What a training step costs: images per second, peak memory, and where the time goes, for any model.
 
-A step is what the training loop does: gather and augment, forward, backward, optimiser. The shares are of steps with a
-wait for the device between the parts, the speed of steps without; medians of several rounds. FLOP/s are those of matrix
-products and convolutions, a step counted as three forward passes; what compiling or recomputing adds or saves is not seen.
-Under torchrun the batch is divided among the processes, and images a second are those of all together.
+The step is the trainer's own, `Trainer.train_step`, on random images. The shares are of steps with a wait for the device
+between the parts, the speed of steps without; medians of several rounds. FLOP/s are those of matrix products and
+convolutions, a step counted as three forward passes; what compiling or recomputing adds or saves is not seen. Under torchrun
+the batch is divided among the processes, and images per second are those of all together.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import itertools
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from rich.console import Console
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import RunConfig, resolve
-from ..data.augment import Augmenter
-from ..data.feed import Feed
-from ..data.loader import Sampler
-from ..device import autocast, choose_device, choose_precision
-from ..errors import ConfigError
+from ..data import DataSplits, ImageSet
+from ..device import choose_device, choose_precision
 from ..models import build_model
 from ..results import machine
-from ..training.compiling import FEWEST_STEPS, Compiled, choose_compile
+from ..training.compiling import FEWEST_STEPS, choose_compile
 from ..training.distributed import Group
-from ..training.objectives import build_objective
-from ..training.optim import build_optimizer, set_learning_rate
-from ..training.teacher import load_teacher
+from ..training.loop import Trainer
+from ..training.precision import faster_on_cpu
 
 PARTS = ("data", "forward", "backward", "optimiser")
 CLASSES = tuple(map(str, range(100)))
 _STATUS = Path("/proc/self/status")
+
+
+LEARNING_RATE = 1e-4
 
 
 def scaling(configs: Iterable[RunConfig], group: Group, rounds: int = 5) -> dict[str, Any]:
@@ -55,85 +59,53 @@ def run(
     class_names: tuple[str, ...] = CLASSES,
     group: Group | None = None,
 ) -> dict[str, Any]:
-    """Figures of a training step of `config` on random pictures at the model's input size, JSON-ready.
+    """Figures of a training step of `config` on random images at the model's input size, JSON-ready.
 
     "images_per_s": median over `rounds` of `steps` steps each; "ms": median milliseconds of each part of a step;
-    "peak_mb": of the device's allocator, or this process's resident memory on the CPU; "gflops": billions of floating-point
-    operations a second, None where they cannot be counted. Raises what the configuration's own checks raise.
+    "peak_mb": of the device's allocator, or this process's resident memory on the CPU; "tflops": 10^12 floating-point
+    operations per second, None where they cannot be counted. Raises what the configuration's own checks raise.
     """
     config, group = resolve(config), group or Group()
-    if config.batch_size % group.world:
-        raise ConfigError(f"batch size {config.batch_size} does not divide among {group.world} processes")
-    share = config.batch_size // group.world
     device, _ = choose_device(config.device)
-    dtype, _ = choose_precision(config.precision, device)
-    torch.manual_seed(0)
     channels = config.images.channels or 3
-    classes = len(class_names)
-    model = build_model(config, channels, classes, train=True).to(device)
-    teacher = load_teacher(config, class_names, channels).to(device) if config.objective == "distillation" else None
-    bare, optimizer = build_objective(config, model, teacher=teacher).train(), build_optimizer(model, config)
-    parameters = sum(p.numel() for p in model.parameters())
-    mode, _ = choose_compile(
-        config.compile, device, parameters=parameters, steps=FEWEST_STEPS, world=group.world
-    )  # as for a long run
-    failures: list[str] = []
-    objective = Compiled(group.wrap(bare), mode, failures.append, group.any)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    n = 4 * share
-    pixels = torch.randint(0, 256, (n, channels, config.img_size, config.img_size), dtype=torch.uint8)
-    labels = torch.arange(n) % classes
-    images = config.images
-    augmenter = Augmenter(
-        config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
-    )
-    sampler = Sampler(n, share, config.seed, repeats=config.augment.repeats)
-    feed = Feed(pixels, labels, [sampler], augmenter, config.seed, device)
-    steps = (
-        -(-steps // feed.ahead) * feed.ahead
-    )  # whole groups of batches, so that a round holds all that its steps cost
-    numbers = itertools.count()
-    set_learning_rate(optimizer, 1e-4)
+    torch.manual_seed(0)
+    lines = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _trainer(config, channels, class_names, device, group, Path(folder), Console(file=lines, width=1000))
+        mode = trainer.compiled.mode
+        numbers = itertools.count()
 
-    def step(mark: Callable[[], None] = lambda: None) -> None:
-        x, targets = feed.batch(next(numbers))
-        mark()
-        with autocast(device, dtype):
-            loss, _ = objective(x, targets)
-        mark()
-        scaler.scale(loss).backward()
-        mark()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        mark()
+        def step() -> None:
+            trainer.train_step(next(numbers), LEARNING_RATE)
 
-    _forget_peak(device)
-    for _ in range(max(2, feed.ahead)):  # warms up
-        step()
-    speeds, parts = [], []
-    for _ in range(rounds):
-        speeds.append(steps * config.batch_size / _seconds(lambda: [step() for _ in range(steps)], device))
-        several = [_split(step, device) for _ in range(feed.ahead)]
-        parts.append([statistics.mean(column) for column in zip(*several, strict=True)])
+        ahead = trainer.feed.ahead
+        steps = -(-steps // ahead) * ahead  # whole groups of batches, so that a round holds all that its steps cost
+        _forget_peak(device)
+        for _ in range(max(2, ahead)):  # warms up
+            step()
+        speeds, parts = [], []
+        for _ in range(rounds):
+            speeds.append(steps * config.batch_size / _seconds(lambda: [step() for _ in range(steps)], device))
+            several = [_split(trainer, step) for _ in range(ahead)]
+            parts.append([statistics.mean(column) for column in zip(*several, strict=True)])
     speed = statistics.median(speeds)
-    macs = _forward_macs(bare, (1, channels, config.img_size, config.img_size))
+    macs = _forward_macs(trainer.compiled.objective, (1, channels, config.img_size, config.img_size))
     return {
         "model": config.model,
         "objective": config.objective,
-        "parameters": parameters,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "img_size": config.img_size,
         "patch_size": config.patch_size,
         "batch_size": config.batch_size,
         "device": str(device),
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": str(trainer.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "optimiser": config.optim.name,
-        "compile": objective.mode,
-        "compile_failure": failures[0] if failures else None,
+        "compile": trainer.compiled.mode,
+        "compile_failure": lines.getvalue().strip() if trainer.compiled.mode != mode else None,
         "processes": group.world,
         "images_per_s": speed,
-        "gflops": 2 * 3 * macs * speed / 1e9 if macs else None,
+        "tflops": 2 * 3 * macs * speed / 1e12 if macs else None,
         "ms": {
             name: 1e3 * statistics.median(column) for name, column in zip(PARTS, zip(*parts, strict=True), strict=True)
         },
@@ -142,6 +114,40 @@ def run(
         "torch": torch.__version__,
         "machine": machine(),
     }
+
+
+def _trainer(
+    config: RunConfig,
+    channels: int,
+    class_names: tuple[str, ...],
+    device: torch.device,
+    group: Group,
+    folder: Path,
+    console: Console,
+) -> Trainer:
+    """The trainer of a long run on random images, four batches of them."""
+    n = 4 * config.batch_size
+    pixels = torch.randint(0, 256, (n, channels, config.img_size, config.img_size), dtype=torch.uint8)
+    images = ImageSet(pixels, torch.arange(n) % len(class_names), class_names, list(map(str, range(n))), "random")
+    model = build_model(config, channels, len(class_names), train=True)
+    dtype, _ = choose_precision(config.precision, device)
+    if config.precision == "auto" and device.type == "cpu":
+        faster, _ = faster_on_cpu(model, config, channels)
+        dtype = torch.float32 if group.any(not faster) else torch.bfloat16
+    parameters = sum(p.numel() for p in model.parameters())
+    mode, _ = choose_compile(config.compile, device, parameters=parameters, steps=FEWEST_STEPS, world=group.world)
+    return Trainer(
+        replace(config, compile=mode, tensorboard=False),
+        DataSplits(images, None, None, {}),
+        model,
+        folder,
+        device=device,
+        dtype=dtype,
+        console=console,
+        identity={},
+        max_minutes=None,
+        group=group,
+    )
 
 
 def table(found: dict[str, Any]) -> str:
@@ -156,7 +162,7 @@ def table(found: dict[str, Any]) -> str:
         whole = sum(row["ms"].values())
         shares = ", ".join(f"{name} {ms:.1f} ms ({100 * ms / whole:.0f} %)" for name, ms in row["ms"].items())
         patch = f", patch {row['patch_size']}" if row["patch_size"] else ""
-        flops = f"; {row['gflops']:,.0f} GFLOP/s" if row["gflops"] else ""
+        flops = f"; {row['tflops']:.3g} TFLOP/s" if row["tflops"] else ""
         failure = f" ({row['compile_failure']})" if row["compile_failure"] else ""
         lines += [
             f"{row['model']}, {row['objective']}: {row['parameters']:,} parameters, {row['img_size']} px{patch}, batch "
@@ -192,17 +198,38 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _split(work: Callable[[Callable[[], None]], None], device: torch.device) -> list[float]:
-    """Seconds of each of PARTS, of a step that calls `mark` at the end of each."""
-    _wait(device)
-    times = [time.perf_counter()]
+def _split(trainer: Trainer, step: Callable[[], None]) -> list[float]:
+    """Seconds of each of PARTS in one step, with a wait for the device after each."""
+    times = []
 
     def mark() -> None:
-        _wait(device)
+        _wait(trainer.device)
         times.append(time.perf_counter())
 
-    work(mark)
-    return [after - before for before, after in itertools.pairwise(times)]
+    def after(work: Callable) -> Callable:
+        def call(*args: Any) -> Any:
+            found = work(*args)
+            mark()
+            return found
+
+        return call
+
+    def before(work: Callable) -> Callable:
+        def call(*args: Any) -> Any:
+            mark()
+            return work(*args)
+
+        return call
+
+    # The batch ends the data, scaling the loss ends the forward pass, the scaler's step ends the backward pass.
+    ends = ((trainer.feed, "batch", after), (trainer.scaler, "scale", before), (trainer.scaler, "step", before))
+    with contextlib.ExitStack() as stack:
+        for owner, name, marked in ends:
+            stack.enter_context(mock.patch.object(owner, name, marked(getattr(owner, name))))
+        mark()
+        step()
+        mark()
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def _forget_peak(device: torch.device) -> None:

@@ -7,10 +7,11 @@ import json
 import pytest
 
 from feathervit.benchmark.train import PARTS, run, scaling, table
-from feathervit.config import Augmentation, RunConfig
+from feathervit.config import Augmentation, OptimConfig, RunConfig
 from feathervit.models import create_model
 from feathervit.models.cost import cost
 from feathervit.training.distributed import Group
+from feathervit.training.loop import Trainer
 
 
 @pytest.mark.parametrize("model", ["mlit_nano", "timm:resnet10t"])
@@ -38,11 +39,22 @@ def test_parts_add_up_to_a_step():
     assert sum(found["ms"].values()) / 1e3 == pytest.approx(step, rel=1.0)  # machines are shared
 
 
+def test_the_step_is_the_trainers(monkeypatch):
+    """With its average of the weights, clipping and accelerated layers: what the trainer does is what is timed."""
+    seen = []
+    whole = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda self, *args: (seen.append(self), whole(self, *args)))
+    optim = OptimConfig(ema=0.9, clip_grad=1.0)
+    run(RunConfig(model="mlit_nano", img_size=16, patch_size=8, batch_size=4, optim=optim), steps=3, rounds=2)
+    assert len(seen) == 2 + 2 * (3 + 1)  # warming up; in each round three steps together and one in parts
+    assert seen[0].averaged is not seen[0].model
+
+
 def test_a_step_counts_as_three_forward_passes():
     config = RunConfig(model="timm:test_vit", img_size=160, batch_size=2)
     found = run(config, steps=1, rounds=1)
     model = create_model("timm:test_vit", img_size=160, num_classes=100)
-    assert found["gflops"] == pytest.approx(6 * cost(model, 160).macs * found["images_per_s"] / 1e9)
+    assert found["tflops"] == pytest.approx(6 * cost(model, 160).macs * found["images_per_s"] / 1e12)
 
 
 @pytest.mark.parametrize("objective", ["reconstruction", "joint"])
@@ -50,7 +62,7 @@ def test_other_objectives(objective):
     config = RunConfig(model="mlit_nano", objective=objective, img_size=32, patch_size=8, batch_size=8)
     found = run(config, steps=1, rounds=1)
     assert found["objective"] == objective
-    assert found["gflops"] > 0
+    assert found["tflops"] > 0
 
 
 def test_one_row_for_each_configuration():
