@@ -5,7 +5,7 @@ resolved value is written beside the weights, and a checkpoint rebuilds its run 
 """
 
 from .fields import changed, from_dict, kind_of, to_dict, with_fields
-from .named import MODELS, ModelSpec, list_models, spec
+from .named import MODELS, ModelSpec, architecture, list_models, named_weights, spec
 from .parts import (
     Attention,
     ConvMLPConfig,
@@ -63,12 +63,14 @@ __all__ = [
     "StageConfig",
     "SwiGLUConfig",
     "WhitenedPatchesConfig",
+    "architecture",
     "changed",
     "check_channels",
     "check_effect",
     "from_dict",
     "kind_of",
     "list_models",
+    "named_weights",
     "resolve",
     "set_fields",
     "spec",

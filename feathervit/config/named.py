@@ -119,3 +119,13 @@ def spec(name: str) -> ModelSpec:
     if name not in MODELS:
         raise UnknownNameError("model", name, MODELS, "any timm model goes by timm:NAME")
     return MODELS[name]
+
+
+def named_weights(name: str) -> str:
+    """The weights that a model's name names: "resnet10t.c3_in1k" of `timm:resnet10t.c3_in1k`; "" where it names none."""
+    return name.removeprefix("timm:") if name.startswith("timm:") and "." in name else ""
+
+
+def architecture(name: str) -> str:
+    """The model's name without the weights that it names, and without `timm:`."""
+    return name.removeprefix("timm:").partition(".")[0]

@@ -1,6 +1,7 @@
 """`--to huggingface`: a folder as the Hugging Face hub wants it: config.json, model.safetensors, README.md (the model card).
 
-`feathervit.load(FOLDER)` takes it back; `hf upload OWNER/NAME FOLDER` publishes it, `hf download` brings it elsewhere.
+`feathervit.load(FOLDER)` takes it back, as does timm's `create_model("local-dir:FOLDER", pretrained=True)`; `hf upload
+OWNER/NAME FOLDER` publishes it, `hf download` brings it elsewhere.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
+from torch import nn
+
 from .. import __version__
 from ..checkpoint import load_weights, save_weights
-from ..config import RunConfig, to_dict
+from ..config import RunConfig, architecture, to_dict
 from ..errors import FeatherVitError
 from ..evaluation.inference import Predictor
 from ..files import write_bytes
+from ..models import described
 from ..models.cost import cost
 from ..results import RunResult, name_of, public_command, read_result, write_json
 from .job import Job
@@ -30,13 +36,12 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
     found = cost(job.predictor.model, config.img_size, job.predictor.in_chans)
     card = {
         "library_name": "feathervit",
-        "architecture": config.model,
+        "architecture": architecture(config.model),
         "num_classes": len(names),
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
-        "input_size": [job.predictor.in_chans, config.img_size, config.img_size],
-        "mean": list(config.images.mean),
-        "std": list(config.images.std),
+        "model_args": _model_args(config, job.predictor.in_chans, len(names)),
+        "pretrained_cfg": _pretrained_cfg(config, job.predictor.in_chans, len(names), job.predictor.model),
         "fit": config.images.fit,
         "temperature": job.predictor.temperature,
         "parameters": found.parameters,
@@ -61,6 +66,28 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
         "min_agreement": 1.0,
         "passed": checked["agreement"] == 1.0,
     }
+
+
+def _model_args(config: RunConfig, in_chans: int, num_classes: int) -> dict[str, Any]:
+    """The words with which timm builds the model again."""
+    sizes = {"img_size": config.img_size, "patch_size": config.patch_size}
+    words = {"in_chans": in_chans, "num_classes": num_classes}
+    if config.arch is not None:
+        return {**words, **sizes, "config": to_dict(config.arch)}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    try:
+        with torch.device("meta"):
+            timm.create_model(architecture(config.model), **words, **sizes)
+    except TypeError:  # of any image size
+        return words
+    return {**words, **sizes}
+
+
+def _pretrained_cfg(config: RunConfig, in_chans: int, num_classes: int, model: nn.Module) -> dict[str, Any]:
+    """What timm wants to know of the weights; for a model of its own with the names of the parts that it adapts."""
+    theirs = getattr(model, "pretrained_cfg", {}) if config.arch is None else {}
+    names = {key: theirs[key] for key in ("first_conv", "classifier", "fixed_input_size") if key in theirs}
+    return {**described(config, in_chans, num_classes), **names}
 
 
 def public(config: RunConfig) -> RunConfig:
@@ -116,6 +143,14 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             "",
             'predictor = feathervit.load("FOLDER")  # this folder, wherever it is',
             'print(predictor.predict("picture.jpg")[0].label)',
+            "```",
+            "",
+            "In timm, once `feathervit` is imported:",
+            "",
+            "```python",
+            "import timm",
+            "",
+            'model = timm.create_model("local-dir:FOLDER", pretrained=True)',
             "```",
             "",
             "## Data and training",

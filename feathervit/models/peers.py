@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from timm.models import register_model
+from timm.models import build_model_with_cfg, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -14,10 +15,26 @@ from torch import nn
 from ..config import spec
 from .registry import create_model
 
+# What timm asks of a registered model; `register_model` reads it under this name. There are no weights of these.
+_VIT = {
+    "num_classes": 100,
+    "input_size": (3, 36, 36),
+    "fixed_input_size": True,
+    "first_conv": "patch_embed.proj",
+    "classifier": "head",
+}
+default_cfgs = {
+    "vit_twin_xxs": _VIT,
+    "vit_twin_s": _VIT,
+    "resnet18_xxs": {"num_classes": 100, "input_size": (3, 32, 32), "first_conv": "conv1", "classifier": "fc"},
+}
 
-def twin(name: str, img_size: int | None, patch_size: int | None, num_classes: int, in_chans: int = 3) -> nn.Module:
+
+def twin(
+    name: str, img_size: int | None, patch_size: int | None, num_classes: int, in_chans: int = 3, **words: Any
+) -> nn.Module:
     """timm's VisionTransformer of the same width, depth, heads and tokens as ours called `name`, and with the hidden size that
-    brings it nearest to the same number of parameters."""
+    brings it nearest to the same number of parameters. `words` are passed on to VisionTransformer."""
     known = spec(name)
     img_size, patch_size, config = img_size or known.img_size, patch_size or known.patch_size, known.config
     sizes = {"img_size": img_size, "patch_size": patch_size, "in_chans": in_chans, "num_classes": num_classes}
@@ -25,6 +42,7 @@ def twin(name: str, img_size: int | None, patch_size: int | None, num_classes: i
     def made(hidden: int) -> nn.Module:
         return VisionTransformer(
             **sizes,
+            **words,
             embed_dim=config.dim,
             depth=config.depth,
             num_heads=config.attention.heads,
@@ -41,22 +59,33 @@ def _parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-@register_model
-def vit_twin_xxs(pretrained: bool = False, img_size=None, patch_size=None, num_classes=100, in_chans=3, **_: Any):
-    """The twin of mlit_xxs."""
-    return twin("mlit_xxs", img_size, patch_size, num_classes, in_chans)
+def _twin(
+    ours: str, img_size: Any = None, patch_size: int | None = None, num_classes: int = 100, **words: Any
+) -> nn.Module:
+    img_size = img_size if img_size is None or isinstance(img_size, int) else img_size[0]  # timm gives (height, width)
+    return twin(ours, img_size, patch_size, num_classes, **words)
 
 
-@register_model
-def vit_twin_s(pretrained: bool = False, img_size=None, patch_size=None, num_classes=100, in_chans=3, **_: Any):
-    """The twin of mlit_s."""
-    return twin("mlit_s", img_size, patch_size, num_classes, in_chans)
-
-
-@register_model
-def resnet18_xxs(pretrained: bool = False, num_classes: int = 100, in_chans: int = 3, drop_rate: float = 0.0, **_: Any):
-    """ResNet-18 of widths 16, 32, 64 and 120 with the stem for small images: one 3x3 of stride 1, no pooling."""
-    words = {"channels": (16, 32, 64, 120), "drop_rate": drop_rate}
-    model = ResNet(BasicBlock, (2, 2, 2, 2), num_classes, in_chans, stem_type="deep", stem_width=8, **words)
+def _resnet18_xxs(num_classes: int, in_chans: int, **words: Any) -> nn.Module:
+    shape = {"channels": (16, 32, 64, 120), "stem_type": "deep", "stem_width": 8}
+    model = ResNet(BasicBlock, (2, 2, 2, 2), num_classes, in_chans, **shape, **words)
     model.conv1, model.maxpool = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False), nn.Identity()
     return model
+
+
+@register_model
+def vit_twin_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
+    """The twin of mlit_xxs."""
+    return build_model_with_cfg(partial(_twin, "mlit_xxs"), "vit_twin_xxs", pretrained, **words)
+
+
+@register_model
+def vit_twin_s(pretrained: bool = False, **words: Any) -> nn.Module:
+    """The twin of mlit_s."""
+    return build_model_with_cfg(partial(_twin, "mlit_s"), "vit_twin_s", pretrained, **words)
+
+
+@register_model
+def resnet18_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
+    """ResNet-18 of widths 16, 32, 64 and 120 with the stem for small images: one 3x3 of stride 1, no pooling."""
+    return build_model_with_cfg(_resnet18_xxs, "resnet18_xxs", pretrained, **words)

@@ -1,16 +1,19 @@
-"""Models by name. Importing `feathervit.models` registers ours in timm, so `timm.create_model("mlit_xxs")` works."""
+"""Models by name: ours, and timm's as `timm:NAME`."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import timm
-from timm.models import register_model
+from timm.models import is_model_pretrained
 from torch import nn
 
 from ..checkpoint import load_weights
-from ..config import MODELS, EncoderConfig, RunConfig, from_dict, spec, to_dict
+from ..config import MODELS, EncoderConfig, RunConfig, architecture, from_dict, spec, to_dict
 from ..errors import ConfigError, UnknownNameError
 from ..weights import list_weights, shipped_file
 from .encoder import Encoder
@@ -61,15 +64,19 @@ def create_model(
     return Encoder(config, *sizes, global_pool)
 
 
-def build_model(config: RunConfig, in_chans: int, num_classes: int, train: bool = False) -> nn.Module:
+def build_model(
+    config: RunConfig, in_chans: int, num_classes: int, train: bool = False, pretrained: bool = False
+) -> nn.Module:
     """The model of a resolved run configuration: the classifier, or the masked auto-encoder of a pre-training run.
 
-    `train`: what the run trains, which in joint training is the auto-encoder whose encoder is the classifier.
+    `train`: what the run trains, which in joint training is the auto-encoder whose encoder is the classifier. `pretrained`:
+    with the weights that the model's name names (see `named_weights`).
     """
     arch = {"config": config.arch} if config.arch else {}
     sizes = {"img_size": config.img_size, "patch_size": config.patch_size, "in_chans": in_chans}
     pretraining = config.objective == "reconstruction"
-    model = create_model(config.model, **sizes, num_classes=0 if pretraining else num_classes, **arch)
+    classes = 0 if pretraining else num_classes
+    model = create_model(config.model, **sizes, num_classes=classes, pretrained=pretrained, **arch)
     if pretraining and isinstance(model, Encoder) and config.arch and config.arch.readout == "pool":
         # Its scores are in no reconstruction, and processes wait for every gradient.
         model.readout.requires_grad_(False)
@@ -95,39 +102,72 @@ def _with_weights(name: str, tag: str, pretrained: bool, sizes: dict[str, Any], 
     if model.num_classes == own["num_classes"]:
         model.load_state_dict({k: v for k, v in stored.weights.items() if k.startswith("head.")}, strict=False)
     shape = (sizes["in_chans"] or stored.in_chans, *[sizes["img_size"] or stored.config.img_size] * 2)
-    images = stored.config.images
-    model.pretrained_cfg = {
-        "architecture": name,
-        "tag": tagged,
-        "input_size": shape,
-        "mean": images.mean,
-        "std": images.std,
-    }
+    cfg = described(stored.config, stored.in_chans, len(stored.class_names))
+    model.pretrained_cfg = {**cfg, "architecture": name, "tag": tagged, "input_size": shape}
     return model
 
 
+def described(config: RunConfig, in_chans: int, num_classes: int) -> dict[str, Any]:
+    """What timm's PretrainedCfg says of weights of ours."""
+    images = config.images
+    return {
+        "input_size": (in_chans, config.img_size, config.img_size),
+        "fixed_input_size": True,
+        "num_classes": num_classes,
+        "mean": images.mean,
+        "std": images.std,
+        "crop_pct": 1.0,
+        "crop_mode": {"crop": "center", "pad": "border", "stretch": "squash"}[images.fit],
+        "interpolation": "bilinear",
+        "classifier": "head",
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# timm's models
+
+
 def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int, parts: dict) -> nn.Module:
+    known = architecture(name)
     if not timm.is_model(name):
         raise UnknownNameError("timm model", name, timm.list_models())
-    sizes = {"img_size": img_size, "patch_size": patch_size}
+    if known != name and not is_model_pretrained(name):
+        raise UnknownNameError(
+            "weights of timm", name, timm.list_pretrained(known), f"timm:{known} starts from scratch"
+        )
+    words = {"in_chans": in_chans, "num_classes": num_classes, **parts}
     try:
-        return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **sizes, **parts)
-    except TypeError as error:
-        # Convolutional models take any image size and have no such word; a patch size must mean something.
-        if patch_size is not None:
-            raise ConfigError(f"timm:{name} takes no patch_size; leave it out") from error
-        return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **parts)
+        with _quiet_hub():
+            try:
+                model = timm.create_model(name, img_size=img_size, patch_size=patch_size, **words)
+            except TypeError as error:
+                # Convolutional models take any image size and have no such word; a patch size must mean something.
+                if patch_size is not None:
+                    raise ConfigError(f"timm:{name} takes no patch_size; leave it out") from error
+                model = timm.create_model(name, **words)
+    except ConfigError:
+        raise
+    except Exception as error:  # what loading weights raises depends on the network, the hub and the file
+        if not words.get("pretrained"):
+            raise
+        raise ConfigError(
+            f"the weights of timm:{name} cannot be loaded from the Hugging Face hub or its cache: {error}; timm:{known} "
+            "starts from scratch"
+        ) from error
+    model.pretrained_cfg = {
+        **getattr(model, "pretrained_cfg", {}),
+        "architecture": known,
+    }  # not all that register say it
+    return model
 
 
-def _register(name: str) -> None:
-    def create(pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
-        tagged = f"{name}.{pretrained_cfg}" if isinstance(pretrained_cfg, str) else name  # timm gives the tag as a word
-        return create_model(tagged, pretrained=pretrained, **kwargs)
-
-    create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"{name}: {MODELS[name].source}."
-    register_model(create)
-
-
-for _name in MODELS:
-    _register(_name)
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without the hub's lines on each of its attempts: what comes of them is in its error."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

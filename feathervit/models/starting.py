@@ -13,7 +13,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, load_weights
-from ..config import changed
+from ..config import architecture, changed
 from ..errors import CheckpointError
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
@@ -34,24 +34,9 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     _check(target, checkpoint, path)
     inside = "encoder." if target is not model else ""
     theirs = "encoder." if checkpoint.config.objective == "reconstruction" else ""
-    weights = _fitted(
-        target, {n.removeprefix(theirs): t for n, t in checkpoint.weights.items() if n.startswith(theirs)}
-    )
-    head = {n for n in target.state_dict() if isinstance(target, Encoder) and n.startswith("head.")} or _classifier(
-        target
-    )
-    sizes = {n: t.shape for n, t in target.state_dict().items() if n not in head}
-    if missing := sorted(set(sizes) - set(weights)):
-        raise CheckpointError(
-            f"cannot start from {path}: its weights do not fit its own model, {missing[0]} is missing"
-        )
-    misfits = [n for n, shape in sizes.items() if n in weights and weights[n].shape != shape]
-    if misfits:
-        n = misfits[0]
-        raise CheckpointError(
-            f"cannot start from {path}: {n} is {list(weights[n].shape)} there, {list(sizes[n])} here; choose the same model, "
-            "sizes and channels"
-        )
+    weights = {n.removeprefix(theirs): t for n, t in checkpoint.weights.items() if n.startswith(theirs)}
+    weights = fitted(target, weights, path)
+    head = _head(target)
     found = {f"{inside}{n}": t for n, t in weights.items() if n not in head}
     found |= {n: t for n, t in checkpoint.weights.items() if theirs and not n.startswith(theirs)}
     own = model.state_dict()
@@ -92,17 +77,31 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
                 f"cannot start from {path}: {'; '.join(texts)}; leave out what asks for another: model, its parts and patch "
                 "size are those of the weights where none is named"
             )
-    elif checkpoint.config.model.removeprefix("timm:") not in str(
-        getattr(model, "pretrained_cfg", {}).get("architecture")
-    ):
+    elif architecture(checkpoint.config.model) != model.pretrained_cfg["architecture"]:
         raise CheckpointError(f"cannot start from {path}: it holds {checkpoint.config.model}; choose the same model")
 
 
-def _fitted(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with positions and patch projection brought to the model's sizes."""
-    if not isinstance(model, Encoder):
-        return weights
-    if "patch_embed.proj.weight" not in weights:
+def fitted(model: nn.Module, weights: dict[str, Tensor], where: str | Path) -> dict[str, Tensor]:
+    """The weights with positions and patch projection brought to the model's sizes.
+
+    Raises CheckpointError where one of the model's is missing or of another shape. The head is left as it is.
+    """
+    weights = _resized(model, weights)
+    head = _head(model)
+    sizes = {n: t.shape for n, t in model.state_dict().items() if n not in head}
+    if missing := sorted(set(sizes) - set(weights)):
+        raise CheckpointError(f"cannot start from {where}: {missing[0]} is missing there; choose the same model")
+    for name, shape in sizes.items():
+        if weights[name].shape != shape:
+            raise CheckpointError(
+                f"cannot start from {where}: {name} is {list(weights[name].shape)} there, {list(shape)} here; choose the same "
+                "model, sizes and channels"
+            )
+    return weights
+
+
+def _resized(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not isinstance(model, Encoder) or "patch_embed.proj.weight" not in weights:
         return weights
     weights = model.adapt(weights)
     projection = weights["patch_embed.proj.weight"]
@@ -116,7 +115,9 @@ def _fitted(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**weights, "patch_embed.proj.weight": projection}
 
 
-def _classifier(model: nn.Module) -> set[str]:
-    classifier = model.get_classifier()
-    heads = [prefix for prefix, module in model.named_modules() if module is classifier]
+def _head(model: nn.Module) -> set[str]:
+    """Names of the classifier's weights."""
+    found = model.get_classifier()
+    classifiers = found if isinstance(found, tuple) else (found,)  # a distilled model of timm has two
+    heads = [prefix for prefix, module in model.named_modules() if any(module is c for c in classifiers)]
     return {name for name in model.state_dict() if any(name.startswith(f"{h}.") for h in heads)}

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import load_weights
-from ..config import ResidualStemConfig, RunConfig, changed, check_effect, resolve, set_fields, spec
+from ..config import (
+    ResidualStemConfig,
+    RunConfig,
+    architecture,
+    changed,
+    check_effect,
+    named_weights,
+    resolve,
+    set_fields,
+    spec,
+)
 from ..data.named import NAMED
 from ..errors import ConfigError, RunFolderError
 from ..files import expanded
@@ -51,6 +61,11 @@ def planned(
         fields["start_from"] = own
         reasons = [f"start_from {own}: weights in the package, trained on CIFAR-100; --from none starts from scratch"]
     if start := fields.get("start_from", config.start_from):
+        if weights := named_weights(fields.get("model", config.model)):
+            raise ConfigError(
+                f"--from {start} and the model's own weights {weights} exclude each other; leave out --from, or name the model "
+                f"timm:{architecture(weights)}"
+            )
         taken = of_the_weights(load_weights(start).config, config, fields)
         said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
         reasons += [f"{said}: of the weights it starts from"] if said else []
@@ -92,7 +107,10 @@ def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any])
     any_size = stored.arch and isinstance(stored.arch.patches, ResidualStemConfig)
     open_size = not any_size if adaptive else config.img_size is None
     names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
-    return taken | {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
+    taken |= {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
+    if named_weights(stored.model):  # those it began with
+        taken["model"] = f"timm:{architecture(stored.model)}"
+    return taken
 
 
 def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:

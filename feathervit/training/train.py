@@ -22,7 +22,7 @@ import torch
 from .. import __version__
 from ..chance import Chance
 from ..checkpoint import STATES, drop_state, load_state, load_weights, states
-from ..config import RunConfig, check_channels, to_dict
+from ..config import RunConfig, check_channels, named_weights, to_dict
 from ..data import DataSplits, ImageSet, load_data
 from ..data.image import as_input
 from ..device import choose_device, choose_precision, own_randomness, seed
@@ -190,20 +190,29 @@ def _run(
     if config.patience and data.val is None:
         raise ConfigError("patience has no effect here: there are no validation pictures to look at; leave it out")
     _check_memory(config, data.train.images.shape[1], len(data.train.class_names))
+    fresh = not (resume and states(out))  # a run stopped before its first state begins again
+    named = named_weights(config.model) if fresh else ""
+    if named:
+        say(console, f"loading the weights {named} of timm, from the Hugging Face hub where they are not in its cache")
     try:
-        model = build_model(config, data.train.images.shape[1], len(data.train.class_names), train=True)
+        channels, classes = data.train.images.shape[1], len(data.train.class_names)
+        model = build_model(config, channels, classes, train=True, pretrained=bool(named))
         if config.arch is None:  # timm's models say only when they run what sizes they cannot take
             model.eval()(torch.zeros(1, data.train.images.shape[1], config.img_size, config.img_size))
     except (RuntimeError, MemoryError, AssertionError, ValueError, OverflowError) as error:
         # The first is also torch's word for no memory.
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
-    fresh = not (resume and states(out))  # a run stopped before its first state begins again
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if fresh and isinstance(encoder, Encoder) and encoder.data_dependent:
         most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced; fewer of large pictures
         some = data.train.images[:: -(-len(data.train) // most)]
         encoder.initialise_from(as_input(some, config))
     started = start_from(model, config.start_from) if config.start_from and fresh else []
+    if fresh and not started:
+        started = [
+            f"start      the weights {named} of timm, but for the classifier" if named else "start      from scratch"
+        ]
+    _check_batch_norm(config, model, len(data.train), group.world)
     if config.precision == "auto" and device.type == "cpu":
         faster, dtype_reason = faster_on_cpu(model, config, data.train.images.shape[1])
         dtype = torch.float32 if group.any(not faster) else torch.bfloat16

@@ -5,7 +5,11 @@ Whatever takes a checkpoint takes such a name too. Written by scripts/ship.py. I
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
 
 from ..errors import UnknownNameError
 
@@ -23,3 +27,9 @@ def shipped_file(name: str) -> Path:
     if name not in list_weights():
         raise UnknownNameError("weights", name, list_weights(), "only these are in the package")
     return FOLDER / f"{name}.safetensors"
+
+
+def shipped_header(name: str) -> dict[str, Any]:
+    """What is written with weights in the package: config, class_names, in_chans and more. Raises UnknownNameError."""
+    with safe_open(shipped_file(name), framework="numpy") as file:
+        return json.loads(file.metadata()["feathervit"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 
 import feathervit
@@ -278,6 +279,22 @@ def test_folders(digits_run, tmp_path):
         feathervit.export_model(digits_run, "onnx", out)
 
 
+def test_timm_takes_a_hugging_face_folder(digits_run, held_out, tmp_path):
+    """With its own weights and architecture, not those of the same name in the package."""
+    feathervit.export_model(digits_run, "huggingface", tmp_path / "out")
+    predictor = feathervit.load(digits_run)
+    name = f"local-dir:{tmp_path / 'out'}"
+    found = timm.create_model(name, pretrained=True).eval()
+    ours, theirs = predictor.model.state_dict(), found.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    config = timm.data.resolve_model_data_config(found)
+    assert (config["input_size"], list(config["mean"]), config["crop_pct"]) == ((1, 16, 16), [0.5], 1.0)
+    other = timm.create_model(name, pretrained=True, num_classes=3, in_chans=3)
+    assert other.head.weight.shape[0] == 3
+    assert torch.equal(other.blocks[0].attn.qkv.weight, found.blocks[0].attn.qkv.weight)
+    assert timm.create_model(name).config == found.config
+
+
 def test_the_licence_is_kept(digits_run, tmp_path):
     said = []
     feathervit.export_model(digits_run, "huggingface", tmp_path)
@@ -393,3 +410,15 @@ def test_a_model_of_timm(tmp_path_factory, web_cache, monkeypatch, to):
     report = feathervit.export_model(run, to, tmp_path_factory.mktemp("out") / "out")
     assert report["passed"]
     assert report["agreement"] >= 0.97
+
+
+@pytest.mark.parametrize(("model", "patch"), [("timm:resnet18_xxs", None), ("timm:vit_twin_xxs", 4)])
+def test_timm_takes_a_folder_of_a_model_of_its_own(model, patch, arrays, tmp_path):
+    fields = {"img_size": 16, "patch_size": patch, "epochs": 1, "optim.name": "adamw", "augment.policy": "none"}
+    feathervit.train(recipe="folder", data=arrays, out=tmp_path / "run", model=model, batch_size=48, **fields)
+    feathervit.export_model(tmp_path / "run", "huggingface", tmp_path / "out", data=arrays)
+    found = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    weights = load_weights(tmp_path / "run").weights
+    assert all(torch.equal(t, weights[n]) for n, t in found.state_dict().items())
+    grey = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, num_classes=2, in_chans=1)
+    assert grey(torch.zeros(2, 1, 16, 16)).shape == (2, 2)

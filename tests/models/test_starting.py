@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+import timm
 import torch
+from rich.console import Console
+from safetensors.torch import save_file
 
 import feathervit
-from feathervit.checkpoint import Checkpoint, save_weights
+from feathervit.checkpoint import Checkpoint, load_weights, save_weights
+from feathervit.cli import main
 from feathervit.config import RunConfig, resolve, with_fields
-from feathervit.errors import CheckpointError
+from feathervit.errors import CheckpointError, ConfigError
 from feathervit.models import create_model
 from feathervit.models.starting import start_from
 
@@ -75,3 +81,81 @@ def test_a_run_killed_before_its_first_state_starts_from_the_same_weights(source
     feathervit.train(data=arrays, out=tmp_path / "run", resume=True, **fields)
     model, old = feathervit.load(tmp_path / "run").model, source[1]
     torch.testing.assert_close(model.blocks[0].attn.qkv.weight, old.blocks[0].attn.qkv.weight)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models of timm
+
+QUICK = {"recipe": "folder", "img_size": 16, "epochs": 1, "batch_size": 48, "augment.policy": "none"}
+QUICK |= {"optim.name": "adamw", "optim.weight_decay": 0.0, "optim.layer_decay": 1.0, "optim.ema": 0.0}
+
+
+def said_by(**arguments) -> str:
+    text = io.StringIO()
+    feathervit.train(console=Console(file=text, width=300), **arguments)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize(("model", "patch"), [("timm:resnet18_xxs", None), ("timm:vit_twin_xxs", 4)])
+def test_a_run_of_a_peer_is_started_from(model, patch, arrays, tmp_path):
+    fields = {"data": arrays, "patch_size": patch, **QUICK}
+    assert "from scratch" in said_by(out=tmp_path / "first", model=model, **fields)
+    said = said_by(out=tmp_path / "second", start_from=str(tmp_path / "first"), lr=1e-12, **fields)
+    assert "tensors taken" in said and "from scratch" not in said
+    first, second = (load_weights(tmp_path / name).weights for name in ("first", "second"))
+    body = [n for n in first if n.endswith("weight") and not n.startswith(("fc.", "head."))]
+    for name in body:
+        torch.testing.assert_close(first[name], second[name])
+    with pytest.raises(CheckpointError, match="choose the same model"):
+        feathervit.train(
+            out=tmp_path / "third",
+            start_from=str(tmp_path / "first"),
+            model="timm:resnet10t",
+            **fields | {"patch_size": None},
+        )
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """No network, and weights of timm's resnet10t in the hub's cache. Their state dict."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    torch.manual_seed(3)
+    weights = timm.create_model("resnet10t").state_dict()
+    repository = tmp_path / "hub" / "models--timm--resnet10t.c3_in1k"
+    place = repository / "snapshots" / ("0" * 40)
+    place.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    save_file(weights, place / "model.safetensors")
+    return weights
+
+
+def test_weights_that_the_model_names_are_loaded(hub, arrays, tmp_path):
+    fields = {"data": arrays, "patch_size": None, **QUICK}
+    said = said_by(out=tmp_path / "run", model="timm:resnet10t.c3_in1k", lr=1e-12, **fields)
+    assert "the weights resnet10t.c3_in1k of timm" in said and "from scratch" not in said
+    found = load_weights(tmp_path / "run").weights
+    for name in ("conv1.0.weight", "layer4.0.conv2.weight"):
+        torch.testing.assert_close(found[name], hub[name])
+    assert found["fc.weight"].shape[0] == 3
+    # who starts from that run has its weights, not those that it began with
+    said = said_by(out=tmp_path / "next", start_from=str(tmp_path / "run"), **fields)
+    assert "model timm:resnet10t: of the weights" in said and "tensors taken" in said
+    with pytest.raises(ConfigError, match="exclude each other"):
+        both = {"start_from": str(tmp_path / "run"), "model": "timm:resnet10t.c3_in1k"}
+        feathervit.train(out=tmp_path / "both", **both, **fields)
+
+
+def test_weights_that_cannot_be_had_are_refused(arrays, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    out = tmp_path / "run"
+    words = ["train", "--recipe", "digits", "--img-size", "32", "--patch-size", "None", "--out", str(out), "--model"]
+    assert main([*words, "timm:resnet10t.c3_in1k"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("feathervit: ")]
+    assert "the weights of timm:resnet10t.c3_in1k cannot be loaded" in line
+    assert "timm:resnet10t starts from scratch" in line
+    assert main([*words, "timm:resnet10t.c4_in1k"]) == 2
+    assert "did you mean resnet10t.c3_in1k?" in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,102 @@
+"""Our models in timm, so that `timm.create_model("mlit_xxs")` works once `feathervit.models` is imported.
+
+timm names weights in four ways, and each loads what it names: a tag ("mlit_nano.digits"), a `pretrained_cfg`, an overlay of it
+(timm's --pretrained-path), a folder or a repository of the hub ("local-dir:FOLDER", "hf-hub:OWNER/NAME").
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from timm.models import DefaultCfg, PretrainedCfg, load_pretrained, register_model
+from torch import Tensor, nn
+
+from ..config import MODELS, EncoderConfig, RunConfig, from_dict, spec
+from ..errors import CheckpointError
+from ..weights import list_weights, shipped_file, shipped_header
+from .registry import create_model, described
+from .starting import fitted
+
+SOURCES = ("file", "url", "hf_hub_id", "state_dict")  # fields of timm's PretrainedCfg that say where weights are
+
+
+def _default_cfg(name: str) -> DefaultCfg:
+    """The model without weights, which comes first, and the weights of it in the package."""
+    known = spec(name)
+    cfgs = {"": PretrainedCfg(**described(RunConfig(img_size=known.img_size), 3, 100))}
+    for tagged in list_weights(name):
+        header = shipped_header(tagged)
+        config = from_dict(RunConfig, header["config"])
+        cfg = described(config, header["in_chans"], len(header["class_names"]))
+        cfgs[tagged.partition(".")[2]] = PretrainedCfg(**cfg, file=str(shipped_file(tagged)))
+    return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=len(cfgs) > 1)
+
+
+def _create(
+    name: str,
+    pretrained: bool = False,
+    pretrained_cfg: str | dict | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: dict | None = None,
+    cache_dir: Any = None,
+    pretrained_model_args: dict | None = None,
+    **words: Any,
+) -> nn.Module:
+    """What timm calls to make a model of ours. With weights from where `pretrained_cfg` and its overlay say they are, else
+    those in the package. Raises CheckpointError where they cannot be had or do not fit."""
+    tag = pretrained_cfg if isinstance(pretrained_cfg, str) else ""
+    cfg = asdict(pretrained_cfg) if is_dataclass(pretrained_cfg) else {} if tag else dict(pretrained_cfg or {})
+    cfg |= pretrained_cfg_overlay or {}
+    elsewhere = any(cfg.get(key) for key in SOURCES)
+    for tagged in list_weights(name):
+        if cfg.get("file") == str(shipped_file(tagged)):  # they have an architecture of their own
+            tag, elsewhere = tagged.partition(".")[2], False
+    if cfg.get("input_size"):
+        channels, _, side = cfg["input_size"]
+        words = {"in_chans": channels, **({"img_size": side} if cfg.get("fixed_input_size") else {}), **words}
+    if (cfg.get("num_classes") or 0) > 0:
+        words = {"num_classes": cfg["num_classes"], **words}
+    if isinstance(words.get("img_size"), (tuple, list)):
+        words["img_size"] = words["img_size"][0]
+    if isinstance(words.get("config"), dict):  # as config.json of an export has it
+        words["config"] = from_dict(EncoderConfig, words["config"], "config")
+    model = create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained and not elsewhere, **words)
+    if cfg:
+        kept = {key: value for key, value in cfg.items() if key != "state_dict"}
+        model.pretrained_cfg = {**getattr(model, "pretrained_cfg", {}), **kept, "architecture": name}
+    if pretrained and elsewhere:
+        cfg = {"num_classes": model.num_classes, "classifier": "head", **cfg, "first_conv": None}  # `_taken` adapts it
+        try:
+            load_pretrained(model, cfg, model.num_classes, filter_fn=_taken, cache_dir=cache_dir)
+        except CheckpointError:
+            raise
+        except Exception as error:  # what is raised depends on the source and the file's format
+            place = next(str(cfg[key]) for key in SOURCES if cfg.get(key))
+            raise CheckpointError(
+                f"the weights of {name} at {place:.200} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+    return model
+
+
+def _taken(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The weights that timm's loader puts into a model of ours; of a pre-training run the encoder's."""
+    if any(name.startswith("encoder.") for name in weights):
+        weights = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
+    if unknown := sorted(set(weights) - set(model.state_dict()) - {"head.weight"}):
+        raise CheckpointError(f"the weights have {unknown[0]}, which the model has not; choose the same model")
+    return fitted(model, weights, "the weights")
+
+
+def _register(name: str) -> None:
+    def create(pretrained: bool = False, **words: Any) -> nn.Module:
+        return _create(name, pretrained, **words)
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f"{name}: {MODELS[name].source}."
+    register_model(create)
+
+
+default_cfgs = {name: _default_cfg(name) for name in MODELS}  # `register_model` reads it under this name
+for _name in MODELS:
+    _register(_name)

@@ -1,0 +1,132 @@
+"""The weights that timm is asked for are those in the model: by tag, description, overlay, folder and hub."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import feathervit
+from feathervit.checkpoint import Checkpoint, load_weights, save_weights
+from feathervit.config import resolve, to_dict
+from feathervit.errors import CheckpointError
+from feathervit.models import create_model
+from feathervit.weights import list_weights, shipped_file
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A model of ours with an architecture of its own, and the file of its weights."""
+    torch.manual_seed(1)
+    config = resolve(
+        feathervit.RunConfig(model="mlit_nano", img_size=12, patch_size=3, arch=feathervit.EncoderConfig(depth=2))
+    )
+    model = create_model("mlit_nano", config=config.arch, img_size=12, patch_size=3, in_chans=1, num_classes=4).eval()
+    save_weights(tmp_path / "w.safetensors", Checkpoint(config, tuple("abcd"), 1, model.state_dict()))
+    return model, tmp_path / "w.safetensors", {"config": config.arch, "img_size": 12, "patch_size": 3, "in_chans": 1}
+
+
+def same(a, b) -> bool:
+    x, y = a.state_dict(), b.state_dict()
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+@pytest.mark.parametrize("kind", [dict, timm.models.PretrainedCfg])
+def test_a_description_loads_its_file(own, kind):
+    model, path, words = own
+    found = timm.create_model("mlit_nano", pretrained=True, pretrained_cfg=kind(file=str(path), num_classes=4), **words)
+    assert same(found, model)
+    assert found.pretrained_cfg["file"] == str(path)
+
+
+def test_an_overlay_loads_its_file_with_a_new_head(own):
+    """As timm's --pretrained-path has it."""
+    model, path, words = own
+    overlay = {"file": str(path), "num_classes": -1}
+    found = timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=7, **words)
+    x = torch.randn(2, 1, 12, 12)
+    assert torch.equal(found.eval().forward_features(x), model.forward_features(x))
+    assert found.head.weight.shape[0] == 7
+
+
+def test_an_overlay_of_weights_in_memory(own):
+    model, _, words = own
+    overlay = {"state_dict": model.state_dict(), "num_classes": 4}
+    assert same(timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, **words), model)
+
+
+def test_a_pre_training_run_gives_its_encoder(arrays, small, tmp_path):
+    del small["loss.label_smoothing"]
+    feathervit.pretrain("mae_digits", data=arrays, out=tmp_path / "run", epochs=1, **small)
+    path = tmp_path / "run" / "best.safetensors"
+    stored = load_weights(path)
+    words = {"img_size": 16, "patch_size": 4, "config": stored.config.arch}
+    overlay = {"file": str(path), "num_classes": -1}
+    found = timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, **words)
+    encoder = {n.removeprefix("encoder."): t for n, t in stored.weights.items() if n.startswith("encoder.")}
+    assert all(torch.equal(t, encoder[n]) for n, t in found.state_dict().items() if n != "head.weight")
+
+
+@pytest.mark.parametrize("classes", [4, -1])
+def test_what_is_not_there_or_does_not_fit_is_refused(own, tmp_path, classes):
+    """Also where the classifier is a new one, for which timm's loader lets all weights be missing."""
+    model, path, words = own
+    save_file({"other.weight": torch.ones(3)}, tmp_path / "other.safetensors")
+    save_file({**model.state_dict(), "more": torch.ones(3)}, tmp_path / "more.safetensors")
+    for name in ("none", "other", "more"):
+        overlay = {"file": str(tmp_path / f"{name}.safetensors"), "num_classes": classes}
+        with pytest.raises(CheckpointError):
+            timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, **words)
+    with pytest.raises(CheckpointError):  # other sizes
+        timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+
+
+def test_a_folder_as_timm_writes_it(own, tmp_path):
+    model, _, words = own
+    words = {**words, "config": to_dict(words["config"])}
+    made = timm.create_model("mlit_nano", num_classes=4, **words)
+    made.load_state_dict(model.state_dict())
+    made.pretrained_cfg = {**timm.models.get_pretrained_cfg("mlit_nano").to_dict(), "architecture": "mlit_nano"}
+    timm.models.save_for_hf(made, tmp_path / "saved", model_args={**words, "num_classes": 4})
+    folder = f"local-dir:{tmp_path / 'saved'}"
+    assert same(timm.create_model(folder, pretrained=True), model)
+    bare = timm.create_model(folder)
+    assert bare.config == model.config and not same(bare, model)
+
+
+def test_a_repository_of_the_hub(own, tmp_path, monkeypatch):
+    """It lies in the hub's cache, as a download leaves it there."""
+    model, path, words = own
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository = tmp_path / "hub" / "models--some--one"
+    place = repository / "snapshots" / ("0" * 40)
+    place.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (place / "model.safetensors").write_bytes(path.read_bytes())
+    card = {"architecture": "mlit_nano", "num_classes": 4, "pretrained_cfg": {"num_classes": 4}}
+    arguments = {**words, "config": to_dict(words["config"]), "num_classes": 4}
+    (place / "config.json").write_text(json.dumps({**card, "model_args": arguments}))
+    found = timm.create_model("hf-hub:some/one", pretrained=True, cache_dir=tmp_path / "hub")
+    assert same(found, model)
+
+
+@pytest.mark.parametrize("tagged", list_weights())
+def test_weights_of_the_package_are_listed_with_timms(tagged):
+    name = tagged.partition(".")[0]
+    assert tagged in timm.list_models(name, pretrained=True)
+    cfg = timm.models.get_pretrained_cfg(tagged)
+    assert cfg.file == str(shipped_file(tagged))
+    ours = create_model(tagged, pretrained=True)
+    assert same(timm.create_model(name, pretrained=True, pretrained_cfg=cfg), ours)
+    assert cfg.num_classes == ours.num_classes
+    assert cfg.input_size[0] == ours.patch_embed.proj.in_channels if tagged.startswith("mlit") else 3
+
+
+@pytest.mark.parametrize("name", ["vit_twin_xxs", "vit_twin_s", "resnet18_xxs"])
+def test_peers_have_no_weights_and_say_so(name):
+    with pytest.raises(RuntimeError, match="No pretrained weights"):
+        timm.create_model(name, pretrained=True)
