@@ -43,9 +43,11 @@ def choose_compile(
     return "reduce-overhead", "CUDA graphs: a small model waits for the launch of its kernels"
 
 
-class Compiled:
-    """Calls `objective` compiled. The first call tries it out, forward and backward, and leaves no trace; where that fails
-    in any process, `say` gets one line and all go on eagerly. The objective itself stays as it is, its names too."""
+class Compiled(nn.Module):
+    """Calls `objective`, once `prepare` has compiled it. The objective itself stays as it is, its names too.
+
+    It stands inside what averages the gradients of several processes, so that `prepare` exchanges none.
+    """
 
     def __init__(
         self,
@@ -54,29 +56,28 @@ class Compiled:
         say: Callable[[str], Any],
         anywhere: Callable[[bool], bool] = bool,
     ):
+        super().__init__()
         self.objective, self.mode, self.say, self.anywhere = objective, mode, say, anywhere
-        self.call: Callable[..., tuple[Tensor, dict[str, Tensor]]] = objective
-        self.tried = mode == "off"
-        if mode != "off":
-            self.call = torch.compile(objective, mode=None if mode == "default" else mode, dynamic=False)
+        self.call: Callable[..., tuple[Tensor, dict[str, Tensor]]] | None = None
 
-    def __call__(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if not self.tried:
-            self._try(x, targets)
-            self.tried = True
+    def forward(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
-        return self.call(x, targets)
+        return (self.call or self.objective)(x, targets)
 
-    def _try(self, x: Tensor, targets: Tensor) -> None:
+    def prepare(self, x: Tensor, targets: Tensor) -> None:
+        """Compiles and tries it out, forward and backward, in the first call; leaves no trace. Where that fails in any process,
+        `say` gets one line and all go on eagerly."""
+        if self.mode == "off" or self.call:
+            return
         buffers = {name: buffer.clone() for name, buffer in self.objective.named_buffers()}
         failure = ""
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
             try:
+                mode = None if self.mode == "default" else self.mode
+                self.call = torch.compile(self.objective.forward, mode=mode, dynamic=False)
                 for _ in range(TRIALS):
-                    if self.mode == "reduce-overhead":
-                        torch.compiler.cudagraph_mark_step_begin()
-                    self.call(x, targets)[0].backward()
+                    self(x, targets)[0].backward()
                     self.objective.zero_grad(set_to_none=True)
             except Exception as error:  # whatever a compiler can raise
                 failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
@@ -86,5 +87,5 @@ class Compiled:
                 buffer.copy_(buffers[name])
         if self.anywhere(bool(failure)):
             torch.compiler.reset()
-            self.call, self.mode = self.objective, "off"
+            self.call, self.mode = None, "off"
             self.say(f"compiling failed, the run goes on eagerly ({failure or 'in another process'})")

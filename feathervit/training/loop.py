@@ -99,10 +99,10 @@ class Trainer:
         if config.objective == "distillation":
             teacher = load_teacher(config, data.train.class_names, data.train.images.shape[1]).to(device)
         objective = build_objective(config, self.model, weights, teacher)
-        self.objective = self.group.wrap(objective)
-        self.ema = MovingAverage(self.model, config.optim.ema) if config.optim.ema else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.compiled = Compiled(self.objective, mode, partial(say, console), self.group.any)
+        self.compiled = Compiled(objective, mode, partial(say, console), self.group.any)
+        self.objective = self.group.wrap(self.compiled)
+        self.ema = MovingAverage(self.model, config.optim.ema) if config.optim.ema else None
         images = config.images
         augmenter = Augmenter(
             config.augment, config.img_size, classes, images.mean, images.std, config.loss.label_smoothing
@@ -262,8 +262,7 @@ class Trainer:
                 short = min(max(SHORT_EPOCH_SECONDS, self.saving_seconds / WRITING_SHARE), CHECKPOINT_SECONDS)
                 pause = short if (step + 1) % per_epoch == 0 else CHECKPOINT_SECONDS
                 if stop or self.group.any(time.monotonic() - self.saved_at > pause):
-                    if self.sums[-1] > 0:
-                        self._require_finite(step, lr)  # a state is a good state
+                    self._require_finite(step, lr)  # a state is a good state
                     self.save()
                 if stop:
                     return False
@@ -299,7 +298,8 @@ class Trainer:
         seed(self.device, chance.number("model"))  # gate noise, dropout, drop path
         x, targets = self.feed.batch(step, micro)
         with autocast(self.device, self.dtype):
-            loss, figures = self.compiled(x, targets)
+            self.compiled.prepare(x, targets)
+            loss, figures = self.objective(x, targets)
         if self.config.on_nonfinite == "skip" and self.group.any(not torch.isfinite(loss)):
             return False
         self.scaler.scale(loss / len(self.samplers)).backward()
@@ -314,13 +314,14 @@ class Trainer:
         epoch = self.progress.step // self.steps_per_epoch
         return self.config.patience > 0 and epoch - self.progress.best_epoch >= self.config.patience
 
-    def _mean_loss(self, together: bool = False) -> float:
-        """Of this process's shares, or of all (then all processes must ask)."""
-        sums = self.sums if not together else self.group.add(self.sums)
-        return (sums[0] / sums[-1]).item()
+    def _mean_loss(self) -> float:
+        """Of this process's shares."""
+        return (self.sums[0] / self.sums[-1]).item()
 
     def _require_finite(self, step: int, lr: float) -> None:
-        diverged = not math.isfinite(self._mean_loss(together=True)) and self.config.on_nonfinite == "stop"
+        """All processes must ask, whatever they have seen: after a resume only the first has the sums from before."""
+        total, *_, seen = self.group.add(self.sums).tolist()
+        diverged = seen > 0 and not math.isfinite(total) and self.config.on_nonfinite == "stop"
         if diverged or self.skipped_in_a_row >= CHECK_STEPS:
             raise self._diverged(step, lr)
         if not self.skipped_in_a_row:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from .. import __version__
 from ..chance import Chance
@@ -285,6 +286,23 @@ def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
             f"{config.model} with these settings has {parameters:.3g} parameters; training needs {needed:,.0f} GiB of memory "
             f"for them and this machine has {memory:g}"
         )
+
+
+def _check_batch_norm(config: RunConfig, model: nn.Module, images: int, world: int) -> None:
+    """Raises ConfigError for batch norm over micro-batches of one image, which has no variance over the batch."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    shares, views = world * config.accumulate, config.augment.repeats
+    smallest = views * min(config.batch_size // (shares * views), -(-images // shares))  # as the sampler has it
+    if smallest != 1 or not any(isinstance(module, kinds) for module in model.modules()):
+        return
+    if images > shares:
+        advice = f"give --batch-size {2 * shares} or more"
+    else:
+        advice = "use fewer processes and micro-steps" if shares > 1 else "add training images"
+    raise ConfigError(
+        f"{config.model} has batch norm, which cannot train on one image at a time: batch size {config.batch_size} and "
+        f"{images} training images in {shares} share{'s' * (shares > 1)} per step leave one image per share; {advice}"
+    )
 
 
 def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) -> RunResult:

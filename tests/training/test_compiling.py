@@ -89,6 +89,7 @@ def test_a_failure_is_one_line_and_changes_nothing(monkeypatch, mode, how):
         call = Compiled(toy, asked, lines.append)
         torch.manual_seed(1)
         for _ in range(2):
+            call.prepare(x, targets)
             loss, _ = call(x, targets)
         losses.append((loss.item(), toy.net[1].running_mean.clone(), toy.net[1].num_batches_tracked.item()))
         assert all(p.grad is None for p in toy.parameters())
@@ -105,7 +106,7 @@ def test_a_failure_in_another_process_counts(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda objective, **_: objective)
     lines = []
     call = Compiled(Toy(), "default", lines.append, anywhere=lambda _: True)
-    call(torch.randn(8, 3), torch.arange(8) % 2)
+    call.prepare(torch.randn(8, 3), torch.arange(8) % 2)
     assert call.mode == "off"
     assert "another process" in lines[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import time
 
 import pytest
 import torch
+from rich.console import Console
 
 import feathervit
-from feathervit.checkpoint import load_weights
+from feathervit.checkpoint import load_state, load_weights
+from feathervit.config import MLPConfig
 from feathervit.results import read_result
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
@@ -29,17 +32,23 @@ def _process(rank: int, port: int, arguments: dict) -> None:
     feathervit.train(**arguments)
 
 
-def two_processes(**arguments) -> None:
+def two_processes(process=_process, seconds: float = 120, **arguments) -> None:
+    """`process` in two processes that are one group; both must end well in time."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_process, args=(rank, port, arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    processes = [context.Process(target=process, args=(rank, port, arguments)) for rank in range(2)]
+    for child in processes:
+        child.start()
+    until = time.monotonic() + seconds
+    for child in processes:
+        child.join(max(0.0, until - time.monotonic()))
+    ended = [child.exitcode for child in processes]
+    for child in processes:
+        child.kill()
+        child.join()
+    assert ended == [0, 0]  # None: it still waited
 
 
 def assert_close(a, b, **tolerance) -> None:
@@ -90,6 +99,61 @@ def test_begun_by_two_and_ended_by_one(arrays, tmp_path, small):
     two_processes(out=tmp_path / "cut", max_minutes=1e-6, **arguments)
     assert feathervit.train(out=tmp_path / "cut", resume=True, data=arrays).finished
     assert_close(tmp_path / "whole", tmp_path / "cut", rtol=1e-4, atol=1e-6)
+
+
+def _without_a_compiler(rank: int, port: int, arguments: dict) -> None:
+    """The second process finds no C++ compiler, nor what another compiled before."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    if rank == 1:
+        os.environ |= {"PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(arguments["out"].with_name("compiled"))}
+    _process(rank, port, arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="one process needs a C++ compiler")
+def test_where_one_process_cannot_compile_both_go_on_eagerly(arrays, tmp_path, small):
+    text = tmp_path / "said.txt"
+    quick = {"arch.feedforward": MLPConfig(1.0), "arch.depth": 1, "compile": "default"}  # to compile
+    arguments = {"data": arrays, "epochs": 1, **small, **quick}
+    with text.open("w") as file:
+        two_processes(
+            _without_a_compiler, 240, out=tmp_path / "two", console=Console(file=file, width=300), **arguments
+        )
+    assert "goes on eagerly (in another process)" in text.read_text()
+    two_processes(out=tmp_path / "eager", **{**arguments, "compile": "off"})
+    assert_close(tmp_path / "two", tmp_path / "eager", rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler needs a C++ compiler")
+def test_two_processes_compiled_equal_two_that_are_not(arrays, tmp_path, small):
+    text = tmp_path / "said.txt"
+    arguments = {
+        "data": arrays,
+        "epochs": 2,
+        **{**small, "lr": 1e-3},
+        **STILL,
+        "optim.name": "adamw",
+        "optim.eps": 1e-3,
+    }
+    with text.open("w") as file:
+        console = Console(file=file, width=300)
+        two_processes(seconds=300, out=tmp_path / "two", console=console, compile="default", **arguments)
+    assert "eagerly" not in text.read_text()
+    two_processes(out=tmp_path / "eager", compile="off", **arguments)
+    assert_close(tmp_path / "two", tmp_path / "eager", rtol=1e-4, atol=1e-6)
+
+
+def test_stopped_again_where_every_step_since_was_skipped(arrays, tmp_path, small):
+    """The first process alone knows of the images before the first stop. The rate is such that one step ends all sense."""
+    rate = {"lr": 1e30, "optim.name": "adamw", "optim.warmup_epochs": 0, "on_nonfinite": "skip", "max_minutes": 1e-6}
+    arguments = {"data": arrays, "out": tmp_path / "run", "epochs": 2, **{**small, **rate, "batch_size": 16}}
+    two_processes(seconds=60, **arguments)
+    state, before, _ = load_state(tmp_path / "run")
+    assert (before["progress"]["step"], before["progress"]["skipped"]) == (1, 0) and state["sums"][-1] > 0
+    two_processes(seconds=60, **arguments, resume=True)
+    _, after, _ = load_state(tmp_path / "run")
+    assert (after["progress"]["step"], after["progress"]["skipped"]) == (2, 1)
 
 
 def test_shares_must_divide_the_batch(arrays, tmp_path, small):

@@ -374,3 +374,32 @@ def test_the_last_epoch_is_kept_where_asked_for(folder, tmp_path, small, monkeyp
     assert same_weights(tmp_path / "last" / "best.safetensors", tmp_path / "best" / "last.safetensors")
     assert not same_weights(tmp_path / "last" / "best.safetensors", tmp_path / "best" / "best.safetensors")
     assert last.val["nll"] == pytest.approx(last.epochs[-1]["val_loss"], rel=1e-6)
+
+
+ONE = {"recipe": "folder", "model": "timm:resnet18_xxs", "patch_size": None, "img_size": 16, "epochs": 1}
+ONE |= {"optim.name": "adamw", "augment.policy": "none"}
+
+
+@pytest.mark.parametrize(
+    ("images", "fields", "advice"),
+    [
+        (96, {"batch_size": 1}, "give --batch-size 2 or more"),
+        (96, {"batch_size": 4, "accumulate": 4}, "give --batch-size 8 or more"),
+        (3, {"batch_size": 6, "accumulate": 3}, "use fewer processes and micro-steps"),
+    ],
+)
+def test_batch_norm_over_one_image_is_refused_before_the_first_step(arrays, tmp_path, images, fields, advice):
+    data = tuple(part[:images] for part in arrays)
+    words = {**ONE, **fields, "split.val_fraction": 0.0}
+    with pytest.raises(ConfigError, match=advice):
+        feathervit.train(data=data, out=tmp_path / "run", **words)
+    assert not (tmp_path / "run").exists()
+    if "give" in advice:
+        words["batch_size"] = int(advice.split()[2])
+        assert feathervit.train(data=data, out=tmp_path / "run", max_minutes=1e-6, **words) is not None
+
+
+def test_one_image_without_batch_norm_or_in_two_views_trains(arrays, tmp_path, small):
+    feathervit.train(data=arrays, out=tmp_path / "ours", max_minutes=1e-6, **small | {"batch_size": 1})
+    views = {**ONE, "batch_size": 2, "augment.repeats": 2}
+    feathervit.train(data=arrays, out=tmp_path / "views", max_minutes=1e-6, **views)
