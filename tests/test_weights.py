@@ -147,7 +147,7 @@ def test_training_starts_from_a_name(arrays, tmp_path):
 
 
 def ship():
-    spec = importlib.util.spec_from_file_location("ship", ROOT / "benchmarks" / "ship.py")
+    spec = importlib.util.spec_from_file_location("ship", ROOT / "scripts" / "ship.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
