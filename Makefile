@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/feathervit demo
 
+# Two workers, one thread each: a file's tests stay together.
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -q -m slow
