@@ -6,20 +6,33 @@ timm names weights in four ways, and each loads what it names: a tag ("mlit_nano
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from timm.models import DefaultCfg, PretrainedCfg, load_pretrained, register_model
+import torch
+from timm.models import (
+    DefaultCfg,
+    PretrainedCfg,
+    build_model_with_cfg,
+    get_pretrained_cfg,
+    load_pretrained,
+    register_model,
+)
 from torch import Tensor, nn
 
 from ..config import MODELS, EncoderConfig, RunConfig, from_dict, spec
 from ..errors import CheckpointError
 from ..weights import list_weights, shipped_file, shipped_header
+from .contract import side
 from .registry import create_model, described
 from .starting import fitted
 
 SOURCES = ("file", "url", "hf_hub_id", "state_dict")  # fields of timm's PretrainedCfg that say where weights are
+WORDS = {*inspect.signature(create_model).parameters, *EncoderConfig.__dataclass_fields__}
 
 
 def _default_cfg(name: str) -> DefaultCfg:
@@ -41,10 +54,18 @@ def _create(
     pretrained_cfg_overlay: dict | None = None,
     cache_dir: Any = None,
     pretrained_model_args: dict | None = None,
+    device: Any = None,
+    dtype: torch.dtype | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    feature_cls: Any = "getter",
     **words: Any,
 ) -> nn.Module:
     """What timm calls to make a model of ours. With weights from where `pretrained_cfg` and its overlay say they are, else
-    those in the package. Raises CheckpointError where they cannot be had or do not fit."""
+    those in the package. `features_only`: a module that returns the outputs of the layers `out_indices` (by default the last
+    three) as [B, D, G, G]. Raises TypeError for unknown words, CheckpointError where weights cannot be had or do not fit."""
+    if unknown := sorted(set(words) - WORDS):
+        raise TypeError(f"{name} got an unexpected argument {unknown[0]!r}")
     tag = pretrained_cfg if isinstance(pretrained_cfg, str) else ""
     cfg = asdict(pretrained_cfg) if is_dataclass(pretrained_cfg) else {} if tag else dict(pretrained_cfg or {})
     cfg |= pretrained_cfg_overlay or {}
@@ -53,18 +74,16 @@ def _create(
         if cfg.get("file") == str(shipped_file(tagged)):  # they have an architecture of their own
             tag, elsewhere = tagged.partition(".")[2], False
     if cfg.get("input_size"):
-        channels, _, side = cfg["input_size"]
-        words = {"in_chans": channels, **({"img_size": side} if cfg.get("fixed_input_size") else {}), **words}
+        channels, _, width = cfg["input_size"]
+        words = {"in_chans": channels, **({"img_size": width} if cfg.get("fixed_input_size") else {}), **words}
     if (cfg.get("num_classes") or 0) > 0:
         words = {"num_classes": cfg["num_classes"], **words}
-    if isinstance(words.get("img_size"), (tuple, list)):
-        words["img_size"] = words["img_size"][0]
+    if words.get("img_size") is not None:
+        words["img_size"] = side(words["img_size"])
     if isinstance(words.get("config"), dict):  # as config.json of an export has it
         words["config"] = from_dict(EncoderConfig, words["config"], "config")
-    model = create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained and not elsewhere, **words)
-    if cfg:
-        kept = {key: value for key, value in cfg.items() if key != "state_dict"}
-        model.pretrained_cfg = {**getattr(model, "pretrained_cfg", {}), **kept, "architecture": name}
+    with torch.device(device) if device is not None else nullcontext():
+        model = create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained and not elsewhere, **words)
     if pretrained and elsewhere:
         cfg = {"num_classes": model.num_classes, "classifier": "head", **cfg, "first_conv": None}  # `_taken` adapts it
         try:
@@ -76,7 +95,24 @@ def _create(
             raise CheckpointError(
                 f"the weights of {name} at {place:.200} cannot be loaded: {type(error).__name__}: {error}"
             ) from error
-    return model
+    if pretrained and not (tag or elsewhere):
+        tag = list_weights(name)[0].partition(".")[2]
+    known = get_pretrained_cfg(f"{name}.{tag}" if tag else name).to_dict()
+    return (
+        build_model_with_cfg(  # which has nothing left to build: it describes the model, and wraps it for its features
+            lambda **_: model.to(dtype=dtype),
+            name,
+            pretrained=False,
+            pretrained_cfg=known
+            | {key: value for key, value in cfg.items() if key != "state_dict"}
+            | {"architecture": name},
+            pretrained_model_args=pretrained_model_args,
+            img_size=model.patch_embed.img_size,
+            features_only=features_only,
+            out_indices=min(3, len(model.blocks)) if out_indices is None else out_indices,
+            feature_cls=feature_cls,
+        )
+    )
 
 
 def _taken(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

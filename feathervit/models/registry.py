@@ -120,6 +120,7 @@ def described(config: RunConfig, in_chans: int, num_classes: int) -> dict[str, A
         "crop_mode": {"crop": "center", "pad": "border", "stretch": "squash"}[images.fit],
         "interpolation": "bilinear",
         "classifier": "head",
+        "first_conv": "patch_embed.proj",
     }
 
 

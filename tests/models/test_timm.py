@@ -1,0 +1,127 @@
+"""Every registered model as timm sees it: descriptions, tags, words of `timm.create_model`, features, folders."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.loss import LabelSmoothingCrossEntropy
+from torch.testing import assert_close
+
+from feathervit.config import MODELS
+from feathervit.errors import ConfigError
+from feathervit.models import create_model, list_models
+from feathervit.weights import list_weights
+
+EVERY = pytest.mark.parametrize("name", list_models())
+
+
+def small(name: str) -> dict:
+    return {"img_size": 16, "patch_size": 8 if name.startswith("feather") else 4}
+
+
+@EVERY
+def test_a_description_says_what_the_model_is(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    cfg = timm.models.get_pretrained_cfg(name)
+    side = MODELS[name].img_size
+    assert cfg.input_size == (3, side, side) == (model.in_chans, *(model.patch_embed.img_size,) * 2)
+    assert cfg.fixed_input_size
+    assert cfg.num_classes == model.num_classes
+    weights = dict(model.named_parameters())
+    assert weights[f"{cfg.classifier}.weight"].shape[0] == model.num_classes
+    assert weights[f"{cfg.first_conv}.weight"].shape[1] == 3
+    assert model.default_cfg == model.pretrained_cfg
+    found = timm.data.resolve_model_data_config(model)
+    assert (found["input_size"], found["mean"], found["std"]) == (cfg.input_size, cfg.mean, cfg.std)
+
+
+def test_tags_are_the_weights_in_the_package():
+    assert {n for n in timm.list_pretrained() if n.partition(".")[0] in MODELS} == set(list_weights())
+    assert all(timm.models.is_model_pretrained(tagged) for tagged in list_weights())
+    found = timm.data.resolve_model_data_config(timm.create_model("mlit_nano.digits", pretrained=True))
+    assert found["input_size"] == (1, 16, 16)
+    assert not timm.models.is_model_pretrained("poorvit_tiny")
+
+
+@EVERY
+def test_words_of_timm(name):
+    model = timm.create_model(
+        name, img_size=(16, 16), patch_size=small(name)["patch_size"], device="meta", dtype=torch.half
+    )
+    assert {(t.device.type, t.dtype) for t in model.parameters()} == {("meta", torch.half)}
+    assert {t.device.type for t in model.buffers()} <= {"meta"}
+    assert (
+        model.to(torch.bfloat16).eval()(torch.zeros(1, 3, 16, 16, device="meta", dtype=torch.bfloat16)).dtype
+        == torch.bfloat16
+    )
+    with pytest.raises(TypeError, match="not_a_word"):
+        timm.create_model(name, device="meta", not_a_word=1)
+    with pytest.raises(ConfigError, match="square"):
+        timm.create_model(name, img_size=(16, 32))
+
+
+@EVERY
+@torch.no_grad()
+def test_features_only(name):
+    torch.manual_seed(0)
+    whole = timm.create_model(name, **small(name)).eval()
+    features = timm.create_model(name, **small(name), features_only=True, out_indices=(0, 1)).eval()
+    features.model.load_state_dict(whole.state_dict(), strict=False)
+    x = torch.randn(2, 3, 16, 16)
+    for ours, theirs in zip(features(x), whole.forward_intermediates(x, [0, 1], intermediates_only=True), strict=True):
+        assert_close(ours, theirs)
+    assert features.feature_info.channels() == [whole.embed_dim] * 2
+    assert features.feature_info.reduction() == [whole.patch_embed.patch_size] * 2
+    assert len(features.model.blocks) == 2
+    assert len(timm.create_model(name, **small(name), features_only=True)(x)) == min(3, len(whole.blocks))
+
+
+def test_features_of_weights_in_the_package():
+    features = timm.create_model("mlit_nano.digits", pretrained=True, features_only=True, out_indices=[1]).eval()
+    whole = create_model("mlit_nano.digits", pretrained=True).eval()
+    x = torch.randn(1, 1, 16, 16)
+    assert_close(features(x)[0], whole.forward_intermediates(x, [1], intermediates_only=True)[0])
+
+
+def test_weights_for_another_size_have_their_positions_resized():
+    x = torch.randn(1, 1, 24, 24)
+    theirs = timm.create_model("mlit_nano.digits", pretrained=True, img_size=24).eval()
+    ours = timm.create_model("mlit_nano.digits", pretrained=True).eval()
+    ours.set_input_size(24)
+    assert_close(theirs(x), ours(x))
+    assert timm.models.get_model_input_config(ours)["input_size"] == (1, 24, 24)
+
+
+def test_a_folder_that_timm_wrote_comes_back(tmp_path):
+    """Also after another pooling and another image size."""
+    torch.manual_seed(0)
+    model = timm.create_model("mlit_nano", num_classes=4).eval()
+    model.reset_classifier(5, "avg")
+    model.set_input_size(24)
+    timm.models.save_for_hf(model, tmp_path / "saved", safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).eval()
+    x = torch.randn(2, 3, 24, 24)
+    assert_close(again(x), model(x))
+
+
+def test_two_steps_of_timms_training_with_no_size_given():
+    """What timm's train and validate scripts do: data as the model wants them, timm's optimiser, loss and average."""
+    model = timm.create_model("mlit_nano", num_classes=3)
+    data = timm.data.resolve_data_config({}, model=model)
+    transform = timm.data.create_transform(**data, is_training=True)
+    x = torch.stack([transform(Image.new("RGB", (40, 30), color)) for color in ("red", "green", "blue")])
+    optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.9)
+    average = timm.utils.ModelEmaV3(model, decay=0.9)
+    losses = []
+    for _ in range(3):
+        loss = LabelSmoothingCrossEntropy()(model(x), torch.arange(3))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update(model)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert average.module.eval()(x).shape == (3, 3)
