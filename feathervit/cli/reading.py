@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-SHORT = {"classes": "classes", "ignore": "ignore"}  # flag -> field of ReadingConfig
+SHORT = ("classes", "ignore", "label_column", "image_column")  # fields of ReadingConfig that are flags
 
 
 @dataclass(kw_only=True)
@@ -19,10 +19,14 @@ class ReadingFlags:
     """The class folders or labels to use, with commas between; others are skipped."""
     ignore: Names = ()
     """Skip files and folders of this name ("*.bmp", masks) or, with a "/", path ("train/old*"); may be given again."""
+    label_column: str = ""
+    """The column of the labels, in a table or hub set where several may be meant."""
+    image_column: str = ""
+    """The column of the images, in a table or hub set where several may be meant."""
 
     def fields(self) -> dict[str, Any]:
         """The fields of `ReadingConfig` that were given."""
-        return {field: value for flag, field in SHORT.items() if (value := getattr(self, flag))}
+        return {name: value for name in SHORT if (value := getattr(self, name))}
 
 
 def as_fields(argv: list[str]) -> list[str]:
@@ -31,6 +35,7 @@ def as_fields(argv: list[str]) -> list[str]:
     words = iter(argv)
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
         if word.startswith("--") and name in SHORT:
             value = value if equals else next(words, None)
             if value is None:
@@ -40,5 +45,5 @@ def as_fields(argv: list[str]) -> list[str]:
             out.append(word)
     for name, values in given.items():
         if values:
-            out += [f"--reading.{SHORT[name]}", *values]
+            out += [f"--reading.{name.replace('_', '-')}", *values]
     return out

@@ -51,11 +51,14 @@ class ReadingConfig:
     """What the data is taken for, where it could be taken for several things.
 
     `classes`: the class folders or labels to use; others are skipped. `ignore`: patterns of files and folders to skip, of
-    names or, with a "/", of paths inside the data.
+    names or, with a "/", of paths inside the data. `label_column`, `image_column`: of a table or hub set, where several may be
+    meant.
     """
 
     classes: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    label_column: str = ""
+    image_column: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ..errors import DataError, UnknownNameError
+from .columns import splits_of
 from .imageset import ArrayPictures, Found
-
-SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+from .names import SPLITS
 
 
 def find_arrays(source: Any, labelled: bool = True) -> Found:
@@ -23,10 +23,10 @@ def find_arrays(source: Any, labelled: bool = True) -> Found:
     pairs = dict(source) if isinstance(source, Mapping) else {"train": source}
     if not labelled:
         pairs = {name: pair if _is_pair(pair) else _without_labels(pair) for name, pair in pairs.items()}
-    unknown = [name for name in pairs if name not in SPLIT_NAMES]
-    if unknown:
-        raise UnknownNameError("split", str(unknown[0]), SPLIT_NAMES)
-    pairs = {SPLIT_NAMES[name]: pair for name, pair in pairs.items()}
+    names = splits_of("the dict of arrays", map(str, pairs))
+    if unknown := [str(name) for name in pairs if str(name) not in names.values()]:
+        raise UnknownNameError("split", unknown[0], SPLITS)
+    pairs = {split: pairs[name] for split, name in names.items()}
     if "train" not in pairs:
         raise DataError(f"the dict of arrays holds {', '.join(pairs) or 'nothing'}; it needs 'train'")
     labels = {split: _labels(split, _pair(split, pair)[1]) for split, pair in pairs.items()}

@@ -1,30 +1,33 @@
 """Hugging Face data sets, `hf:OWNER/NAME`, or a local folder of parquet files, `hf:PATH`, by `datasets` (extra `hub`).
 
-The columns are found by their types: an Image, and a ClassLabel or a column named as labels are. Pictures stay encoded
-and are decoded through our cache, as files are.
+The columns are found by their types: an Image, and a ClassLabel or a column named as labels are. Images stay encoded and are
+decoded through our cache, as files are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UnknownNameError
+from ..config import ReadingConfig
+from ..errors import ConfigError, DataError
 from ..files import expanded
-from .arrays import SPLIT_NAMES
 from .cache import FilePictures
+from .columns import LABELS, choose_column, index_labels, plain, splits_of
 from .image import Source
 from .imageset import Found
+from .names import few
 
-_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "target", "category")
 
+def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008 (frozen)
+    """`name` without "hf:". Where no labels are needed and there is no column of them, all images are of one class.
 
-def find_hub(name: str, labelled: bool = True) -> Found:
-    """`name` without "hf:". Where no labels are needed and there is no column of them, all pictures are of one class.
-
-    Raises DataError: extra missing, set not found, columns not recognised.
+    Splits without labels are left out. The first of the notes says which columns and splits were taken. Raises DataError: extra
+    missing, set not found, columns not recognised; ConfigError: several columns or splits it could be.
     """
     try:
         import datasets
@@ -35,63 +38,88 @@ def find_hub(name: str, labelled: bool = True) -> Found:
     except Exception as error:  # what it raises depends on the hub, the network, and the file format
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"cannot load hf:{name}: {why}") from error
-    parts = {SPLIT_NAMES[split]: part for split, part in loaded.items() if split in SPLIT_NAMES}
-    if "train" not in parts:
-        raise DataError(f"hf:{name} has the splits {', '.join(loaded)}; it needs one named train")
-    image = _image_column(name, parts["train"].features, datasets.Image)
-    label = _label_column(parts["train"].features, datasets.ClassLabel)
+    where = f"hf:{name}"
+    names = splits_of(where, [split for split in loaded if not any(fnmatchcase(split, p) for p in reading.ignore)])
+    if "train" not in names:
+        raise DataError(f"{where} has the splits {', '.join(loaded)}; it needs one named train")
+    parts = {split: loaded[own] for split, own in names.items()}
+    image = _image_column(where, parts["train"], datasets, reading)
+    label = _label_column(where, parts["train"], datasets, reading, labelled)
     if label is None and labelled:
         raise DataError(
-            f"hf:{name} has no column of class labels; its columns are {', '.join(parts['train'].features)}"
+            f"{where} has no column of class labels; its columns are {', '.join(parts['train'].features)}. --label-column"
         )
     kind = parts["train"].features.get(label)
-    if label is None:
-        class_names, place = ("pictures",), {None: 0}
-    elif isinstance(kind, datasets.ClassLabel):
-        class_names, place = tuple(kind.names), {i: i for i in range(kind.num_classes)}
-    else:
-        values = sorted(set(parts["train"][label]))
-        class_names, place = tuple(map(str, values)), {value: i for i, value in enumerate(values)}
+    values = {
+        split: list(part[label]) if label in part.features else [None] * len(part) for split, part in parts.items()
+    }
+    labels = index_labels(where, values, kind.names if isinstance(kind, datasets.ClassLabel) else None, labelled)
     splits = {}
-    for split, part in parts.items():
-        labels = list(part[label]) if label else [None] * len(part)
-        strange = [value for value in labels if value not in place]
-        if strange:
-            raise UnknownNameError("class", str(strange[0]), class_names, f"it is a label in {split} and not in train")
-        items = _Column(part.cast_column(image, datasets.Image(decode=False)), image)
-        index = np.array([place[value] for value in labels], dtype=np.int64)
-        sources = [f"{split}[{i}]" for i in range(len(labels))]
-        # The fingerprint of `datasets` changes with the data, so that each picture needs no stamp of its own.
-        splits[split] = FilePictures(items, index, sources, [""] * len(labels), f"hf:{name} {part._fingerprint}")
-    return Found(name.rstrip("/").rsplit("/", 1)[-1], class_names, splits, dict.fromkeys(splits, f"split of hf:{name}"))
+    for split, rows in labels.rows.items():
+        part = parts[split].cast_column(image, datasets.Image(decode=False))
+        sources = [f"{split}[{i}]" for i in rows]
+        # The fingerprint of `datasets` changes with the data, so that each image needs no stamp of its own.
+        root = f"{where} {part._fingerprint}"
+        splits[split] = FilePictures(_Column(part, image, rows), labels.index[split], sources, [""] * len(rows), root)
+    taken = ", ".join(f"{split} is {names[split]}" for split in splits)
+    columns = f"images in the column {image}" + (f", labels in the column {label}" if label else "")
+    skipped = [f"split {own} ({len(part)} images)" for own, part in loaded.items() if own not in names.values()]
+    said = [f"taken for: {taken}; {columns}; {len(labels.class_names)} classes: {few(labels.class_names)}"]
+    said += [f"skipped: {', '.join(skipped)}"] if skipped else []
+    return Found(
+        name=name.rstrip("/").rsplit("/", 1)[-1],
+        class_names=labels.class_names,
+        splits=splits,
+        how=dict.fromkeys(splits, f"split of {where}"),
+        notes=["; ".join([*said, *labels.notes])],
+        unknown=labels.unknown,
+    )
 
 
 class _Column(Sequence):
-    """Encoded pictures, read from the table one at a time."""
+    """Encoded images of some rows, read from the table one at a time."""
 
-    def __init__(self, table: Any, column: str):
-        self.table, self.column = table, column
+    def __init__(self, table: Any, column: str, rows: np.ndarray):
+        self.table, self.column, self.rows = table, column, rows
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.rows)
 
     def __getitem__(self, i: int) -> Source:
-        cell = self.table[int(i)][self.column] or {}
+        cell = self.table[int(self.rows[i])][self.column] or {}
         return cell.get("bytes") or cell.get("path") or b""
 
 
-def _image_column(name: str, features: Any, kind: type) -> str:
-    for column, feature in features.items():
-        if isinstance(feature, kind):
-            return column
-    raise DataError(f"hf:{name} has no column of pictures; its columns are {', '.join(features)}")
+def _image_column(where: str, table: Any, datasets: ModuleType, reading: ReadingConfig) -> str:
+    features = table.features
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    column = choose_column(where, "images", "--image-column", reading.image_column, features, images)
+    if column not in images:
+        raise DataError(
+            f"{where} has no column of images{f' {column!r}' * bool(column)}; its columns are {', '.join(features)}"
+        )
+    return column
 
 
-def _label_column(features: Any, kind: type) -> str | None:
-    for column, feature in features.items():
-        if isinstance(feature, kind):
-            return column
-    for column in _LABEL_COLUMNS:
-        if getattr(features.get(column), "dtype", "").startswith(("int", "uint", "string", "large_string")):
-            return column
-    return None
+def _label_column(where: str, table: Any, datasets: ModuleType, reading: ReadingConfig, labelled: bool) -> str | None:
+    features = table.features
+    fits = [
+        column
+        for column, feature in features.items()
+        if isinstance(feature, datasets.ClassLabel)
+        or getattr(feature, "dtype", "").startswith(("int", "uint", "string", "large_string", "bool"))
+    ]
+    asked = reading.label_column
+    if asked in features and asked not in fits:
+        raise ConfigError(f"--label-column {asked}: {where} holds no integers or texts there, one per image")
+    candidates = [c for c in fits if isinstance(features[c], datasets.ClassLabel) or plain(c) in LABELS]
+    if not labelled and not asked and len(candidates) > 1:
+        return None
+    same = len(candidates) > 1 and not asked and _say_the_same(table, candidates)
+    return choose_column(where, "labels", "--label-column", asked, features, candidates, same)
+
+
+def _say_the_same(table: Any, columns: list[str]) -> bool:
+    """Whether the columns divide the rows alike, as a number and its name do."""
+    values = [list(table[column]) for column in columns]
+    return len({len(set(part)) for part in (*values, list(zip(*values, strict=True)))}) == 1

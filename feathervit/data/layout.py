@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..config import ReadingConfig
 from ..errors import ConfigError, DataError
-from .names import SPLITS, find_splits, same_name, wanted_classes
+from .names import SPLITS, few, find_splits, same_name, wanted_classes
 from .walk import Folder, Skipped, walk
 
 Image = tuple[str, os.stat_result]  # path from the root, with /
@@ -250,7 +250,7 @@ def _read_unlabelled(layout: Layout, top: Folder) -> None:
         """`split` None: no folder above was one. `name`: the folder at the top, or in the split at the top, that this is in."""
         if folder.images:
             part = layout.parts.setdefault(split or "train", Part(""))
-            part.classes.setdefault(name or "pictures", []).extend(folder.images)
+            part.classes.setdefault(name or "images", []).extend(folder.images)
         inside = {} if split else find_splits(inner.name for inner in folder.filled)
         for inner in folder.filled:
             own = inside.get(inner.name)
@@ -291,7 +291,3 @@ def _ambiguous(root: Path, why: str) -> ConfigError:
 
 def _listed(folders: Sequence[Folder]) -> str:
     return few([f"{folder.name}/ ({folder.count} images)" for folder in folders], 4)
-
-
-def few(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

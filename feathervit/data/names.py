@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from ..errors import UnknownNameError
 
@@ -50,6 +50,11 @@ def wanted_classes(asked: Iterable[str], known: Collection[str]) -> set[str]:
     for name in sorted(wanted.difference(known)):
         raise UnknownNameError("class", name, known)
     return wanted
+
+
+def few(names: Sequence[str], most: int = 10) -> str:
+    """The first of the names, for a line."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _parsed(name: str) -> tuple[str | None, tuple[str, ...]]:

@@ -186,7 +186,7 @@ def _located(source: Any, labelled: bool, reading: ReadingConfig) -> Found:
     if not text:
         raise DataError(f"no data named: give a folder, or one of {', '.join(NAMED)}")
     if text.startswith("hf:"):
-        return find_hub(text[3:], labelled)
+        return find_hub(text[3:], labelled, reading)
     if text in NAMED:
         return find_named(text)
     if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not expanded(text).exists() else []:

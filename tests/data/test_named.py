@@ -253,7 +253,7 @@ def test_hub_with_strings_and_without_labels(parquet):
     with pytest.raises(DataError, match="no column of class labels; its columns are id, img, colour"):
         load_data(source, img_size=16)
     unlabelled = load_data(source, img_size=16, labelled=False)
-    assert unlabelled.train.class_names == ("pictures",)
+    assert unlabelled.train.class_names == ("images",)
     assert len(unlabelled.train) + len(unlabelled.val) == 20
     assert summarise(source, labelled=False).totals == {"train": 20, "test": 6}
 

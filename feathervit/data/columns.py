@@ -1,0 +1,118 @@
+"""Columns of tables and of hub sets: which holds the labels, what the labels mean, which rows have none.
+
+What could be several columns is an error that names the flag which settles it. Missing labels are left out, and said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, DataError, UnknownNameError
+from .names import SPLITS, find_splits, same_name
+
+PATHS = (
+    *("path", "image", "img", "file", "filename", "file_name", "filepath", "file_path"),
+    *("image_path", "img_path", "image_file", "image_name"),
+)
+LABELS = ("label", "labels", "fine_label", "class", "class_name", "classname", "target", "category", "label_name", "y")
+SPLIT_COLUMNS = ("split", "subset", "partition", "set", "fold")
+
+
+def plain(name: str) -> str:
+    """A column's name without capitals, spaces and hyphens, as the lists above write it."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def choose_column(
+    where: str, what: str, flag: str, asked: str, columns: Iterable[str], candidates: Sequence[str], same: bool = False
+) -> str | None:
+    """The column asked for, else the only candidate; None where there is none. `same`: all candidates say the same.
+
+    Raises UnknownNameError where the one asked for is not among `columns`, ConfigError where there are several candidates.
+    """
+    if asked:
+        if asked not in columns:
+            raise UnknownNameError("column", asked, columns, f"asked for with {flag} of {where}")
+        return asked
+    if len(candidates) > 1 and not same:
+        raise ConfigError(
+            f"{where} has several columns that may be the {what}: {', '.join(candidates)}; name one: {flag} {candidates[0]}"
+        )
+    return candidates[0] if candidates else None
+
+
+def splits_of(where: str, names: Iterable[str]) -> dict[str, str]:
+    """split -> the name, in the order train, val, test, of those of `names` that are names of splits.
+
+    Raises ConfigError where two are names of one split.
+    """
+    found: dict[str, str] = {}
+    for name, split in find_splits(names).items():
+        if split in found:
+            raise ConfigError(
+                f"{where} has two names for the split {split!r}: {found[split]} and {name}; leave one out with --ignore {name}"
+            )
+        found[split] = name
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+@dataclass
+class Labels:
+    """`rows`: split -> the rows with a label; `index`: split -> their classes, int64; splits without any are left out.
+
+    `unknown`: classes that train does not have, the last of `class_names`. `notes` say what was left out.
+    """
+
+    class_names: tuple[str, ...]
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    index: dict[str, np.ndarray] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def index_labels(
+    where: str, values: Mapping[str, Sequence[Any]], names: Sequence[str] | None = None, labelled: bool = True
+) -> Labels:
+    """Labels of each split as classes: those of train, sorted, or `names`, which integers then number.
+
+    `labelled` False: where one is missing none is used, and all are of one class.
+
+    Missing are None, an empty text, a number that is not one, and -1 unless train uses it as a class. Raises DataError where
+    train, or all there is, has no label.
+    """
+
+    def is_label(value: Any) -> bool:
+        empty = value is None or value != value or (isinstance(value, str) and not value.strip())
+        return not empty and (value != -1 or minus_one)
+
+    minus_one = names is None and -1 in values.get("train", ())
+    rows = {split: [i for i, value in enumerate(part) if is_label(value)] for split, part in values.items()}
+    if not labelled and any(len(rows[split]) < len(part) for split, part in values.items()):
+        return index_labels(where, {split: ["images"] * len(part) for split, part in values.items()})
+    used = {split: {part[i] for i in rows[split]} for split, part in values.items()}
+    everywhere = set().union(*used.values())
+    base = range(len(names)) if names is not None else used.get("train", everywhere)
+    texts = {v: same_name(names[v] if names is not None and v in base else str(v)) for v in {*base, *everywhere}}
+    known = tuple(dict.fromkeys(texts[v] for v in _sorted(base)))
+    found = Labels(known, unknown=tuple(sorted({texts[v] for v in everywhere}.difference(known))))
+    found.class_names += found.unknown
+    place = {value: found.class_names.index(text) for value, text in texts.items()}
+    for split, part in values.items():
+        if not rows[split] and split == "train":
+            raise DataError(f"{where} has no label in {split}: all {len(part)} are missing")
+        if not rows[split]:
+            found.notes.append(f"{split} has no labels ({len(part)} images): left out")
+            continue
+        if lost := len(part) - len(rows[split]):
+            found.notes.append(f"{lost} of {len(part)} images of {split} have no label: left out")
+        found.rows[split] = np.array(rows[split], dtype=np.int64)
+        found.index[split] = np.array([place[part[i]] for i in rows[split]], dtype=np.int64)
+    return found
+
+
+def _sorted(values: Iterable[Any]) -> list[Any]:
+    return sorted(values, key=lambda value: (isinstance(value, str), value))
