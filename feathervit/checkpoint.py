@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .config import RunConfig, from_dict, to_dict
 from .errors import CheckpointError, ConfigError, RunFolderError
-from .files import write_bytes
+from .files import same_data, write_bytes
 from .weights import list_weights, shipped_file
 
 FORMAT = 1
@@ -49,9 +49,15 @@ class Checkpoint:
     figures: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
 
-    def read_as(self, reading: Mapping[str, Any]) -> Checkpoint:
-        """The same, with fields of `ReadingConfig` changed: how data to use it on is read."""
-        return replace(self, config=replace(self.config, reading=replace(self.config.reading, **reading)))
+    def read_as(self, reading: Mapping[str, Any], data: Any = None) -> Checkpoint:
+        """The same, to be used on `data` (None: what it was trained on), which is read as in training but for `reading`.
+
+        `reading`: fields of `ReadingConfig`. Places and groups of the data it was trained on mean nothing in other data.
+        """
+        own = self.config.reading
+        if data is not None and not same_data(data, self.config.data):
+            own = replace(own, root="", groups="")
+        return replace(self, config=replace(self.config, reading=replace(own, **reading)))
 
 
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:

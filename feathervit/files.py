@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 from .errors import RunFolderError
 
@@ -57,6 +58,16 @@ def _draft(path: Path) -> Path:
 def expanded(path: str | Path) -> Path:
     """The path with ~ replaced by the home folder; as it is where there is no such user."""
     return Path(os.path.expanduser(path))
+
+
+def same_data(source: Any, trained_on: str) -> bool:
+    """Whether two names mean one data set, however the path of a folder or file is written. Arrays have none."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    if str(source) == trained_on:
+        return True
+    a, b = expanded(source), expanded(trained_on)
+    return a.exists() and b.exists() and a.samefile(b)
 
 
 def make_folder(folder: Path) -> None:

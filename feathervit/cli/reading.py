@@ -8,7 +8,14 @@ from typing import Annotated, Any
 import tyro
 
 Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-SHORT = ("classes", "ignore", "label_column", "image_column")  # fields of ReadingConfig that are flags
+SHORT = (
+    "classes",
+    "ignore",
+    "label_column",
+    "image_column",
+    "root",
+    "groups",
+)  # fields of ReadingConfig that are flags
 
 
 @dataclass(kw_only=True)
@@ -23,6 +30,10 @@ class ReadingFlags:
     """The column of the labels, in a table or hub set where several may be meant."""
     image_column: str = ""
     """The column of the images, in a table or hub set where several may be meant."""
+    root: str = ""
+    """The folder in which the paths of a table begin; the table's own if not given."""
+    groups: str = ""
+    """A column, or a regular expression for paths ('(person\\d+)'): images of one group stay on one side of each split."""
 
     def fields(self) -> dict[str, Any]:
         """The fields of `ReadingConfig` that were given."""

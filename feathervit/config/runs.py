@@ -52,13 +52,16 @@ class ReadingConfig:
 
     `classes`: the class folders or labels to use; others are skipped. `ignore`: patterns of files and folders to skip, of
     names or, with a "/", of paths inside the data. `label_column`, `image_column`: of a table or hub set, where several may be
-    meant.
+    meant. `root`: the folder in which the paths of a table begin ("": the table's own). `groups`: a column of it, or a regular
+    expression for paths; images of one group are never on both sides of a split.
     """
 
     classes: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     label_column: str = ""
     image_column: str = ""
+    root: str = ""
+    groups: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ..config import ReadingConfig
 from ..errors import DataError
 from ..files import expanded
 from .cache import FilePictures, drop_outdated, workers
+from .groups import across_splits, groups_by_pattern, suggested
 from .image import PictureError, Source, decoded, header, quiet
 from .imageset import Found, Pictures, Progress, Values, pixel_digest
 from .scale import faults, find_scale, merged, too_dark
@@ -38,10 +39,11 @@ class Report:
     Images go by a path from the data's folder, with /, or by a name such as "test[3]". `notes`: what the data was taken for,
     and what was skipped, in a line. `counts`: split -> class -> images that can be read. `unreadable`, `truncated`: path ->
     why. `empty`: files of no bytes. `duplicates`: groups of same images in one split; `across_splits`: in several;
-    `two_labels`: with more than one class. `sizes`: "width" and "height" -> (smallest, median, largest). `values`: what images
-    of more than 8 bits hold; `scale`: which value is white in them; `no_scale`: why there is none. `warnings`: what may be
-    wrong with the whole set. `outdated`: files whose content changed while their size, times and inode stayed: what was decoded
-    of them was removed.
+    `two_labels`: with more than one class. `groups_in_splits`: group -> its splits, where `reading.groups` is set and it has
+    several. `suggested_groups`: a sentence on groups that paths suggest. `sizes`: "width" and "height" -> (smallest, median,
+    largest). `values`: what images of more than 8 bits hold; `scale`: which value is white in them; `no_scale`: why there is
+    none. `warnings`: what may be wrong with the whole set. `outdated`: files whose content changed while their size, times and
+    inode stayed: what was decoded of them was removed.
     """
 
     path: str
@@ -58,6 +60,8 @@ class Report:
     across_splits: list[list[str]] = field(default_factory=list)
     two_labels: list[list[str]] = field(default_factory=list)
     not_in_train: dict[str, list[str]] = field(default_factory=dict)
+    groups_in_splits: dict[str, list[str]] = field(default_factory=dict)
+    suggested_groups: str = ""
     small_classes: dict[str, int] = field(default_factory=dict)
     imbalance: float = 1.0
     sizes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -76,7 +80,8 @@ class Report:
     def must_mend(self) -> bool:
         """Whether training would stop, or its figures would mislead."""
         broken = self.unreadable or self.truncated or self.empty
-        return bool(broken or self.across_splits or self.not_in_train or self.one_class or self.no_scale)
+        mixed = self.across_splits or self.not_in_train or self.groups_in_splits
+        return bool(broken or mixed or self.one_class or self.no_scale)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -101,6 +106,9 @@ class Report:
             *_listed(
                 "classes missing from train", [f"{name} ({', '.join(s)})" for name, s in self.not_in_train.items()]
             ),
+            *_listed(
+                "groups in several splits", [f"{name} ({', '.join(s)})" for name, s in self.groups_in_splits.items()]
+            ),
             *(["one class only: a classifier needs at least two"] if self.one_class else []),
             *([self.no_scale] if self.no_scale else []),
         ]
@@ -114,6 +122,8 @@ class Report:
             *_listed("pictures outside the class folders", self.outside_classes),
             *_listed("files that are no pictures", self.not_pictures),
         ]
+        if self.suggested_groups:
+            know.append(self.suggested_groups)
         if self.imbalance >= 3:
             know.append(f"imbalance: the largest class has {self.imbalance:.1f} times the pictures of the smallest")
         out += ["must be mended:", *(f"  {line}" for line in mend)] if mend else ["nothing must be mended"]
@@ -142,6 +152,9 @@ def check_data(
         for split, images in found.splits.items()
         for label, source in zip(images.labels.tolist(), images.sources, strict=True)
     ]
+    report.groups_in_splits = across_splits(found.groups or {})
+    if not reading.groups and labelled:
+        report.suggested_groups = _suggested(found)
     values = _find_scale(report, found)
     examined = _examine(found, report.scale, progress)
     counts: dict[str, Counter[str]] = {split: Counter() for split in found.splits}
@@ -220,6 +233,23 @@ def _look(item: Source, scale: float | None) -> Seen:
             return width, height, mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max())
     except PictureError as error:
         return error.why
+
+
+def _suggested(found: Found) -> str:
+    """What the paths of a data set say of groups that its splits may tear apart; "" where they say nothing."""
+    parts = {split: images for split, images in found.splits.items() if isinstance(images, FilePictures)}
+    sources = [source for images in parts.values() for source in images.sources]
+    labels = [label for images in parts.values() for label in images.labels.tolist()]
+    if not (guess := suggested(sources, labels)):
+        return ""
+    pattern, what, sizes = guess
+    name, most = max(sizes.items(), key=lambda item: item[1])
+    both = across_splits({split: groups_by_pattern(pattern, images.sources) for split, images in parts.items()})
+    torn = f"; {len(both)} of them are in several splits" if both else ""
+    return (
+        f"{what} suggest {len(sizes)} groups, such as {name} ({most} images){torn}. If each is one person, animal or video, "
+        f"--groups '{pattern}' keeps it on one side of a split"
+    )
 
 
 def _sort_out_duplicates(report: Report, groups: list[list[tuple[str, str, str]]]) -> None:

@@ -19,7 +19,7 @@ PATHS = (
     *("image_path", "img_path", "image_file", "image_name"),
 )
 LABELS = ("label", "labels", "fine_label", "class", "class_name", "classname", "target", "category", "label_name", "y")
-SPLIT_COLUMNS = ("split", "subset", "partition", "set", "fold")
+SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 
 
 def plain(name: str) -> str:

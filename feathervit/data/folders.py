@@ -13,6 +13,7 @@ from ..files import expanded
 from .cache import FilePictures, stamp
 from .imageset import Found
 from .layout import KNOWN, Part, read_layout
+from .names import TABLES
 
 
 def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Found:  # noqa: B008
@@ -26,6 +27,10 @@ def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labe
     train = layout.parts.get("train")
     if not layout.parts and labelled:
         lie = f"{len(layout.loose)} images lie beside each other" if layout.loose else "no images were found"
+        if layout.loose and (tables := [name for name in layout.others if Path(name).suffix.lower() in TABLES]):
+            raise DataError(
+                f"{root}: {lie}, in no class folders; if {tables[0]} holds their labels: --data {root / tables[0]}"
+            )
         raise DataError(
             f"{root}: {lie}; images are expected in one folder per class. {KNOWN}. Without labels: pretrain, and data check "
             "--unlabelled"

@@ -73,7 +73,13 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
         how=dict.fromkeys(splits, f"split of {where}"),
         notes=["; ".join([*said, *labels.notes])],
         unknown=labels.unknown,
+        groups=_groups(parts, labels.rows, reading.groups) if reading.groups in parts["train"].features else None,
     )
+
+
+def _groups(parts: dict[str, Any], rows: dict[str, np.ndarray], column: str) -> dict[str, list[str]]:
+    values = {split: list(parts[split][column]) for split in rows}
+    return {split: [str(values[split][row]) for row in own] for split, own in rows.items()}
 
 
 class _Column(Sequence):

@@ -170,6 +170,7 @@ class Found:
 
     `layout`: of a folder, what it was taken for. `unknown`: classes of val and test that train does not have, the last of
     `class_names`; a model cannot learn them.
+    `groups`: split -> the group of each image, where some belong together.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
     layout: Layout | None = None
     unknown: tuple[str, ...] = ()
+    groups: dict[str, list[str]] | None = None
 
     def only(self, classes: Iterable[str]) -> Found:
         """The images of some of the classes. Raises UnknownNameError."""
@@ -186,13 +188,15 @@ class Found:
         kept = [i for i, name in enumerate(self.class_names) if name in wanted]
         place = np.full(len(self.class_names), -1)
         place[kept] = np.arange(len(kept))
-        splits = {}
+        splits, groups = {}, {}
         for split, images in self.splits.items():
-            part = images.subset(np.flatnonzero(place[images.labels] >= 0))
+            rows = np.flatnonzero(place[images.labels] >= 0)
+            part = images.subset(rows)
             splits[split] = replace(part, labels=place[part.labels])
+            groups[split] = [self.groups[split][row] for row in rows] if self.groups else []
         names = tuple(self.class_names[i] for i in kept)
         unknown = tuple(name for name in self.unknown if name in wanted)
-        return replace(self, class_names=names, splits=splits, unknown=unknown)
+        return replace(self, class_names=names, splits=splits, unknown=unknown, groups=self.groups and groups)
 
     def class_counts(self) -> dict[str, dict[str, int]]:
         """split -> class name -> number of pictures (classes without pictures are there with 0)."""

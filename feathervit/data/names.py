@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from ..errors import UnknownNameError
 
 SPLITS = ("train", "val", "test")
+TABLES = (".csv", ".tsv", ".parquet")  # suffixes of tables of labels
 _WORDS = {
     "train": ("train", "training", "trn"),
     "val": ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,11 +27,13 @@ def check_split(split: SplitConfig) -> None:
         raise ConfigError(f"split.train_per_class must be at least 0 (0: all), got {split.train_per_class}")
 
 
-def hold_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
+def hold_out(
+    labels_N: np.ndarray, split: SplitConfig, groups_N: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
     """(train indices, held-out indices, how in words, notes), both sorted; nothing held out for a fraction of 0.
 
     A class with a single picture cannot be in both: it stays in train. Where the fraction is smaller than one picture
-    a class, one a class is held out.
+    a class, one a class is held out. `groups_N`: images of one group are all held out or none is.
     """
     from sklearn.model_selection import StratifiedKFold, train_test_split  # slow to import, and prediction needs none
 
@@ -38,6 +41,8 @@ def hold_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, np.n
     everything = np.arange(len(labels_N))
     if split.val_fraction == 0 and not split.folds:
         return everything, everything[:0], "none held out of train", []
+    if groups_N is not None:
+        return _hold_out_groups(labels_N, np.unique(groups_N, return_inverse=True)[1], split)
     counts = np.bincount(labels_N)
     single = np.flatnonzero(counts == 1)
     notes = []
@@ -65,6 +70,45 @@ def hold_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, np.n
         if number != wanted:
             notes.append(f"val: {number} pictures and not {wanted}, as there are {classes} classes")
     return np.setdiff1d(everything, held), np.sort(held), how, notes
+
+
+def _hold_out_groups(
+    labels_N: np.ndarray, groups_N: np.ndarray, split: SplitConfig
+) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
+    """`hold_out` of whole groups: about the fraction, or a fold. Every class stays in train."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    everything, number, largest = np.arange(len(labels_N)), len(np.unique(groups_N)), np.bincount(labels_N).max()
+    if split.folds > min(number, largest):
+        raise ConfigError(
+            f"split.folds is {split.folds} but there are {number} groups, and the largest class has {largest} images"
+        )
+    if min(number, largest) < 2:
+        return everything, everything[:0], "none held out of train: it is one group, or no class has two images", []
+    smaller = min(split.val_fraction, 1 - split.val_fraction)
+    parts = split.folds or min(max(2, round(1 / smaller)), number, largest)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
+        folds = StratifiedGroupKFold(parts, shuffle=True, random_state=split.seed)
+        held = [part for _, part in folds.split(everything, labels_N, groups_N)][split.fold]
+    if not split.folds and split.val_fraction > 0.5:
+        held = np.setdiff1d(everything, held)
+    back = _without_which_classes_are_lost(labels_N, groups_N, held)
+    held = held[~np.isin(groups_N[held], back)]
+    which = f"fold {split.fold} of {split.folds}" if split.folds else f"{len(held) / len(labels_N):.3g}"
+    how = f"{which} of train held out by whole groups, {len(np.unique(groups_N[held]))} of {number}, seed {split.seed}"
+    notes = [f"{len(back)} groups stay in train, as they alone hold a class"] if len(back) else []
+    return np.setdiff1d(everything, held), np.sort(held), how, notes
+
+
+def _without_which_classes_are_lost(labels_N: np.ndarray, groups_N: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Held-out groups, the smallest ones, that train needs so that it keeps every class."""
+    back: list[int] = []
+    for label in np.setdiff1d(labels_N, np.delete(labels_N, held)):
+        own = groups_N[held][labels_N[held] == label]
+        if not np.isin(own, back).any():
+            back.append(min(np.unique(own), key=lambda group: (np.sum(groups_N == group), group)))
+    return np.array(back, dtype=groups_N.dtype)
 
 
 def thin_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, list[str]]:

@@ -75,7 +75,7 @@ def calibrate(
             f"{checkpoint} comes with the package and stays as it is; copy {path} and calibrate the copy"
         )
     stored = load_weights(path)
-    predictor = Predictor(stored.read_as(reading), path, str(where))
+    predictor = Predictor(stored.read_as(reading, data), path, str(where))
     source, split = data if data is not None else stored.config.data, stored.config.split
     if isinstance(source, str) and source == "arrays":
         raise DataError(

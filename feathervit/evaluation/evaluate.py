@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,7 @@ from ..data.sources import find
 from ..data.walk import walk
 from ..device import choose_device
 from ..errors import DataError, FeatherVitError
-from ..files import expanded
+from ..files import same_data
 from .inference import BATCH, Prediction, Predictor
 from .metrics import Metrics, score
 
@@ -38,7 +37,7 @@ def evaluate(
     training. Raises CheckpointError, DataError.
     """
     where, _ = choose_device(device)
-    predictor = Predictor(load_weights(checkpoint).read_as(reading), checkpoint, str(where))
+    predictor = Predictor(load_weights(checkpoint).read_as(reading, data), checkpoint, str(where))
     images = labelled(predictor, data, split, skip_unreadable)
     p_NK = predictor.probabilities(images.images)
     return images.name.rpartition("/")[2], score(p_NK, images.labels, images.class_names)
@@ -54,7 +53,11 @@ def labelled(
     """Images to evaluate a model on, chosen as `evaluate` says and labelled by its classes; `pick` as in `load_split`."""
     config = predictor.config
     source = data if data is not None else config.data
-    if split is None and _same(source, config.data) and set(find(source, reading=config.reading).splits) == {"train"}:
+    if (
+        split is None
+        and same_data(source, config.data)
+        and set(find(source, reading=config.reading).splits) == {"train"}
+    ):
         held_out = config.split.val_fraction > 0 or config.split.folds > 0
         split = "val" if held_out else None  # never the pictures it was trained on, if others were held out
     images = load_split(
@@ -102,16 +105,6 @@ def predict(
 def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
     """`paths` in lists of at most `size` (itertools has this from Python 3.12 on)."""
     return (paths[start : start + size] for start in range(0, len(paths), size))
-
-
-def _same(source: Any, trained_on: str) -> bool:
-    """Whether two names mean one data set, however a folder's path is written. Arrays have none."""
-    if not isinstance(source, (str, os.PathLike)):
-        return False
-    if str(source) == trained_on:
-        return True
-    a, b = expanded(source), expanded(trained_on)
-    return a.is_dir() and b.is_dir() and a.samefile(b)
 
 
 def _files(pictures: Sequence[str | Path]) -> list[Path]:

@@ -77,7 +77,7 @@ def probe(
     from sklearn.preprocessing import StandardScaler
 
     where, _ = choose_device(device)
-    stored = load_weights(checkpoint).read_as(reading)
+    stored = load_weights(checkpoint).read_as(reading, data)
     config = stored.config
     source = data if data is not None else config.data
     words = {

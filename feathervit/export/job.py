@@ -169,7 +169,7 @@ def prepare(
 ) -> Job:
     """The checkpoint and its images. `reading`: fields of `ReadingConfig`. Raises CheckpointError, DataError, ConfigError."""
     path, weights = Path(checkpoint), load_weights(checkpoint)
-    predictor = Predictor(weights.read_as(reading), checkpoint)
+    predictor = Predictor(weights.read_as(reading, data), checkpoint)
     if data is None and weights.config.data == "arrays":
         raise DataError("the checkpoint was trained on arrays; name images to check it on: --data FOLDER")
     found = find(data if data is not None else weights.config.data, reading=predictor.config.reading)

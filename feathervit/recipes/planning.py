@@ -27,8 +27,8 @@ from . import ADAPTIVE, recipe, recipe_for
 from .folder import adapt
 
 # Moving the data or the run to another place changes nothing of what is computed; the data's fingerprint is compared.
-FREE_TO_CHANGE = {"data", "device", "on_nonfinite", "tensorboard"}
-PLACES = ("start_from", "teacher")  # fields that name files
+FREE_TO_CHANGE = {"data", "reading.root", "device", "on_nonfinite", "tensorboard"}
+PLACES = ("start_from", "teacher", "reading.root")  # fields that name files
 
 
 def whole(name: str) -> str:

@@ -1,0 +1,68 @@
+"""Groups of images that belong together, a person, an animal or a video: never on both sides of a split."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from ..errors import ConfigError
+
+_GUESSES = (  # what file names often hold: a folder inside the class; a name before a number; a name before a mark
+    (r"[^/]+/([^/]+)/[^/]+$", "folders inside the classes"),
+    (r"([^/]*?[^/\d])[-_. ]*\d+\.\w+$", "file names before their last number"),
+    (r"([^/]*\d)[-_. ]+\d+\.\w+$", "file names before their last number"),
+    (r"([^/]*?)[-_. ][^/]*\.\w+$", "file names before their first mark"),
+)
+
+
+def groups_by_pattern(pattern: str, sources: Iterable[str]) -> list[str]:
+    """The group of each path: what the pattern's parentheses find, or all that it finds.
+
+    Raises ConfigError for a pattern that is not a regular expression or finds nothing in a path.
+    """
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise ConfigError(f"--groups {pattern!r} is neither a column nor a regular expression: {error}") from error
+    found, without = [], []
+    for source in sources:
+        match = search(source)
+        if match:
+            found.append("|".join(part or "" for part in match.groups()) or match[0])
+        else:
+            without.append(source)
+    if without:
+        raise ConfigError(
+            f"--groups {pattern!r} is not a column and finds no group in {len(without)} paths, such as {without[0]}; give a "
+            r"pattern that fits each, as in '(person\d+)'"
+        )
+    return found
+
+
+def across_splits(groups: dict[str, list[str]]) -> dict[str, list[str]]:
+    """group -> the splits it is in, for those in several."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for split, names in groups.items():
+        for name in dict.fromkeys(names):
+            found[name].append(split)
+    return {name: splits for name, splits in found.items() if len(splits) > 1}
+
+
+def suggested(sources: Sequence[str], labels: Sequence[int]) -> tuple[str, str, dict[str, int]] | None:
+    """(pattern, what it reads, group -> images) where paths look as if they named groups; None where they do not.
+
+    They do where most classes hold several groups, and most groups several images.
+    """
+    for pattern, what in _GUESSES:
+        matches = [re.search(pattern, source) for source in sources]
+        if not all(matches):
+            continue
+        names = [match[1] for match in matches if match]
+        sizes = Counter(names)
+        per_class = Counter(label for label, _ in {*zip(labels, names, strict=True)})
+        several = sum(count > 1 for count in sizes.values())
+        mixed = sum(count > 1 for count in per_class.values())
+        if len(sizes) > 2 and 2 * several > len(sizes) and 2 * mixed > len(per_class) and 2 * len(sizes) < len(names):
+            return pattern, what, dict(sizes)
+    return None

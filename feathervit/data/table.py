@@ -1,0 +1,204 @@
+"""Labels in a table: a .csv, .tsv or .parquet file with a column of paths, one of labels, and optionally one of splits."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..config import ReadingConfig
+from ..errors import ConfigError, DataError, UnknownNameError
+from ..files import expanded
+from .cache import FilePictures, stamp
+from .columns import LABELS, PATHS, SPLIT_COLUMNS, choose_column, index_labels, plain
+from .imageset import Found
+from .names import SPLITS, few, find_splits
+
+Table = dict[str, list[str | None]]  # column -> values, "" and None where there is none
+
+
+def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Found:  # noqa: B008 (frozen)
+    """The images that a table names, nothing opened. Paths are relative to `reading.root`, or to the table's folder.
+
+    Raises DataError for a table that cannot be read, lacks a column or contradicts itself; ConfigError where several columns
+    may be meant.
+    """
+    table = _read(path)
+    where = path.name
+    image = choose_column(where, "paths", "--image-column", reading.image_column, table, _called(table, PATHS))
+    label = choose_column(where, "labels", "--label-column", reading.label_column, table, _called(table, LABELS))
+    if image is None or (label is None and labelled):
+        lacks = "paths (path; or --image-column)" if image is None else "labels (label; or --label-column)"
+        raise DataError(f"{path} has the columns {few(list(table))} and none of {lacks}")
+    split = _split_column(where, table)
+    root = expanded(reading.root) if reading.root else path.parent
+    files = [_place(root, name, f"{path}, row {row}") for row, name in enumerate(table[image], start=2)]
+    values = table[label] if label else ["images"] * len(files)
+    rows, notes = _distinct(where, files, values, table[split] if split else [None] * len(files), reading.ignore)
+    stamps = {row: _stamp(files[row]) for row in rows}
+    if rows and not any(stamps.values()):
+        raise DataError(
+            f"{path}: none of its {len(rows)} images is there, such as {files[rows[0]]}; --root names the folder they are in"
+        )
+    by_split = _by_split(where, rows, table[split] if split else None)
+    labels = index_labels(
+        str(path), {name: [values[row] for row in own] for name, own in by_split.items()}, None, labelled
+    )
+    below = root.absolute()
+    if not all(files[row].is_relative_to(below) for row in rows):
+        below = Path(os.path.commonpath([files[row].parent for row in rows]))
+
+    def images(name: str) -> FilePictures:
+        own = [by_split[name][i] for i in labels.rows[name]]
+        return FilePictures(
+            items=[files[row] for row in own],
+            labels=labels.index[name],
+            sources=[files[row].relative_to(below).as_posix() for row in own],
+            stamps=[stamps[row] or "missing" for row in own],
+            root=str(below),
+        )
+
+    def groups(name: str) -> list[str]:
+        return [str(table[reading.groups][by_split[name][i]]) for i in labels.rows[name]]
+
+    splits = {name: images(name) for name in labels.rows}
+    if missing := [str(files[row]) for row in rows if not stamps[row]]:
+        notes.append(f"{len(missing)} images are not there, such as {missing[0]}")
+    said = f"taken for: a table of {len(files)} rows; paths in the column {image}"
+    said += f", labels in {label}" if label else ""
+    said += f", splits in {split}" if split else ""
+    said += f"; {len(labels.class_names)} classes: {few(labels.class_names)}"
+    return Found(
+        name=path.stem,
+        class_names=labels.class_names,
+        splits=splits,
+        how=dict.fromkeys(splits, f"column {split}" if split else "all rows"),
+        notes=["; ".join([said, *notes, *labels.notes])],
+        unknown=labels.unknown,
+        groups={name: groups(name) for name in splits} if reading.groups in table else None,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> Table:
+    """The columns of a table. Raises DataError."""
+    read: Callable[[Path], Table] = _read_parquet if path.suffix.lower() == ".parquet" else _read_text
+    try:
+        table = read(path)
+    except (OSError, UnicodeError, csv.Error) as error:
+        why = "it is not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {why}") from error
+    if not table or not any(table.values()):
+        raise DataError(
+            f"{path} has no rows; a table has a line of column names, path and label, and a line for each image"
+        )
+    return table
+
+
+def _read_text(path: Path) -> Table:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        mark = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+        lines = csv.reader(file, delimiter=mark, strict=True)
+        columns = [name.strip() for name in next(lines, [])]
+        if repeated := {name for name in columns if columns.count(name) > 1}:
+            raise DataError(f"{path} has the column {sorted(repeated)[0]!r} twice")
+        table: Table = {name: [] for name in columns}
+        for cells in lines:
+            if not any(cells):
+                continue
+            if len(cells) != len(columns):
+                raise DataError(f"{path}, line {lines.line_num}: {len(cells)} values, and {len(columns)} columns")
+            for name, cell in zip(columns, cells, strict=True):
+                table[name].append(cell.strip())
+    return table
+
+
+def _read_parquet(path: Path) -> Table:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise DataError("a .parquet file needs pyarrow: pip install 'feathervit[hub]'") from error
+    try:
+        columns = parquet.read_table(path).to_pydict()
+    except ArrowException as error:
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+    if inside := [name for name, cells in columns.items() if cells and isinstance(cells[0], (dict, bytes))]:
+        raise DataError(
+            f"{path} holds images themselves, in the column {inside[0]}; give its folder, as hf:{path.parent}"
+        )
+    return {name: [None if c is None or c != c else str(c) for c in cells] for name, cells in columns.items()}
+
+
+def _called(table: Table, names: tuple[str, ...]) -> list[str]:
+    return [column for column in table if plain(column) in names]
+
+
+def _split_column(where: str, table: Table) -> str | None:
+    """The column called split; or subset and the like, where all its values are names of splits."""
+    fits = [
+        column
+        for column in _called(table, SPLIT_COLUMNS)
+        if plain(column) == "split" or all(find_splits([value or ""]) for value in set(table[column]))
+    ]
+    if len(fits) > 1:
+        raise ConfigError(f"{where} has several columns that may be the splits: {', '.join(fits)}; keep one of them")
+    return fits[0] if fits else None
+
+
+def _place(root: Path, name: str | None, row: str) -> Path:
+    """The absolute path of an image. Windows' backslashes are taken where only that leads to a file."""
+    if not name:
+        raise DataError(f"{row} has no path")
+    path = Path(os.path.normpath((root / expanded(name)).absolute()))
+    if "\\" in name and not path.exists():
+        path = Path(os.path.normpath((root / name.replace("\\", "/")).absolute()))
+    return path
+
+
+def _distinct(
+    where: str, files: list[Path], labels: list[str | None], splits: list[str | None], ignore: tuple[str, ...]
+) -> tuple[list[int], list[str]]:
+    """The rows that are not ignored, each image once, and notes. Raises DataError for an image with two labels or splits."""
+    first: dict[Path, int] = {}
+    skipped = repeated = 0
+    for row, file in enumerate(files):
+        if any(fnmatchcase(str(file) if "/" in p else file.name, f"*/{p}" if "/" in p else p) for p in ignore):
+            skipped += 1
+        elif file not in first:
+            first[file] = row
+        elif (labels[row], splits[row]) == (labels[first[file]], splits[first[file]]):
+            repeated += 1
+        else:
+            before, now = ((labels[i], splits[i]) for i in (first[file], row))
+            what = f"the labels {before[0]!r} and {now[0]!r}" if before[0] != now[0] else f"in {before[1]} and {now[1]}"
+            raise DataError(f"{where}, rows {first[file] + 2} and {row + 2}: {file} is there twice, with {what}")
+    notes = [f"skipped: {skipped} rows, ignored as asked for"] if skipped else []
+    notes += [f"{repeated} rows repeat another"] if repeated else []
+    return list(first.values()), notes
+
+
+def _by_split(where: str, rows: list[int], splits: list[str | None] | None) -> dict[str, list[int]]:
+    """split -> its rows, in the order train, val, test. Raises UnknownNameError for a value that is not a name of a split."""
+    if splits is None:
+        return {"train": rows}
+    found: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for row in rows:
+        name = splits[row] or ""
+        if name not in (split := find_splits([name])):
+            raise UnknownNameError("split", name, SPLITS, f"row {row + 2} of {where}")
+        found[split[name]].append(row)
+    return {split: own for split, own in found.items() if own}
+
+
+def _stamp(file: Path) -> str | None:
+    """What changes when the file does; None where there is none."""
+    try:
+        return stamp(file.stat())
+    except OSError:
+        return None
