@@ -176,6 +176,8 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_pictures(Path("pets"), 12, classes=("cat", "dog"))
     write_pictures(Path("pictures"), 4)
+    rows = [f"pets/{kind}/{n}.png,{kind},{'ab'[n % 2]}{n // 4}" for kind in ("cat", "dog") for n in range(12)]
+    Path("images.csv").write_text("\n".join(["path,label,person", *rows]))
     Path("new").mkdir()
     for n in (1, 2):
         Image.open(f"pets/cat/{n}.png").save(f"new/{n}.jpg")

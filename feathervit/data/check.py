@@ -19,12 +19,12 @@ from ..config import ReadingConfig
 from ..errors import DataError
 from ..files import expanded
 from .cache import FilePictures, drop_outdated, workers
+from .finding import locate
 from .groups import across_splits, groups_by_pattern, suggested
 from .image import PictureError, Source, decoded, header, quiet
 from .imageset import Found, Pictures, Progress, Values, pixel_digest
 from .scale import faults, find_scale, merged, too_dark
 from .scale import found as said_of
-from .sources import locate
 
 _FEW = 10  # pictures: a class with fewer is named
 _TRUNCATED = ("truncated", "premature", "unexpected end", "broken data stream", "eof")

@@ -21,7 +21,7 @@ from scipy.special import log_softmax, softmax
 
 from ..checkpoint import load_weights, save_weights, weights_file
 from ..data import ImageSet
-from ..data.sources import find
+from ..data.finding import find
 from ..device import choose_device
 from ..errors import CheckpointError, DataError
 from ..weights import FOLDER

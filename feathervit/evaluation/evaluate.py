@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..checkpoint import load_weights
 from ..data import ImageSet, load_split
+from ..data.finding import find
 from ..data.image import quiet
-from ..data.sources import find
 from ..data.walk import walk
 from ..device import choose_device
 from ..errors import DataError, FeatherVitError

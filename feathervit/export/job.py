@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from .. import __version__
 from ..checkpoint import Checkpoint, load_weights
 from ..data.cache import FilePictures
+from ..data.finding import find
 from ..data.image import Source, as_input, open_picture, to_stored
-from ..data.sources import find
 from ..errors import DataError
 from ..evaluation.evaluate import labelled
 from ..evaluation.inference import Predictor

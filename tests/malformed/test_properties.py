@@ -18,8 +18,9 @@ from PIL import Image
 
 from feathervit import checkpoint
 from feathervit.config import RunConfig, SplitConfig, changed, from_dict, to_dict, with_fields
+from feathervit.data.finding import find
 from feathervit.data.image import header, normalise, to_stored
-from feathervit.data.sources import find, load_data
+from feathervit.data.sources import load_data
 from feathervit.data.splits import hold_out, thin_out
 from feathervit.errors import CheckpointError, ConfigError, FeatherVitError
 

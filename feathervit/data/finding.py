@@ -1,0 +1,74 @@
+"""From what a user names to what is found there: a name, a folder, a table, a hub set, arrays; nothing is decoded."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import ReadingConfig
+from ..errors import ConfigError, DataError, UnknownNameError
+from ..files import expanded
+from .arrays import find_arrays
+from .cache import FilePictures
+from .folders import check_exists, find_folder
+from .groups import across_splits, groups_by_pattern
+from .hub import find_hub
+from .imageset import Found
+from .named import NAMED, find_named
+from .names import TABLES
+from .table import find_table
+
+
+def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008
+    """`locate`, but a class that train does not have is an UnknownNameError, and a group in two splits a ConfigError."""
+    found = locate(source, labelled, reading)
+    for name in found.unknown:
+        own = found.class_names.index(name)
+        split = next(split for split, images in found.splits.items() if own in images.labels)
+        known = [known for known in found.class_names if known not in found.unknown]
+        raise UnknownNameError("class", name, known, f"it is in {split} and train has none such")
+    if both := across_splits(found.groups or {}):
+        name, splits = next(iter(both.items()))
+        raise ConfigError(
+            f"{len(both)} groups are in several splits, such as {name!r} in {' and '.join(splits)}; move their images into "
+            "one, or leave --groups out"
+        )
+    return found
+
+
+def locate(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008
+    """Any source, found and listed; nothing decoded, but named sets downloaded.
+
+    Raises DataError, UnknownNameError, and ConfigError where the source could be taken for several things.
+    """
+    found = _located(source, labelled, reading)
+    if reading.groups and not found.groups:
+        if not any(isinstance(images, FilePictures) for images in found.splits.values()):
+            raise ConfigError(f"--groups has no effect on {found.name}: its images have no paths")
+        groups = {split: groups_by_pattern(reading.groups, images.sources) for split, images in found.splits.items()}
+        found = replace(found, groups=groups)
+    return found.only(reading.classes) if reading.classes and not found.layout else found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _located(source: Any, labelled: bool, reading: ReadingConfig) -> Found:
+    if not isinstance(source, (str, os.PathLike)):
+        return find_arrays(source, labelled)
+    text = os.fspath(source)
+    if not text:
+        raise DataError(f"no data named: give a folder, or one of {', '.join(NAMED)}")
+    if text.startswith("hf:"):
+        return find_hub(text[3:], labelled, reading)
+    if text in NAMED:
+        return find_named(text)
+    if Path(text).suffix.lower() in TABLES and expanded(text).is_file():
+        return find_table(expanded(text), reading, labelled)
+    if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not expanded(text).exists() else []:
+        raise DataError(f"no data set and no folder {text!r}; did you mean {' or '.join(near)}?")
+    place = check_exists(Path(text), f"; the sets that go by a name are {', '.join(NAMED)}, and hf:NAME")
+    return find_folder(place, reading, labelled)
