@@ -37,11 +37,15 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """True in all processes when it is in one."""
+        return self.each(flag)[0]
+
+    def each(self, *flags: bool) -> list[bool]:
+        """`any` of several flags in one exchange."""
         if self.world == 1:
-            return flag
-        value = torch.tensor(int(flag))
-        dist.all_reduce(value, dist.ReduceOp.MAX, group=self._flags)
-        return bool(value)
+            return list(flags)
+        values = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._flags)
+        return list(map(bool, values.tolist()))
 
     def add(self, sums: Tensor) -> Tensor:
         """The sums of all processes."""
@@ -56,8 +60,15 @@ class Group:
             dist.barrier(group=self._loading)
 
     def wrap(self, objective: nn.Module) -> nn.Module:
-        """The objective with gradients averaged over processes."""
-        return nn.parallel.DistributedDataParallel(objective) if self.world > 1 else objective
+        """The objective with gradients averaged over processes.
+
+        Counters stay each process's own. Running statistics, as batch norm's, are the first process's in all of them, so that
+        all validate the same model.
+        """
+        if self.world == 1:
+            return objective
+        running = any(getattr(module, "track_running_stats", False) for module in objective.modules())
+        return nn.parallel.DistributedDataParallel(objective, broadcast_buffers=running)
 
 
 @contextmanager

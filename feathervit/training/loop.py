@@ -241,7 +241,8 @@ class Trainer:
         begun, first = self.progress.step, self.progress.images
         events = closing(self.events) if self.events else nullcontext()
         with Display(self.console, self.config.epochs, per_epoch) as display, self.interrupt, events:
-            while self.progress.step < total and not self.group.any(self._out_of_patience()):
+            ended = self.group.any(self._out_of_patience())
+            while self.progress.step < total and not ended:
                 step = self.progress.step
                 lr = learning_rate(step, per_epoch, self.config, self.peak_lr)
                 self.train_step(step, lr)
@@ -258,10 +259,15 @@ class Trainer:
                 out_of_time = time.monotonic() - started > self.max_seconds
                 if self.interrupt.asked:
                     display.note("stopped by a signal after this step")
-                stop = self.progress.step < total and self.group.any(self.interrupt.asked or out_of_time)
                 short = min(max(SHORT_EPOCH_SECONDS, self.saving_seconds / WRITING_SHARE), CHECKPOINT_SECONDS)
                 pause = short if (step + 1) % per_epoch == 0 else CHECKPOINT_SECONDS
-                if stop or self.group.any(time.monotonic() - self.saved_at > pause):
+                stop, due, ended = self.group.each(  # one exchange per step
+                    self.interrupt.asked or out_of_time,
+                    time.monotonic() - self.saved_at > pause,
+                    self._out_of_patience(),
+                )
+                stop = stop and self.progress.step < total
+                if stop or due:
                     self._require_finite(step, lr)  # a state is a good state
                     self.save()
                 if stop:

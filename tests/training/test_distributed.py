@@ -13,11 +13,13 @@ import time
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 import feathervit
 from feathervit.checkpoint import load_state, load_weights
 from feathervit.config import MLPConfig
 from feathervit.results import read_result
+from feathervit.training.distributed import join
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 
@@ -25,11 +27,55 @@ STILL = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0, "loss
 LIVELY = {"augment.flip": "random", "augment.crop": "resized", "augment.policy": "trivial", "augment.mixup": 0.2}
 
 
-def _process(rank: int, port: int, arguments: dict) -> None:
+def _environment(rank: int, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+
+
+def _process(rank: int, port: int, arguments: dict) -> None:
+    _environment(rank, port)
     feathervit.train(**arguments)
+
+
+def _counting_process(rank: int, port: int, arguments: dict) -> None:
+    """Trains, and writes how often the processes exchanged flags (integers; sums and gradients are not)."""
+    out, calls, exchange = arguments["out"], [], torch.distributed.all_reduce
+
+    def counted(tensor, *args, **rest):
+        calls.append(tensor.dtype)
+        return exchange(tensor, *args, **rest)
+
+    torch.distributed.all_reduce = counted
+    _process(rank, port, arguments)
+    (out.parent / f"exchanges{rank}").write_text(str(sum(not dtype.is_floating_point for dtype in calls)))
+
+
+class Buffers(nn.Module):
+    """A counter, and running statistics that stay as they are set."""
+
+    def __init__(self, rank: int, norm: bool):
+        super().__init__()
+        self.layer, self.rank = nn.Linear(2, 2), rank
+        self.norm = nn.BatchNorm1d(2, momentum=0.0) if norm else nn.Identity()
+        if norm:
+            self.norm.running_mean.fill_(rank)
+        self.register_buffer("taken", torch.zeros(1))
+
+    def forward(self, x):
+        self.taken += 1 + self.rank
+        return self.norm(self.layer(x)).sum()
+
+
+def _buffers_process(rank: int, port: int, arguments: dict) -> None:
+    _environment(rank, port)
+    with join("cpu") as group:
+        counter, norm = Buffers(rank, norm=False), Buffers(rank, norm=True)
+        for module in (counter, norm):
+            wrapped = group.wrap(module)
+            for _ in range(2):
+                wrapped(torch.randn(4, 2)).backward()
+        (arguments["out"] / str(rank)).write_text(f"{counter.taken.item():g} {norm.norm.running_mean[0].item():g}")
 
 
 def two_processes(process=_process, seconds: float = 120, **arguments) -> None:
@@ -66,6 +112,19 @@ def test_two_processes_equal_one_without_randomness(arrays, tmp_path, small):
     one, two = (read_result(tmp_path / n / "result.json") for n in ("one", "two"))
     assert one.epochs[-1]["train_loss"] == pytest.approx(two.epochs[-1]["train_loss"], rel=1e-5)
     assert one.epochs[-1]["train_top1"] == two.epochs[-1]["train_top1"]
+
+
+def test_processes_exchange_flags_once_per_step(arrays, tmp_path, small):
+    two_processes(_counting_process, out=tmp_path / "run", data=arrays, epochs=4, **small)
+    result = read_result(tmp_path / "run" / "result.json")
+    steps = 4 * (result.data["n_train"] // small["batch_size"])
+    assert steps >= 8
+    assert int((tmp_path / "exchanges0").read_text()) <= steps + 4  # and a few before the first step and after the last
+
+
+def test_counters_are_each_processs_own_and_running_statistics_the_firsts(tmp_path):
+    two_processes(_buffers_process, out=tmp_path)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["2 0", "4 0"]
 
 
 def test_two_processes_equal_two_micro_steps_with_all_randomness(arrays, tmp_path, small):
