@@ -152,7 +152,9 @@ def test_a_whole_run_on_the_cpu(script, tmp_path):
         row=("--threads", "1"),
     )
     kept = ("tests", "speed-mlit-xxs-eager", "augment", "mlit-xxs-cifar100")
-    steps = [replace(step, seconds=600.0) for step in script.plan(60, out, sets, scale) if step.name in kept]
+    steps = [
+        replace(step, seconds=600.0, until=3600.0) for step in script.plan(60, out, sets, scale) if step.name in kept
+    ]
     steps[-1] = replace(steps[-1], command=tuple("0.02" if w == "{minutes}" else w for w in steps[-1].command))
     logs = {record.name: (record.status, (out / f"{record.name}.log").read_text()) for record in script.run(steps, out)}
     assert {name: status for name, (status, _) in logs.items()} == dict.fromkeys(kept, "done"), logs
