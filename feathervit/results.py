@@ -209,12 +209,13 @@ def read_splits(path: str | Path) -> dict[str, dict[str, Any]]:
     return splits
 
 
-def read_config(folder: Path) -> RunConfig:
-    """The configuration of a run folder. Raises RunFolderError where it has none that can be read."""
+def read_config(place: Path) -> RunConfig:
+    """The configuration of a run folder, or in a file. Raises RunFolderError where there is none that can be read."""
+    path = place if place.is_file() else place / "config.json"
     try:
-        return from_dict(RunConfig, json.loads((folder / "config.json").read_text()))
+        return from_dict(RunConfig, json.loads(path.read_text()))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
-        raise RunFolderError(f"{folder / 'config.json'} cannot be read: {error}") from error
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
 
 
 def _required(f: dataclasses.Field) -> bool:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 from dataclasses import fields
 
 import pytest
+from rich.console import Console
 
 from feathervit.cli import VERBS, main
+from feathervit.cli.printing import new_table
 from feathervit.config import list_models, spec
+from feathervit.recipes import recipe
 
 SMALL = [
     *("--img-size", "16", "--patch-size", "4", "--batch-size", "32", "--lr", "3e-3", "--model", "mlit_nano"),
@@ -187,12 +191,12 @@ def test_kinds_of_parts(folder, tmp_path, run):
     assert (arch["patches"], arch["readout"]) == ({"kind": "ConvStem", "layers": 2}, "class")
     assert json.loads(run("evaluate", out, "--json")[1])["n"] == 24
     assert run("train", "--resume", "--out", out, "--epochs", 2)[0] == 0
-    assert "--arch.attention.rank" in run("train", "--arch.attention", "latent", "--help")[1]
+    assert "--arch.attention.rank" in run("train", "--arch.attention", "latent", "--help-all")[1]
 
 
 @pytest.mark.parametrize("model", list_models())
 def test_parts_of_every_model_are_flags(model, tmp_path, run):
-    flags = run("train", "--model", model, "--help")[1]
+    flags = run("train", "--model", model, "--help-all")[1]
     parts = spec(model).config
     for field in ("attention", "feedforward", "patches"):
         for f in fields(getattr(parts, field)):
@@ -205,6 +209,59 @@ def test_every_verb_has_help(verb, run):
     status, out, _ = run(*verb.split(), "--help")
     assert status == 0
     assert "--help" in out
+
+
+def test_the_column_that_one_copies_is_whole_in_a_narrow_terminal():
+    table = new_table("name", "what it is")
+    table.add_row("a_long_name.of_weights", "words " * 30)
+    out = io.StringIO()
+    Console(file=out, width=40).print(table)
+    assert "a_long_name.of_weights" in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 40
+
+
+def test_the_short_help_fits_80_columns_and_has_the_defaults_of_the_recipe(run):
+    for verb in ("train", "pretrain"):
+        status, out, _ = run(verb, "--help")
+        flags = [line.split()[0] for line in out.splitlines() if line.startswith("  --")]
+        assert status == 0
+        assert max(map(len, out.splitlines())) <= 80
+        assert 18 <= len(flags) == len(set(flags)) <= 22
+        assert "chosen by the images" in out
+    defaults = run("train", "--recipe", "digits", "--help")[1]
+    assert "chosen by the images" not in defaults
+    assert f"(default: {recipe('digits').epochs})" in defaults
+    assert f"(default: {recipe('digits').lr})" in defaults
+
+
+def test_every_flag_of_the_long_help_has_a_description(run):
+    """Below a flag comes text that does not begin with its default."""
+    for words in ([], ["--arch.attention", "latent"], ["--model", "feather_nano"], ["--recipe", "mae_digits"]):
+        lines = [line.strip("│ ") for line in run("train", *words, "--help-all")[1].splitlines()]
+        flags = [(a, b) for a, b in itertools.pairwise(lines) if a.startswith("--")]
+        assert len(flags) > 80
+        assert [a for a, b in flags if b.startswith("(default")] == []
+
+
+def test_a_run_is_repeated_from_its_configuration(trained, folder, tmp_path, run):
+    words = ("train", "--config", trained / "config.json", "--out", tmp_path / "again", "--max-minutes", "1e-9")
+    assert run(*words, "--lr", "0.01")[0] == 0
+    before, after = (json.loads((place / "config.json").read_text()) for place in (trained, tmp_path / "again"))
+    assert {name for name in before if before[name] != after[name]} == {"lr"}
+    status, _, err = run(*words, "--overwrite", "--recipe", "digits")
+    assert (status, "exclude" in err) == (2, True)
+
+
+def test_published_weights_that_cannot_be_had_are_one_line(folder, tmp_path, run, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    words = ["--data", folder, "--out", tmp_path / "run", "--img-size", 32, "--epochs", 1]
+    for start in (["--from", "timm:resnet10t"], ["--model", "timm:resnet10t", "--pretrained"]):
+        status, _, err = run("train", *words, *start)
+        assert status == 2
+        assert "Hugging Face hub" in err
+        assert len(err.splitlines()) == 1
+    status, _, err = run("train", *words, "--model", "vit_lite_7", "--pretrained")
+    assert (status, "no weights of vit_lite_7" in err) == (2, True)
 
 
 MISTAKES = {
@@ -269,9 +326,21 @@ def test_flags_of_train_are_frozen(run):
     """A flag added by accident is noticed here; dotted fields of the recipe are checked by their groups."""
     import re
 
-    flags = set(re.findall(r"^\W*(--[a-z][\w-]*)(?= |$)", run("train", "--help")[1], flags=re.MULTILINE))
+    flags = set(re.findall(r"^\W*(--[a-z][\w-]*)(?= |$)", run("train", "--help-all")[1], flags=re.MULTILINE))
     assert flags == {
-        *("--out", "--resume", "--overwrite", "--max-minutes", "--skip-unreadable", "--threads", "--json"),
+        *("--config", "--pretrained"),
+        *(
+            "--out",
+            "--resume",
+            "--overwrite",
+            "--minutes",
+            "--max-minutes",
+            "--config",
+            "--pretrained",
+            "--skip-unreadable",
+            "--threads",
+            "--json",
+        ),
         *(
             "--recipe",
             "--objective",

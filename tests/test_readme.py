@@ -219,7 +219,10 @@ def quickened(words: list[str]) -> list[str]:
     if words[0] not in ("train", "pretrain") or {"--resume", "--help"} & set(words):
         return words
     ours = any(word.startswith("timm:") for word in words)
-    for flag, value in QUICK.items():
+    quick = QUICK
+    if "--minutes" in words:  # in the place of epochs
+        quick = {"--minutes": "1e-9"} | {flag: value for flag, value in QUICK.items() if flag != "--epochs"}
+    for flag, value in quick.items():
         if flag in words:
             words = [*words[: words.index(flag) + 1], value, *words[words.index(flag) + 2 :]]
         elif not (ours and flag.startswith("--arch")):

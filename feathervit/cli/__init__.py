@@ -39,6 +39,7 @@ from ..config import (
 from ..errors import ConfigError, DataWarning, FeatherVitError, UnknownNameError
 from ..recipes import recipe, recipe_for
 from ..results import read_config
+from .help import short_help
 from .reading import as_fields
 from .train import Pretrain, Train
 from .verbs import RENAMED, VERBS
@@ -160,6 +161,10 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
         config = _starting_point(argv, pretraining=kind is Pretrain)
         config, words = _chosen_parts(config, argv)
         default = kind(config=config)
+        if {"-h", "--help"} & set(words):
+            print(short_help(verb, default))
+            raise SystemExit(0)
+        words = ["--help" if word == "--help-all" else word for word in words]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -181,9 +186,13 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
 
 def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
     """The recipe that the flags' defaults come from, with the model's architecture so that `--arch.*` has a default."""
-    named = {name: _value_of(argv, name) for name in ("recipe", "model", "data", "out")}
+    named = {name: _value_of(argv, name) for name in ("recipe", "model", "data", "out", "config")}
+    if named["config"] and named["recipe"]:
+        raise ConfigError("--config and --recipe exclude each other: the file holds every field of a recipe")
     if "--resume" in argv and named["out"] and (Path(named["out"]) / "config.json").exists():
         config = read_config(Path(named["out"]))
+    elif named["config"]:
+        config = read_config(Path(named["config"]))
     else:
         config = recipe(named["recipe"]) if named["recipe"] else recipe_for(named["data"] or "", pretraining)
     if named["model"] and named["model"] != config.model:

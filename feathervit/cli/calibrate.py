@@ -48,4 +48,9 @@ def calibrate(args: Calibrate, _: dict) -> int:
             ece = [f"{100 * figures['ece']:.2f} %" for figures in (before, after)]
             add_row(table, split, str(found[split]["n"]), *nll, *ece)
     console.print(table)
+    before, crossed = (found["val"][when]["ece"] for when in ("before", "cross_validated"))
+    text = f"cross-validated on val: calibration error {100 * before:.2f} % before, {100 * crossed:.2f} % after"
+    if crossed >= before:
+        text += "; warning: it does not fall, so these images are too few to say that probabilities mean more now"
+    console.print(text, highlight=False, soft_wrap=True)
     return 0

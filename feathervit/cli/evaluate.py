@@ -9,13 +9,16 @@ from typing import Literal
 from tyro.conf import Positional
 
 from ..errors import ConfigError
+from ..evaluation.confusion import confused_pairs, interval, worst_first
 from .printing import add_row, new_console, new_table, print_json, set_threads
 from .reading import ReadingFlags
+
+PAIRS = 10  # of confused classes that are named
 
 
 @dataclass
 class Evaluate(ReadingFlags):
-    """Figures of a checkpoint on a labelled image set: top-1, top-5, per class, calibration."""
+    """Figures of a checkpoint on labelled images: accuracy, calibration, each class, most confused pairs."""
 
     checkpoint: Positional[str]
     """A weights file, or a run folder (its best weights)."""
@@ -39,19 +42,22 @@ def evaluate(args: Evaluate, _: dict) -> int:
         print_json({"checkpoint": args.checkpoint, "split": split, **found.to_dict()})
         return 0
     console = new_console(False)
+    low, high = interval(found.top1, found.n)
     console.print(
-        f"{split}: top-1 {100 * found.top1:.2f} %, top-{found.top5_k} {100 * found.top5:.2f} %, balanced "
-        f"{100 * found.balanced_accuracy:.2f} %, of {found.n} images; calibration error {100 * found.ece:.2f} %",
+        f"{split}: top-1 {100 * found.top1:.2f} % of {found.n} images (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
+        f"top-{found.top5_k} {100 * found.top5:.2f} %, balanced {100 * found.balanced_accuracy:.2f} %; "
+        f"calibration error {100 * found.ece:.2f} %",
         highlight=False,
     )
-    if len(found.class_names) <= 30:
-        table = new_table("class", "recognised", "most often taken for")
-        for i, name in enumerate(found.class_names):
-            row = found.confusion[i]
-            wrong = max((n, j) for j, n in enumerate(row) if j != i)
-            share = found.per_class[name]
-            mistaken = f"{found.class_names[wrong[1]]} ({wrong[0]} of {sum(row)})" if wrong[0] else ""
-            add_row(table, name, "no images" if share is None else f"{100 * share:.1f} %", mistaken)
+    table = new_table("class", "recognised", "images", "most often taken for")
+    for name, share, n, other, times in worst_first(found):
+        said = "" if share is None else f"{100 * share:.1f} %"
+        add_row(table, name, said, str(n), f"{other} ({times})" if times else "")
+    console.print(table)
+    if pairs := confused_pairs(found)[:PAIRS]:
+        table = new_table("most confused", "taken for", "images")
+        for true, taken, times, n in pairs:
+            add_row(table, true, taken, f"{times} of {n}")
         console.print(table)
     return 0
 

@@ -26,7 +26,8 @@ class Export(ReadingFlags):
     input: Literal["image", "tensor"] = "image"
     """What the file takes: pictures of any size, or tensors that are resized and normalised already (onnx and int8)."""
     min_agreement: float | None = None
-    """Share of the images on which eight bits must answer as the model does (int8 and web; 0.97 if not given)."""
+    """Share of the images on which eight bits must answer as the model does (int8 and web). If not given, eight bits must be as
+    accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -59,13 +60,18 @@ def export(args: Export, _: dict) -> int:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """What an export came to, for people."""
+    from ..export.verify import mcnemar
+
     times = found.get("latency_ms", {})
     size = found.get("page_bytes", found["bytes"])
+    least = found["min_agreement"]
+    wanted = "" if least is None else f" (at least {100 * least:g} % wanted)"
     out = [
         f"{found['out']}/{found['file']}: {size / 1e6:.3f} MB",
-        f"agrees with the model on {100 * found['agreement']:.2f} % of {found['n']} images of {found['split']} (at least "
-        f"{100 * found['min_agreement']:g} % wanted); largest difference of a probability {found['largest_difference']:.1e}",
-        f"top-1 {100 * found['top1']:.2f} %, the model itself {100 * found['top1_before']:.2f} %",
+        f"agrees with the model on {100 * found['agreement']:.2f} % of {found['n']} images of {found['split']}"
+        f"{wanted}; largest difference of a probability {found['largest_difference']:.1e}",
+        f"top-1 {100 * found['top1']:.2f} %, the model itself {100 * found['top1_before']:.2f} %: {found['lost']} images lost, "
+        f"{found['won']} won (McNemar's test: p = {mcnemar(found['lost'], found['won']):.2g})",
     ]
     if "originals" in found:
         files = found["originals"]
@@ -81,5 +87,6 @@ def lines(found: dict[str, Any]) -> list[str]:
     if "int8" in times and times["int8"] >= times["onnx"]:
         out.append("int8 is no quicker than float32 on this machine; it is only smaller")
     if not found["passed"]:
-        out.append("FAILED: the exported model does not agree with the model on enough images")
+        advice = "use --to onnx, which keeps 32 bits" if found["to"] in ("int8", "web") else "do not use it"
+        out.append(f"FAILED: the exported model does not answer as the model does; {advice}")
     return out

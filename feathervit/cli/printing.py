@@ -21,9 +21,11 @@ def new_console(json_wanted: bool):
 
 
 def new_table(*columns: str):
-    from rich.table import Table
+    """A table whose first column, which one copies from, is never broken."""
+    from rich.table import Column, Table
 
-    return Table(*columns, box=None)
+    first, *rest = columns
+    return Table(Column(first, no_wrap=True), *rest, box=None)
 
 
 def add_row(table: Any, *cells: str) -> None:

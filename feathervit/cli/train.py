@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from ..config import RunConfig
 from ..errors import ConfigError
+from ..weights import list_weights
 from .printing import new_console, print_json, set_threads
 
 
 @dataclass
 class Train:
-    """Train a model: a recipe, or a model and data, into a run folder.
+    """Train a model on labelled images, into a run folder.
 
     Every field of the recipe can be set by its dotted name; --from, --folds and --fold are short for --start-from,
-    --split.folds and --split.fold, --classes A,B and --ignore PATTERN for --reading.classes and --reading.ignore.
-    With no recipe named, the recipe is the one that fits the data; for one's own images that is `folder`, which chooses
-    model, sizes and epochs by the images, whatever is shown here, and says why. With --recipe NAME before --help the
-    defaults are that recipe's. --arch.attention, --arch.feedforward and --arch.patches take the name of another kind of
-    part, whose fields --help then shows.
+    --split.folds and --split.fold, --classes A,B and --ignore PATTERN for --reading.classes and --reading.ignore. With no
+    recipe named, the recipe is the one that fits the data; for one's own images that is `folder`, which chooses model, sizes
+    and epochs by the images and says why. --arch.attention, --arch.feedforward and --arch.patches take the name of another
+    kind of part, whose fields --help-all then shows.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     out: str = ""
-    """Run folder. It must be new or empty, unless --resume or --overwrite."""
+    """Folder of the run; it must be new or empty, unless --resume or --overwrite."""
+    config_file: Annotated[str, tyro.conf.arg(name="config")] = ""
+    """A run's config.json, or its folder: repeat that run, but for the flags given."""
+    pretrained: bool = False
+    """Start from the published weights of --model: timm:NAME, or one of ours that has weights in the package."""
     resume: bool = False
-    """Go on where the run in --out was stopped; it ends in the weights it would have had."""
+    """Go on where the run in --out was stopped; it ends in the weights that it would have had. --epochs may change."""
     overwrite: bool = False
-    """Start anew in a folder that holds a run."""
+    """Remove the run that is in the folder, and begin a new one."""
     minutes: float | None = None
     """Choose the epochs that so many minutes allow; steps are timed before training."""
     max_minutes: float | None = None
     """Stop with a checkpoint after this many minutes, to go on later with --resume."""
     skip_unreadable: bool = False
-    """Leave out pictures that cannot be read, and count them."""
+    """Skip images that cannot be read, and count them."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
     json: bool = False
@@ -48,10 +53,22 @@ class Train:
 class Pretrain(Train):
     """Pre-train a masked auto-encoder without labels: what `train --from` starts from.
 
-    Pictures may lie in any folders inside --data. Every field of the recipe can be set by its dotted name. With no recipe
-    named, the recipe is the pre-training one that fits the data; for one's own pictures that is `mae_folder`, which chooses
-    by the pictures and says why.
+    Images may lie in any folders inside --data. Every field of the recipe can be set by its dotted name. With no recipe
+    named, the recipe is the pre-training one that fits the data; for one's own images that is `mae_folder`, which chooses
+    by the images and says why.
     """
+
+
+def _published(model: str, fields: dict[str, Any]) -> str:
+    """The weights that --pretrained asks for. Raises ConfigError where there are none."""
+    if "start_from" in fields:
+        raise ConfigError("--pretrained and --from exclude each other: both name weights to start from")
+    known = [model] if model.startswith("timm:") else list_weights(model)
+    if not known:
+        raise ConfigError(
+            f"no weights of {model} are in the package (it has {', '.join(list_weights())}); leave --pretrained out"
+        )
+    return known[0]
 
 
 def train(args: Train, explicit: dict[str, Any]) -> int:
@@ -63,8 +80,10 @@ def train(args: Train, explicit: dict[str, Any]) -> int:
         raise ConfigError("no run folder named: give --out FOLDER")
     set_threads(args.threads)
     fields = {k: v for k, v in explicit.items() if k not in ("recipe", "data")}
+    if args.pretrained:
+        fields["start_from"] = _published(args.config.model, fields)
     outcome = run(
-        explicit.get("recipe"),
+        Path(args.config_file) if args.config_file else explicit.get("recipe"),
         data=explicit.get("data"),
         out=args.out,
         resume=args.resume,

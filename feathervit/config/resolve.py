@@ -23,7 +23,7 @@ def resolve(config: RunConfig) -> RunConfig:
     Raises UnknownNameError for a model, ConfigError for numbers that cannot work.
     """
     check_bounds(config)
-    if config.optim.betas is None:
+    if config.optim.betas is None and config.optim.name in BETAS:
         config = replace(config, optim=replace(config.optim, betas=BETAS[config.optim.name]))
     if (
         len(config.images.mean) != len(config.images.std)
@@ -92,6 +92,8 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
             "both augment.mixup and augment.cutmix above 0",
         ),
         "optim.eps": (optim.name == "adamw", "optim.name adamw"),
+        "optim.betas": (optim.name in BETAS, f"optim.name {', '.join(BETAS)}"),
+        "optim.momentum": (optim.name == "sgd", "optim.name sgd"),
         "loss.moe": (moe, "a model with experts"),
         "teacher": (config.objective == "distillation", "objective distillation"),
         "loss.teacher_share": (config.objective == "distillation", "objective distillation"),

@@ -11,153 +11,168 @@ from .parts import DecoderConfig, EncoderConfig
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How a picture becomes a tensor, in training, evaluation, prediction and export alike.
-
-    `fit`: centre square, pad to a square, or stretch. `channels`: None keeps the data set's own (3 for picture files).
-    `stored_size`: side in pixels that training pictures are kept at; None keeps small equal ones as they are and takes
-    ceil(1.15 x input) for others. `scale`: the value that is white in images of more than 8 bits (4095 for 12 bits, 1 for
-    floats from 0 to 1); None finds it over all files of the training data. `mean` and `std` are for pixels in 0-1, one for all
-    channels or one each.
-    """
+    """How an image becomes a tensor, in training, evaluation, prediction and export alike."""
 
     fit: Literal["crop", "pad", "stretch"] = "crop"
+    """Centre square, pad to a square, or stretch."""
     channels: Annotated[int, Bounds(1, 1024)] | None = None
+    """Channels of the model's input (None: the data set's own, 3 for image files)."""
     stored_size: Pixels | None = None
+    """Side in pixels that training images are kept at. None keeps small equal ones as they are and takes
+    ceil(1.15 x input) for others."""
     scale: Annotated[float, Bounds(1e-6)] | None = None
+    """The value that is white in images of more than 8 bits: 4095 for 12 bits, 1 for floats from 0 to 1. None finds it over
+    all files of the training data."""
     mean: tuple[float, ...] = (0.5,)
+    """Mean of pixels in 0-1 that is subtracted: one for all channels, or one each."""
     std: tuple[float, ...] = (0.5,)
+    """Standard deviation of pixels in 0-1 that is divided by: one for all channels, or one each."""
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How validation pictures are held out where the data set has none of its own.
-
-    `val_fraction` of train, stratified and seeded by `seed`; 0 trains on all of train. `folds` > 1 takes fold number
-    `fold` of a stratified k-fold instead. `train_per_class` > 0 then trains on so many pictures of each class only, drawn
-    by `seed`: the others are not used. `keep`: the weights of the best epoch on validation pictures, or of the last epoch,
-    whatever validation says.
-    """
+    """How validation images are held out where the data set has none of its own."""
 
     val_fraction: float = 0.1
+    """Share of train held out, stratified; 0 trains on all of train."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
+    """Seed of the split."""
     folds: int = 0
+    """Above 1: hold out one fold of a stratified k-fold instead."""
     fold: int = 0
+    """Which fold is held out, from 0."""
     train_per_class: int = 0
+    """Above 0: train on so many images per class only, drawn by the seed of the split."""
     keep: Literal["best", "last"] = "best"
+    """Keep the weights of the best epoch on validation images, or of the last epoch."""
 
 
 @dataclass(frozen=True)
 class ReadingConfig:
-    """What the data is taken for, where it could be taken for several things.
-
-    `classes`: the class folders or labels to use; others are skipped. `ignore`: patterns of files and folders to skip, of
-    names or, with a "/", of paths inside the data. `label_column`, `image_column`: of a table or hub set, where several may be
-    meant. `root`: the folder in which the paths of a table begin ("": the table's own). `groups`: a column of it, or a regular
-    expression for paths; images of one group are never on both sides of a split.
-    """
+    """What the data is taken for, where it could be taken for several things."""
 
     classes: tuple[str, ...] = ()
+    """The class folders or labels to use; others are skipped."""
     ignore: tuple[str, ...] = ()
+    """Patterns of files and folders to skip: of names or, with a "/", of paths inside the data."""
     label_column: str = ""
+    """Column of a table or hub set that holds the labels, where several may be meant."""
     image_column: str = ""
+    """Column of a table or hub set that holds the images, where several may be meant."""
     root: str = ""
+    """Folder in which the paths of a table begin ("": the table's own)."""
     groups: str = ""
+    """A column of a table, or a regular expression for paths: images of one group stay on one side of a split."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """All that happens to a training batch between storage and the model, drawn for each image by itself.
-
-    flip: "none", "random" (p = 0.5) or "alternating" (drawn in the first epoch, inverted in each epoch after).
-    crop: "resized" (random resized crop of `crop_scale` of the area, `crop_ratio` aspect, resized by `crop_filter`), "pad"
-    (pad `crop_padding` pixels with zeros, crop) or "none".
-    policy: an AutoAugment policy, TrivialAugmentWide ("trivial"), or RandAugment as timm has it ("rand"): `rand_ops`
-    operations, each applied with probability 0.5 at a level 0-10 of its own from N(`rand_magnitude`, `rand_std`).
-    fill: what rotated, sheared and shifted images have beyond their edges: black, grey (128), or `images.mean`.
-    erasing: probability of random erasing, with `images.mean` or with normal noise in normalised units; cutout: side in pixels
-    of a grey square (0: none).
-    mixup, cutmix: alpha of the Beta distribution of lambda (0: off); `mix_prob` is the share of images mixed,
-    `switch_prob` the chance of CutMix where both are on.
-    repeats: views of one image in a batch (repeated augmentation).
-    """
+    """All that happens to a training batch between storage and the model, drawn for each image by itself."""
 
     flip: Literal["none", "random", "alternating"] = "none"
+    """Mirror left and right: never, with probability 0.5, or drawn in the first epoch and inverted in each epoch after."""
     crop: Literal["none", "resized", "pad"] = "none"
+    """A random resized crop, a crop after padding with zeros, or none."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
+    """Least and largest share of the area of a resized crop."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and largest aspect ratio of a resized crop."""
     crop_filter: Literal["bilinear", "bicubic"] = "bilinear"
+    """Interpolation of a resized crop."""
     crop_padding: Whole = 4
+    """Pixels of zeros around an image before it is cropped (crop pad)."""
     policy: Literal["none", "cifar10", "svhn", "imagenet", "rand", "trivial"] = "none"
+    """Colour and shape operations: an AutoAugment policy, TrivialAugmentWide (trivial), or timm's RandAugment (rand)."""
     rand_ops: Whole = 2
+    """RandAugment: operations per image, each applied with probability 0.5."""
     rand_magnitude: Annotated[float, Bounds(0, 10)] = 9.0
+    """RandAugment: mean level of an operation, from 0 to 10."""
     rand_std: AtLeastZero = 0.5
+    """RandAugment: standard deviation of the level."""
     fill: Literal["black", "grey", "mean"] = "black"
+    """What rotated, sheared and shifted images have beyond their edges: black, grey (128), or images.mean."""
     erasing: Share = 0.0
+    """Probability that a rectangle of an image is erased."""
     erasing_scale: tuple[float, float] = (0.02, 0.4)
+    """Least and largest share of the area that is erased."""
     erasing_fill: Literal["mean", "noise"] = "mean"
+    """Erase with images.mean, or with normal noise in normalised units."""
     cutout: Whole = 0
+    """Side in pixels of a grey square laid on each image (0: none)."""
     mixup: AtLeastZero = 0.0
+    """MixUp: alpha of the Beta distribution of lambda (0: off)."""
     cutmix: AtLeastZero = 0.0
+    """CutMix: alpha of the Beta distribution of lambda (0: off)."""
     mix_prob: Share = 1.0
+    """Share of the images that are mixed."""
     switch_prob: Share = 0.5
+    """Probability of CutMix where MixUp and CutMix are both on."""
     repeats: Count = 1
+    """Views of one image in a batch (repeated augmentation)."""
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimiser and schedule. The learning rate is `RunConfig.lr` x batch size / `lr_batch` (Eq. 17).
+    """Optimiser and schedule: linear warm-up, then half a cosine."""
 
-    `lr_batch` 0: the learning rate is taken as it is. `layer_decay` 1: none. `ema`: decay a step of an exponential moving
-    average of the weights, which is then what is validated and kept (0: none). `betas` None: (0.9, 0.999), of Lion (0.9, 0.99)
-    as its paper has them (arXiv 2302.06675), of Muon (0.9, 0.95).
-    Muon only: `adamw_lr` is the rate of what AdamW trains beside it (head, norms, biases, first filters; None: the same
-    rate); `matrix_rate` multiplies the rate for the matrices of the encoder's layers.
-    """
-
-    name: Literal["adamw", "lion", "muon"] = "adamw"
+    name: Literal["adamw", "lion", "muon", "sgd"] = "adamw"
+    """AdamW, Lion (arXiv 2302.06675), Muon, or SGD with Nesterov momentum."""
     lr_batch: Annotated[int, Bounds(0)] = 256
+    """The learning rate is lr x batch size / this (arXiv 2407.17783, Eq. 17); 0: it is lr."""
     adamw_lr: AtLeastZero | None = None
+    """Muon: learning rate of what AdamW trains beside it: head, norms, biases, first filters (None: the same)."""
     matrix_rate: AtLeastZero = 1.0
+    """Muon: multiplies the learning rate of the matrices in the encoder's layers."""
     weight_decay: AtLeastZero = 0.05
+    """Decoupled weight decay of matrices; of SGD the L2 penalty."""
     layer_decay: float = 1.0
+    """Each layer's learning rate over that of the layer above it (1: all alike); for fine-tuning."""
     betas: tuple[BelowOne, BelowOne] | None = None
+    """Decay of the first and second moment. None: (0.9, 0.999), of Lion (0.9, 0.99), of Muon (0.9, 0.95)."""
+    momentum: BelowOne = 0.9
+    """SGD: share of the last step in the next."""
     eps: AtLeastZero = 1e-8
+    """Added to the root of AdamW's second moment."""
     warmup_epochs: AtLeastZero = 0.0
+    """Epochs in which the learning rate rises from 0; may be a fraction."""
     min_lr: AtLeastZero = 0.0
+    """Learning rate of the last step."""
     clip_grad: AtLeastZero | None = None
+    """Largest norm of the gradient of all weights (None: any)."""
     ema: Share = 0.0
+    """Decay per step of a moving average of the weights, which is validated and kept (0: none)."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Loss terms. `moe` is beta, the weight of the experts' balance losses (Eq. 16).
-
-    `class_weights`: "balanced" weighs each class by the inverse of its frequency. `label_share`: in joint training, the
-    weight of the label loss; reconstruction has the rest (arXiv 2310.20704: 0.1 and 0.9). `teacher_share`: in distillation,
-    the weight of the teacher's outputs, softened by `temperature`; the labels have the rest (arXiv 1503.02531).
-    """
+    """Terms of the loss."""
 
     label_smoothing: BelowOne = 0.0
+    """Share of a label that is spread over all classes."""
     moe: AtLeastZero = 0.5
+    """Beta of arXiv 2407.17783, Eq. 16: weight of the experts' balance losses."""
     class_weights: Literal["none", "balanced"] = "none"
+    """balanced weighs each class by the inverse of its frequency."""
     label_share: Share = 0.1
+    """Joint training: weight of the label loss; reconstruction has the rest (arXiv 2310.20704: 0.1)."""
     teacher_share: Share = 0.7
+    """Distillation: weight of the teacher's outputs; the labels have the rest (arXiv 1503.02531)."""
     temperature: Annotated[float, Bounds(1e-3, 1e3)] = 2.0
+    """Distillation: divides the logits of teacher and student."""
 
 
 @dataclass(frozen=True)
 class MAEConfig:
-    """Masked auto-encoding (section 2.2). `decoder` None means the one that goes with the named model.
-
-    `mask_ratio`: share of the patches that the encoder does not see. `visible_weight`: alpha of Eq. 16, the weight of the
-    error on visible patches (None: the paper's 0.1, and 0 in joint training). `norm_pixels`: the target is each patch less
-    its mean, over its deviation.
-    """
+    """Masked auto-encoding (arXiv 2407.17783, section 2.2)."""
 
     mask_ratio: Share = 0.75
+    """Share of the patches that the encoder does not see."""
     visible_weight: AtLeastZero | None = None
+    """Alpha of Eq. 16: weight of the error on visible patches (None: the paper's 0.1, and 0 in joint training)."""
     norm_pixels: bool = False
+    """The target is each patch less its mean, over its deviation."""
     decoder: DecoderConfig | None = None
+    """The decoder (None: the one that goes with the named model)."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +187,10 @@ class RunConfig:
     model: str = "mlit_xxs"
     """One of ours (`feathervit models`), or timm:NAME."""
     data: str = ""
-    """A folder of pictures, hf:NAME, or a set that goes by its name: digits, cifar10, cifar100, svhn, flowers102."""
+    """A folder of images, hf:NAME, or a set that goes by its name: digits, cifar10, cifar100, svhn, flowers102."""
     start_from: str = ""
-    """Weights to begin with (`--from`), their head replaced by a new one."""
+    """Weights to begin with (`--from`): a run folder, a weights file, weights in the package, or timm:NAME, which downloads
+    them. The head is a new one."""
     teacher: str = ""
     """Of a distillation: a run folder, a weights file, or timm:NAME."""
     img_size: Pixels | None = None
@@ -182,19 +198,21 @@ class RunConfig:
     patch_size: Pixels | None = None
     """Side of a patch in pixels; it divides the image size."""
     epochs: Count = 100
+    """Times that the training images are seen."""
     batch_size: Count = 128
-    """Pictures of an optimiser step, over all processes and micro-steps."""
+    """Images of an optimiser step, over all processes and micro-steps."""
     accumulate: Count = 1
     """Micro-steps whose gradients are added up to a step."""
     lr: AtLeastZero = 1e-3
-    """Peak learning rate, of batches of optim.lr_batch pictures (0: of any size)."""
+    """Peak learning rate, for batches of optim.lr_batch images (0: for any size)."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of everything that is drawn."""
     patience: Annotated[int, Bounds(0)] = 0
     """Stop after so many epochs without a better validation accuracy (0: never)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When the loss is no finite number: stop the run, or skip the step and count it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, float16 on older ones, float32 elsewhere."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
@@ -202,10 +220,18 @@ class RunConfig:
     tensorboard: bool = False
     """Write the rows of metrics.csv also into the run folder's tensorboard/ (needs the extra of that name)."""
     arch: EncoderConfig | None = None
+    """The model's architecture (None: the registered one)."""
     images: ImageConfig = ImageConfig()
+    """How an image becomes a tensor."""
     reading: ReadingConfig = ReadingConfig()
+    """What the data is taken for."""
     split: SplitConfig = SplitConfig()
+    """How validation images are held out."""
     augment: Augmentation = Augmentation()
+    """What happens to training images."""
     optim: OptimConfig = OptimConfig()
+    """Optimiser and schedule."""
     loss: LossConfig = LossConfig()
+    """Terms of the loss."""
     mae: MAEConfig = MAEConfig()
+    """Masked auto-encoding."""

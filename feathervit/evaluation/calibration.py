@@ -8,6 +8,7 @@ Legend: N pictures, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from sklearn.model_selection import KFold
 
 from ..checkpoint import load_weights, save_weights, weights_file
 from ..data import ImageSet
@@ -29,6 +31,7 @@ from .evaluate import labelled
 from .inference import Predictor, logits
 from .metrics import score
 
+FOLDS = 5
 BOUNDS = (0.01, 100.0)  # between which a temperature is sought
 FIGURES = ("nll", "ece", "top1")
 
@@ -54,6 +57,15 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     return math.exp(found.x)
 
 
+def cross_validated(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """The logits, each divided by the temperature of the folds that it is not in; by 1 where those determine none."""
+    out_NK = np.array(logits_NK, np.float64)
+    for others, own in KFold(min(FOLDS, len(out_NK)), shuffle=True, random_state=0).split(out_NK):
+        with contextlib.suppress(DataError):
+            out_NK[own] /= fit_temperature(logits_NK[others], labels_N[others])
+    return out_NK
+
+
 def calibrate(
     checkpoint: str | Path,
     data: Any = None,
@@ -66,7 +78,8 @@ def calibrate(
     `data`: a name, a folder, or arrays by split, as in `load_data`. `reading`: fields of `ReadingConfig` that are
     not to be as in training. Returns {"checkpoint": the file, "temperature", "val": what
     `before_and_after` finds, "test": the same where `data` has such a split}. A temperature that was stored before is
-    replaced. Raises DataError where there is no validation split, CheckpointError, RunFolderError.
+    replaced. "val" also has "cross_validated": figures of images with the temperature of others. Raises DataError where there
+    is no validation split, or the likelihood of such images does not rise, CheckpointError, RunFolderError.
     """
     where, _ = choose_device(device)
     path = weights_file(checkpoint)
@@ -96,13 +109,25 @@ def calibrate(
     parts = {name: measured(name) for name in names}
     images, z_NK = parts["val"]
     temperature = fit_temperature(z_NK, images.labels.numpy())
+    crossed = _figures(cross_validated(z_NK, images.labels.numpy()), images)
+    before = _figures(z_NK, images)
+    if crossed["nll"] >= before["nll"]:
+        raise DataError(
+            f"a temperature fitted on four fifths of these {len(images)} validation images does not help on the others (NLL "
+            f"{before['nll']:.3f} before, {crossed['nll']:.3f} after); nothing is stored: hold out more images"
+        )
     save_weights(path, replace(stored, temperature=temperature))
     found = {name: before_and_after(z_NK, images, temperature) for name, (images, z_NK) in parts.items()}
+    found["val"]["cross_validated"] = crossed
     return {"checkpoint": str(path), "temperature": temperature, **found}
 
 
 def before_and_after(logits_NK: np.ndarray, images: ImageSet, temperature: float) -> dict[str, Any]:
     """{"n", "before": {"nll", "ece", "top1"}, "after": {...}} of the pictures with these logits."""
     both = {"before": logits_NK, "after": logits_NK / temperature}
-    figures = {when: score(softmax(z_NK, axis=1), images.labels, images.class_names) for when, z_NK in both.items()}
-    return {"n": len(images), **{when: {k: getattr(m, k) for k in FIGURES} for when, m in figures.items()}}
+    return {"n": len(images), **{when: _figures(z_NK, images) for when, z_NK in both.items()}}
+
+
+def _figures(logits_NK: np.ndarray, images: ImageSet) -> dict[str, float]:
+    found = score(softmax(logits_NK, axis=1), images.labels, images.class_names)
+    return {name: getattr(found, name) for name in FIGURES}

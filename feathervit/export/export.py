@@ -17,7 +17,7 @@ from ..errors import ConfigError, RunFolderError, UnknownNameError
 from ..files import clear_drafts
 from ..results import commit, machine, write_json
 from .job import prepare
-from .verify import INT8_AGREEMENT, check_extra
+from .verify import check_extra
 
 Target = Literal["onnx", "int8", "pt2", "web", "huggingface"]
 
@@ -38,7 +38,8 @@ def export_model(
     `out`: a folder, by default `export-TO` beside the weights. `data`: labelled images as in `load_data`, by default what the
     checkpoint was trained on; those it is checked on are never used for calibration. `input`: pictures of any size (uint8
     [batch, height, width, channels]), or "tensor": resized and normalised already. "passed" says whether the exported model
-    agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` (None: 97 %) for int8 and the page.
+    agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` for int8 and the page, where None asks
+    that accuracy is kept instead (`verify.as_accurate`).
     `reading`: fields of `ReadingConfig` that are not to be as in training. `say` hears what is going on.
 
     Raises FeatherVitError.
@@ -57,7 +58,7 @@ def export_model(
         raise ConfigError(f"--input tensor is for --to onnx and --to int8; --to {to} takes pictures")
     if to in ("onnx", "int8", "web"):
         check_extra(f"--to {to}")
-    job = prepare(checkpoint, data, input, INT8_AGREEMENT if min_agreement is None else min_agreement, say, reading)
+    job = prepare(checkpoint, data, input, min_agreement, say, reading)
     folder = Path(out) if out else job.folder / f"export-{to}"
     writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
     writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")

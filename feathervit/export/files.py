@@ -13,7 +13,7 @@ from .int8 import METHODS, float_share, quantise
 from .job import Job
 from .onnx import core, finish
 from .preprocess import OPSET
-from .verify import MIN_AGREEMENT, agrees, compare, one_thread, probabilities, race, runner, session
+from .verify import MIN_AGREEMENT, compare, one_thread, passes, probabilities, race, runner, session
 
 
 def write_onnx(job: Job, folder: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def int8(job: Job, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, A
     for name in protos:
         figures = compare(before, probabilities(sessions[name], feed), job.choosing.labels)
         tried[name] = figures | {"bytes": len(files[name]), "latency_ms": times[name], "float_share": left[name]}
-    good = [name for name in tried if tried[name]["agreement"] >= job.min_agreement]
+    good = [name for name in tried if passes(tried[name], job.min_agreement)]
     method = min(good, key=times.__getitem__) if good else max(tried, key=lambda name: tried[name]["agreement"])
     for name, row in tried.items():
         job.say(
@@ -76,7 +76,7 @@ def int8(job: Job, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, A
     return protos[method], {"method": method, "tried": tried, "chosen_on": job.choosing.name}
 
 
-def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: float) -> dict[str, Any]:
+def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: float | None) -> dict[str, Any]:
     """How the first of `files`, made of `proto`, compares with the model on images of their own; times of them all."""
     (form, data), *_ = files.items()
     sessions = {name: session(file) for name, file in files.items()}
@@ -98,7 +98,7 @@ def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: floa
         **routing,
         "latency_ms": times,
         "min_agreement": least,
-        "passed": live and agrees(found, least),
+        "passed": live and passes(found, least),
     }
 
 

@@ -62,7 +62,7 @@ class Job:
     originals: Sequence[Source]
     shared: bool
     input: str
-    min_agreement: float
+    min_agreement: float | None
     say: Callable[[str], None]
 
     @cached_property
@@ -163,7 +163,7 @@ def prepare(
     checkpoint: str | Path,
     data: Any,
     input: str,
-    min_agreement: float,
+    min_agreement: float | None,
     say: Callable[[str], None],
     reading: Mapping[str, Any],
 ) -> Job:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 MIN_AGREEMENT = 0.99  # share of the images on which an export must answer as the model does, where weights keep 32 bits
-INT8_AGREEMENT = 0.97  # the same in eight bits, if nothing else is asked for
+LEVEL = 0.05  # of McNemar's test: eight bits are refused where they are less accurate at this level
 ROUNDS = 100
 Key = TypeVar("Key")
 
@@ -68,18 +68,42 @@ def agreement(ours_NK: NDArray, theirs_NK: NDArray) -> dict[str, float]:
 
 def compare(ours_NK: NDArray, theirs_NK: NDArray, labels_N: NDArray) -> dict[str, float]:
     """`agreement`, and the share of images that each recognises: "top1" the exported model, "top1_before" the model it was
-    made from."""
+    made from. "lost": images that only the model recognises; "won": that only the exported model does."""
+    before_N, after_N = ours_NK.argmax(1) == labels_N, theirs_NK.argmax(1) == labels_N
     return {
         "n": len(labels_N),
         **agreement(ours_NK, theirs_NK),
-        "top1": float((theirs_NK.argmax(1) == labels_N).mean()),
-        "top1_before": float((ours_NK.argmax(1) == labels_N).mean()),
+        "top1": float(after_N.mean()),
+        "top1_before": float(before_N.mean()),
+        "lost": int((before_N & ~after_N).sum()),
+        "won": int((after_N & ~before_N).sum()),
     }
 
 
 def agrees(found: Mapping[str, Any], least: float) -> bool:
     """Whether what `compare` and `Job.on_originals` found is enough."""
     return min(part["agreement"] for part in (found, found.get("originals", found))) >= least
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """The exact two-sided p-value of McNemar's test (1947): that images are lost and won equally often."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+
+
+def as_accurate(found: Mapping[str, Any]) -> bool:
+    """Whether eight bits keep the accuracy, as far as these images show: at most one image is lost on balance, or McNemar's
+    test finds no loss at LEVEL. On image files as they are the answers must agree as often, but for one image."""
+    lost, won = found["lost"], found["won"]
+    keeps = lost - won <= 1 or mcnemar(lost, won) >= LEVEL
+    files = found.get("originals")
+    return keeps and (not files or files["agreement"] + 1 / files["n"] >= min(MIN_AGREEMENT, found["agreement"]))
+
+
+def passes(found: Mapping[str, Any], least: float | None) -> bool:
+    """`agrees` where a share is asked for, else `as_accurate`."""
+    return as_accurate(found) if least is None else agrees(found, least)
 
 
 def race(runs: Mapping[Key, Callable[[], object]], rounds: int = ROUNDS) -> dict[Key, float]:

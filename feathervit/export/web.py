@@ -33,7 +33,10 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
     try:
         small, tried = int8(job, proto)
         found = tried | check(job, small, {"int8": pack(job, small), "onnx": whole}, job.min_agreement)
-        why = "" if found["passed"] else f"int8 agrees on {100 * found['agreement']:.1f} % only"
+        top1, before = (100 * found[name] for name in ("top1", "top1_before"))
+        why = (
+            "" if found["passed"] else f"int8 recognises {top1:.1f} % of {found['n']} images, the model {before:.1f} %"
+        )
     except FeatherVitError as error:
         tried, why = {}, str(error)
     if why:

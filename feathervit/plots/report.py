@@ -31,7 +31,8 @@ from ..data.image import resize
 from ..device import choose_device
 from ..errors import DataError, FeatherVitError, RunFolderError
 from ..evaluation.calibration import before_and_after, fit_temperature
-from ..evaluation.inference import logits
+from ..evaluation.findings import accuracy, limits, some_of
+from ..evaluation.inference import accuracy_and_loss, logits
 from ..files import make_folder, write_bytes
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
@@ -132,6 +133,7 @@ def _values(
     found = result.test or result.val
     weights = (folder / "best.safetensors").stat().st_size
     values = {
+        "summary": list(_summary(result, data, model, config, device)),
         "title": f"{result.model} on {Path(result.data['name']).name}",
         "subtitle": f"{'Pre-training' if pretraining else 'Training'} in {folder.absolute().name}, recipe "
         f"{result.recipe or '(none)'}, seed {result.seed}: {len(result.epochs)} epochs",
@@ -177,6 +179,22 @@ def _values(
         values["mistakes"], values["mistakes_note"] = _mistakes(softmax(z_NK, 1), images, files)
     values |= _load(model, images, config, split, files) | _samples(data.train, files)
     return values
+
+
+def _summary(
+    result: RunResult, data: DataSplits | None, model: nn.Module, config: RunConfig, device: torch.device
+) -> Iterator[str]:
+    """How good the model is and what limits it, in sentences."""
+    if not result.finished:
+        yield f"The run was stopped in epoch {len(result.epochs) + 1} of {config.epochs}; --resume goes on with it."
+    if config.objective == "reconstruction":
+        return
+    if said := accuracy(result):
+        yield f"{said}."
+    if data is not None:
+        top1, _ = accuracy_and_loss(model, some_of(data.train), config, device)
+        found, _ = limits(result, data.train, top1)
+        yield f"What limits it: {'; '.join(found)}." if found else "These figures show nothing that limits it."
 
 
 def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> Iterator[tuple[str, str, str]]:

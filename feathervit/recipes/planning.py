@@ -25,6 +25,7 @@ from ..results import read_config
 from ..weights import list_weights, shipped_file
 from . import ADAPTIVE, recipe, recipe_for
 from .folder import adapt
+from .published import published
 
 # Moving the data or the run to another place changes nothing of what is computed; the data's fingerprint is compared.
 FREE_TO_CHANGE = {"data", "reading.root", "device", "on_nonfinite", "tensorboard"}
@@ -38,12 +39,12 @@ def whole(name: str) -> str:
 
 
 def planned(
-    config: RunConfig | str | None, source: Any, name: str, fields: dict[str, Any]
+    config: RunConfig | str | None, source: Any, name: str, fields: dict[str, Any], settled: bool = False
 ) -> tuple[RunConfig, list[str]]:
     """The resolved configuration of a new run, and the reasons of what was chosen for it.
 
     `config` None: the recipe that fits the data `name`, where weights to start from are given the fine-tuning one. `source`:
-    arrays in the place of named data.
+    arrays in the place of named data. `settled`: `config` is that of a run, and nothing is chosen for it.
     """
     fields = _places(fields)
     if config is None:
@@ -57,10 +58,19 @@ def planned(
     taken, reasons = {}, []
     if fields.get("start_from") == "none":
         fields["start_from"] = ""
-    elif own := _own_weights(config, fields):
+    elif fields.get("start_from", "").startswith("timm:"):
+        theirs = published(fields["start_from"])
+        model = fields.get("model", theirs["model"])
+        if architecture(model) != architecture(theirs["model"]):
+            raise ConfigError(f"cannot start {model} from {fields['start_from']}: choose the same model")
+        reasons = [
+            f"{', '.join(f'{n} {v}' for n, v in theirs.items() if n not in fields)}: of the weights it starts from"
+        ]
+        fields = {**theirs, **fields, "model": theirs["model"], "start_from": ""}
+    elif not settled and (own := _own_weights(config, fields)):
         fields["start_from"] = own
         reasons = [f"start_from {own}: weights in the package, trained on CIFAR-100; --from none starts from scratch"]
-    if start := fields.get("start_from", config.start_from):
+    if (start := fields.get("start_from", config.start_from)) and not settled:
         if weights := named_weights(fields.get("model", config.model)):
             raise ConfigError(
                 f"--from {start} and the model's own weights {weights} exclude each other; leave out --from, or name the model "
@@ -69,7 +79,7 @@ def planned(
         taken = of_the_weights(load_weights(start).config, config, fields)
         said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
         reasons += [f"{said}: of the weights it starts from"] if said else []
-    if config.recipe in ADAPTIVE:
+    if config.recipe in ADAPTIVE and not settled:
         config, chosen = adapt(config, source if source is not None else config.data, {**taken, **fields})
         reasons += chosen
     config = resolve(set_fields(config, {**taken, **fields}))

@@ -6,11 +6,15 @@ study.json is meant to be kept: it holds no path of the machine and no weights. 
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from scipy.stats import chi2
 
 from ..config import from_dict
 from ..errors import ConfigError, RunFolderError
@@ -19,6 +23,7 @@ from ..results import alike, spread, write_json
 from .plan import Plan, read_plan
 
 SCHEMA = 1
+FEW_SEEDS = 5  # with fewer, a table says what its spread cannot show
 ABSOLUTE = re.compile(r"""(?<![\w.:/~])/(?:[^/\s'"]+/)*([^/\s'"]+)""")
 ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "precision", "machine")
 
@@ -158,8 +163,24 @@ def table(found: dict[str, Any]) -> str:
         f"- {c['arm']}, seed {c['seed']}, failed: {c['message']}" for c in found["cells"] if c["status"] == "failed"
     ]
     lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
-    text = [found["question"], "", *lines, "", "Mean (range) of n seeds.", *(["", *failures] if failures else [])]
+    below = f"Mean (range) of n seeds. {doubt(found)}".strip()
+    text = [found["question"], "", *lines, "", below, *(["", *failures] if failures else [])]
     return "\n".join(text).strip()
+
+
+def doubt(found: dict[str, Any]) -> str:
+    """What the spread of fewer than FEW_SEEDS seeds cannot show; "" for more."""
+    counts = Counter(c["arm"] for c in found["cells"] if c["status"] == "finished")
+    n = max(counts.values(), default=0)
+    if not 0 < n < FEW_SEEDS:
+        return ""
+    if n == 1:
+        return "One seed per arm shows no spread: any difference between arms may be chance."
+    low, high = (math.sqrt((n - 1) / chi2.ppf(q, n - 1)) for q in (0.975, 0.025))
+    return (
+        f"Of {n} seeds the spread itself is uncertain: the true standard deviation is, at 95 %, {low:.1f} to {high:.1f} times "
+        f"the measured one, and {n} differences of one sign have a chance of {2 / 2**n:.3g} where arms are equal."
+    )
 
 
 def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> list[float]:

@@ -36,7 +36,7 @@ def learning_rate(step: int, steps_per_epoch: int, config: RunConfig, peak: floa
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """AdamW, Lion or Muon over timm's parameter groups. Raises ConfigError for values that cannot work."""
+    """AdamW, Lion, SGD or Muon over timm's parameter groups. Raises ConfigError for values that cannot work."""
     optim = config.optim
     if config.lr <= 0 or optim.weight_decay < 0 or not 0 < optim.layer_decay <= 1:
         raise ConfigError(
@@ -47,7 +47,10 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
         raise ConfigError(f"the decay of the moving average must be in [0, 1), got {optim.ema}")
     if optim.name == "muon":
         return _muon(model, config)
-    words = {"betas": optim.betas or BETAS[optim.name]}
+    if optim.name == "sgd":
+        words = {"momentum": optim.momentum}  # timm's "sgd" has Nesterov's
+    else:
+        words = {"betas": optim.betas or BETAS[optim.name]}
     if optim.name == "adamw":
         words |= {"eps": optim.eps, "fused": True}
     return create_optimizer_v2(

@@ -28,6 +28,8 @@ from ..data import DataSplits, ImageSet, load_data
 from ..data.image import as_input
 from ..device import choose_device, choose_precision, own_randomness, seed
 from ..errors import ConfigError, FeatherVitError, RunFolderError
+from ..evaluation.findings import findings, some_of
+from ..evaluation.inference import accuracy_and_loss
 from ..evaluation.metrics import Metrics
 from ..files import clear_drafts, try_writing, write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
@@ -61,7 +63,7 @@ class Outcome:
 
 
 def train(
-    config: RunConfig | str | None = None,
+    config: RunConfig | str | Path | None = None,
     *,
     out: str | Path,
     data: Any = None,
@@ -76,7 +78,8 @@ def train(
 ) -> Outcome:
     """Trains a model and returns what became of it.
 
-    `config`: a RunConfig, a recipe's name, or None for the recipe that fits the data. `data`: a name, a folder, or
+    `config`: a RunConfig, a recipe's name, a Path to a run's folder or config.json (nothing is then chosen by the images), or
+    None for the recipe that fits the data. `data`: a name, a folder, or
     (images, labels) arrays. `fields` sets fields of the configuration by (dotted) name: `epochs=3`,
     `**{"optim.weight_decay": 0.1}`. `minutes` chooses the epochs that so many minutes allow on this machine, from steps that
     are timed before training; a recipe that looks at the images allows itself `AT_MOST_MINUTES` where neither epochs nor
@@ -97,6 +100,8 @@ def train(
         why = "the epochs of a run are settled when it begins" if resume else "they exclude each other"
         raise ConfigError(f"minutes cannot be given with {'resume' if resume else 'epochs'}: {why}; leave one out")
     out = Path(out)
+    settled = isinstance(config, Path)
+    config = read_config(config) if settled else config
     source = data if data is not None and not isinstance(data, (str, Path)) else None
     name = "arrays" if source is not None else whole(str(data or ""))
     with join(_device(config, out, resume, fields)) as group:
@@ -109,11 +114,11 @@ def train(
         if resume:
             config = resumed(out, config, name, fields)
         else:
-            config, reasons = planned(config, source, name, fields)
+            config, reasons = planned(config, source, name, fields, settled)
             keep_warmup = "optim.warmup_epochs" in fields
             if minutes is not None:
                 budget = Budget(minutes, keep_warmup=keep_warmup)
-            elif config.recipe in ADAPTIVE and "epochs" not in fields:
+            elif config.recipe in ADAPTIVE and "epochs" not in fields and not settled:
                 budget = Budget(AT_MOST_MINUTES, exactly=False, keep_warmup=keep_warmup)
             new = group.is_main and _claim(out, overwrite)
             for reason in reasons:
@@ -135,7 +140,9 @@ def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dic
     return fields.get("device", config.device if isinstance(config, RunConfig) else "auto")
 
 
-def pretrain(config: RunConfig | str | None = None, *, out: str | Path, data: Any = None, **rest: Any) -> Outcome:
+def pretrain(
+    config: RunConfig | str | Path | None = None, *, out: str | Path, data: Any = None, **rest: Any
+) -> Outcome:
     """Pre-trains a masked auto-encoder, for which no labels are needed, and returns what became of it.
 
     `config` None: the pre-training recipe that fits the data. `data` may be a folder of pictures in any folders inside, or
@@ -143,7 +150,7 @@ def pretrain(config: RunConfig | str | None = None, *, out: str | Path, data: An
     """
     if config is None and not rest.get("resume"):
         config = recipe_for(str(data) if isinstance(data, (str, Path)) else "", pretraining=True)
-    begun = config
+    begun = read_config(config) if isinstance(config, Path) else config
     if isinstance(config, str):
         begun = recipe(config)
     elif rest.get("resume") and (Path(out) / "config.json").exists():
@@ -269,6 +276,11 @@ def _run(
         result = _conclude(trainer, data, command, finished)
         write_json(out / "result.json", result)
         tell(summary(result, out))
+        if config.objective != "reconstruction":
+            some = some_of(data.train)
+            top1, _ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
+            for line in findings(result, data.train, top1, out):
+                say(console, line, 11)
         tell(report_at_end(out, result, data, trainer.kept, trainer.device))
     return Outcome(out, finished, trainer.interrupt.asked, result)
 

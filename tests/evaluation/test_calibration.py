@@ -21,7 +21,7 @@ from feathervit.checkpoint import Checkpoint, load_weights, save_weights
 from feathervit.cli import main
 from feathervit.config import RunConfig
 from feathervit.errors import CheckpointError, ConfigError, DataError, RunFolderError
-from feathervit.evaluation.calibration import calibrate, fit_temperature
+from feathervit.evaluation.calibration import calibrate, cross_validated, fit_temperature
 from feathervit.evaluation.inference import Prediction
 
 
@@ -62,6 +62,16 @@ def test_pictures_that_determine_none():
         fit_temperature(z_NK, np.array([1, 2, 3, 0, 1]))  # the hotter the better
 
 
+def test_cross_validation_shows_what_a_temperature_does_for_others():
+    z_NK, labels_N = drawn(2.5, n=1000)
+    crossed_NK = cross_validated(z_NK, labels_N)
+    ratios = z_NK / crossed_NK
+    assert np.allclose(ratios, ratios[:, :1])  # one temperature per image
+    assert len(np.unique(ratios[:, 0].round(9))) == 5  # one for each fold
+    assert nll(crossed_NK, labels_N, 1.0) < nll(z_NK, labels_N, 1.0)
+    assert nll(crossed_NK, labels_N, 1.0) > nll(z_NK, labels_N, fit_temperature(z_NK, labels_N))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 FIELDS = {
@@ -70,10 +80,18 @@ FIELDS = {
 }
 
 
+def surer(out) -> None:
+    """Has a run's model be four times surer than it was trained to be: then a temperature helps on any images."""
+    stored = load_weights(out)
+    weights = {name: 4 * t if name.startswith("head.") else t for name, t in stored.weights.items()}
+    save_weights(out / "best.safetensors", dataclasses.replace(stored, weights=weights))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("calibration") / "run"
     feathervit.train("digits", out=out, **FIELDS)
+    surer(out)
     return out
 
 
@@ -142,6 +160,7 @@ def test_arrays_go_by_name(arrays, tmp_path, small):
     feathervit.train(data=arrays, out=out, epochs=1, **small)
     with pytest.raises(DataError, match="--data"):
         calibrate(out)
+    surer(out)
     found = calibrate(out, {"train": arrays, "val": (images, labels)})
     assert found.keys() == {"checkpoint", "temperature", "val"}
     assert feathervit.load(out).temperature == found["temperature"]
@@ -220,3 +239,25 @@ def test_a_least_confidence_is_a_share(limit, run, capsys):
         feathervit.load(run).predict(np.zeros((16, 16), np.uint8), min_confidence=limit)
     assert main(["predict", str(run), "a.png", f"--min-confidence={limit}"]) == 2
     assert "--min-confidence" in capsys.readouterr().err
+
+
+def test_a_temperature_that_does_not_help_on_other_images_is_refused(run, monkeypatch):
+    """Labels drawn from the model's own probabilities: there is nothing to mend, and fitted noise makes it worse."""
+    images = feathervit.load_data("digits", img_size=16).val.images[:20]
+    p_NK = feathervit.load(run).probabilities(images).numpy().astype(float)
+    p_NK /= p_NK.sum(1, keepdims=True)
+    arrays = images.permute(0, 2, 3, 1).numpy()
+    before = load_weights(run).temperature
+    refused = 0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        labels = [str(rng.choice(10, p=p_K)) for p_K in p_NK]
+        try:
+            found = calibrate(run, {"val": (arrays, labels)})
+        except DataError:
+            refused += 1
+            assert load_weights(run).temperature == before
+        else:
+            before = found["temperature"]
+            assert found["val"]["cross_validated"]["nll"] < found["val"]["before"]["nll"]
+    assert refused

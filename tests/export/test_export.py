@@ -14,13 +14,14 @@ import onnx
 import pytest
 import timm
 import torch
+from scipy.stats import binom
 
 import feathervit
 from feathervit.checkpoint import load_weights, save_weights
 from feathervit.cli import main
 from feathervit.errors import CheckpointError, ConfigError, DataError, RunFolderError, UnknownNameError
 from feathervit.export.job import prepare
-from feathervit.export.verify import agrees, probabilities, session
+from feathervit.export.verify import agrees, as_accurate, compare, mcnemar, probabilities, session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -181,6 +182,26 @@ def test_a_frozen_router_shows(photographs_run):
 
     assert job.routing(lambda images: gates(images, False))["same_expert"] == 1
     assert job.routing(lambda images: gates(images, True))["same_expert"] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "passed"),
+    [(1, 0, True), (5, 0, True), (6, 0, False), (20, 8, False), (20, 10, True), (0, 30, True), (0, 0, True)],
+)
+def test_eight_bits_are_refused_where_they_lose_accuracy(lost, won, passed):
+    """At 5 % six of six are the fewest that McNemar's exact test refuses: 2 / 2^6 = 0.031, of five 0.063."""
+    n = 60
+    labels = np.zeros(n, int)
+    ours, theirs = np.tile([0.9, 0.1], (n, 1)), np.tile([0.9, 0.1], (n, 1))
+    theirs[:lost] = theirs[:lost, ::-1]
+    ours[lost : lost + won] = ours[lost : lost + won, ::-1]
+    found = compare(ours, theirs, labels)
+    assert (found["lost"], found["won"]) == (lost, won)
+    assert mcnemar(lost, won) == pytest.approx(min(1, 2 * binom.cdf(min(lost, won), lost + won, 0.5)))
+    assert as_accurate(found) == passed
+    for images, fits in ((1, passed), (3, False)):  # fewer that agree on files as they are
+        files = {"n": n, "agreement": min(0.99, found["agreement"]) - images / n + 1e-9}
+        assert as_accurate(found | {"originals": files}) == fits
 
 
 def test_what_disagrees_on_files_alone_does_not_pass():

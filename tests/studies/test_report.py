@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from feathervit.cli import main
@@ -15,7 +17,7 @@ from feathervit.results import read_result
 from feathervit.studies import STUDIES, Size, Study
 from feathervit.studies import plan as plans
 from feathervit.studies.cells import run_study
-from feathervit.studies.report import paired, table
+from feathervit.studies.report import doubt, paired, table
 from feathervit.weights import list_weights
 
 from .example import SMALL, digits
@@ -123,3 +125,18 @@ def test_registered_studies_build_and_run(name, folder, tmp_path):
     assert [c["arm"] for c in ended.found["cells"]] == list(study.sizes["cpu"].arms or study.arms)
     gpu = tiny(study, "gpu")  # planned: every field fits
     plans.make_plan(replace(gpu, base=replace(gpu.base, data=str(folder))), "gpu", tmp_path / "gpu", "", lambda _: None)
+
+
+def test_few_seeds_are_said_to_be_few():
+    """The interval holds the true deviation in 95 of 100 draws; signs alike come by chance twice in 2^n."""
+
+    def found(n):
+        return {"cells": [{"arm": arm, "seed": seed, "status": "finished"} for arm in "ab" for seed in range(n)]}
+
+    assert doubt(found(0)) == doubt(found(5)) == ""
+    assert "One seed" in doubt(found(1))
+    for n in (2, 3, 4):
+        low, high = (float(x) for x in re.findall(r"([\d.]+) to ([\d.]+) times", doubt(found(n)))[0])
+        measured = np.random.default_rng(0).standard_normal((20_000, n)).std(1, ddof=1)
+        assert np.mean((low * measured <= 1) & (high * measured >= 1)) == pytest.approx(0.95, abs=0.02)
+        assert f"{2 / 2**n:.3g} where" in doubt(found(n))

@@ -54,6 +54,22 @@ def test_layer_decay_scales_the_step_taken():
     assert steps["patch_embed.proj.weight"] == pytest.approx(head * 0.9 ** (depth + 1), rel=1e-3)
 
 
+def test_sgd_takes_nesterovs_steps():
+    """v = m v + g; step lr (g + m v), as of Sutskever et al. (2013) in PyTorch's form."""
+    model = create_model("mlit_nano", num_classes=3)
+    config = resolve(
+        RunConfig(model="mlit_nano", lr=0.1, optim=OptimConfig(name="sgd", momentum=0.8, weight_decay=0.0))
+    )
+    optimizer = build_optimizer(model, config)
+    weight, velocity = model.head.weight, 0.0
+    for gradient in (1.0, -0.5, 2.0):
+        before = weight.detach().clone()
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+        velocity = 0.8 * velocity + gradient
+        assert torch.allclose(before - weight, torch.full_like(weight, 0.1 * (gradient + 0.8 * velocity)), atol=1e-6)
+
+
 @pytest.mark.parametrize("sharing", ["v_w2", "none"])
 def test_weight_decay_spares_biases_norms_and_positions(sharing):
     model = create_model("mlit_nano", num_classes=3)

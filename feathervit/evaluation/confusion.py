@@ -1,0 +1,44 @@
+"""What a classifier's figures say of its classes, and how sure an accuracy is. Loads no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .metrics import Metrics
+
+
+def interval(accuracy: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy measured on `n` images (Wilson 1927, without continuity correction)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson")
+    return found.low, found.high
+
+
+def chance_level(figures: dict[str, Any]) -> float:
+    """The accuracy of always naming the most frequent class of the images that `figures` (of `Metrics`) are of."""
+    return max(map(sum, figures["confusion"])) / figures["n"]
+
+
+def worst_first(found: Metrics) -> list[tuple[str, float | None, int, str, int]]:
+    """(class, share recognised, its images, the class that they are most often taken for, how often) of every class.
+
+    The least recognised come first, of equals those with more images; classes without images (share None) come last.
+    """
+    rows = []
+    for i, name in enumerate(found.class_names):
+        row = found.confusion[i]
+        times, other = max(((n, j) for j, n in enumerate(row) if j != i), key=lambda pair: pair[0])
+        rows.append((name, found.per_class[name], sum(row), found.class_names[other], times))
+    return sorted(rows, key=lambda r: (r[1] is None, r[1], -r[2]))
+
+
+def confused_pairs(found: Metrics) -> list[tuple[str, str, int, int]]:
+    """(class, class it was taken for, how often, of how many images) of every mistake, the most frequent first."""
+    pairs = [
+        (found.class_names[i], found.class_names[j], times, sum(row))
+        for i, row in enumerate(found.confusion)
+        for j, times in enumerate(row)
+        if i != j and times
+    ]
+    return sorted(pairs, key=lambda pair: (-pair[2], pair[3]))

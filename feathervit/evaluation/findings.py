@@ -1,0 +1,81 @@
+"""What a finished run says in three lines: how good it is and how sure that is, what limits it, what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from pathlib import Path
+
+from ..data import ImageSet
+from ..data.imageset import pixel_digest
+from ..results import RunResult
+from .confusion import chance_level, interval
+
+FEW = 50  # training images per class: with fewer, more of them help most
+IMBALANCE = 3.0  # images of the largest class over those of the smallest
+GAP = 0.1  # of accuracy between training and validation images that is worth a word
+MOST = 1_000  # training images that the accuracy is taken of
+SAME = 500_000_000  # bytes of images that are compared with each other
+
+
+def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -> list[str]:
+    """The three lines. `train_top1`: accuracy on `some_of` the training images, not augmented."""
+    lines = [f"accuracy   {said}"] if (said := accuracy(result)) else []
+    found, advice = limits(result, train, train_top1)
+    lines.append(f"limits     {'; '.join(found) or 'none that these figures show'}")
+    folder = shlex.quote(str(out))
+    first = advice or f"feathervit evaluate {folder}"
+    return [*lines, f"next       {first}   or   feathervit export {folder} --to web"]
+
+
+def accuracy(result: RunResult) -> str:
+    """The accuracy on test or else validation images, with its interval and the chance level; "" where none were held out."""
+    figures = result.test or result.val
+    if not figures:
+        return ""
+    low, high = interval(figures["top1"], figures["n"])
+    return (
+        f"{100 * figures['top1']:.1f} % of {figures['n']} {'test' if result.test else 'val'} images (95 % interval "
+        f"{100 * low:.1f} to {100 * high:.1f} %); chance level {100 * chance_level(figures):.1f} %"
+    )
+
+
+def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[str], str]:
+    """What may keep the accuracy from being better, and a command that may help ("" where none does)."""
+    found, advice = [], ""
+    counts = sorted(train.labels.bincount(minlength=len(train.class_names)).tolist())
+    middle = counts[len(counts) // 2]
+    if middle < FEW:
+        found.append(f"few images per class ({middle}): more of them help most")
+    weighted = result.config["loss"]["class_weights"] == "balanced"
+    if counts[0] and counts[-1] / counts[0] >= IMBALANCE and not weighted:
+        found.append(f"classes of {counts[0]} to {counts[-1]} images: --loss.class-weights balanced weighs them alike")
+    if conflicts := label_conflicts(train):
+        found.append(f"{conflicts} images are there with several labels: feathervit data check names them")
+    held_out = result.val or result.test
+    if held_out and train_top1 - held_out["top1"] > GAP:
+        found.append(
+            f"{100 * train_top1:.0f} % of training images are recognised, {100 * held_out['top1']:.0f} % of others: more "
+            "images or --from weights help, more epochs do not"
+        )
+    elif held_out and train_top1 < 1 - GAP:
+        found.append(f"only {100 * train_top1:.0f} % of training images are recognised: more epochs help")
+        if result.data["name"] != "arrays":
+            data, minutes = shlex.quote(result.data["name"]), max(1, round(2 * result.minutes))
+            advice = f"feathervit train --data {data} --minutes {minutes} --out NEW"
+    return found, advice
+
+
+def label_conflicts(images: ImageSet) -> int:
+    """How many different images are there with more than one label; 0 for sets that are too large to compare."""
+    if images.images.nbytes > SAME:
+        return 0
+    labels = defaultdict(set)
+    for pixels, label in zip(images.images, images.labels.tolist(), strict=True):
+        labels[pixel_digest(pixels.numpy())].add(label)
+    return sum(len(different) > 1 for different in labels.values())
+
+
+def some_of(images: ImageSet) -> ImageSet:
+    """At most MOST of the images, evenly spaced."""
+    return images.subset(range(0, len(images), -(-len(images) // MOST)))

@@ -1,0 +1,95 @@
+"""The three lines after training: what they find in data that have one flaw each."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import feathervit
+from feathervit.data import ImageSet
+from feathervit.evaluation.confusion import chance_level, confused_pairs, interval, worst_first
+from feathervit.evaluation.findings import label_conflicts, limits, some_of
+from feathervit.evaluation.metrics import score
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (33, 60), (60, 60)])
+def test_wilsons_interval_by_its_formula(right, n):
+    """(p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)"""
+    z, p = 1.959963984540054, right / n
+    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    assert interval(p, n) == pytest.approx(
+        ((middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)), abs=1e-9
+    )
+
+
+def some_figures():
+    labels = np.array([0, 0, 0, 0, 1, 1, 2])
+    guesses = np.array([0, 0, 1, 1, 1, 0, 1])
+    return score(np.eye(4)[guesses] * 0.9 + 0.025, labels, ["a", "b", "c", "none"])
+
+
+def test_classes_come_worst_first_and_mistakes_by_how_often_they_are_made():
+    rows = worst_first(some_figures())
+    assert [row[0] for row in rows] == ["c", "a", "b", "none"]
+    assert rows[1] == ("a", 0.5, 4, "b", 2)
+    assert rows[3][1:3] == (None, 0)
+    assert confused_pairs(some_figures()) == [("a", "b", 2, 4), ("c", "b", 1, 1), ("b", "a", 1, 2)]
+    assert chance_level(some_figures().to_dict()) == pytest.approx(4 / 7)
+
+
+def images(per_class) -> ImageSet:
+    labels = torch.arange(len(per_class)).repeat_interleave(torch.tensor(per_class))
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (len(labels), 3, 4, 4), dtype=np.uint8))
+    return ImageSet(pixels, labels, tuple("abc"[: len(per_class)]), [str(n) for n in range(len(labels))], "set")
+
+
+def result(top1: float, weights: str = "none"):
+    config = {"loss": {"class_weights": weights}}
+    return SimpleNamespace(
+        val={"top1": top1}, test=None, config=config, data={"name": "my pets", "classes": 3}, minutes=3.2
+    )
+
+
+def test_each_limit_is_found_where_it_is_and_only_there():
+    plenty = images([60, 60, 60])
+    assert limits(result(0.95), plenty, 0.99) == ([], "")
+    found, _ = limits(result(0.95), images([60, 8, 60]), 0.99)
+    assert len(found) == 1
+    assert "8 to 60" in found[0]
+    assert limits(result(0.95, "balanced"), images([60, 8, 60]), 0.99)[0] == []
+    found, _ = limits(result(0.95), images([14, 14, 14]), 0.99)
+    assert len(found) == 1
+    assert "14" in found[0]
+    found, advice = limits(result(0.6), plenty, 0.99)
+    assert (len(found), advice) == (1, "")
+    assert "99 %" in found[0]
+    found, advice = limits(result(0.6), plenty, 0.62)  # it has not learnt what it was shown
+    assert len(found) == 1
+    assert "--minutes 6" in advice
+    assert "'my pets'" in advice  # as a shell takes it
+
+
+def test_images_with_several_labels_are_counted():
+    flawed = images([60, 60, 60])
+    flawed.images[70] = flawed.images[3]  # with another label
+    flawed.images[5] = flawed.images[4]  # with the same
+    assert label_conflicts(flawed) == 1
+    assert len(limits(result(0.95), flawed, 0.99)[0]) == 1
+
+
+def test_some_are_spread_over_all():
+    few = some_of(images([800, 800, 900]))
+    assert len(few) <= 1000
+    assert set(few.labels.tolist()) == {0, 1, 2}
+
+
+def test_a_run_ends_with_them(arrays, tmp_path, small, capsys):
+    feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, **small)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("accuracy", "limits", "next"))]
+    assert [line.split()[0] for line in lines] == ["accuracy", "limits", "next"]
+    assert "chance level" in lines[0]
+    assert "few images per class" in lines[1]
+    assert lines[2].count("feathervit ") == 2
