@@ -21,7 +21,7 @@ GAIN = 1.1  # less than this is within the noise of a timing
 
 def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX); emulated, it is several times slower."""
-    found = torch.cpu.get_capabilities()
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.9 has no such function
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
