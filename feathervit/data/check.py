@@ -19,9 +19,10 @@ from ..config import ReadingConfig
 from ..errors import DataError
 from ..files import expanded
 from .cache import FilePictures, drop_outdated, workers
+from .damage import UNGUARDED
 from .finding import locate
 from .groups import across_splits, groups_by_pattern, suggested
-from .image import PictureError, Source, decoded, header, quiet
+from .image import PictureError, Source, examined, header, quiet
 from .imageset import Found, Pictures, Progress, Values, pixel_digest
 from .scale import faults, find_scale, merged, too_dark
 from .scale import found as said_of
@@ -43,7 +44,8 @@ class Report:
     several. `suggested_groups`: a sentence on groups that paths suggest. `sizes`: "width" and "height" -> (smallest, median,
     largest). `values`: what images of more than 8 bits hold; `scale`: which value is white in them; `no_scale`: why there is
     none. `warnings`: what may be wrong with the whole set. `outdated`: files whose content changed while their size, times and
-    inode stayed: what was decoded of them was removed.
+    inode stayed: what was decoded of them was removed. `doubtful`: path -> what may be wrong with it; `unguarded`: format ->
+    damage that cannot be found.
     """
 
     path: str
@@ -71,6 +73,8 @@ class Report:
     no_scale: str = ""
     warnings: list[str] = field(default_factory=list)
     outdated: list[str] = field(default_factory=list)
+    doubtful: dict[str, str] = field(default_factory=dict)
+    unguarded: dict[str, str] = field(default_factory=dict)
 
     @property
     def one_class(self) -> bool:
@@ -114,6 +118,7 @@ class Report:
         ]
         know = [
             *self.warnings,
+            *_listed("perhaps damaged", [f"{name} ({why})" for name, why in self.doubtful.items()]),
             *_listed("changed since they were decoded (to be decoded again)", self.outdated),
             *_listed("same picture under two labels", [" = ".join(group) for group in self.two_labels]),
             *_listed("same picture twice in a split", [" = ".join(group) for group in self.duplicates]),
@@ -126,6 +131,8 @@ class Report:
             know.append(self.suggested_groups)
         if self.imbalance >= 3:
             know.append(f"imbalance: the largest class has {self.imbalance:.1f} times the pictures of the smallest")
+        cannot = "; ".join(f"{kind}: {what}" for kind, what in self.unguarded.items())
+        out += [f"  damage that cannot be found: {cannot}"] if cannot else []
         out += ["must be mended:", *(f"  {line}" for line in mend)] if mend else ["nothing must be mended"]
         return out + (["worth knowing:", *(f"  {line}" for line in know)] if know else [])
 
@@ -168,6 +175,8 @@ def check_data(
         else:
             counts[split][name] += 1
             same[seen[3]].append((split, name, file))
+            if seen[6]:
+                report.doubtful[file] = seen[6]
     report.counts = {split: dict(sorted(count.items())) for split, count in counts.items()}
     _sort_out_duplicates(report, list(same.values()))
     if labelled:
@@ -178,14 +187,16 @@ def check_data(
             lengths = sorted(seen[i] for seen in sizes)
             report.sizes[side] = (lengths[0], int(statistics.median_low(lengths)), lengths[-1])
         report.modes = dict(Counter(seen[2] for seen in sizes).most_common())
+        kinds = {seen[5] for seen in sizes}
+        report.unguarded = {kind: what for kind, what in UNGUARDED.items() if kind in kinds}
         report.warnings = [*faults(values, report.scale), *too_dark(max(seen[4] for seen in sizes))]
     return report
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-# (width, height, mode, digest of the pixels, brightest level), or why it cannot be read
-Seen = tuple[int, int, str, str, int] | str
+# (width, height, mode, digest of the pixels, brightest level, format, what may be wrong), or why it cannot be read
+Seen = tuple[int, int, str, str, int, str | None, str | None] | str
 
 
 def _find_scale(report: Report, found: Found) -> Values:
@@ -221,7 +232,7 @@ def _seen(images: Pictures) -> Iterator[Seen]:
     else:
         mode = next(iter(images.scan().modes))
         for x_CHW in images.images:
-            yield *reversed(x_CHW.shape[1:]), mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max())
+            yield *reversed(x_CHW.shape[1:]), mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), None, None
 
 
 def _look(item: Source, scale: float | None) -> Seen:
@@ -229,8 +240,8 @@ def _look(item: Source, scale: float | None) -> Seen:
         if item == b"" or (isinstance(item, (str, os.PathLike)) and os.path.isfile(item) and not os.path.getsize(item)):
             return _NO_BYTES
         width, height, mode = header(item)
-        with decoded(item, 3, scale) as x_CHW:
-            return width, height, mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max())
+        with examined(item, 3, scale) as (x_CHW, kind, doubted):
+            return width, height, mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), kind, doubted
     except PictureError as error:
         return error.why
 

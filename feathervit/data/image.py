@@ -21,7 +21,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from PIL import Image
 
 from ..config import RunConfig
 from ..errors import DataError
+from .damage import CHECKED, doubt, fault
 from .depth import colour_values, eight_bits, file_mode, is_deep, value_range
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -76,23 +78,41 @@ def open_picture(source: Source, channels: int = 3, scale: float | None = None) 
     source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). scale: the value that is white in
     images of more than 8 bits (see depth.py). Raises PictureError, one line that names the file and says why.
     """
-    with _decoding(source, channels, scale=scale) as (image, _):
+    with _decoding(source, channels, scale=scale) as (image, *_):
         return _pixels(image, channels).contiguous()
 
 
 @contextmanager
-def decoded(source: Source, channels: int, scale: float | None = None) -> Iterator[torch.Tensor]:
-    """`open_picture` for use in threads: the pixels count against the budget until the block ends."""
-    with _decoding(source, channels, scale=scale) as (image, _):
-        yield _pixels(image, channels)
+def examined(
+    source: Source, channels: int, scale: float | None = None
+) -> Iterator[tuple[torch.Tensor, str | None, str | None]]:
+    """`open_picture` for use in threads, with PIL's name of the format and what may be wrong with the file (damage.py): the
+    pixels count against the budget until the block ends."""
+    with _decoding(source, channels, scale=scale, thorough=True) as (image, _, kind, doubted):
+        yield _pixels(image, channels), kind, doubted
+
+
+class _Decoded(NamedTuple):
+    """An image in 8 bits, the (width, height) of the file, its format, and what may be wrong with it."""
+
+    image: Image.Image
+    size: tuple[int, int]
+    kind: str | None
+    doubt: str | None
 
 
 @contextmanager
 def _decoding(
-    source: Source, channels: int, at_least: int | None = None, fit: Fit = "crop", scale: float | None = None
-) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
-    """The image, decoded to 8 bits, and its own (width, height). `at_least`: both sides may shrink to no less than this while
-    a JPEG is decoded. Its pixels count against the budget until the block ends. What goes wrong inside is a PictureError."""
+    source: Source,
+    channels: int,
+    at_least: int | None = None,
+    fit: Fit = "crop",
+    scale: float | None = None,
+    thorough: bool = False,
+) -> Iterator[_Decoded]:
+    """The image, decoded. `at_least`: both sides may shrink to no less than this while a JPEG is decoded. `thorough`: also seek
+    what is only to be doubted. Its pixels count against the budget until the block ends. What goes wrong inside is a
+    PictureError."""
     if channels not in (1, 3):
         raise DataError(f"picture files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
     try:
@@ -108,7 +128,12 @@ def _decoding(
             with _budget.share(pixels if "progressive" in image.info else image.width * image.height):
                 mode = file_mode(image)
                 image.load()  # here: what reads EXIF later may hide that the pixels break off
-                yield (_in_eight_bits(image, mode, source, scale) if is_deep(mode) else image), size
+                kind, data = image.format, _file_bytes(source) if image.format in CHECKED else b""
+                if why := fault(data, image):
+                    raise OSError(why)
+                doubted = doubt(data, image) if thorough else None
+                image = _in_eight_bits(image, mode, source, scale) if is_deep(mode) else image
+                yield _Decoded(image, size, kind, doubted)
     except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
         raise PictureError(source, _why(error)) from error
 
@@ -120,7 +145,7 @@ def to_stored(
 
     Training (at its stored size), evaluation and prediction (at the model's size) all come through here.
     """
-    with _decoding(source, channels, 2 * size if size else None, fit, scale) as (image, full):
+    with _decoding(source, channels, 2 * size if size else None, fit, scale) as (image, full, *_):
         if size and image.size != full:
             return _scaled_square(image, full, size, channels, fit)
         x_CHW = fit_square(_pixels(image, channels), fit)
@@ -340,6 +365,10 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block is no reason to refuse whole pixels
         return 1
+
+
+def _file_bytes(source: Source) -> bytes:
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
 
 
 def _in_eight_bits(image: Image.Image, mode: str, source: Source, scale: float | None) -> Image.Image:

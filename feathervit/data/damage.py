@@ -1,0 +1,270 @@
+"""Damage that decoders pass over in silence: image data that is missing, left over, or not what its checksum says.
+
+libjpeg fills what is missing with grey and warns; Pillow does not pass the warning on. So a doubtful JPEG is decoded again with
+bytes added at the ends of its data: of a sound one nothing changes, since the decoder has all that it needs before them.
+PNG and deflated TIFF carry checksums. Compressed data holds long runs of zeros for images of one colour only. Of files without
+compression only an end of zeros can be seen. What cannot be found at all: `UNGUARDED`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+MISSING = "truncated: image data is missing, and decoders fill the rest"
+ZEROS = "damaged: a block of zeros lies in its compressed data"
+CHECKSUM = "damaged: a checksum of its data is wrong"
+UNGUARDED = {
+    "JPEG": "bytes that changed and leave as many blocks as there were",
+    "WEBP": "bytes that changed",
+    "AVIF": "bytes that changed",
+    "GIF": "bytes that changed and leave as many pixels as there were",
+    "TIFF": "bytes that changed, unless deflated",
+    "BMP": "bytes that changed",
+    "PPM": "bytes that changed",
+}
+CHECKED = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF")  # formats whose bytes are looked at
+
+_JUNK = bytes((0x5A, 0xC3, 0x96, 0x3C)) * 16  # no byte of it is part of a marker
+_RUN = 32  # zeros that no encoder writes, but for images of one colour
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+FLAT = 0.25  # share of the rows
+_LARGE = 16_000_000  # pixels above which the comparison is made at a half or less
+
+
+def fault(data: bytes, image: Image.Image) -> str | None:
+    """What is wrong with a file that was decoded without an error, or None. `data`: its bytes; `image`: decoded, of whatever
+    size."""
+    kind = image.format
+    if kind in ("JPEG", "MPO"):
+        return _jpeg_fault(data, image)
+    if kind == "PNG":
+        return next(
+            (CHECKSUM for name, part, sum_ in _png_chunks(data) if name == b"IDAT" and sum_ != _crc(name, part)), None
+        )
+    if kind in ("WEBP", "AVIF"):
+        return ZEROS if _has_zeros(data, image) and not _has_flat_rows(image) else None
+    if kind == "TIFF" and image.tag_v2.get(259) in (8, 32946):
+        return None if all(map(_inflates, _strips(data, image))) else CHECKSUM
+    if kind in ("BMP", "PPM", "TIFF"):
+        return _ends_in_zeros(image)
+    return None
+
+
+def doubt(data: bytes, image: Image.Image) -> str | None:
+    """What may be wrong with a file in which no `fault` was found; it may as well be as its author wanted it."""
+    if image.format in ("JPEG", "MPO"):
+        jpeg = _parse(data) or _Jpeg()
+        one = len(jpeg.parts) == 1 and not jpeg.arithmetic and not _ends_in_grey(image)
+        if one and _same(data, _shortened(data, jpeg.parts)):
+            return "more data than its pixels need"
+        if _has_zeros(data, image) and not _has_flat_rows(image):
+            return "a block of zeros in its compressed data"
+    share = _flat_share(image)
+    return f"{100 * share:.0f} % of its rows are of one colour, with a sharp edge" if share >= FLAT else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# JPEG
+
+
+@dataclass
+class _Jpeg:
+    """`parts`: where compressed data begins and ends, between the markers. `several`: in scans or intervals of their own, so
+    that the end of the image says nothing of the ends of the others."""
+
+    arithmetic: bool = False
+    several: bool = False
+    parts: list[tuple[int, int]] = field(default_factory=list)
+
+
+def _jpeg_fault(data: bytes, image: Image.Image) -> str | None:
+    jpeg = _parse(data)
+    if jpeg is None or jpeg.arithmetic:  # an arithmetic decoder may take what is missing for zeros
+        return None
+    zeros = [part for part in jpeg.parts if data.find(bytes(_RUN), *part) >= 0]
+    if (jpeg.several or zeros or _ends_in_grey(image)) and not _same(data, _lengthened(data, jpeg.parts)):
+        return MISSING
+    if zeros and not _ends_in_grey(image) and _same(data, _shortened(data, zeros)):
+        return ZEROS
+    return None
+
+
+def _has_zeros(data: bytes, image: Image.Image) -> bool:
+    """Whether there are more zeros in compressed data than an image of many colours leads to."""
+    if image.format in ("WEBP", "AVIF"):
+        return any(bytes(2 * _RUN) in part for part in _payload(data, image.format))
+    jpeg = _parse(data)
+    return jpeg is not None and any(data.find(bytes(2 * _RUN), *part) >= 0 for part in jpeg.parts)
+
+
+def _parse(data: bytes) -> _Jpeg | None:
+    """None for what is not built as a JPEG."""
+    jpeg, at, components = _Jpeg(), 2, 0
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:  # a filling byte
+            at += 1
+            continue
+        if marker == 0xD9:
+            break
+        body = at + 4
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            jpeg.arithmetic, components = marker >= 0xC9, data[body + 5] if body + 5 < len(data) else 0
+        if marker == 0xDA:
+            jpeg.several |= body < len(data) and data[body] != components
+            at = _read_scan(data, at, jpeg)
+    jpeg.several |= len(jpeg.parts) > 1
+    return jpeg if jpeg.parts else None
+
+
+def _read_scan(data: bytes, at: int, jpeg: _Jpeg) -> int:
+    """Notes the parts of a scan that begins at `at`; returns where the marker behind it is."""
+    while True:
+        found = _MARKER.search(data, at)
+        end = found.start() if found else len(data)
+        filled = end
+        while filled > at and data[filled - 1] == 0xFF:
+            filled -= 1
+        jpeg.parts.append((at, filled))
+        if not found or not 0xD0 <= data[end + 1] <= 0xD7:  # another marker than that of a restart
+            return end
+        at = end + 2
+
+
+def _ends_in_grey(image: Image.Image) -> bool:
+    """Whether the last pixel is of the grey that libjpeg fills missing blocks with."""
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return all(126 <= band <= 130 for band in (last if isinstance(last, tuple) else (last,)))
+
+
+def _lengthened(data: bytes, parts: list[tuple[int, int]]) -> bytes:
+    ends = [0, *(end for _, end in parts)]
+    return _JUNK.join(data[a:b] for a, b in zip(ends, [*ends[1:], len(data)], strict=True))
+
+
+def _shortened(data: bytes, parts: list[tuple[int, int]]) -> bytes:
+    """Without the last bytes of each part: as many as the last block has, padding included, or more."""
+    out, at = [], 0
+    for begin, end in parts:
+        out.append(data[at : max(begin, end - 4)])
+        at = end
+    return b"".join([*out, data[at:]])
+
+
+def _same(a: bytes, b: bytes) -> bool:
+    """Whether two JPEGs, of which the first can be decoded, have the same pixels."""
+    first = _decoded(a)
+    try:
+        return first == _decoded(b)
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def _decoded(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        while image.width * image.height > _LARGE and image.draft(None, (image.width // 2, image.height // 2)):
+            pass
+        return image.tobytes()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other formats
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """(name, content, checksum) of each whole chunk."""
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        if at + 12 + length > len(data):
+            return
+        yield data[at + 4 : at + 8], data[at + 8 : at + 8 + length], struct.unpack_from(">I", data, at + 8 + length)[0]
+        at += 12 + length
+
+
+def _crc(name: bytes, part: bytes) -> int:
+    return zlib.crc32(part, zlib.crc32(name))
+
+
+def _payload(data: bytes, kind: str) -> Iterator[bytes]:
+    """The parts of a WebP or AVIF file that hold compressed pixels."""
+    at = 12 if kind == "WEBP" else 0
+    while at + 8 <= len(data):
+        if kind == "WEBP":
+            name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+            size = 8 + length + length % 2
+        else:
+            length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+            size = length if length >= 8 else len(data) - at  # 0: to the end; 1: longer than a file of an image is
+        if name in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF", b"mdat"):
+            yield data[at + 8 : at + size]
+        at += size
+
+
+def _strips(data: bytes, image: Image.Image) -> Iterator[bytes]:
+    offsets, counts = (image.tag_v2.get(a) or image.tag_v2.get(b) or () for a, b in ((273, 324), (279, 325)))
+    for offset, count in zip(offsets, counts, strict=False):
+        yield data[offset : offset + count]
+
+
+def _inflates(strip: bytes) -> bool:
+    """Whether a strip is a whole zlib stream whose checksum is right; libtiff does not look at it."""
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(strip)
+    except zlib.error:
+        return False
+    return stream.eof
+
+
+def _ends_in_zeros(image: Image.Image) -> str | None:
+    """Zeros from the middle of a row to the end of the file, after rows without: in BMP files the end is the top."""
+    if image.width < 16 or not (_is_zero(image, image.height - 1) or _is_zero(image, 0)):
+        return None
+    x_HW = np.asarray(image).reshape(image.height, image.width, -1).any(-1)
+    for rows_HW in (x_HW, x_HW[::-1]):
+        empty = int(np.argmax(rows_HW[::-1].any(1)))  # rows of zeros at the end
+        if not max(2, image.height // 20) <= empty <= image.height - 2:
+            continue
+        cut_W, before_W = rows_HW[-empty - 1], rows_HW[-empty - 2]
+        first = image.width - int(np.argmax(cut_W[::-1]))  # where the zeros begin
+        inside = image.width // 16 <= first <= image.width - image.width // 16
+        if inside and cut_W[:first].mean() > 0.9 and before_W.mean() > 0.9:
+            return "truncated: from the middle of a row on all is zero"
+    return None
+
+
+def _is_zero(image: Image.Image, y: int) -> bool:
+    return not np.asarray(image.crop((0, y, image.width, y + 1))).any()
+
+
+def _has_flat_rows(image: Image.Image) -> bool:
+    """Whether any row is nearly of one colour, as of a white background."""
+    x_HWC = np.asarray(image.convert("RGB"))
+    return bool((np.ptp(x_HWC, axis=1) <= 8).all(1).any())
+
+
+def _flat_share(image: Image.Image) -> float:
+    """The share of the rows, at the top or the bottom, that are of one colour, where the image next to them is of many: of a
+    file that was cut off, or of bars."""
+    x_HWC = np.asarray(image.convert("RGB"))
+    return max(_flat_rows(x_HWC), _flat_rows(x_HWC[::-1])) / len(x_HWC)
+
+
+def _flat_rows(x_HWC: np.ndarray) -> int:
+    """Rows of one colour at the end, where no more than a tenth of the rows before, but for one, is of it; else 0."""
+    same_HW = (x_HWC == x_HWC[-1, -1]).all(-1)
+    flat = len(same_HW) if same_HW.all() else int(np.argmax(~same_HW[::-1].all(1)))
+    before = len(same_HW) - flat - 2  # the row between may be cut in its middle
+    return flat if before >= 0 and same_HW[before].mean() < 0.1 else 0
