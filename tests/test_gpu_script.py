@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from feathervit.cli import VERBS
 from feathervit.recipes import recipe
 
 from .conftest import write_pictures
@@ -66,6 +67,15 @@ def test_speeds_are_measured_at_the_papers_batch(script):
         recipe(flags[flags.index("--recipe") + 1])
     batches = {name: recipe(f"mae_cifar100_{name}").batch_size for name in ("xxs", "s")}
     assert batches == {"xxs": 1280, "s": 840}  # arXiv 2407.17783, Table 3
+
+
+def test_the_commands_are_there(script):
+    for step in script.plan(9, Path("out"), Path("sets")):
+        first, *words = step.command
+        if words[0] == "feathervit":
+            assert words[1] in VERBS or f"{words[1]} {words[2]}" in VERBS
+        else:
+            assert first == "-m" or (SCRIPT.parents[1] / first).is_file()
 
 
 def test_no_step_stops_the_next(script, step, tmp_path):
