@@ -128,6 +128,9 @@ def test_reliability_before_and_after(run, folder, tmp_path, small, with_report,
         return found
 
     before, after = notes(run.folder)
+    text = Page(run.folder / "report.html").text
+    assert "of 24 test images (95 % interval" in text  # the summary at the top, before all tables
+    assert text.index("chance level") < text.index("Figures") < text.index("fingerprint")
     found = calibrate(run.folder)
     for text, when in ((before, "before"), (after, "after")):
         figures = found["test"][when]  # fitted on val, shown on test
