@@ -27,6 +27,7 @@ from feathervit.weights import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 1_400_000
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: stored, not parameters
 DATA_LICENCES = {
     "digits": "CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning "
     "Repository; as it comes with scikit-learn)",
@@ -55,7 +56,7 @@ def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights:
         "commit": commit(),
         "torch": torch.__version__,
         "bytes": size,
-        "parameters": sum(t.numel() for t in taken.values()),
+        "parameters": sum(t.numel() for name, t in taken.items() if not name.endswith(STATISTICS)),
         "seed": found[chosen].seed,
         "runs": [_figures(result) for result in found],
     }
