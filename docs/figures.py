@@ -22,7 +22,7 @@ from feathervit.models import MaskedAutoencoder, create_model
 from feathervit.models.cost import cost
 from feathervit.models.feedforward import expert_count, hidden_size
 from feathervit.recipes import RECIPES
-from feathervit.recipes.folder import EPOCHS, INPUTS, LARGE_SET, MASKED_EPOCHS, MASKED_VIEWS, SMALL_SET, VIEWS
+from feathervit.recipes.folder import INPUTS, LARGE_SET, MASKED_EPOCHS, MASKED_VIEWS, SMALL_SET, STEM_INPUTS
 from feathervit.reproduce.table import tables
 from feathervit.studies import STUDIES
 
@@ -104,23 +104,24 @@ def recipes_table() -> str:
 
 
 def sizes_table() -> str:
-    """Image and patch size by the pictures' median short side, as the folder recipes choose them."""
-    ends = [f"under {INPUTS[1][0]} px"]
-    ends += [f"{a} to {b - 1} px" for (a, _), (b, _) in itertools.pairwise(INPUTS[1:])]
-    ends += [f"{INPUTS[-1][0]} px and more"]
-    rows = [(end, f"{size} px", f"{patch} px") for end, (size, patch) in zip(ends, INPUTS, strict=True)]
-    return table(("Short side of your pictures (median)", "`--img-size`", "`--patch-size`"), rows)
+    """Image and patch size by the images' median short side, as the folder recipes choose them."""
+    rows = []
+    for verb, inputs in (("train", [(s, 8 if s <= 64 else 16) for s in STEM_INPUTS]), ("pretrain", INPUTS)):
+        ends = [f"under {inputs[1][0]} px"]
+        ends += [f"{a} to {b - 1} px" for (a, _), (b, _) in itertools.pairwise(inputs[1:])]
+        ends += [f"{inputs[-1][0]} px and more"]
+        rows += [
+            (f"`{verb}`", end, f"{size} px", f"{patch} px") for end, (size, patch) in zip(ends, inputs, strict=True)
+        ]
+    return table(("Verb", "Short side of your images (median)", "`--img-size`", "`--patch-size`"), rows)
 
 
 def budgets_table() -> str:
-    """Model and pictures shown by the number of training pictures, as the folder recipes choose them."""
+    """Model and images shown by the number of training images, as `pretrain` chooses them for a folder."""
     ends = (f"under {SMALL_SET:,}", f"{SMALL_SET:,} to {LARGE_SET - 1:,}", f"{LARGE_SET:,} and more")
-    rows = [
-        (end, f"`{name}`", f"{VIEWS[name]:,}", f"{MASKED_VIEWS[name]:,}") for end, name in zip(ends, VIEWS, strict=True)
-    ]
-    limits = [f"{least} to {most:,} epochs" for least, most in (EPOCHS, MASKED_EPOCHS)]
-    head = ("Training pictures", "`--model`", f"Shown by `train` ({limits[0]})", f"Shown by `pretrain` ({limits[1]})")
-    return table(head, rows)
+    rows = [(end, f"`{name}`", f"{views:,}") for end, (name, views) in zip(ends, MASKED_VIEWS.items(), strict=True)]
+    least, most = MASKED_EPOCHS
+    return table(("Training images", "`--model`", f"Images shown ({least} to {most:,} epochs)"), rows)
 
 
 def studies_table() -> str:
