@@ -28,6 +28,8 @@ class Export(ReadingFlags):
     min_agreement: float | None = None
     """Share of the images on which eight bits must answer as the model does (int8 and web). If not given, eight bits must be as
     accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
+    batch: int | None = None
+    """A fixed number of images at once (onnx and int8), which CoreML and NNAPI need; any number if not given."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -48,6 +50,7 @@ def export(args: Export, _: dict) -> int:
         reading=args.fields(),
         input=args.input,
         min_agreement=args.min_agreement,
+        batch=args.batch,
         say=say,
     )
     if args.json:

@@ -30,6 +30,7 @@ def export_model(
     data: Any = None,
     input: Literal["image", "tensor"] = "image",
     min_agreement: float | None = None,
+    batch: int | None = None,
     reading: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def export_model(
     [batch, height, width, channels]), or "tensor": resized and normalised already. "passed" says whether the exported model
     agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` for int8 and the page, where None asks
     that accuracy is kept instead (`verify.as_accurate`).
+    `batch`: so many images at once and no other number, for accelerators of devices that want every shape fixed (ONNX only).
     `reading`: fields of `ReadingConfig` that are not to be as in training. `say` hears what is going on.
 
     Raises FeatherVitError.
@@ -56,9 +58,11 @@ def export_model(
         raise ConfigError(f"--min-agreement must be from 0 to 1, got {min_agreement}")
     if input == "tensor" and to not in ("onnx", "int8"):
         raise ConfigError(f"--input tensor is for --to onnx and --to int8; --to {to} takes pictures")
+    if batch is not None and (to not in ("onnx", "int8") or batch < 1):
+        raise ConfigError(f"--batch is for --to onnx and --to int8, and at least 1; got {batch} for --to {to}")
     if to in ("onnx", "int8", "web"):
         check_extra(f"--to {to}")
-    job = prepare(checkpoint, data, input, min_agreement, say, reading)
+    job = prepare(checkpoint, data, input, min_agreement, say, reading, batch)
     folder = Path(out) if out else job.folder / f"export-{to}"
     writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
     writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")

@@ -43,7 +43,7 @@ def float32(job: Job) -> onnx.ModelProto:
 def pack(job: Job, proto: onnx.ModelProto, *, routed: bool = False) -> bytes:
     """The bytes of the file."""
     images = job.predictor.config.images if job.input == "image" else None
-    return finish(proto, job.facts, images, routed=routed).SerializeToString()
+    return finish(proto, job.facts, images, routed=routed, batch=job.batch).SerializeToString()
 
 
 def int8(job: Job, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:

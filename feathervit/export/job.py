@@ -64,6 +64,7 @@ class Job:
     input: str
     min_agreement: float | None
     say: Callable[[str], None]
+    batch: int | None = None  # images at once that an ONNX file takes; None: any number
 
     @cached_property
     def calibration(self) -> Images:
@@ -166,6 +167,7 @@ def prepare(
     min_agreement: float | None,
     say: Callable[[str], None],
     reading: Mapping[str, Any],
+    batch: int | None = None,
 ) -> Job:
     """The checkpoint and its images. `reading`: fields of `ReadingConfig`. Raises CheckpointError, DataError, ConfigError."""
     path, weights = Path(checkpoint), load_weights(checkpoint)
@@ -189,7 +191,7 @@ def prepare(
     some = _spread(len(sources), ORIGINALS) if place else ()
     originals = [items[i] for items, i in (place[sources[number]] for number in some)]
     folder = path if path.is_dir() else path.parent
-    return Job(predictor, weights, folder, data, checking, originals, alone[0], input, min_agreement, say)
+    return Job(predictor, weights, folder, data, checking, originals, alone[0], input, min_agreement, say, batch)
 
 
 def _load(

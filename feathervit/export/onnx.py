@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..config import ImageConfig
 from ..errors import ConfigError
 from .lean import Routes, lean
-from .preprocess import IR_VERSION, OPSET, preprocessing
+from .preprocess import IR_VERSION, OPSET, RUNTIME, keep_used, preprocessing
 
 
 class Probabilities(nn.Module):
@@ -76,13 +76,19 @@ def core(
 
 
 def finish(
-    proto: onnx.ModelProto, facts: dict[str, Any], images: ImageConfig | None, *, routed: bool = False
+    proto: onnx.ModelProto,
+    facts: dict[str, Any],
+    images: ImageConfig | None,
+    *,
+    routed: bool = False,
+    batch: int | None = None,
 ) -> onnx.ModelProto:
     """The model as it is shipped: with its preprocessing where `images` is given, and `facts` as metadata.
 
     The input is then `image`, uint8 [batch, height, width, channels], else `pixels` as in `core`. `routed` keeps the gates as
-    outputs and, with preprocessing, gives out `seen`: the picture as the model sees it, float32 grey levels. Values of the
-    metadata that are no text are JSON.
+    outputs and, with preprocessing, gives out `seen`: the picture as the model sees it, float32 grey levels. `batch`: so
+    many images at a time and no other number, so that every shape is known beforehand. Values of the metadata that are no text
+    are JSON; the metadata also say the opset and the oldest ONNX Runtime that is known to load the file.
     """
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
@@ -95,6 +101,11 @@ def finish(
         outputs = [out.name for out in whole.graph.output] + (["seen"] if routed else [])
         whole = compose.merge_models(first, whole, io_map=[("normalised", "pixels")], outputs=outputs)
     _shorten(whole)
+    if batch is not None:
+        for value in (*whole.graph.input, *whole.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    whole.ir_version = IR_VERSION  # the quantiser and `merge_models` have their own
+    facts = facts | {"opset": OPSET, "onnxruntime": f">={RUNTIME}"}
     whole.producer_name, whole.producer_version = "feathervit", facts["feathervit"]
     whole.graph.name, whole.doc_string = facts["model"], ""
     onnx.helper.set_model_props(
@@ -112,10 +123,7 @@ def strip(proto: onnx.ModelProto) -> None:
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         del part.metadata_props[:]
         part.doc_string = ""
-    used = {name for node in graph.node for name in node.input}
-    initializers = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)
+    keep_used(graph)
 
 
 def _shorten(proto: onnx.ModelProto) -> None:

@@ -13,7 +13,8 @@ from onnx import parser
 from ..config import ImageConfig
 
 OPSET = 18  # the first with antialiased Resize
-IR_VERSION = 10
+IR_VERSION = 8  # of the release with that opset: what it needs of a runtime, and no more
+RUNTIME = "1.17"  # the oldest ONNX Runtime that an exported file was loaded in
 
 _SIDES = """
    height = Shape<start=1, end=2>(image)
@@ -23,7 +24,6 @@ _SQUARE = {
     "crop": _SIDES
     + """
    side = Min(height, width)
-   two = Constant<value_ints=[2]>()
    spare_y = Sub(height, side)
    spare_x = Sub(width, side)
    top = Div(spare_y, two)
@@ -32,20 +32,17 @@ _SQUARE = {
    end_y = Add(top, side)
    end_x = Add(left, side)
    stop = Concat<axis=0>(end_y, end_x)
-   axes = Constant<value_ints=[1, 2]>()
    square = Slice(image, start, stop, axes)
 """,
     "pad": _SIDES
     + """
    side = Max(height, width)
-   two = Constant<value_ints=[2]>()
    spare_y = Sub(side, height)
    spare_x = Sub(side, width)
    top = Div(spare_y, two)
    left = Div(spare_x, two)
    bottom = Sub(spare_y, top)
    right = Sub(spare_x, left)
-   zero = Constant<value_ints=[0]>()
    pads = Concat<axis=0>(zero, top, left, zero, zero, bottom, right, zero)
    square = Pad(image, pads)
 """,
@@ -53,13 +50,10 @@ _SQUARE = {
 }
 
 _LEVELS = """
-   zero_value = Constant<value_float=0.0>()
-   white = Constant<value_float={scale}>()
-   levels_255 = Constant<value_float=255.0>()
    missing = IsNaN(image)
-   known = Where(missing, zero_value, image)
-   inside = Clip(known, zero_value, white)
-   parts = Mul(inside, levels_255)
+   known = Where(missing, least, image)
+   inside = Clip(known, least, white)
+   parts = Mul(inside, most)
    share = Div(parts, white)
    levels = Round(share)
 """
@@ -70,31 +64,41 @@ def preprocessing(images: ImageConfig, img_size: int, channels: int) -> onnx.Mod
     0 to 255, and the same `normalised`. `image` holds uint8 levels; where the configuration names a scale, float32 values."""
     kind, levels, square = "uint8", "", _SQUARE[images.fit]
     if images.scale is not None:
-        kind, levels, square = "float", _LEVELS.format(scale=float(images.scale)), square.replace("(image", "(levels")
+        kind, levels, square = "float", _LEVELS, square.replace("(image", "(levels")
+    white = float(images.scale or 255)
     mean, std = (", ".join(f"{v!r}" for v in _each(values, channels)) for values in (images.mean, images.std))
-    return parser.parse_model(f"""
+    proto = parser.parse_model(f"""
 <ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>
 preprocess ({kind}[batch, height, width, {channels}] image) =>
    (float[batch, {channels}, {img_size}, {img_size}] seen, float[batch, {channels}, {img_size}, {img_size}] normalised)
-<float[1, {channels}, 1, 1] mean = {{{mean}}}, float[1, {channels}, 1, 1] std = {{{std}}}>
+<float[1, {channels}, 1, 1] mean = {{{mean}}}, float[1, {channels}, 1, 1] std = {{{std}}},
+ float least = {{0.0}}, float most = {{255.0}}, float white = {{{white}}}, int64[2] sides = {{{img_size}, {img_size}}},
+ int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[2] axes = {{1, 2}}>
 {{
    {levels}
    {square}
    planes = Transpose<perm=[0, 3, 1, 2]>(square)
    exact = Cast<to=1>(planes)
    leading = Shape<start=0, end=2>(planes)
-   sides = Constant<value_ints=[{img_size}, {img_size}]>()
    sizes = Concat<axis=0>(leading, sides)
    resized = Resize<mode="linear", antialias=1, exclude_outside=1,
                     coordinate_transformation_mode="half_pixel">(exact, , , sizes)
    rounded = Round(resized)
-   least = Constant<value_float=0.0>()
-   most = Constant<value_float=255.0>()
    seen = Clip(rounded, least, most)
    unit = Div(seen, most)
    centred = Sub(unit, mean)
    normalised = Div(centred, std)
 }}""")
+    keep_used(proto.graph)
+    return proto
+
+
+def keep_used(graph: onnx.GraphProto) -> None:
+    """Takes out the constants that no node reads."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

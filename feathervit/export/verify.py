@@ -51,11 +51,17 @@ def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def probabilities(run: onnxruntime.InferenceSession, images: NDArray, batch: int = 50) -> NDArray:
-    """Class probabilities [N, K] of `images` as the graph's input takes them."""
-    name = run.get_inputs()[0].name
-    return np.concatenate(
-        [run.run(["probabilities"], {name: images[i : i + batch]})[0] for i in range(0, len(images), batch)]
-    )
+    """Class probabilities [N, K] of `images` as the graph's input takes them; a graph of a fixed batch gets that many at once,
+    the last of them repeated where images run out."""
+    batch = fixed_batch(run) or batch
+    call = [runner(run, images[i : i + batch]) for i in range(0, len(images), batch)]
+    return np.concatenate([one()[0] for one in call])[: len(images)]
+
+
+def fixed_batch(run: onnxruntime.InferenceSession) -> int | None:
+    """How many images at once the graph takes, None for any number."""
+    size = run.get_inputs()[0].shape[0]
+    return size if isinstance(size, int) else None
 
 
 def agreement(ours_NK: NDArray, theirs_NK: NDArray) -> dict[str, float]:
@@ -129,7 +135,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def runner(run: onnxruntime.InferenceSession, image: NDArray) -> Callable[[], object]:
-    """A call that computes one batch, for `race`."""
-    feed = {run.get_inputs()[0].name: image}
+def runner(run: onnxruntime.InferenceSession, images: NDArray) -> Callable[[], list[NDArray]]:
+    """A call that computes one batch, for `race`; `images` are filled up to a fixed batch with the last one."""
+    missing = (fixed_batch(run) or 0) - len(images)
+    if missing > 0:
+        images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+    feed = {run.get_inputs()[0].name: images}
     return lambda: run.run(["probabilities"], feed)

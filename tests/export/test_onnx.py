@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -27,6 +28,8 @@ from feathervit.export.preprocess import OPSET
 from feathervit.export.verify import probabilities, session
 from feathervit.models import create_model, list_models
 
+# The operators of ONNX at opset 18 that ONNX Runtime Web 1.22 lists for WebGPU (js/web/docs/webgpu-operators.md)
+WEBGPU = set((Path(__file__).parent / "webgpu.txt").read_text().split())
 FACTS = {"model": "some", "class_names": ["a", "b", "c"], "feathervit": "0"}
 
 
@@ -48,7 +51,9 @@ def check_model_of_ours(name, **parts):
     torch.manual_seed(0)
     size = spec(name).img_size
     model = create_model(name, num_classes=7, **parts)
-    run = ready(core(model, size, 3), size)
+    proto = core(model, size, 3)
+    assert {node.op_type for node in proto.graph.node} <= WEBGPU
+    run = ready(proto, size)
     for batch in (1, 3):
         x = unseen(batch, size)
         np.testing.assert_allclose(probabilities(run, x.numpy()), expected(model, x), atol=2e-6)
@@ -205,7 +210,10 @@ def test_what_is_in_the_file(nano):
     whole = finish(proto, facts, ImageConfig())
     found = {prop.key: prop.value for prop in whole.metadata_props}
     assert json.loads(found.pop("class_names")) == ["a", "b", "c"]
-    assert found == {"model": "some", "feathervit": "0", "img_size": "24", "channels": "3"}
+    made_for = {"opset": str(OPSET), "onnxruntime": ">=1.17"}
+    assert found == {"model": "some", "feathervit": "0", "img_size": "24", "channels": "3", **made_for}
+    assert whole.ir_version == 8
+    assert not [node for node in whole.graph.node if node.op_type == "Constant"]
     assert {o.domain: o.version for o in whole.opset_import}[""] == OPSET
     assert [i.name for i in whole.graph.input] == ["image"]
     assert [o.name for o in whole.graph.output] == ["probabilities"]
@@ -215,6 +223,41 @@ def test_what_is_in_the_file(nano):
     for node in whole.graph.node:
         assert not node.metadata_props
         assert not node.doc_string
+
+
+@pytest.mark.parametrize("images", [None, ImageConfig(), ImageConfig(fit="stretch", scale=4095.0)])
+def test_onnx_runtimes_own_preparation_for_quantising_takes_it(nano, images, tmp_path):
+    from onnxruntime.quantization import quant_pre_process
+
+    onnx.save(finish(nano[1], FACTS | {"img_size": 24, "channels": 3}, images), tmp_path / "whole.onnx")
+    quant_pre_process(tmp_path / "whole.onnx", tmp_path / "prepared.onnx", skip_symbolic_shape=True)
+    before, after = (session((tmp_path / f"{name}.onnx").read_bytes()) for name in ("whole", "prepared"))
+    x = (
+        unseen(2, 24).numpy()
+        if images is None
+        else np.full((2, 30, 40, 3), 100, np.float32 if images.scale else np.uint8)
+    )
+    np.testing.assert_allclose(probabilities(after, x), probabilities(before, x), atol=1e-6)
+
+
+def test_a_fixed_batch_leaves_no_shape_open(nano):
+    model, proto = nano
+    data = finish(proto, FACTS | {"img_size": 24, "channels": 3}, None, batch=4).SerializeToString()
+    x = unseen(6, 24)  # one and a half batches
+    np.testing.assert_allclose(probabilities(session(data), x.numpy()), expected(model, x), atol=2e-6)
+    known = onnx.shape_inference.infer_shapes(onnx.load_from_string(data), data_prop=True).graph
+    shapes = [value.type.tensor_type.shape for value in (*known.input, *known.value_info, *known.output)]
+    assert len(shapes) > len(known.node)
+    assert all(dim.HasField("dim_value") for shape in shapes for dim in shape.dim)
+
+
+def test_of_equal_scores_the_first_is_kept():
+    model = create_model("mlit_nano", num_classes=5, depth=1).double()
+    model.blocks[0].ffn.gate.w_gate.weight.data.zero_()
+    twin, routes = lean(model)
+    x = unseen(2, 16).double()
+    np.testing.assert_allclose(expected(twin, x), expected(model, x), rtol=1e-12)
+    assert (routes.gates[1][..., :2] == 0.5).all()
 
 
 @pytest.mark.parametrize("method", METHODS)

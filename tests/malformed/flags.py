@@ -178,6 +178,8 @@ OTHERS = [
     ("probe {world}/run --device mps", "mps"),
     ("export {world}/run --to tflite --out {here}/out", "tflite"),
     ("export {world}/run --min-agreement 2 --out {here}/out", "min-agreement"),
+    ("export {world}/run --batch 0 --out {here}/out", "batch"),
+    ("export {world}/run --to huggingface --batch 2 --out {here}/out", "batch"),
     ("export {world}/run --min-agreement nan --out {here}/out", "min-agreement"),
     ("export {world}/run --to pt2 --input tensor --out {here}/out", "--input"),
     ("export {world}/run --input bytes --out {here}/out", "input"),
