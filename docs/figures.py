@@ -1,14 +1,19 @@
-"""Draws the documentation's figures and writes its tables, all from the code that they are about: python docs/figures.py
+"""Draws the figures of the documentation and writes its tables, from the code and the results: python docs/figures.py
 
-A table stands in its page between `<!-- NAME -->` and `<!-- end -->`; one that is made of the files in results/, in any page
-or the README, between `<!-- results: NAME -->` and `<!-- end -->`. tests/test_readme.py fails where one is out of date.
+Markers in a page name the tables, and `<!-- end -->` ends each of them:
+- `<!-- NAME -->`: a table of this file, for one page;
+- `<!-- results: NAME -->`: a table of the papers' rows and of repeated runs, in any page;
+- `<!-- study: NAME -->`: results/NAME/table.md, in any page.
+tests/test_readme.py fails if a table is out of date.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
+import json
 import re
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -23,10 +28,12 @@ from feathervit.models.cost import cost
 from feathervit.models.feedforward import expert_count, hidden_size
 from feathervit.recipes import RECIPES
 from feathervit.recipes.folder import INPUTS, LARGE_SET, MASKED_EPOCHS, MASKED_VIEWS, SMALL_SET, STEM_INPUTS
+from feathervit.recipes.folder import _sizes as sizes_for
 from feathervit.reproduce.table import tables
 from feathervit.studies import STUDIES
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "results"
 CLASSES = 100
 PARTS = {  # a part of a model, and the beginning of its modules' names inside the model (inside a layer for the middle ones)
     "patches and positions": ("patch_embed", "pos_embed", "readout"),
@@ -59,7 +66,7 @@ def budget(name: str) -> tuple[Counter[str], Counter[str]]:
         inside = within.get(path.partition(".")[2], "")
         if re.fullmatch(r"patch_embed|head|blocks\.\d+\.(attn|ffn|ffn\.gate)", inside):
             macs[part_of(inside)] += sum(by_operator.values()) // 2
-    macs["feed-forward"] -= macs["gates"]  # they lie in it
+    macs["feed-forward"] -= macs["gates"]  # counted inside it
     return parameters, macs
 
 
@@ -95,8 +102,8 @@ def recipes_table() -> str:
     for name, known in RECIPES.items():
         config = resolve(known.config)
         chosen = name in ("folder", "mae_folder")
-        sizes = "by the pictures" if chosen else f"{config.img_size} px, {config.patch_size} px"
-        model, epochs = ("by the pictures",) * 2 if chosen else (f"`{config.model}`", config.epochs)
+        sizes = "by the images" if chosen else f"{config.img_size} px, {config.patch_size} px"
+        model, epochs = ("by the images",) * 2 if chosen else (f"`{config.model}`", config.epochs)
         what = (config.data or "your own", model, sizes, epochs, config.batch_size)
         rows.append((f"`{name}`", config.objective, *what, known.source))
     head = ("Recipe", "Objective", "Data", "Model", "Image, patch", "Epochs", "Batch", "Source")
@@ -104,24 +111,37 @@ def recipes_table() -> str:
 
 
 def sizes_table() -> str:
-    """Image and patch size by the images' median short side, as the folder recipes choose them."""
+    """Image and patch size by the median short side of the images, as the folder recipes choose them."""
+    sides = sorted({*STEM_INPUTS, *(size for size, _ in INPUTS)})
+    ends = [f"under {sides[1]} px"]
+    ends += [f"{a} to {b - 1} px" for a, b in itertools.pairwise(sides[1:])]
+    ends += [f"{sides[-1]} px and more"]
     rows = []
-    for verb, inputs in (("train", [(s, 8 if s <= 64 else 16) for s in STEM_INPUTS]), ("pretrain", INPUTS)):
-        ends = [f"under {inputs[1][0]} px"]
-        ends += [f"{a} to {b - 1} px" for (a, _), (b, _) in itertools.pairwise(inputs[1:])]
-        ends += [f"{inputs[-1][0]} px and more"]
-        rows += [
-            (f"`{verb}`", end, f"{size} px", f"{patch} px") for end, (size, patch) in zip(ends, inputs, strict=True)
-        ]
-    return table(("Verb", "Short side of your images (median)", "`--img-size`", "`--patch-size`"), rows)
+    for side, end in zip(sides, ends, strict=True):
+        found = (sizes_for(side, {}, model) for model in ("feather_xxs", "mlit_xxs"))
+        rows.append((end, *(f"{size} px, {patch} px" for size, patch in found)))
+    return table(("Median short side", "`feather` models: image, patch", "Other models: image, patch"), rows)
 
 
 def budgets_table() -> str:
-    """Model and images shown by the number of training images, as `pretrain` chooses them for a folder."""
+    """Model and images shown by the number of training images, as the folder recipe of pre-training chooses them."""
     ends = (f"under {SMALL_SET:,}", f"{SMALL_SET:,} to {LARGE_SET - 1:,}", f"{LARGE_SET:,} and more")
-    rows = [(end, f"`{name}`", f"{views:,}") for end, (name, views) in zip(ends, MASKED_VIEWS.items(), strict=True)]
+    rows = [(end, f"`{name}`", f"{MASKED_VIEWS[name]:,}") for end, name in zip(ends, MASKED_VIEWS, strict=True)]
     least, most = MASKED_EPOCHS
-    return table(("Training images", "`--model`", f"Images shown ({least} to {most:,} epochs)"), rows)
+    return table(("Training images", "Model of `pretrain`", f"Images shown ({least} to {most:,} epochs)"), rows)
+
+
+def peers_table() -> str:
+    """Test accuracy of our models and of peers that were given the same time: the study `peers`."""
+    found = json.loads((RESULTS / "peers" / "study.json").read_text())
+    rows = []
+    for arm in found["arms"]:
+        cells = [cell for cell in found["cells"] if cell["arm"] == arm]
+        top1 = [100 * cell["test_top1"] for cell in cells]
+        epochs = " + ".join(map(str, cells[0]["epochs"]))
+        accuracy = f"{statistics.mean(top1):.1f} ({min(top1):.1f} to {max(top1):.1f})"
+        rows.append((arm, f"{cells[0]['parameters']:,}", epochs, accuracy))
+    return table(("Model and training", "Parameters", "Epochs", "Test top-1, %"), rows)
 
 
 def studies_table() -> str:
@@ -129,6 +149,7 @@ def studies_table() -> str:
 
 
 TABLES = {  # page -> name of the table -> what writes it
+    "../README.md": {"peers": peers_table},
     "models.md": {"models": models_table},
     "recipes.md": {"recipes": recipes_table},
     "images.md": {"sizes": sizes_table, "budgets": budgets_table},
@@ -143,9 +164,15 @@ def with_tables(page: str) -> str:
     """The text of a page with its tables as they should be."""
     text = (HERE / page).read_text()
     if "<!-- results:" in text:
-        made = tables(HERE.parent / "results")
+        made = tables(RESULTS)
         pattern = r"(<!-- results: ([\w-]+) -->\n\n).*?(\n\n<!-- end -->)"
         text = re.sub(pattern, lambda m: m[1] + made[m[2]] + m[3], text, flags=re.DOTALL)
+    text = re.sub(
+        r"(<!-- study: ([\w-]+) -->\n\n).*?(\n\n<!-- end -->)",
+        lambda m: m[1] + (RESULTS / m[2] / "table.md").read_text().strip() + m[3],
+        text,
+        flags=re.DOTALL,
+    )
     for name, write in TABLES.get(page, {}).items():
         pattern = rf"(<!-- {name} -->\n\n).*?(\n\n<!-- end -->)"
         text, found = re.subn(pattern, lambda m, write=write: m[1] + write() + m[2], text, flags=re.DOTALL)
@@ -175,7 +202,7 @@ def draw_hidden(plt) -> None:
 
 
 def draw_budget(plt) -> None:
-    """Where the parameters and the multiply-accumulates of the named models lie, as shares."""
+    """The shares of the parts in the parameters and multiply-accumulates of the named models."""
     names = list(MODELS)[::-1]
     found = {name: budget(name) for name in names}
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), sharey=True, layout="constrained")
@@ -196,7 +223,7 @@ def draw_budget(plt) -> None:
 
 
 def draw_masks(plt) -> None:
-    """A digit, what three quarters of masking leave of it, and the sequences that encoder and decoder get."""
+    """A digit under four masks."""
     from feathervit.data import load_data
     from feathervit.recipes import recipe
 
@@ -209,7 +236,7 @@ def draw_masks(plt) -> None:
     kept = 64 - model.masked_patches
     figure, axes = plt.subplots(1, 5, figsize=(8.6, 2), layout="constrained")
     axes[0].imshow(image[0, 0], cmap="gray")
-    axes[0].set_title("picture")
+    axes[0].set_title("image")
     for axis in axes[1:]:
         patches = model.patchify(image)
         hidden = model.draw(1, image.device, generator)[:, kept:]

@@ -28,6 +28,7 @@ from .conftest import write_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MEASURED = ROOT / "docs" / "measured.md"
 # What a block may be: run, run or parsed, parsed; and for people only, where running needs what a test has not.
 LANGUAGES = {"python", "sh", "json"} | {"text", "py"}
 # Commands that are parsed only: they download, take minutes, or have tests of their own.
@@ -175,7 +176,7 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
     """One after the other, as a reader would: with small pictures, one layer and one epoch."""
     monkeypatch.chdir(tmp_path)
     write_pictures(Path("pets"), 12, classes=("cat", "dog"))
-    write_pictures(Path("pictures"), 4)
+    write_pictures(Path("images"), 4)
     rows = [f"pets/{kind}/{n}.png,{kind},{'ab'[n % 2]}{n // 4}" for kind in ("cat", "dog") for n in range(12)]
     Path("images.csv").write_text("\n".join(["path,label,person", *rows]))
     Path("new").mkdir()
@@ -298,8 +299,8 @@ def test_links_lead_somewhere():
 
 
 def test_figures_come_from_results():
-    """A table row of README that names results/NAME holds the means of the result files in there."""
-    rows = [line for line in PAGES[0].read_text().splitlines() if line.startswith("|") and "results/" in line]
+    """A table row of docs/measured.md that names results/NAME holds the means of the result files in there."""
+    rows = [line for line in MEASURED.read_text().splitlines() if line.startswith("|") and "results/" in line]
     assert rows
     for row in rows:
         (name,) = re.findall(r"`results/([\w-]+)` *\|", row)
@@ -319,7 +320,7 @@ def by_seed(study: str) -> dict[str, dict[int, float]]:
 
 @pytest.mark.parametrize("study", ["feather", "peers", "transfer"])
 def test_figures_of_studies_come_from_results(study):
-    text = " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join(MEASURED.read_text().split())
     for seeds in by_seed(study).values():
         values = seeds.values()
         assert len(values) == 3
@@ -339,15 +340,15 @@ def test_augmentation_figures_come_from_results():
     ratios = {(s["threads"], s["size"]): s["ratio"] for s in found["summary"]}
     for threads, word in ((1, "one"), (2, "two")):
         cells = [f"{ours[threads, size]:,.0f} ({ratios[threads, size]:.1f} x)" for size in (32, 64, 96)]
-        assert f"| {word} thread{'s' * (threads > 1)} | {' | '.join(cells)} |" in PAGES[0].read_text()
+        assert f"| {word} thread{'s' * (threads > 1)} | {' | '.join(cells)} |" in MEASURED.read_text()
     share = 100 * (1 - found["step"]["without"] / found["step"]["with"])
-    assert f"spends {share:.1f} % on augmentation" in PAGES[0].read_text()
+    assert f"spends {share:.1f} % on augmentation" in MEASURED.read_text()
 
 
 def test_figures_of_few_labels_come_from_results():
     rows = json.loads((ROOT / "results" / "demo.json").read_text())["rows"]
     assert len(rows) == 5
-    text = " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join(MEASURED.read_text().split())
     names = {"scratch": "from scratch", "fine_tuned": "without labels first", "raw_pixel_1nn": "in raw pixels"}
     for name, words in names.items():
         found = [100 * row["top1"][name] for row in rows]
@@ -356,7 +357,7 @@ def test_figures_of_few_labels_come_from_results():
 
 def test_mixture_figures_come_from_results():
     found = json.loads((ROOT / "results" / "moe.json").read_text())
-    text = " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join(MEASURED.read_text().split())
     summary = {kind: found["summary"][kind]["geometric_mean"] for kind in ("train", "infer")}
     assert f"forward and backward {summary['train']:.2f} x, inference {summary['infer']:.2f} x" in text
     for row in found["steps"]:
@@ -370,7 +371,7 @@ def test_training_speeds_come_from_results():
     )
     assert (one["model"], one["batch_size"], one["processes"]) == ("mlit_xxs", 128, 1)
     assert (two["model"], two["batch_size"], two["processes"]) == ("mlit_xxs", 128, 2)
-    text = " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join(MEASURED.read_text().split())
     assert (
         f"at {one['images_per_s']:.0f} images/s in one process of one thread and at {two['images_per_s']:.0f} in two"
         in text
@@ -389,9 +390,9 @@ def test_tables_of_studies_come_from_results():
 
 def test_decoding_figures_come_from_results():
     found = json.loads((ROOT / "results" / "decode.json").read_text())
-    text = " ".join(PAGES[0].read_text().split())
+    text = " ".join(MEASURED.read_text().split())
     assert (
-        f"stored at {found['pictures_per_s']:.1f} a second, 3,000 in {found['seconds_for_3000'] / 60:.1f} minutes"
+        f"stored at {found['pictures_per_s']:.1f} per second, 3,000 in {found['seconds_for_3000'] / 60:.1f} minutes"
         in text
     )
     assert f"with {found['peak_mb']:.0f} MB of memory at most" in text
