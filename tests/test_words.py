@@ -1,0 +1,35 @@
+"""scripts/words.py: banned words of the prose are found, and code and generated tables are not checked."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+spec = importlib.util.spec_from_file_location("words", Path(__file__).resolve().parents[1] / "scripts" / "words.py")
+words = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(words)
+
+
+@pytest.mark.parametrize(
+    "text", ["Mend the file.", "The log tells\nwhy.", "It runs at 30 images a second.", "one's own"]
+)
+def test_banned_words_are_found(text):
+    assert words.banned(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Fix the file. The layer delays nothing; 30 images per second.",
+        "```sh\nmend pictures\n```",
+        "Use `pictures`.",
+        "[a link](pictures.md)",
+        "<!-- study: peers -->\n\nThe same pictures.\n\n<!-- end -->",
+    ],
+)
+def test_code_and_tables_are_not_checked(text):
+    assert not words.banned(text)
+
+
+def test_the_line_is_named():
+    assert [line for line, _, _ in words.banned("Fine.\n```\npicture\n```\nA picture.")] == [5]
