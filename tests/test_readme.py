@@ -19,7 +19,8 @@ from PIL import Image
 
 from feathervit import cli
 from feathervit.cli import VERBS
-from feathervit.config import MODELS, MAEConfig, RunConfig, with_fields
+from feathervit.config import MODELS, MAEConfig, RunConfig, to_dict, with_fields
+from feathervit.recipes import recipe
 from feathervit.results import read_result
 from feathervit.studies import read_study
 from feathervit.studies.report import table
@@ -84,11 +85,16 @@ def test_python_runs(page, number, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_commands_exist(page):
+def test_commands_exist(page, tmp_path, monkeypatch):
     """Every command is one, and the real command line takes all its flags."""
+    monkeypatch.chdir(tmp_path)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for words in commands(page):
+        if "--config" in words:  # of a run that an earlier command made
+            run = Path(words[words.index("--config") + 1])
+            run.mkdir()
+            (run / "config.json").write_text(json.dumps(to_dict(recipe("digits"))))
         if words[0] == "make":
             assert words[1] in targets
         elif words[0] == "pip":
@@ -127,7 +133,7 @@ def known_flags() -> set[str]:
     names = (
         {field.name for kind, _ in VERBS.values() for field in dataclasses.fields(kind)}
         | set(cli.SHORT)
-        | {"debug", "help"}
+        | {"debug", "help", "help_all"}
     )
     for model in MODELS.values():
         config = RunConfig(arch=model.config, mae=MAEConfig(decoder=model.decoder))
