@@ -32,15 +32,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
 
 
-def try_writing(folder: Path) -> None:
-    """Sees that the folder takes a file, and leaves nothing in it. Raises OSError."""
-    draft = _draft(folder / "trial")
-    try:
-        draft.touch()
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def clear_drafts(folder: Path) -> None:
     """Removes what killed processes were writing. For a folder in which nobody else writes. Raises RunFolderError."""
     try:

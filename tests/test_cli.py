@@ -410,3 +410,22 @@ def test_the_same_folder_written_otherwise_is_not_evaluated_on_its_training_pict
 def test_a_renamed_verb_names_its_successor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pictures", "routing", "run"]) == 2
     assert "feathervit plot" in capsys.readouterr().err
+
+
+def test_an_internal_error_is_one_line_and_keeps_its_traceback(run, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("of two\nlines")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setitem(VERBS, "models", (VERBS["models"][0], broken))
+    status, out, err = run("models", "--json")
+    assert (status, out) == (1, "")
+    (line,) = err.splitlines()
+    (kept,) = tmp_path.iterdir()
+    assert "ZeroDivisionError: of two lines" in line and str(kept) in line
+    text = kept.read_text(encoding="utf-8")
+    assert "Traceback (most recent call last)" in text and "in broken" in text
+    assert "feathervit models --json" in text
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    status, _, err = run("models")
+    assert status == 1 and len(err.splitlines()) == 1 and "--debug" in err

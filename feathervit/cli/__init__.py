@@ -96,8 +96,25 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        print(f"feathervit: an error that feathervit did not foresee: {said}; --debug shows where", file=sys.stderr)
+        print(f"feathervit: internal error: {said}; {_kept_traceback(argv)}", file=sys.stderr)
         return 1
+
+
+def _kept_traceback(argv: list[str]) -> str:
+    """Writes the traceback of the error that is being handled, and says where."""
+    import platform
+    import tempfile
+    import traceback
+
+    system = f"feathervit {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    text = f"{system}\n{shlex.join(['feathervit', *argv])}\n\n{traceback.format_exc()}"
+    try:
+        number, path = tempfile.mkstemp(prefix="feathervit-", suffix=".txt", text=True)
+        with os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        return f"its traceback could not be written ({error.strerror or error}); --debug shows it"
+    return f"its traceback is in {path}"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import math
 import platform
 import shlex
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,16 +22,16 @@ from torch import nn
 
 from .. import __version__
 from ..chance import Chance
-from ..checkpoint import STATES, drop_state, load_state, load_weights, states
+from ..checkpoint import drop_state, load_state, load_weights, states
 from ..config import RunConfig, check_channels, named_weights, to_dict
 from ..data import DataSplits, ImageSet, load_data
 from ..data.image import as_input
 from ..device import choose_device, choose_precision, own_randomness, seed
-from ..errors import ConfigError, FeatherVitError, RunFolderError
+from ..errors import ConfigError, RunFolderError
 from ..evaluation.findings import findings, some_of
 from ..evaluation.inference import accuracy_and_loss
 from ..evaluation.metrics import Metrics
-from ..files import clear_drafts, try_writing, write_bytes
+from ..files import write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..models.starting import start_from
 from ..plots.report import report_at_end
@@ -41,6 +41,7 @@ from ..results import RunResult, commit, machine, read_config, write_json
 from .banner import banner, summary
 from .display import decoding, say
 from .distributed import Group, join
+from .folder import empty, held
 from .loop import Trainer
 from .precision import faster_on_cpu
 from .timing import AT_MOST_MINUTES, Budget, measure
@@ -107,10 +108,7 @@ def train(
     with join(_device(config, out, resume, fields)) as group:
         if not group.is_main:
             console = type(console)(quiet=True)
-        elif out.is_dir():
-            for folder in (out, out / "reconstructions", out / "report"):
-                clear_drafts(folder)
-        budget = None
+        budget, reasons = None, []
         if resume:
             config = resumed(out, config, name, fields)
         else:
@@ -120,17 +118,11 @@ def train(
                 budget = Budget(minutes, keep_warmup=keep_warmup)
             elif config.recipe in ADAPTIVE and "epochs" not in fields and not settled:
                 budget = Budget(AT_MOST_MINUTES, exactly=False, keep_warmup=keep_warmup)
-            new = group.is_main and _claim(out, overwrite)
+        with held(out, resume=resume, overwrite=overwrite) if group.is_main else nullcontext():
             for reason in reasons:
                 say(console, f"  {reason}", 4)
-        try:
             with own_randomness(choose_device(config.device)[0]):  # the caller's goes on as if nothing had been drawn
                 return _run(config, source, out, resume, budget, max_minutes, skip_unreadable, console, command, group)
-        except FeatherVitError:
-            if not resume and new:
-                with suppress(OSError):  # there is something in it
-                    out.rmdir()
-            raise
 
 
 def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dict[str, Any]) -> str:
@@ -254,7 +246,7 @@ def _run(
     if resume:
         _restore(trainer, out, identity, tell)
     elif group.is_main:
-        _empty(out)
+        empty(out)
     if group.is_main:
         write_json(out / "config.json", to_dict(config))  # first: from here on the run can be resumed
         write_json(out / "splits.json", data.record)
@@ -366,50 +358,6 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) 
 def _figures(trainer: Trainer, images: ImageSet | None) -> dict[str, Any] | None:
     found = trainer.measure(images) if images is not None else None
     return found.to_dict() if isinstance(found, Metrics) else found
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The run folder
-
-
-def _claim(out: Path, overwrite: bool) -> bool:
-    """Makes the run folder and sees that it takes a file; leaves nothing in it, so that a mistake found later costs nothing.
-    Whether the folder is new."""
-    try:
-        new = not out.exists()
-        if out.exists() and any(out.iterdir()) and not overwrite:
-            raise RunFolderError(
-                f"{out} is not empty; go on with --resume, start anew with --overwrite, or name another"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        try_writing(out)
-        return new
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot use {out} as a run folder: {error.strerror or error}; it must be writable"
-        ) from error
-
-
-def _empty(out: Path) -> None:
-    """Removes an earlier run. Only what a run writes is ever removed."""
-    try:
-        for pattern in (
-            "config.json",  # first: a run without its state is not to be taken for one that was just begun
-            *STATES,
-            "best.safetensors",
-            "last.safetensors",
-            "reconstructions/*.png",
-            "splits.json",
-            "result.json",
-            "report.html",
-            "report/*.png",
-            "metrics.csv",
-            "tensorboard/events.*",
-        ):
-            for path in out.glob(pattern):
-                path.unlink()
-    except OSError as error:
-        raise RunFolderError(f"cannot empty {out}: {error.strerror or error}; it must be writable") from error
 
 
 def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], tell: Callable[[str], None]) -> None:

@@ -1,0 +1,57 @@
+"""One training at a time in a run folder: the second is refused in one line; a killed one holds nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from feathervit.results import read_result
+
+from .commands import POSIX, Command, run
+from .faults import rows, same_weights
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSIX, reason="there is no SIGKILL")]
+
+MODEL = ["--arch.depth", "1", "--arch.dim", "16", "--img-size", "8", "--patch-size", "2", "--batch-size", "64"]
+TRAIN = ["train", "--data", "digits", "--threads", "1", "--split.train-per-class", "20", *MODEL]
+RESUME = ["train", "--resume", "--threads", "1"]
+
+
+def begun(words: list, out: Path, said: Path) -> Command:
+    """The command, once it trains."""
+    command = Command([*words, "--out", out], said)
+    while command.status is None and not (out / "metrics.csv").exists():
+        time.sleep(0.01)
+    assert command.status is None, said.read_text()
+    return command
+
+
+def test_the_second_is_refused_and_a_killed_one_holds_nothing(tmp_path):
+    out, said = tmp_path / "run", tmp_path / "said.txt"
+    first = begun([*TRAIN, "--epochs", "100000"], out, tmp_path / "first.txt")
+    before = (out / "config.json").read_bytes()
+    for words in ([*TRAIN, "--epochs", "2"], RESUME, [*TRAIN, "--epochs", "2", "--overwrite"]):
+        ended = run([*words, "--out", out], said)
+        assert ended.status == 2
+        (line,) = ended.said.splitlines()
+        assert line.startswith("feathervit: another training is running in")
+    assert (out / "config.json").read_bytes() == before
+    assert first.kill().status == -signal.SIGKILL
+    ended = run([*TRAIN, "--epochs", "2", "--overwrite", "--out", out], said)
+    assert ended.status == 0, ended.said
+    assert len(read_result(out / "result.json").epochs) == 2
+    assert not list(out.glob(".*"))
+
+
+def test_of_two_begun_at_once_one_trains(tmp_path):
+    words = [*TRAIN, "--epochs", "60"]
+    assert run([*words, "--out", tmp_path / "alone"], tmp_path / "said.txt").status == 0
+    both = [Command([*words, "--out", tmp_path / "both"], tmp_path / f"{i}.txt") for i in range(2)]
+    ended = sorted((command.end() for command in both), key=lambda end: end.status)
+    assert [end.status for end in ended] == [0, 2], [end.said for end in ended]
+    assert len(ended[1].said.splitlines()) == 1
+    assert same_weights(tmp_path / "alone" / "last.safetensors", tmp_path / "both" / "last.safetensors")
+    assert rows(tmp_path / "alone") == rows(tmp_path / "both")

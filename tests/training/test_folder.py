@@ -1,0 +1,68 @@
+"""A run folder is one training's at a time. Whole commands that compete: tests/reliability/test_lock.py."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import feathervit
+from feathervit.errors import FeatherVitError, RunFolderError
+from feathervit.training.folder import held
+
+
+@pytest.fixture
+def arguments(arrays, small) -> dict:
+    return {"data": arrays, "epochs": 1, **small}
+
+
+def _holds(out: Path) -> None:
+    with held(out, resume=True, overwrite=False):
+        (out / "holding").touch()
+        time.sleep(600)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process")
+def test_another_process_holds_it_until_it_is_killed(arguments, tmp_path):
+    out = tmp_path / "run"
+    feathervit.train(out=out, **arguments)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    other = multiprocessing.get_context("fork").Process(target=_holds, args=(out,))
+    other.start()
+    try:
+        while not (out / "holding").exists():
+            time.sleep(0.01)
+        for words in ({}, {"overwrite": True}, {"resume": True, "data": arguments["data"]}):
+            with pytest.raises(RunFolderError, match="another training is running"):
+                feathervit.train(out=out, **({} if "resume" in words else arguments) | words)
+    finally:
+        other.kill()
+        other.join()
+    (out / "holding").unlink()
+    assert before == {name: (out / name).read_bytes() for name in before}
+    assert feathervit.train(out=out, overwrite=True, **arguments).finished
+    assert {path.name for path in out.iterdir() if path.is_file()} == before.keys()
+
+
+def test_a_new_folder_is_held_from_the_start(arguments, tmp_path):
+    out = tmp_path / "run"
+    with held(out, resume=False, overwrite=False), pytest.raises(RunFolderError, match="another training is running"):
+        feathervit.train(out=out, **arguments)
+    assert feathervit.train(out=out, **arguments).finished
+
+
+def test_a_folder_is_free_when_a_training_has_failed(arguments, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(FeatherVitError):
+        feathervit.train(out=out, **arguments, accumulate=3)
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="not empty"):
+        feathervit.train(out=out, **arguments)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    (out / "mine.txt").unlink()
+    assert feathervit.train(out=out, **arguments).finished
