@@ -59,7 +59,7 @@ def locate(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingC
 def _located(source: Any, labelled: bool, reading: ReadingConfig) -> Found:
     if not isinstance(source, (str, os.PathLike)):
         return find_arrays(source, labelled)
-    text = os.fspath(source)
+    text = os.fsdecode(source)
     if not text:
         raise DataError(f"no data named: give a folder, or one of {', '.join(NAMED)}")
     if text.startswith("hf:"):

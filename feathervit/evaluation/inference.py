@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, load_weights
 from ..config import RunConfig
 from ..data import ImageSet
 from ..data.cache import look
-from ..data.image import Source, as_input, fit_square, open_picture, resize, to_stored
+from ..data.given import Array, as_images, one_or_more
+from ..data.image import Source, as_input, fit_square, resize, to_stored
 from ..data.scale import faults
 from ..device import autocast
 from ..errors import CheckpointError, ConfigError, DataError, warn
@@ -109,25 +109,20 @@ class Predictor:
     def predict(self, pictures: Any, top: int = 5, min_confidence: float = 0.0) -> list[Prediction]:
         """The `top` classes of each picture; one whose best has a probability under `min_confidence` is labelled "unsure".
 
-        `pictures`: a path or a list of paths; a PIL image; images as an array or tensor, uint8: [H, W] or [N, H, W] for
-        one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]; or a list of such, whose sizes may differ.
-        Raises DataError for a picture that cannot be read, ConfigError for arrays of another shape or type and for a
-        confidence that is not from 0 to 1.
+        `pictures`: a path, bytes, an open file or a PIL image, or any list or series of them; images as an array or tensor,
+        uint8: [H, W] or [N, H, W] for one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]; or a list of such,
+        whose sizes may differ. Raises DataError for a picture that cannot be read, ConfigError for what is none of these and
+        for a confidence that is not from 0 to 1.
         """
-        if isinstance(pictures, (str, Path)):
-            pictures = [pictures]
-        if isinstance(pictures, (list, tuple)) and all(isinstance(p, (str, Path)) for p in pictures):
-            sources = [str(p) for p in pictures]
-            squares = [self.read(p) for p in pictures]
-            self.warn_of_values(pictures)
-        else:
-            one_by_one = isinstance(pictures, (list, tuple))  # their sizes may differ
-            squares = [
-                square
-                for part in (pictures if one_by_one else [pictures])
-                for square in resize(fit_square(self._images(part), self.config.images.fit), self.config.img_size)
-            ]
-            sources = [f"images[{i}]" for i in range(len(squares))]
+        items = as_images(pictures, "pictures")
+        items = items if isinstance(items, list) else [items]
+        files = [item for item in items if not isinstance(item, (np.ndarray, Tensor))]
+        squares, sources = [], []
+        for item in items:
+            for square in self._squares(item):
+                sources.append(str(item) if isinstance(item, Path) else f"images[{len(squares)}]")
+                squares.append(square)
+        self.warn_of_values(files)
         return self.classify(squares, sources, top, min_confidence)
 
     def classify(
@@ -145,41 +140,23 @@ class Predictor:
             for source, index, values in zip(sources, index_NK.tolist(), values_NK.tolist(), strict=True)
         ]
 
-    def read(self, path: str | Path) -> Tensor:
-        """A picture file as the model sees it: uint8 [C, S, S]. Raises DataError when it cannot be read."""
+    def read(self, picture: Source) -> Tensor:
+        """A picture as the model sees it: uint8 [C, S, S]. Raises DataError when it cannot be read."""
         if self.in_chans not in (1, 3):
             raise DataError(f"the model takes {self.in_chans} channels; a picture file has 1 or 3, give arrays instead")
         images = self.config.images
-        return to_stored(Path(path), self.config.img_size, self.in_chans, images.fit, images.scale)
+        return to_stored(picture, self.config.img_size, self.in_chans, images.fit, images.scale)
 
     def warn_of_values(self, pictures: Sequence[Source]) -> None:
         """A DataWarning where pictures of more than 8 bits are too dark, or too bright, for the scale of the training data."""
         warn(faults(look(pictures), self.config.images.scale))
 
-    def _images(self, pictures: Any) -> Tensor:
-        if isinstance(pictures, Image.Image):
-            if self.in_chans not in (1, 3):
-                raise ConfigError(
-                    f"the model takes {self.in_chans} channels; a PIL image has 1 or 3, give arrays instead"
-                )
-            return open_picture(pictures, self.in_chans, self.config.images.scale)[None]
-        x = torch.from_numpy(np.require(pictures, requirements="CW")) if not isinstance(pictures, Tensor) else pictures
-        if x.dtype != torch.uint8:
-            raise ConfigError(f"images must be uint8 (0-255), got {x.dtype}")
-        c, shape = self.in_chans, list(x.shape)
-        if x.ndim == 2 and c == 1:
-            return x[None, None]
-        if x.ndim == 4 and c == x.shape[1]:
-            return x
-        if x.ndim == 4 and c == x.shape[3]:
-            return x.permute(0, 3, 1, 2)
-        if x.ndim == 3 and c == x.shape[0]:
-            return x[None]
-        if x.ndim == 3 and c == x.shape[2]:
-            return x.permute(2, 0, 1)[None]
-        if x.ndim == 3 and c == 1 and x.shape[2] not in (3, 4):  # a colour picture is not as many grey rows
-            return x[:, None]
-        raise ConfigError(f"images of {c} channel{'s' * (c > 1)} are wanted, got an array of shape {shape}")
+    def _squares(self, item: Source | Array) -> list[Tensor]:
+        """The pictures that an item of `predict` holds, as `read` gives them."""
+        if not isinstance(item, (np.ndarray, Tensor)):
+            return [self.read(item)]
+        x_NCHW = fit_square(one_or_more(item, self.in_chans), self.config.images.fit)
+        return list(resize(x_NCHW, self.config.img_size))
 
 
 def load(path: str | Path, device: str = "cpu") -> Predictor:

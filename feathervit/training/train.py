@@ -8,6 +8,7 @@ pre-training reconstructions/, and at the end result.json, report.html and repor
 from __future__ import annotations
 
 import math
+import os
 import platform
 import shlex
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from ..chance import Chance
 from ..checkpoint import drop_state, load_state, load_weights, states
 from ..config import RunConfig, check_channels, named_weights, to_dict
 from ..data import DataSplits, ImageSet, load_data
+from ..data.given import kept
 from ..data.image import as_input
 from ..device import choose_device, choose_precision, own_randomness, seed
 from ..errors import ConfigError, RunFolderError
@@ -103,8 +105,8 @@ def train(
     out = Path(out)
     settled = isinstance(config, Path)
     config = read_config(config) if settled else config
-    source = data if data is not None and not isinstance(data, (str, Path)) else None
-    name = "arrays" if source is not None else whole(str(data or ""))
+    source = kept(data) if data is not None and not isinstance(data, (str, os.PathLike)) else None
+    name = "arrays" if source is not None else whole(os.fsdecode(data or ""))
     with join(_device(config, out, resume, fields)) as group:
         if not group.is_main:
             console = type(console)(quiet=True)
@@ -141,7 +143,7 @@ def pretrain(
     images alone as an array. The rest as in `train`, which takes the weights up with `start_from=OUT`.
     """
     if config is None and not rest.get("resume"):
-        config = recipe_for(str(data) if isinstance(data, (str, Path)) else "", pretraining=True)
+        config = recipe_for(os.fsdecode(data) if isinstance(data, (str, os.PathLike)) else "", pretraining=True)
     begun = read_config(config) if isinstance(config, Path) else config
     if isinstance(config, str):
         begun = recipe(config)

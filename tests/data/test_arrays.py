@@ -9,7 +9,7 @@ from PIL import Image
 
 from feathervit.config import ImageConfig, SplitConfig
 from feathervit.data import load_data
-from feathervit.data.arrays import channels_first
+from feathervit.data.given import channels_first
 from feathervit.data.image import to_stored
 from feathervit.errors import ConfigError, DataError, UnknownNameError
 
@@ -57,8 +57,6 @@ def test_rgb_arrays_become_grey_as_pillow_does_it():
         ((5, 3, 8, 8), False, (5, 3, 8, 8)),
         ((5, 1, 8, 6), True, (5, 1, 8, 6)),
         ((5, 8, 6, 1), True, (5, 1, 8, 6)),
-        ((5, 3, 8, 3), True, (5, 3, 8, 3)),
-        ((5, 3, 8, 3), False, (5, 3, 3, 8)),
         ((5, 4, 8, 8), False, (5, 4, 8, 8)),
         ((5, 8, 8, 12), True, (5, 12, 8, 8)),
         ((5, 8, 6), False, (5, 1, 8, 6)),
@@ -74,13 +72,13 @@ def test_where_the_channels_are(shape, tensor, want):
 def test_bad_arrays(arrays):
     images, labels = arrays
     for bad, error, match in [
-        ((images / 255, labels), DataError, "uint8"),
-        ((images, labels[:-1]), DataError, "96 images and 95 labels"),
-        ((images, labels / 1.0), DataError, "integers or of strings"),
-        ((images[:, :7, :, :].repeat(2, 3), labels), DataError, "cannot tell the channels"),
+        ((images / 255, labels), ConfigError, "uint8"),
+        ((images, labels[:-1]), ConfigError, "96 images and 95 labels"),
+        ((images, labels / 1.0), ConfigError, "integers or texts"),
+        ((images[:, :7, :, :].repeat(2, 3), labels), ConfigError, "cannot tell where the channels are"),
         ((images, np.zeros(96, int)), DataError, "one class only"),
-        (images, DataError, "must be a pair"),
-        ({"test": (images, labels)}, DataError, "needs 'train'"),
+        (images, ConfigError, "must be a pair"),
+        ({"test": (images, labels)}, ConfigError, "needs 'train'"),
         ({"train": (images, labels), "tset": (images, labels)}, UnknownNameError, "did you mean test"),
         ({"train": (images, labels), "test": (images, labels + 1)}, UnknownNameError, "unknown class '3'"),
     ]:

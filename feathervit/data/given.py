@@ -1,0 +1,239 @@
+"""What Python programs give as images and labels: taken, or refused with a ConfigError; never a raw exception.
+
+Images are an array or a tensor, or any series or iterable of paths, bytes, open files, PIL images and arrays, whose sizes may
+differ. Labels are any sequence of integers or of texts. There is one rule on where the channels are: `channel_axis`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import ConfigError
+from ..files import expanded
+from .image import Source
+
+Array = np.ndarray | torch.Tensor
+COLOURS = (1, 3)  # channels of grey and colour images
+
+
+def as_images(given: Any, what: str = "images") -> Array | list[Source | Array]:
+    """An array or tensor as it is, and of anything else a list, its elements paths, bytes, PIL images and arrays. `what` names
+    it in errors. Raises ConfigError."""
+    given = _plain(given, what)
+    if isinstance(given, (np.ndarray, torch.Tensor)) and given.ndim:
+        return given
+    if isinstance(given, (str, os.PathLike, bytes, bytearray, Image.Image)) or hasattr(given, "read"):
+        return [_element(given, what)]
+    return [_element(item, f"{what}[{i}]") for i, item in enumerate(_listed(given, what))]
+
+
+def stacked(images: Array | list[Source | Array]) -> Array | list[Source | Array]:
+    """A list of arrays of one shape as one array; all else as it is."""
+    alike = isinstance(images, list) and all(isinstance(x, np.ndarray) for x in images)
+    return np.stack(images) if alike and len({(x.shape, x.dtype) for x in images}) == 1 else images
+
+
+def kept(given: Any, depth: int = 2) -> Any:
+    """What can be read once only, as what can be read again: generators, open files, and lists, pairs and dicts of them. Raises
+    ConfigError."""
+    if hasattr(given, "read"):
+        return _content(given, "a file")
+    if isinstance(given, Mapping):
+        return {name: kept(value) for name, value in given.items()}
+    if isinstance(given, Iterator):
+        given = _listed(given, "the data")
+    if isinstance(given, (tuple, list)) and depth:
+        return type(given)([kept(x, depth - 1) for x in given])
+    return given
+
+
+def as_labels(given: Any, what: str = "labels") -> np.ndarray:
+    """Labels as an array of integers or of texts, one axis. Raises ConfigError for others, and where some are missing."""
+    wanted = f"{what} must be integers or texts, one per image"
+    given = _plain(given, what)
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu().numpy()
+    if isinstance(given, np.ndarray):
+        if given.ndim != 1:
+            raise ConfigError(f"{wanted}, got an array of shape {list(given.shape)}")
+        if given.dtype.kind in "iuU":
+            return given
+        values = given.tolist()
+    elif isinstance(given, (str, bytes)):
+        raise ConfigError(f"{wanted}, got one text")
+    else:
+        values = [x.item() if isinstance(x, torch.Tensor) and x.ndim == 0 else x for x in _listed(given, what)]
+    missing = [i for i, value in enumerate(values) if _is_missing(value)]
+    if missing:
+        raise ConfigError(
+            f"{len(missing)} of {len(values)} {what} are missing, the first at {missing[0]}; leave them out"
+        )
+    kinds = {_kind(value) for value in values}
+    if kinds == {"bool"}:
+        return np.array(list(map(str, values)))
+    if len(kinds) == 1 and kinds <= {"int", "str"}:
+        return np.array(values)
+    if kinds == {"bytes"}:
+        return np.array([os.fsdecode(value) for value in values])
+    raise ConfigError(f"{wanted}, got {' and '.join(sorted(kinds)) or 'none'}")
+
+
+def channel_axis(shape: tuple[int, ...], channels: int | None = None) -> int:
+    """Which of the last three axes of `shape` holds the channels: -3 or -1.
+
+    It is the one of length `channels`, or where that is not known, of length 1 or 3; where neither is, the one that leaves square
+    images. Raises ConfigError where it could be both or none.
+    """
+    a, b, c = shape[-3:]
+    known = COLOURS if channels is None else (channels,)
+    could = (a in known, c in known)
+    if could == (False, False) and channels is None:
+        could = (b == c, a == b)
+    if could == (True, True) and (a, b, c) != (1, 1, 1):
+        raise ConfigError(
+            f"in images of shape {list(shape)} the channels may be first or last; give PIL images, or images of another size"
+        )
+    if could == (False, False):
+        wanted = _wanted(channels) if channels else "cannot tell where the channels are"
+        raise ConfigError(f"{wanted}: got images of shape {list(shape)}; give [N, H, W, C] or [N, C, H, W]")
+    return -3 if could[0] else -1
+
+
+def channels_first(x: Array, channels: int | None = None) -> torch.Tensor:
+    """uint8 [N, C, H, W] of a batch [N, H, W] of grey images, [N, H, W, C] or [N, C, H, W]. Raises ConfigError."""
+    x = _levels(x)
+    if x.ndim == 3 and x.shape[2] in COLOURS:
+        raise ConfigError(
+            f"images of shape {list(x.shape)} may be one image; give [N, H, W], [N, H, W, C] or [N, C, H, W]"
+        )
+    if x.ndim == 3:
+        return x[:, None].contiguous()
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise ConfigError(f"images must be [N, H, W], [N, H, W, C] or [N, C, H, W], got shape {list(x.shape)}")
+    return x.movedim(channel_axis(tuple(x.shape), channels), -3).contiguous()
+
+
+def one_or_more(x: Array, channels: int) -> torch.Tensor:
+    """uint8 [N, C, H, W] of images of so many channels: a batch as in `channels_first`, or one image [H, W], [H, W, C] or
+    [C, H, W]. Raises ConfigError."""
+    x = _levels(x)
+    if x.ndim == 2 and channels == 1:
+        return x[None, None]
+    if (
+        x.ndim == 3 and channels == 1 and x.shape[0] != 1 and x.shape[2] not in (1, 3, 4)
+    ):  # colour is not as many grey rows
+        return x[:, None]
+    if x.ndim == 3:
+        x = x[None]
+    if x.ndim != 4:
+        raise ConfigError(f"{_wanted(channels)}, got an array of shape {list(x.shape)}")
+    return x.movedim(channel_axis(tuple(x.shape), channels), -3)
+
+
+def as_picture(x: Array) -> Image.Image:
+    """One image, uint8 [H, W], [H, W, C] or [C, H, W], grey or RGB. Raises ConfigError."""
+    x = _levels(x)
+    if x.ndim == 3:
+        x = x.movedim(channel_axis(tuple(x.shape)), -1)
+    if x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[2] not in COLOURS) or 0 in x.shape:
+        raise ConfigError(f"images of different sizes must be grey or RGB, got an array of shape {list(x.shape)}")
+    return Image.fromarray(np.ascontiguousarray(x.squeeze(2).numpy() if x.ndim == 3 and x.shape[2] == 1 else x.numpy()))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _wanted(channels: int) -> str:
+    return f"images of {channels} channel{'s' * (channels > 1)} are wanted"
+
+
+def _plain(given: Any, what: str) -> Any:
+    """A series of pandas or polars as an array; arrays of objects and of texts as lists. Raises ConfigError for tables."""
+    if hasattr(given, "columns") and hasattr(given, "to_numpy"):
+        raise ConfigError(f"{what} are a whole table; give its columns: (table['path'], table['label'])")
+    if (
+        not isinstance(given, (np.ndarray, torch.Tensor, str, bytes))
+        and hasattr(given, "__array__")
+        and not (isinstance(given, (Image.Image, np.generic)))
+    ):
+        try:
+            given = np.asarray(given)
+        except Exception as error:  # whatever the library that it is of raises
+            raise ConfigError(f"{what} of type {type(given).__name__} are no array: {error}") from error
+    if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind == "S":
+        return [os.fsdecode(x) for x in given.tolist()]
+    if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "OU":
+        return given.tolist()
+    return given
+
+
+def _listed(given: Any, what: str) -> list[Any]:
+    if isinstance(given, (Set, Mapping)):
+        raise ConfigError(f"{what} are a {type(given).__name__}, which has no order; give a list")
+    if not isinstance(given, Iterable) and not hasattr(given, "__getitem__"):
+        raise ConfigError(f"{what} must be an array, or a list of paths or images, got {type(given).__name__}")
+    try:
+        return list(given)
+    except Exception as error:  # of the caller's own generator
+        raise ConfigError(f"{what} cannot be listed: {type(error).__name__}: {error}") from error
+
+
+def _element(item: Any, what: str) -> Source | Array:
+    if isinstance(item, (str, os.PathLike)):
+        return expanded(item)
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return bytes(item)
+    if isinstance(item, Image.Image):
+        return item
+    if hasattr(item, "read"):
+        return _content(item, what)
+    if isinstance(item, torch.Tensor):
+        item = item.detach().cpu().numpy()
+    try:
+        x = np.asarray(item)
+    except Exception as error:  # a ragged list, or whatever the item's own type raises
+        raise ConfigError(f"{what} is no image: {error}") from error
+    if x.dtype.kind not in "biuf" or x.ndim < 2:
+        raise ConfigError(
+            f"{what} must be a path, bytes, an open file, a PIL image or an array, got {type(item).__name__}"
+        )
+    return x
+
+
+def _content(file: Any, what: str) -> bytes:
+    try:
+        data = file.read()
+    except Exception as error:  # closed, or opened for writing
+        raise ConfigError(f"{what} cannot be read: {error}") from error
+    if not isinstance(data, bytes):
+        raise ConfigError(f"{what} is a file opened as text; open it with 'rb'")
+    return data
+
+
+def _levels(x: Array) -> torch.Tensor:
+    if isinstance(x, torch.Tensor):
+        x = x.detach().cpu()
+    if x.dtype not in (torch.uint8, np.uint8):
+        raise ConfigError(f"images must be uint8 (0 to 255), got {x.dtype}: multiply 0-1 by 255, round, convert")
+    return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.require(x, requirements="CW"))
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, and what pandas has for them, which differs from itself or cannot be compared."""
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):
+        return True
+
+
+def _kind(value: Any) -> str:
+    for name, kinds in (("bool", (bool, np.bool_)), ("int", (int, np.integer)), ("str", str), ("bytes", bytes)):
+        if isinstance(value, kinds):
+            return name
+    return type(value).__name__
