@@ -87,8 +87,8 @@ def as_labels(given: Any, what: str = "labels") -> np.ndarray:
 def channel_axis(shape: tuple[int, ...], channels: int | None = None) -> int:
     """Which of the last three axes of `shape` holds the channels: -3 or -1.
 
-    It is the one of length `channels`, or where that is not known, of length 1 or 3; where neither is, the one that leaves square
-    images. Raises ConfigError where it could be both or none.
+    It is the one of length `channels`, or where that is not known, of length 1 or 3; where neither is, the one that leaves
+    square images. Raises ConfigError where it could be both or none.
     """
     a, b, c = shape[-3:]
     known = COLOURS if channels is None else (channels,)

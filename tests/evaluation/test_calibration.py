@@ -253,7 +253,7 @@ def test_a_temperature_that_does_not_help_on_other_images_is_refused(run, monkey
         rng = np.random.default_rng(seed)
         labels = [str(rng.choice(10, p=p_K)) for p_K in p_NK]
         try:
-            found = calibrate(run, {"val": (arrays, labels)})
+            found = calibrate(run, {"train": (arrays, labels), "val": (arrays, labels)})
         except DataError:
             refused += 1
             assert load_weights(run).temperature == before
