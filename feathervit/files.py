@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,14 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(f"cannot make {folder}: {error.strerror or error}; its folder must be writable") from error
+
+
+def cache_folder() -> Path:
+    """$FEATHERVIT_CACHE, or `feathervit` in the platform's folder for a user's caches. Not made here."""
+    if chosen := os.environ.get("FEATHERVIT_CACHE"):
+        return expanded(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "feathervit"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "feathervit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feathervit"

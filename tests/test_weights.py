@@ -46,8 +46,8 @@ def test_each_has_a_card_and_its_figures(name):
     found, text = record(name), (FOLDER / f"{name}.md").read_text()
     stored = load_weights(name)
     with safe_open(shipped_file(name), framework="pt") as file:
-        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118 (not a dict)
-    assert sum(t.numel() for t in stored.weights.values()) == found["parameters"] <= 700_000
+        kinds = {file.get_tensor(key).dtype for key in file.keys() if not key.endswith("num_batches_tracked")}  # noqa: SIM118
+        assert kinds == {torch.float16}
     assert shipped_file(name).stat().st_size == found["bytes"] <= 1_400_000
     for word in (
         name,
@@ -64,6 +64,7 @@ def test_each_has_a_card_and_its_figures(name):
     assert "/" not in stored.config.data + stored.config.start_from
     model = feathervit.create_model(name, pretrained=True)
     assert all(p.isfinite().all() for p in model.parameters())
+    assert sum(p.numel() for p in model.parameters()) == found["parameters"] <= 700_000
 
 
 @pytest.mark.parametrize("name", [n for n in list_weights() if load_weights(n).class_names])
@@ -71,6 +72,8 @@ def test_the_seed_is_that_of_the_median_validation_accuracy_or_the_only_one(name
     found = record(name)
     assert len({run["seed"] for run in found["runs"]}) == len(found["runs"])
     assert ("one seed" in (FOLDER / f"{name}.md").read_text()) == (len(found["runs"]) == 1)
+    if len(found["runs"]) == 1:  # nothing was held out, nothing chosen
+        return
     ranked = sorted(run["val_top1"] for run in found["runs"])
     (own,) = [run["val_top1"] for run in found["runs"] if run["seed"] == found["seed"]]
     assert own == ranked[(len(ranked) - 1) // 2]

@@ -67,7 +67,8 @@ class DataCache:
 
 
 def data_cache(args: DataCache, _: dict) -> int:
-    from ..data.cache import cache_folder, clear_cache
+    from ..data.cache import clear_cache
+    from ..files import cache_folder
 
     if args.clear:
         print(f"{clear_cache() / 1e6:.1f} MB freed in {cache_folder()}")

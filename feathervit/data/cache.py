@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import threading
 import time
 import uuid
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from ..files import expanded
+from ..files import cache_folder
 from .depth import is_deep
 from .image import Fit, PictureError, Source, header, quiet, to_stored, values_in
 from .imageset import NATIVE_LIMIT, Progress, Scan, Values, pixel_digest, text_digest
@@ -37,17 +36,6 @@ from .imageset import NATIVE_LIMIT, Progress, Scan, Values, pixel_digest, text_d
 _FORMAT = 3  # raise it when the same file would be decoded to other pixels
 _CHUNK = 16  # pictures a task
 Form = tuple[int, int, Fit, float | None]  # size, channels, fit, scale: how `to_stored` is asked for pixels
-
-
-def cache_folder() -> Path:
-    """$FEATHERVIT_CACHE, or `feathervit` in the platform's folder for a user's caches. Not made here."""
-    if chosen := os.environ.get("FEATHERVIT_CACHE"):
-        return expanded(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "feathervit"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "feathervit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feathervit"
 
 
 def clear_cache() -> int:

@@ -16,7 +16,8 @@ import torch
 from filelock import FileLock
 
 from ..errors import DataError
-from .cache import FilePictures, cache_folder, stamp
+from ..files import cache_folder
+from .cache import FilePictures, stamp
 from .imageset import ArrayPictures, Found
 
 

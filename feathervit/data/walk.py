@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import DataError
-from .cache import cache_folder
+from ..files import cache_folder
 from .image import SUFFIXES
 
 # Folders, in lower case, that nobody made to hold data: recycle bins, thumbnails, snapshots, indexes.

@@ -13,9 +13,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from ..data.cache import cache_folder
 from ..errors import ConfigError, DataError
-from ..files import write_bytes
+from ..files import cache_folder, write_bytes
 
 VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web-{VERSION}.tgz"

@@ -11,7 +11,7 @@ from torch import nn
 class MovingAverage:
     """`module` holds the average of `model`. The decay rises from 0, so that the first steps do not weigh forever.
 
-    The decay of update n is timm's, 1 - (1 + n)^(-2/3), up to `decay`. Floating buffers are averaged too, others copied.
+    The decay after step n is timm's, 1 - max(n, 1)^(-2/3), up to `decay`. Floating buffers are averaged too, others copied.
     The pairs of tensors are collected once: a step is two calls.
     """
 
@@ -27,7 +27,7 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Takes up the weights after `step` (from 0)."""
-        decay = min(self.decay, 1 - (1 + step) ** (-2 / 3))
+        decay = min(self.decay, 1 - max(step, 1) ** (-2 / 3))
         torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
         for average, counter in self.counters:
             average.copy_(counter)

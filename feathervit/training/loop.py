@@ -87,7 +87,7 @@ class Trainer:
             accumulate=config.accumulate,
         )
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.accelerated = device.type == "cpu" and (mode == "off" or dtype == torch.bfloat16)
+        self.accelerated = device.type == "cpu"
         if self.accelerated:
             accelerate(self.model, dtype)
         classes = len(data.train.class_names)

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from feathervit.data import cache
-from feathervit.data.cache import FilePictures, cache_folder, clear_cache, decode
+from feathervit.data.cache import FilePictures, clear_cache, decode
 from feathervit.data.image import to_stored
 from feathervit.errors import DataError
+from feathervit.files import cache_folder
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_picture_files_as_they_are(photographs_run, photographs, tmp_path, capsy
 def test_a_frozen_router_shows(photographs_run):
     from feathervit.export.job import noted_gates
 
-    job = prepare(photographs_run, None, "image", 0.97, print)
+    job = prepare(photographs_run, None, "image", 0.97, print, {})
 
     def gates(images, frozen):
         with noted_gates(job.predictor.model) as found:
@@ -218,7 +218,7 @@ def test_only_what_is_used_is_decoded(photographs_run, monkeypatch):
     monkeypatch.setattr(cache, "to_stored", lambda *args: decoded.append(args[0]) or to_stored(*args))
     monkeypatch.setattr(job, "CHECKING", 5)
     monkeypatch.setattr(job, "CALIBRATION", 7)
-    made = prepare(photographs_run, None, "image", 0.97, print)
+    made = prepare(photographs_run, None, "image", 0.97, print, {})
     assert (len(made.checking), len(decoded)) == (5, 5)
     assert set(made.originals) == set(decoded)
     assert len(set(made.checking.labels)) == 3
@@ -237,13 +237,13 @@ def test_what_cannot_be_read_is_said(photographs_run, photographs, tmp_path):
     shutil.copytree(photographs / "test", tmp_path / "set" / "test")
     (tmp_path / "set" / "test" / "flat" / "0.jpg").write_bytes(b"no picture")
     said = []
-    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, said.append)
+    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, said.append, {})
     assert "1 of 8 images of set/test cannot be read" in said[0]  # all there is serves for everything: half to check on
     assert (len(made.checking), len(made.originals), len(made.calibration)) == (7, 7, 5)
 
 
 def test_calibration_never_sees_what_is_checked(digits_run, folder, tmp_path):
-    job = prepare(digits_run, None, "image", 0.97, print)
+    job = prepare(digits_run, None, "image", 0.97, print, {})
     sets = [job.calibration, job.choosing, job.checking]
     assert [s.name for s in sets] == ["digits/train", "digits/train", "digits/test"]
     # With all images in one folder they are shared out.
@@ -256,7 +256,7 @@ def test_calibration_never_sees_what_is_checked(digits_run, folder, tmp_path):
         "augment.policy": "none",
     }
     feathervit.train("folder", data=folder, out=tmp_path / "run", **fields)
-    job = prepare(tmp_path / "run", folder / "train", "image", 0.97, print)
+    job = prepare(tmp_path / "run", folder / "train", "image", 0.97, print, {})
     sets = [job.calibration, job.choosing, job.checking]
     assert [len(s) for s in sets] == [18, 18, 36]
     rows = [{row.tobytes() for row in s.pixels.numpy()} for s in sets]

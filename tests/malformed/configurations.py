@@ -106,7 +106,7 @@ CANNOT_BE = {  # place: values
     "loss.moe": [-1.0],
     "loss.class_weights": ["heavy"],
     "arch.dim": [0, 15, 1 << 40],
-    "arch.depth": [0, 1 << 40],
+    "arch.depth": [-1, 1 << 40],
     "arch.attention": [{"kind": "Nothing"}, {"kind": ["GQA"]}, [], {"kind": "MoE"}],
     "arch.feedforward": [{"kind": "GQA", "heads": 1}],
     "arch.readout": ["last"],

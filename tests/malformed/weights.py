@@ -243,7 +243,7 @@ LYING = [  # the checksum is right: who forges the content can forge it too
     ("a timm model with an architecture", PREDICT, config("model", "timm:resnet10t"), "arch"),
     ("a width of a trillion", PREDICT, config("arch.dim", 1 << 40), "arch.dim"),
     ("a depth of a trillion", EVALUATE, config("arch.depth", 1 << 40), "do not fit"),
-    ("a depth of 0", EVALUATE, config("arch.depth", 0), "depth"),
+    ("a depth of 0", EVALUATE, config("arch.depth", 0), "do not fit"),
     ("a depth that is not the weights'", PROBE, config("arch.depth", 2), "do not fit"),
     ("a width that is not the weights'", EXPORT, config("arch.dim", 32), "do not fit"),
     ("heads that do not divide", ATTENTION, config("arch.attention.heads", 7), "7 heads"),

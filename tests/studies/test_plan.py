@@ -87,7 +87,7 @@ def test_another_study_in_the_folder_is_refused(tmp_path, ran, change, place):
 def test_arms_that_cannot_be_are_refused_before_anything_runs(tmp_path, ran):
     for arms, place in [
         ({"good": {}, "bad": {"optim.nmae": "lion"}}, r"arms.bad, stage 1: no field 'nmae'"),
-        ({"bad": {"optim.name": "sgd"}}, r"arms.bad, stage 1: optim.name must be one of"),
+        ({"bad": {"optim.name": "sgdd"}}, r"arms.bad, stage 1: optim.name must be one of"),
         ({"bad": {"epochs": 0}}, r"arms.bad, stage 1: epochs must be .*at least 1"),
         ({"bad": {"recipe": "none"}}, r"arms.bad, stage 1: unknown recipe"),
         ({"bad": {"seed": 3}}, r"arms.bad.seed"),

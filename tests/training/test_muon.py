@@ -110,7 +110,7 @@ def test_moving_average():
                 p.add_(torch.randn_like(p))
         model(torch.randn(8, 3))
         average.update(step)
-        decay = min(0.5, 1 - (1 + step) ** (-2 / 3))
+        decay = min(0.5, 1 - max(step, 1) ** (-2 / 3))
         for name, tensor in model.state_dict().items():
             whole = not tensor.is_floating_point()
             wanted[name] = tensor.clone() if whole else decay * wanted[name] + (1 - decay) * tensor

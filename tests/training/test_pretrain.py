@@ -242,6 +242,8 @@ def test_every_recipe_builds_and_runs_two_steps(name, arrays, tmp_path):
     images, labels = arrays[0][:40], arrays[1][:40]
     config = recipe(name)
     fields = {"epochs": 1, "batch_size": 16, "img_size": 16, "patch_size": 4, "arch.depth": 3}
+    if name.startswith("feather"):
+        fields["patch_size"] = 8
     if config.objective != "classification":
         fields["mae.decoder.depth"] = 1
     if config.img_size is None and config.recipe in ("folder", "mae_folder"):

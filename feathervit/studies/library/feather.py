@@ -14,11 +14,11 @@ feather = Study(
     base=recipe("mlit_cifar100"),
     arms={
         "mlit_xxs": {"model": "mlit_xxs"},
-        "feather_xxs": {**_OURS, "model": "feather_xxs"},
+        "feather_xxs": {**_OURS, "model": "feather_xxs", "patch_size": 8},
         "mlit_xxs, recipe of feather_xxs": {**_OURS, "model": "mlit_xxs"},
     },
     sizes={
         "cpu": Size(epochs=10, fields=FEW),
-        "gpu": Size(epochs=100, fields={"img_size": 36}),
+        "gpu": Size(epochs=100, fields={"img_size": 32, "patch_size": 4}),
     },
 )

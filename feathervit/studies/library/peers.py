@@ -7,7 +7,7 @@ from ..definition import Size, Study
 from .pretraining import PRETRAIN
 from .sizes import FEW
 
-_OURS = {"recipe": "feather_cifar100", "model": "feather_xxs"}
+_OURS = {"recipe": "feather_cifar100", "model": "feather_xxs", "patch_size": 8}
 _RESNET = {"recipe": "feather_cifar100", "model": "timm:resnet18_xxs", "patch_size": None}
 
 peers = Study(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...recipes import recipe
 from ..definition import Size, Study
 
-_FIELDS = {"patch_size": 4, "batch_size": 32}
+_FIELDS = {"patch_size": 8, "batch_size": 32}
 
 transfer = Study(
     name="transfer",
