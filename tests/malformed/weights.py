@@ -283,7 +283,7 @@ LYING = [  # the checksum is right: who forges the content can forge it too
     ("a weight to start from that is no number", FROM, tensors(only_nan), "finite"),
     ("a teacher's weight that is no number", TEACHER, tensors(only_nan), "finite"),
     ("an empty tensor more", PREDICT, tensors(lambda t: t.update(none=torch.zeros(0, 4))), "do not fit"),
-    ("to start from, with a tensor missing", FROM, tensors(lambda t: t.pop("patch_embed.proj.weight")), "do not fit"),
+    ("to start from, with a tensor missing", FROM, tensors(lambda t: t.pop("patch_embed.proj.weight")), "is missing"),
     ("to start from, with a tensor of another shape", FROM, tensors(change_first(lambda w: w.T[:1])), "[1, 16] there"),
     ("a teacher of other classes", TEACHER, meta(lambda m: m.update(class_names=["x", "y", "z"])), "classes"),
     ("data that is no longer there", EVALUATE, config("data", "/no/such/set"), "/no/such/set"),

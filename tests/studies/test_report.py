@@ -106,6 +106,8 @@ def tiny(study: Study, size: str) -> Study:
         ours = not str(asked.get("model", study.base.model)).startswith("timm:")
         ours &= asked.get("start_from") not in list_weights()  # these are as large as they are
         fields = {k: v for k, v in TINY.items() if ours or not k.startswith(("arch.", "patch"))}
+        if str(asked.get("model", study.base.model)).startswith("feather"):
+            fields["patch_size"] = 8
         if isinstance(asked.get("arch"), EncoderConfig):
             fields = {k: v for k, v in fields.items() if k != "arch.dim"}
         return {**stage, **fields, "epochs": 1}
