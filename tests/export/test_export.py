@@ -166,7 +166,7 @@ def test_picture_files_as_they_are(photographs_run, photographs, tmp_path, capsy
     example = (ROOT / "docs" / "deploying.md").read_text().split("```py\n")[1].split("```")[0]
     example = example.replace("run/export-int8/model.int8.onnx", str(tmp_path / "onnx" / "model.onnx"))
     for file, label in zip(files[4:7], labels[4:7], strict=True):  # one of them turned by its EXIF
-        exec(example.replace("picture.jpg", str(file)), {})
+        exec(example.replace("image.jpg", str(file)), {})
         assert capsys.readouterr().out == f"{label}\n"
 
 
