@@ -39,6 +39,7 @@ from ..config import (
 from ..errors import ConfigError, DataWarning, FeatherVitError, UnknownNameError
 from ..recipes import recipe, recipe_for
 from ..results import read_config
+from ..text import REPLACED, shown
 from .help import short_help
 from .reading import as_fields
 from .train import Pretrain, Train
@@ -59,8 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [_hyphens(word) for word in argv if word != "--debug"]
-    if sys.stdout.errors == "strict" and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid Unicode
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=REPLACED)  # file names need not be valid Unicode
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(_overview())
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     except FeatherVitError as error:
         if debug:
             raise
-        print(f"feathervit: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"feathervit: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("feathervit: interrupted", file=sys.stderr)

@@ -39,7 +39,7 @@ def calibrate(args: Calibrate, _: dict) -> int:
         return 0
     console = new_console(False)
     text = f"temperature {found['temperature']:.3f}, fitted on val, stored in {found['checkpoint']}"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, emoji=False, markup=False, highlight=False, soft_wrap=True)
     table = new_table("split", "images", "NLL before", "after", "calibration error before", "after")
     for split in ("val", "test"):
         if split in found:

@@ -116,7 +116,7 @@ def predict(args: Predict, _: dict) -> int:
             }
         )
     elif args.csv:
-        out = csv.writer(sys.stdout)
+        out = csv.writer(sys.stdout, lineterminator="\n")
         out.writerow(["file", "rank", "class", "probability", "label"])
         for p in found:
             for rank, (name, share) in enumerate(zip(p.classes, p.probabilities, strict=True), 1):

@@ -40,7 +40,7 @@ def export(args: Export, _: dict) -> int:
     console = new_console(args.json)
 
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, emoji=False, markup=False, highlight=False, soft_wrap=True)
 
     found = run(
         args.checkpoint,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..text import shown
 
 
 def new_console(json_wanted: bool):
@@ -17,7 +18,9 @@ def new_console(json_wanted: bool):
     from rich.console import Console
 
     stream = sys.stderr if json_wanted else sys.stdout
-    return Console(stderr=json_wanted, width=None if stream.isatty() else 4096)  # a program wants whole lines
+    return Console(
+        stderr=json_wanted, emoji=False, width=None if stream.isatty() else 4096
+    )  # a program wants whole lines
 
 
 def new_table(*columns: str):
@@ -29,10 +32,10 @@ def new_table(*columns: str):
 
 
 def add_row(table: Any, *cells: str) -> None:
-    """A row of text as it is: names may hold square brackets, which rich would take for markup."""
-    from rich.markup import escape
+    """A row of text as it is: names may hold square brackets, which rich would take for markup, or line ends."""
+    from rich.text import Text
 
-    table.add_row(*map(escape, cells))
+    table.add_row(*(Text(shown(cell)) for cell in cells))
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ def results_reproduce(args: ResultsReproduce, _: dict[str, Any]) -> int:
             said.append(f"finished; see {args.out}/results")
         elif len(found.passed_over) < len(names):
             said.append("not finished: the same command goes on")
-        console.print("; ".join(said), markup=False, highlight=False, soft_wrap=True)
+        console.print("; ".join(said), emoji=False, markup=False, highlight=False, soft_wrap=True)
     stuck = found.passed_over and not found.begun
     return 130 if found.interrupted else 1 if found.failed or stuck else 0
 

@@ -18,6 +18,7 @@ from typing import Any
 from ..config import ReadingConfig
 from ..errors import DataError
 from ..files import expanded
+from ..text import shown
 from .cache import FilePictures, drop_outdated, workers
 from .damage import UNGUARDED
 from .finding import locate
@@ -93,7 +94,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """For people: counts first, then what must be mended, then what is worth knowing."""
-        out = [self.path, *(f"  {note}" for note in self.notes)]
+        out = [shown(self.path), *(f"  {note}" for note in self.notes)]
         for split, by_class in self.counts.items():
             classes = f" in {len(by_class)} classes" if self.labelled else ""
             out.append(f"  {split}: {sum(by_class.values()):,} pictures{classes}")
@@ -297,4 +298,4 @@ def _listed(what: str, names: list[str]) -> list[str]:
     if not names:
         return []
     more = [f"  and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return [f"{what}: {len(names)}", *(f"  {name}" for name in names[:_SHOWN]), *more]
+    return [f"{what}: {len(names)}", *(f"  {shown(name)}" for name in names[:_SHOWN]), *more]

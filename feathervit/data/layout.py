@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..config import ReadingConfig
 from ..errors import ConfigError, DataError
+from ..text import shown
 from .names import SPLITS, few, find_splits, same_name, wanted_classes
 from .walk import Folder, Skipped, walk
 
@@ -150,6 +151,11 @@ def _take_classes(layout: Layout, split: str, top: Folder, folders: list[Folder]
         _check_subfolders(layout, top, folders)
     if folders:
         part = layout.parts.setdefault(split, Part(top.path))
+    for name, count in Counter(same_name(folder.name) for folder in folders).items():
+        if count > 1:
+            layout.hints.append(
+                f"{count} folders are the class {shown(name)}: their names differ only in how they are written"
+            )
     for folder in folders:
         images = part.classes.setdefault(same_name(folder.name), [])
         images += folder.all_images()

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from ..errors import UnknownNameError
+from ..text import shown
 
 SPLITS = ("train", "val", "test")
 TABLES = (".csv", ".tsv", ".parquet")  # suffixes of tables of labels
@@ -55,7 +56,7 @@ def wanted_classes(asked: Iterable[str], known: Collection[str]) -> set[str]:
 
 def few(names: Sequence[str], most: int = 10) -> str:
     """The first of the names, for a line."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(map(shown, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def _parsed(name: str) -> tuple[str | None, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from ..errors import DataError, UnknownNameError, warn
 from . import scale
 from .finding import find
 from .imageset import DataSplits, Found, ImageSet, Pictures, Progress, Scan
+from .names import same_name
 from .splits import check_split, hold_out, thin_out
 
 __all__ = ["DataSplits", "DataSummary", "ImageSet", "find", "load_data", "load_split", "summarise"]
@@ -230,14 +231,14 @@ def _store(
 
 
 def _relabelled(images: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
-    place = {name: i for i, name in enumerate(class_names)}
+    place = {same_name(name): i for i, name in enumerate(class_names)}
     used = np.unique(images.labels.numpy())
     for i in used:
-        if images.class_names[i] not in place:
+        if same_name(images.class_names[i]) not in place:
             raise UnknownNameError(
                 "class", images.class_names[i], class_names, f"the model does not know {images.name}'s"
             )
-    new_K = torch.tensor([place.get(name, -1) for name in images.class_names])
+    new_K = torch.tensor([place.get(same_name(name), -1) for name in images.class_names])
     return ImageSet(images.images, new_K[images.labels], class_names, images.sources, images.name)
 
 

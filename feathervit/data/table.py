@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -152,13 +153,13 @@ def _split_column(where: str, table: Table) -> str | None:
 
 
 def _place(root: Path, name: str | None, row: str) -> Path:
-    """The absolute path of an image. Windows' backslashes are taken where only that leads to a file."""
+    """The absolute path of an image. Windows' backslashes and other Unicode forms are tried where there is no such file."""
     if not name:
         raise DataError(f"{row} has no path")
-    path = Path(os.path.normpath((root / expanded(name)).absolute()))
-    if "\\" in name and not path.exists():
-        path = Path(os.path.normpath((root / name.replace("\\", "/")).absolute()))
-    return path
+    slashes = name.replace("\\", "/")
+    forms = [name, *(unicodedata.normalize(form, text) for text in (name, slashes) for form in ("NFC", "NFD"))]
+    paths = [Path(os.path.normpath((root / expanded(text)).absolute())) for text in dict.fromkeys(forms)]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def _distinct(

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..files import cache_folder
 from .image import SUFFIXES
+from .names import few, same_name
 
 # Folders, in lower case, that nobody made to hold data: recycle bins, thumbnails, snapshots, indexes.
 _LEFT_BEHIND = (
@@ -113,7 +114,7 @@ def walk(root: Path, ignore: Sequence[str] = (), keep: Sequence[str] = ()) -> tu
 class _Walker:
     def __init__(self, root: Path, ignore: Sequence[str], keep: set[str]):
         self.root, self.keep, self.skipped = root, keep, Skipped()
-        self.ignore, self.used = [pattern.removeprefix("./").rstrip("/") for pattern in ignore], set()
+        self.ignore, self.used = [same_name(p.removeprefix("./").rstrip("/")) for p in ignore], set()
         self.cache = cache_folder().resolve()
 
     def read(self, path: Path, inside: str, above: set[tuple[int, int]]) -> Folder:
@@ -145,7 +146,7 @@ class _Walker:
         self, entry: os.DirEntry, place: str, is_folder: bool, is_run: bool, above: set[tuple[int, int]]
     ) -> str | None:
         name = entry.name.lower()
-        if fits := [p for p in self.ignore if fnmatchcase(place if "/" in p else entry.name, p)]:
+        if fits := [p for p in self.ignore if fnmatchcase(same_name(place if "/" in p else entry.name), p)]:
             self.used.update(fits)
             return "ignored as asked for"
         if name.startswith("."):
@@ -174,7 +175,7 @@ def is_image(name: str) -> bool:
 
 def _names(paths: list[str]) -> str:
     counts = Counter(path.rstrip("/").rpartition("/")[2] for path in paths).most_common()
-    return ", ".join(name for name, _ in counts[:5]) + (", ..." if len(counts) > 5 else "")
+    return few([name for name, _ in counts], 5)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

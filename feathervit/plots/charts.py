@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from ..evaluation.metrics import ECE_BINS
+from ..text import shown
 from .figures import COLOURS, new_figure, png
 
 DPI = 144
@@ -80,7 +81,7 @@ def confusion(counts_KK: Sequence[Sequence[int]], class_names: Sequence[str]) ->
         for i, j in np.argwhere(counts > 0):
             colour = "white" if share[i, j] > 0.5 else "black"
             axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=colour)
-        names = [name if len(name) <= 16 else name[:15] + "…" for name in class_names]
+        names = [name if len(name) <= 16 else name[:15] + "…" for name in map(shown, class_names)]
         turned = 0 if max(map(len, names)) <= 2 else 90
         axes.set_xticks(range(len(names)), names, fontsize=8, rotation=turned, parse_math=False)
         axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)

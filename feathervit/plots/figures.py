@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..data.imageset import with_channels
 from ..files import make_folder, write_bytes
+from ..text import shown
 
 TILE = 96  # px, the least side of a picture among tiles
 GAP = 6
@@ -74,7 +75,9 @@ def draw_tiles(axes, rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str
     axes.imshow(canvas.clip(0, 1), interpolation="none")
     axes.axis("off")
     for c, name in enumerate(columns):
-        axes.text(c * (side + GAP) + side / 2, -GAP, name, ha="center", va="bottom", fontsize=8, parse_math=False)
+        axes.text(
+            c * (side + GAP) + side / 2, -GAP, shown(name), ha="center", va="bottom", fontsize=8, parse_math=False
+        )
 
 
 def tiles_size(rows: int, columns: int) -> tuple[float, float]:

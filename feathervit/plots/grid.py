@@ -21,6 +21,7 @@ from ..data.sources import load_data
 from ..errors import ConfigError, DataError
 from ..files import write_bytes
 from ..recipes.planning import planned
+from ..text import shown
 
 _CELL = 64  # px, the least a sample is drawn at
 _GAP = 4
@@ -62,6 +63,7 @@ def draw_rows(rows: Sequence[tuple[str, torch.Tensor]], path: str | Path) -> Pat
 
 def rows_png(rows: Sequence[tuple[str, torch.Tensor]]) -> bytes:
     """A PNG of rows of pictures, each with its name on the left; rows: (name, uint8 [B, C, S, S])."""
+    rows = [(shown(name), part) for name, part in rows]
     cells = [_cells(part) for _, part in rows]
     cell = max(part.shape[1] for part in cells)
     font = _font(16)

@@ -37,6 +37,7 @@ from ..files import make_folder, write_bytes
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
 from ..results import RunResult, read_result
+from ..text import REPLACED
 from . import charts, texts
 from .figures import rgb
 from .grid import rows_png
@@ -93,7 +94,7 @@ def write_report(
     environment.filters["percent"] = texts.percent
     template = environment.from_string((resources.files(__package__) / NAME).read_text(encoding="utf-8"))
     page = template.render(result=result, notes=notes, **values)
-    write_bytes(folder / NAME, page.encode("utf-8", "replace"))  # file names need not be valid Unicode
+    write_bytes(folder / NAME, page.encode("utf-8", REPLACED))  # file names need not be valid Unicode
     make_folder(folder / FOLDER)
     for path in (folder / FOLDER).glob("*.png"):  # of an earlier report, when there was more to be drawn
         if path.stem not in files:

@@ -18,6 +18,7 @@ from ..data import ImageSet
 from ..data.image import as_input, resize
 from ..errors import ConfigError
 from ..models import Encoder
+from ..text import shown
 from .figures import COLOURS, draw_tiles, enlarge, new_figure, over, rgb, save, tiles_size
 
 BATCH = 64
@@ -97,7 +98,7 @@ def draw_use(axes, use: dict[int, np.ndarray], class_names: tuple[str, ...]) -> 
     for edge in edges[1:-1]:
         axes.axvline(edge - 0.5, color="white", linewidth=3)
     axes.set_xticks((edges[:-1] + edges[1:] - 1) / 2, [f"layer {layer + 1}" for layer in use], fontsize=8)
-    names = [name if len(name) <= 24 else name[:23] + "…" for name in class_names]
+    names = [name if len(name) <= 24 else name[:23] + "…" for name in map(shown, class_names)]
     axes.set_yticks(range(len(names)), names or None, fontsize=8, parse_math=False)
     axes.tick_params(length=0)
     axes.figure.colorbar(picture, ax=axes, label="share of the tokens that\ntake an expert", fraction=0.03, pad=0.01)

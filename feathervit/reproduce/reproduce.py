@@ -67,7 +67,7 @@ class Place:
     command: str = "feathervit results reproduce"
 
     def say(self, text: str) -> None:
-        (self.console or Console(stderr=True)).print(text, markup=False, highlight=False, soft_wrap=True)
+        (self.console or Console(stderr=True)).print(text, emoji=False, markup=False, highlight=False, soft_wrap=True)
 
     def runs(self, row: Row) -> Path:
         return self.out / "runs" / row.id

@@ -77,7 +77,7 @@ def run_study(
         console = Console(stderr=True)
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, emoji=False, markup=False, highlight=False, soft_wrap=True)
 
     if max_minutes is not None and not max_minutes > 0:
         raise ConfigError(f"max_minutes must be above 0, got {max_minutes}")

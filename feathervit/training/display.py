@@ -137,7 +137,7 @@ def say(console: Console, text: str, indent: int = 2) -> None:
     if console.is_terminal:
         room = {"width": max(console.width, 40), "subsequent_indent": " " * indent}
         text = textwrap.fill(text, **room, break_long_words=False, break_on_hyphens=False)
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, emoji=False, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

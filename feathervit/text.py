@@ -1,0 +1,35 @@
+"""Names as people see them: what cannot be decoded is replaced, what would move the cursor is spelled out."""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+
+REPLACED = "feathervit.replaced"  # an error handler: U+FFFD for a byte that is not UTF-8, escapes for other letters
+
+
+def shown(name: str) -> str:
+    """A name in one line of printable characters: "new\\nline" with its backslash, bytes that are not UTF-8 as U+FFFD."""
+    return "".join(_shown(character) for character in name)
+
+
+def _shown(character: str) -> str:
+    kind = unicodedata.category(character)
+    if kind == "Cs":  # half of a pair: how Python holds a byte that is not UTF-8
+        return "\ufffd"
+    return character.encode("unicode_escape").decode() if kind == "Cc" else character
+
+
+def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    out = b""
+    for character in error.object[error.start : error.end]:
+        if unicodedata.category(character) == "Cs":
+            out += "\ufffd".encode(error.encoding, "replace")
+        else:  # a letter that this encoding does not have
+            out += character.encode("unicode_escape")
+    return out, error.end
+
+
+codecs.register_error(REPLACED, _replaced)
