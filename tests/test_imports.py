@@ -25,7 +25,7 @@ ROOMS = (
         "evaluation",
         "models",
     ),
-    *("recipes", "data", "checkpoint", "weights", "device", "results", "config", "files", "chance", "errors"),
+    *("recipes", "data", "checkpoint", "weights", "device", "results", "config", "files", "text", "chance", "errors"),
 )
 
 
