@@ -103,9 +103,29 @@ class ConvStem:
     layers: int = 2
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Residual blocks of one width; the first block has the stride."""
+
+    width: int = 32
+    blocks: int = 1
+    stride: int = 2
+
+
+@dataclass(frozen=True)
+class ResidualStem:
+    """A small residual network in place of a patch projection: a 3x3 convolution to `width` channels, then the stages.
+
+    The patch size is the product of the strides, or twice that: the first convolution then has stride 2.
+    """
+
+    width: int = 16
+    stages: tuple[Stage, ...] = (Stage(32, 1, 2), Stage(64, 1, 2), Stage(128, 1, 1))
+
+
 Attention = GQA | Latent
 FeedForward = MoE | SwiGLU | MLP | ConvMLP
-Patches = LinearPatches | WhitenedPatches | ConvStem
+Patches = LinearPatches | WhitenedPatches | ConvStem | ResidualStem
 
 
 @dataclass(frozen=True)
@@ -220,10 +240,14 @@ class OptimConfig:
 
     `lr_batch` 0: the learning rate is taken as it is. `layer_decay` 1: none. `ema`: decay a step of an exponential moving
     average of the weights, which is then what is validated and kept (0: none).
+    Muon only: `adamw_lr` is the rate of what AdamW trains beside it (head, norms, biases, first filters; None: the same
+    rate); `matrix_rate` multiplies the rate for the matrices of the encoder's layers.
     """
 
     name: Literal["adamw", "lion", "muon"] = "adamw"
     lr_batch: int = 256
+    adamw_lr: float | None = None
+    matrix_rate: float = 1.0
     weight_decay: float = 0.05
     layer_decay: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)

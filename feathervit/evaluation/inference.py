@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..config import RunConfig
 from ..data.picture import as_input, fit_square, open_picture, resize, to_stored
 from ..errors import CheckpointError, ConfigError, DataError
+from ..models.fast import accelerate
 from ..training.checkpoint import Checkpoint, load_model, load_weights
 from ..training.setup import autocast
 
@@ -70,7 +71,9 @@ class Predictor:
                 f"{where} is a pre-trained auto-encoder that knows no classes; fine-tune it first: feathervit train --from"
             )
         self.device = torch.device(device)
-        self.model = load_model(checkpoint, where).to(self.device)
+        self.model = load_model(checkpoint, where).to(self.device, memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            accelerate(self.model, torch.float32)
         self.config, self.class_names = checkpoint.config, checkpoint.class_names
         self.in_chans, self.temperature = checkpoint.in_chans, checkpoint.temperature
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ..config import GQA, Attention, Latent
 from ..errors import ConfigError
-from . import cpu
 from .place import Place
 from .positions import rotate
 
@@ -36,14 +35,16 @@ class GroupedQueryAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
-        qkv_BNTK = cpu.project(self.qkv, x_BND).unflatten(-1, (-1, self.head_dim))
+        qkv_BNTK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim))
         q_BHNK, k_BGNK, v_BGNK = (
             t.transpose(1, 2) for t in qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         )
-        q_BHNK, k_BGNK = rotate(q_BHNK, place), rotate(k_BGNK, place)
-        grouped = self.kv_heads != self.heads
-        y_BHNK = F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=grouped)
-        return cpu.project(self.proj, y_BHNK.transpose(1, 2).flatten(2))
+        y_BHNK = self.attend(rotate(q_BHNK, place), rotate(k_BGNK, place), v_BGNK)
+        return self.proj(y_BHNK.transpose(1, 2).flatten(2))
+
+    def attend(self, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
+        return F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=self.kv_heads != self.heads)
 
     def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
         """Attention weights [B, H, N, N], rows summing to 1, and each query head's values [B, H, N, K]."""
@@ -76,11 +77,15 @@ class LatentAttention(nn.Module):
 
     def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
         q_BHNK, k_BHNK, v_BHNK = (
-            cpu.project(layer, x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+            layer(x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
             for layer in (self.q, self.k, self.v)
         )
-        y_BHNK = F.scaled_dot_product_attention(rotate(q_BHNK, place), rotate(k_BHNK, place), v_BHNK)
-        return cpu.project(self.proj, y_BHNK.transpose(1, 2).flatten(2))
+        y_BHNK = self.attend(rotate(q_BHNK, place), rotate(k_BHNK, place), v_BHNK)
+        return self.proj(y_BHNK.transpose(1, 2).flatten(2))
+
+    def attend(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
+        return F.scaled_dot_product_attention(q_BHNK, k_BHNK, v_BHNK)
 
     def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
         """Attention weights [B, H, N, N], rows summing to 1, and values [B, H, N, K]."""

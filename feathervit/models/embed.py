@@ -9,6 +9,8 @@ Legend: B batch, C channels, S image side, N tokens, D width, G grid side, K pat
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from ..config import ConvStem as ConvStemConfig
 from ..config import Patches, WhitenedPatches
+from ..config import ResidualStem as ResidualStages
 from ..errors import ConfigError
 from .place import Place
 
@@ -45,11 +48,17 @@ class PatchEmbed(nn.Module):
         if x_BCSS.ndim != 4 or x_BCSS.shape[-2:] != (self.img_size, self.img_size):
             shape = list(x_BCSS.shape)
             raise ConfigError(f"the model takes images [B, C, {self.img_size}, {self.img_size}], got {shape}")
-        return self.embed(x_BCSS, place).flatten(2).transpose(1, 2)
+        tokens_BND = self.embed(x_BCSS, place).flatten(2).transpose(1, 2)
+        return tokens_BND.to(x_BCSS.dtype)  # a convolution in low precision does not decide the residual stream's
 
     def embed(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
         """[B, C, S, S] to [B, D, G, G]."""
         return self.proj(x_BCSS)
+
+    def kept_on_grid(self, x_BCSS: Tensor, place: Place) -> Tensor:
+        """[B, 1, G, G]: 1 where `place` keeps a patch, else 0."""
+        kept_BN1 = place.on_grid(x_BCSS.new_ones(*place.keep_BK.shape, 1))
+        return kept_BN1.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
 
 
 class LinearPatchEmbed(PatchEmbed):
@@ -126,10 +135,98 @@ class ConvStem(PatchEmbed):
 
     def embed(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
         if place is not None and place.keep_BK is not None:
-            kept_BN1 = place.on_grid(x_BCSS.new_ones(*place.keep_BK.shape, 1))
-            kept_B1GG = kept_BN1.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
-            x_BCSS = x_BCSS * kept_B1GG.repeat_interleave(self.patch_size, 2).repeat_interleave(self.patch_size, 3)
+            x_BCSS = x_BCSS * _enlarged(self.kept_on_grid(x_BCSS, place), self.img_size)
         return self.rest(self.proj(x_BCSS))
+
+
+class MaskedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose training statistics count kept positions only, so that masked pre-training, which zeroes hidden pixels,
+    leaves running statistics that serve whole images. Without a mask it is `nn.BatchNorm2d`."""
+
+    def forward(self, x_BCHW: Tensor, kept_B1HW: Tensor | None = None) -> Tensor:
+        if kept_B1HW is None or not self.training:
+            return super().forward(x_BCHW)
+        x = x_BCHW.float()
+        kept = kept_B1HW.to(x.dtype)
+        count = kept.sum()
+        mean_C11 = (x * kept).sum((0, 2, 3), keepdim=True) / count
+        var_C11 = ((x - mean_C11).square() * kept).sum((0, 2, 3), keepdim=True) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean_C11.flatten().to(self.running_mean.dtype), self.momentum)
+            unbiased = var_C11.flatten() * (count / (count - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        y = (x - mean_C11) * (var_C11 + self.eps).rsqrt()
+        return (y * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x_BCHW.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm and a shortcut (arXiv 1512.03385); a shortcut that changes shape averages 2x2
+    pixels before its 1x1 convolution (ResNet-D, arXiv 1812.01187). [B, I, H, W] to [B, O, H/s, W/s]."""
+
+    def __init__(self, in_chans: int, out_chans: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, out_chans, 3, stride, padding=1, bias=False)
+        self.bn1 = MaskedBatchNorm2d(out_chans)
+        self.conv2 = nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False)
+        self.bn2 = MaskedBatchNorm2d(out_chans)
+        nn.init.zeros_(self.bn2.weight)  # the block starts as its shortcut
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        changed = stride > 1 or in_chans != out_chans
+        self.shortcut = nn.Conv2d(in_chans, out_chans, 1, bias=False) if changed else nn.Identity()
+        self.bn3 = MaskedBatchNorm2d(out_chans) if changed else None
+
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x), kept))
+        y = self.bn2(self.conv2(y), kept)
+        x = self.shortcut(self.pool(x))
+        return F.relu(y + (x if self.bn3 is None else self.bn3(x, kept)))
+
+
+class ResidualStem(PatchEmbed):
+    """A small residual network whose output pixels are the tokens.
+
+    Under a mask, hidden pixels are zero, and batch statistics count the positions of kept patches only.
+    """
+
+    def __init__(self, img_size: int, patch_size: int, in_chans: int, dim: int, config: ResidualStages):
+        super().__init__(img_size, patch_size, in_chans)
+        if not config.stages or any(s.width < 1 or s.blocks < 1 or s.stride not in (1, 2) for s in config.stages):
+            raise ConfigError(
+                f"a residual stem needs stages of at least one block, a width of at least 1 and stride 1 or 2; got {config}"
+            )
+        reached = math.prod(s.stride for s in config.stages)
+        if patch_size not in (reached, 2 * reached):
+            raise ConfigError(f"this residual stem makes patch sizes {reached} and {2 * reached}, not {patch_size}")
+        self.proj = nn.Conv2d(in_chans, config.width, 3, patch_size // reached, padding=1, bias=False)
+        self.bn = MaskedBatchNorm2d(config.width)
+        widths = [config.width, *(s.width for s in config.stages)]
+        self.residual = nn.ModuleList(
+            ResidualBlock(before if i == 0 else stage.width, stage.width, stage.stride if i == 0 else 1)
+            for before, stage in zip(widths, config.stages, strict=False)
+            for i in range(stage.blocks)
+        )
+        self.out = nn.Conv2d(widths[-1], dim, 1) if widths[-1] != dim else nn.Identity()
+
+    def embed(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
+        x = x_BCSS.contiguous(memory_format=torch.channels_last)
+        kept_B1GG = None if place is None or place.keep_BK is None else self.kept_on_grid(x, place)
+        if kept_B1GG is not None:
+            x = x * _enlarged(kept_B1GG, x.shape[-1])
+        x = self.proj(x)
+        x = F.relu(self.bn(x, _enlarged(kept_B1GG, x.shape[-1])))
+        for block in self.residual:
+            side = x.shape[-1] // block.conv1.stride[0]
+            x = block(x, _enlarged(kept_B1GG, side))
+        return self.out(x)
+
+
+def _enlarged(kept_B1GG: Tensor | None, side: int) -> Tensor | None:
+    """The mask of patches as a mask of `side` x `side` pixels."""
+    if kept_B1GG is None:
+        return None
+    scale = side // kept_B1GG.shape[-1]
+    return kept_B1GG.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
 
 
 def whitening_filters(images_NCSS: Tensor, patch_size: int) -> Tensor:
@@ -151,6 +248,8 @@ def whitening_filters(images_NCSS: Tensor, patch_size: int) -> Tensor:
 
 def build_patch_embed(config: Patches, img_size: int, patch_size: int, in_chans: int, dim: int) -> PatchEmbed:
     """The patch embedding that `config` describes. Raises ConfigError where the sizes do not fit it."""
+    if isinstance(config, ResidualStages):
+        return ResidualStem(img_size, patch_size, in_chans, dim, config)
     if isinstance(config, ConvStemConfig):
         return ConvStem(img_size, patch_size, in_chans, dim, config.layers)
     kind = LinearPatchEmbed

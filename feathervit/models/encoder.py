@@ -30,6 +30,18 @@ from .readout import build_readout
 INTERMEDIATES = ("embedding", "attention", "values", "gate", "output", "tokens")  # kinds, see `Encoder.intermediates`
 
 
+class Taken(dict[str, Tensor]):
+    """What a forward pass leaves behind by name, of the named `kinds` only."""
+
+    def __init__(self, kinds: Collection[str]):
+        super().__init__()
+        self.kinds = frozenset(kinds)
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        if name.rpartition(".")[2] in self.kinds:
+            super().__setitem__(name, value)
+
+
 class LayerConfig(Protocol):
     """What a layer is built from."""
 
@@ -56,23 +68,19 @@ class Layer(nn.Module):
         self.ffn = build_feedforward(config.feedforward, config.dim, index, config.depth)
         self.drop_path = DropPath(drop) if drop else nn.Identity()
 
-    def forward(self, x_BND: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-        x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND), place))
-        y_BND, balance = self.ffn(self.norm2(x_BND), place)
-        return x_BND + self.drop_path(y_BND), balance
-
-    def intermediates(self, x_BND: Tensor, place: Place, kinds: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """What forward returns in evaluation, and what of `Encoder.intermediates` this layer has."""
-        found = {}
+    def forward(self, x_BND: Tensor, place: Place, taken: Taken | None = None) -> tuple[Tensor, Tensor]:
         normed_BND = self.norm1(x_BND)
-        if "attention" in kinds or "values" in kinds:
-            found["attention"], found["values"] = self.attn.look(normed_BND, place)
-        x_BND = x_BND + self.attn(normed_BND, place)
+        if taken is not None and {"attention", "values"} & taken.kinds and hasattr(self.attn, "look"):
+            taken["attention"], taken["values"] = self.attn.look(normed_BND, place)
+        x_BND = x_BND + self.drop_path(self.attn(normed_BND, place))
         normed_BND = self.norm2(x_BND)
-        if "gate" in kinds and getattr(self.ffn, "gate", None) is not None:
-            found["gate"], _ = self.ffn.gate(normed_BND)
-        found["output"] = x_BND + self.ffn(normed_BND, place)[0]
-        return found["output"], {kind: value for kind, value in found.items() if kind in kinds}
+        if taken is not None and "gate" in taken.kinds and getattr(self.ffn, "gate", None) is not None:
+            taken["gate"], _ = self.ffn.gate(normed_BND)
+        y_BND, balance = self.ffn(normed_BND, place)
+        x_BND = x_BND + self.drop_path(y_BND)
+        if taken is not None:
+            taken["output"] = x_BND
+        return x_BND, balance
 
 
 class Encoder(nn.Module):
@@ -91,8 +99,8 @@ class Encoder(nn.Module):
         num_classes: int = 100,
     ):
         super().__init__()
-        if config.dim < 1 or config.depth < 1:
-            raise ConfigError(f"width and depth must be at least 1, got {config.dim} and {config.depth}")
+        if config.dim < 1 or config.depth < 0:
+            raise ConfigError(f"width must be at least 1 and depth at least 0, got {config.dim} and {config.depth}")
         if num_classes < 0:
             raise ConfigError(f"num_classes must be at least 0 (0: no head), got {num_classes}")
         self.config = config
@@ -123,44 +131,48 @@ class Encoder(nn.Module):
         turns_BNK = self.turns if keep_BK is None else self.turns.expand(len(keep_BK), -1, -1)
         return replace(place, turns_BNK=place.select(turns_BNK))
 
-    def encode(self, x_BCSS: Tensor, keep_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, x_BCSS: Tensor, keep_BK: Tensor | None = None, taken: Taken | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Normalised tokens [B, P + G^2, D] and the balance loss summed over layers (a scalar; 0 in evaluation).
 
-        With `keep_BK`, int64 indices of the patches that each picture keeps, only those and the prefix tokens go through
-        the layers, each with its own position: [B, P + K, D], the patches in the order of `keep_BK`.
+        With `keep_BK`, int64 indices of the patches that each image keeps, only those and the prefix tokens go through
+        the layers, each with its own position: [B, P + K, D], the patches in the order of `keep_BK`. `taken` receives
+        what `intermediates` lists.
         """
         place = self.place(keep_BK)
-        x_BND = self._embed(x_BCSS, place)
-        losses = []
-        for layer in self.blocks:
-            x_BND, balance = layer(x_BND, place)
-            losses.append(balance)
-        return self.norm(x_BND), torch.stack(losses).sum()
-
-    def _embed(self, x_BCSS: Tensor, place: Place) -> Tensor:
         x_BND = self.readout.prepend(self.patch_embed(x_BCSS, place))
         if self.pos_embed is not None:
             x_BND = x_BND + self.pos_embed
-        return place.select(x_BND)
+        x_BND = place.select(x_BND)
+        losses = [x_BND.new_zeros(())]
+        if taken is not None:
+            taken["embedding"] = x_BND
+        for i, layer in enumerate(self.blocks):
+            inside = None if taken is None else Taken(taken.kinds)
+            x_BND, balance = layer(x_BND, place, inside)
+            losses.append(balance)
+            for kind, value in (inside or {}).items():
+                taken[f"blocks.{i}.{kind}"] = value
+        x_BND = self.norm(x_BND)
+        if taken is not None:
+            taken["tokens"] = x_BND
+        return x_BND, torch.stack(losses).sum()
 
     def intermediates(self, x_BCSS: Tensor, kinds: Collection[str] = INTERMEDIATES) -> dict[str, Tensor]:
         """What happens inside, by name; only the named `kinds` of it are computed and held. I counts layers from 0.
 
-        "embedding" [B, N, D], what the first layer gets; "blocks.I.attention" [B, H, N, N], the weights, a row for each
-        token that looks; "blocks.I.values" [B, H, N, K], what they weigh; "blocks.I.gate" [B, N, E], in layers with more
-        than one expert; "blocks.I.output" [B, N, D]; "tokens" [B, N, D], the last output after the norm, which is what
-        `forward_features` returns. Raises ConfigError in training mode, where noise and dropout are drawn.
+        "embedding" [B, N, D], the input of the first layer; "blocks.I.attention" [B, H, N, N], the weights, one row per
+        query; "blocks.I.values" [B, H, N, K], what they weight; "blocks.I.gate" [B, N, E], in layers with more than one
+        expert; "blocks.I.output" [B, N, D]; "tokens" [B, N, D], the last output after the norm, which `forward_features`
+        returns. An attention without a method `look` gives no weights. Raises ConfigError in training mode, where noise
+        and dropout are drawn.
         """
         if self.training:
             raise ConfigError("intermediates are those of evaluation: call eval() on the model first")
-        place = self.place()
-        x_BND = self._embed(x_BCSS, place)
-        found = {"embedding": x_BND}
-        for i, layer in enumerate(self.blocks):
-            x_BND, inside = layer.intermediates(x_BND, place, kinds)
-            found |= {f"blocks.{i}.{kind}": value for kind, value in inside.items()}
-        found["tokens"] = self.norm(x_BND)
-        return {name: value for name, value in found.items() if name.rpartition(".")[2] in kinds}
+        taken = Taken(kinds)
+        self.encode(x_BCSS, taken=taken)
+        return dict(taken)
 
     def forward_features(self, x_BCSS: Tensor) -> Tensor:
         return self.encode(x_BCSS)[0]

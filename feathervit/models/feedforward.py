@@ -15,7 +15,6 @@ from ..config import ConvMLP as ConvMLPConfig
 from ..config import FeedForward
 from ..config import SwiGLU as SwiGLUConfig
 from ..errors import ConfigError
-from .cpu import project
 from .moe import SHARINGS
 from .place import Place
 
@@ -31,7 +30,7 @@ class SwiGLU(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        return self.drop(project(self.w2, F.silu(project(self.w, x_BND)) * project(self.v, x_BND))), x_BND.new_zeros(())
+        return self.drop(self.w2(F.silu(self.w(x_BND)) * self.v(x_BND))), x_BND.new_zeros(())
 
 
 class MLP(nn.Module):
@@ -44,7 +43,7 @@ class MLP(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        return self.drop(project(self.fc2, F.gelu(project(self.fc1, x_BND)))), x_BND.new_zeros(())
+        return self.drop(self.fc2(F.gelu(self.fc1(x_BND)))), x_BND.new_zeros(())
 
 
 class ConvMLP(nn.Module):
@@ -62,8 +61,8 @@ class ConvMLP(nn.Module):
 
     def forward(self, x_BND: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         prefix_BPD, patches_BKD = x_BND[:, : place.prefix], x_BND[:, place.prefix :]
-        h_BKF = F.gelu(project(self.fc1, patches_BKD))
-        y_BND = project(self.fc2, h_BKF + F.gelu(self._convolved(h_BKF, place)))
+        h_BKF = F.gelu(self.fc1(patches_BKD))
+        y_BND = self.fc2(h_BKF + F.gelu(self._convolved(h_BKF, place)))
         if place.prefix:
             y_BND = torch.cat([self._prefix(prefix_BPD, y_BND), y_BND], dim=1)
         return self.drop(y_BND), x_BND.new_zeros(())
@@ -73,7 +72,7 @@ class ConvMLP(nn.Module):
         return place.from_grid(self.conv(grid_BFGG).flatten(2).transpose(1, 2))
 
     def _prefix(self, prefix_BPD: Tensor, patches_BKD: Tensor) -> Tensor:
-        return project(self.fc2, F.gelu(project(self.fc1, prefix_BPD)))
+        return self.fc2(F.gelu(self.fc1(prefix_BPD)))
 
 
 class RecalibratedConvMLP(ConvMLP):

@@ -4,7 +4,7 @@ Notable: with V and W2 shared and the k kept gates summing to one, the mixture o
 whose gate branch is a mixture (see `SharedVW2`). No token is dispatched, shapes are static, and the layer compiles and
 exports. The other sharings of Table 9 have their cheapest exact forms beside it. Equations: arXiv 2407.17783.
 
-Legend: B batch, N tokens, D width, E experts, F hidden size, k experts kept, K = min(k + 1, E).
+Legend: B batch, N tokens, D width, E experts, F hidden size, k experts kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ..config import MoE
 from ..errors import ConfigError
-from . import cpu
 from .place import Place
 
 
@@ -49,33 +48,41 @@ class NoisyTopKGate(nn.Module):
         """
         device = x_BND.device.type if torch.amp.is_autocast_available(x_BND.device.type) else "cpu"  # meta has none
         with torch.autocast(device, enabled=False):
-            x_BND = x_BND if x_BND.dtype == torch.float64 else x_BND.float()
+            clean_EBN = self._product(self.w_gate, x_BND)
             if not (self.training and self.w_noise is not None):
-                gate_EBN, _ = self._softmax_k(self._product(x_BND, self.w_gate.weight))
+                gate_EBN, _, _ = self._softmax_k(clean_EBN)
                 balance = self._balance(gate_EBN) if self.training else gate_EBN.new_zeros(())
                 return gate_EBN.movedim(0, -1), balance
-            both = self._product(x_BND, torch.cat([self.w_gate.weight, self.w_noise.weight]))
-            clean_EBN, raw_EBN = both.split(self.experts)
             # Eq. 5 divides by the scale; where softplus vanishes (about 1e-19 in float32) its gradient would be NaN.
-            scale_EBN = F.softplus(raw_EBN).clamp_min(1e-6)
-            noise_BNE = torch.randn(*x_BND.shape[:-1], self.experts, dtype=x_BND.dtype, device=x_BND.device)
+            scale_EBN = F.softplus(self._product(self.w_noise, x_BND)).clamp_min(1e-6)
+            shape = (*x_BND.shape[:-1], self.experts)
+            noise_BNE = torch.randn(shape, dtype=clean_EBN.dtype, device=x_BND.device)
             noisy_EBN = clean_EBN + noise_BNE.movedim(-1, 0) * scale_EBN
-            gate_EBN, top_KBN = self._softmax_k(noisy_EBN)
-            return gate_EBN.movedim(0, -1), self._balance(gate_EBN, clean_EBN, noisy_EBN, scale_EBN, top_KBN)
+            gate_EBN, *bounds = self._softmax_k(noisy_EBN)
+            return gate_EBN.movedim(0, -1), self._balance(gate_EBN, clean_EBN, noisy_EBN, scale_EBN, *bounds)
 
     @staticmethod
-    def _product(x_BND: Tensor, weight_ED: Tensor) -> Tensor:
-        return F.linear(x_BND, weight_ED).movedim(-1, 0).contiguous()
+    def _product(layer: nn.Linear, x_BND: Tensor) -> Tensor:
+        """[E, B, N] in float32; float64 stays float64."""
+        y_BNE = layer(x_BND.to(getattr(layer.weight, "dtype", torch.float32)))  # a quantised layer's weight has none
+        y_BNE = y_BNE if y_BNE.dtype == torch.float64 else y_BNE.float()
+        return y_BNE.movedim(-1, 0).contiguous()
 
-    def _softmax_k(self, h_EBN: Tensor) -> tuple[Tensor, Tensor]:
-        """Softmax over the k largest entries, 0 elsewhere; and the min(k + 1, E) largest, in order."""
-        k = self.config.top_k
-        top_KBN, index_KBN = h_EBN.topk(min(k + 1, self.experts), dim=0)
-        kept_kBN = top_KBN[:k].softmax(0)
-        gate_EBN = torch.zeros_like(h_EBN).scatter(0, index_KBN[:k], kept_kBN)
+    def _softmax_k(self, h_EBN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Softmax over the k largest entries, 0 elsewhere; the k-th largest; and the largest that is left out, each [B, N].
+
+        An entry's rank counts the entries that beat it, the first of equals winning: comparisons fuse where topk does not.
+        """
+        first_EE11 = torch.ones(self.experts, self.experts, dtype=torch.bool, device=h_EBN.device).triu(1)[
+            ..., None, None
+        ]
+        beats_EEBN = (h_EBN[:, None] > h_EBN) | ((h_EBN[:, None] == h_EBN) & first_EE11)
+        kept_EBN = beats_EEBN.sum(0) < self.config.top_k
+        gate_EBN = h_EBN.masked_fill(~kept_EBN, -math.inf).softmax(0)
         if self.training:
-            self.taken += (gate_EBN > 0).flatten(1).sum(1)
-        return gate_EBN, top_KBN
+            self.taken += kept_EBN.flatten(1).sum(1)
+        kth_BN = h_EBN.masked_fill(~kept_EBN, math.inf).amin(0)
+        return gate_EBN, kth_BN, h_EBN.masked_fill(kept_EBN, -math.inf).amax(0)
 
     def _balance(self, gate_EBN: Tensor, *noisy: Tensor) -> Tensor:
         loss = self.config.importance_weight * self._variation(gate_EBN.flatten(1).sum(1))
@@ -84,10 +91,8 @@ class NoisyTopKGate(nn.Module):
             loss = loss + self.config.load_weight * self._variation(chance_EBN.flatten(1).sum(1))
         return loss
 
-    def _load(self, clean_EBN: Tensor, noisy_EBN: Tensor, scale_EBN: Tensor, top_KBN: Tensor) -> Tensor:
+    def _load(self, clean_EBN: Tensor, noisy_EBN: Tensor, scale_EBN: Tensor, kth_BN: Tensor, next_BN: Tensor) -> Tensor:
         """P of Eq. 5: the chance that an expert would be kept if its own noise alone were drawn again."""
-        k = self.config.top_k
-        kth_BN, next_BN = top_KBN[k - 1], top_KBN[k]
         psi_EBN = torch.where(noisy_EBN >= kth_BN, next_BN, kth_BN)
         return torch.special.ndtr((clean_EBN - psi_EBN) / scale_EBN)
 
@@ -154,11 +159,6 @@ class SharedVW2(_Experts):
 
     def mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
         return self.w2(self._mix(gate_BNE, F.silu(self._split(self.w(x_BND)))) * self.v(x_BND))
-
-    def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
-        if not cpu.suits(x_BND):
-            return super().dropped_mixture(x_BND, gate_BNE)
-        return cpu.mixture(x_BND, gate_BNE, self.w, self.v, self.w2, self.drop.p if self.training else 0.0)
 
 
 class SharedWW2(_Experts):

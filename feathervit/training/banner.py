@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from ..config import MoE, RunConfig
+from ..config import RunConfig
 from ..data import DataSplits
 from ..results import RunResult
 from .loop import Trainer
@@ -21,12 +19,13 @@ def banner(
     world, micro = trainer.group.world, config.accumulate
     shares = f" ({world} processes x {micro} micro-steps)" if world * micro > 1 else ""
     patch = f", patch {config.patch_size}" if config.patch_size else ""
+    fast = "; layers in their fast form for the CPU" if trainer.accelerated else ""
     return [
         f"data       {config.data}: {sizes}; {len(data.train.class_names)} classes; stored at {stored} px, {chans} channels",
         *(f"           {note}" for note in data.notes),
         f"model      {config.model}: {parameters:,} parameters, {config.img_size} px{patch}{_halves(trainer)}",
         f"device     {trainer.device} ({device}); {str(trainer.dtype).removeprefix('torch.')} ({dtype})",
-        f"compile    {trainer.compiled.mode} ({trainer.compile_reason}){_kernels(config, trainer)}",
+        f"compile    {trainer.compiled.mode} ({trainer.compile_reason}){fast}",
         f"training   {config.epochs} epochs of {trainer.steps_per_epoch} steps of {config.batch_size}{shares}; "
         f"{config.optim.name}, peak learning rate {trainer.peak_lr:.2e}; recipe {config.recipe or 'none'}",
         *(
@@ -35,16 +34,6 @@ def banner(
             else []
         ),
     ]
-
-
-def _kernels(config: RunConfig, trainer: Trainer) -> str:
-    """What of our models runs in a form of its own (models/cpu.py)."""
-    if config.arch is None or trainer.device.type != "cpu" or trainer.dtype != torch.float32:
-        return ""
-    if not torch.backends.mkldnn.enabled or trainer.compiled.mode != "off":
-        return ""
-    what = "experts and projections" if isinstance(config.arch.feedforward, MoE) else "projections"
-    return f"; {what} in chunks through oneDNN (quicker; torch.backends.mkldnn.set_flags(False): off)"
 
 
 def _halves(trainer: Trainer) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..chance import Chance
@@ -29,8 +28,10 @@ from ..evaluation.inference import logits
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
 from ..fields import from_dict
+from ..models.fast import accelerate
 from ..models.moe import starving
 from ..pictures.reconstructions import write_reconstructions
+from .average import MovingAverage
 from .checkpoint import (
     Checkpoint,
     drop_state,
@@ -82,20 +83,6 @@ class Trainer:
         self.config, self.data, self.folder, self.console = config, data, folder, console
         self.device, self.dtype, self.identity = device, dtype, identity
         self.max_seconds = math.inf if max_minutes is None else 60 * max_minutes
-        self.model = model.to(device)
-        classes = len(data.train.class_names)
-        weights = None
-        if config.loss.class_weights == "balanced":
-            weights = balanced_class_weights(data.train.labels, classes).to(device)
-        self.optimizer = build_optimizer(self.model, config)
-        teacher = None
-        if config.objective == "distillation":
-            teacher = load_teacher(config, data.train.class_names, data.train.images.shape[1]).to(device)
-        objective = build_objective(config, self.model, weights, teacher)
-        self.objective = self.group.wrap(objective)
-        # timm's average, its decay rising from 0 so that the first steps do not weigh for ever
-        self.ema = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True) if config.optim.ema else None
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.samplers = self._shares()
         self.steps_per_epoch = self.samplers[0].steps_per_epoch
         mode, self.compile_reason = choose_compile(
@@ -106,6 +93,22 @@ class Trainer:
             world=self.group.world,
             accumulate=config.accumulate,
         )
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.accelerated = device.type == "cpu" and (mode == "off" or dtype == torch.bfloat16)
+        if self.accelerated:
+            accelerate(self.model, dtype)
+        classes = len(data.train.class_names)
+        weights = None
+        if config.loss.class_weights == "balanced":
+            weights = balanced_class_weights(data.train.labels, classes).to(device)
+        self.optimizer = build_optimizer(self.model, config)
+        teacher = None
+        if config.objective == "distillation":
+            teacher = load_teacher(config, data.train.class_names, data.train.images.shape[1]).to(device)
+        objective = build_objective(config, self.model, weights, teacher)
+        self.objective = self.group.wrap(objective)
+        self.ema = MovingAverage(self.model, config.optim.ema) if config.optim.ema else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
         self.compiled = Compiled(self.objective, mode, say, self.group.any)
         images = config.images
@@ -270,7 +273,8 @@ class Trainer:
         """One optimiser step; a pure function of the state and of (seed, step)."""
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.train()
+        if not self.model.training:  # validation has switched it; walking the modules takes time
+            self.model.train()
         for micro, sampler in enumerate(self.samplers):
             last = micro == len(self.samplers) - 1
             with nullcontext() if last or self.group.world == 1 else self.objective.no_sync():
@@ -286,7 +290,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema:
-            self.ema.update(self.model, step)
+            self.ema.update(step)
 
     def _micro_step(self, step: int, sampler: Sampler) -> bool:
         """Adds a share's gradient. False where its loss, or another process's, is to be skipped."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from ..config import RunConfig
 from ..errors import ConfigError
+from .muon import Muon, hidden_matrices
 
 
 def peak_learning_rate(config: RunConfig, global_batch: int) -> float:
@@ -43,6 +44,8 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
         )
     if not 0 <= optim.ema < 1:
         raise ConfigError(f"the decay of the moving average must be in [0, 1), got {optim.ema}")
+    if optim.name == "muon":
+        return _muon(model, config)
     words = {"betas": optim.betas}
     if optim.name == "adamw":
         words |= {"eps": optim.eps, "fused": True}
@@ -54,6 +57,33 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
         layer_decay=optim.layer_decay if optim.layer_decay < 1 else None,
         **words,
     )
+
+
+def _muon(model: nn.Module, config: RunConfig) -> Muon:
+    """Muon for hidden matrices, AdamW for the rest, in timm's groups of weight decay and layer-wise decay."""
+    optim = config.optim
+    decay = {"weight_decay": optim.weight_decay}
+    if optim.layer_decay < 1:
+        groups = param_groups_layer_decay(model, layer_decay=optim.layer_decay, **decay)
+    else:
+        spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+        groups = param_groups_weight_decay(model, no_weight_decay_list=spared, **decay)
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices = hidden_matrices(model)
+    beside = 1.0 if optim.adamw_lr is None else optim.adamw_lr / config.lr
+    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for group in groups:
+        scale = group.get("lr_scale", 1.0)
+        for p in group["params"]:
+            name = names[id(p)]
+            muon = name in matrices
+            rate = beside if not muon else optim.matrix_rate if "blocks." in name else 1.0
+            found.setdefault((group["weight_decay"], scale * rate, muon), []).append(p)
+    groups = [
+        {"params": params, "weight_decay": weight_decay, "lr_scale": scale, "muon": muon}
+        for (weight_decay, scale, muon), params in found.items()
+    ]
+    return Muon(groups, lr=config.lr, betas=optim.betas, eps=optim.eps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -11,7 +11,7 @@ import platform
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from .distributed import Group, join
 from .logging import decoding
 from .loop import Trainer
 from .planning import planned, resumed, whole
+from .precision import faster_on_cpu
 from .setup import check_channels, choose_device, choose_precision
 from .transfer import start_from
 
@@ -190,6 +191,11 @@ def _run(
         "threads": torch.get_num_threads(),
         "shares": group.world * config.accumulate,
     }
+    if config.precision == "auto" and device.type == "cpu":
+        faster, dtype_reason = faster_on_cpu(model, config, data.train.images.shape[1])
+        dtype = torch.float32 if group.any(not faster) else torch.bfloat16
+        # A timing may fall out differently when the run resumes; its precision may not.
+        config = replace(config, precision=str(dtype).removeprefix("torch."))
     trainer = Trainer(
         config,
         data,

@@ -272,7 +272,6 @@ def test_cost_is_counted(variant):
         (TINY, {"img_size": 0}, "image size 0"),
         (TINY, {"in_chans": 0}, "in_chans"),
         (replace(TINY, dim=0), {}, "width"),
-        (replace(TINY, depth=0), {}, "depth"),
         (replace(TINY, attention=GQA(5, 5)), {}, "12.*5"),
         (replace(TINY, attention=GQA(4, 3)), {}, "4.*3"),
         (replace(TINY, feedforward=MoE(10, 4, experts=(2,), top_k=3)), {}, "top_k 3"),

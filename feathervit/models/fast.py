@@ -1,0 +1,303 @@
+"""Faster forms of layers on the CPU, put into a model by whoever runs it: `accelerate(model, dtype)`.
+
+Notable: a fast layer is a subclass with the same parameters, so the state dict does not change. In float32, products go
+through oneDNN, and the shared-projection mixture is one autograd.Function that works by chunks which stay in the cache. In
+bfloat16, products and activations are bfloat16 by explicit casts; weights, statistics of norms, softmax, gates and the
+residual stream stay float32. Gradients are right; gradients of gradients are refused.
+
+Legend: T tokens, I and O inputs and outputs, B batch, N tokens of an image, D width, E experts, F hidden size, n tokens of a
+chunk, H heads, G key/value heads, K head width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .attention import GroupedQueryAttention, LatentAttention
+from .moe import NoisyTopKGate, SharedVW2
+
+CHUNK = 2048  # tokens; half and double are slower
+
+_silu, _silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.grad_input
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    """Whether this PyTorch has the operator below and it does what it is taken for: it is no public one."""
+    x, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
+    try:
+        found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        return torch.backends.mkldnn.is_available() and torch.equal(found, F.linear(x, weight))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x W^T + b in float32, without gradients. The operator is what PyTorch's own compiler puts in F.linear's place."""
+    if not _has_onednn():
+        return F.linear(x_TI, weight_OI, bias_O)
+    return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")
+
+
+def mixture(
+    x_BND: Tensor,
+    gate_BNE: Tensor,
+    w: torch.nn.Linear,
+    v: torch.nn.Linear,
+    w2: torch.nn.Linear,
+    dropout: float = 0.0,
+) -> Tensor:
+    """dropout(((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d), [B, N, D]."""
+    y_TD = _Mixture.apply(
+        x_BND.flatten(0, -2),
+        gate_BNE.flatten(0, -2),
+        w.weight,
+        w.bias,
+        v.weight,
+        v.bias,
+        w2.weight,
+        w2.bias,
+        dropout,
+        torch.is_grad_enabled(),
+    )
+    return y_TD.view_as(x_BND)
+
+
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward that refuses to be differentiated itself.
+
+    `once_differentiable` alone is silent where the incoming gradient requires none, and the second derivative is then wrong.
+    """
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError(
+                "layers in their fast form have no second derivative; compute it with a model that was not accelerated"
+            )
+        return once_differentiable(backward)(ctx, *gradients)
+
+    return checked
+
+
+def keep_mask(shape: tuple[int, int], dropout: float) -> Tensor:
+    """True with probability 1 - dropout, each entry by itself: 32 random bits against a threshold.
+
+    `Tensor.bernoulli_` takes five times as long. The seed is a draw of PyTorch's global generator.
+    """
+    n = shape[0] * shape[1]
+    bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((n + 1) // 2)
+    threshold = min(round(dropout * 2**32) - 2**31, 2**31 - 1)
+    return torch.from_numpy(bits).view(torch.int32)[:n].view(shape) >= threshold
+
+
+def _mix(gate_nE: Tensor, s_nEF: Tensor, out: Tensor) -> None:
+    torch.mul(s_nEF[:, 0], gate_nE[:, :1], out=out)
+    for e in range(1, s_nEF.shape[1]):
+        out.addcmul_(s_nEF[:, e], gate_nE[:, e, None])
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_TI, weight_OI)
+        return linear(x_TI, weight_OI, bias_O)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x_TI, weight_OI = ctx.saved_tensors
+        db_O = dy_TO.sum(0) if ctx.needs_input_grad[2] else None
+        return linear(dy_TO, weight_OI.t().contiguous()), dy_TO.t() @ x_TI, db_O
+
+
+class _Mixture(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x, gate, w, b, v, c, w2, d, dropout: float, wanted: bool) -> Tensor:
+        tokens, experts, hidden = len(x), gate.shape[1], len(v)
+        wide = experts * hidden
+        wv, bc = torch.cat([w, v]), torch.cat([b, c])
+        scale = 1 / (1 - dropout) if dropout < 1 else 0.0
+        w2_scaled, d_scaled = w2 * scale, d * scale
+        keep = keep_mask(x.shape, dropout) if dropout else None
+        y, saved = torch.empty_like(x), []
+        for start in range(0, tokens, CHUNK):
+            part = slice(start, min(start + CHUNK, tokens))
+            n = part.stop - start
+            pre = linear(x[part], wv, bc)
+            if wanted:
+                saved.append(pre)
+            s, m = pre.new_empty(n, wide), pre.new_empty(n, hidden)
+            _silu(pre[:, :wide], out=s)
+            _mix(gate[part], s.view(n, experts, hidden), m)
+            m *= pre[:, wide:]
+            out = linear(m, w2_scaled, d_scaled)
+            y[part] = out if keep is None else out.mul_(keep[part])
+        if wanted:
+            ctx.scale = scale
+            ctx.save_for_backward(x, gate, wv, w2, keep, *saved)
+        return y
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, gate, wv, w2, keep, *saved = ctx.saved_tensors
+        experts, hidden = gate.shape[1], w2.shape[1]
+        wide = experts * hidden
+        wv_t, w2_t = wv.t().contiguous(), (w2 * ctx.scale).t().contiguous()
+        dx, dgate = torch.empty_like(x), torch.empty_like(gate)
+        dwv, dbc = torch.zeros_like(wv), wv.new_zeros(len(wv))
+        dw2, dd = torch.zeros_like(w2), w2.new_zeros(len(w2))
+        start = 0
+        for pre in saved:
+            n = len(pre)
+            part = slice(start, start + n)
+            start += n
+            a, value, g = pre[:, :wide], pre[:, wide:], gate[part]
+            s, ds = pre.new_empty(n, wide), pre.new_empty(n, wide)
+            m, dpre = torch.empty_like(value), torch.empty_like(pre)
+            s_nEF, ds_nEF = s.view(n, experts, hidden), ds.view(n, experts, hidden)
+            _silu(a, out=s)
+            _mix(g, s_nEF, m)
+            dout = dy[part] if keep is None else dy[part] * keep[part]
+            dw2.addmm_(dout.t(), m * value)
+            dd += dout.sum(0)
+            dh = linear(dout, w2_t)
+            torch.mul(dh, m, out=dpre[:, wide:])
+            dh *= value  # from here on the gradient of the mixed branch
+            torch.mul(s_nEF, dh[:, None], out=ds_nEF)
+            torch.sum(ds_nEF, 2, out=dgate[part])
+            torch.mul(g[..., None], dh[:, None], out=ds_nEF)
+            _silu_backward(ds, a, grad_input=dpre[:, :wide])
+            dwv.addmm_(dpre.t(), x[part])
+            dbc += dpre.sum(0)
+            dx[part] = linear(dpre, wv_t)
+        return dx, dgate, dwv[:wide], dbc[:wide], dwv[wide:], dbc[wide:], dw2 * ctx.scale, dd * ctx.scale, None, None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# float32
+
+
+def _suits(x: Tensor) -> bool:
+    """Compiled and exported graphs hold plain operators."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return x.dtype == torch.float32 and x.device.type == "cpu" and not traced and torch.backends.mkldnn.enabled
+
+
+class FastLinear(nn.Linear):
+    """`nn.Linear` through oneDNN: PyTorch sends its own float32 products to MKL, which is slower on AMD's processors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _suits(x):
+            return super().forward(x)
+        return _Linear.apply(x.flatten(0, -2), self.weight, self.bias).unflatten(0, x.shape[:-1])
+
+
+class FastSharedVW2(SharedVW2):
+    """`SharedVW2` by chunks, while its projections are those that `accelerate` left."""
+
+    def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
+        projections = (self.w, self.v, self.w2)
+        if not _suits(x_BND) or any(type(layer) is not FastLinear for layer in projections):
+            return super().dropped_mixture(x_BND, gate_BNE)
+        return mixture(x_BND, gate_BNE, *projections, self.drop.p if self.training else 0.0)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# bfloat16
+
+
+def _low(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.to(torch.bfloat16)
+
+
+class LowLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(_low(x), _low(self.weight), _low(self.bias))
+
+
+class LowConv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(_low(x), _low(self.weight), _low(self.bias))
+
+
+class LowLayerNorm(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return _low(super().forward(x.float()))
+
+
+class WideLinear(nn.Linear):
+    """A layer that stays float32 behind one that does not: the classifier."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
+class WideConv2d(nn.Conv2d):
+    """A first convolution, of few channels: it loses time in bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
+class LowAttention:
+    """Two products and a softmax in float32: the backward of bfloat16 `scaled_dot_product_attention` is slow on the CPU."""
+
+    def attend(self, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
+        groups = q_BHNK.shape[1] // k_BGNK.shape[1]
+        k_BHNK, v_BHNK = (t.repeat_interleave(groups, 1) if groups > 1 else t for t in (k_BGNK, v_BGNK))
+        scores_BHNN = (q_BHNK * q_BHNK.shape[-1] ** -0.5) @ k_BHNK.mT
+        return _low(scores_BHNN.float().softmax(-1)) @ v_BHNK
+
+
+class LowGroupedQueryAttention(LowAttention, GroupedQueryAttention):
+    pass
+
+
+class LowLatentAttention(LowAttention, LatentAttention):
+    pass
+
+
+_FORMS: dict[torch.dtype, dict[type[nn.Module], type[nn.Module]]] = {
+    torch.float32: {nn.Linear: FastLinear, SharedVW2: FastSharedVW2},
+    torch.bfloat16: {
+        nn.Linear: LowLinear,
+        nn.Conv2d: LowConv2d,
+        nn.LayerNorm: LowLayerNorm,
+        GroupedQueryAttention: LowGroupedQueryAttention,
+        LatentAttention: LowLatentAttention,
+    },
+}
+
+
+def accelerate(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Puts the fast forms for the CPU into `model`, in place, and returns it. `dtype`: float32 or bfloat16.
+
+    Only exact instances of PyTorch's and our own layers change, so adapters and subclasses stay as they are. Gates stay plain.
+    """
+    forms = _FORMS[dtype]
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    last = {id(classifier), *(id(m) for name, m in model.named_modules() if name in ("encoder.head", "decoder_head"))}
+
+    def visit(module: nn.Module) -> None:
+        kind = type(module)
+        if kind in forms:
+            wide = dtype != torch.float32 and (id(module) in last or getattr(module, "in_channels", 5) <= 4)
+            module.__class__ = {nn.Linear: WideLinear, nn.Conv2d: WideConv2d}.get(kind, kind) if wide else forms[kind]
+        elif getattr(module, "fused_attn", False) and dtype != torch.float32:
+            module.fused_attn = False  # timm's attention: see LowAttention
+        for child in module.children():
+            if not isinstance(child, NoisyTopKGate):
+                visit(child)
+
+    visit(model)
+    return model

@@ -1,0 +1,33 @@
+"""An exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class MovingAverage:
+    """`module` holds the average of `model`. The decay rises from 0, so that the first steps do not weigh forever.
+
+    The decay of update n is timm's, 1 - (1 + n)^(-2/3), up to `decay`. Floating buffers are averaged too, others copied.
+    The pairs of tensors are collected once: a step is two calls.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        mine, theirs = self.module.state_dict(), model.state_dict()  # views that stay valid: both are changed in place
+        floating = [name for name, tensor in mine.items() if tensor.is_floating_point()]
+        self.averages = [mine[name] for name in floating]
+        self.weights = [theirs[name] for name in floating]
+        self.counters = [(mine[name], theirs[name]) for name in mine.keys() - set(floating)]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes up the weights after `step` (from 0)."""
+        decay = min(self.decay, 1 - (1 + step) ** (-2 / 3))
+        torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
+        for average, counter in self.counters:
+            average.copy_(counter)

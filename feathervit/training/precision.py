@@ -1,0 +1,48 @@
+"""bfloat16 on the CPU: taken where the processor has the products and a trial step shows it to be faster."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ..config import RunConfig
+from ..models.fast import accelerate
+from .objectives import build_objective
+
+BATCH = 32  # images of a trial step
+ROUNDS = 3
+GAIN = 1.1  # less than this is within the noise of a timing
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX); emulated, it is several times slower."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def faster_on_cpu(model: nn.Module, config: RunConfig, channels: int) -> tuple[bool, str]:
+    """Whether a training step of `model` on this CPU is faster in bfloat16, and the reason for the banner. Draws nothing."""
+    if not has_bfloat16():
+        return False, "this processor has no bfloat16 products"
+    if config.objective == "distillation":
+        config = replace(config, objective="classification")
+    x = torch.zeros(min(config.batch_size, BATCH), channels, config.img_size, config.img_size)
+    targets = torch.zeros(len(x), dtype=torch.int64)
+    trials = {
+        dtype: build_objective(config, accelerate(copy.deepcopy(model), dtype).train())
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    seconds = {dtype: [] for dtype in trials}
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(ROUNDS + 1):
+            for dtype, objective in trials.items():
+                started = time.perf_counter()
+                objective(x, targets)[0].backward()
+                seconds[dtype].append(time.perf_counter() - started)
+    wide, low = (statistics.median(seconds[dtype][1:]) for dtype in trials)
+    return wide > GAIN * low, f"a trial step takes {1000 * wide:.0f} ms in float32 and {1000 * low:.0f} ms in bfloat16"
