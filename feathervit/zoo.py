@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .config import GQA, MLP, ConvMLP, ConvStem, DecoderConfig, EncoderConfig, MoE
+from .config import GQA, MLP, ConvMLP, DecoderConfig, EncoderConfig, MoE, ResidualStem, Stage
 from .errors import UnknownNameError
 
 PAPER = "arXiv 2407.17783, Table 1"
@@ -31,18 +31,20 @@ def _vit_lite(depth: int) -> ModelSpec:
     return ModelSpec(config, 32, 4, "arXiv 2104.05704; queries, keys and values with bias (ours)", MLP_DECODER)
 
 
-def _feather(dim: int, depth: int, kv_heads: int) -> ModelSpec:
-    """Heads of width 16; convolutions in stem and feed-forward, which long training gains from (arXiv 2210.05958)."""
+def _feather(stem: int, stages: tuple[Stage, ...], heads: int) -> ModelSpec:
+    """A residual stem that halves the resolution three times, then two layers of attention on what is left."""
+    dim = stages[-1].width
     config = EncoderConfig(
         dim=dim,
-        depth=depth,
-        attention=GQA(dim // 16, kv_heads),
+        depth=2,
+        attention=GQA(heads, heads),
         feedforward=ConvMLP(2.0, 0),
-        patches=ConvStem(3),
+        patches=ResidualStem(stem, stages),
+        positions="none",
         readout="mean",
     )
-    decoder = DecoderConfig(dim=64, depth=2, attention=GQA(4, 2), feedforward=ConvMLP(2.0, 0))
-    return ModelSpec(config, 36, 4, "ours (study feather)", decoder)
+    decoder = DecoderConfig(dim=64, depth=2, attention=GQA(4, 2), feedforward=ConvMLP(2.0, 0), positions="learned")
+    return ModelSpec(config, 32, 8, "ours", decoder)
 
 
 _VIT_192 = EncoderConfig(dim=192, depth=12, attention=GQA(12, 12), feedforward=MLP(2.0))
@@ -71,8 +73,8 @@ MODELS = {
         PAPER,
         DecoderConfig(dim=96, depth=3, attention=GQA(6, 3), feedforward=MoE(96, 48, (3,))),
     ),
-    "feather_s": _feather(160, 13, 2),
-    "feather_xs": _feather(128, 10, 2),
+    "feather_s": _feather(32, (Stage(64, 2), Stage(128, 2), Stage(224, 1)), 7),
+    "feather_xs": _feather(16, (Stage(48, 1), Stage(96, 2), Stage(168, 1)), 7),
     "mlit_xs": ModelSpec(
         EncoderConfig(dim=128, depth=12, attention=GQA(8, 4), feedforward=MoE(96, 32)),
         36,
@@ -86,7 +88,7 @@ MODELS = {
         3,
         PAPER,
     ),
-    "feather_xxs": _feather(96, 9, 2),
+    "feather_xxs": _feather(16, (Stage(32, 1), Stage(64, 2), Stage(128, 1)), 4),
     "mlit_nano": ModelSpec(
         EncoderConfig(dim=64, depth=6, attention=GQA(4, 2), feedforward=MoE(36, 16)),
         16,
@@ -94,7 +96,7 @@ MODELS = {
         "ours, the same parts",
         DecoderConfig(dim=48, depth=2, attention=GQA(4, 2), feedforward=MoE(48, 24, (3,))),
     ),
-    "feather_nano": _feather(48, 7, 1),
+    "feather_nano": _feather(8, (Stage(16, 1), Stage(32, 2), Stage(56, 1)), 2),
 }
 
 

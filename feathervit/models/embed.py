@@ -30,10 +30,11 @@ class PatchEmbed(nn.Module):
     """What all patch embeddings have in common: sizes and their checks."""
 
     data_dependent = False
+    any_size = False  # whether images may be of sizes that the patch size does not divide
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int):
         super().__init__()
-        if patch_size < 1 or img_size < 1 or img_size % patch_size:
+        if patch_size < 1 or img_size < 1 or (img_size % patch_size and not self.any_size):
             fits = [p for p in range(2, img_size // 2 + 1) if img_size % p == 0][:8]
             raise ConfigError(
                 f"patch size {patch_size} does not divide image size {img_size}"
@@ -42,7 +43,7 @@ class PatchEmbed(nn.Module):
         if in_chans < 1:
             raise ConfigError(f"in_chans must be at least 1, got {in_chans}")
         self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
-        self.grid_size = img_size // patch_size
+        self.grid_size = -(-img_size // patch_size)
 
     def forward(self, x_BCSS: Tensor, place: Place | None = None) -> Tensor:
         if x_BCSS.ndim != 4 or x_BCSS.shape[-2:] != (self.img_size, self.img_size):
@@ -171,7 +172,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False)
         self.bn2 = MaskedBatchNorm2d(out_chans)
         nn.init.zeros_(self.bn2.weight)  # the block starts as its shortcut
-        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
         changed = stride > 1 or in_chans != out_chans
         self.shortcut = nn.Conv2d(in_chans, out_chans, 1, bias=False) if changed else nn.Identity()
         self.bn3 = MaskedBatchNorm2d(out_chans) if changed else None
@@ -186,8 +187,11 @@ class ResidualBlock(nn.Module):
 class ResidualStem(PatchEmbed):
     """A small residual network whose output pixels are the tokens.
 
-    Under a mask, hidden pixels are zero, and batch statistics count the positions of kept patches only.
+    Takes any image size; where the patch size does not divide it, the last tokens see fewer pixels. Under a mask, hidden
+    pixels are zero, and batch statistics count the positions of kept patches only.
     """
+
+    any_size = True
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, dim: int, config: ResidualStages):
         super().__init__(img_size, patch_size, in_chans)
@@ -216,8 +220,7 @@ class ResidualStem(PatchEmbed):
         x = self.proj(x)
         x = F.relu(self.bn(x, _enlarged(kept_B1GG, x.shape[-1])))
         for block in self.residual:
-            side = x.shape[-1] // block.conv1.stride[0]
-            x = block(x, _enlarged(kept_B1GG, side))
+            x = block(x, _enlarged(kept_B1GG, -(-x.shape[-1] // block.conv1.stride[0])))
         return self.out(x)
 
 

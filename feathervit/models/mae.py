@@ -44,6 +44,11 @@ class MaskedAutoencoder(nn.Module):
         self.encoder, self.config = encoder, config
         embed = encoder.patch_embed
         self.patch_size, patches = embed.patch_size, embed.grid_size**2
+        if embed.img_size % embed.patch_size:
+            raise ConfigError(
+                f"reconstruction needs an image size that the patch size divides; {embed.patch_size} does not divide "
+                f"{embed.img_size}"
+            )
         self.masked_patches = round(patches * config.mask_ratio)
         if not 0 < self.masked_patches < patches:
             raise ConfigError(

@@ -1,8 +1,6 @@
 """Our own models from scratch: `feather_nano`, `feather_xxs`, `feather_xs`, `feather_s`.
 
-From the records of fast training: alternating flip, padded crop, label smoothing, Muon, averaged weights. The learning rate
-was chosen on held-out training pictures at the CPU size of the study `feather`, after a short look at half of it; the rest is
-untuned.
+The parts come from the records of fast training: alternating flip, padded crop, label smoothing, Muon, averaged weights.
 
 Command: feathervit train --recipe feather_cifar100 --model feather_xxs --out RUN
 """
@@ -20,10 +18,18 @@ def _feather(data: str) -> Recipe:
             model="feather_xxs",
             data=data,
             epochs=100,
-            batch_size=128,
+            batch_size=64,
             lr=0.02,
             augment=Augmentation(flip="alternating", crop="pad"),
-            optim=OptimConfig(name="muon", betas=(0.9, 0.95), lr_batch=0, warmup_epochs=10, ema=0.99),
+            optim=OptimConfig(
+                name="muon",
+                betas=(0.9, 0.95),
+                lr_batch=0,
+                warmup_epochs=5,
+                ema=0.99,
+                matrix_rate=0.15,
+                weight_decay=0.005,
+            ),
             loss=LossConfig(label_smoothing=0.1),
         ),
         source="ours",
