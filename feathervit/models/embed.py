@@ -156,9 +156,10 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         var_C11 = ((x - mean_C11).square() * kept).sum((0, 2, 3), keepdim=True) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean_C11.flatten().to(self.running_mean.dtype), self.momentum)
+            # By `data`: joint training sees whole images first, and their backward has noted the statistics' version.
+            self.running_mean.data.lerp_(mean_C11.flatten().to(self.running_mean.dtype), self.momentum)
             unbiased = var_C11.flatten() * (count / (count - 1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.running_var.data.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         y = (x - mean_C11) * (var_C11 + self.eps).rsqrt()
         return (y * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x_BCHW.dtype)
 

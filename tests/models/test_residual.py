@@ -25,6 +25,14 @@ def test_statistics_count_kept_positions_only():
     assert_close(ours.running_var, reference.running_var)
 
 
+def test_whole_and_masked_images_in_one_step():
+    """As joint training has it: both passes, then one backward."""
+    norm = MaskedBatchNorm2d(5)
+    x = torch.randn(3, 5, 4, 4, requires_grad=True)
+    (norm(x).sum() + norm(x, torch.rand(3, 1, 4, 4) < 0.5).square().sum()).backward()
+    assert x.grad.isfinite().all()
+
+
 def test_without_a_mask_it_is_batch_norm():
     torch.manual_seed(0)
     x = torch.randn(3, 5, 4, 4)
