@@ -25,11 +25,11 @@ lint: .venv/installed
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# make reproduce ROW=mlit-xxs-cifar100: a row of the papers' tables; the same again goes on where the minutes ended.
-ROW ?= next
+# make reproduce ROW=mlit-xxs-cifar100: a row of the papers' tables (none: all of them, in order); the same command continues.
+ROW ?=
 MINUTES ?= 9
 reproduce: .venv/installed
-	$(BIN)/feathervit results reproduce $(ROW) --max-minutes $(MINUTES) $(FLAGS)
+	$(BIN)/feathervit study papers --out runs/papers --max-minutes $(MINUTES) $(if $(ROW),--arms $(ROW)) $(FLAGS)
 
 # make gpu MINUTES=9 DATA=SETS OUT=runs/gpu: tests, speeds and rows on a GPU; the same again continues. It needs no network:
 # without .venv it takes PYTHON's packages, and from wheels/ those that PYTHON lacks.

@@ -29,8 +29,8 @@ from feathervit.models.feedforward import expert_count, hidden_size
 from feathervit.recipes import RECIPES
 from feathervit.recipes.folder import INPUTS, LARGE_SET, MASKED_EPOCHS, MASKED_VIEWS, SMALL_SET, STEM_INPUTS
 from feathervit.recipes.folder import _sizes as sizes_for
-from feathervit.reproduce.table import tables
 from feathervit.studies import STUDIES
+from feathervit.studies.tables import tables
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"

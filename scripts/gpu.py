@@ -77,7 +77,7 @@ class Scale:
 
 def row_command(row: str, data: Path, out: Path) -> tuple[str, ...]:
     """Trains a row of the papers' tables under one seed, or continues it."""
-    words = ("results", "reproduce", row, "--seeds", "0", "--data", str(data), "--out", str(out / "papers"))
+    words = ("study", "papers", "--arms", row, "--seeds", "0", "--data", str(data), "--out", str(out / "papers"))
     return ("-m", "feathervit", *words, "--max-minutes", "{minutes}")
 
 

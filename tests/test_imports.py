@@ -16,7 +16,6 @@ ROOMS = (
         "__main__",
         "cli",
         "demo",
-        "reproduce",
         "studies",
         "benchmark",
         "export",

@@ -16,7 +16,7 @@ from feathervit.config import changed, with_fields
 from feathervit.data.augment import Augmenter
 from feathervit.recipes import RECIPES, recipe, recipe_for
 from feathervit.recipes.folder import adapt
-from feathervit.reproduce.rows import ROWS
+from feathervit.studies import study
 
 
 def pictures(count: int, size: int, classes=("cat", "dog"), share: float = 0.5):
@@ -54,7 +54,8 @@ def of_ssat(size: int, mean: tuple, std: tuple) -> list:
 
 @pytest.mark.parametrize("name", ["joint_cifar100", "vit-t-cifar100", "vit-t-cifar10", "resnet-50-svhn"])
 def test_joint_training_and_its_peers_augment_as_the_ssat_code_does(name):
-    config = with_fields(recipe("joint_cifar100"), **(ROWS[name].fields if name in ROWS else {}))
+    stage = study("papers").arms.get(name, {})
+    config = with_fields(recipe("joint_cifar100"), **{k: v for k, v in stage.items() if k not in ("recipe", "data")})
     cifar10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     mean, std = cifar10 if name.endswith("cifar10") else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     a = config.augment

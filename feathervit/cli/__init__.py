@@ -43,7 +43,7 @@ from ..text import REPLACED, shown
 from .help import short_help
 from .reading import as_fields
 from .train import Pretrain, Train
-from .verbs import RENAMED, VERBS
+from .verbs import SUCCESSORS, VERBS
 
 PARTS = {  # the kinds of a model's parts, by what they are called on the command line
     "attention": {"gqa": GQAConfig, "latent": LatentConfig},
@@ -142,6 +142,9 @@ def _hyphens(word: str) -> str:
 
 
 def _verb(argv: list[str]) -> tuple[str, list[str]]:
+    for name in (argv[0], " ".join(argv[:2])):
+        if name in SUCCESSORS:
+            raise ConfigError(f"there is no verb {name} any more; {SUCCESSORS[name]}")
     rooms = {name.split()[0] for name in VERBS if " " in name}
     if argv[0] in rooms:
         inside = [name.split()[1] for name in VERBS if name.startswith(argv[0] + " ")]
@@ -151,8 +154,6 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
         if argv[1] not in inside:
             raise UnknownNameError(f"verb of {argv[0]}", argv[1], inside)
         return f"{argv[0]} {argv[1]}", argv[2:]
-    if argv[0] in RENAMED:
-        raise ConfigError(f"the verb {argv[0]} is now called {RENAMED[argv[0]]}: feathervit {RENAMED[argv[0]]} ...")
     if argv[0] not in VERBS:
         raise UnknownNameError("verb", argv[0], [*VERBS, *rooms])
     return argv[0], argv[1:]

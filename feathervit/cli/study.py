@@ -27,7 +27,11 @@ class StudyFlags:
     out: str = ""
     """The study's folder, new or of the same study."""
     data: str | None = None
-    """A name or folder instead of the recipe's data."""
+    """A name or folder instead of the recipe's data; for arms that name their data sets, a folder with a folder for each."""
+    arms: tuple[str, ...] = ()
+    """Only these arms, in this order, and those that they start from."""
+    epochs: tuple[str, ...] = ()
+    """Epochs of an arm that has not begun, instead of the recipe's, as mae-xxs=400."""
     size: str | None = None
     """One of the study's sizes, as cpu or gpu (its first if not given)."""
     seeds: str | None = None
@@ -40,6 +44,8 @@ class StudyFlags:
     """Start cells anew that failed."""
     max_minutes: float | None = None
     """Stop after this many minutes, the running cell's state saved; the same command goes on."""
+    list: bool = False
+    """Run nothing: print the arms, each with what a paper reports."""
     show: bool = False
     """Run nothing: write table and chart anew from what there is."""
     threads: int | None = None
@@ -49,6 +55,8 @@ class StudyFlags:
 
 
 def study(args: StudyFlags, _: dict[str, Any]) -> int:
+    if args.list:
+        return _print_arms(args)
     if not args.out:
         raise ConfigError("no folder named: give --out FOLDER")
     seeds = seeds_of(args.seeds) if args.seeds is not None else None
@@ -67,6 +75,8 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
             args.out,
             size=args.size,
             data=args.data,
+            arms=args.arms,
+            epochs=_epochs_of(args.epochs),
             seeds=seeds,
             minutes=args.minutes,
             shard=args.shard,
@@ -84,6 +94,27 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
     else:
         print(table(found))
     return status
+
+
+def _print_arms(args: StudyFlags) -> int:
+    from ..studies import study as named
+
+    found = named(args.study)
+    rows = {arm: (own.name, own.data, own.value) for arm in found.arms if (own := found.published.get(arm))}
+    if args.json:
+        names = ("name", "data", "published")
+        print_json({"arms": {arm: dict(zip(names, rows.get(arm, ()), strict=False)) for arm in found.arms}})
+    else:
+        for arm in found.arms:
+            print(f"{arm:<32} {', '.join(str(word) for word in rows.get(arm, ()) if word is not None)}".rstrip())
+    return 0
+
+
+def _epochs_of(words: tuple[str, ...]) -> dict[str, int]:
+    pairs = [word.rpartition("=") for word in words]
+    if bad := [word for word, (arm, _, number) in zip(words, pairs, strict=True) if not arm or not number.isdecimal()]:
+        raise ConfigError(f"--epochs must be ARM=NUMBER, as mae-xxs=400; got {bad[0]!r}")
+    return {arm: int(number) for arm, _, number in pairs}
 
 
 def seeds_of(text: str) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ from .plot import (
     report,
 )
 from .probe import Probe, probe
-from .results import ResultsPack, ResultsReproduce, ResultsTable, results_pack, results_reproduce, results_table
+from .results import ResultsTable, results_table
 from .study import StudyFlags, study
 from .train import Pretrain, Train, train
 
@@ -64,9 +64,11 @@ VERBS: dict[str, Verb] = {
     "benchmark train": (BenchmarkTrain, benchmark_train),
     "benchmark infer": (BenchmarkInfer, benchmark_infer),
     "results table": (ResultsTable, results_table),
-    "results reproduce": (ResultsReproduce, results_reproduce),
-    "results pack": (ResultsPack, results_pack),
 }
 
-# A verb that was renamed -> what it is called now
-RENAMED = {"pictures": "plot"}
+# A verb that is gone -> what to use in its place
+SUCCESSORS = {
+    "pictures": "it is now called plot: feathervit plot ...",
+    "results reproduce": "a row is an arm of the study papers: feathervit study papers --arms ROW --out FOLDER",
+    "results pack": "git archive packs the code, tar packs the data",
+}

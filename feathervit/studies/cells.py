@@ -10,27 +10,19 @@ Seeds come before arms, so that a study that is cut short can still be compared 
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import load_weights, states
-from ..config import RunConfig, from_dict
-from ..data import load_data
-from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
-from ..evaluation.probe import PATCHES, probe
-from ..models import MaskedAutoencoder
-from ..models.cost import cost
-from ..models.loading import load_model
-from ..recipes.planning import planned, whole
-from ..results import RunResult, read_result, write_json
-from ..training.train import train
-from .claim import Claim, claim
-from .definition import Study
-from .plan import Plan, make_plan, stage_run
+from ..errors import ConfigError, DataError, UnknownNameError
+from ..recipes.planning import whole
+from .cell import CellRun
+from .claim import claim
+from .definition import Stage, Study
+from .plan import make_plan
 from .report import Cell, cell_folder, read_cell, rebuild
 
 if TYPE_CHECKING:
@@ -55,6 +47,8 @@ def run_study(
     *,
     size: str | None = None,
     data: str | Path | None = None,
+    arms: Sequence[str] = (),
+    epochs: Mapping[str, int] | None = None,
     seeds: tuple[int, ...] | None = None,
     minutes: float | None = None,
     shard: str | None = None,
@@ -65,8 +59,10 @@ def run_study(
 ) -> Ended:
     """Runs the cells of `study` that have not ended and that no other process works on.
 
-    `size`: one of the study's sizes (None: its first). `data`: a name or a folder instead of the recipe's. `seeds` and
-    `minutes` replace the size's. `shard` "i/n": only the i-th of n parts of the cells, i from 1. `retry_failed`: cells
+    `size`: one of the study's sizes (None: its first). `data`: a name or a folder instead of the recipe's; where the arms name
+    their data sets, a folder with a folder for each, and an arm whose set is not there is skipped. `arms`: only these, in this
+    order, and those that they start from. `epochs`: arm -> its epochs instead of the recipe's. `seeds` and `minutes` replace
+    the size's. `shard` "i/n": only the i-th of n parts of the cells, i from 1. `retry_failed`: cells
     that failed start anew. `max_minutes`: stop with the running cell's state saved. A cell whose run raises a
     FeatherVitError is recorded as failed and the study goes on; but DataError and RunFolderError, which say that this
     place lacks something, end the call. Raises ConfigError too.
@@ -85,18 +81,23 @@ def run_study(
     changes = ({"seeds": seeds} if seeds else {}) | (
         {"minutes": minutes, "epochs": None} if minutes is not None else {}
     )
-    chosen = study.size(size).arms or study.arms
+    once = study.shared()
+    study = study.only(arms or study.size(size).arms or tuple(study.arms))
     study = replace(
         study,
-        arms={arm: study.arms[arm] for arm in chosen},
+        arms={arm: _lengthened(study, arm, (epochs or {}).get(arm)) for arm in study.arms},
         sizes={name: replace(study.size(size), **changes)},
     )
+    if unknown := sorted(set(epochs or {}) - set(study.arms)):
+        raise UnknownNameError("arm", unknown[0], study.arms)
     if data is not None:
-        study = replace(study, base=replace(study.base, data=whole(str(data))))
+        study = _with_data(study, data, say)
     out = Path(out)
-    cells = [(arm, seed) for seed in study.size(name).seeds for arm in study.arms]
+    first, *others = study.size(name).seeds
+    cells = [(arm, seed) for seed in (first, *others) for arm in study.arms if seed == first or arm not in once]
     cells = _part(cells, shard) if shard else cells
     plan = make_plan(study, name, out, command, say)
+    cells = [(arm, plan.seeds[0] if arm in once else seed) for arm, seed in cells]
     end = time.monotonic() + (60 * max_minutes if max_minutes is not None else float("inf"))
 
     elsewhere, begun, interrupted = 0, 0, False
@@ -105,6 +106,9 @@ def run_study(
             continue
         if begun and time.monotonic() > end:  # every call gets on, however short
             break
+        waits = any(not _ended(out, needed, plan.seeds[0], False) for needed in study.needs(arm))
+        if waits:  # for cells that this call does not run, or that others hold
+            continue
         held = claim(cell_folder(out, arm, seed))
         if held is None:
             elsewhere += 1
@@ -114,7 +118,7 @@ def run_study(
                 continue
             say(f"cell {number} of {len(cells)}: {arm}, seed {seed} ({cell_folder(out, arm, seed)})")
             begun += 1
-            work = _CellRun(study, study.size(name).fields, plan, out, arm, seed, end, command)
+            work = CellRun(study, study.size(name).fields, plan, out, arm, seed, end, command)
             if retry_failed:
                 work.forget_failure()
             cell = work.run(held)
@@ -137,6 +141,42 @@ def _part(cells: list[tuple[str, int]], shard: str) -> list[tuple[str, int]]:
     return cells[int(match[1]) - 1 :: int(match[2])]
 
 
+def _lengthened(study: Study, arm: str, epochs: int | None) -> Any:
+    """The arm's stages, with so many epochs where they are given. Raises ConfigError where it has several."""
+    stages = study.stages(arm)
+    if epochs is None:
+        return stages
+    if len(stages) > 1 or epochs < 1:
+        raise ConfigError(
+            f"epochs of {arm} must be at least 1, and the arm have one stage; got {epochs}, {len(stages)} stages"
+        )
+    return ({**stages[0], "epochs": epochs},)
+
+
+def _with_data(study: Study, data: str | Path, say: Callable[[str], None]) -> Study:
+    """The study on data of this machine: one set for all, or a folder of the sets that its arms name.
+
+    Raises DataError where that folder has none of them.
+    """
+    named = {arm: [stage["data"] for stage in study.stages(arm) if "data" in stage] for arm in study.arms}
+    if not any(named.values()):
+        return replace(study, base=replace(study.base, data=whole(str(data))))
+    missing = {arm: name for arm, names in named.items() for name in names if not (Path(data) / name).is_dir()}
+    for name in dict.fromkeys(missing.values()):
+        arms = [arm for arm, own in missing.items() if own == name]
+        say(f"skipped, as {data} has no folder {name}: {', '.join(arms)}")
+    kept = [arm for arm in study.arms if not {arm, *study.needs(arm)} & set(missing)]
+    if not kept:
+        raise DataError(
+            f"{data} has no folder {next(iter(missing.values()))}; name the folder that holds the data sets"
+        )
+
+    def here(stage: Stage) -> Stage:
+        return {**stage, "data": whole(str(Path(data) / stage["data"]))} if "data" in stage else stage
+
+    return replace(study, arms={arm: tuple(map(here, study.stages(arm))) for arm in kept})
+
+
 def _ended(out: Path, arm: str, seed: int, retry_failed: bool) -> bool:
     cell = read_cell(out, arm, seed)
     return cell is not None and not (retry_failed and cell.status == "failed")
@@ -146,137 +186,5 @@ def _words(cell: Cell) -> str:
     if cell.status == "failed":
         return f"failed: {cell.message}"
     figures = [f"{s} top-1 {100 * v:.2f} %" for s in ("val", "test") if (v := cell.figures[f"{s}_top1"]) is not None]
+    figures += [f"loss {cell.figures['train_loss']:.5f}"] if cell.figures.get("train_loss") is not None else []
     return f"{'; '.join(figures) or 'done'}; {cell.figures['minutes']:.1f} min"
-
-
-class _CellRun:
-    """One cell, from wherever it was left."""
-
-    def __init__(self, study: Study, fields: Any, plan: Plan, out: Path, arm: str, seed: int, end: float, command: str):
-        self.study, self.fields, self.plan, self.end, self.command = study, fields, plan, end, command
-        self.out, self.arm, self.seed, self.folder = out, arm, seed, cell_folder(out, arm, seed)
-        self.interrupted = False
-
-    def forget_failure(self) -> None:
-        """Lets a failed cell begin again after its last stage that was finished."""
-        cell = read_cell(self.out, self.arm, self.seed)
-        if cell is None:
-            return
-        for state in states(self.folder / str(len(cell.stages) + 1)):
-            state.unlink()
-        (self.folder / "cell.json").unlink()
-
-    def run(self, held: Claim) -> Cell | None:
-        """The cell, written; None where it was stopped before its end."""
-        stages = self.study.stages(self.arm)
-        cell = Cell(self.arm, self.seed, "finished", self.plan.arms[self.arm])
-        results: list[RunResult] = []
-        try:
-            for number in range(1, len(stages) + 1):
-                result = self._stage(number)
-                if result is None or (self.interrupted and number < len(stages)):
-                    return None
-                results.append(result)
-            cell.figures = figures(results, self.folder / str(len(stages)))
-        except (DataError, RunFolderError):
-            raise  # of the place it ran in, not of the arm: to be mended, and run again
-        except (FeatherVitError, RuntimeError, ValueError) as error:  # also no memory on the device
-            cell.status, cell.message = "failed", " ".join(str(error).split())
-        cell.stages = [asdict(result) for result in results]
-        if held.mine:
-            write_json(self.folder / "cell.json", cell)
-        return cell
-
-    def _stage(self, number: int) -> RunResult | None:
-        from rich.console import Console
-
-        at = self.folder / str(number)
-        if (at / "result.json").exists() and (ended := read_result(at / "result.json")).finished:
-            return ended
-        stage = self.study.stages(self.arm)[number - 1]
-        previous = str((self.folder / str(number - 1)).absolute())
-        epochs = self.plan.epochs[self.arm][number - 1]
-        base, data, changes = stage_run(self.study, self.fields, stage, self.seed, previous, epochs)
-        resume = bool(states(at))  # then the run itself compares the data
-        if not resume:
-            self._require_same_data(planned(base, None, data, changes)[0])
-        minutes = (self.end - time.monotonic()) / 60
-        try:
-            with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-                outcome = train(
-                    None if resume else base,
-                    out=at,
-                    data=data,
-                    resume=resume,
-                    overwrite=not resume,
-                    max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
-                    console=Console(file=log, width=120),
-                    command=self.command,
-                    **({} if resume else changes),
-                )
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write into {self.folder}: {error.strerror or error}; it must be writable and have room"
-            ) from error
-        self.interrupted = outcome.interrupted
-        return outcome.result if outcome.finished else None
-
-    def _require_same_data(self, config: RunConfig) -> None:
-        """Raises RunFolderError where an ended cell's run that read the same data in the same way saw other pictures."""
-
-        def way(config: RunConfig) -> tuple:
-            return (
-                Path(config.data).name,
-                config.reading,
-                config.img_size,
-                replace(config.images, scale=None),  # found by the run
-                config.split,
-                config.objective,
-            )
-
-        for arm, seed in itertools.product(self.plan.arms, self.plan.seeds):
-            cell = read_cell(self.out, arm, seed)
-            for stage in cell.stages if cell else ():
-                if way(from_dict(RunConfig, stage["config"])) != way(config):
-                    continue
-                data = load_data(
-                    config.data,
-                    img_size=config.img_size,
-                    images=config.images,
-                    reading=config.reading,
-                    split=config.split,
-                    labelled=config.objective != "reconstruction",
-                )
-                if data.train.fingerprint() != stage["data"]["fingerprint"]:
-                    raise RunFolderError(
-                        f"the data has changed since the cell {arm}, seed {seed} ended ({config.data}: other files, labels "
-                        "or pixels); bring it back, or name another folder for a new study"
-                    )
-                return
-
-
-def figures(results: list[RunResult], last: Path) -> dict[str, Any]:
-    """What a cell shows: accuracies, size and speed of its last stage's model, in `last`; minutes of all stages.
-
-    A cell that ends with pre-training is scored by probes of its frozen features, on the mean of the patch tokens: its
-    accuracy is the linear one's, "knn_top1" the nearest neighbours'.
-    """
-    result = results[-1]
-    stored = load_weights(last)
-    model = load_model(stored, last)
-    if isinstance(model, MaskedAutoencoder):
-        probed = probe(last)
-        accuracies = {"val_top1": None, "test_top1": None, "knn_top1": probed["tokens"][PATCHES]["knn"]["top1"]}
-        accuracies[f"{probed['split']}_top1"] = probed["tokens"][PATCHES]["linear"]["top1"]
-        model = model.encoder
-    else:
-        accuracies = {f"{split}_top1": (getattr(result, split) or {}).get("top1") for split in ("val", "test")}
-    found = cost(model, stored.config.img_size, stored.in_chans)
-    return {
-        **accuracies,
-        "parameters": found.parameters,
-        "macs": found.macs,
-        "minutes": sum(r.minutes or 0 for r in results),
-        "images_per_s": result.images_per_s,
-        "epochs": [len(r.epochs) for r in results],
-    }

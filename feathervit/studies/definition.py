@@ -1,13 +1,15 @@
 """What a study is: one question, a base recipe, arms that change fields of it, seeds, a budget.
 
 From Python as a `Study`, or from a JSON file with the same words (`read_study`). A cell of a study is (arm, seed). An arm
-is one stage or several that run one after another; a stage is a mapping of changes by dotted field name. Four words in
+is one stage or several that run one after another; a stage is a mapping of changes by dotted field name. Some words in
 it are not fields or mean more:
 
     "recipe"   the named recipe is this stage's base instead of the study's
     "share"    of the arm's budget that this stage takes (equal shares where none is given)
     "epochs"   this stage's epochs, whatever the budget
-    "{previous}", "{seed}"  as values: the run folder of the stage before, the cell's seed
+    "data"     the data set of this stage instead of the base's
+    "{previous}", "{seed}", "{ARM}"  as values: the run folder of the stage before, the cell's seed, and the run folder of
+               another arm's last stage. That arm is run once, under the study's first seed, and before this one.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..config import RunConfig, from_dict, kind_of
-from ..errors import ConfigError
+from ..errors import ConfigError, UnknownNameError
 from ..recipes import recipe
 
 Stage = Mapping[str, Any]
 NAME = re.compile(r"[\w(][\w.,:;=+()\[\] -]*")  # of an arm: it names a folder
+PLACE = re.compile(r"\{.*\}")  # a value that is replaced when a cell runs
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,68 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What a paper reports for an arm: a row of its tables.
+
+    `value`: top-1 in %, or the loss of the last epoch where `figure` is "train_loss"; None: none is reported. `certainty`:
+    printed in a text at hand, recovered from other sources where the table is lost, or derived from differences that the
+    text gives. `tables`: the names of the tables that hold the row. `millions`: of parameters, as published.
+    """
+
+    name: str
+    data: str
+    value: float | None
+    tables: tuple[str, ...]
+    figure: Literal["test_top1", "train_loss"] = "test_top1"
+    certainty: Literal["printed", "recovered", "derived"] = "printed"
+    millions: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Study:
     """`question`: one sentence. `arms`: name -> one stage, or a sequence of them; the first is what others are held
-    against. `sizes`: name -> `Size`; the first is run where none is asked for."""
+    against. `sizes`: name -> `Size`; the first is run where none is asked for. `published`: arm -> what a paper reports;
+    a name that is no arm is a row that is quoted and not run."""
 
     name: str
     question: str
     base: RunConfig
     arms: Mapping[str, Stage | Sequence[Stage]]
     sizes: Mapping[str, Size]
+    published: Mapping[str, Published] = field(default_factory=dict)
 
     def stages(self, arm: str) -> tuple[Stage, ...]:
         """The arm's stages, in order."""
         found = self.arms[arm]
         return (found,) if isinstance(found, Mapping) else tuple(found)
+
+    def needs(self, arm: str) -> tuple[str, ...]:
+        """The arms whose runs this one starts from."""
+        values = [value for stage in self.stages(arm) for value in stage.values() if isinstance(value, str)]
+        return tuple(
+            value[1:-1] for value in values if PLACE.fullmatch(value) and value[1:-1] not in ("previous", "seed")
+        )
+
+    def shared(self) -> frozenset[str]:
+        """The arms that others start from; they are run once."""
+        return frozenset(itertools.chain.from_iterable(map(self.needs, self.arms)))
+
+    def only(self, arms: Sequence[str]) -> Study:
+        """The study of these arms alone, in this order, each after those that it starts from. Raises UnknownNameError."""
+        chosen: dict[str, Stage | Sequence[Stage]] = {}
+
+        def take(arm: str) -> None:
+            if arm not in self.arms:
+                hint = "it is quoted as published and never run here" if arm in self.published else ""
+                raise UnknownNameError(f"arm of {self.name!r}", arm, self.arms, hint)
+            for needed in self.needs(arm):
+                take(needed)
+            chosen.setdefault(arm, self.arms[arm])
+
+        for arm in arms:
+            take(arm)
+        return dataclasses.replace(self, arms=chosen)
 
     def size(self, name: str | None) -> Size:
         """The size of that name (None: the first). Raises ConfigError."""
@@ -98,7 +149,11 @@ def check_study(study: Study, size: Size) -> None:
     """Raises ConfigError, naming the place, for a study that cannot be run. Fields are checked when cells are planned."""
     if not study.arms:
         raise ConfigError("arms: a study needs at least one")
+    before: set[str] = set()
     for arm in study.arms:
+        if unknown := [name for name in study.needs(arm) if name not in before]:
+            raise ConfigError(f"arms.{arm}: {{{unknown[0]}}} must name an arm that stands before this one")
+        before.add(arm)
         if not NAME.fullmatch(arm) or len(arm.encode()) > 200:
             raise ConfigError(
                 f"arms: the name {arm!r:.80} cannot name a folder; use letters, digits and . , = + - _ ( )"

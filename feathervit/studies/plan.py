@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..recipes import recipe
 from ..recipes.planning import of_the_weights, planned
 from ..results import commit, machine, write_json
 from .claim import claim
-from .definition import NAME, Stage, Study, check_study
+from .definition import NAME, Published, Stage, Study, check_study
 
 FORWARD_SPEED = 3.0  # validation pictures a second over training pictures a second
 WORDS = ("recipe", "share", "data")  # in a stage, and no fields of the run
@@ -34,7 +34,8 @@ WORDS = ("recipe", "share", "data")  # in a stage, and no fields of the run
 @dataclass
 class Plan:
     """plan.json. `budget`: {"epochs": n}, {"minutes": m} or {}. `epochs` and `images_per_s` (measured for a budget in
-    minutes only) hold one number a stage, by arm; `measured_on` the machine of the latter, by arm."""
+    minutes only) hold one number a stage, by arm; `measured_on` the machine of the latter, by arm. `published`: what
+    papers report, by arm."""
 
     name: str
     question: str
@@ -48,18 +49,20 @@ class Plan:
     epochs: dict = field(default_factory=dict)
     images_per_s: dict = field(default_factory=dict)
     measured_on: dict | None = None
+    published: dict = field(default_factory=dict)
 
 
 def stage_run(
-    study: Study, fields: Stage, stage: Stage, seed: int, previous: str, epochs: int | None
+    study: Study, fields: Stage, stage: Stage, seed: int, folders: Mapping[str, str], epochs: int | None
 ) -> tuple[RunConfig, str, dict[str, Any]]:
     """(base, data, changes) of one stage's run, as `train` takes them; `epochs` None leaves the recipe's own.
 
-    A warm-up that is not set by name keeps the share of the run that it has in the recipe.
+    `folders`: "previous" or the name of an arm -> the run folder that a value "{previous}" or "{ARM}" stands for. A warm-up
+    that is not set by name keeps the share of the run that it has in the recipe.
     """
     stage = {**fields, **stage}
     base = recipe(stage["recipe"]) if "recipe" in stage else study.base
-    words = {"{previous}": previous, "{seed}": seed}
+    words = {"{seed}": seed, **{f"{{{name}}}": folder for name, folder in folders.items()}}
     changes = {
         name: words.get(value, value) if isinstance(value, str) else value
         for name, value in stage.items()
@@ -85,6 +88,7 @@ def make_plan(study: Study, size_name: str | None, out: Path, command: str, say:
     asked = Plan(
         study.name, study.question, to_dict(study.base), _json(size.fields), budget, arms, list(size.seeds), command
     )
+    asked.published = {arm: to_dict(own) for arm in study.arms if (own := study.published.get(arm))}
     path = out / "plan.json"
     while True:
         stored = read_plan(out) if path.exists() else None
@@ -118,6 +122,8 @@ def read_plan(out: Path) -> Plan:
             raise ConfigError("arms must name at least one arm, each with a name for a folder and a list of stages")
         if not all(isinstance(seed, int) for seed in plan.seeds):
             raise ConfigError(f"seeds must be whole numbers, got {plan.seeds!r:.80}")
+        for arm, own in plan.published.items():
+            from_dict(Published, own, f"published.{arm}")
         if not all(isinstance(own, list) for own in plan.epochs.values()):
             raise ConfigError(f"epochs must hold a list for each arm, got {plan.epochs!r:.80}")
         return plan
@@ -134,6 +140,13 @@ def _json(stage: Stage) -> dict[str, Any]:
     return {name: to_dict(value) for name, value in stage.items()}
 
 
+def _moved(stage: Any) -> Any:
+    """The stage with the name of its data set alone, which may lie elsewhere."""
+    if isinstance(stage, dict) and isinstance(data := stage.get("data"), str):
+        return {**stage, "data": Path(data).name}
+    return stage
+
+
 def _require_same(stored: Plan, asked: Plan, out: Path) -> None:
     """Seeds and arms may be added, and the data lie elsewhere; whatever else differs makes another study."""
     before, now = (from_dict(RunConfig, plan.base) for plan in (stored, asked))
@@ -143,7 +156,8 @@ def _require_same(stored: Plan, asked: Plan, out: Path) -> None:
         {"name": asked.name, "fields": asked.fields, "budget": asked.budget, "data": Path(now.data).name},
     )
     both = [arm for arm in stored.arms if arm in asked.arms]
-    differ |= {f"arms.{a}": (stored.arms[a], asked.arms[a]) for a in both if stored.arms[a] != asked.arms[a]}
+    stages = {arm: tuple(list(map(_moved, plan.arms[arm])) for plan in (stored, asked)) for arm in both}
+    differ |= {f"arms.{arm}": pair for arm, pair in stages.items() if pair[0] != pair[1]}
     if differ:
         texts = [f"{name} was {before!r:.200}, now {now!r:.200}" for name, (before, now) in differ.items()]
         raise RunFolderError(
@@ -157,17 +171,23 @@ def _merged(stored: Plan | None, asked: Plan, out: Path) -> Plan:
         return asked
     _require_same(stored, asked, out)
     seeds = [*stored.seeds, *(seed for seed in asked.seeds if seed not in stored.seeds)]
-    return replace(stored, arms={**stored.arms, **asked.arms}, seeds=seeds)
+    published = {**stored.published, **asked.published}
+    return replace(stored, arms={**stored.arms, **asked.arms}, seeds=seeds, published=published)
 
 
 def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[RunConfig]:
     """The resolved configuration of each stage of an arm. Raises ConfigError naming the stage."""
     configs = []
+    nowhere = dict.fromkeys(("previous", *study.needs(arm)), "")
     for number, stage in enumerate(study.stages(arm), 1):
         try:
-            base, data, changes = stage_run(study, fields, stage, seed, "", None)
-            if configs and stage.get("start_from") == "{previous}":  # no weights yet, but their model is known
-                changes = {**of_the_weights(configs[-1], base, changes), **changes}
+            base, data, changes = stage_run(study, fields, stage, seed, nowhere, None)
+            start = str(stage.get("start_from", ""))
+            before = configs if start == "{previous}" else []
+            if start[1:-1] in study.needs(arm):
+                before = _stage_configs(study, fields, start[1:-1], seed)
+            if before:  # no weights yet, but their model is known
+                changes = {**of_the_weights(before[-1], base, changes), **changes}
             configs.append(planned(base, None, data, changes)[0])
         except FeatherVitError as error:
             raise ConfigError(f"arms.{arm}, stage {number}: {error}") from error

@@ -10,6 +10,7 @@ import math
 import re
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,12 @@ from ..config import from_dict
 from ..errors import ConfigError, RunFolderError
 from ..files import write_bytes
 from ..results import alike, spread, write_json
+from ..training.records import MetricsFile
 from .plan import Plan, read_plan
 
 SCHEMA = 1
 FEW_SEEDS = 5  # with fewer, a table says what its spread cannot show
+POINTS = 200  # of a training curve, at most
 ABSOLUTE = re.compile(r"""(?<![\w.:/~])/(?:[^/\s'"]+/)*([^/\s'"]+)""")
 ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "precision", "machine")
 
@@ -32,7 +35,8 @@ ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "pre
 class Cell:
     """cell.json: one arm with one seed, ended. `changes`: its stages as run, `stages`: the `RunResult` of each.
 
-    `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s" and "epochs" (of each stage).
+    `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s" and "epochs" (of each stage); of
+    pre-training "train_loss" and its parts. `note`: what is to be known of the data.
     """
 
     arm: str
@@ -42,6 +46,7 @@ class Cell:
     message: str = ""
     stages: list = field(default_factory=list)
     figures: dict = field(default_factory=dict)
+    note: str = ""
     schema: int = SCHEMA
 
 
@@ -86,20 +91,50 @@ def collect(out: Path, plan: Plan) -> dict[str, Any]:
         for arm in plan.arms:
             cell = read_cell(out, arm, seed)
             if cell is None:
+                cells += _begun(out, arm, seed)
                 continue
             row = {"arm": arm, "seed": seed, "status": cell.status, "message": cell.message, **cell.figures}
+            row |= {"note": cell.note} if cell.note else {}
             if cell.stages:
                 own = {name: cell.stages[-1][name] for name in ENVIRONMENT}
                 if own not in environments:
                     environments.append(own)
                 row["ran_on"] = environments.index(own)
                 row["curve"] = _curve(cell.stages)
+                if not row["curve"]:
+                    row["training"] = training_curve(cell.stages[-1]["epochs"])
             cells.append(row)
     private = {str(out): out.name, str(out.absolute()): out.name}
     if "/" in (data := str(plan.base.get("data", ""))):
         private |= {data: Path(data).name, str(Path(data).absolute()): Path(data).name}
     found = {**from_plan(plan), "cells": cells, "ran_on": environments}
     return {"schema": SCHEMA, **public(found, dict(sorted(private.items(), key=lambda item: -len(item[0]))))}
+
+
+def _begun(out: Path, arm: str, seed: int) -> list[dict[str, Any]]:
+    """What is known of a cell that has not ended: the epochs of its present stage and the figures of the last of them."""
+    files = sorted(cell_folder(out, arm, seed).glob("[0-9]*/metrics.csv"), key=lambda path: int(path.parent.name))
+    rows = MetricsFile(files[-1]).rows() if files else []
+    if not rows:
+        return []
+    figures = {"stage": int(files[-1].parent.name), "epochs_run": len(rows), **training_figures(rows[-1])}
+    return [{"arm": arm, "seed": seed, "status": "begun", **figures, "training": training_curve(rows)}]
+
+
+def training_figures(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The figures of an epoch's row that are of training: "train_loss" and its parts."""
+    return {name: value for name, value in (row or {}).items() if name.startswith("train_")}
+
+
+def training_curve(rows: list[dict[str, Any]]) -> dict[str, list]:
+    """The training figures of at most POINTS epochs, evenly spaced, the last one among them."""
+    rows = rows[::-1][:: max(1, -(-len(rows) // POINTS))][::-1]
+    names = ["epoch", *training_figures(rows[0])] if rows else []
+    return {name: [_short(row.get(name)) for row in rows] for name in names}
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _curve(stages: list[dict[str, Any]]) -> list[list[float]]:
@@ -137,19 +172,26 @@ def table(found: dict[str, Any]) -> str:
     """Markdown: one row an arm, mean (range) over its finished cells; differences are to the first arm, seed by seed."""
     first = next(iter(found["arms"]))
     split = "test" if any(c.get("test_top1") is not None for c in found["cells"]) else "val"
-    head = ["Arm", "Val top-1, %", "Test top-1, %", f"{split.title()} less {first}, points", "n"]
+    published = found.get("published") or {}
+    beside = "Published" if published else f"{split.title()} less {first}, points"
+    head = ["Arm", "Val top-1, %", "Test top-1, %", beside, "n"]
     rows = [[*head, "Parameters", "MMACs", "Epochs", "Minutes", "Images/s"]]
     for arm in found["arms"]:
         cells = [c for c in found["cells"] if c["arm"] == arm]
         done = [c for c in cells if c["status"] == "finished"]
-        failed = len(cells) - len(done)
+        others = {status: n for status in ("failed", "begun") if (n := sum(c["status"] == status for c in cells))}
+        if published:
+            own = published.get(arm, {}).get("value")
+            against = "" if own is None else f"{own:g}"
+        else:
+            against = "" if arm == first else spread(paired(found["cells"], first, arm, f"{split}_top1"), "+.2f")
         rows.append(
             [
                 arm,
                 spread([100 * v for v in _values(done, "val_top1")]),
                 spread([100 * v for v in _values(done, "test_top1")]),
-                "" if arm == first else spread(paired(found["cells"], first, arm, f"{split}_top1"), "+.2f"),
-                f"{len(done)}" + (f" ({failed} failed)" if failed else ""),
+                against,
+                f"{len(done)}" + "".join(f" ({n} {status})" for status, n in others.items()),
                 alike([f"{v:,}" for v in _values(done, "parameters")]),
                 alike([f"{v / 1e6:.1f}" for v in _values(done, "macs")]),
                 alike([" + ".join(map(str, v)) for v in _values(done, "epochs")])

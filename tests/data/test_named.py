@@ -18,10 +18,10 @@ from torchvision.datasets.utils import calculate_md5
 
 from feathervit.config import ImageConfig, SplitConfig
 from feathervit.data import load_data, named
-from feathervit.data.cache import cache_folder
 from feathervit.data.image import to_stored
 from feathervit.data.sources import summarise
 from feathervit.errors import DataError
+from feathervit.files import cache_folder
 
 from .images import counts, noise
 

@@ -21,7 +21,7 @@ from feathervit.files import make_folder, write_bytes
 from feathervit.recipes import recipe
 from feathervit.results import read_config, read_result
 from feathervit.studies import Size, Study
-from feathervit.studies import cells as runs
+from feathervit.studies import cell as runs
 from feathervit.studies import report as reports
 from feathervit.studies.cells import run_study
 from feathervit.studies.claim import claim
@@ -143,7 +143,7 @@ def test_a_study(error, stride, tmp_path, trained, monkeypatch):
 
     monkeypatch.setattr(runs, "train", train)
     monkeypatch.setattr(reports, "_chart", lambda found, path: write_bytes(path, b"chart"))
-    monkeypatch.setattr(runs, "figures", lambda results, last: {"val_top1": 0.5, "test_top1": 0.5, "minutes": 0.0})
+    monkeypatch.setattr(runs, "figures", lambda *_: {"val_top1": 0.5, "test_top1": 0.5, "minutes": 0.0})
     study = Study("digits", "Which?", recipe("digits"), {"a": {}, "b": {"lr": 1e-3}}, {"": Size((0,), {}, 1)})
     with from_change(math.inf, Killed) as changes:
         run_study(study, tmp_path / "whole")

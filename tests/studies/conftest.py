@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from feathervit.studies import cells as runs
+from feathervit.studies import cell as runs
 
 
 @pytest.fixture

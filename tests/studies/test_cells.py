@@ -17,7 +17,7 @@ from feathervit.checkpoint import load_weights
 from feathervit.errors import ConfigError, DataError
 from feathervit.results import read_result
 from feathervit.studies import Study
-from feathervit.studies import cells as runs
+from feathervit.studies import cell as runs
 from feathervit.studies.cells import run_study
 from feathervit.studies.plan import read_plan
 from feathervit.studies.report import read_cell, rebuild, table

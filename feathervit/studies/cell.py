@@ -1,0 +1,175 @@
+"""One cell of a study: the runs of its stages, and what they show."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import load_weights, states
+from ..config import RunConfig, from_dict
+from ..data import load_data
+from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
+from ..evaluation.probe import PATCHES, probe
+from ..models import MaskedAutoencoder
+from ..models.cost import cost
+from ..models.loading import load_model
+from ..recipes.planning import planned
+from ..results import RunResult, read_result, write_json
+from ..training.train import train
+from .claim import Claim
+from .definition import Study
+from .plan import Plan, stage_run
+from .report import Cell, cell_folder, read_cell, training_figures
+
+
+class CellRun:
+    """One cell, from wherever it was left."""
+
+    def __init__(self, study: Study, fields: Any, plan: Plan, out: Path, arm: str, seed: int, end: float, command: str):
+        self.study, self.fields, self.plan, self.end, self.command = study, fields, plan, end, command
+        self.out, self.arm, self.seed, self.folder = out, arm, seed, cell_folder(out, arm, seed)
+        self.interrupted = False
+        self.needed = {name: read_cell(out, name, plan.seeds[0]) for name in study.needs(arm)}
+
+    def forget_failure(self) -> None:
+        """Lets a failed cell begin again after its last stage that was finished."""
+        cell = read_cell(self.out, self.arm, self.seed)
+        if cell is None:
+            return
+        for state in states(self.folder / str(len(cell.stages) + 1)):
+            state.unlink()
+        (self.folder / "cell.json").unlink()
+
+    def run(self, held: Claim) -> Cell | None:
+        """The cell, written; None where it was stopped before its end."""
+        stages = self.study.stages(self.arm)
+        cell = Cell(self.arm, self.seed, "finished", self.plan.arms[self.arm])
+        results: list[RunResult] = []
+        try:
+            if failed := [name for name, own in self.needed.items() if own.status == "failed"]:
+                raise ConfigError(f"it starts from {failed[0]}, which failed")
+            for number in range(1, len(stages) + 1):
+                result = self._stage(number)
+                if result is None or (self.interrupted and number < len(stages)):
+                    return None
+                results.append(result)
+            published = self.study.published.get(self.arm)
+            probed = published is None or published.figure != "train_loss"
+            cell.figures = figures(results, self.folder / str(len(stages)), probed)
+            for own in self.needed.values():  # what came before belongs to it
+                cell.figures["minutes"] += own.figures["minutes"]
+                cell.figures["epochs"] = [*own.figures["epochs"], *cell.figures["epochs"]]
+            cell.note = data_note(results[-1].config["data"])
+        except (DataError, RunFolderError):
+            raise  # of the place it ran in, not of the arm: to be mended, and run again
+        except (FeatherVitError, RuntimeError, ValueError) as error:  # also no memory on the device
+            cell.status, cell.message = "failed", " ".join(str(error).split())
+        cell.stages = [asdict(result) for result in results]
+        if held.mine:
+            write_json(self.folder / "cell.json", cell)
+        return cell
+
+    def _stage(self, number: int) -> RunResult | None:
+        from rich.console import Console
+
+        at = self.folder / str(number)
+        if (at / "result.json").exists() and (ended := read_result(at / "result.json")).finished:
+            return ended
+        stage = self.study.stages(self.arm)[number - 1]
+        folders = {"previous": str((self.folder / str(number - 1)).absolute())}
+        for name in self.needed:
+            last = len(self.plan.arms[name])
+            folders[name] = str((cell_folder(self.out, name, self.plan.seeds[0]) / str(last)).absolute())
+        epochs = self.plan.epochs[self.arm][number - 1]
+        base, data, changes = stage_run(self.study, self.fields, stage, self.seed, folders, epochs)
+        resume = bool(states(at))  # then the run itself compares the data
+        if not resume:
+            self._require_same_data(planned(base, None, data, changes)[0])
+        minutes = (self.end - time.monotonic()) / 60
+        try:
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+                outcome = train(
+                    None if resume else base,
+                    out=at,
+                    data=data,
+                    resume=resume,
+                    overwrite=not resume,
+                    max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
+                    console=Console(file=log, width=120),
+                    command=self.command,
+                    **({} if resume else changes),
+                )
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write into {self.folder}: {error.strerror or error}; it must be writable and have room"
+            ) from error
+        self.interrupted = outcome.interrupted
+        return outcome.result if outcome.finished else None
+
+    def _require_same_data(self, config: RunConfig) -> None:
+        """Raises RunFolderError where an ended cell's run that read the same data in the same way saw other pictures."""
+
+        def way(config: RunConfig) -> tuple:
+            name = Path(config.data).name
+            images = replace(config.images, scale=None)  # found by the run
+            return name, config.reading, config.img_size, images, config.split, config.objective
+
+        for arm, seed in itertools.product(self.plan.arms, self.plan.seeds):
+            cell = read_cell(self.out, arm, seed)
+            for stage in cell.stages if cell else ():
+                if way(from_dict(RunConfig, stage["config"])) != way(config):
+                    continue
+                data = load_data(
+                    config.data,
+                    img_size=config.img_size,
+                    images=config.images,
+                    reading=config.reading,
+                    split=config.split,
+                    labelled=config.objective != "reconstruction",
+                )
+                if data.train.fingerprint() != stage["data"]["fingerprint"]:
+                    raise RunFolderError(
+                        f"the data has changed since the cell {arm}, seed {seed} ended ({config.data}: other files, labels "
+                        "or pixels); bring it back, or name another folder for a new study"
+                    )
+                return
+
+
+def figures(results: list[RunResult], last: Path, probed: bool = True) -> dict[str, Any]:
+    """What a cell shows: accuracies, size and speed of its last stage's model, in `last`; minutes of all stages.
+
+    A cell that ends with pre-training holds the losses of the kept epoch, and where it is `probed`, accuracies of its frozen
+    features, on the mean of the patch tokens: its accuracy is the linear probe's, "knn_top1" the nearest neighbours'.
+    """
+    result = results[-1]
+    stored = load_weights(last)
+    model = load_model(stored, last)
+    if isinstance(model, MaskedAutoencoder):
+        accuracies = {"val_top1": None, "test_top1": None, **training_figures(result.best)}
+        if probed:
+            found = probe(last)
+            accuracies["knn_top1"] = found["tokens"][PATCHES]["knn"]["top1"]
+            accuracies[f"{found['split']}_top1"] = found["tokens"][PATCHES]["linear"]["top1"]
+        model = model.encoder
+    else:
+        accuracies = {f"{split}_top1": (getattr(result, split) or {}).get("top1") for split in ("val", "test")}
+    found = cost(model, stored.config.img_size, stored.in_chans)
+    return {
+        **accuracies,
+        "parameters": found.parameters,
+        "macs": found.macs,
+        "minutes": sum(r.minutes or 0 for r in results),
+        "images_per_s": result.images_per_s,
+        "epochs": [len(r.epochs) for r in results],
+    }
+
+
+def data_note(folder: str) -> str:
+    """A note on a data set in image files: how many of its training images are stored with losses."""
+    train = Path(folder) / "train"
+    files = [path.suffix.lower() for path in (train if train.is_dir() else Path(folder)).rglob("*") if path.is_file()]
+    lossy = sum(suffix in (".jpg", ".jpeg") for suffix in files)
+    return f"{lossy:,} of {len(files):,} training images are JPEG files" if lossy else ""

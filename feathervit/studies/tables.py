@@ -1,0 +1,208 @@
+"""The papers' tables in Markdown, made of result files: the rows that were run, then one line of those that were not.
+
+The rows come from RESULTS/NAME/study.json of the study `papers`, in as many folders as there are. Repeated runs of one
+command are RESULTS/NAME/seed-N.json (scripts/seeds.py), weights of the package RESULTS/weights/NAME.json. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunFolderError
+from ..results import alike, read_result, spread
+from .definition import Published
+from .library.papers import TABLES, papers
+
+DATA_NAMES = {"cifar100": "CIFAR-100", "cifar10": "CIFAR-10", "svhn": "SVHN", "flowers102": "Flowers-102"}
+RECOVERED = "the table's figures are lost in the text at hand; recovered from what it and its sources say elsewhere"
+DERIVED = "derived from a difference that the text gives"
+Cells = list[dict[str, Any]]
+
+
+def tables(results: str | Path) -> dict[str, str]:
+    """Name -> Markdown: "headline" (all rows that were run), each of `TABLES`, "seeds" and "weights"."""
+    results = Path(results)
+    found = read_papers(results)
+    runs = [arm for arm, own in papers.published.items() if arm in found and own.figure == "test_top1"]
+    made = {"headline": _accuracies(runs, found) or "None of the papers' rows has been run."}
+    for name in TABLES:
+        arms = [arm for arm, own in papers.published.items() if name in own.tables]
+        ran = [arm for arm in arms if arm in found]
+        written = (_losses if name == "pretraining" else _accuracies)(ran, found)
+        made[name] = "\n\n".join(filter(None, [written, _not_run([arm for arm in arms if arm not in found])]))
+    return {**made, "seeds": _seeds(results), "weights": _weights(results)}
+
+
+def read_papers(results: Path) -> dict[str, Cells]:
+    """Arm -> its cells, each with the "file" that it stands in. Raises RunFolderError for a file that cannot be read."""
+    found: dict[str, Cells] = defaultdict(list)
+    for path in sorted(results.glob("*/study.json")):
+        try:
+            study = json.loads(path.read_text(encoding="utf-8"))
+            if study["name"] != papers.name:
+                continue
+            for cell in study["cells"]:
+                if cell["arm"] not in papers.arms:
+                    raise ValueError(f"{cell['arm']!r:.80} is no arm of the study")
+                if cell["seed"] in [other["seed"] for other in found[cell["arm"]]]:
+                    raise ValueError(f"{cell['arm']}, seed {cell['seed']}, is in another file too")
+                found[cell["arm"]].append({**cell, "file": path, "planned": study["epochs"][cell["arm"]]})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunFolderError(f"{path} is not a result of a study: {error}; run it again, or remove it") from error
+    return {arm: cells for arm, cells in found.items() if cells}
+
+
+class Notes:
+    """Footnotes, numbered as they come, each text once."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+
+    def mark(self, *texts: str) -> str:
+        numbers = [str(self.texts.setdefault(text, len(self.texts) + 1)) for text in texts if text]
+        return f" [{', '.join(numbers)}]" if numbers else ""
+
+    def lines(self) -> str:
+        return "".join(f"\n\n[{number}] {text[0].upper()}{text[1:]}." for text, number in self.texts.items())
+
+
+def _figure(own: Published) -> str:
+    if own.value is None:
+        return ""
+    if own.certainty == "derived":
+        return f"about {own.value:.1f}"
+    return f"{own.value:.6f}" if own.figure == "train_loss" else f"{own.value:.2f}"
+
+
+def _reported(own: Published, notes: Notes) -> str:
+    """The figure of the paper with its notes."""
+    certainty = {"recovered": RECOVERED, "derived": DERIVED}.get(own.certainty, "")
+    return (_figure(own) + notes.mark(certainty if own.value is not None else "", own.note)).strip()
+
+
+def _not_run(arms: list[str]) -> str:
+    """One line: the rows that were not run, each with the figure of the paper."""
+    rows = [papers.published[arm] for arm in arms]
+    several = len({own.data for own in rows}) > 1
+    figures: dict[str, list[str]] = defaultdict(list)
+    for own in rows:
+        figures[own.name].append(f"{DATA_NAMES[own.data]} {_figure(own)}" if several else _figure(own))
+    texts = [f"{name} ({', '.join(filter(None, own))})" if any(own) else name for name, own in figures.items()]
+    return f"Not run here, with the figures of the paper: {'; '.join(texts)}." if texts else ""
+
+
+def _cell(cells: Cells, read: Callable[[dict[str, Any]], str]) -> str:
+    return alike(read(cell) for cell in cells)
+
+
+def _progress(cell: dict[str, Any]) -> str:
+    """The epochs of a cell's stages; of one that has not ended, how many of them are done."""
+    if cell["status"] == "begun":
+        return f"{cell['epochs_run']} of {cell['planned'][cell['stage'] - 1]}"
+    return " + ".join(map(str, cell.get("epochs", cell["planned"])))
+
+
+def _accuracies(arms: list[str], found: dict[str, Cells]) -> str:
+    head = (
+        "Model",
+        "Data",
+        "Million parameters, paper",
+        "Paper, %",
+        "Ours, %",
+        "Seeds",
+        "Epochs",
+        "Parameters",
+        "File",
+    )
+    notes, lines = Notes(), []
+    for arm in arms:
+        own, cells = papers.published[arm], found[arm]
+        done = [cell for cell in cells if cell["status"] == "finished"]
+        losses = {f"{DATA_NAMES[own.data]}: {cell['note']}" for cell in done if cell.get("note")}
+        ours = spread([100 * cell["test_top1"] for cell in done]) + notes.mark(*sorted(losses))
+        lines.append(
+            [
+                own.name,
+                DATA_NAMES[own.data],
+                "" if own.millions is None else f"{own.millions:g}",
+                _reported(own, notes),
+                ours if done else _cell(cells, lambda cell: cell["status"]),
+                str(len(done)),
+                _cell(done or cells, _progress),
+                _cell(done, lambda cell: f"{cell['parameters']:,}"),
+                _cell(done or cells, _file),
+            ]
+        )
+    return _table(head, lines, left=2) + notes.lines() if lines else ""
+
+
+def _losses(arms: list[str], found: dict[str, Cells]) -> str:
+    parts = ("train_loss", "train_masked_mse", "train_visible_mse", "train_balance")
+    head = (
+        "Encoder",
+        "Paper, loss",
+        "Ours, loss",
+        "masked pixels",
+        "visible pixels",
+        "balance",
+        "Epochs",
+        "Parameters",
+    )
+    notes, lines = Notes(), []
+    for arm in arms:
+        (cell,) = found[arm]
+        figures = ["" if (value := cell.get(name)) is None else f"{value:.5f}" for name in parts]
+        parameters = f"{cell['parameters']:,}" if "parameters" in cell else ""
+        own = papers.published[arm]
+        lines.append([own.name, _reported(own, notes), *figures, _progress(cell), parameters, _file(cell)])
+    return _table((*head, "File"), lines, left=1) + notes.lines() if lines else ""
+
+
+def _file(cell: dict[str, Any]) -> str:
+    return f"`results/{cell['file'].parent.name}`"
+
+
+def _seeds(results: Path) -> str:
+    groups = defaultdict(list)
+    for path in sorted(results.glob("*/seed-*.json")):
+        groups[path.parent.name].append(read_result(path))
+    head = ("Runs", "Data", "Test pictures", "Model", "Parameters", "Test top-1, %", "Seeds", "Epochs", "Minutes")
+    lines = []
+    for name, runs in groups.items():
+        tests = [r.test for r in runs if r.test]
+        lines.append(
+            [
+                f"`results/{name}`",
+                alike(Path(r.data["name"]).name for r in runs),
+                alike(f"{t['n']:,}" for t in tests),
+                alike(f"`{r.model}`" for r in runs),
+                alike(f"{r.parameters:,}" for r in runs),
+                spread([100 * t["top1"] for t in tests]),
+                str(len(tests)),
+                alike(str(len(r.epochs)) for r in runs),
+                f"{statistics.mean(r.minutes for r in runs):.1f}",
+            ]
+        )
+    return _table(head, lines, left=2)
+
+
+def _weights(results: Path) -> str:
+    head = ("Weights", "Parameters", "Bytes", "These, test top-1, %", "All seeds, %", "Seeds", "File")
+    lines = []
+    for path in sorted((results / "weights").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        own = f"{100 * found['float16']['test_top1']:.2f}" if "float16" in found else ""
+        tops = [100 * run["test_top1"] for run in found["runs"] if "test_top1" in run]
+        line = [f"`{path.stem}`", f"{found['parameters']:,}", f"{found['bytes']:,}", own, spread(tops)]
+        lines.append([*line, str(len(found["runs"])), f"`results/weights/{path.name}`"])
+    return _table(head, lines, left=1)
+
+
+def _table(head: tuple[str, ...], lines: list[list[str]], left: int) -> str:
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(line) + " |" for line in ([*head], rule, *lines))
