@@ -25,7 +25,6 @@ ALLOWED = {  # (page, figure): why it is no measurement, or where it is checked
     ("gpu.md", "75 %"): "a share of the time that `make gpu` has",
     ("measured.md", "0.4 %"): "of two figures of results/augment.json: tests/test_readme.py",
     ("choices.md", "0.01 x"): "the paper's weight of the balance losses",
-    ("choices.md", "100 %"): "of an image's area, in random crops",
     **{("gpu.md", f"{share} %"): "of the minutes that are given" for share in (60, 70, 75)},
     ("deploying.md", "99 %"): "what export demands",
     ("deploying.md", "97 %"): "what export demands of int8",
