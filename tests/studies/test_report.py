@@ -116,7 +116,7 @@ def tiny(study: Study, size: str) -> Study:
     return replace(study, arms=arms, sizes={size: replace(study.sizes[size], seeds=(0,), epochs=None, minutes=None)})
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [name for name in STUDIES if name != "papers"])  # whose rows have tests of their own
 def test_registered_studies_build_and_run(name, folder, tmp_path):
     study = STUDIES[name]
     assert study.name == name
