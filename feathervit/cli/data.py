@@ -52,7 +52,7 @@ class DataShow(ReadingFlags):
 
 
 def data_show(args: DataShow, _: dict) -> int:
-    from ..plots.grid import show
+    from ..plots.samples import show
 
     print(show(args.data, args.recipe, Path(args.out), args.per_class, args.seed, args.fields()))
     return 0

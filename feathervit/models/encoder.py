@@ -111,7 +111,7 @@ class Encoder(TimmContract, nn.Module):
             self.register_buffer("pos_embed", fixed, persistent=False)
         self.blocks = nn.ModuleList([Layer(config, i) for i in range(config.depth)])
         turns = rotary_turns(grid, prefix, self.blocks[0].attn.head_dim) if config.positions == "rotary" else None
-        self.register_buffer("turns", turns, persistent=False)  # [1, P + G^2, K]
+        self.register_buffer("turns", turns, persistent=False)  # [1, P + G^2, 2K]
         self.norm = nn.LayerNorm(config.dim)
         self.head_drop = nn.Dropout(config.drop_rate)
         self.grad_checkpointing = False

@@ -3,7 +3,7 @@
 A sequence is P prefix tokens, then patches of a square grid in rows: all of them, or those that each picture keeps under a
 mask. Attention with rotary positions and convolutions over the grid need to know; what looks at no position may ignore it.
 
-Legend: B batch, N tokens, D width, G grid side, K patches kept (in `turns_BNK`: head width), P prefix tokens.
+Legend: B batch, N tokens, D width, G grid side, K patches kept (in `turns_BNK`: twice the head width), P prefix tokens.
 """
 
 from __future__ import annotations

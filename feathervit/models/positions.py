@@ -8,7 +8,12 @@ Legend: B batch, H heads, N tokens, D width, K head width, G grid side, P prefix
 from __future__ import annotations
 
 import torch
-from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
+from timm.layers import (
+    apply_rot_embed_cat,
+    build_fourier_pos_embed,
+    build_sincos2d_pos_embed,
+    resample_abs_pos_embed,
+)
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -29,7 +34,7 @@ def sincos_positions(grid_size: int, prefix: int, dim: int) -> Tensor:
 
 
 def rotary_turns(grid_size: int, prefix: int, head_dim: int) -> Tensor:
-    """[1, P + G^2, K]: K/2 cosines, then K/2 sines, of the angles by which a token's pairs of q and k are turned.
+    """[1, P + G^2, 2K]: K sines, then K cosines, of the angles by which a token's pairs of q and k are turned (timm's).
 
     The first half of the pairs turns with the row, the second with the column; pair i of a half by row * base^(-4i/K)
     (axial rotary positions, arXiv 2403.13298). Raises ConfigError where the head width does not divide by 4.
@@ -38,20 +43,20 @@ def rotary_turns(grid_size: int, prefix: int, head_dim: int) -> Tensor:
         raise ConfigError(
             f"rotary positions need a head width that divides by 4, got {head_dim}; choose other heads or positions"
         )
-    frequency_Q = ROTARY_BASE ** (-torch.arange(head_dim // 4) / (head_dim // 4))
-    along_GQ = torch.arange(grid_size).unsqueeze(1) * frequency_Q
-    angle_NK = torch.cat([along_GQ.repeat_interleave(grid_size, 0), along_GQ.repeat(grid_size, 1)], dim=1)
-    angle_NK = torch.cat([angle_NK.new_zeros(prefix, head_dim // 2), angle_NK])
-    return torch.cat([angle_NK.cos(), angle_NK.sin()], dim=1).unsqueeze(0)
+    tables = build_fourier_pos_embed(
+        [grid_size, grid_size], num_bands=head_dim // 4, temperature=ROTARY_BASE, in_pixels=False
+    )
+    sin_NK, cos_NK = (table.flatten(-2).flatten(0, -2).repeat(1, 2) for table in tables)
+    sin_NK = torch.cat([sin_NK.new_zeros(prefix, head_dim), sin_NK])
+    cos_NK = torch.cat([cos_NK.new_ones(prefix, head_dim), cos_NK])
+    return torch.cat([sin_NK, cos_NK], dim=1).unsqueeze(0)
 
 
 def rotate(x_BHNK: Tensor, place: Place | None) -> Tensor:
     """Queries or keys, turned as `place.turns_BNK` says: pair i is (x_i, x_{i + K/2}). Without turns they stay."""
     if place is None or place.turns_BNK is None:
         return x_BHNK
-    cos, sin = place.turns_BNK.to(x_BHNK.dtype).unsqueeze(1).chunk(2, dim=-1)
-    a, b = x_BHNK.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return apply_rot_embed_cat(x_BHNK, place.turns_BNK.to(x_BHNK.dtype).unsqueeze(1), half=True)
 
 
 def resize_positions(pos_1ND: Tensor, grid_size: int, prefix: int) -> Tensor:

@@ -14,7 +14,9 @@ from ..config import RunConfig
 from ..data.image import as_input, resize
 from ..errors import ConfigError
 from ..models import Encoder
-from .figures import draw_tiles, enlarge, heat, new_figure, over, rgb, save, tiles_size
+from .tiles import enlarge, heat, over, rgb, write_tiles
+
+SIDE = 96  # px, the least side of an image
 
 
 def rollout(weights: list[Tensor]) -> Tensor:
@@ -52,12 +54,9 @@ def write_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig, pa
     own largest value. Raises ConfigError, RunFolderError."""
     last_BHGG, through_BGG = readout_attention(encoder, images_BCRR, config)
     maps_BMGG = torch.cat([last_BHGG.mean(1, keepdim=True), through_BGG.unsqueeze(1), last_BHGG], 1)
-    maps = (maps_BMGG / maps_BMGG.amax((-2, -1), keepdim=True).clamp_min(1e-12)).numpy()
-    pictures = enlarge(rgb(resize(images_BCRR, config.img_size)))
-    patch = pictures.shape[1] // maps.shape[-1]
-    maps = heat(maps).repeat(patch, -3).repeat(patch, -2)
-    rows = [[picture, *(over(picture, one, 0.7) for one in own)] for picture, own in zip(pictures, maps, strict=True)]
-    columns = ["picture", "last layer", "rollout", *(f"head {h + 1}" for h in range(last_BHGG.shape[1]))]
-    figure = new_figure(*tiles_size(len(rows), len(columns)))
-    draw_tiles(figure.subplots(), rows, columns)
-    return save(figure, path)
+    maps_BM3GG = heat(maps_BMGG / maps_BMGG.amax((-2, -1), keepdim=True).clamp_min(1e-12))
+    images_B3SS = enlarge(rgb(resize(images_BCRR, config.img_size)), SIDE)
+    maps_BM3SS = enlarge(maps_BM3GG, images_B3SS.shape[-1])
+    rows = [torch.cat([image[None], over(image, own, 0.7)]) for image, own in zip(images_B3SS, maps_BM3SS, strict=True)]
+    columns = ["image", "last layer", "rollout", *(f"head {h + 1}" for h in range(last_BHGG.shape[1]))]
+    return write_tiles(path, rows, columns=columns)

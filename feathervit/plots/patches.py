@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..models import Encoder
 from ..models.embed import FrozenWhitenedPatchEmbed
-from .figures import draw_tiles, heat, new_figure, save
+from .tiles import heat, write_tiles
 
 MOST = 256
 
@@ -34,12 +33,8 @@ def write_patches(encoder: Encoder, path: Path) -> Path:
     weight = filters(encoder)[:MOST]
     weight = weight / weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     if weight.shape[1] == 3:
-        tiles = list((weight.permute(0, 2, 3, 1).numpy() + 1) / 2)
+        filters_N3SS = (weight + 1) / 2
     else:
-        tiles = list(heat((weight.mean(1).numpy() + 1) / 2, "RdBu_r"))
-    columns = math.ceil(math.sqrt(2 * len(tiles)))
-    tiles += [np.ones_like(tiles[0])] * (-len(tiles) % columns)
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    figure = new_figure(0.5 * columns + 0.2, 0.5 * len(rows) + 0.2)
-    draw_tiles(figure.subplots(), rows, [""] * columns)
-    return save(figure, path)
+        filters_N3SS = heat((weight.mean(1) + 1) / 2, "RdBu_r")
+    columns = math.ceil(math.sqrt(2 * len(filters_N3SS)))
+    return write_tiles(path, (255 * filters_N3SS).round().byte().split(columns))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from ..config import RunConfig
 from ..errors import ConfigError
@@ -34,24 +34,21 @@ def similarity(encoder: Encoder, config: RunConfig) -> Tensor:
 
 def write_positions(encoder: Encoder, config: RunConfig, path: Path) -> Path:
     """A PNG of `similarity`, the maps laid out as the patches are; of large grids only some, evenly spaced."""
-    maps = similarity(encoder, config).numpy()
+    maps = similarity(encoder, config)
     grid = len(maps)
-    shown = np.unique(torch.linspace(0, grid - 1, min(grid, MOST)).round().long().numpy())
+    shown = torch.linspace(0, grid - 1, min(grid, MOST)).round().long().unique()
     gap = max(1, grid // 8)
-    side = grid + gap
-    canvas = np.full((len(shown) * side - gap,) * 2, np.nan)
-    for r, i in enumerate(shown):
-        for c, j in enumerate(shown):
-            canvas[r * side : r * side + grid, c * side : c * side + grid] = maps[i, j]
+    some = maps[shown][:, shown].flatten(0, 1).unsqueeze(1)
+    canvas = make_grid(some, nrow=len(shown), padding=gap, pad_value=float("nan"))[0]
     figure = new_figure(7.2, 6.4)
     axes = figure.subplots()
-    picture = axes.imshow(canvas, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="none")
-    middle = np.arange(len(shown)) * side + (grid - 1) / 2
-    axes.set_xticks(middle, shown + 1)
-    axes.set_yticks(middle, shown + 1)
+    drawn = axes.imshow(canvas.numpy(), vmin=-1, vmax=1, cmap="RdBu_r", interpolation="none")
+    middle = gap + torch.arange(len(shown)) * (grid + gap) + (grid - 1) / 2
+    axes.set_xticks(middle.numpy(), (shown + 1).tolist())
+    axes.set_yticks(middle.numpy(), (shown + 1).tolist())
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("column of the patch")
     axes.set_ylabel("row of the patch")
-    figure.colorbar(picture, label="cosine similarity with each other patch's position", shrink=0.8)
+    figure.colorbar(drawn, label="cosine similarity with each other patch's position", shrink=0.8)
     return save(figure, path)

@@ -13,9 +13,8 @@ from torch import Tensor
 from ..config import RunConfig
 from ..data.image import normalise, resize
 from ..evaluation.reconstruction import fixed_order
-from ..files import make_folder
 from ..models import MaskedAutoencoder
-from .grid import draw_rows
+from .tiles import write_tiles
 
 GREY = 128  # of a masked patch
 
@@ -46,6 +45,4 @@ def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunCo
 
 def write_reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
     """A PNG of `reconstructions`, its folder made where it is missing. Raises RunFolderError where it cannot be written."""
-    make_folder(path.parent)
-    names = ("original", "masked", "reconstructed")
-    return draw_rows(list(zip(names, reconstructions(model, images_BCRR, config), strict=True)), path)
+    return write_tiles(path, reconstructions(model, images_BCRR, config), ("original", "masked", "reconstructed"))

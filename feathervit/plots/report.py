@@ -19,10 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from scipy.special import softmax
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from ..checkpoint import load_weights
 from ..config import RunConfig, from_dict, to_dict
@@ -39,11 +42,10 @@ from ..models.loading import load_model
 from ..results import RunResult, read_result
 from ..text import REPLACED
 from . import charts, texts
-from .figures import rgb
-from .grid import rows_png
 from .reconstructions import reconstructions
 from .routing import expert_use
 from .subject import own_splits, some
+from .tiles import png_bytes, rgb, tiles
 
 NAME, FOLDER = "report.html", "report"
 SAMPLES = 8  # of a class
@@ -170,7 +172,7 @@ def _values(
         names = ("original", "masked", "reconstructed")
         rows = list(zip(names, reconstructions(model, some(images, SAMPLES).images, config), strict=True))
         values["reconstructions"] = [(name, _strip(row)) for name, row in rows]
-        files["reconstructions"] = rows_png(rows)
+        files["reconstructions"] = png_bytes(tiles([row for _, row in rows], names))
     elif found:
         z_NK = logits(model, images.images, config, device).numpy()
         z_val = None
@@ -278,7 +280,7 @@ def _mistakes(p_NK: np.ndarray, images: ImageSet, files: dict[str, bytes]) -> tu
     if rows:
         captions = [f"{row['true']}, taken for {row['guess']} ({texts.percent(row['confidence'])})" for row in rows]
         pictures = _small(images.images[torch.from_numpy(worst)])
-        files["mistakes"] = rows_png(list(zip(captions, pictures.split(1), strict=True)))
+        files["mistakes"] = png_bytes(tiles(pictures.split(1), captions))
     return rows, f"Of {len(wrong)} mistakes among {len(labels)} pictures, those that the model was surest of."
 
 
@@ -299,7 +301,7 @@ def _samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
     count_K = np.bincount(train.labels.numpy(), minlength=len(train.class_names))
     if len(count_K) < 2:
         chosen = _small(some(train, SAMPLES).images)
-        files["samples"] = rows_png([("", chosen)])
+        files["samples"] = png_bytes(tiles([chosen]))
         return {"samples": [("training pictures", None, _strip(chosen))], "samples_title": "Samples"}
     shown = [k for k in range(len(count_K)) if count_K[k]][:CLASSES]
     rows = []
@@ -307,7 +309,7 @@ def _samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
         own = torch.nonzero(train.labels == k).flatten()
         chosen = own[torch.linspace(0, len(own) - 1, min(SAMPLES, len(own))).round().long()]
         rows.append((train.class_names[k], int(count_K[k]), _small(train.images[chosen])))
-    files["samples"] = rows_png([(name, pictures) for name, _, pictures in rows])
+    files["samples"] = png_bytes(tiles([own for _, _, own in rows], [name for name, _, _ in rows]))
     title = "Samples of each class" if len(shown) == len(count_K) else f"Samples of the first {len(shown)} classes"
     strips = [(name, count, _strip(pictures, SAMPLES)) for name, count, pictures in rows]
     return {"samples": strips, "samples_title": title}
@@ -320,17 +322,12 @@ def _small(images_BCRR: Tensor) -> Tensor:
 
 def _strip(images_BCSS: Tensor, places: int = 0) -> str:
     """Pictures side by side with gaps, as wide as `places` of them."""
-    pictures = (255 * rgb(_small(images_BCSS))).round().astype(np.uint8)
-    side = pictures.shape[1]
-    gap = 0 if len(pictures) == 1 and not places else max(1, side // 12)
-    canvas = np.zeros((side, max(len(pictures), places) * (side + gap) - gap, 4), np.uint8)
-    for i, picture in enumerate(pictures):
-        canvas[:, i * (side + gap) : i * (side + gap) + side] = np.dstack(
-            [picture, np.full((side, side), 255, np.uint8)]
-        )
-    out = io.BytesIO()
-    Image.fromarray(canvas).save(out, "PNG")
-    return _uri(out.getvalue())
+    images_B4SS = F.pad(rgb(_small(images_BCSS)), (0, 0, 0, 0, 0, 1), value=255)  # with an alpha channel
+    images_B4SS = F.pad(images_B4SS, (0, 0, 0, 0, 0, 0, 0, max(0, places - len(images_B4SS))))
+    side, count = images_B4SS.shape[-1], len(images_B4SS)
+    gap = max(1, side // 12)
+    row_4HW = make_grid(images_B4SS, nrow=count, padding=gap)
+    return _uri(png_bytes(to_pil_image(row_4HW if count == 1 else row_4HW[:, gap : gap + side, gap:-gap])))
 
 
 def _chart(files: dict[str, bytes], name: str, png: bytes) -> str:
@@ -338,9 +335,7 @@ def _chart(files: dict[str, bytes], name: str, png: bytes) -> str:
     drawn = Image.open(io.BytesIO(png)).convert("RGBA")
     ground = Image.new("RGBA", drawn.size, "white")
     ground.alpha_composite(drawn)
-    out = io.BytesIO()
-    ground.convert("RGB").save(out, "PNG")
-    files[name] = out.getvalue()
+    files[name] = png_bytes(ground.convert("RGB"))
     return _uri(png)
 
 

@@ -19,9 +19,11 @@ from ..data.image import as_input, resize
 from ..errors import ConfigError
 from ..models import Encoder
 from ..text import shown
-from .figures import COLOURS, draw_tiles, enlarge, new_figure, over, rgb, save, tiles_size
+from .figures import COLOURS, new_figure, save
+from .tiles import enlarge, over, rgb, tiles
 
 BATCH = 64
+SIDE = 96  # px, the least side of an image
 
 
 @torch.inference_mode()
@@ -71,19 +73,23 @@ def write_routing(
     """A PNG: each picture, then the experts of its patches layer by layer (see `experts_map`); with `labelled`, the use of
     the experts by class below. Raises ConfigError, RunFolderError."""
     found, prefix = gates(encoder, images_BCRR, config), encoder.num_prefix_tokens
-    pictures, most = enlarge(rgb(resize(images_BCRR, config.img_size))), max(g.shape[-1] for g in found.values())
+    images_B3SS, most = (
+        enlarge(rgb(resize(images_BCRR, config.img_size)), SIDE),
+        max(g.shape[-1] for g in found.values()),
+    )
     palette_E3 = np.array([matplotlib.colors.to_rgb(COLOURS[e % len(COLOURS)]) for e in range(most)])
-
-    def tile(gate_NE: Tensor, picture: np.ndarray) -> np.ndarray:
-        return over(picture, palette_E3[experts_map(gate_NE[prefix:].numpy(), len(picture))], 0.65)
-
-    rows = [[picture, *(tile(gate[b], picture) for gate in found.values())] for b, picture in enumerate(pictures)]
+    rows = []
+    for b, image in enumerate(images_B3SS):
+        maps = [palette_E3[experts_map(gate[b][prefix:].numpy(), image.shape[-1])] for gate in found.values()]
+        rows.append(torch.cat([image[None], over(image, torch.from_numpy(np.stack(maps)).movedim(-1, 1), 0.65)]))
+    whole = tiles(rows, columns=["image", *(f"layer {layer + 1}" for layer in found)])
     use = expert_use(encoder, labelled, config) if labelled is not None else {}
-    width, height = tiles_size(len(rows), 1 + len(found))
+    width, height = whole.width / 90, whole.height / 90
     below = 0.6 + 0.22 * len(labelled.class_names) if use else 0.0
     figure = new_figure(max(width, 5), height + 0.5 + below)
     axes = figure.subplots(2 if use else 1, 1, height_ratios=[height, below] if use else None, squeeze=False)[:, 0]
-    draw_tiles(axes[0], rows, ["picture", *(f"layer {layer + 1}" for layer in found)])
+    axes[0].imshow(whole)
+    axes[0].axis("off")
     keys = [Patch(color=colour, label=f"expert {e + 1}") for e, colour in enumerate(map(tuple, palette_E3))]
     figure.legend(handles=keys, loc="outside upper center", ncols=min(most, 8), frameon=False, fontsize=9)
     if use:

@@ -13,7 +13,7 @@ from PIL import Image
 from feathervit.data import ImageSet
 from feathervit.data.check import check_data
 from feathervit.errors import DataError, RunFolderError
-from feathervit.plots.grid import sample_grid
+from feathervit.plots.samples import sample_grid
 
 from ..conftest import write_pictures
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import matplotlib
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 from ..chance import Chance
 from ..data.augment import Augmenter
-from ..data.imageset import ImageSet, with_channels
+from ..data.imageset import ImageSet
 from ..data.sources import load_data
 from ..errors import ConfigError, DataError
 from ..files import write_bytes
 from ..recipes.planning import planned
-from ..text import shown
-
-_CELL = 64  # px, the least a sample is drawn at
-_GAP = 4
+from .tiles import png_bytes, tiles
 
 
 def sample_grid(
@@ -47,38 +40,10 @@ def sample_grid(
     index = torch.cat(list(chosen.values()))
     versions = [images.images[index]] + ([] if augmented is None else [augmented(images.images[index])])
     sizes = [len(members) for members in chosen.values()]
-    rows = [
-        ("" if number else images.class_names[label], part)
-        for label, *parts in zip(chosen, *(version.split(sizes) for version in versions), strict=True)
-        for number, part in enumerate(parts)
-    ]
-    return draw_rows(rows, path)
-
-
-def draw_rows(rows: Sequence[tuple[str, torch.Tensor]], path: str | Path) -> Path:
-    """Writes `rows_png` and returns its path. Raises RunFolderError where the file cannot be written."""
-    write_bytes(Path(path), rows_png(rows))
+    rows = [part for parts in zip(*(version.split(sizes) for version in versions), strict=True) for part in parts]
+    names = [name for label in chosen for name in (images.class_names[label], *[""] * (len(versions) - 1))]
+    write_bytes(Path(path), png_bytes(tiles(rows, names)))
     return Path(path)
-
-
-def rows_png(rows: Sequence[tuple[str, torch.Tensor]]) -> bytes:
-    """A PNG of rows of pictures, each with its name on the left; rows: (name, uint8 [B, C, S, S])."""
-    rows = [(shown(name), part) for name, part in rows]
-    cells = [_cells(part) for _, part in rows]
-    cell = max(part.shape[1] for part in cells)
-    font = _font(16)
-    left = max(int(font.getlength(name)) for name, _ in rows) + 3 * _GAP
-    width = left + max(map(len, cells)) * (cell + _GAP)
-    canvas = Image.new("RGB", (width, len(rows) * (cell + _GAP) + _GAP), "white")
-    draw = ImageDraw.Draw(canvas)
-    for number, ((name, _), part) in enumerate(zip(rows, cells, strict=True)):
-        top = _GAP + number * (cell + _GAP)
-        draw.text((_GAP, top + cell // 2), name, fill="black", font=font, anchor="lm")
-        for column, picture in enumerate(part):
-            canvas.paste(Image.fromarray(picture), (left + column * (cell + _GAP), top))
-    png = io.BytesIO()
-    canvas.save(png, "PNG")
-    return png.getvalue()
 
 
 def show(
@@ -125,19 +90,3 @@ def _choose(images: ImageSet, per_class: int, seed: int) -> dict[int, torch.Tens
     drawn = images.labels[order]
     chosen = {label: order[drawn == label][:per_class] for label in range(len(images.class_names))}
     return {label: members for label, members in chosen.items() if len(members)}
-
-
-def _cells(x_BCSS: torch.Tensor) -> np.ndarray:
-    """uint8 [B, cell, cell, 3], small pictures enlarged by a whole number, so that pixels stay what they are."""
-    if x_BCSS.shape[1] not in (1, 3):
-        x_BCSS = x_BCSS[:, :1]
-    x_BCSS = with_channels(x_BCSS.cpu(), 3)
-    size = x_BCSS.shape[-1]
-    times = max(1, -(-_CELL // size))
-    x_BCSS = x_BCSS.repeat_interleave(times, -2).repeat_interleave(times, -1)
-    return x_BCSS.permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Matplotlib's own copy of DejaVu Sans: it is there on every platform and knows more than Latin letters.
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

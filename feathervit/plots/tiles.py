@@ -1,0 +1,84 @@
+"""Images side by side in rows, by torchvision's `make_grid`, with names beside the rows and above the columns.
+
+Legend: B batch, C channels, S image side, G side of a map.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.functional import rgb_to_grayscale, to_pil_image
+from torchvision.utils import make_grid
+
+from ..data.imageset import with_channels
+from ..files import make_folder, write_bytes
+from ..text import shown
+
+SIDE = 64  # px, the least side of an image
+GAP = 4
+
+
+def tiles(rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = ()) -> Image.Image:
+    """One image of rows of images, uint8 [B, C, S, S] each. `names` stand on the left of the rows, `columns` above."""
+    cells = [enlarge(rgb(row), SIDE) for row in rows]
+    side, count = max(row.shape[-1] for row in cells), max(map(len, cells))
+    whole = [F.pad(row, (0, side - row.shape[-1]) * 2 + (0, 0, 0, count - len(row)), value=255) for row in cells]
+    grid = to_pil_image(make_grid(torch.cat(whole), nrow=count, padding=GAP, pad_value=255))
+    names, columns = [shown(name) for name in names], [shown(name) for name in columns]
+    # Matplotlib's own copy of DejaVu Sans: it is there on every platform and knows more than Latin letters.
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 16)
+    small = font.font_variant(size=11)
+    left = max((int(font.getlength(name)) + 2 * GAP for name in names), default=0)
+    top = 16 if any(columns) else 0
+    canvas = Image.new("RGB", (left + grid.width, top + grid.height), "white")
+    canvas.paste(grid, (left, top))
+    draw = ImageDraw.Draw(canvas)
+    for i, name in enumerate(names):
+        draw.text((GAP, top + GAP + i * (side + GAP) + side // 2), name, fill="black", font=font, anchor="lm")
+    for i, name in enumerate(columns):
+        draw.text((left + GAP + i * (side + GAP) + side // 2, top), name, fill="black", font=small, anchor="mb")
+    return canvas
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def write_tiles(path: Path, rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = ()) -> Path:
+    """Writes `tiles` as a PNG and returns its path. Raises RunFolderError if it cannot be written."""
+    make_folder(path.parent)
+    write_bytes(path, png_bytes(tiles(rows, names, columns)))
+    return path
+
+
+def rgb(images_BCSS: Tensor) -> Tensor:
+    """uint8 [B, 3, S, S] on the CPU, of uint8 images with any number of channels; if not 1 or 3, the first is shown."""
+    if images_BCSS.shape[1] not in (1, 3):
+        images_BCSS = images_BCSS[:, :1]
+    return with_channels(images_BCSS.cpu(), 3)
+
+
+def enlarge(images: Tensor, least: int) -> Tensor:
+    """[..., S, S] made at least `least` wide by a whole number, so that pixels keep their edges."""
+    times = max(1, -(-least // images.shape[-1]))
+    return images.repeat_interleave(times, -2).repeat_interleave(times, -1)
+
+
+def over(image_3SS: Tensor, maps_B3SS: Tensor, share: float) -> Tensor:
+    """uint8 [B, 3, S, S]: maps of colours, 0-1, over the grey uint8 image; `share` is the weight of the maps."""
+    grey_3SS = rgb_to_grayscale(image_3SS, 3)
+    return (255 * share * maps_B3SS + (1 - share) * grey_3SS).round().byte()
+
+
+def heat(values: Tensor, name: str = "inferno") -> Tensor:
+    """Values 0-1 [..., G, G] as colours 0-1 [..., 3, G, G]."""
+    return torch.from_numpy(matplotlib.colormaps[name](values.numpy())[..., :3]).movedim(-1, -3)
