@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .config import RunConfig, from_dict, to_dict
+from .config import ReadingConfig, RunConfig, from_dict, to_dict
 from .errors import CheckpointError, ConfigError, RunFolderError
 from .files import same_data, write_bytes
 from .weights import list_weights, shipped_file
@@ -53,11 +53,13 @@ class Checkpoint:
         """The same, to be used on `data` (None: what it was trained on), which is read as in training but for `reading`.
 
         `reading`: fields of `ReadingConfig`. Places and groups of the data it was trained on mean nothing in other data.
+        Raises ConfigError for a value that cannot be.
         """
         own = self.config.reading
         if data is not None and not same_data(data, self.config.data):
             own = replace(own, root="", groups="")
-        return replace(self, config=replace(self.config, reading=replace(own, **reading)))
+        own = from_dict(ReadingConfig, to_dict(replace(own, **reading)), "reading")
+        return replace(self, config=replace(self.config, reading=own))
 
 
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:

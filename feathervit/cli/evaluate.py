@@ -74,6 +74,8 @@ class Predict:
     """How many classes to name for each picture."""
     min_confidence: float = 0.0
     """Answer "unsure" where the best guess has a probability under this, from 0 to 1."""
+    max_image_gib: float | None = None
+    """Memory that one image may take when it is decoded, in GiB (as in training if not given)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = None
     json: bool = False
@@ -96,7 +98,9 @@ def predict(args: Predict, _: dict) -> int:
     if not 0 <= args.min_confidence <= 1:
         raise ConfigError(f"--min-confidence must be a share from 0 to 1, got {args.min_confidence}")
     set_threads(args.threads)
-    found, failures = run(args.checkpoint, args.pictures, args.top, args.device, args.min_confidence)
+    found, failures = run(
+        args.checkpoint, args.pictures, args.top, args.device, args.min_confidence, args.max_image_gib
+    )
     for failure in failures:
         print(f"feathervit: {failure}", file=sys.stderr)
     if args.json:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import tyro
 
+from ..config import ReadingConfig, from_dict
+
 Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-SHORT = (
-    "classes",
-    "ignore",
-    "label_column",
-    "image_column",
-    "root",
-    "groups",
-)  # fields of ReadingConfig that are flags
 
 
 @dataclass(kw_only=True)
@@ -35,9 +29,17 @@ class ReadingFlags:
     groups: str = ""
     """A column, or a regular expression for paths ('(person\\d+)'): images of one group stay on one side of each split."""
 
+    max_image_gib: float | None = None
+    """Memory that one image may take when it is decoded, in GiB (1, or as in training, if not given)."""
+
     def fields(self) -> dict[str, Any]:
-        """The fields of `ReadingConfig` that were given."""
-        return {name: value for name in SHORT if (value := getattr(self, name))}
+        """The fields of `ReadingConfig` that were given. Raises ConfigError for a value that cannot be."""
+        given = {name: value for name in SHORT if (value := getattr(self, name)) not in ((), "", None)}
+        from_dict(ReadingConfig, given, "reading")
+        return given
+
+
+SHORT = tuple(field.name for field in fields(ReadingFlags))
 
 
 def as_fields(argv: list[str]) -> list[str]:

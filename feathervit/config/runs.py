@@ -63,6 +63,8 @@ class ReadingConfig:
     """Folder in which the paths of a table begin ("": the table's own)."""
     groups: str = ""
     """A column of a table, or a regular expression for paths: images of one group stay on one side of a split."""
+    max_image_gib: Annotated[float, Bounds(0.001, 1024)] = 1.0
+    """Memory that one image may take when it is decoded, in GiB. Larger images are refused as broken ones are."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,12 +31,15 @@ import torch
 from ..errors import DataError
 from ..files import cache_folder
 from .depth import is_deep
-from .image import Fit, PictureError, Source, header, quiet, to_stored, values_in
+from .image import Fit, PictureError, header, quiet, to_stored, values_in
 from .imageset import NATIVE_LIMIT, Progress, Scan, Values, pixel_digest, text_digest
+from .opening import MAX_GIB, Source
 
 _FORMAT = 3  # raise it when the same file would be decoded to other pixels
 _CHUNK = 16  # pictures a task
-Form = tuple[int, int, Fit, float | None]  # size, channels, fit, scale: how `to_stored` is asked for pixels
+Form = tuple[
+    int, int, Fit, float | None, float
+]  # size, channels, fit, scale, max_gib: how `to_stored` is asked for pixels
 
 
 def clear_cache() -> int:
@@ -56,7 +60,7 @@ class FilePictures:
     """Pictures in files (or whatever `to_stored` opens), decoded through the cache.
 
     `stamps` holds a text for each that changes when its bytes may have (see `stamp`). `root` tells data sets apart.
-    `scale`: the value that is white in pictures of more than 8 bits.
+    `scale`: the value that is white in pictures of more than 8 bits. `max_gib`: the memory that one may take when decoded.
     """
 
     items: Sequence[Source]
@@ -65,10 +69,11 @@ class FilePictures:
     stamps: list[str]
     root: str
     scale: float | None = None
+    max_gib: float = MAX_GIB
 
     def subset(self, indices: np.ndarray) -> FilePictures:
         items, sources, stamps = ([part[i] for i in indices] for part in (self.items, self.sources, self.stamps))
-        return FilePictures(items, self.labels[indices], sources, stamps, self.root, self.scale)
+        return replace(self, items=items, labels=self.labels[indices], sources=sources, stamps=stamps)
 
     def at_scale(self, scale: float | None) -> FilePictures:
         return replace(self, scale=scale)
@@ -87,14 +92,14 @@ class FilePictures:
             return Values()
         if not any(map(is_deep, modes)):
             return Values()
-        return Values(**self._remembered("values", lambda: asdict(look(self.items))))
+        return Values(**self._remembered(f"values-{self.max_gib:g}", lambda: asdict(look(self.items, self.max_gib))))
 
     def store(
         self, size: int, channels: int | None, fit: Fit, progress: Progress | None
     ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
         channels = channels or 3
         about = {"root": self.root, "sources": self.sources, "stamps": self.stamps}
-        return decode(self.items, self._key(), size, channels, fit, progress, self.scale, about)
+        return decode(self.items, self._key(), size, channels, fit, progress, self.scale, about, self.max_gib)
 
     def _key(self) -> str:
         lines = (f"{source}\0{stamp}" for source, stamp in zip(self.sources, self.stamps, strict=True))
@@ -131,12 +136,12 @@ class FilePictures:
         return result
 
 
-def look(items: Sequence[Source]) -> Values:
+def look(items: Sequence[Source], max_gib: float = MAX_GIB) -> Values:
     """What those of the pictures hold that have more than 8 bits per channel and can be read."""
     tops: dict[str, list[float]] = {}
     least = 0.0
     with quiet(), ThreadPoolExecutor(workers()) as pool:
-        for kind, low, high in filter(None, pool.map(_values_or_none, items)):
+        for kind, low, high in filter(None, pool.map(partial(_values_or_none, max_gib=max_gib), items)):
             tops.setdefault(kind, []).append(high)
             least = min(least, low)
     return Values(tops, least)
@@ -172,6 +177,7 @@ def decode(
     progress: Progress | None = None,
     scale: float | None = None,
     about: dict[str, Any] | None = None,
+    max_gib: float = MAX_GIB,
 ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
     """uint8 [n, channels, size, size] of the readable `items`, memory-mapped, and (index, why) of each unreadable one.
 
@@ -179,8 +185,8 @@ def decode(
     "sources" and "stamps" of the items, by which `drop_outdated` finds them. Raises DataError where the cache folder cannot be
     written or is full.
     """
-    form = (size, channels, fit, scale)
-    base = _decoded_folder() / text_digest([key, *map(str, form)]).hexdigest()
+    form = (size, channels, fit, scale, max_gib)
+    base = _decoded_folder() / text_digest([key, *map(str, form[:4])]).hexdigest()
     stored = _read(base)
     if stored and not any(_readable(items[i], form) for i, _ in stored[1]):
         if progress:
@@ -223,9 +229,9 @@ def _content(item: Source) -> str:
     return ""
 
 
-def _values_or_none(item: Source) -> tuple[str, float, float] | None:
+def _values_or_none(item: Source, max_gib: float) -> tuple[str, float, float] | None:
     with suppress(PictureError):
-        return values_in(item)
+        return values_in(item, max_gib)
     return None
 
 

@@ -58,6 +58,7 @@ class Report:
     empty: list[str] = field(default_factory=list)
     empty_classes: list[str] = field(default_factory=list)
     outside_classes: list[str] = field(default_factory=list)
+    lost_classes: dict[str, str] = field(default_factory=dict)
     not_pictures: list[str] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     across_splits: list[list[str]] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Report:
     def must_mend(self) -> bool:
         """Whether training would stop, or its figures would mislead."""
         broken = self.unreadable or self.truncated or self.empty
-        mixed = self.across_splits or self.not_in_train or self.groups_in_splits
+        mixed = self.lost_classes or self.across_splits or self.not_in_train or self.groups_in_splits
         return bool(broken or mixed or self.one_class or self.no_scale)
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,6 +108,9 @@ class Report:
             *_listed("unreadable", [f"{name} ({why})" for name, why in self.unreadable.items()]),
             *_listed("truncated", list(self.truncated)),
             *_listed("empty files", self.empty),
+            *_listed(
+                "class folders with no image that is read here", [f"{n} ({k})" for n, k in self.lost_classes.items()]
+            ),
             *_listed("same picture in several splits", [" = ".join(group) for group in self.across_splits]),
             *_listed(
                 "classes missing from train", [f"{name} ({', '.join(s)})" for name, s in self.not_in_train.items()]
@@ -154,6 +158,7 @@ def check_data(
     report = Report(place, labelled, list(found.notes))
     if found.layout:  # of a folder
         report.empty_classes = sorted(found.layout.empty)
+        report.lost_classes = found.layout.lost
         report.outside_classes, report.not_pictures = found.layout.loose, found.layout.others
     names = [
         (split, found.class_names[label] if labelled else "", source)
@@ -229,19 +234,19 @@ def _examine(found: Found, scale: float | None, progress: Progress | None) -> li
 def _seen(images: Pictures) -> Iterator[Seen]:
     if isinstance(images, FilePictures):
         with quiet(), ThreadPoolExecutor(workers()) as pool:
-            yield from pool.map(partial(_look, scale=images.scale), images.items)
+            yield from pool.map(partial(_look, scale=images.scale, max_gib=images.max_gib), images.items)
     else:
         mode = next(iter(images.scan().modes))
         for x_CHW in images.images:
             yield *reversed(x_CHW.shape[1:]), mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), None, None
 
 
-def _look(item: Source, scale: float | None) -> Seen:
+def _look(item: Source, scale: float | None, max_gib: float) -> Seen:
     try:
         if item == b"" or (isinstance(item, (str, os.PathLike)) and os.path.isfile(item) and not os.path.getsize(item)):
             return _NO_BYTES
         width, height, mode = header(item)
-        with examined(item, 3, scale) as (x_CHW, kind, doubted):
+        with examined(item, 3, scale, max_gib) as (x_CHW, kind, doubted):
             return width, height, mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), kind, doubted
     except PictureError as error:
         return error.why

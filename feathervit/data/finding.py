@@ -19,6 +19,7 @@ from .hub import find_hub
 from .imageset import Found
 from .named import NAMED, find_named
 from .names import TABLES
+from .opening import UNREADABLE
 from .table import find_table
 
 
@@ -30,6 +31,12 @@ def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingCon
         split = next(split for split, images in found.splits.items() if own in images.labels)
         known = [known for known in found.class_names if known not in found.unknown]
         raise UnknownNameError("class", name, known, f"it is in {split} and train has none such")
+    if found.layout and found.layout.lost and labelled:
+        folder, kinds = next(iter(found.layout.lost.items()))
+        raise DataError(
+            f"{found.layout.root}: {len(found.layout.lost)} class folders hold only images of kinds that are not read here, "
+            f"such as {folder} ({kinds}): {UNREADABLE[kinds.split(', ')[0].split()[1]]}; or --ignore {folder.rstrip('/')}"
+        )
     if both := across_splits(found.groups or {}):
         name, splits = next(iter(both.items()))
         raise ConfigError(
@@ -45,6 +52,9 @@ def locate(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingC
     Raises DataError, UnknownNameError, and ConfigError where the source could be taken for several things.
     """
     found = _located(source, labelled, reading)
+    for images in found.splits.values():
+        if isinstance(images, FilePictures):
+            images.max_gib = reading.max_image_gib
     if reading.groups and not found.groups:
         if not any(isinstance(images, FilePictures) for images in found.splits.values()):
             raise ConfigError(f"--groups has no effect on {found.name}: its images have no paths")

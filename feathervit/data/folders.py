@@ -25,7 +25,7 @@ def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labe
     root = check_exists(Path(path))
     layout = read_layout(root, reading, labelled)
     train = layout.parts.get("train")
-    if not layout.parts and labelled:
+    if not layout.parts and labelled and not layout.lost:
         lie = f"{len(layout.loose)} images lie beside each other" if layout.loose else "no images were found"
         if layout.loose and (tables := [name for name in layout.others if Path(name).suffix.lower() in TABLES]):
             raise DataError(

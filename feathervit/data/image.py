@@ -9,15 +9,9 @@ in all threads, share a budget of pixels.
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import io
-import logging
 import math
 import os
-import stat
-import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,17 +26,9 @@ from ..config import RunConfig
 from ..errors import DataError
 from .damage import CHECKED, doubt, fault
 from .depth import colour_values, eight_bits, file_mode, is_deep, value_range
+from .opening import LARGE, MAX_GIB, Source, budget, decoded_bytes, opened, reason, refuse_large, return_memory
 
 Fit = Literal["crop", "pad", "stretch"]
-Source = str | os.PathLike | bytes | Image.Image
-
-# What Image.open may try. Others are left out on purpose: EPS, for one, would start Ghostscript on a stranger's file.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm"
-SUFFIXES = frozenset(_SUFFIXES.split())
-
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file is in the error too
-
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,23 +58,26 @@ class PictureError(DataError):
         self.why = why
 
 
-def open_picture(source: Source, channels: int = 3, scale: float | None = None) -> torch.Tensor:
+def open_picture(
+    source: Source, channels: int = 3, scale: float | None = None, max_gib: float = MAX_GIB
+) -> torch.Tensor:
     """A whole picture as uint8 [channels, H, W], upright.
 
     source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). scale: the value that is white in
-    images of more than 8 bits (see depth.py). Raises PictureError, one line that names the file and says why.
+    images of more than 8 bits (see depth.py). max_gib: the memory it may take when decoded. Raises PictureError, one line that
+    names the file and says why.
     """
-    with _decoding(source, channels, scale=scale) as (image, *_):
+    with _decoding(source, channels, scale=scale, max_gib=max_gib) as (image, *_):
         return _pixels(image, channels).contiguous()
 
 
 @contextmanager
 def examined(
-    source: Source, channels: int, scale: float | None = None
+    source: Source, channels: int, scale: float | None = None, max_gib: float = MAX_GIB
 ) -> Iterator[tuple[torch.Tensor, str | None, str | None]]:
     """`open_picture` for use in threads, with PIL's name of the format and what may be wrong with the file (damage.py): the
-    pixels count against the budget until the block ends."""
-    with _decoding(source, channels, scale=scale, thorough=True) as (image, _, kind, doubted):
+    pixels count against the budget until the block ends. A JPEG that is too large for `max_gib` is decoded at a fraction."""
+    with _decoding(source, channels, scale=scale, thorough=True, max_gib=max_gib) as (image, _, kind, doubted):
         yield _pixels(image, channels), kind, doubted
 
 
@@ -109,6 +98,7 @@ def _decoding(
     fit: Fit = "crop",
     scale: float | None = None,
     thorough: bool = False,
+    max_gib: float = MAX_GIB,
 ) -> Iterator[_Decoded]:
     """The image, decoded. `at_least`: both sides may shrink to no less than this while a JPEG is decoded. `thorough`: also seek
     what is only to be doubted. Its pixels count against the budget until the block ends. What goes wrong inside is a
@@ -116,16 +106,16 @@ def _decoding(
     if channels not in (1, 3):
         raise DataError(f"picture files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
     try:
-        with _image(source) as image:
-            pixels = image.width * image.height
-            _refuse_bomb(pixels)
+        with opened(source) as image:
             size = image.size
-            if fit == "pad":
-                _refuse_bomb(max(size) ** 2, "padded to a square, its ")
             if at_least:
                 image.draft(None, (at_least, at_least))
+            elif thorough and decoded_bytes(image, size) > max_gib * 2**30:
+                image.draft(None, (size[0] // 8, size[1] // 8))
+            refuse_large(image, size, fit == "pad", max_gib)
             # A progressive JPEG keeps the coefficients of the whole picture, whatever the scale it is decoded at.
-            with _budget.share(pixels if "progressive" in image.info else image.width * image.height):
+            whole = size[0] * size[1] if "progressive" in image.info else image.width * image.height
+            with budget.share(whole):
                 mode = file_mode(image)
                 image.load()  # here: what reads EXIF later may hide that the pixels break off
                 kind, data = image.format, _file_bytes(source) if image.format in CHECKED else b""
@@ -135,17 +125,22 @@ def _decoding(
                 image = _in_eight_bits(image, mode, source, scale) if is_deep(mode) else image
                 yield _Decoded(image, size, kind, doubted)
     except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
-        raise PictureError(source, _why(error)) from error
+        raise PictureError(source, reason(error, source)) from error
 
 
 def to_stored(
-    source: Source, size: int | None, channels: int = 3, fit: Fit = "crop", scale: float | None = None
+    source: Source,
+    size: int | None,
+    channels: int = 3,
+    fit: Fit = "crop",
+    scale: float | None = None,
+    max_gib: float = MAX_GIB,
 ) -> torch.Tensor:
     """A picture as uint8 [channels, size, size]: `open_picture`, `fit_square`, `resize`. size None: no resize.
 
     Training (at its stored size), evaluation and prediction (at the model's size) all come through here.
     """
-    with _decoding(source, channels, 2 * size if size else None, fit, scale) as (image, full, *_):
+    with _decoding(source, channels, 2 * size if size else None, fit, scale, max_gib=max_gib) as (image, full, *_):
         if size and image.size != full:
             return _scaled_square(image, full, size, channels, fit)
         x_CHW = fit_square(_pixels(image, channels), fit)
@@ -204,24 +199,24 @@ def as_input(x: torch.Tensor, config: RunConfig) -> torch.Tensor:
 def header(source: Source) -> tuple[int, int, str]:
     """(width, height, `file_mode`) from a file's header, nothing decoded, not turned by EXIF. Raises PictureError."""
     try:
-        with _image(source) as image:
+        with opened(source) as image:
             return image.width, image.height, file_mode(image)
     except Exception as error:
-        raise PictureError(source, _why(error)) from error
+        raise PictureError(source, reason(error, source)) from error
 
 
-def values_in(source: Source) -> tuple[str, float, float] | None:
+def values_in(source: Source, max_gib: float = MAX_GIB) -> tuple[str, float, float] | None:
     """What a file of more than 8 bits per channel holds (see `value_range`); None for 8 bits. Raises PictureError."""
     if not is_deep(header(source)[2]):
         return None
     try:
-        with _image(source) as image, _budget.share(image.width * image.height):
+        with opened(source) as image, budget.share(image.width * image.height):
             mode = file_mode(image)
-            _refuse_bomb(image.width * image.height)
+            refuse_large(image, image.size, False, max_gib)
             image.load()
             return value_range(_deep_values(image, mode, source), mode)
     except Exception as error:
-        raise PictureError(source, _why(error)) from error
+        raise PictureError(source, reason(error, source)) from error
 
 
 @contextmanager
@@ -235,41 +230,6 @@ def quiet() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class _Budget:
-    """At most `total` pixels in the hands of all threads together; one picture alone may exceed it."""
-
-    def __init__(self, total: int):
-        self.total, self.free, self.changed = total, total, threading.Condition()
-
-    @contextmanager
-    def share(self, pixels: int) -> Iterator[None]:
-        pixels = min(pixels, self.total)
-        with self.changed:
-            self.changed.wait_for(lambda: self.free >= pixels)
-            self.free -= pixels
-        try:
-            yield
-        finally:
-            if pixels > _LARGE:
-                _return_memory()
-            with self.changed:
-                self.free += pixels
-                self.changed.notify_all()
-
-
-_budget = _Budget(32_000_000)  # about 8 bytes a pixel at the worst moment: under 0.3 GB
-_LARGE = 4_000_000
-
-
-def _return_memory() -> None:
-    """glibc keeps what each thread frees for that thread: with sixteen, gigabytes. Elsewhere there is nothing to do."""
-    if _trim is not None:
-        _trim(0)
-
-
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-
-
 def _interpolate(x_NHW: torch.Tensor, size: int) -> torch.Tensor:
     out = torch.nn.functional.interpolate(
         x_NHW[:, None].float(memory_format=torch.contiguous_format),
@@ -279,24 +239,6 @@ def _interpolate(x_NHW: torch.Tensor, size: int) -> torch.Tensor:
         antialias=True,
     )
     return out[:, 0].round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _refuse_bomb(pixels: int, what: str = "") -> None:
-    if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError(
-            f"{what}{pixels / 1e6:.0f} megapixels are above the limit of {Image.MAX_IMAGE_PIXELS / 1e6:.0f}"
-        )
-
-
-@contextmanager
-def _image(source: Source) -> Iterator[Image.Image]:
-    if isinstance(source, Image.Image):
-        yield source.copy()
-        return
-    if isinstance(source, (str, os.PathLike)) and stat.S_ISFIFO(os.stat(source).st_mode):
-        raise OSError("a pipe, not a file")  # to open it would wait for whoever writes into it
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-        yield image
 
 
 def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channels: int, fit: Fit) -> torch.Tensor:
@@ -355,8 +297,8 @@ def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
 
 def _and_close(old: Image.Image, new: Image.Image) -> Image.Image:
     old.close()  # its pixels are let go at once: of a large picture there are never three copies
-    if new.width * new.height > _LARGE:
-        _return_memory()
+    if new.width * new.height > LARGE:
+        return_memory()
     return new
 
 
@@ -382,13 +324,5 @@ def _in_eight_bits(image: Image.Image, mode: str, source: Source, scale: float |
 def _deep_values(image: Image.Image, mode: str, source: Source) -> np.ndarray:
     if is_deep(image.mode):
         return np.asarray(image)
-    with _image(source) as again:
+    with opened(source) as again:
         return colour_values(np.asarray(image), again)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture of a known format (JPEG, PNG, WebP, BMP, GIF, TIFF)"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return " ".join(str(error).split())[:200] or type(error).__name__

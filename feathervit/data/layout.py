@@ -16,6 +16,7 @@ from ..config import ReadingConfig
 from ..errors import ConfigError, DataError
 from ..text import shown
 from .names import SPLITS, few, find_splits, same_name, wanted_classes
+from .opening import UNREADABLE
 from .walk import Folder, Skipped, walk
 
 Image = tuple[str, os.stat_result]  # path from the root, with /
@@ -38,8 +39,9 @@ class Part:
 class Layout:
     """What a folder was taken for. `parts`: split -> its part, in the order train, val, test, only those with images.
 
-    `skipped`: everything else below the root; `empty`: class folders without images; `loose`: images outside of the class
-    folders; `others`: files that are not images; `hints`: what else may surprise. Paths are from the root, with /.
+    `skipped`: everything else below the root; `empty`: class folders without images; `lost`: class folders whose images are
+    all of kinds that are not read here; `loose`: images outside of the class folders; `others`: files that are not images;
+    `hints`: what else may surprise. Paths are from the root, with /.
     """
 
     root: Path
@@ -49,6 +51,7 @@ class Layout:
     empty: list[str] = field(default_factory=list)
     loose: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
     hints: list[str] = field(default_factory=list)
 
     @property
@@ -63,10 +66,12 @@ class Layout:
         whole = "all of it" if len(self.parts) == 1 else "the rest"
         splits = ", ".join(f"{split} is {part.folder or whole}" for split, part in self.parts.items())
         skipped = [text] if (text := self.skipped.text()) else []
-        if self.others:
-            kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in self.others).most_common()
-            named = few([f"{n} {suffix}" for suffix, n in kinds], 5)
-            skipped.append(f"files that are not images ({len(self.others)}: {named})")
+        kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in self.others)
+        for what, of in (("images of kinds that are not read here", True), ("files that are not images", False)):
+            own = {kind: count for kind, count in kinds.most_common() if (kind in UNREADABLE) == of}
+            if own:
+                named = few([f"{count} {kind}" for kind, count in own.items()], 5)
+                skipped.append(f"{what} ({sum(own.values())}: {named})")
         if self.loose:
             skipped.append(f"images outside of the class folders ({len(self.loose)}: {few(self.loose, 3)})")
         if self.empty:
@@ -165,7 +170,11 @@ def _take_classes(layout: Layout, split: str, top: Folder, folders: list[Folder]
 
 def _note_rest(layout: Layout, top: Folder) -> None:
     layout.loose += [path for path, _ in top.images]
-    layout.empty += [folder.path for folder in top.folders if not folder.count]
+    for folder in top.folders:
+        if folder.unreadable and not folder.count:
+            layout.lost[folder.path] = few([f"{count} {kind}" for kind, count in folder.unreadable.most_common()], 5)
+        elif not folder.count:
+            layout.empty.append(folder.path)
 
 
 def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
@@ -239,7 +248,9 @@ def _take_named(layout: Layout, top: Folder, folders: list[Folder]) -> None:
 
 def _wanted(top: Folder, classes: Sequence[str]) -> set[str]:
     """The names of the class folders asked for. Raises UnknownNameError."""
-    return wanted_classes(classes, {same_name(folder.name) for folder in top.all_folders() if folder.count})
+    return wanted_classes(
+        classes, {same_name(folder.name) for folder in top.all_folders() if folder.count or folder.unreadable}
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..files import cache_folder
-from .image import SUFFIXES
 from .names import few, same_name
+from .opening import SUFFIXES, UNREADABLE
 
 # Folders, in lower case, that nobody made to hold data: recycle bins, thumbnails, snapshots, indexes.
 _LEFT_BEHIND = (
@@ -54,6 +54,12 @@ class Folder:
     def count(self) -> int:
         """Images in it and below."""
         return len(self.images) + sum(folder.count for folder in self.folders)
+
+    @cached_property
+    def unreadable(self) -> Counter[str]:
+        """Suffix -> images in it and below that are of no format read here."""
+        suffixes = (os.path.splitext(name)[1].lower() for name in self.all_others())
+        return Counter(suffix for suffix in suffixes if suffix in UNREADABLE)
 
     @cached_property
     def filled(self) -> list[Folder]:

@@ -82,10 +82,15 @@ def predict(
     top: int = 3,
     device: str = "auto",
     min_confidence: float = 0.0,
+    max_image_gib: float | None = None,
 ) -> tuple[list[Prediction], list[str]]:
-    """Predictions of picture files and folders of them, and a line on each file that could not be read."""
+    """Predictions of picture files and folders of them, and a line on each file that could not be read.
+
+    `max_image_gib`: memory that one image may take when it is decoded (None: as in training).
+    """
     where, _ = choose_device(device)
-    predictor = Predictor(load_weights(checkpoint), checkpoint, str(where))
+    reading = {} if max_image_gib is None else {"max_image_gib": max_image_gib}
+    predictor = Predictor(load_weights(checkpoint).read_as(reading), checkpoint, str(where))
     found: list[Prediction] = []
     failures: list[str] = []
     files = _files(pictures)

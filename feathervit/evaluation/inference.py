@@ -145,11 +145,12 @@ class Predictor:
         if self.in_chans not in (1, 3):
             raise DataError(f"the model takes {self.in_chans} channels; a picture file has 1 or 3, give arrays instead")
         images = self.config.images
-        return to_stored(picture, self.config.img_size, self.in_chans, images.fit, images.scale)
+        gib = self.config.reading.max_image_gib
+        return to_stored(picture, self.config.img_size, self.in_chans, images.fit, images.scale, gib)
 
     def warn_of_values(self, pictures: Sequence[Source]) -> None:
         """A DataWarning where pictures of more than 8 bits are too dark, or too bright, for the scale of the training data."""
-        warn(faults(look(pictures), self.config.images.scale))
+        warn(faults(look(pictures, self.config.reading.max_image_gib), self.config.images.scale))
 
     def _squares(self, item: Source | Array) -> list[Tensor]:
         """The pictures that an item of `predict` holds, as `read` gives them."""

@@ -123,10 +123,12 @@ class Job:
         if not self.originals or self.input == "tensor":
             return {}
         config, channels = self.predictor.config, self.predictor.in_chans
-        fit, scale = config.images.fit, config.images.scale
-        whole = (open_picture(source, channels, scale).permute(1, 2, 0)[None].contiguous() for source in self.originals)
+        fit, scale, gib = config.images.fit, config.images.scale, config.reading.max_image_gib
+        whole = (
+            open_picture(source, channels, scale, gib).permute(1, 2, 0)[None].contiguous() for source in self.originals
+        )
         theirs_NK = np.concatenate([run(self._values(picture)) for picture in whole])
-        squares = [to_stored(source, config.img_size, channels, fit, scale) for source in self.originals]
+        squares = [to_stored(source, config.img_size, channels, fit, scale, gib) for source in self.originals]
         ours_NK = self.before(Images(torch.stack(squares), np.zeros(len(squares), int), self.checking.name))
         return {"originals": {"n": len(squares), **agreement(ours_NK, theirs_NK)}}
 

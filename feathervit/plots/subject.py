@@ -34,7 +34,17 @@ def read_pictures(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor
         raise DataError(f"the model takes {chans} channels; a picture file has 1 or 3")
     with quiet():
         return torch.stack(
-            [to_stored(Path(p), config.img_size, chans, config.images.fit, config.images.scale) for p in paths]
+            [
+                to_stored(
+                    Path(path),
+                    config.img_size,
+                    chans,
+                    config.images.fit,
+                    config.images.scale,
+                    config.reading.max_image_gib,
+                )
+                for path in paths
+            ]
         )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,8 +16,18 @@ import torchvision.transforms.v2.functional as tvf
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from feathervit.data import image as picture
-from feathervit.data.image import PictureError, fit_square, header, normalise, open_picture, resize, to_stored
+from feathervit.data import opening
+from feathervit.data.image import (
+    PictureError,
+    examined,
+    fit_square,
+    header,
+    normalise,
+    open_picture,
+    quiet,
+    resize,
+    to_stored,
+)
 from feathervit.errors import DataError
 
 
@@ -70,7 +82,7 @@ def test_exif_orientation(tmp_path, photograph, orientation):
 def test_damaged_exif_does_no_harm(tmp_path, photograph):
     path = tmp_path / "a.jpg"
     photograph.save(path, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff nonsense")
-    with picture.quiet():
+    with quiet():
         assert open_picture(path).shape == (3, 427, 640)
 
 
@@ -229,7 +241,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, photograph, monkey
         ("half.jpg", "truncated"),
         ("text.jpg", "not a picture of a known format"),
         ("empty.png", "not a picture of a known format"),
-        ("bomb.png", "exceeds limit"),
+        ("bomb.png", "take 13.4 gib"),
         ("page.eps", "not a picture of a known format"),
         ("none.png", "no such file"),
     ]:
@@ -239,13 +251,51 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, photograph, monkey
         assert why in error.value.why.lower()
         assert "\n" not in str(error.value)
         assert isinstance(error.value, DataError)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "progressive.jpg", "grey.png", "tif"])
+def test_memory_of_a_decoded_image_is_limited(tmp_path, kind):
+    """By what its pixels take, not by their number: a JPEG is decoded at a fraction, a grey image takes a byte per pixel."""
+    path, side = tmp_path / f"large.{kind}", 2000
+    x = np.random.default_rng(0).integers(0, 256, (side // 20, side // 20, 3), dtype=np.uint8)
+    whole = Image.fromarray(x).resize((side, side)).convert("L" if "grey" in kind else "RGB")
+    whole.save(path, **({"progressive": True} if "progressive" in kind else {}))
+    gib = side * side / 2**30  # a byte per pixel
+    needs = {"png": 4, "jpg": 4 / 64, "progressive.jpg": 2 * 1.5 + 4 / 64, "grey.png": 1, "tif": 4}[kind]
+    assert to_stored(path, 64, max_gib=1.01 * needs * gib).shape == (3, 64, 64)
+    with pytest.raises(PictureError, match="--max-image-gib"):
+        to_stored(path, 64, max_gib=0.99 * needs * gib)
+    with pytest.raises(PictureError, match="2000 x 2000 pixels take"):
+        open_picture(path, max_gib=0.9 * gib)
+    if "jpg" in kind:  # what training takes, data check does
+        with examined(path, 3, max_gib=1.01 * needs * gib) as (x_CHW, _, _):
+            assert x_CHW.shape == (3, 250, 250)
+
+
+def test_pils_own_limit_is_not_ours_and_stays_what_it_was(tmp_path, photograph, monkeypatch):
     photograph.save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)  # Pillow itself would only warn below twice its limit
-    with (
-        pytest.warns(Image.DecompressionBombWarning),
-        pytest.raises(PictureError, match="megapixels are above the limit"),
-    ):
-        open_picture(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ThreadPoolExecutor(4) as pool:
+            assert len({x.shape for x in pool.map(open_picture, [tmp_path / "large.png"] * 8)}) == 1
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize(
+    ("suffix", "name"), [("avif", "AVIF"), ("jp2", "JPEG2000"), ("j2k", "JPEG2000"), ("heic", "HEIF")]
+)
+def test_formats_that_pillow_may_have(tmp_path, photograph, suffix, name):
+    if name == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if name not in opening.FORMATS:
+        pytest.skip(f"this Pillow has no {name}")
+    photograph.save(tmp_path / f"a.{suffix}", **({} if name == "JPEG2000" else {"quality": 90}))
+    assert header(tmp_path / f"a.{suffix}")[:2] == (640, 427)
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        assert torch.equal(open_picture(tmp_path / f"a.{suffix}"), chw(image.convert("RGB")))
+    if name == "JPEG2000":  # it loses nothing
+        assert torch.equal(open_picture(tmp_path / f"a.{suffix}"), chw(photograph))
 
 
 def test_other_channel_counts_are_refused(photograph):
@@ -254,7 +304,7 @@ def test_other_channel_counts_are_refused(photograph):
 
 
 def test_threads_share_the_budget(monkeypatch):
-    budget = picture._Budget(100)
+    budget = opening.Budget(100)
     inside, most, lock = [0], [0], threading.Lock()
 
     def work():

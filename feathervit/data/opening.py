@@ -1,0 +1,165 @@
+"""Image files, opened: which formats, how much memory one may take when it is decoded, and how much all threads together."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import logging
+import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from PIL import Image, features
+
+Source = str | os.PathLike | bytes | Image.Image
+MAX_GIB = 1.0  # of memory that one decoded image may take, unless the user raises it
+
+# What Image.open may try. Others are left out on purpose: EPS, for one, would start Ghostscript on a stranger's file.
+_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm"
+_OPTIONAL = {  # format -> its suffixes, whether it is read here, what it needs
+    "AVIF": (".avif .avifs", features.check("avif"), "a Pillow that is built with AVIF"),
+    "JPEG2000": (".jp2 .j2k .jpx .jpf .j2c", features.check("jpg_2000"), "a Pillow that is built with JPEG 2000"),
+    "HEIF": (".heic .heif .hif", find_spec("pillow_heif") is not None, "pip install 'feathervit[heic]'"),
+}
+_OTHERS = (  # images too, but of no format that is read
+    ".jxl .svg .psd .xcf .exr .hdr .tga .ico .eps .dcm .jxr .wdp .pcx .bpg "
+    ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw"
+)
+FORMATS = _FORMATS + [name for name, (_, there, _) in _OPTIONAL.items() if there]
+SUFFIXES = frozenset(" ".join([_SUFFIXES, *(own for own, there, _ in _OPTIONAL.values() if there)]).split())
+# Suffix -> what is missing, of images that cannot be read here.
+UNREADABLE = dict.fromkeys(_OTHERS.split(), "conversion to JPEG or PNG")
+UNREADABLE |= {suffix: needs for own, there, needs in _OPTIONAL.values() if not there for suffix in own.split()}
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file is in the error too
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Image.Image]:
+    """The image of a path, of the bytes of a file, or a copy of a PIL image, its header read. Raises whatever PIL does."""
+    if isinstance(source, Image.Image):
+        yield source.copy()
+        return
+    if isinstance(source, (str, os.PathLike)) and stat.S_ISFIFO(os.stat(source).st_mode):
+        raise OSError("a pipe, not a file")  # to open it would wait for whoever writes into it
+    if "HEIF" in FORMATS and "HEIF" not in Image.OPEN:
+        _register_heif()
+    with (
+        _without_pixel_limit,
+        Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image,
+    ):
+        yield image
+
+
+def refuse_large(image: Image.Image, full: tuple[int, int], padded: bool, limit: float) -> None:
+    """Raises MemoryError where the image, once it is decoded (and padded to a square), takes more than `limit` GiB.
+
+    `full`: the (width, height) of the file, of which a JPEG may be about to be decoded at a fraction.
+    """
+    needed = decoded_bytes(image, full)
+    if padded:
+        needed = max(needed, 4 * max(image.size) ** 2)
+    if needed > limit * 2**30:
+        raise MemoryError(
+            f"decoded, its {full[0]} x {full[1]} pixels take {needed / 2**30:.3g} GiB of memory, and {limit:.3g} are allowed "
+            "per image: --max-image-gib allows more"
+        )
+
+
+def decoded_bytes(image: Image.Image, full: tuple[int, int]) -> int:
+    """The memory that PIL takes to decode an opened image, in bytes."""
+    pixel = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
+    needed = pixel * image.width * image.height
+    if "progressive" in image.info:  # the coefficients of the whole file, whatever the scale, with 2 bytes each
+        needed += int(2 * _samples(image) * full[0] * full[1])
+    return needed
+
+
+def reason(error: Exception, source: Source = b"") -> str:
+    """The reason why an image cannot be read, in a few words."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        suffix = os.path.splitext(source)[1].lower() if isinstance(source, (str, os.PathLike)) else ""
+        needs = f"; {suffix} needs {UNREADABLE[suffix]}" if suffix in UNREADABLE else ""
+        return f"not a picture of a known format ({', '.join(FORMATS)}){needs}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+class Budget:
+    """At most `total` pixels in the hands of all threads together; one image alone may exceed it."""
+
+    def __init__(self, total: int):
+        self.total, self.free, self.changed = total, total, threading.Condition()
+
+    @contextmanager
+    def share(self, pixels: int) -> Iterator[None]:
+        pixels = min(pixels, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= pixels)
+            self.free -= pixels
+        try:
+            yield
+        finally:
+            if pixels > LARGE:
+                return_memory()
+            with self.changed:
+                self.free += pixels
+                self.changed.notify_all()
+
+
+budget = Budget(32_000_000)  # about 8 bytes a pixel at the worst moment: under 0.3 GB
+LARGE = 4_000_000
+
+
+def return_memory() -> None:
+    """glibc keeps what each thread frees for that thread: with sixteen, gigabytes. Elsewhere there is nothing to do."""
+    if _trim is not None:
+        _trim(0)
+
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _WithoutPixelLimit:
+    """PIL's limit of pixels set aside while an image is in use: ours is of memory. Threads may be inside at one time."""
+
+    def __init__(self) -> None:
+        self.inside, self.limit, self.lock = 0, None, threading.Lock()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self.inside += 1
+
+    def __exit__(self, *error: Any) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                Image.MAX_IMAGE_PIXELS = self.limit
+
+
+_without_pixel_limit = _WithoutPixelLimit()
+
+
+def _samples(image: Image.Image) -> float:
+    """Samples per pixel of a JPEG: 3 for colour, 1.5 where its colour has half the width and height, 1 for grey."""
+    layers = getattr(image, "layer", None) or [(1, 1, 1, 0)] * 3
+    widest, highest = max(layer[1] for layer in layers), max(layer[2] for layer in layers)
+    return sum(layer[1] * layer[2] for layer in layers) / (widest * highest)
+
+
+def _register_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
