@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -185,6 +186,7 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
     write_pictures(Path("images"), 4)
     rows = [f"pets/{kind}/{n}.png,{kind},{'ab'[n % 2]}{n // 4}" for kind in ("cat", "dog") for n in range(12)]
     Path("images.csv").write_text("\n".join(["path,label,person", *rows]))
+    shutil.make_archive("pets", "zip", ".", "pets")
     Path("new").mkdir()
     for n in (1, 2):
         Image.open(f"pets/cat/{n}.png").save(f"new/{n}.jpg")

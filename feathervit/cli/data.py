@@ -60,10 +60,10 @@ def data_show(args: DataShow, _: dict) -> int:
 
 @dataclass
 class DataCache:
-    """The cache of decoded pictures: where it is and how large, or --clear it."""
+    """The cache of decoded images and unpacked archives: where it is and how large, or --clear it."""
 
     clear: bool = False
-    """Remove the decoded pictures; downloads stay."""
+    """Remove decoded images and unpacked archives; downloads stay."""
 
 
 def data_cache(args: DataCache, _: dict) -> int:
@@ -73,7 +73,7 @@ def data_cache(args: DataCache, _: dict) -> int:
     if args.clear:
         print(f"{clear_cache() / 1e6:.1f} MB freed in {cache_folder()}")
     else:
-        for part in ("decoded", "downloads"):
+        for part in ("decoded", "unpacked", "downloads"):
             size = sum(p.stat().st_size for p in (cache_folder() / part).glob("**/*") if p.is_file())
             print(f"{cache_folder() / part}: {size / 1e6:.1f} MB")
     return 0

@@ -43,10 +43,11 @@ Form = tuple[
 
 
 def clear_cache() -> int:
-    """Remove every decoded picture; downloaded data sets stay. Returns the number of bytes freed."""
-    folder = _decoded_folder()
-    freed = sum(path.stat().st_size for path in folder.glob("*")) if folder.is_dir() else 0
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove every decoded picture and unpacked archive; downloaded data sets stay. Returns the number of bytes freed."""
+    freed = 0
+    for folder in (_decoded_folder(), cache_folder() / "unpacked"):
+        freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        shutil.rmtree(folder, ignore_errors=True)
     return freed
 
 

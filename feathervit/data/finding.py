@@ -11,6 +11,7 @@ from typing import Any
 from ..config import ReadingConfig
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..files import expanded
+from .archive import is_archive, unpack
 from .arrays import find_arrays
 from .cache import FilePictures
 from .folders import check_exists, find_folder
@@ -78,6 +79,10 @@ def _located(source: Any, labelled: bool, reading: ReadingConfig) -> Found:
         return find_named(text)
     if Path(text).suffix.lower() in TABLES and expanded(text).is_file():
         return find_table(expanded(text), reading, labelled)
+    if is_archive(expanded(text)) and expanded(text).is_file():
+        folder, note = unpack(expanded(text))
+        found = find_folder(folder, reading, labelled)
+        return replace(found, name=expanded(text).name.partition(".")[0], notes=[f"{found.notes[0]}; {note}"])
     if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not expanded(text).exists() else []:
         raise DataError(f"no data set and no folder {text!r}; did you mean {' or '.join(near)}?")
     place = check_exists(Path(text), f"; the sets that go by a name are {', '.join(NAMED)}, and hf:NAME")

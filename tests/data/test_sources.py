@@ -89,7 +89,7 @@ def test_links_hidden_files_and_other_files_do_no_harm(tmp_path):
     (root / "tall" / "gone.png").symlink_to(tmp_path / "nothing.png")
     (root / "flat" / "linked.png").symlink_to(root / "flat" / "0.png")
     (root / "flat" / "notes.txt").write_text("hello")
-    (root / "flat" / "photo.heic").write_bytes(b"x")
+    (root / "flat" / "photo.dng").write_bytes(b"x")
     (root / ".hidden").mkdir()
     (root / ".hidden" / "a.png").write_bytes(b"x")
     (root / "flat" / "._0.png").write_bytes(b"x")
@@ -102,7 +102,7 @@ def test_links_hidden_files_and_other_files_do_no_harm(tmp_path):
     assert counts(data.train) == [6, 5, 5]
     assert "flat/linked.png" in data.train.sources
     notes = "\n".join(data.notes)
-    assert "files that are not images (3: " in notes and "1 .heic" in notes
+    assert "files that are not images (2: " in notes and "kinds that are not read here (1: 1 .dng)" in notes
     for part in ("links to nothing (2: ", "hidden folders (1: .hidden)", "outside of the class folders (1: loose.png)"):
         assert part in notes
     assert "folders without images (1: empty/)" in notes
@@ -176,9 +176,9 @@ def test_missing_folders_name_the_nearest(tmp_path):
         load_data(tmp_path / "flower", img_size=16)
     with pytest.raises(DataError, match="did you mean cifar10"):
         load_data("cifar-10", img_size=16)
-    (tmp_path / "set.zip").write_bytes(b"")
+    (tmp_path / "set.rar").write_bytes(b"")
     with pytest.raises(DataError, match="is a file"):
-        load_data(tmp_path / "set.zip", img_size=16)
+        load_data(tmp_path / "set.rar", img_size=16)
 
 
 def test_folders_without_pictures_or_classes(tmp_path):

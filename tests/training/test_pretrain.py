@@ -61,11 +61,11 @@ def test_pictures_may_lie_anywhere(folder, tmp_path, masked, lie):
 def test_odd_layouts(folder, tmp_path, masked, capsys):
     """Folders beside train/ are learnt from, val/ and test/ are not, and what is no picture is told of."""
     write_pictures(folder / "unlabelled", 10)
-    (folder / "train" / "flat" / "phone.heic").write_bytes(b"")
+    (folder / "train" / "flat" / "phone.dng").write_bytes(b"")
     Image.new("RGB", (16, 16)).save(folder / "loose.png")
     outcome = feathervit.pretrain(data=folder, out=tmp_path / "run", epochs=1, **masked)
     assert outcome.result.data["n_train"] == 72 + 30 + 1
-    assert "(1: 1 .heic)" in capsys.readouterr().err
+    assert "(1: 1 .dng)" in capsys.readouterr().err
     write_pictures(folder / "Train", 1)
     with pytest.raises(DataError, match="two folders for the split 'train'"):
         feathervit.pretrain(data=folder, out=tmp_path / "two", epochs=1, **masked)

@@ -1,0 +1,163 @@
+"""Data in a .zip or .tar file: unpacked into the cache once, and never anywhere else.
+
+Nothing in an archive is trusted: a path that leads outside is an error, links and devices are skipped, and what is unpacked is
+bounded by the size of the archive and by the room on the disk, counted as it is written and not as the archive claims.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import os
+import re
+import shutil
+import stat
+import tarfile
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+
+from ..errors import DataError
+from ..files import cache_folder
+from .cache import stamp
+from .imageset import text_digest
+
+SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
+_RATIO = 200  # bytes that one byte of an archive may become; images hardly shrink at all
+_SMALL = 2**30  # bytes that any archive may become
+_ROOM = 2**28  # bytes that are left free on the disk
+_FILES = 5_000_000
+_CHUNK = 2**20
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+    *(EOFError, ValueError, NotImplementedError),
+)
+
+Member = tuple[str, IO[bytes] | None]  # its name, and its content; None for what is not a file
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is an archive by its name."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def unpack(path: Path) -> tuple[Path, str]:
+    """The folder in the cache that holds the archive's files, and a note on it. Unpacked only if it is not there yet.
+
+    Raises DataError for an archive that is damaged, encrypted or too large, or that holds a path outside of itself.
+    """
+    key = text_digest([str(path.resolve()), stamp(path.stat())]).hexdigest()
+    folder = cache_folder() / "unpacked" / key
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f"{key}.lock"):  # several processes may want it
+            if not _is_whole(folder):
+                _unpack(path, folder)
+            record = json.loads(_record(folder).read_text())
+    except OSError as error:
+        raise DataError(
+            f"cannot unpack {path} into {folder.parent}: {(error.strerror or str(error)).lower()} (FEATHERVIT_CACHE names "
+            "another folder; or unpack it yourself, and give the folder)"
+        ) from error
+    links = f", but for {record['skipped']} links and devices" if record["skipped"] else ""
+    return folder, f"unpacked from {path.name} into {folder}{links}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _record(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files are there that were unpacked: a cache may have been cleaned by age."""
+    try:
+        wanted = json.loads(_record(folder).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return wanted == sum(len(files) for _, _, files in os.walk(folder))
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        record = _write(path, draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(draft, folder)
+        _record(folder).write_text(json.dumps(record))
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(path: Path, draft: Path) -> dict[str, int]:
+    """Writes the archive's files below `draft`. Returns how many there are, and how many members were skipped."""
+    draft.mkdir()
+    most = max(_SMALL, _RATIO * path.stat().st_size)
+    most = min(most, shutil.disk_usage(draft).free - _ROOM)
+    files: set[Path] = set()
+    written = skipped = 0
+    try:
+        for name, content in _members(path):
+            if content is None:
+                skipped += 1
+                continue
+            place = draft / _inside(path, name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            files.add(place)
+            if len(files) > _FILES:
+                raise DataError(f"{path} holds more than {_FILES:,} files; unpack it yourself, and give the folder")
+            with place.open("wb") as file:
+                while part := content.read(_CHUNK):
+                    written += len(part)
+                    if written > most:
+                        raise DataError(
+                            f"{path}, {path.stat().st_size / 1e6:.1f} MB, becomes more than {most / 1e6:,.0f} MB, which is "
+                            "more than images grow or the disk holds; unpack it yourself, and give the folder"
+                        )
+                    file.write(part)
+    except _DAMAGED as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"cannot unpack {path}: {why}; it is damaged, or no archive of a known kind") from error
+    except RuntimeError as error:  # zipfile's word for a missing password
+        raise DataError(f"cannot unpack {path}: {error}; unpack it yourself, and give the folder") from error
+    if not files:
+        raise DataError(f"{path} holds no files")
+    return {"files": len(files), "skipped": skipped}
+
+
+def _members(path: Path) -> Iterator[Member]:
+    if path.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.is_dir():
+                    continue
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if kind not in (0, stat.S_IFREG):
+                    yield info.filename, None
+                else:
+                    with archive.open(info) as content:
+                        yield info.filename, content
+        return
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if not member.isdir():
+                yield member.name, archive.extractfile(member) if member.isreg() else None
+        for _ in range(_SMALL // _CHUNK):  # to the end, where the checksum of a compressed one is
+            if not archive.fileobj.read(_CHUNK):
+                break
+
+
+def _inside(path: Path, name: str) -> Path:
+    """A member's path. Raises DataError for one that leads outside of the archive, on any system."""
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
+    drive = re.match(r"[A-Za-z]:[/\\]", name) or (os.name == "nt" and ":" in name)
+    if name.startswith(("/", "\\")) or drive or ".." in parts or not parts or "\0" in name:
+        raise DataError(f"{path} holds the path {name!r}, which leads outside of it: it is not unpacked")
+    return Path(*parts)
