@@ -20,7 +20,20 @@ from .faults import drafts, rows, same_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSIX, reason="limits, mounts and signals are POSIX's")]
 
-MODEL = ["--arch.depth", "1", "--arch.dim", "16", "--img-size", "8", "--patch-size", "2", "--batch-size", "32"]
+MODEL = [
+    "--model",
+    "mlit_nano",
+    "--arch.depth",
+    "1",
+    "--arch.dim",
+    "16",
+    "--img-size",
+    "8",
+    "--patch-size",
+    "2",
+    "--batch-size",
+    "32",
+]
 TRAIN = ["train", "--threads", "1", "--epochs", "4", *MODEL]
 DIGITS = [*TRAIN, "--data", "digits", "--split.train-per-class", "20"]
 MOMENT = ["--max-minutes", "0.00001"]

@@ -24,7 +24,20 @@ pytestmark = [
 ]
 
 KILLS = 12  # of each kind
-MODEL = ["--arch.depth", "1", "--arch.dim", "16", "--img-size", "8", "--patch-size", "2", "--batch-size", "64"]
+MODEL = [
+    "--model",
+    "mlit_nano",
+    "--arch.depth",
+    "1",
+    "--arch.dim",
+    "16",
+    "--img-size",
+    "8",
+    "--patch-size",
+    "2",
+    "--batch-size",
+    "64",
+]
 DIGITS = ["--data", "digits", "--threads", "1", *MODEL]
 
 
