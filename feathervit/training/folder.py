@@ -43,7 +43,7 @@ def held(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
     path = out / LOCK
-    lock = FileLock(path, blocking=False)
+    lock = FileLock(path, timeout=0)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire()
