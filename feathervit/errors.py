@@ -44,6 +44,10 @@ class RunFolderError(FeatherVitError):
     """An output folder that cannot be written, is not empty, or belongs to another run."""
 
 
+class OutputError(FeatherVitError):
+    """A result that cannot be written to standard output."""
+
+
 class DivergedError(FeatherVitError):
     """The loss stopped being a finite number."""
 

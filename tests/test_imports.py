@@ -24,7 +24,8 @@ ROOMS = (
         "evaluation",
         "models",
     ),
-    *("recipes", "data", "checkpoint", "weights", "device", "results", "config", "files", "text", "chance", "errors"),
+    *("recipes", "data", "checkpoint", "weights", "device", "results", "config", "files"),
+    *("foreign", "streams", "text", "chance", "errors"),
 )
 
 

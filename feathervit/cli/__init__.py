@@ -39,6 +39,7 @@ from ..config import (
 from ..errors import ConfigError, DataWarning, FeatherVitError, UnknownNameError
 from ..recipes import recipe, recipe_for
 from ..results import read_config
+from ..streams import Result, Words, open_closed
 from ..text import REPLACED, shown
 from .help import short_help
 from .reading import as_fields
@@ -60,21 +61,19 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [_hyphens(word) for word in argv if word != "--debug"]
+    open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=REPLACED)  # file names need not be valid Unicode
+    with contextlib.redirect_stdout(Result(sys.stdout)), contextlib.redirect_stderr(Words(sys.stderr)):
+        return _run(argv, debug)
+
+
+def _run(argv: list[str], debug: bool) -> int:
     try:
-        if not argv or argv[0] in ("-h", "--help"):
-            print(_overview())
-            return 0
-        if argv[0] == "--version":
-            print(f"feathervit {__version__}")
-            return 0
-        verb, rest = _verb(argv)
-        kind, function = VERBS[verb]
-        args, explicit = _parse(verb, kind, rest)
-        with _warnings_in_a_line():
-            return function(args, explicit)
+        status = _dispatch(argv)
+        sys.stdout.flush()
+        return status
     except FeatherVitError as error:
         if debug:
             raise
@@ -84,7 +83,6 @@ def main(argv: list[str] | None = None) -> int:
         print("feathervit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `feathervit models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (
         OSError
@@ -100,6 +98,20 @@ def main(argv: list[str] | None = None) -> int:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         print(f"feathervit: internal error: {said}; {_kept_traceback(argv)}", file=sys.stderr)
         return 1
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        print(f"feathervit {__version__}")
+        return 0
+    verb, rest = _verb(argv)
+    kind, function = VERBS[verb]
+    args, explicit = _parse(verb, kind, rest)
+    with _warnings_in_a_line():
+        return function(args, explicit)
 
 
 def _kept_traceback(argv: list[str]) -> str:

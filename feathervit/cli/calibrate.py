@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from .printing import add_row, new_console, new_table, print_json, set_threads
+from .printing import add_row, new_table, print_json, print_result, set_threads
 from .reading import ReadingFlags
 
 
@@ -37,9 +37,8 @@ def calibrate(args: Calibrate, _: dict) -> int:
     if args.json:
         print_json(found)
         return 0
-    console = new_console(False)
     text = f"temperature {found['temperature']:.3f}, fitted on val, stored in {found['checkpoint']}"
-    console.print(text, emoji=False, markup=False, highlight=False, soft_wrap=True)
+    print_result(text, markup=False, highlight=False, soft_wrap=True)
     table = new_table("split", "images", "NLL before", "after", "calibration error before", "after")
     for split in ("val", "test"):
         if split in found:
@@ -47,10 +46,10 @@ def calibrate(args: Calibrate, _: dict) -> int:
             nll = [f"{figures['nll']:.4f}" for figures in (before, after)]
             ece = [f"{100 * figures['ece']:.2f} %" for figures in (before, after)]
             add_row(table, split, str(found[split]["n"]), *nll, *ece)
-    console.print(table)
+    print_result(table)
     before, crossed = (found["val"][when]["ece"] for when in ("before", "cross_validated"))
     text = f"cross-validated on val: calibration error {100 * before:.2f} % before, {100 * crossed:.2f} % after"
     if crossed >= before:
         text += "; warning: it does not fall, so these images are too few to say that probabilities mean more now"
-    console.print(text, highlight=False, soft_wrap=True)
+    print_result(text, highlight=False, soft_wrap=True)
     return 0

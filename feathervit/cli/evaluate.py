@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 from tyro.conf import Positional
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataWarning
 from ..evaluation.confusion import confused_pairs, interval, worst_first
-from .printing import add_row, new_console, new_table, print_json, set_threads
+from ..streams import quiet_libraries
+from .printing import add_row, new_table, print_json, print_result, set_threads
 from .reading import ReadingFlags
 
 PAIRS = 10  # of confused classes that are named
@@ -41,9 +44,8 @@ def evaluate(args: Evaluate, _: dict) -> int:
     if args.json:
         print_json({"checkpoint": args.checkpoint, "split": split, **found.to_dict()})
         return 0
-    console = new_console(False)
     low, high = interval(found.top1, found.n)
-    console.print(
+    print_result(
         f"{split}: top-1 {100 * found.top1:.2f} % of {found.n} images (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
         f"top-{found.top5_k} {100 * found.top5:.2f} %, balanced {100 * found.balanced_accuracy:.2f} %; "
         f"calibration error {100 * found.ece:.2f} %",
@@ -53,12 +55,12 @@ def evaluate(args: Evaluate, _: dict) -> int:
     for name, share, n, other, times in worst_first(found):
         said = "" if share is None else f"{100 * share:.1f} %"
         add_row(table, name, said, str(n), f"{other} ({times})" if times else "")
-    console.print(table)
+    print_result(table)
     if pairs := confused_pairs(found)[:PAIRS]:
         table = new_table("most confused", "taken for", "images")
         for true, taken, times, n in pairs:
             add_row(table, true, taken, f"{times} of {n}")
-        console.print(table)
+        print_result(table)
     return 0
 
 
@@ -98,11 +100,14 @@ def predict(args: Predict, _: dict) -> int:
     if not 0 <= args.min_confidence <= 1:
         raise ConfigError(f"--min-confidence must be a share from 0 to 1, got {args.min_confidence}")
     set_threads(args.threads)
-    found, failures = run(
-        args.checkpoint, args.pictures, args.top, args.device, args.min_confidence, args.max_image_gib
-    )
-    for failure in failures:
-        print(f"feathervit: {failure}", file=sys.stderr)
+    with contextlib.ExitStack() as quiet:
+        said = []
+        if args.json:  # all that is said is in the object, also where both streams go to one place
+            said = quiet.enter_context(warnings.catch_warnings(record=True))
+            quiet.enter_context(quiet_libraries())
+        found, failures = run(
+            args.checkpoint, args.pictures, args.top, args.device, args.min_confidence, args.max_image_gib
+        )
     if args.json:
         print_json(
             {
@@ -117,9 +122,13 @@ def predict(args: Predict, _: dict) -> int:
                     for p in found
                 ],
                 "unreadable": failures,
+                "warnings": [str(w.message) for w in said if issubclass(w.category, DataWarning)],
             }
         )
-    elif args.csv:
+        return 1 if failures else 0
+    for failure in failures:
+        print(f"feathervit: {failure}", file=sys.stderr)
+    if args.csv:
         out = csv.writer(sys.stdout, lineterminator="\n")
         out.writerow(["file", "rank", "class", "probability", "label"])
         for p in found:
@@ -131,5 +140,5 @@ def predict(args: Predict, _: dict) -> int:
         for p in found:
             guesses = (f"{c} {100 * s:.1f} %" for c, s in zip(p.classes, p.probabilities, strict=True))
             add_row(table, p.source, *[p.label] * asked, *guesses)
-        new_console(False).print(table)
+        print_result(table)
     return 1 if failures else 0

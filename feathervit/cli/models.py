@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..config import MODELS, to_dict
 from ..recipes import RECIPES
 from ..weights import list_weights
-from .printing import new_console, new_table, print_json
+from .printing import new_table, print_json, print_result
 
 
 @dataclass
@@ -42,7 +42,7 @@ def models(args: Models, _: dict) -> int:
     for r in rows:
         size = [str(r["tokens"]), f"{r['img_size']} px", f"{r['patch_size']} px", r["source"]]
         table.add_row(r["name"], f"{r['parameters']:,}", f"{r['macs'] / 1e6:.0f}", *size)
-    new_console(False).print(table)
+    print_result(table)
     print("With a head of 100 classes; all experts are computed. Any timm model goes by timm:NAME.")
     print(
         f"Weights that come with the package (--from, evaluate, export, pretrained=True): {', '.join(list_weights())}."
@@ -68,5 +68,5 @@ def recipes(args: Recipes, _: dict) -> int:
     table = new_table("name", "source", "needs", "expected", "cost")
     for row in rows:
         table.add_row(*row.values())
-    new_console(False).print(table)
+    print_result(table)
     return 0

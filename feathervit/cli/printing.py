@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..streams import console
 from ..text import shown
 
 
 def new_console(json_wanted: bool):
-    """Where people read: standard output, or standard error when standard output is for a program."""
+    """Where progress is said: standard output, or standard error when standard output is for a program."""
+    return console(stderr=json_wanted)
+
+
+def print_result(*parts: Any, **words: Any) -> None:
+    """A table or line that was asked for, on standard output."""
     from rich.console import Console
 
-    stream = sys.stderr if json_wanted else sys.stdout
-    return Console(
-        stderr=json_wanted, emoji=False, width=None if stream.isatty() else 4096
-    )  # a program wants whole lines
+    Console(emoji=False, width=None if sys.stdout.isatty() else 4096).print(*parts, **words)
 
 
 def new_table(*columns: str):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from .printing import add_row, new_console, new_table, print_json, set_threads
+from .printing import add_row, new_table, print_json, print_result, set_threads
 from .reading import ReadingFlags
 
 
@@ -45,7 +45,6 @@ def probe(args: Probe, _: dict) -> int:
     table = new_table("features", f"{found['neighbours']} nearest neighbours", "linear classifier")
     for name, figures in found["tokens"].items():
         add_row(table, name, *(f"{100 * figures[kind]['top1']:.2f} %" for kind in ("knn", "linear")))
-    console = new_console(False)
-    console.print(table)
-    console.print(f"top-1 on {found['n']} {found['split']} pictures, fitted on {found['n_train']}", highlight=False)
+    print_result(table)
+    print_result(f"top-1 on {found['n']} {found['split']} pictures, fitted on {found['n_train']}", highlight=False)
     return 0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..recipes.planning import whole
+from ..streams import console as words_console
 from .cell import CellRun
 from .claim import claim
 from .definition import Stage, Study
@@ -67,10 +68,7 @@ def run_study(
     FeatherVitError is recorded as failed and the study goes on; but DataError and RunFolderError, which say that this
     place lacks something, end the call. Raises ConfigError too.
     """
-    if console is None:
-        from rich.console import Console
-
-        console = Console(stderr=True)
+    console = console or words_console()
 
     def say(text: str) -> None:
         console.print(text, emoji=False, markup=False, highlight=False, soft_wrap=True)

@@ -40,6 +40,7 @@ from ..plots.report import report_at_end
 from ..recipes import ADAPTIVE, recipe, recipe_for
 from ..recipes.planning import planned, resumed, whole
 from ..results import RunResult, commit, machine, read_config, write_json
+from ..streams import console as words_console
 from .banner import banner, summary
 from .display import decoding, say
 from .distributed import Group, join
@@ -90,10 +91,7 @@ def train(
     stopped, with more or fewer `epochs` where they are given; `overwrite` empties `out` first.
     Raises FeatherVitError for whatever a user can mend.
     """
-    if console is None:
-        from rich.console import Console
-
-        console = Console(stderr=True)
+    console = console or words_console()
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other: go on with a run, or start it anew")
     for word, value in (("minutes", minutes), ("max_minutes", max_minutes)):

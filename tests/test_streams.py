@@ -1,0 +1,121 @@
+"""Standard output and error closed, broken or full, as a shell makes them: work goes on, and results are whole or an error."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import feathervit
+from feathervit.cli import main
+from feathervit.streams import Words
+
+from .conftest import write_pictures
+from .data.commands import SMALL
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="streams are closed by a POSIX shell")
+FEATHERVIT = f"{sys.executable} -m feathervit"
+
+
+def shell(line: str, **words) -> subprocess.CompletedProcess:
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=300, **words)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with pets/ (two classes), a damaged TIFF and a text named as one, and the run `done`."""
+    place = tmp_path_factory.mktemp("streams")
+    write_pictures(place / "pets", 6, classes=("flat", "tall"))
+    feathervit.train(data=place / "pets", out=place / "done", img_size=16, patch_size=4, model="mlit_nano", epochs=1)
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+        buffer, "TIFF", compression="tiff_lzw"
+    )
+    data = buffer.getvalue()
+    (place / "new").mkdir()
+    (place / "new" / "half.tif").write_bytes(data[:5000] + bytes(900) + data[5900:])  # libtiff prints of it itself
+    (place / "new" / "text.jpg").write_text("no image")
+    Image.fromarray(np.full((16, 16), 900, np.uint16)).save(place / "new" / "dark.png")
+    return place
+
+
+def words_of(place: Path, out: Path) -> str:
+    return f"{FEATHERVIT} train --data {place / 'pets'} --out {out} {' '.join(SMALL)}"
+
+
+@pytest.mark.parametrize("ends", [">&- 2>&-", "> /dev/full 2> /dev/full", "| true"])
+def test_training_goes_on(place, tmp_path, ends):
+    """Both closed, on a full disk, and with a reader that is gone: the run is whole and nothing was written into its files."""
+    shell(f"{words_of(place, tmp_path / 'run')} {ends}")
+    end = time.monotonic() + 120
+    while not (tmp_path / "run" / "report.html").exists() and time.monotonic() < end:
+        time.sleep(0.1)  # after `| true` the shell waits for no one
+    assert feathervit.load(tmp_path / "run").predict(next((place / "pets" / "flat").iterdir()))
+    for name in ("config.json", "result.json", "splits.json"):
+        json.loads((tmp_path / "run" / name).read_text())
+
+
+def test_training_does_not_wait_for_a_reader(place, tmp_path):
+    """A pipe that is full and that nobody reads."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(4096))
+    os.set_blocking(write, True)
+    done = subprocess.run(["sh", "-c", words_of(place, tmp_path / "run")], stdout=write, stderr=write, timeout=300)
+    os.close(read), os.close(write)
+    assert done.returncode == 0
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_result_is_whole_or_an_error(place):
+    """Standard error closed: nothing of it gets into the output. Standard output on a full disk: an error."""
+    predict = f"{FEATHERVIT} predict {place / 'done'} {place / 'new'} {place / 'pets' / 'flat'}"
+    for words in ("--json 2>&-", "--json 2>&1"):
+        done = shell(f"{predict} {words}")
+        found = json.loads(done.stdout)
+        assert done.returncode == 1
+        assert len(found["predictions"]) == 7 and len(found["unreadable"]) == 2
+        assert "nearly black" in found["warnings"][0]
+    done = shell(f"{predict} --json > /dev/full")
+    assert done.returncode == 2 and "cannot write to standard output: No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_does_not_get_into_closed_output(tmp_path):
+    done = shell(f"{FEATHERVIT} predict {tmp_path / 'none'} a.png --json 2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_words_are_dropped_and_counted():
+    read, write = os.pipe()
+    words = Words(os.fdopen(write, "w"))
+    for i in range(4000):  # far more than a pipe holds
+        words.write(f"line {i} {'x' * 40}\n")
+    assert words.dropped > 100
+    first = os.read(read, 1 << 20)
+    words.write("after\n")
+    said = os.read(read, 1 << 20).decode()
+    assert first.startswith(b"line 0 ") and first.endswith(b"\n")
+    assert "lines were dropped" in said and said.endswith("after\n")
+    os.close(read)
+    words.write("nobody\n")
+    words.write("nobody\n")
+    words.stream.close()
+
+
+def test_main_leaves_the_streams_as_they_were(capsys):
+    before = sys.stdout, sys.stderr
+    assert main(["models", "--nonsense"]) == 2
+    assert (sys.stdout, sys.stderr) == before
+    assert "nonsense" in capsys.readouterr().err
