@@ -108,11 +108,14 @@ def test_json_is_all_there_is_on_standard_output(folder, tmp_path, run):
 def test_predict_goes_on_after_a_file_it_cannot_read(trained, folder, tmp_path, run):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
-    status, out, err = run("predict", trained, bad, folder / "test" / "tall" / "0.png", "--json")
-    assert status == 1
+    words = ("predict", trained, bad, folder / "test" / "tall" / "0.png")
+    status, out, err = run(*words, "--json")
+    assert (status, err) == (1, "")
     assert len(json.loads(out)["predictions"]) == 1
-    assert len(err.splitlines()) == 1
-    assert "bad.png" in err
+    assert "bad.png" in json.loads(out)["unreadable"][0]
+    status, out, err = run(*words, "--csv")
+    assert status == 1 and "bad.png" not in out
+    assert len(err.splitlines()) == 1 and "bad.png" in err
 
 
 def test_resume_and_the_words_for_it(folder, tmp_path, run):
