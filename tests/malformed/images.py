@@ -180,7 +180,7 @@ CASES = [
     Case(
         "picture: a line padded to a square",
         "predict {here}/w.safetensors {here}/x.png",
-        ["x.png", "megapixels"],
+        ["x.png", "--max-image-gib"],
         wide,
         1,
     ),
