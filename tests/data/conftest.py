@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from feathervit.cli import main
+
+from .commands import Command, paint
 
 
 @pytest.fixture
@@ -17,3 +21,14 @@ def run(capsys):
         return status, out.out, out.err
 
     return call
+
+
+@pytest.fixture
+def command(capsys, tmp_path) -> Command:
+    return Command(capsys, tmp_path)
+
+
+@pytest.fixture
+def flat(tmp_path) -> Path:
+    """Eight images beside each other, whose labels no folder says."""
+    return paint(tmp_path / "flat", " ".join(f"{i}.png" for i in range(8)))

@@ -29,6 +29,7 @@ LOADED = [
     "sklearn.datasets",
     "rich.console",
 ]
+SMALL = ["--model", "mlit_nano", "--arch.depth", "1", "--arch.dim", "16", "--img-size", "8", "--patch-size", "2"]
 POSIX = os.name == "posix"
 
 if POSIX:

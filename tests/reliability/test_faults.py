@@ -15,25 +15,12 @@ import pytest
 from feathervit.results import read_result
 
 from ..conftest import write_pictures
-from .commands import POSIX, Command, Ended, run
+from .commands import POSIX, SMALL, Command, Ended, run
 from .faults import drafts, rows, same_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSIX, reason="limits, mounts and signals are POSIX's")]
 
-MODEL = [
-    "--model",
-    "mlit_nano",
-    "--arch.depth",
-    "1",
-    "--arch.dim",
-    "16",
-    "--img-size",
-    "8",
-    "--patch-size",
-    "2",
-    "--batch-size",
-    "32",
-]
+MODEL = [*SMALL, "--batch-size", "32"]
 TRAIN = ["train", "--threads", "1", "--epochs", "4", *MODEL]
 DIGITS = [*TRAIN, "--data", "digits", "--split.train-per-class", "20"]
 MOMENT = ["--max-minutes", "0.00001"]

@@ -15,7 +15,7 @@ from feathervit.results import read_result
 from feathervit.studies.report import read_cell
 
 from ..conftest import write_pictures
-from .commands import POSIX, Command, finished, killed, run
+from .commands import POSIX, SMALL, Command, finished, killed, run
 from .faults import drafts, rows, same_weights
 
 pytestmark = [
@@ -24,20 +24,7 @@ pytestmark = [
 ]
 
 KILLS = 12  # of each kind
-MODEL = [
-    "--model",
-    "mlit_nano",
-    "--arch.depth",
-    "1",
-    "--arch.dim",
-    "16",
-    "--img-size",
-    "8",
-    "--patch-size",
-    "2",
-    "--batch-size",
-    "64",
-]
+MODEL = [*SMALL, "--batch-size", "64"]
 DIGITS = ["--data", "digits", "--threads", "1", *MODEL]
 
 

@@ -1,0 +1,122 @@
+"""Sets of the Hugging Face hub: splits, label and image columns, missing labels."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from .commands import paint
+
+
+@pytest.fixture
+def hub_set(tmp_path, monkeypatch):
+    """Writes parquet files: write(features, split=[column values...], ...), the images added."""
+    hub = pytest.importorskip("datasets")
+    monkeypatch.setattr(hub.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    hub.disable_progress_bars()
+
+    def write(features: dict, images: tuple[str, ...] = ("img",), **splits: dict[str, list]) -> str:
+        for split, columns in splits.items():
+            count = len(next(iter(columns.values())))
+            names = [f"{split}{i}.png" for i in range(count)]
+            paint(tmp_path / "raw", " ".join(names))
+            cells = [{"bytes": (tmp_path / "raw" / name).read_bytes(), "path": None} for name in names]
+            kinds = hub.Features(dict.fromkeys(images, hub.Image()) | features)
+            table = hub.Dataset.from_dict(dict.fromkeys(images, cells) | columns, features=kinds)
+            (tmp_path / "set").mkdir(exist_ok=True)
+            table.to_parquet(str(tmp_path / "set" / f"{split}-00000-of-00001.parquet"))
+        return f"hf:{tmp_path / 'set'}"
+
+    return write
+
+
+def test_hub_splits_and_columns_are_said(command, hub_set):
+    import datasets as hub
+
+    kinds = {"id": hub.Value("int64"), "fine_label": hub.ClassLabel(names=["rose", "daisy"])}
+    columns = {"id": [1, 2, 3], "fine_label": [1, 0, 1]}
+    source = hub_set(kinds, train=columns, valid=columns, test=columns)
+    counts, line = command.counts(source)
+    assert counts == {split: {"daisy": 2, "rose": 1} for split in ("train", "val", "test")}
+    assert "train is train, val is val" in line.replace("validation", "val")
+    assert "images in the column img, labels in the column fine_label; 2 classes: rose, daisy" in line
+
+
+def test_hub_splits_of_other_names():
+    from feathervit.data.columns import splits_of
+
+    assert splits_of("x", ["valid", "train", "dev_extra"]) == {"train": "train", "val": "valid"}
+    assert splits_of("x", ["test", "dev", "train"]) == {"train": "train", "val": "dev", "test": "test"}
+
+
+COLUMNS = {
+    "two class labels": (("fine_label", "coarse_label"), "class", ([0, 1, 2, 2], [0, 0, 1, 2])),
+    "two texts": (("class_name", "category"), "string", (["a", "b", "a", "b"], ["x", "x", "y", "y"])),
+    "numbers": (("label", "target"), "int64", ([1, 2, 1, 2], [1, 1, 1, 2])),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_several_columns_of_labels_are_an_error_that_names_the_flag(command, hub_set, name):
+    import datasets as hub
+
+    (first, second), kind, values = COLUMNS[name]
+    kind = hub.ClassLabel(names=["a", "b", "c"]) if kind == "class" else hub.Value(kind)
+    source = hub_set({first: kind, second: kind}, train=dict(zip((first, second), values, strict=True)))
+    said = command.refusal(source)
+    assert f"{first}, {second}" in said and "--label-column" in said
+    assert "unknown column 'labl'" in command.refusal(source, "--label-column", "labl")
+    counts, line = command.counts(source, "--label-column", second)
+    assert f"labels in the column {second}" in line
+    assert sorted(counts["train"].values()) == sorted(Counter(values[1]).values())
+
+
+def test_columns_that_say_the_same_are_one(command, hub_set):
+    import datasets as hub
+
+    kinds = {"label": hub.ClassLabel(names=["rose", "daisy"]), "class_name": hub.Value("string")}
+    counts, _ = command.counts(hub_set(kinds, train={"label": [0, 1, 1], "class_name": ["r", "d", "d"]}))
+    assert counts == {"train": {"rose": 1, "daisy": 2}}
+
+
+def test_several_columns_of_images(command, hub_set):
+    import datasets as hub
+
+    source = hub_set({"label": hub.Value("int64")}, ("photo", "mask"), train={"label": [1, 2, 2]})
+    assert "photo, mask; name one: --image-column photo" in command.refusal(source)
+    counts, line = command.counts(source, "--image-column", "mask")
+    assert counts == {"train": {"1": 1, "2": 2}} and "images in the column mask" in line
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+@pytest.mark.parametrize("kind", ["class", "int64", "string"])
+def test_hub_splits_and_images_without_labels(command, hub_set, kind, missing):
+    import datasets as hub
+
+    values = ["a", "b"] if kind == "string" else [0, 1]
+    missing = "" if kind == "string" and missing == -1 else missing
+    kind = hub.ClassLabel(names=["a", "b"]) if kind == "class" else hub.Value(kind)
+    train, test = {"label": values * 2}, {"label": [missing] * 3}
+    source = hub_set({"label": kind}, train=train, test=test, validation={"label": [*values, missing]})
+    counts, line = command.counts(source)
+    assert [list(by_class.values()) for by_class in counts.values()] == [[2, 2], [1, 1]]
+    assert "test has no labels (3 images): left out" in line
+    assert "1 of 3 images of val have no label: left out" in line
+
+
+def test_hub_set_whose_labels_are_all_missing(command, hub_set, tmp_path):
+    import datasets as hub
+
+    source = hub_set({"label": hub.ClassLabel(names=["a", "b"])}, train={"label": [-1] * 3})
+    assert "no label in train: all 3 are missing" in command.refusal(source)
+    report = json.loads(command("data", "check", source, "--unlabelled", "--json")[1])
+    assert report["counts"] == {"train": {"": 3}}
+
+
+def test_minus_one_is_a_class_where_train_says_so(command, hub_set):
+    import datasets as hub
+
+    counts, _ = command.counts(hub_set({"label": hub.Value("int64")}, train={"label": [-1, 1, 1]}))
+    assert counts == {"train": {"-1": 1, "1": 2}}

@@ -1,0 +1,76 @@
+"""Names of files and classes: Unicode forms, undecodable bytes, what consoles and plots make of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+
+import pytest
+
+from feathervit.text import REPLACED
+
+from .commands import TINY, paint, write_table
+
+NAMES = [":cat:", "[bold]x", "dog😀", "new\nline", "esc\x1b[31mred", "a,b", "<b>&amp;", "-dash", "$x^2$_{y}", "نص"]
+NAMES += ["=1+1", "%s{0}"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes")
+def test_every_name_is_trained_on_printed_and_drawn(command, tmp_path):
+    names = [*NAMES, os.fsdecode(b"bad\xff")]
+    root = paint(tmp_path / "set", [f"{name}/{i}.png" for name in names for i in range(3)])
+    paint(root, [f":cat:/{name}.png" for name in names])
+    run, png = tmp_path / "run", tmp_path / "samples.png"
+    status, said, error = command("train", "--data", root, "--out", run, *TINY, "--split.val-fraction", "0.3")
+    assert status == 0, error
+    assert ":cat:" in said and "\x1b[31m" not in said
+    assert command("report", run)[0] == 0
+    assert "[bold]x" in (run / "report.html").read_text(encoding="utf-8")
+    status, said, error = command("evaluate", run)
+    assert status == 0, error
+    rows = [line.strip() for line in said.splitlines()]
+    for name in NAMES:
+        assert any(row.startswith(name.replace("\n", "\\n").replace("\x1b", "\\x1b")) for row in rows), name
+    assert any(row.startswith("bad\ufffd") for row in rows)
+    assert json.loads(command("evaluate", run, "--json")[1])["per_class"].keys() == {*names}
+    status, said, _ = command("predict", run, root, "--csv")
+    assert status == 0 and "\r" not in said
+    table = list(csv.DictReader(io.StringIO(said)))
+    assert len({row["file"] for row in table}) == 4 * len(names)
+    assert {row["class"] for row in table} <= {*names[:-1], "bad\ufffd"}
+    for verb in (
+        ["data", "check", root],
+        ["data", "show", root, "--out", png],
+        ["report", run],
+        ["predict", run, root],
+    ):
+        status, said, error = command(*verb)
+        assert status == 0, error
+        assert "\x1b[31m" not in said and len(said.splitlines()) < 80
+    said.encode("utf-8")
+
+
+ENCODED = {"utf-8": "é\ufffd😀", "ascii": "\\xe9?\\U0001f600", "latin-1": "é?\\U0001f600"}
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_output_in_any_encoding(encoding):
+    assert "é\udcff😀".encode(encoding, REPLACED).decode(encoding) == ENCODED[encoding]
+
+
+def test_names_are_compared_in_one_unicode_form(command, tmp_path):
+    """Mac writes é as e and an accent, others as one letter."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    root = paint(tmp_path / "set", [f"train/{one}/1.png", "train/dog/2.png", f"val/{two}/3.png", "val/dog/4.png"])
+    counts, _ = command.counts(root)
+    assert counts == {split: {one: 1, "dog": 1} for split in ("train", "val")}
+    assert command.counts(root, "--classes", f"{two},dog")[0] == counts
+    assert command.counts(root, "--ignore", "4.png", "--ignore", f"val/{one}/*")[0] == {"train": counts["train"]}
+    both = paint(tmp_path / "both", [f"{one}/1.png", f"{two}/2.png", "dog/3.png"])
+    counts, line = command.counts(both)
+    assert counts == {"train": {one: 2, "dog": 1}} and f"2 folders are the class {one}" in line
+    table = write_table(both / "t.csv", f"path,label\n{two}/1.png,{two}\n{one}/2.png,{one}\ndog/3.png,dog\n")
+    assert command.counts(table)[0] == {"train": {one: 2, "dog": 1}}
+    assert json.loads(command("evaluate", command.out / "1", "--data", both, "--json")[1])["n"] == 3
