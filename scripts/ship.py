@@ -106,7 +106,7 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
         figures = [f"On the training images, last epoch: {', '.join(losses)}."]
     else:
         several = len(tops) > 1
-        chosen = "the seed was chosen by its validation accuracy, the median of the seeds'" if several else "one seed"
+        chosen = "the seed has the median validation accuracy" if several else "one seed"
         mean = f"Test, mean of {len(tops)} seeds: {spread(tops)}. " if several else ""
         held_out = f"{result.val['n']} validation and " if result.val else ""
         figures = [

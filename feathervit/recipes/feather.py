@@ -34,7 +34,7 @@ def _feather(data: str) -> Recipe:
         ),
         source="ours",
         needs=f"{data} (downloaded)",
-        expected="not run at this length; docs/studies.md has 10 epochs of 5,000 pictures",
+        expected="not run at this length; 48 epochs are on the card of the weights feather_xxs.cifar100",
         cost="100 epochs; a GPU",
     )
 

@@ -22,7 +22,7 @@ def banner(
     world, micro = trainer.group.world, config.accumulate
     shares = f" ({world} processes x {micro} micro-steps)" if world * micro > 1 else ""
     patch = f", patch {config.patch_size}" if config.patch_size else ""
-    fast = "; layers in their fast form for the CPU" if trainer.accelerated else ""
+    fast = "; layers in their fast form for the CPU" if trainer.device.type == "cpu" else ""
     return [
         f"data       {config.data}: {sizes}; {len(data.train.class_names)} classes; stored at {stored} px, {chans} channels",
         *(f"           {note}" for note in data.notes),

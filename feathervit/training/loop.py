@@ -87,8 +87,7 @@ class Trainer:
             accumulate=config.accumulate,
         )
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.accelerated = device.type == "cpu"
-        if self.accelerated:
+        if device.type == "cpu":
             accelerate(self.model, dtype)
         classes = len(data.train.class_names)
         weights = None
