@@ -120,9 +120,9 @@ def main() -> None:
         rows[name] = {"before_ms": before, "after_ms": after, "ratio": before / after}
         print(f"{name}: {before:.0f} ms before, {after:.0f} ms after, {before / after:.2f} x", flush=True)
     if args.out:
-        from feathervit.results import commit, machine, write_json
+        from feathervit.results import commit, machine, public_command, write_json
 
-        command = shlex.join(["python", *sys.argv])
+        command = f"python benchmarks/step.py {public_command(shlex.join(sys.argv[1:]))}"
         words = {
             "command": command,
             "commit": commit(),
