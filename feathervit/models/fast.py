@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from .attention import GroupedQueryAttention, LatentAttention
 from .moe import NoisyTopKGate, SharedVW2
+from .readout import output_layers
 
 CHUNK = 2048  # tokens; half and double are slower
 
@@ -285,13 +286,12 @@ def accelerate(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     Only exact instances of PyTorch's and our own layers change, so adapters and subclasses stay as they are. Gates stay plain.
     """
     forms = _FORMS[dtype]
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
-    last = {id(classifier), *(id(m) for name, m in model.named_modules() if name in ("encoder.head", "decoder_head"))}
+    last = output_layers(model)
 
     def visit(module: nn.Module) -> None:
         kind = type(module)
         if kind in forms:
-            wide = dtype != torch.float32 and (id(module) in last or getattr(module, "in_channels", 5) <= 4)
+            wide = dtype != torch.float32 and (module in last or getattr(module, "in_channels", 5) <= 4)
             module.__class__ = {nn.Linear: WideLinear, nn.Conv2d: WideConv2d}.get(kind, kind) if wide else forms[kind]
         elif getattr(module, "fused_attn", False) and dtype != torch.float32:
             module.fused_attn = False  # timm's attention: see LowAttention

@@ -95,3 +95,9 @@ def build_readout(config: EncoderConfig) -> nn.Module:
             f"class_tokens {config.class_tokens} has no effect with read-out {config.readout!r}; choose readout class"
         )
     return {"dummy": DummyPatch, "mean": Mean, "pool": SequencePool}[config.readout](config.dim)
+
+
+def output_layers(model: nn.Module) -> set[nn.Module]:
+    """The layers behind the last hidden one: the classifier, ours or timm's, and a decoder's projection to pixels."""
+    found = {module for name, module in model.named_modules() if name in ("head", "encoder.head", "decoder_head")}
+    return found | ({model.get_classifier()} if hasattr(model, "get_classifier") else set())

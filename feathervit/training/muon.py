@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from ..models.readout import output_layers
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; they inflate small singular values fastest
 ITERATIONS = 5
 EPS = 1e-7
@@ -45,12 +47,10 @@ def hidden_matrices(model: nn.Module) -> set[str]:
     Left out: the classifier, the decoder's projection to pixels, convolutions of up to four input channels (the first layer)
     and depth-wise convolutions.
     """
-    outer = {id(module) for name, module in model.named_modules() if name in ("head", "encoder.head", "decoder_head")}
-    if hasattr(model, "get_classifier"):
-        outer.add(id(model.get_classifier()))
+    outer = output_layers(model)
     found = set()
     for name, module in model.named_modules():
-        if id(module) in outer:
+        if module in outer:
             continue
         convolution = isinstance(module, nn.Conv2d) and module.groups == 1 and module.in_channels > 4
         if convolution or isinstance(module, nn.Linear):
