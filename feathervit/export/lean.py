@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..models import Encoder
 from ..models.attention import GroupedQueryAttention
+from ..models.fast import plain
 from ..models.feedforward import MLP, SwiGLU
 from ..models.moe import SHARINGS, SharedVW2
 
@@ -135,7 +136,7 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
 
     A copy: `model` is left as it is. Any other model than ours comes back as a plain copy in evaluation mode.
     """
-    model, routes = copy.deepcopy(model).eval(), Routes()
+    model, routes = plain(copy.deepcopy(model)).eval(), Routes()
     if type(model) is not Encoder:
         return model, routes
     prefix = model.num_prefix_tokens

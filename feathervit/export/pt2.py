@@ -5,6 +5,7 @@ Legend: B batch, H height, W width, C channels, S image side, K classes.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import warnings
@@ -20,6 +21,7 @@ from torch.export import Dim
 from ..config import ImageConfig
 from ..errors import ConfigError
 from ..files import write_bytes
+from ..models.fast import plain
 from .job import Images, Job, noted_gates
 from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
 
@@ -97,7 +99,8 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
 
 def _traced(job: Job, kind: type[Pictures]) -> torch.export.ExportedProgram:
     config = job.predictor.config
-    whole = kind(job.predictor.model, config.images, config.img_size, job.predictor.temperature).eval()
+    model = plain(copy.deepcopy(job.predictor.model))
+    whole = kind(model, config.images, config.img_size, job.predictor.temperature).eval()
     number = torch.uint8 if config.images.scale is None else torch.float32
     example = torch.zeros(2, config.img_size + 4, config.img_size + 6, job.predictor.in_chans, dtype=number)
     shapes = {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}

@@ -301,3 +301,12 @@ def accelerate(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     visit(model)
     return model
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Takes the fast forms out of `model`, in place, and returns it: the inverse of `accelerate`, for exporters."""
+    kinds = {fast: kind for forms in _FORMS.values() for kind, fast in forms.items()}
+    kinds |= {WideLinear: nn.Linear, WideConv2d: nn.Conv2d}
+    for module in model.modules():
+        module.__class__ = kinds.get(type(module), type(module))
+    return model

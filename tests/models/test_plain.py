@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from feathervit.config import ConvMLPConfig, EncoderConfig, GQAConfig, MLPConfig, MoEConfig
 from feathervit.models import Encoder, create_model
-from feathervit.models.fast import FastLinear, accelerate
+from feathervit.models.fast import FastLinear, accelerate, plain
 
 KINDS = {"experts": MoEConfig(12, 6, noise=False, dropout=0.0), "MLP": MLPConfig(2.0), "ConvMLP": ConvMLPConfig(2.0, 0)}
 
@@ -193,3 +193,12 @@ class TestFast:
             grads.append(torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]))
         assert_close(low(x), model(x), atol=0.05, rtol=0.05)
         assert nn.functional.cosine_similarity(*grads, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mlit_nano", "feather_nano"])
+def test_the_fast_forms_are_taken_out_again(name, dtype):
+    model = create_model(name, num_classes=5)
+    kinds = [type(module) for module in model.modules()]
+    assert [type(module) for module in accelerate(model, dtype).modules()] != kinds
+    assert [type(module) for module in plain(model).modules()] == kinds
