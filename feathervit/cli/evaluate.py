@@ -66,14 +66,14 @@ def evaluate(args: Evaluate, _: dict) -> int:
 
 @dataclass
 class Predict:
-    """Name the classes of picture files."""
+    """Name the classes of image files."""
 
     checkpoint: Positional[str]
     """A weights file, or a run folder (its best weights)."""
-    pictures: Positional[tuple[str, ...]]
-    """Picture files, or folders of them."""
+    images: Positional[tuple[str, ...]]
+    """Image files, or folders of them."""
     top: int = 3
-    """How many classes to name for each picture."""
+    """How many classes to name for each image."""
     min_confidence: float = 0.0
     """Answer "unsure" where the best guess has a probability under this, from 0 to 1."""
     max_image_gib: float | None = None
@@ -93,8 +93,8 @@ def predict(args: Predict, _: dict) -> int:
 
     if args.json and args.csv:
         raise ConfigError("--json and --csv exclude each other")
-    if not args.pictures:
-        raise ConfigError("no pictures named: give files or folders after the checkpoint")
+    if not args.images:
+        raise ConfigError("no images named: give files or folders after the checkpoint")
     if args.top < 1:
         raise ConfigError(f"--top must be at least 1, got {args.top}")
     if not 0 <= args.min_confidence <= 1:
@@ -106,7 +106,7 @@ def predict(args: Predict, _: dict) -> int:
             said = quiet.enter_context(warnings.catch_warnings(record=True))
             quiet.enter_context(quiet_libraries())
         found, failures = run(
-            args.checkpoint, args.pictures, args.top, args.device, args.min_confidence, args.max_image_gib
+            args.checkpoint, args.images, args.top, args.device, args.min_confidence, args.max_image_gib
         )
     if args.json:
         print_json(

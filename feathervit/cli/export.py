@@ -24,7 +24,7 @@ class Export(ReadingFlags):
     data: str | None = None
     """Labelled images to calibrate and check on; what the checkpoint was trained on if not given."""
     input: Literal["image", "tensor"] = "image"
-    """What the file takes: pictures of any size, or tensors that are resized and normalised already (onnx and int8)."""
+    """What the file takes: images of any size, or tensors that are resized and normalised already (onnx and int8)."""
     min_agreement: float | None = None
     """Share of the images on which eight bits must answer as the model does (int8 and web). If not given, eight bits must be as
     accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
@@ -78,7 +78,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
     if "originals" in found:
         files = found["originals"]
-        out.append(f"on {files['n']} of the picture files as they are: {100 * files['agreement']:.2f} %")
+        out.append(f"on {files['n']} of the image files as they are: {100 * files['agreement']:.2f} %")
     if "same_expert" in found:
         used = ", ".join(map(str, found["experts_used"]))
         out.append(
@@ -86,7 +86,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         )
     if times:
         named = ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items())
-        out.append(f"one picture on one thread of {found['machine']['cpu']}: {named}")
+        out.append(f"one image on one thread of {found['machine']['cpu']}: {named}")
     if "int8" in times and times["int8"] >= times["onnx"]:
         out.append("int8 is no quicker than float32 on this machine; it is only smaller")
     if not found["passed"]:

@@ -15,12 +15,12 @@ COUNTED = 512  # images of the data by which the use of the experts is counted
 
 @dataclass
 class PlotReconstructions:
-    """Original, masked and reconstructed pictures of a pre-trained auto-encoder, as a PNG."""
+    """Original, masked and reconstructed images of a pre-trained auto-encoder, as a PNG."""
 
     checkpoint: Positional[str]
     """A weights file, or the run folder of a pre-training."""
-    pictures: Positional[tuple[str, ...]] = ()
-    """Picture files; the first ones of the data it was trained on (test, else train) if not given."""
+    images: Positional[tuple[str, ...]] = ()
+    """Image files; the first ones of the data it was trained on (test, else train) if not given."""
     out: str = "reconstructions.png"
     """The PNG file to write."""
 
@@ -30,36 +30,36 @@ def plot_reconstructions(args: PlotReconstructions, _: dict) -> int:
     from ..models import MaskedAutoencoder
     from ..models.loading import load_model
     from ..plots.reconstructions import write_reconstructions
-    from ..plots.subject import own_data, read_pictures
+    from ..plots.subject import own_data, read_images
 
     stored = load_weights(args.checkpoint)
     model, config = load_model(stored, args.checkpoint), stored.config
     if not isinstance(model, MaskedAutoencoder):
         raise CheckpointError(f"{args.checkpoint} is a classifier; reconstructions need a run of feathervit pretrain")
-    images = read_pictures(args.pictures, stored) if args.pictures else own_data(config).images[:8]
+    images = read_images(args.images, stored) if args.images else own_data(config).images[:8]
     print(write_reconstructions(model, images, config, Path(args.out)))
     return 0
 
 
 @dataclass
 class PlotRouting:
-    """The experts of each patch in each layer, over the picture, and the use of the experts by class, as a PNG."""
+    """The experts of each patch in each layer, over the image, and the use of the experts by class, as a PNG."""
 
     checkpoint: Positional[str]
     """A weights file or a run folder; of pre-training or of a classifier."""
-    pictures: Positional[tuple[str, ...]] = ()
-    """Picture files; if not given, some of the data it was trained on (test, else val, else train), and the use by class."""
+    images: Positional[tuple[str, ...]] = ()
+    """Image files; if not given, some of the data it was trained on (test, else val, else train), and the use by class."""
     out: str = "routing.png"
     """The PNG file to write."""
 
 
 def plot_routing(args: PlotRouting, _: dict) -> int:
     from ..plots.routing import write_routing
-    from ..plots.subject import load_encoder, own_data, read_pictures, some
+    from ..plots.subject import load_encoder, own_data, read_images, some
 
     encoder, stored = load_encoder(args.checkpoint)
-    if args.pictures:
-        images, labelled = read_pictures(args.pictures, stored), None
+    if args.images:
+        images, labelled = read_images(args.images, stored), None
     else:
         data = own_data(stored.config)
         images, labelled = some(data, SHOWN).images, some(data, COUNTED)
@@ -73,19 +73,19 @@ class PlotAttention:
 
     checkpoint: Positional[str]
     """A weights file or a run folder; of pre-training or of a classifier."""
-    pictures: Positional[tuple[str, ...]] = ()
-    """Picture files; some of the data it was trained on (test, else val, else train) if not given."""
+    images: Positional[tuple[str, ...]] = ()
+    """Image files; some of the data it was trained on (test, else val, else train) if not given."""
     out: str = "attention.png"
     """The PNG file to write."""
 
 
 def plot_attention(args: PlotAttention, _: dict) -> int:
     from ..plots.attention import write_attention
-    from ..plots.subject import load_encoder, own_data, read_pictures, some
+    from ..plots.subject import load_encoder, own_data, read_images, some
 
     encoder, stored = load_encoder(args.checkpoint)
-    if args.pictures:
-        images = read_pictures(args.pictures, stored)
+    if args.images:
+        images = read_images(args.images, stored)
     else:
         images = some(own_data(stored.config), SHOWN).images
     print(write_attention(encoder, images, stored.config, Path(args.out)))

@@ -46,5 +46,5 @@ def probe(args: Probe, _: dict) -> int:
     for name, figures in found["tokens"].items():
         add_row(table, name, *(f"{100 * figures[kind]['top1']:.2f} %" for kind in ("knn", "linear")))
     print_result(table)
-    print_result(f"top-1 on {found['n']} {found['split']} pictures, fitted on {found['n_train']}", highlight=False)
+    print_result(f"top-1 on {found['n']} {found['split']} images, fitted on {found['n_train']}", highlight=False)
     return 0

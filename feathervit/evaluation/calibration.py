@@ -3,7 +3,7 @@
 It is fitted on the validation split and stored with the weights; whatever uses the weights then applies it. The order of
 the classes, and so the accuracy, stays what it is.
 
-Legend: N pictures, K classes.
+Legend: N images, K classes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FIGURES = ("nll", "ece", "top1")
 def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """The temperature with the least mean negative log-likelihood of `labels_N` (section 4.2 of the paper).
 
-    Raises DataError where there is none between BOUNDS: for one, where every picture is recognised.
+    Raises DataError where there is none between BOUNDS: for one, where every image is recognised.
     """
     z_NK, rows = np.asarray(logits_NK, np.float64), np.arange(len(labels_N))
 
@@ -51,7 +51,7 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     right = int((z_NK.argmax(1) == labels_N).sum())
     if right == len(labels_N) or not low + 1e-3 < found.x < high - 1e-3:  # the colder, or the hotter, the better
         raise DataError(
-            f"these {len(labels_N)} validation pictures, of which {right} are recognised, determine no temperature between "
+            f"these {len(labels_N)} validation images, of which {right} are recognised, determine no temperature between "
             f"{BOUNDS[0]:g} and {BOUNDS[1]:g}; more of them are needed, some of them mistaken, some not"
         )
     return math.exp(found.x)
@@ -97,7 +97,7 @@ def calibrate(
     splits = find(source, reading=predictor.config.reading).splits
     if "val" not in splits and not ("train" in splits and (split.val_fraction or split.folds)):
         raise DataError(
-            f"{source} has no validation pictures and the run held none out; a temperature is fitted on nothing else: name "
+            f"{source} has no validation images and the run held none out; a temperature is fitted on nothing else: name "
             "data with a val/ folder (--data), or train with --split.val-fraction 0.1"
         )
 
@@ -123,7 +123,7 @@ def calibrate(
 
 
 def before_and_after(logits_NK: np.ndarray, images: ImageSet, temperature: float) -> dict[str, Any]:
-    """{"n", "before": {"nll", "ece", "top1"}, "after": {...}} of the pictures with these logits."""
+    """{"n", "before": {"nll", "ece", "top1"}, "after": {...}} of the images with these logits."""
     both = {"before": logits_NK, "after": logits_NK / temperature}
     return {"n": len(images), **{when: _figures(z_NK, images) for when, z_NK in both.items()}}
 

@@ -59,7 +59,7 @@ def labelled(
         and set(find(source, reading=config.reading).splits) == {"train"}
     ):
         held_out = config.split.val_fraction > 0 or config.split.folds > 0
-        split = "val" if held_out else None  # never the pictures it was trained on, if others were held out
+        split = "val" if held_out else None  # never the images it was trained on, if others were held out
     images = load_split(
         source,
         split,
@@ -78,13 +78,13 @@ def labelled(
 
 def predict(
     checkpoint: str | Path,
-    pictures: Sequence[str | Path],
+    images: Sequence[str | Path],
     top: int = 3,
     device: str = "auto",
     min_confidence: float = 0.0,
     max_image_gib: float | None = None,
 ) -> tuple[list[Prediction], list[str]]:
-    """Predictions of picture files and folders of them, and a line on each file that could not be read.
+    """Predictions of image files and folders of them, and a line on each file that could not be read.
 
     `max_image_gib`: memory that one image may take when it is decoded (None: as in training).
     """
@@ -93,7 +93,7 @@ def predict(
     predictor = Predictor(load_weights(checkpoint).read_as(reading), checkpoint, str(where))
     found: list[Prediction] = []
     failures: list[str] = []
-    files = _files(pictures)
+    files = _files(images)
     predictor.warn_of_values(files)
     for paths in _batches(files, BATCH):
         squares: dict[str, Tensor] = {}
@@ -112,15 +112,15 @@ def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
     return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
-def _files(pictures: Sequence[str | Path]) -> list[Path]:
+def _files(images: Sequence[str | Path]) -> list[Path]:
     """Files as named; folders as the images below them, in order, but for what no data set takes in."""
     out: list[Path] = []
-    for picture in map(Path, pictures):
-        if picture.is_dir():
-            inside = [picture / path for path, _ in walk(picture)[0].all_images()]
+    for image in map(Path, images):
+        if image.is_dir():
+            inside = [image / path for path, _ in walk(image)[0].all_images()]
             if not inside:
-                raise DataError(f"no pictures in {picture}")
+                raise DataError(f"no images in {image}")
             out += inside
         else:
-            out.append(picture)
+            out.append(image)
     return out

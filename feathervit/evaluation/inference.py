@@ -1,6 +1,6 @@
-"""From stored images or picture files to probabilities: the same way in validation, evaluation and prediction.
+"""From stored images or image files to probabilities: the same way in validation, evaluation and prediction.
 
-`load` gives a `Predictor`, which goes the whole way from a picture to class names. Nothing here draws randomness.
+`load` gives a `Predictor`, which goes the whole way from an image to class names. Nothing here draws randomness.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Prediction:
 
 
 class Predictor:
-    """A trained model with everything needed to use it on pictures.
+    """A trained model with everything needed to use it on images.
 
     `model` is the network in evaluation mode, `class_names` its classes, `config` the run it came from. `temperature` divides
     its logits: 1 unless the checkpoint was calibrated.
@@ -106,15 +106,15 @@ class Predictor:
         """Class probabilities, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]."""
         return (logits(self.model, images_NCRR, self.config, self.device) / self.temperature).softmax(-1)
 
-    def predict(self, pictures: Any, top: int = 5, min_confidence: float = 0.0) -> list[Prediction]:
-        """The `top` classes of each picture; one whose best has a probability under `min_confidence` is labelled "unsure".
+    def predict(self, images: Any, top: int = 5, min_confidence: float = 0.0) -> list[Prediction]:
+        """The `top` classes of each image; one whose best has a probability under `min_confidence` is labelled "unsure".
 
-        `pictures`: a path, bytes, an open file or a PIL image, or any list or series of them; images as an array or tensor,
+        `images`: a path, bytes, an open file or a PIL image, or any list or series of them; images as an array or tensor,
         uint8: [H, W] or [N, H, W] for one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]; or a list of such,
-        whose sizes may differ. Raises DataError for a picture that cannot be read, ConfigError for what is none of these and
+        whose sizes may differ. Raises DataError for an image that cannot be read, ConfigError for what is none of these and
         for a confidence that is not from 0 to 1.
         """
-        items = as_images(pictures, "pictures")
+        items = as_images(images, "images")
         items = items if isinstance(items, list) else [items]
         files = [item for item in items if not isinstance(item, (np.ndarray, Tensor))]
         squares, sources = [], []
@@ -128,7 +128,7 @@ class Predictor:
     def classify(
         self, squares: list[Tensor], sources: list[str], top: int = 5, min_confidence: float = 0.0
     ) -> list[Prediction]:
-        """`predict` for pictures as `read` gives them, uint8 [C, S, S] each; `sources` names them."""
+        """`predict` for images as `read` gives them, uint8 [C, S, S] each; `sources` names them."""
         if not 0 <= min_confidence <= 1:
             raise ConfigError(f"the least confidence must be a share from 0 to 1, got {min_confidence}")
         if not squares:
@@ -140,20 +140,20 @@ class Predictor:
             for source, index, values in zip(sources, index_NK.tolist(), values_NK.tolist(), strict=True)
         ]
 
-    def read(self, picture: Source) -> Tensor:
-        """A picture as the model sees it: uint8 [C, S, S]. Raises DataError when it cannot be read."""
+    def read(self, image: Source) -> Tensor:
+        """An image as the model sees it: uint8 [C, S, S]. Raises DataError when it cannot be read."""
         if self.in_chans not in (1, 3):
-            raise DataError(f"the model takes {self.in_chans} channels; a picture file has 1 or 3, give arrays instead")
+            raise DataError(f"the model takes {self.in_chans} channels; an image file has 1 or 3, give arrays instead")
         images = self.config.images
         gib = self.config.reading.max_image_gib
-        return to_stored(picture, self.config.img_size, self.in_chans, images.fit, images.scale, gib)
+        return to_stored(image, self.config.img_size, self.in_chans, images.fit, images.scale, gib)
 
-    def warn_of_values(self, pictures: Sequence[Source]) -> None:
-        """A DataWarning where pictures of more than 8 bits are too dark, or too bright, for the scale of the training data."""
-        warn(faults(look(pictures, self.config.reading.max_image_gib), self.config.images.scale))
+    def warn_of_values(self, images: Sequence[Source]) -> None:
+        """A DataWarning where images of more than 8 bits are too dark, or too bright, for the scale of the training data."""
+        warn(faults(look(images, self.config.reading.max_image_gib), self.config.images.scale))
 
     def _squares(self, item: Source | Array) -> list[Tensor]:
-        """The pictures that an item of `predict` holds, as `read` gives them."""
+        """The images that an item of `predict` holds, as `read` gives them."""
         if not isinstance(item, (np.ndarray, Tensor)):
             return [self.read(item)]
         x_NCHW = fit_square(one_or_more(item, self.in_chans), self.config.images.fit)

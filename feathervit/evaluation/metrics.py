@@ -1,7 +1,7 @@
 """Figures of a classifier from its probabilities, and the raw-pixel neighbour baseline to hold them against.
 
 scikit-learn computes what it has; only the calibration error is ours. All figures are fractions from 0 to 1 except
-`nll`, and everything in `Metrics` goes into JSON as it stands: a class without pictures has accuracy None, never NaN.
+`nll`, and everything in `Metrics` goes into JSON as it stands: a class without images has accuracy None, never NaN.
 Nothing here imports torch: tensors on the CPU and arrays are both taken.
 """
 
@@ -22,11 +22,11 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one classifier on `n` pictures.
+    """Figures of one classifier on `n` images.
 
     `top5` is the accuracy among the best `top5_k` = min(5, classes) guesses. `per_class` maps a class name to the share
-    of its pictures that were recognised (None: no pictures), `balanced_accuracy` is the mean of those shares.
-    `confusion[i][j]` counts pictures of class i taken for class j, in the order of `class_names`. `nll` is the mean
+    of its images that were recognised (None: no images), `balanced_accuracy` is the mean of those shares.
+    `confusion[i][j]` counts images of class i taken for class j, in the order of `class_names`. `nll` is the mean
     negative log-likelihood in nats; `ece` is defined at `calibration_error`.
     """
 
@@ -91,7 +91,7 @@ def _check(p_NK: np.ndarray, labels_N: np.ndarray, names: list[str]) -> None:
             "fit together; give [N, K], [N] and K"
         )
     if len(labels_N) == 0:
-        raise DataError("there is no picture to score; give a data set with at least one")
+        raise DataError("there is no image to score; give a data set with at least one")
     if len(names) < 2:
         raise DataError(f"a classifier needs at least 2 classes to be scored, got {len(names)}: {names}")
     if labels_N.min() < 0 or labels_N.max() >= len(names):
@@ -102,7 +102,7 @@ def _check(p_NK: np.ndarray, labels_N: np.ndarray, names: list[str]) -> None:
     bad = int((~np.isfinite(p_NK)).any(axis=1).sum())
     if bad:
         raise DivergedError(
-            f"the model's output is not a finite number for {bad} of {len(labels_N)} pictures; "
+            f"the model's output is not a finite number for {bad} of {len(labels_N)} images; "
             "train again with a lower learning rate or in float32"
         )
 
@@ -110,7 +110,7 @@ def _check(p_NK: np.ndarray, labels_N: np.ndarray, names: list[str]) -> None:
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Expected calibration error: sum over bins b of n_b / N * |accuracy_b - confidence_b|.
 
-    `probabilities` [N, K], `labels` [N]. A picture's confidence is its largest probability; bin b of B =
+    `probabilities` [N, K], `labels` [N]. An image's confidence is its largest probability; bin b of B =
     `ECE_BINS` equally wide ones holds the confidences in (b / B, (b + 1) / B] (Guo et al., arXiv 1706.04599, Eq. 3).
     """
     confidence_N = probabilities.max(axis=1)
@@ -125,15 +125,15 @@ def raw_pixel_knn(train_images: Any, train_labels: Any, test_images: Any, test_l
     """Accuracy of k nearest neighbours (Euclidean) on plain pixels: what a model has to beat to have learnt anything.
 
     Images are uint8 [N, C, R, R] (tensors on the CPU or arrays), all of one shape, labels [N]. Where there are fewer
-    than `k` training pictures all of them vote. Raises ConfigError where training and test pictures differ in shape.
+    than `k` training images all of them vote. Raises ConfigError where training and test images differ in shape.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
     train, test = np.asarray(train_images), np.asarray(test_images)
     if train.shape[1:] != test.shape[1:]:
         raise ConfigError(
-            f"neighbours are sought among pictures of one shape; training pictures are {train.shape[1:]}, "
-            f"test pictures {test.shape[1:]}: load both at the same size"
+            f"neighbours are sought among images of one shape; training images are {train.shape[1:]}, "
+            f"test images {test.shape[1:]}: load both at the same size"
         )
     # float32, since uint8 differences would wrap around
     knn = KNeighborsClassifier(n_neighbors=min(k, len(train)))

@@ -1,11 +1,11 @@
 """How much frozen features know of the classes: nearest neighbours and a linear classifier on them (scikit-learn).
 
-Works on a pre-trained auto-encoder, whose encoder sees the whole picture, and on any classifier. Features are taken from
+Works on a pre-trained auto-encoder, whose encoder sees the whole image, and on any classifier. Features are taken from
 two places where the model is ours: the read-out token (as the head reads it) and the mean of the patch tokens, both after
 the last norm; the first is in no reconstruction loss, so the second often knows more after pre-training. The linear
 classifier is logistic regression on standardised features.
 
-Legend: B batch, N pictures, D features, C channels, S image side.
+Legend: B batch, N images, D features, C channels, S image side.
 """
 
 from __future__ import annotations

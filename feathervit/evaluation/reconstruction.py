@@ -1,4 +1,4 @@
-"""How well a masked auto-encoder paints pictures: the same masks for every model and run, so that figures compare."""
+"""How well a masked auto-encoder paints images: the same masks for every model and run, so that figures compare."""
 
 from __future__ import annotations
 

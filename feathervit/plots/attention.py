@@ -50,7 +50,7 @@ def readout_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) 
 
 
 def write_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
-    """A PNG: each picture, the last layer's mean over heads, the rollout, then each head of the last layer; each map over its
+    """A PNG: each image, the last layer's mean over heads, the rollout, then each head of the last layer; each map over its
     own largest value. Raises ConfigError, RunFolderError."""
     last_BHGG, through_BGG = readout_attention(encoder, images_BCRR, config)
     maps_BMGG = torch.cat([last_BHGG.mean(1, keepdim=True), through_BGG.unsqueeze(1), last_BHGG], 1)

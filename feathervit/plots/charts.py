@@ -1,6 +1,6 @@
 """The charts of a report, each as the bytes of a PNG without background: dark on nothing, to be inverted on a dark page.
 
-Legend: K classes, N pictures, E experts.
+Legend: K classes, N images, E experts.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def reliability(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> bytes:
     middle = (np.arange(ECE_BINS) + 0.5) / ECE_BINS
     below.bar(middle, count, width=0.9 / ECE_BINS, color=COLOURS[0])
     below.set_xlim(0, 1)
-    _plain(below, "confidence", "pictures")
+    _plain(below, "confidence", "images")
     return _drawn(figure)
 
 

@@ -1,4 +1,4 @@
-"""Original, masked and reconstructed pictures of a masked auto-encoder, one below the other.
+"""Original, masked and reconstructed images of a masked auto-encoder, one below the other.
 
 Legend: B batch, C channels, S image side, N patches, X values of a patch.
 """

@@ -1,11 +1,11 @@
-"""The report of a run: one HTML page that asks nothing of any other file or server, its charts and pictures inside it.
+"""The report of a run: one HTML page that asks nothing of any other file or server, its charts and images inside it.
 
-The same charts and pictures are also written as PNGs of their own into a folder beside it. `report` writes both from a run
-folder, `report_at_end` from what a run holds when it ends. What needs the pictures is left out, with a word, where the data
+The same charts and images are also written as PNGs of their own into a folder beside it. `report` writes both from a run
+folder, `report_at_end` from what a run holds when it ends. What needs the images is left out, with a word, where the data
 is gone. All names go through the template's escaping; charts show the probabilities of the weights without a temperature,
 but where one is named.
 
-Legend: B batch, C channels, S image side, K classes, N pictures, E experts.
+Legend: B batch, C channels, S image side, K classes, N images, E experts.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ NAME, FOLDER = "report.html", "report"
 SAMPLES = 8  # of a class
 CLASSES = 30  # that have samples
 MISTAKES = 24
-COUNTED = 256  # pictures by which the load of the experts is measured
-SIDE = 96  # px, the most that a picture is kept at
+COUNTED = 256  # images by which the load of the experts is measured
+SIDE = 96  # px, the most that an image is kept at
 
 
 def report(folder: str | Path) -> Path:
@@ -108,7 +108,7 @@ def write_report(
 
 def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list[str]]:
     """The data of the run, if it is still what it was, else None and why."""
-    gone = "The pictures are left out, and what is made of them: "
+    gone = "The images are left out, and what is made of them: "
     if config.data == "arrays":
         return None, [gone + "the data were arrays given from Python."]
     try:
@@ -148,7 +148,7 @@ def _values(
         "split": split,
         "splits": texts.splits(folder),
         "data_note": f"{result.data['name']}: {result.data['classes']} classes, fingerprint {result.data['fingerprint']}"
-        + (f"; {len(result.skipped)} unreadable pictures were left out" if result.skipped else ""),
+        + (f"; {len(result.skipped)} unreadable images were left out" if result.skipped else ""),
         "changed": texts.changed_settings(config),
         "settings": texts.flat(to_dict(config)),
         "environment": texts.environment(result),
@@ -201,7 +201,7 @@ def _summary(
 
 
 def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> Iterator[tuple[str, str, str]]:
-    """(name, note, picture) of each chart that the rows have something for."""
+    """(name, note, image) of each chart that the rows have something for."""
     rows, best = result.epochs, (result.best or {}).get("epoch") if result.val else None
     errors = {"training, masked": "train_masked_mse", "training, visible": "train_visible_mse"}
     errors["validation, masked"] = "val_masked_mse"
@@ -211,7 +211,7 @@ def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> It
     balance = {"training": "train_balance"} if any(row.get("train_balance") for row in rows) else {}
     log = {"log": pretraining and len(rows) > 1}
     scale = "Both axes are logarithmic. " if log["log"] else ""
-    seen = "Training is on augmented pictures, while the weights change"
+    seen = "Training is on augmented images, while the weights change"
     parts = (
         ("Error", "mean squared error", errors, log, f"{scale}Of pixels normalised as the model takes them."),
         ("Loss", "loss", losses, log, f"{scale}{seen}; its loss holds all terms."),
@@ -228,7 +228,7 @@ def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> It
 def _reliability(
     z_NK: np.ndarray, images: ImageSet, z_val: np.ndarray | None, val: ImageSet | None, files: dict[str, bytes]
 ) -> Iterator[dict[str, str]]:
-    """The diagrams of the pictures with logits `z_NK`: as they are, and at the temperature that fits those of `val`."""
+    """The diagrams of the images with logits `z_NK`: as they are, and at the temperature that fits those of `val`."""
     labels_N, split = images.labels.numpy(), images.name.rpartition("/")[2]
     temperature, note = None, ""
     if val is not None:
@@ -240,7 +240,7 @@ def _reliability(
     yield {
         "name": "As the model says it",
         "uri": _chart(files, "reliability", charts.reliability(softmax(z_NK, 1), labels_N)),
-        "note": f"{_calibration(found['before'])} of the {len(images)} {split} pictures.{note}",
+        "note": f"{_calibration(found['before'])} of the {len(images)} {split} images.{note}",
     }
     if temperature is not None:
         same = ", the same ones" if val is images else ""
@@ -248,8 +248,8 @@ def _reliability(
         yield {
             "name": f"At a temperature of {temperature:.2f}",
             "uri": _chart(files, "reliability-calibrated", charts.reliability(p_NK, labels_N)),
-            "note": f"{_calibration(found['after'])} of the same pictures, the logits divided by {temperature:.2f}, which fits "
-            f"the {len(val)} val pictures best{same}; feathervit calibrate stores it with the weights.",
+            "note": f"{_calibration(found['after'])} of the same images, the logits divided by {temperature:.2f}, which fits "
+            f"the {len(val)} val images best{same}; feathervit calibrate stores it with the weights.",
         }
 
 
@@ -258,7 +258,7 @@ def _calibration(found: dict[str, float]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+# Images
 
 
 def _mistakes(p_NK: np.ndarray, images: ImageSet, files: dict[str, bytes]) -> tuple[list[dict[str, Any]], str]:
@@ -279,9 +279,9 @@ def _mistakes(p_NK: np.ndarray, images: ImageSet, files: dict[str, bytes]) -> tu
     ]
     if rows:
         captions = [f"{row['true']}, taken for {row['guess']} ({texts.percent(row['confidence'])})" for row in rows]
-        pictures = _small(images.images[torch.from_numpy(worst)])
-        files["mistakes"] = png_bytes(tiles(pictures.split(1), captions))
-    return rows, f"Of {len(wrong)} mistakes among {len(labels)} pictures, those that the model was surest of."
+        shown = _small(images.images[torch.from_numpy(worst)])
+        files["mistakes"] = png_bytes(tiles(shown.split(1), captions))
+    return rows, f"Of {len(wrong)} mistakes among {len(labels)} images, those that the model was surest of."
 
 
 def _load(model: nn.Module, images: ImageSet, config: RunConfig, split: str, files: dict[str, bytes]) -> dict[str, Any]:
@@ -292,17 +292,17 @@ def _load(model: nn.Module, images: ImageSet, config: RunConfig, split: str, fil
     together = ImageSet(part.images, torch.zeros_like(part.labels), ("all",), part.sources, part.name)
     use = {layer: share_KE[0] for layer, share_KE in expert_use(encoder, together, config).items()}
     takes = f"a token takes {config.arch.feedforward.top_k}"
-    note = f"Share of the tokens of {len(part)} {split} pictures that take an expert; {takes}."
+    note = f"Share of the tokens of {len(part)} {split} images that take an expert; {takes}."
     return {"load": _chart(files, "experts", charts.expert_load(use)), "load_note": note}
 
 
 def _samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
-    """Strips of evenly spaced training pictures: of each class, or of all where there are no labels."""
+    """Strips of evenly spaced training images: of each class, or of all where there are no labels."""
     count_K = np.bincount(train.labels.numpy(), minlength=len(train.class_names))
     if len(count_K) < 2:
         chosen = _small(some(train, SAMPLES).images)
         files["samples"] = png_bytes(tiles([chosen]))
-        return {"samples": [("training pictures", None, _strip(chosen))], "samples_title": "Samples"}
+        return {"samples": [("training images", None, _strip(chosen))], "samples_title": "Samples"}
     shown = [k for k in range(len(count_K)) if count_K[k]][:CLASSES]
     rows = []
     for k in shown:
@@ -311,17 +311,17 @@ def _samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
         rows.append((train.class_names[k], int(count_K[k]), _small(train.images[chosen])))
     files["samples"] = png_bytes(tiles([own for _, _, own in rows], [name for name, _, _ in rows]))
     title = "Samples of each class" if len(shown) == len(count_K) else f"Samples of the first {len(shown)} classes"
-    strips = [(name, count, _strip(pictures, SAMPLES)) for name, count, pictures in rows]
+    strips = [(name, count, _strip(own, SAMPLES)) for name, count, own in rows]
     return {"samples": strips, "samples_title": title}
 
 
 def _small(images_BCRR: Tensor) -> Tensor:
-    """Pictures as they are, or at `SIDE` px where they are larger."""
+    """Images as they are, or at `SIDE` px where they are larger."""
     return resize(images_BCRR, SIDE) if images_BCRR.shape[-1] > SIDE else images_BCRR
 
 
 def _strip(images_BCSS: Tensor, places: int = 0) -> str:
-    """Pictures side by side with gaps, as wide as `places` of them."""
+    """Images side by side with gaps, as wide as `places` of them."""
     images_B4SS = F.pad(rgb(_small(images_BCSS)), (0, 0, 0, 0, 0, 1), value=255)  # with an alpha channel
     images_B4SS = F.pad(images_B4SS, (0, 0, 0, 0, 0, 0, 0, max(0, places - len(images_B4SS))))
     side, count = images_B4SS.shape[-1], len(images_B4SS)

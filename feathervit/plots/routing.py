@@ -1,4 +1,4 @@
-"""Which experts each patch takes in each layer, over the picture; and how much each class uses each expert.
+"""Which experts each patch takes in each layer, over the image; and how much each class uses each expert.
 
 Legend: B batch, N tokens (prefix tokens first), E experts, G grid side, K classes, L layers.
 """
@@ -41,7 +41,7 @@ def gates(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> dict[int,
 
 def expert_use(encoder: Encoder, images: ImageSet, config: RunConfig) -> dict[int, np.ndarray]:
     """Layer -> [K, E]: the share of a class's tokens that go to an expert, in evaluation; a row sums to the k that each
-    token takes. Classes without pictures have NaN. Raises ConfigError for a model without experts."""
+    token takes. Classes without images have NaN. Raises ConfigError for a model without experts."""
     counts: dict[int, Tensor] = {}
     index_K = torch.zeros(len(images.class_names), dtype=torch.float64)
     for start in range(0, len(images), BATCH):
@@ -70,7 +70,7 @@ def experts_map(gate_NE: np.ndarray, side: int) -> np.ndarray:
 def write_routing(
     encoder: Encoder, images_BCRR: Tensor, config: RunConfig, path: Path, labelled: ImageSet | None = None
 ) -> Path:
-    """A PNG: each picture, then the experts of its patches layer by layer (see `experts_map`); with `labelled`, the use of
+    """A PNG: each image, then the experts of its patches layer by layer (see `experts_map`); with `labelled`, the use of
     the experts by class below. Raises ConfigError, RunFolderError."""
     found, prefix = gates(encoder, images_BCRR, config), encoder.num_prefix_tokens
     images_B3SS, most = (
@@ -100,12 +100,12 @@ def write_routing(
 def draw_use(axes, use: dict[int, np.ndarray], class_names: tuple[str, ...]) -> None:
     """Classes downwards, the layers' experts side by side; the darker, the more of a class's tokens go to an expert."""
     edges = np.cumsum([0, *(share.shape[1] for share in use.values())])
-    picture = axes.imshow(np.concatenate(list(use.values()), 1), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    drawn = axes.imshow(np.concatenate(list(use.values()), 1), vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for edge in edges[1:-1]:
         axes.axvline(edge - 0.5, color="white", linewidth=3)
     axes.set_xticks((edges[:-1] + edges[1:] - 1) / 2, [f"layer {layer + 1}" for layer in use], fontsize=8)
     names = [name if len(name) <= 24 else name[:23] + "…" for name in map(shown, class_names)]
     axes.set_yticks(range(len(names)), names or None, fontsize=8, parse_math=False)
     axes.tick_params(length=0)
-    axes.figure.colorbar(picture, ax=axes, label="share of the tokens that\ntake an expert", fraction=0.03, pad=0.01)
+    axes.figure.colorbar(drawn, ax=axes, label="share of the tokens that\ntake an expert", fraction=0.03, pad=0.01)
     axes.set_title("experts 1, 2, ... of each layer by class", fontsize=9)

@@ -29,13 +29,13 @@ def sample_grid(
 ) -> Path:
     """Writes a PNG of up to `per_class` samples of every class, drawn by `seed`, and returns its path.
 
-    augmented: takes the chosen pictures, uint8 [B, C, R, R], and returns uint8 [B, C, S, S], drawn below the originals.
+    augmented: takes the chosen images, uint8 [B, C, R, R], and returns uint8 [B, C, S, S], drawn below the originals.
     Raises DataError for an empty set, ConfigError for no samples, RunFolderError where the file cannot be written.
     """
     if per_class < 1:
         raise ConfigError(f"per_class must be at least 1, got {per_class}")
     if not len(images):
-        raise DataError(f"{images.name} has no pictures to show")
+        raise DataError(f"{images.name} has no images to show")
     chosen = _choose(images, per_class, seed)
     index = torch.cat(list(chosen.values()))
     versions = [images.images[index]] + ([] if augmented is None else [augmented(images.images[index])])
@@ -56,7 +56,7 @@ def show(
 ) -> Path:
     """`sample_grid` of a named set or folder as the recipe stores it; with a recipe named, its augmentation below.
 
-    `reading`: fields of `ReadingConfig`. What mixes pictures (mixup, CutMix) is left out, since a mixture shows neither.
+    `reading`: fields of `ReadingConfig`. What mixes images (mixup, CutMix) is left out, since a mixture shows neither.
     Raises what loading raises.
     """
     config, _ = planned(recipe_name, None, source, {f"reading.{name}": value for name, value in reading.items()})
@@ -85,7 +85,7 @@ def show(
 
 
 def _choose(images: ImageSet, per_class: int, seed: int) -> dict[int, torch.Tensor]:
-    """label -> places of its samples, for the classes that have pictures."""
+    """label -> places of its samples, for the classes that have images."""
     order = torch.randperm(len(images), generator=Chance(seed).generator("samples"))
     drawn = images.labels[order]
     chosen = {label: order[drawn == label][:per_class] for label in range(len(images.class_names))}

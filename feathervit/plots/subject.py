@@ -1,4 +1,4 @@
-"""Whose pictures are drawn, and on which images: the encoder of a checkpoint, picture files or the first of its data."""
+"""What is drawn, and on which images: the encoder of a checkpoint, image files or the first of its data."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Checkpoint]:
     model = load_model(stored, path)
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if not isinstance(encoder, Encoder):
-        raise CheckpointError(f"{path} is {stored.config.model}; these pictures are of our own models only")
+        raise CheckpointError(f"{path} is {stored.config.model}; this plot works with feathervit's own models only")
     return encoder, stored
 
 
-def read_pictures(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor:
-    """Picture files as the model sees them: uint8 [B, C, S, S]. Raises DataError."""
+def read_images(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor:
+    """Image files as the model sees them: uint8 [B, C, S, S]. Raises DataError."""
     config, chans = checkpoint.config, checkpoint.in_chans
     if chans not in (1, 3):
-        raise DataError(f"the model takes {chans} channels; a picture file has 1 or 3")
+        raise DataError(f"the model takes {chans} channels; an image file has 1 or 3")
     with quiet():
         return torch.stack(
             [
@@ -49,15 +49,15 @@ def read_pictures(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor
 
 
 def own_data(config: RunConfig) -> ImageSet:
-    """Pictures of the data the model was trained on: test, else val, else train. Raises DataError where it is gone."""
+    """Images of the data the model was trained on: test, else val, else train. Raises DataError where it is gone."""
     splits = own_splits(config)
     return splits.test or splits.val or splits.train
 
 
 def own_splits(config: RunConfig) -> DataSplits:
-    """The data the model was trained on; pictures that cannot be read are left out. Raises DataError where it is gone."""
+    """The data the model was trained on; images that cannot be read are left out. Raises DataError where it is gone."""
     if config.data == "arrays":
-        raise DataError("the model was trained on arrays given from Python, which are in no file; name picture files")
+        raise DataError("the model was trained on arrays given from Python, which are in no file; name image files")
     return load_data(
         config.data,
         img_size=config.img_size,
@@ -70,5 +70,5 @@ def own_splits(config: RunConfig) -> DataSplits:
 
 
 def some(images: ImageSet, count: int) -> ImageSet:
-    """At most `count` of the pictures, evenly spaced."""
+    """At most `count` of the images, evenly spaced."""
     return images.subset(torch.linspace(0, len(images) - 1, min(count, len(images))).round().long())

@@ -16,7 +16,7 @@ from ..recipes import RECIPES
 from ..results import RunResult, read_splits
 
 FIGURES = {
-    "n": "pictures",
+    "n": "images",
     "top1": "top-1",
     "top5": "top-{k}",
     "balanced_accuracy": "balanced",
@@ -88,7 +88,7 @@ def classes(found: dict[str, Any], data: DataSplits | None) -> list[dict[str, An
 
 
 def splits(folder: Path) -> list[tuple[str, int, str]]:
-    """Name, pictures and origin of each split. Raises RunFolderError."""
+    """Name, images and origin of each split. Raises RunFolderError."""
     return [(name, part["count"], part["how"]) for name, part in read_splits(folder / "splits.json").items()]
 
 

@@ -203,10 +203,10 @@ def test_camera_and_what_is_no_picture(browser, address, tmp_path):
         "it runs",
     )
     shoot.click()
-    wait(lambda: text(browser, "spoken"), "its picture is classified")
+    wait(lambda: text(browser, "spoken"), "its photo is classified")
     camera.click()
     assert not shoot.is_displayed()
-    assert browser.find_element("id", "picture").is_displayed()
+    assert browser.find_element("id", "image").is_displayed()
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])

@@ -110,7 +110,7 @@ def test_mistakes_are_those_the_model_was_surest_of(run, folder):
     files = sorted((folder / "test").glob("*/*.png"))
     wrong = [(p, f) for p, f in zip(predictor.predict(files), files, strict=True) if p.label != f.parent.name]
     wrong.sort(key=lambda pair: -pair[0].probabilities[0])
-    shown = [image for image in page.images if image["alt"].startswith("a picture of")]
+    shown = [image for image in page.images if image["alt"].startswith("an image of")]
     assert len(shown) == min(24, len(wrong)) > 0
     texts = [text for text in page.figures if " taken for " in text and " %" in text]
     for image, text, (prediction, file) in zip(shown, texts, wrong, strict=True):
@@ -135,8 +135,8 @@ def test_reliability_before_and_after(run, folder, tmp_path, small, with_report,
     for text, when in ((before, "before"), (after, "after")):
         figures = found["test"][when]  # fitted on val, shown on test
         assert f"error {100 * figures['ece']:.1f} %, NLL {figures['nll']:.3f} of the" in text
-    assert "24 test pictures" in before
-    assert f"divided by {found['temperature']:.2f}, which fits the 7 val pictures" in after
+    assert "24 test images" in before
+    assert f"divided by {found['temperature']:.2f}, which fits the 7 val images" in after
     report(run.folder)  # of calibrated weights it says the same
     assert notes(run.folder) == [before, after]
 
@@ -203,9 +203,7 @@ def test_pre_training(folder, small, tmp_path, with_report):
     row = next(row for row in page.rows if row[0] == "test")
     assert f"{done.result.test['masked_mse']:.4f}" in row
     assert "logarithmic" in page.text
-    rows = [
-        pixels(image) for image in page.images if image["alt"].endswith("ed pictures") or "original" in image["alt"]
-    ]
+    rows = [pixels(image) for image in page.images if image["alt"].endswith("ed images") or "original" in image["alt"]]
     assert [r.shape for r in rows] == [(16, 8 * 17 - 1, 4)] * 3
     names = {path.stem for path in (tmp_path / "mae" / "report").iterdir()}
     assert names == {

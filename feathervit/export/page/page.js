@@ -1,14 +1,14 @@
-// A picture to class names, in the browser. The graph does all that happens to pixels but decoding; see docs/deploying.md.
+// An image to class names, in the browser. The graph does all that happens to pixels but decoding; see docs/deploying.md.
 import * as ort from "./ort.js";
 import { levelsOf } from "./png.js";
 
 const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2", "#999999"]; // Okabe and Ito
-const [SHORT, LONG] = [2048, 8192]; // pixels at most of a picture's sides; what is larger is halved first
+const [SHORT, LONG] = [2048, 8192]; // pixels at most of an image's sides; what is larger is halved first
 const [RUNS, BUDGET] = [10, 500]; // runs and milliseconds at most of which the time is the mean: a browser's clock is coarse
 const $ = (id) => document.getElementById(id);
 
-let model, session, last; // last: what the graph gave out for the picture that is shown
-let turn = 0; // counts pictures, so that an earlier one's timing ends when another comes
+let model, session, last; // last: what the graph gave out for the image that is shown
+let turn = 0; // counts images, so that an earlier one's timing ends when another comes
 
 async function start() {
   model = await (await fetch("model.json")).json();
@@ -35,15 +35,15 @@ function describe() {
   $("routes").hidden = $("routing").hidden = !model.routed.length;
 }
 
-// Pictures -----------------------------------------------------------------------------------------------------------
+// Images -----------------------------------------------------------------------------------------------------------
 
 function listen() {
   $("choose").disabled = false;
   $("choose").onclick = () => $("file").click();
   $("file").onchange = () => take($("file").files[0]).then(() => ($("file").value = ""));
-  addEventListener("paste", (event) => take(pictureIn(event.clipboardData), event));
+  addEventListener("paste", (event) => take(imageIn(event.clipboardData), event));
   addEventListener("dragover", (event) => event.preventDefault());
-  addEventListener("drop", (event) => take(pictureIn(event.dataTransfer), event));
+  addEventListener("drop", (event) => take(imageIn(event.dataTransfer), event));
   for (const name of ["dragenter", "dragover"]) $("drop").addEventListener(name, () => $("drop").classList.add("over"));
   for (const name of ["dragleave", "drop"]) $("drop").addEventListener(name, () => $("drop").classList.remove("over"));
   $("layer").oninput = drawExperts;
@@ -52,21 +52,21 @@ function listen() {
   navigator.mediaDevices?.enumerateDevices().then((all) => ($("camera").hidden = !all.some((d) => d.kind === "videoinput")));
 }
 
-const pictureIn = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+const imageIn = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
 
 async function take(file, event) {
   event?.preventDefault();
-  if (!file) return event?.type === "drop" && complain("That is no picture file.");
+  if (!file) return event?.type === "drop" && complain("That is not an image file.");
   let bitmap;
   try {
     const deep = model.scale && (await levelsOf(file, model.scale));
     const source = deep ? new ImageData(deep.data, deep.width) : file;
     bitmap = await createImageBitmap(source, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
-    return complain(`${file.name || "The picture"} cannot be read as a picture.`);
+    return complain(`${file.name || "The image"} cannot be read as an image.`);
   }
   closeCamera();
-  await classify(bitmap, bitmap.width, bitmap.height, file.name || "pasted picture");
+  await classify(bitmap, bitmap.width, bitmap.height, file.name || "pasted image");
   bitmap.close();
 }
 
@@ -79,7 +79,7 @@ async function openCamera() {
   await $("video").play();
   $("drop").classList.add("full");
   $("video").hidden = $("shoot").hidden = false;
-  $("picture").hidden = true;
+  $("image").hidden = true;
   $("camera").textContent = "Close the camera";
 }
 
@@ -88,13 +88,13 @@ function closeCamera() {
   for (const track of $("video").srcObject.getTracks()) track.stop();
   $("video").srcObject = null;
   $("video").hidden = $("shoot").hidden = true;
-  $("picture").hidden = !last;
+  $("image").hidden = !last;
   $("drop").classList.toggle("full", Boolean(last));
   $("camera").textContent = "Camera";
 }
 
 async function shoot() {
-  await classify($("video"), $("video").videoWidth, $("video").videoHeight, "picture from the camera");
+  await classify($("video"), $("video").videoWidth, $("video").videoHeight, "photo from the camera");
 }
 
 function complain(text) {
@@ -103,7 +103,7 @@ function complain(text) {
 
 /** Draws `source` whole over white and returns the canvas, halved until its sides are at most SHORT and LONG. */
 function drawn(source, width, height) {
-  const canvas = $("picture");
+  const canvas = $("image");
   const excess = Math.max(Math.min(width, height) / SHORT, Math.max(width, height) / LONG);
   const halvings = Math.max(0, Math.ceil(Math.log2(excess)));
   canvas.width = Math.max(1, width >> halvings);
@@ -152,7 +152,7 @@ async function classify(source, width, height, name) {
   }
 }
 
-/** The mean time of `once` after the result is on the screen, unless another picture comes. */
+/** The mean time of `once` after the result is on the screen, unless another image comes. */
 async function time(once, mine) {
   $("time").textContent = "Timing…";
   await new Promise((done) => setTimeout(done, 30));
@@ -163,7 +163,7 @@ async function time(once, mine) {
     runs++;
   }
   const milliseconds = (performance.now() - begin) / runs;
-  if (mine === turn) $("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 2 : 0)} ms a picture, resizing included; one thread.`;
+  if (mine === turn) $("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 2 : 0)} ms an image, resizing included; one thread.`;
 }
 
 function present(canvas, description) {
@@ -209,7 +209,7 @@ function drawSeen() {
     context.imageSmoothingEnabled = false;
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
   }
-  $("seen").setAttribute("aria-label", `The picture at ${size} by ${size} pixels, as the model sees it`);
+  $("seen").setAttribute("aria-label", `The image at ${size} by ${size} pixels, as the model sees it`);
 }
 
 function drawExperts() {
@@ -240,7 +240,7 @@ function drawExperts() {
   const shares = counts.map((count, i) => `Expert ${i + 1}: ${Math.round((100 * count) / (grid * grid))} %`);
   $("layer-number").textContent = layer;
   $("layer").setAttribute("aria-valuetext", layer);
-  $("routes").setAttribute("aria-label", `The experts of layer ${layer} over the picture. ${shares.join(", ")}`);
+  $("routes").setAttribute("aria-label", `The experts of layer ${layer} over the image. ${shares.join(", ")}`);
   $("experts").replaceChildren(
     ...shares.map((share, i) => {
       const swatch = element("span", "swatch");
