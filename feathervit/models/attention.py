@@ -36,9 +36,8 @@ class GroupedQueryAttention(nn.Module):
 
     def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
         qkv_BNTK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim))
-        q_BHNK, k_BGNK, v_BGNK = (
-            t.transpose(1, 2) for t in qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
-        )
+        q_BNHK, k_BNGK, v_BNGK = qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        q_BHNK, k_BGNK, v_BGNK = q_BNHK.transpose(1, 2), k_BNGK.transpose(1, 2), v_BNGK.transpose(1, 2)
         y_BHNK = self.attend(rotate(q_BHNK, place), rotate(k_BGNK, place), v_BGNK)
         return self.proj(y_BHNK.transpose(1, 2).flatten(2))
 

@@ -81,25 +81,32 @@ class TimmContract:
         intermediates_only: bool = False,
         output_dict: bool = False,
     ) -> Any:
-        """The layers' outputs, as timm's models give them: (`forward_features`, [of each chosen layer]).
+        """Outputs of the levels in `feature_info`, as timm's models give them: (`forward_features`, [of each chosen level]).
 
-        `indices`: the last so many layers, the layers of these indices (negative ones count from the end), or None for all.
-        Patches are [B, D, G, G], with output_fmt "NLC" [B, G^2, D]. `return_prefix_tokens`: pairs (patches, prefix tokens).
-        `norm`: after the final norm. `stop_early`: no layer after the last chosen one runs. `intermediates_only`: the list
-        alone. `output_dict`: a dict of "image_features", "image_intermediates" and "image_intermediates_prefix".
+        Levels are the stages of a residual stem, then the layers. `indices`: the last so many levels, the levels of these
+        indices (negative ones count from the end), or None for all. Patches are [B, D, G, G], with output_fmt "NLC"
+        [B, G^2, D]; a stage has its own width and grid. `return_prefix_tokens`: pairs (patches, prefix tokens); a stage has
+        none, [B, 0, D]. `norm`: layers after the final norm. `stop_early`: no layer after the last chosen one runs.
+        `intermediates_only`: the list alone. `output_dict`: a dict of "image_features", "image_intermediates" and
+        "image_intermediates_prefix".
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ConfigError(f"output_fmt must be NCHW or NLC, got {output_fmt!r}")
-        chosen = _chosen(indices, len(self.blocks))
-        taken = Taken(("output",))
-        features_BND, _ = self.encode(x_BCSS, taken=taken, layers=chosen[-1] + 1 if stop_early else None)
-        outputs = [taken[f"blocks.{i}.output"] for i in chosen]
-        outputs = [self.norm(x) for x in outputs] if norm else outputs
-        prefix = [x[:, : self.num_prefix_tokens] for x in outputs]
-        patches = [x[:, self.num_prefix_tokens :] for x in outputs]
-        if output_fmt == "NCHW":
-            grid = (self.patch_embed.grid_size, self.patch_embed.grid_size)
-            patches = [x.transpose(1, 2).unflatten(2, grid).contiguous() for x in patches]
+        names, stages = [info["module"] for info in self.feature_info], self._stages
+        chosen, taken = _chosen(indices, len(names)), Taken(("output",))
+        layers = max(chosen[-1] + 1 - stages, 0) if stop_early else None
+        features_BND, _ = self.encode(x_BCSS, taken=taken, layers=layers)
+        prefix, patches = [], []
+        for i in chosen:
+            x = taken[f"{names[i]}.output"]
+            if i < stages:
+                prefix.append(x.new_empty(len(x), 0, x.shape[1]))
+                patches.append(x)
+                continue
+            x, grid = self.norm(x) if norm else x, (self.patch_embed.grid_size, self.patch_embed.grid_size)
+            prefix.append(x[:, : self.num_prefix_tokens])
+            patches.append(x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid))
+        patches = [x.contiguous() if output_fmt == "NCHW" else x.flatten(2).transpose(1, 2) for x in patches]
         if output_dict:
             found: dict[str, Any] = {"image_intermediates": patches}
             if return_prefix_tokens and self.num_prefix_tokens:
@@ -117,7 +124,7 @@ class TimmContract:
         return_prefix_tokens: bool = False,
         norm: bool = False,
     ) -> list:
-        """The outputs of the last `n` layers, or of the layers `n`, as DINO's models give them."""
+        """The outputs of the last `n` levels, or of the levels `n`, as DINO's models give them."""
         return self.forward_intermediates(
             x_BCSS,
             n,
@@ -130,9 +137,12 @@ class TimmContract:
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Removes the layers after the last chosen one, and the head and the final norm where asked; returns the indices."""
-        chosen = _chosen(indices, len(self.blocks))
-        self.blocks = self.blocks[: chosen[-1] + 1]
+        """Removes the layers after the last chosen level, and the head and the final norm where asked; returns the indices.
+
+        A stem stays whole, since tokens are made of its last stage.
+        """
+        chosen = _chosen(indices, len(self.feature_info))
+        self.blocks = self.blocks[: max(chosen[-1] + 1 - self._stages, 0)]
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
@@ -141,9 +151,15 @@ class TimmContract:
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """What timm's `features_only` reads of each layer."""
+        """What timm's `features_only` reads of each level: the stages of a residual stem, then the layers."""
+        stem = [{**info, "module": f"patch_embed.{info['module']}"} for info in self.patch_embed.feature_info]
         size = {"num_chs": self.embed_dim, "reduction": self.patch_embed.patch_size}
-        return [{"module": f"blocks.{i}", **size} for i in range(len(self.blocks))]
+        return stem + [{"module": f"blocks.{i}", **size} for i in range(len(self.blocks))]
+
+    @property
+    def _stages(self) -> int:
+        """How many of the levels come before the layers."""
+        return len(self.patch_embed.feature_info)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Sizes and training
@@ -202,13 +218,13 @@ def side(img_size: int | Sequence[int]) -> int:
     return img_size[0]
 
 
-def _chosen(indices: int | Sequence[int] | None, depth: int) -> list[int]:
-    """Indices of layers, rising, of what `forward_intermediates` takes."""
+def _chosen(indices: int | Sequence[int] | None, count: int) -> list[int]:
+    """Indices of levels, rising, of what `forward_intermediates` takes."""
     if isinstance(indices, int):
-        indices = range(depth - indices, depth)
-    found = sorted({i + depth if i < 0 else i for i in (range(depth) if indices is None else indices)})
-    if not found or not 0 <= found[0] <= found[-1] < depth or (isinstance(indices, range) and indices.start < 0):
+        indices = range(count - indices, count)
+    found = sorted({i + count if i < 0 else i for i in (range(count) if indices is None else indices)})
+    if not found or not 0 <= found[0] <= found[-1] < count or (isinstance(indices, range) and indices.start < 0):
         raise ConfigError(
-            f"indices must name layers from 0 to {depth - 1}, or how many of the last {depth}; got {indices}"
+            f"indices must name levels from 0 to {count - 1}, or how many of the last {count}; got {indices}"
         )
     return found

@@ -9,19 +9,29 @@ Legend: B batch, C channels, S image side, N tokens, D width, G grid side, K pat
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
 from ..config import ConvStemConfig, Patches, ResidualStemConfig, WhitenedPatchesConfig
 from ..errors import ConfigError
 from .place import Place
+from .taken import Taken
 
 WHITENING_EPS = 5e-4  # of the eigenvalues, as in PoorViTs
 _VALUES = 1 << 24  # unfolded at a time: 64 MiB
+
+
+@register_notrace_function  # torch.fx calls it instead of tracing it
+def check_images(x_BCSS: Tensor, img_size: int) -> None:
+    """Raises ConfigError for a batch of images that are not of this size."""
+    if x_BCSS.ndim != 4 or x_BCSS.shape[-2:] != (img_size, img_size):
+        raise ConfigError(f"the model takes images [B, C, {img_size}, {img_size}], got {list(x_BCSS.shape)}")
 
 
 class PatchEmbed(nn.Module):
@@ -47,15 +57,18 @@ class PatchEmbed(nn.Module):
             )
         self.img_size, self.grid_size = img_size, -(-img_size // self.patch_size)
 
-    def forward(self, x_BCSS: Tensor, place: Place | None = None) -> Tensor:
-        if x_BCSS.ndim != 4 or x_BCSS.shape[-2:] != (self.img_size, self.img_size):
-            shape = list(x_BCSS.shape)
-            raise ConfigError(f"the model takes images [B, C, {self.img_size}, {self.img_size}], got {shape}")
-        tokens_BND = self.embed(x_BCSS, place).flatten(2).transpose(1, 2)
+    def forward(self, x_BCSS: Tensor, place: Place | None = None, taken: Taken | None = None) -> Tensor:
+        check_images(x_BCSS, self.img_size)
+        tokens_BND = self.embed(x_BCSS, place, taken).flatten(2).transpose(1, 2)
         return tokens_BND.to(x_BCSS.dtype)  # a convolution in low precision does not decide the residual stream's
 
-    def embed(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
-        """[B, C, S, S] to [B, D, G, G]."""
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """The maps that come before the tokens: name of the module within this one, channels, pixels per side of a value."""
+        return []
+
+    def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
+        """[B, C, S, S] to [B, D, G, G]. `taken` receives the maps of `feature_info`, each as "MODULE.output"."""
         return self.proj(x_BCSS)
 
     def kept_on_grid(self, x_BCSS: Tensor, place: Place) -> Tensor:
@@ -104,7 +117,7 @@ class FrozenWhitenedPatchEmbed(PatchEmbed):
     def initialise_from(self, images_NCSS: Tensor) -> None:
         self.white.copy_(whitening_filters(images_NCSS, self.patch_size))
 
-    def embed(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
+    def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
         return torch.cat([F.conv2d(x_BCSS, self.white, stride=self.patch_size), self.proj(x_BCSS)], dim=1)
 
 
@@ -136,12 +149,13 @@ class ConvStem(PatchEmbed):
         for conv in later:
             self.rest.extend([conv, LayerNorm2d(conv.out_channels, eps=1e-5), nn.GELU()])
 
-    def embed(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
+    def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
         if place is not None and place.keep_BK is not None:
             x_BCSS = x_BCSS * _enlarged(self.kept_on_grid(x_BCSS, place), self.img_size)
         return self.rest(self.proj(x_BCSS))
 
 
+@register_notrace_module
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose training statistics count kept positions only, so that masked pre-training, which zeroes hidden pixels,
     leaves running statistics that serve whole images. Without a mask it is `nn.BatchNorm2d`."""
@@ -213,18 +227,31 @@ class ResidualStem(PatchEmbed):
             for before, stage in zip(widths, config.stages, strict=False)
             for i in range(stage.blocks)
         )
+        self.ends = [n - 1 for n in itertools.accumulate(stage.blocks for stage in config.stages)]  # of the stages
         self.out = nn.Conv2d(widths[-1], dim, 1) if widths[-1] != dim else nn.Identity()
 
-    def embed(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
+    def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
         x = x_BCSS.contiguous(memory_format=torch.channels_last)
         kept_B1GG = None if place is None or place.keep_BK is None else self.kept_on_grid(x, place)
         if kept_B1GG is not None:
             x = x * _enlarged(kept_B1GG, x.shape[-1])
         x = self.proj(x)
         x = F.relu(self.bn(x, _enlarged(kept_B1GG, x.shape[-1])))
-        for block in self.residual:
+        for i, block in enumerate(self.residual):
             x = block(x, _enlarged(kept_B1GG, -(-x.shape[-1] // block.conv1.stride[0])))
+            if taken is not None and i in self.ends:
+                taken[f"residual.{i}.output"] = x
         return self.out(x)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """The output of each stage."""
+        found, reduction = [], self.proj.stride[0]
+        for i, block in enumerate(self.residual):
+            reduction *= block.conv1.stride[0]
+            if i in self.ends:
+                found.append({"module": f"residual.{i}", "num_chs": block.conv2.out_channels, "reduction": reduction})
+        return found
 
 
 def _enlarged(kept_B1GG: Tensor | None, side: int) -> Tensor | None:

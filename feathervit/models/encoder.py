@@ -139,7 +139,10 @@ class Encoder(TimmContract, nn.Module):
         what `intermediates` lists. `layers`: so many of the layers run; None: all.
         """
         place = self.place(keep_BK)
-        x_BND = self.readout.prepend(self.patch_embed(x_BCSS, place))
+        inside = None if taken is None else Taken(taken.kinds)
+        x_BND = self.readout.prepend(self.patch_embed(x_BCSS, place, inside))
+        for kind, value in (inside or {}).items():
+            taken[f"patch_embed.{kind}"] = value
         if self.pos_embed is not None:
             x_BND = x_BND + self.pos_embed
         x_BND = place.select(x_BND)
@@ -165,9 +168,9 @@ class Encoder(TimmContract, nn.Module):
 
         "embedding" [B, N, D], the input of the first layer; "blocks.I.attention" [B, H, N, N], the weights, one row per
         query; "blocks.I.values" [B, H, N, K], what they weight; "blocks.I.gate" [B, N, E], in layers with more than one
-        expert; "blocks.I.output" [B, N, D]; "tokens" [B, N, D], the last output after the norm, which `forward_features`
-        returns. An attention without a method `look` gives no weights. Raises ConfigError in training mode, where noise
-        and dropout are drawn.
+        expert; "blocks.I.output" [B, N, D]; "patch_embed.residual.J.output", the maps of a residual stem's stages; "tokens"
+        [B, N, D], the last output after the norm, which `forward_features` returns. An attention without a method `look`
+        gives no weights. Raises ConfigError in training mode, where noise and dropout are drawn.
         """
         if self.training:
             raise ConfigError("intermediates are those of evaluation: call eval() on the model first")

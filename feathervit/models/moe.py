@@ -13,6 +13,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from ..config import MoEConfig
@@ -25,6 +26,7 @@ def coefficient_of_variation(x_E: Tensor) -> Tensor:
     return x_E.std(unbiased=True) / x_E.mean()
 
 
+@register_notrace_module  # torch.fx cannot see through its autocast
 class NoisyTopKGate(nn.Module):
     """Noisy top-k gate, Eq. 2-3, and its balance losses, Eq. 5-6 and 10-12.
 
@@ -132,7 +134,7 @@ class _Experts(nn.Module):
     def forward(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
         """[B, N, D] to [B, N, D], and the layer's balance loss (a scalar; 0 in evaluation)."""
         if self.gate is None:
-            gate_BNE, balance = x_BND.new_ones((*x_BND.shape[:-1], 1)), x_BND.new_zeros(())
+            gate_BNE, balance = torch.ones_like(x_BND[..., :1]), x_BND.new_zeros(())
         else:
             gate_BNE, balance = self.gate(x_BND)
         return self.dropped_mixture(x_BND, gate_BNE.to(x_BND.dtype)), balance

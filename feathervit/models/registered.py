@@ -62,7 +62,7 @@ def _create(
     **words: Any,
 ) -> nn.Module:
     """What timm calls to make a model of ours. With weights from where `pretrained_cfg` and its overlay say they are, else
-    those in the package. `features_only`: a module that returns the outputs of the layers `out_indices` (by default the last
+    those in the package. `features_only`: a module that returns the outputs of the levels `out_indices` (by default the last
     three) as [B, D, G, G]. Raises TypeError for unknown words, CheckpointError where weights cannot be had or do not fit."""
     if unknown := sorted(set(words) - WORDS):
         raise TypeError(f"{name} got an unexpected argument {unknown[0]!r}")
@@ -109,7 +109,7 @@ def _create(
             pretrained_model_args=pretrained_model_args,
             img_size=model.patch_embed.img_size,
             features_only=features_only,
-            out_indices=min(3, len(model.blocks)) if out_indices is None else out_indices,
+            out_indices=min(3, len(model.feature_info)) if out_indices is None else out_indices,
             feature_cls=feature_cls,
         )
     )

@@ -34,9 +34,13 @@ def images(count: int = 2, size: int = 16) -> torch.Tensor:
 
 
 def outputs(model: Encoder, x: torch.Tensor) -> list[torch.Tensor]:
-    """The oracle: what a hook sees leave each layer."""
+    """The oracle: what a hook sees leave each level as tokens, the stages of a stem first."""
     found = []
-    hooks = [layer.register_forward_hook(lambda _, __, out: found.append(out[0])) for layer in model.blocks]
+
+    def note(_, __, out):
+        found.append(out[0] if isinstance(out, tuple) else out.flatten(2).transpose(1, 2))
+
+    hooks = [model.get_submodule(info["module"]).register_forward_hook(note) for info in model.feature_info]
     model(x)
     for hook in hooks:
         hook.remove()
@@ -50,24 +54,27 @@ def test_intermediates_are_the_outputs_of_the_layers(name):
     found = outputs(model, x)
     final, maps = model.forward_intermediates(x)
     assert_close(final, model.forward_features(x))
-    prefix, grid = model.num_prefix_tokens, model.patch_embed.grid_size
+    stages = len(found) - len(model.blocks)
+    prefix = model.num_prefix_tokens
+    assert stages == (3 if name.startswith("feather") else 0)
+    assert len(maps) >= 3  # as timm's own test asks
     assert [info["num_chs"] for info in model.feature_info] == [m.shape[1] for m in maps]
     assert all(16 // info["reduction"] == m.shape[-1] for info, m in zip(model.feature_info, maps, strict=True))
     for tokens, patches in zip(found, maps, strict=True):
-        assert_close(patches[:, :, 1, 0], tokens[:, prefix + grid])  # row 1, column 0
+        assert_close(patches[:, :, 1, 0], tokens[:, prefix + patches.shape[-1]])  # row 1, column 0
     only = model.forward_intermediates(x, 1, norm=True, stop_early=True, output_fmt="NLC", intermediates_only=True)
     assert_close(only[0], model.forward_features(x)[:, prefix:])
     first = model.forward_intermediates(x, [0], stop_early=True, intermediates_only=True)
     assert_close(first[0], maps[0])
     named = model.forward_intermediates(x, [-1], return_prefix_tokens=True, output_dict=True)
     assert_close(named["image_features"], final)
-    pairs = model.get_intermediate_layers(x, [0, 1], return_prefix_tokens=True)
+    pairs = model.get_intermediate_layers(x, [0, -1], return_prefix_tokens=True)
     if prefix:
         assert_close(named["image_intermediates_prefix"][0], found[-1][:, :prefix])
-        assert_close(torch.cat([pairs[1][1], pairs[1][0]], 1), found[1])
+        assert_close(torch.cat([pairs[1][1], pairs[1][0]], 1), found[-1])
     else:
         assert "image_intermediates_prefix" not in named
-        assert_close(pairs[1], found[1])
+        assert_close(pairs[1], found[-1])
 
 
 @EVERY
@@ -78,15 +85,37 @@ def test_pruned_models_give_the_same_intermediates_and_train_whole(name):
         kept = copy.deepcopy(whole)
         kept.prune_intermediate_layers(1, prune_head=False)
         assert_close(kept(x), logits)
-    pruned = copy.deepcopy(whole)
-    assert pruned.prune_intermediate_layers([0], prune_norm=True) == [0]
+    pruned, first = copy.deepcopy(whole), len(maps) - len(whole.blocks)  # the first layer
+    assert pruned.prune_intermediate_layers([first], prune_norm=True) == [first]
     assert len(pruned.blocks) == 1
     with torch.no_grad():
-        assert_close(pruned.forward_intermediates(x, [0], intermediates_only=True)[0], maps[0])
+        assert_close(pruned.forward_intermediates(x, [first], intermediates_only=True)[0], maps[first])
         patches = pruned.forward_features(x)[:, pruned.num_prefix_tokens :]
-        assert_close(patches, maps[0].flatten(2).transpose(1, 2))
+        assert_close(patches, maps[first].flatten(2).transpose(1, 2))
     pruned.train().forward_features(x).sum().backward()
     assert not [n for n, p in pruned.named_parameters() if p.grad is None]
+
+
+@torch.no_grad()
+def test_the_stages_of_a_stem_are_levels():
+    """Also beside prefix tokens, of which they have none; the layers behind them need not run or be there."""
+    model, x = made("feather_nano"), images(size=32)
+    model.set_input_size(32)
+    assert [info["reduction"] for info in model.feature_info] == [2, 4, 8, 8, 8]
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    assert [m.shape[-1] for m in maps] == [16, 8, 4, 4, 4]
+    calls = []
+    model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    (one,) = model.forward_intermediates(x, [1], stop_early=True, intermediates_only=True, output_fmt="NLC")
+    assert_close(one, maps[1].flatten(2).transpose(1, 2))
+    assert not calls
+    assert model.prune_intermediate_layers((0, 2)) == [0, 2]
+    assert not len(model.blocks)
+    for ours, theirs in zip(model.forward_intermediates(x, (0, 2), intermediates_only=True), maps[::2], strict=False):
+        assert_close(ours, theirs)
+    model = create_model("feather_nano", readout="class", num_classes=5).eval()
+    (stage, none), (_, prefix) = model.get_intermediate_layers(x, [0, 3], return_prefix_tokens=True)
+    assert (stage.shape, none.shape, prefix.shape[1]) == ((2, 256, maps[0].shape[1]), (2, 0, maps[0].shape[1]), 1)
 
 
 @EVERY
@@ -182,5 +211,5 @@ def test_scores_of_a_read_out_go_with_it():
 def test_layers_that_there_are_not(indices):
     model = Encoder(EncoderConfig(dim=16, depth=2, attention=GQAConfig(2, 2)), 8, 4, 3, 5).eval()
     assert isinstance(model.blocks, nn.ModuleList)
-    with pytest.raises(ConfigError, match="layers from 0 to 1"):
+    with pytest.raises(ConfigError, match="levels from 0 to 1"):
         model.forward_intermediates(torch.zeros(1, 3, 8, 8), indices)

@@ -66,17 +66,33 @@ def test_words_of_timm(name):
 @EVERY
 @torch.no_grad()
 def test_features_only(name):
+    """Levels are chosen by index, of a stem's stages and the layers; by timm's own getter, or by its graph of torch.fx."""
     torch.manual_seed(0)
     whole = timm.create_model(name, **small(name)).eval()
-    features = timm.create_model(name, **small(name), features_only=True, out_indices=(0, 1)).eval()
+    x, chosen = torch.randn(2, 3, 16, 16), (0, 2, 3)
+    expected = whole.forward_intermediates(x, chosen, intermediates_only=True)
+    features = timm.create_model(name, **small(name), features_only=True, out_indices=chosen).eval()
     features.model.load_state_dict(whole.state_dict(), strict=False)
-    x = torch.randn(2, 3, 16, 16)
-    for ours, theirs in zip(features(x), whole.forward_intermediates(x, [0, 1], intermediates_only=True), strict=True):
+    for ours, theirs in zip(features(x), expected, strict=True):
         assert_close(ours, theirs)
-    assert features.feature_info.channels() == [whole.embed_dim] * 2
-    assert features.feature_info.reduction() == [whole.patch_embed.patch_size] * 2
-    assert len(features.model.blocks) == 2
-    assert len(timm.create_model(name, **small(name), features_only=True)(x)) == min(3, len(whole.blocks))
+    assert features.feature_info.channels() == [m.shape[1] for m in expected]
+    assert features.feature_info.reduction() == [16 // m.shape[-1] for m in expected]
+    assert len(features.model.blocks) == (1 if name.startswith("feather") else 4)
+    assert len(timm.create_model(name, **small(name), features_only=True)(x)) == 3
+
+
+@EVERY
+def test_torch_fx_traces_the_model_in_evaluation_and_training(name):
+    model = timm.create_model(name, **small(name))
+    x = torch.randn(2, 3, 16, 16)
+    for mode in (True, False):
+        traced = timm.layers.create_feature_extractor(model.train(mode), ["head"])
+        found = traced(x)["head"]
+        assert found.shape == (2, model.num_classes)
+        if not mode:
+            assert_close(found, model(x))
+    found.sum().backward()
+    assert model.head.weight.grad is not None
 
 
 def test_features_of_weights_in_the_package():
