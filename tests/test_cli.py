@@ -284,7 +284,7 @@ MISTAKES = {
     "heads that do not divide": (["train", "--recipe", "digits", "--arch.attention.heads", "5", "--out", "OUT"], "5"),
     "unknown kind of part": (["train", "--recipe", "digits", "--arch.patches", "conv", "--out", "OUT"], "conv-stem"),
     "no checkpoint": (["evaluate", "none.safetensors"], "none.safetensors"),
-    "no pictures named": (["predict", "none.safetensors"], "pictures"),
+    "no images named": (["predict", "none.safetensors"], "images"),
     "two formats": (["predict", "none.safetensors", "a.png", "--json", "--csv"], "--csv"),
     "flag without effect": (
         ["train", "--model", "timm:resnet10t", "--data", "digits", "--arch.depth", "2", "--out", "OUT"],

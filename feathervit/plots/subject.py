@@ -23,7 +23,7 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Checkpoint]:
     model = load_model(stored, path)
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if not isinstance(encoder, Encoder):
-        raise CheckpointError(f"{path} is {stored.config.model}; this plot works with feathervit's own models only")
+        raise CheckpointError(f"{path} is {stored.config.model}; this plot is of our own models only")
     return encoder, stored
 
 

@@ -193,7 +193,7 @@ def test_grid_is_drawn_by_its_seed(tmp_path):
 
 
 def test_grid_that_cannot_be(coloured, tmp_path):
-    with pytest.raises(DataError, match="no pictures to show"):
+    with pytest.raises(DataError, match="no images to show"):
         sample_grid(coloured.subset([]), tmp_path / "a.png")
     with pytest.raises(RunFolderError, match="missing"):
         sample_grid(coloured, tmp_path / "missing" / "a.png")

@@ -153,7 +153,7 @@ def test_picture_files_as_they_are(photographs_run, photographs, tmp_path, capsy
     labels = [p.label for p in feathervit.load(photographs_run).predict(list(map(str, files)))]
     for to in ("onnx", "pt2"):
         assert main(["export", str(photographs_run), "--to", to, "--out", str(tmp_path / to)]) == 0
-        assert "of the picture files as they are: 100.00 %" in capsys.readouterr().out
+        assert "of the image files as they are: 100.00 %" in capsys.readouterr().out
         report = json.loads((tmp_path / to / "export.json").read_text())
         assert (report["n"], report["originals"]["n"]) == (18, 18)
         assert (

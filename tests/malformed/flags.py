@@ -167,7 +167,7 @@ OTHERS = [
     ("evaluate {world}/run --device mps", "mps"),
     ("evaluate {world}/run --threads 0", "--threads"),
     ("evaluate {world}/run {world}/run", "run"),
-    ("predict {world}/run", "no pictures"),
+    ("predict {world}/run", "no images"),
     ("predict {world}/run {world}/good.png --top 0", "--top"),
     ("predict {world}/run {world}/good.png --top many", "top"),
     ("predict {world}/run {world}/good.png --json --csv", "--csv"),

@@ -135,11 +135,11 @@ NOT_FILES = [
     ("that is a link to itself", PREDICT + "x.png", ["x.png", "symbolic links"], linked("x.png"), 1),
     ("with a name of 5000 letters", ["predict", "{world}/run", "p" * 5000], ["name too long"], None, 2),
     ("below a picture", "predict {world}/run {world}/good.png/x.png", ["x.png", "not a directory"], None, 1),
-    ("that is an empty folder", PREDICT + "x.png", ["no pictures in"], lambda here, world: (here / "x.png").mkdir(), 2),
+    ("that is an empty folder", PREDICT + "x.png", ["no images in"], lambda here, world: (here / "x.png").mkdir(), 2),
     (
         "that is a folder of folders",
         PREDICT + "x",
-        ["no pictures in"],
+        ["no images in"],
         lambda here, world: (here / "x/y.png").mkdir(parents=True),
         2,
     ),
