@@ -1,4 +1,4 @@
-"""scripts/words.py: banned words of the prose are found, and code and generated tables are not checked."""
+"""scripts/words.py: finds banned words in prose, docstrings, comments, messages and names, and in nothing else."""
 
 import importlib.util
 from pathlib import Path
@@ -33,3 +33,25 @@ def test_code_and_tables_are_not_checked(text):
 
 def test_the_line_is_named():
     assert [line for line, _, _ in words.banned("Fine.\n```\npicture\n```\nA picture.")] == [5]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""Mends a run."""\n',
+        "x = 1  # a picture\n",
+        'raise ValueError(f"told {x} twice")\n',
+        "def pictures():\n    pass\n",
+    ],
+)
+def test_the_code_is_checked(source):
+    assert any(words.banned(text) for _, text in words.passages(source))
+
+
+def test_other_code_is_not_checked():
+    source = 'x = row["picture"]\nfile.tell()\nimport pictures\n'
+    assert not any(words.banned(text) for _, text in words.passages(source))
+
+
+def test_long_sentences_are_counted():
+    assert words.long_sentences("One two three. " + "word " * 26 + "end. Short again.") == 1

@@ -9,10 +9,10 @@ from torch import nn
 
 
 class MovingAverage:
-    """`module` holds the average of `model`. The decay rises from 0, so that the first steps do not weigh forever.
+    """Keeps the average of `model` in `module`. The decay rises from 0, so that the average forgets the first steps.
 
-    The decay after step n is timm's, 1 - max(n, 1)^(-2/3), up to `decay`. Floating buffers are averaged too, others copied.
-    The pairs of tensors are collected once: a step is two calls.
+    The decay after step n is timm's, 1 - max(n, 1)^(-2/3), up to `decay`. Floating buffers are averaged, others copied.
+    The pairs of tensors are collected once, so a step takes two calls.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -26,7 +26,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes up the weights after `step` (from 0)."""
+        """Adds the weights after `step` (from 0) to the average."""
         decay = min(self.decay, 1 - max(step, 1) ** (-2 / 3))
         torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
         for average, counter in self.counters:

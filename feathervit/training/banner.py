@@ -1,4 +1,4 @@
-"""What a run says of itself, before it begins and after it has ended."""
+"""The lines that a run prints before it starts and after it ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .loop import Trainer
 def banner(
     config: RunConfig, data: DataSplits, trainer: Trainer, parameters: int, device: str, dtype: str
 ) -> list[str]:
-    """What a run says before it begins: data, model, device, steps, and why."""
+    """The lines before training: data, model, device and steps, with reasons."""
     sizes = ", ".join(f"{n} {len(s)}" for n in ("train", "val", "test") if (s := getattr(data, n)) is not None)
     _, chans, stored, _ = data.train.images.shape
     world, micro = trainer.group.world, config.accumulate
@@ -41,7 +41,7 @@ def banner(
 
 
 def _precision(config: RunConfig, trainer: Trainer, reason: str) -> str:
-    """The precision and why; also that of the recipe's source, where bfloat16 takes its place."""
+    """The precision and its reason. Adds the precision of the recipe's source if bfloat16 replaces it."""
     known = RECIPES.get(config.recipe)
     if trainer.dtype == torch.bfloat16 and known and known.trained_in:
         reason += f"; the source of {known.name} trained in {known.trained_in}"
@@ -51,19 +51,19 @@ def _precision(config: RunConfig, trainer: Trainer, reason: str) -> str:
 def _on_the_host(data: DataSplits) -> str:
     gigabytes = data.train.images.nbytes / 1e9
     return (
-        f"           images stay in the host's memory: their {gigabytes:.1f} GB are more than half of what the GPU has free; "
+        f"           images stay in the host's memory: their {gigabytes:.1f} GB exceed half of the GPU's free memory; "
         "batches are copied ahead of their use"
     )
 
 
 def _halves(trainer: Trainer) -> str:
-    """The share of the decoder, which is left behind after training."""
+    """The parameters of the encoder. Training drops the decoder at the end."""
     encoder = getattr(trainer.model, "encoder", None)
     return f"; {sum(p.numel() for p in encoder.parameters()):,} of them the encoder's" if encoder is not None else ""
 
 
 def summary(result: RunResult, out: Path) -> str:
-    """Figures, time, and where the weights are, of a run that has ended or was stopped."""
+    """The last line of a run: figures, time, and the path of the weights."""
     masked = result.config["objective"] == "reconstruction"
     figures = [
         f"{name} masked MSE {split['masked_mse']:.5f} of {split['n']}"

@@ -1,7 +1,7 @@
-"""torch.compile and CUDA graphs: what is chosen and why, and what happens where they fail.
+"""Chooses torch.compile and CUDA graphs, gives the reason, and falls back to eager mode if they fail.
 
-The learning rate is the optimiser's, which runs outside of what is compiled, and the loop's seeds are read anew in each
-step. Dropout and noise are drawn otherwise than eagerly. Validation is eager.
+The optimiser with its learning rate runs outside the compiled part. Each step reads the loop's seeds again. A compiled
+model draws other dropout and noise than an eager one. Validation is eager.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TRIALS = 3  # CUDA graphs are warmed up, recorded, and only then replayed
 def choose_compile(
     asked: str, device: torch.device, *, parameters: int, steps: int, world: int = 1, accumulate: int = 1
 ) -> tuple[Mode, str]:
-    """How the objective of a run of `steps` steps is compiled, and why. Raises ConfigError for what cannot work."""
+    """How to compile the objective of a run of `steps` steps, and why. Raises ConfigError for settings that exclude it."""
     if asked == "reduce-overhead" and accumulate > 1:
         raise ConfigError(
             f"--compile reduce-overhead and --accumulate {accumulate} exclude each other: CUDA graphs overwrite a "
@@ -33,9 +33,9 @@ def choose_compile(
     if asked != "auto":
         return asked, "asked for"
     if device.type != "cuda":
-        return "off", f"not known to pay on {device.type}"
+        return "off", f"no gain is known on {device.type}"
     if steps < FEWEST_STEPS:
-        return "off", f"it does not pay in fewer than {FEWEST_STEPS} steps"
+        return "off", f"compiling takes longer than it saves in fewer than {FEWEST_STEPS} steps"
     if world > 1 or accumulate > 1:
         return "default", "CUDA graphs are for one process without accumulation"
     if parameters > MOST_PARAMETERS:
@@ -44,9 +44,9 @@ def choose_compile(
 
 
 class Compiled(nn.Module):
-    """Calls `objective`, once `prepare` has compiled it. The objective itself stays as it is, its names too.
+    """Calls `objective`, compiled after `prepare`. The objective and its parameter names stay unchanged.
 
-    It stands inside what averages the gradients of several processes, so that `prepare` exchanges none.
+    The wrapper that averages gradients over processes goes around it, so `prepare` exchanges no gradients.
     """
 
     def __init__(
@@ -66,8 +66,10 @@ class Compiled(nn.Module):
         return (self.call or self.objective)(x, targets)
 
     def prepare(self, x: Tensor, targets: Tensor) -> None:
-        """Compiles and tries it out, forward and backward, in the first call; leaves no trace. Where that fails in any process,
-        `say` gets one line and all go on eagerly."""
+        """Compiles and tries forward and backward at the first call, and restores buffers and random state.
+
+        If that fails in any process, `say` gets one line and all processes continue eagerly.
+        """
         if self.mode == "off" or self.call:
             return
         buffers = {name: buffer.clone() for name, buffer in self.objective.named_buffers()}
@@ -79,7 +81,7 @@ class Compiled(nn.Module):
                 for _ in range(TRIALS):
                     self(x, targets)[0].backward()
                     self.objective.zero_grad(set_to_none=True)
-            except Exception as error:  # whatever a compiler can raise
+            except Exception as error:  # a compiler can raise any exception
                 failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         self.objective.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -88,4 +90,4 @@ class Compiled(nn.Module):
         if self.anywhere(bool(failure)):
             torch.compiler.reset()
             self.call, self.mode = None, "off"
-            self.say(f"compiling failed, the run goes on eagerly ({failure or 'in another process'})")
+            self.say(f"compiling failed, the run continues eagerly ({failure or 'in another process'})")

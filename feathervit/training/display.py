@@ -1,8 +1,7 @@
-"""Progress of a run for people: a live bar on a terminal, a few plain lines elsewhere.
+"""Shows people the progress of a run: a live bar on a terminal, a few plain lines elsewhere.
 
-`Display` never floods: on a terminal it is one bar that rich redraws, elsewhere (a log file, CI) one line every few
-seconds at most, however short the epochs are. A loss on a GPU is fetched only when it is shown, so that the display does
-not slow training down.
+On a terminal, `Display` is one bar that rich redraws. Elsewhere (a log file, CI) it prints at most one line every few
+seconds, even if the epochs are short. It fetches a loss from a GPU only to show it, so it does not slow training down.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 EPOCH_SECONDS = 5.0  # between the lines of two epochs
-STEP_SECONDS = 10.0  # without a line before one is printed inside an epoch
+STEP_SECONDS = 10.0  # without a line, before one is printed inside an epoch
 REDRAW_SECONDS = 0.1  # between two states of the live bar
 
 
 class Display:
-    """Progress of a training run on `console`; use it as a context manager around the run.
+    """Shows the progress of a training run on `console`. Use it as a context manager around the run.
 
-    On a terminal: one live bar of the whole run, with printed lines scrolling above it. Elsewhere: printed lines only.
-    A line fits 80 columns. An epoch gets its line at its end, unless another did within `EPOCH_SECONDS`: thousands of short
-    epochs stay a few lines. The last epoch always gets one. Epochs and steps count from 1. `clock` gives seconds.
+    On a terminal it shows one live bar of the whole run, below the printed lines. Elsewhere it only prints lines.
+    A line fits 80 columns. An epoch gets a line at its end unless another epoch got one within `EPOCH_SECONDS`. The last
+    epoch always gets one. Epochs and steps count from 1. `clock` returns seconds.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class Display:
         self._clock = clock
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._first: tuple[float, int] | None = None  # time and steps done when this process began to train
+        self._first: tuple[float, int] | None = None  # time and steps done when this process started to train
         self._last_line = self._last_epoch_line = clock()
         self._last_redraw = float("-inf")
         self._speed = 0.0
@@ -64,7 +63,7 @@ class Display:
     def step(
         self, epoch: int, step_in_epoch: int, loss: float | Callable[[], float], lr: float, images_per_s: float
     ) -> None:
-        """One optimiser step is done. `loss` may be a function (or a 0-d tensor): read only if this step is shown."""
+        """Records an optimiser step. `loss` may be a function or a 0-d tensor; it is read only if this step is shown."""
         now = self._clock()
         done = (epoch - 1) * self.steps_per_epoch + step_in_epoch
         self._speed = images_per_s
@@ -84,8 +83,7 @@ class Display:
             self.note(self._line(place, loss, "", lr, now, done))
 
     def epoch(self, row: Mapping[str, Any], best: bool = False) -> None:
-        """An epoch is done. `row` is the row of metrics.csv; `best`: whether its weights are the best so far, which a star
-        marks."""
+        """Records an epoch. `row` is its row of metrics.csv. `best` adds a star: its weights are the best so far."""
         self._figure = _figure(row)
         now = self._clock()
         done = row["epoch"] * self.steps_per_epoch
@@ -116,7 +114,7 @@ class Display:
 
 
 def _figure(row: Mapping[str, Any]) -> str:
-    """What an epoch is judged by: the accuracy or the reconstruction's error, of the validation images where there are any."""
+    """The figure that an epoch is judged by: accuracy or reconstruction error, on validation images if there are any."""
     for name in ("val", "train"):
         if (top1 := row.get(f"{name}_top1")) is not None:
             return f"{name} {100 * top1:.1f}%"
@@ -126,14 +124,14 @@ def _figure(row: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that people would use."""
+    """Formats seconds as seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say(console: Console, text: str, indent: int = 2) -> None:
-    """Prints text as it is; on a terminal in lines that fit, those after the first indented, no word broken."""
+    """Prints text without markup. On a terminal it wraps lines at word ends and indents all but the first."""
     if console.is_terminal:
         room = {"width": max(console.width, 40), "subsequent_indent": " " * indent}
         text = textwrap.fill(text, **room, break_long_words=False, break_on_hyphens=False)
@@ -142,13 +140,13 @@ def say(console: Console, text: str, indent: int = 2) -> None:
 
 @contextmanager
 def decoding(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Tells how far decoding has come: yields progress(done, total). A bar on a terminal, else a line every few seconds."""
+    """Shows the progress of decoding: yields progress(done, total). A bar on a terminal, else a line every few seconds."""
     last = time.monotonic()
     if console.is_terminal:
         from rich.progress import MofNCompleteColumn, Progress
 
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
-            task = bar.add_task("decoding pictures", total=None)
+            task = bar.add_task("decoding images", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
 
@@ -156,6 +154,6 @@ def decoding(console: Console) -> Iterator[Callable[[int, int], None]]:
         nonlocal last
         if time.monotonic() - last >= EPOCH_SECONDS:
             last = time.monotonic()
-            console.print(f"decoding pictures: {done} of {total}", highlight=False)
+            console.print(f"decoding images: {done} of {total}", highlight=False)
 
     yield line

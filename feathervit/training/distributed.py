@@ -1,9 +1,9 @@
 """The processes of one run, started by `torchrun --standalone --nproc-per-node N -m feathervit train ...`.
 
-`batch_size` is the global batch, whatever the number of processes, and so the learning rate (Eq. 17) does not depend on
-it. It is divided into processes x `accumulate` equal shares. Share s = process x accumulate + micro-step has its own
-pictures and its own randomness, so N processes do what one process with `accumulate` N does, up to the order of sums.
-The experts' balance losses are those of each share by itself; their mean is optimised.
+`batch_size` is the global batch for any number of processes, so the learning rate (Eq. 17) does not depend on that number.
+The batch is divided into processes x `accumulate` equal shares. Share s = process x accumulate + micro-step has its own
+images and its own randomness. N processes therefore do what one process with `accumulate` N does, up to the order of sums.
+Each share computes its own balance losses of the experts; the run optimises their mean.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-TIMEOUT = timedelta(minutes=5)  # a process that waits longer for another gives up
-LOADING = timedelta(days=1)  # the same while the first process downloads and decodes
+TIMEOUT = timedelta(minutes=5)  # a process that waits longer for another stops
+LOADING = timedelta(days=1)  # the limit while the first process downloads and decodes
 
 
 class Group:
@@ -26,17 +26,17 @@ class Group:
 
     def __init__(self, rank: int = 0, world: int = 1):
         self.rank, self.world = rank, world
-        # Flags travel between hosts, not devices: asking for them never waits for a GPU.
+        # Hosts exchange flags, not devices, so an exchange never waits for a GPU.
         self._flags = dist.new_group(backend="gloo", timeout=TIMEOUT) if world > 1 else None
         self._loading = dist.new_group(backend="gloo", timeout=LOADING) if world > 1 else None
 
     @property
     def is_main(self) -> bool:
-        """The process that writes files and talks."""
+        """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """True in all processes when it is in one."""
+        """True in all processes if `flag` is true in one of them."""
         return self.each(flag)[0]
 
     def each(self, *flags: bool) -> list[bool]:
@@ -48,21 +48,21 @@ class Group:
         return list(map(bool, values.tolist()))
 
     def add(self, sums: Tensor) -> Tensor:
-        """The sums of all processes."""
+        """Adds `sums` over all processes."""
         if self.world > 1:
             sums = sums.clone()
             dist.all_reduce(sums)
         return sums
 
     def wait(self) -> None:
-        """Until all processes are here, as long as the first may take over data."""
+        """Waits until all processes arrive, for as long as the first may need to load data."""
         if self.world > 1:
             dist.barrier(group=self._loading)
 
     def wrap(self, objective: nn.Module) -> nn.Module:
-        """The objective with gradients averaged over processes.
+        """Wraps the objective so that gradients are averaged over processes.
 
-        Counters stay each process's own. Running statistics, as batch norm's, are the first process's in all of them, so that
+        Each process keeps its own counters. All processes take the running statistics (of batch norm) of the first, so that
         all validate the same model.
         """
         if self.world == 1:
@@ -73,7 +73,7 @@ class Group:
 
 @contextmanager
 def join(device: str) -> Iterator[Group]:
-    """The group that torchrun's environment describes; left at the end."""
+    """Joins the group that torchrun's environment describes, and leaves it at the end."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Group()

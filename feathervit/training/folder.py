@@ -1,4 +1,7 @@
-"""The run folder: made, held by one training at a time, emptied of an earlier run. Only what a run writes is ever removed."""
+"""Makes the run folder, locks it for one training at a time, and removes an earlier run from it.
+
+It removes only files that a run writes.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ LOCK = ".feathervit.lock"
 
 @contextmanager
 def held(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Makes the run folder and holds it for this training; a folder that is new goes again where the training cannot begin.
+    """Makes the run folder and locks it for this training. Removes a new folder again if the training cannot start.
 
-    The lock is the operating system's and ends with the process, however that ends. Raises RunFolderError where another
-    training holds the folder, where it cannot be written, and where it holds something that is neither resumed nor
-    overwritten.
+    The operating system holds the lock and releases it when the process ends, even after a crash. Raises RunFolderError if
+    another training holds the folder, if it cannot be written, or if it is not empty and neither `resume` nor `overwrite`
+    is set.
     """
     new = not (resume or _exists(out))
     try:
@@ -35,7 +38,7 @@ def held(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
             yield
     except FeatherVitError:
         if new:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # the folder is not empty
                 out.rmdir()
         raise
 
@@ -57,8 +60,8 @@ def _lock(out: Path) -> Iterator[None]:
         yield
     finally:
         try:
-            with suppress(OSError):  # Windows removes no open file
-                path.unlink(missing_ok=True)  # while it is held: whoever waits for this file sees that it is gone
+            with suppress(OSError):  # Windows cannot remove an open file
+                path.unlink(missing_ok=True)  # before the release, so that a waiting process notices that it is gone
         finally:
             lock.release()
 
@@ -75,10 +78,10 @@ def _unusable(out: Path, error: OSError) -> RunFolderError:
 
 
 def empty(out: Path) -> None:
-    """Removes an earlier run. Raises RunFolderError."""
+    """Removes an earlier run. Raises RunFolderError if a file cannot be removed."""
     try:
         for pattern in (
-            "config.json",  # first: a run without its state is not to be taken for one that was just begun
+            "config.json",  # first: a run without its state must not look like one that has just started
             *STATES,
             "best.safetensors",
             "last.safetensors",

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request."""
+"""Turns Ctrl-C and SIGTERM into a request to stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Interrupt:
-    """Ctrl-C or SIGTERM once: `asked` turns True, for the loop to stop after its step with a state saved. Twice: at once."""
+    """Sets `asked` at the first Ctrl-C or SIGTERM, so that the loop saves a state and stops. A second one stops at once."""
 
     def __init__(self):
         self.asked = False
@@ -23,7 +23,7 @@ class Interrupt:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.before[number] = signal.signal(number, self._handle)
         except ValueError:
-            pass  # not in the main thread: the caller's signals are the caller's
+            pass  # Python allows handlers only in the main thread
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():

@@ -1,8 +1,8 @@
-"""The one loop. What a run is stands in its `RunConfig`; what it has become stands in its run folder.
+"""The training loop. A `RunConfig` describes a run; the run folder holds its results.
 
-Notable: every draw of step n is a function of (seed, n, rank), schedules follow steps, and the state written is the
-whole state, so that a run killed anywhere ends in the same weights (bit for bit on the CPU with the same torch and
-thread count). Sums for the log stay on the device until they are shown.
+Notable: all randomness of step n is a function of (seed, n, rank). Schedules follow steps. A training state is complete,
+so a run that is killed and resumed ends with the same weights (bit for bit on the CPU with the same torch and thread
+count). Sums for the log stay on the device until they are shown.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ from .teacher import load_teacher
 if TYPE_CHECKING:
     from rich.console import Console
 
-CHECKPOINT_SECONDS = 120.0  # between two states inside a long epoch
-SHORT_EPOCH_SECONDS = 2.0  # epochs that end sooner after the last state share one
-WRITING_SHARE = 0.01  # of the time may go into writing states, so long as the above is kept to
-CHECK_STEPS = 50  # between two looks at whether the loss is finite
-STARVED = 0.01  # an expert that fewer of an epoch's tokens take is warned of
-PICTURES = 10  # times that a pre-training run paints its reconstructions
+CHECKPOINT_SECONDS = 120.0  # between two states within a long epoch
+SHORT_EPOCH_SECONDS = 2.0  # an epoch that ends sooner after the last state writes none
+WRITING_SHARE = 0.01  # share of the time for writing states, within the two limits above
+CHECK_STEPS = 50  # between two checks that the loss is finite
+STARVED = 0.01  # an expert with a smaller share of an epoch's tokens gets a warning
+RECONSTRUCTIONS = 10  # times that a pre-training run draws its reconstructions
 
 
 class Trainer:
-    """Trains `model` on `data` into `folder`. `run` returns True when all epochs are done, False when it was stopped."""
+    """Trains `model` on `data` into `folder`. `run` returns True after all epochs, and False if it was stopped."""
 
     def __init__(
         self,
@@ -116,21 +116,21 @@ class Trainer:
         self.progress = Progress()
         wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.names = ("loss", *objective.figures)
-        self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)  # times pictures, and the pictures
+        self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)  # each times images, then the images
         self.metrics = MetricsFile(folder / "metrics.csv")
         self.events = EventsFile(folder / "tensorboard") if config.tensorboard and self.group.is_main else None
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
-        self.warned: set[tuple[str, int]] = set()  # experts without tokens that were spoken of
+        self.warned: set[tuple[str, int]] = set()  # experts that already had a warning
         self.interrupt = Interrupt()
         self.saved_at = time.monotonic()
-        self.saving_seconds = 0.0  # that the last state took
-        # of the last state; of the last look that found all well
+        self.saving_seconds = 0.0  # for the last state
+        # at the last state; at the last check that found a finite loss
         self.saved_step = self.checked_step = self.progress.step
         self.skipped_in_a_row = 0
-        self.best_written = True  # in its file, as it stands in `best`
+        self.best_written = True  # whether the file holds `best`
 
     def _shares(self) -> list[Sampler]:
-        """One sampler for each micro-step of this process."""
+        """One sampler per micro-step of this process."""
         config, accumulate = self.config, self.config.accumulate
         shares = self.group.world * accumulate
         if config.batch_size % shares:
@@ -152,19 +152,19 @@ class Trainer:
 
     @property
     def averaged(self) -> nn.Module:
-        """The model with the average of the weights where there is one."""
+        """The model with averaged weights if the run averages them, else the model."""
         return self.ema.module if self.ema else self.model
 
     @property
     def kept(self) -> nn.Module:
-        """What is validated and saved: after joint training the classifier alone, else the whole model."""
+        """The model that is validated and saved: the classifier alone after joint training, else the whole model."""
         return self.averaged.encoder if self.config.objective == "joint" else self.averaged
 
     # ------------------------------------------------------------------------------------------------------------------
     # State
 
     def save(self) -> None:
-        """Writes the training state; its sums are those of all processes, which the first takes up again."""
+        """Writes the training state. Its sums cover all processes; the first process restores them."""
         sums = self.group.add(self.sums)
         started = self.saved_at = time.monotonic()
         self.saved_step = self.progress.step
@@ -184,7 +184,7 @@ class Trainer:
         self.saving_seconds = self.saved_at - started
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up a state that `save` wrote. Raises CheckpointError for one that is not of this run."""
+        """Restores a state that `save` wrote. Raises CheckpointError if it belongs to another run."""
         try:
             self.model.load_state_dict(_below("model.", tensors))
             if self.ema:
@@ -210,11 +210,11 @@ class Trainer:
         if not self.group.is_main:
             return
         self.metrics.truncate(self.progress.step // self.steps_per_epoch)
-        if self.best:  # the file may be of an epoch after this state
+        if self.best:  # the file may hold a later epoch than this state
             self.save_weights("best", self.best, self.progress.best_epoch, self._best_figures())
 
     def save_weights(self, name: str, weights: dict[str, Tensor], epoch: int, figures: dict[str, Any]) -> None:
-        """Writes a weights file (in the first process)."""
+        """Writes a weights file, in the first process only."""
         if not self.group.is_main:
             return
         train = self.data.train
@@ -269,7 +269,7 @@ class Trainer:
                 )
                 stop = stop and self.progress.step < total
                 if stop or due:
-                    self._require_finite(step, lr)  # a state is a good state
+                    self._require_finite(step, lr)  # every saved state is a good one
                     self.save()
                 if stop:
                     return False
@@ -277,10 +277,10 @@ class Trainer:
         return True
 
     def train_step(self, step: int, lr: float) -> None:
-        """One optimiser step; a pure function of the state and of (seed, step)."""
+        """Takes one optimiser step. The result is a function of the state and of (seed, step)."""
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        if not self.model.training:  # validation has switched it; walking the modules takes time
+        if not self.model.training:  # only after validation, because walking the modules takes time
             self.model.train()
         for micro in range(len(self.samplers)):
             last = micro == len(self.samplers) - 1
@@ -300,7 +300,7 @@ class Trainer:
             self.ema.update(step)
 
     def _micro_step(self, step: int, micro: int) -> bool:
-        """Adds a share's gradient. False where its loss, or another process's, is to be skipped."""
+        """Adds the gradient of one share. Returns False if the step is skipped, in this process or another."""
         chance = Chance(self.config.seed, step, self.samplers[micro].rank)
         seed(self.device, chance.number("model"))  # gate noise, dropout, drop path
         x, targets = self.feed.batch(step, micro)
@@ -323,11 +323,11 @@ class Trainer:
         return self.config.patience > 0 and epoch - self.progress.best_epoch >= self.config.patience
 
     def _mean_loss(self) -> float:
-        """Of this process's shares."""
+        """Mean loss of this process's shares in the epoch so far."""
         return (self.sums[0] / self.sums[-1]).item()
 
     def _require_finite(self, step: int, lr: float) -> None:
-        """All processes must ask, whatever they have seen: after a resume only the first has the sums from before."""
+        """Raises DivergedError if the loss is not finite. All processes call it: after a resume only the first has old sums."""
         total, *_, seen = self.group.add(self.sums).tolist()
         diverged = seen > 0 and not math.isfinite(total) and self.config.on_nonfinite == "stop"
         if diverged or self.skipped_in_a_row >= CHECK_STEPS:
@@ -336,21 +336,21 @@ class Trainer:
             self.checked_step = step + 1
 
     def _diverged(self, step: int, lr: float) -> DivergedError:
-        """The error to raise. A state whose weights were not yet seen to give a finite loss makes way for the one before."""
+        """The error to raise. Drops the last state if its weights never gave a finite loss."""
         if self.group.is_main and self.saved_step >= self.checked_step and states(self.folder):
             drop_state(self.folder)
-        mend = "start anew with a lower --lr or --optim.clip-grad 1"
+        advice = "start again with a lower --lr or --optim.clip-grad 1"
         if states(self.folder):
-            mend += f", or go on from the last good state in {self.folder}: --resume --on-nonfinite skip"
-        return DivergedError(f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}; {mend}")
+            advice += f", or resume from the last good state in {self.folder}: --resume --on-nonfinite skip"
+        return DivergedError(f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}; {advice}")
 
     def _end_epoch(self, epoch: int, lr: float) -> dict[str, Any]:
-        """Validation, the row of the epoch, the weights if they are the best."""
+        """Validates, writes the epoch's row, and keeps the weights if they are the best."""
         self.resizing.restore()
         *sums, seen = self.group.add(self.sums).tolist()
         self.sums.zero_()
         row: dict[str, Any] = {"epoch": epoch, "lr": lr}
-        # None where every step was skipped
+        # None if every step was skipped
         row |= {f"train_{name}": total / seen if seen else None for name, total in zip(self.names, sums, strict=True)}
         if self.data.val is not None:
             row |= self._validate(epoch, lr)
@@ -360,14 +360,15 @@ class Trainer:
             if self.events:
                 self.events.write(row)
             self._warn_of_starving(epoch)
-            due = PICTURES * epoch // self.config.epochs > PICTURES * (epoch - 1) // self.config.epochs
+            epochs = self.config.epochs
+            due = RECONSTRUCTIONS * epoch // epochs > RECONSTRUCTIONS * (epoch - 1) // epochs
             if self.config.objective == "reconstruction" and due:
                 some = self.data.train.images[:8]
                 write_reconstructions(self.kept, some, self.config, self.folder / "reconstructions" / f"{epoch:06}.png")
         return row
 
     def _warn_of_starving(self, epoch: int) -> None:
-        """A line on each expert that hardly a token of this process's epoch took, once for each expert."""
+        """Prints one warning per expert that received almost no token of this process's epoch."""
         found = starving(self.model, STARVED)
         for gate, expert in sorted(found.keys() - self.warned):
             say(
@@ -378,7 +379,7 @@ class Trainer:
         self.warned |= found.keys()
 
     def _validate(self, epoch: int, lr: float) -> dict[str, float]:
-        """The validation figures of an epoch, whose weights are kept if they are the best."""
+        """Figures of an epoch on the validation images. Keeps the weights if they are the best."""
         progress = self.progress
         if self.config.objective == "reconstruction":
             top1, loss = 0.0, self.measure(self.val)["masked_mse"]
@@ -392,7 +393,7 @@ class Trainer:
             progress.best_top1, progress.best_loss, progress.best_epoch = top1, loss, epoch
             if self.config.split.keep == "best":
                 self.best = {k: v.to("cpu", copy=True) for k, v in self.kept.state_dict().items()}
-                self.best_written = False  # the next state takes it along
+                self.best_written = False  # the next state writes it
         return row
 
     def _best_figures(self) -> dict[str, Any]:
@@ -401,7 +402,7 @@ class Trainer:
         return {"val": {**found, "n": len(self.data.val)}}
 
     def measure(self, images: ImageSet) -> Metrics | dict[str, float]:
-        """Figures of the kept weights as they stand on a whole image set: a classifier's, or a reconstruction's errors."""
+        """Figures of the kept model's present weights on a whole image set: of the classifier, or of the reconstruction."""
         if self.config.objective == "reconstruction":
             return reconstruction_error(self.kept, images.images, self.config, self.device, self.dtype)
         p_NK = logits(self.kept, images.images, self.config, self.device, self.dtype).softmax(-1)

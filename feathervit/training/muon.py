@@ -1,8 +1,8 @@
 """Muon with stacked Newton-Schulz iterations, and AdamW for the parameters that are not hidden matrices.
 
-Matrices of the same shape are orthogonalised in one batched product, so a step issues a few large kernels instead of some
-thousand small ones. Semantics follow the reference implementation (Keller Jordan, 2024): momentum 0.95 with Nesterov,
-five iterations of a quintic, an update scaled by sqrt(max(1, rows / columns)), decoupled weight decay.
+Matrices of the same shape are orthogonalised in one batched product, so a step runs a few large kernels instead of about a
+thousand small ones. It follows the reference implementation (Keller Jordan, 2024): momentum 0.95 with Nesterov, five
+iterations of a quintic, an update scaled by sqrt(max(1, rows / columns)), decoupled weight decay.
 
 Legend: M matrices of one shape, R rows, C columns.
 """
@@ -27,7 +27,7 @@ EPS = 1e-7
 def orthogonalise(update_MRC: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrices, approximately: singular values end between about 0.7 and 1.2.
 
-    Takes and returns [M, R, C]. Runs in bfloat16 on CUDA and in float32 elsewhere.
+    Takes and returns [M, R, C]. It computes in bfloat16 on CUDA and in float32 elsewhere.
     """
     a, b, c = COEFFICIENTS
     x_MRC = update_MRC.bfloat16() if update_MRC.is_cuda else update_MRC.float()
@@ -42,10 +42,10 @@ def orthogonalise(update_MRC: Tensor) -> Tensor:
 
 
 def hidden_matrices(model: nn.Module) -> set[str]:
-    """Names of the weights that Muon takes: linear layers and convolutions between the input and the classifier.
+    """Names of the weights that Muon updates: linear layers and convolutions between the input and the classifier.
 
-    Left out: the classifier, the decoder's projection to pixels, convolutions of up to four input channels (the first layer)
-    and depth-wise convolutions.
+    It excludes the classifier, the decoder's projection to pixels, convolutions of up to four input channels (the first
+    layer) and depth-wise convolutions.
     """
     outer = output_layers(model)
     found = set()
@@ -59,7 +59,7 @@ def hidden_matrices(model: nn.Module) -> set[str]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for parameter groups with `muon` true, AdamW for the others.
+    """Applies Muon to parameter groups with `muon` true, and AdamW to the others.
 
     Each group may set its own `lr`, `weight_decay` and, for AdamW, `betas` and `eps`.
     """

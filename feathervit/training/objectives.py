@@ -1,8 +1,8 @@
-"""What is optimised. An objective wraps the model and returns the loss with its figures, named, for the log.
+"""The objectives that training optimises. An objective wraps the model and returns the loss and named figures for the log.
 
-Contract: `forward(x, targets)` returns (loss, figures): detached means over the batch, one for each name in `figures`.
-Targets are classes [B] or probabilities [B, K]; label smoothing is in them already (the augmenter writes it there, so that
-mixing is consistent with it). The balance losses of the experts enter every loss with the weight `loss.moe` (Eq. 16).
+Contract: `forward(x, targets)` returns (loss, figures). Figures are detached means over the batch, one per name in `figures`.
+Targets are classes [B] or probabilities [B, K]. They include label smoothing: the augmenter applies it, so that mixing is
+consistent with it. Every loss includes the balance losses of the experts with the weight `loss.moe` (Eq. 16).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Classification(nn.Module):
 class Masked(nn.Module):
     """Reconstruction, Eq. 16: MSE of masked patches + `mae.visible_weight` x MSE of visible ones + `loss.moe` x balance.
 
-    Targets are not looked at.
+    It ignores the targets.
     """
 
     figures: ClassVar = ("masked_mse", "visible_mse", "balance")
@@ -65,10 +65,10 @@ class Masked(nn.Module):
 
 
 class Joint(nn.Module):
-    """Labels from the whole picture and reconstruction from the masked one in each step (SSAT, arXiv 2310.20704).
+    """Classifies the whole image and reconstructs the masked one in each step (SSAT, arXiv 2310.20704).
 
-    `loss.label_share` x cross-entropy + the rest x reconstruction, plus `loss.moe` x the balance losses of both passes and
-    the decoder. `mae.visible_weight` is 0 unless set: the paper reconstructs masked patches alone.
+    The loss is `loss.label_share` x cross-entropy + the rest x reconstruction, plus `loss.moe` x the balance losses of both
+    passes and the decoder. `mae.visible_weight` is 0 unless set: the paper reconstructs masked patches alone.
     """
 
     figures: ClassVar = ("cross_entropy", "masked_mse", "visible_mse", "balance", "top1")
@@ -98,7 +98,7 @@ class Joint(nn.Module):
 
 class Distillation(Classification):
     """Logit distillation (arXiv 1503.02531): (1 - a) x cross-entropy + a T^2 KL(teacher | student at temperature T),
-    a being `loss.teacher_share`, plus `loss.moe` x balance loss. The teacher sees the same augmented pictures."""
+    where a is `loss.teacher_share`, plus `loss.moe` x balance loss. The teacher sees the same augmented images."""
 
     figures: ClassVar = (*Classification.figures, "distillation")
 
@@ -118,7 +118,7 @@ class Distillation(Classification):
 def build_objective(
     config: RunConfig, model: nn.Module, class_weights: Tensor | None = None, teacher: nn.Module | None = None
 ) -> nn.Module:
-    """The objective that the configuration names, around its model."""
+    """Builds the objective that the configuration names, around its model."""
     if config.objective == "reconstruction":
         return Masked(model, config.loss)
     if config.objective == "distillation":

@@ -1,7 +1,7 @@
-"""Optimiser and learning rate.
+"""Builds the optimiser and sets its learning rate.
 
-timm builds the optimiser and its parameter groups: no weight decay on biases, norms and what the model names; with
-layer-wise decay each group carries an `lr_scale`, which timm only writes down. `set_learning_rate` applies it.
+timm builds the optimiser and its parameter groups. Biases, norms and the parameters that the model names get no weight
+decay. With layer-wise decay, timm stores an `lr_scale` in each group, and `set_learning_rate` applies it.
 Schedules follow steps, never the clock.
 """
 
@@ -36,7 +36,7 @@ def learning_rate(step: int, steps_per_epoch: int, config: RunConfig, peak: floa
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """AdamW, Lion, SGD or Muon over timm's parameter groups. Raises ConfigError for values that cannot work."""
+    """Builds AdamW, Lion, SGD or Muon over timm's parameter groups. Raises ConfigError for values out of range."""
     optim = config.optim
     if config.lr <= 0 or optim.weight_decay < 0 or not 0 < optim.layer_decay <= 1:
         raise ConfigError(
@@ -48,7 +48,7 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
     if optim.name == "muon":
         return _muon(model, config)
     if optim.name == "sgd":
-        words = {"momentum": optim.momentum}  # timm's "sgd" has Nesterov's
+        words = {"momentum": optim.momentum}  # timm's "sgd" uses Nesterov's
     else:
         words = {"betas": optim.betas or BETAS[optim.name]}
     if optim.name == "adamw":
@@ -64,7 +64,7 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
 
 
 def _muon(model: nn.Module, config: RunConfig) -> Muon:
-    """Muon for hidden matrices, AdamW for the rest, in timm's groups of weight decay and layer-wise decay."""
+    """Builds Muon for hidden matrices and AdamW for the rest, in timm's groups of weight decay and layer-wise decay."""
     optim = config.optim
     decay = {"weight_decay": optim.weight_decay}
     if optim.layer_decay < 1:

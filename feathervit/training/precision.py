@@ -1,4 +1,4 @@
-"""bfloat16 on the CPU: taken where the processor has the products and a trial step shows it to be faster."""
+"""Chooses bfloat16 on the CPU if the processor multiplies it in hardware and a trial step is faster."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from .objectives import build_objective
 
 BATCH = 32  # images of a trial step
 ROUNDS = 3
-GAIN = 1.1  # less than this is within the noise of a timing
+GAIN = 1.1  # a smaller gain is within the noise of a timing
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX); emulated, it is several times slower."""
+    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX). Emulation is several times slower."""
     found = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.9 has no such function
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def faster_on_cpu(model: nn.Module, config: RunConfig, channels: int) -> tuple[bool, str]:
-    """Whether a training step of `model` on this CPU is faster in bfloat16, and the reason for the banner. Draws nothing."""
+    """Whether a training step of `model` on this CPU is faster in bfloat16, and the reason for the banner.
+
+    Leaves the random state as it was.
+    """
     if not has_bfloat16():
-        return False, "this processor has no bfloat16 products"
+        return False, "this processor does not multiply bfloat16 in hardware"
     if config.objective == "distillation":
         config = replace(config, objective="classification")
     x = torch.zeros(min(config.batch_size, BATCH), channels, config.img_size, config.img_size)

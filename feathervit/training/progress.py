@@ -1,4 +1,4 @@
-"""Where a run stands, as its state holds it."""
+"""The progress of a run, as stored in its state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Progress:
-    """Where a run stands: the next step, the best epoch so far, seconds worked, pictures seen, steps skipped."""
+    """The progress of a run: next step, best epoch so far, seconds of training, images seen, steps skipped."""
 
     step: int = 0
     best_epoch: int = 0
@@ -19,7 +19,7 @@ class Progress:
     skipped: int = 0
 
     def check(self, epochs: int, steps_per_epoch: int) -> None:
-        """Raises ValueError for what no run of so many epochs can have come to."""
+        """Raises ValueError for values that a run of this many epochs cannot reach."""
         most = {"step": epochs * steps_per_epoch, "best_epoch": epochs, "seconds": math.inf, "images": math.inf}
         for name, limit in {**most, "skipped": epochs * steps_per_epoch}.items():
             value = getattr(self, name)

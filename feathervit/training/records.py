@@ -1,7 +1,7 @@
-"""metrics.csv and TensorBoard's events: the figures of a run, one row per epoch, for programs.
+"""Writes the figures of a run, one row per epoch, to metrics.csv and to TensorBoard's events.
 
-`MetricsFile` survives being killed at any byte: a half-written last line is dropped, and a resumed run cuts the file
-back to the epoch that it continues from.
+A process may be killed at any byte: `MetricsFile` drops a half-written last line, and a resumed run cuts the file back to
+the epoch that it continues from.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 
 class MetricsFile:
-    """A CSV of one row an epoch; rows hold "epoch" and any figures. Raises RunFolderError where it cannot be written.
+    """A CSV file of one row per epoch. Rows hold "epoch" and any figures. Raises RunFolderError if it cannot be written.
 
-    The first row names the columns. A later row may lack some (empty cells) or bring new ones (the file is rewritten
-    with the wider header).
+    The first row names the columns. A later row may lack some (empty cells) or add some (the file is rewritten with the
+    wider header).
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._columns: list[str] | None = None  # None: the file has not been looked at yet
+        self._columns: list[str] | None = None  # None: the file has not been read yet
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole rows; numbers are numbers, empty cells None. A missing file has no rows."""
+        """All complete rows. Cells are numbers or text, and None if empty. A missing file has no rows."""
         try:
             text = self.path.read_bytes().decode("utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        whole = text[: text.rfind("\n") + 1]  # what follows the last line end was torn off while being written
+        whole = text[: text.rfind("\n") + 1]  # text after the last line end was being written when the process died
         header, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
         return [dict(zip(header, map(_value, line), strict=True)) for line in lines if len(line) == len(header)]
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends one row and flushes it."""
+        """Appends one row and closes the file."""
         if self._columns is None:
             self._rewrite(self.rows())
         if set(row) - set(self._columns):
@@ -63,7 +63,7 @@ class MetricsFile:
             ) from error
 
     def sync(self) -> None:
-        """From here on the rows outlive a power cut."""
+        """Flushes the rows to the disk, so that they survive a power cut."""
         if self.path.exists():
             with self._writing(), self.path.open("ab") as file:
                 os.fsync(file.fileno())
@@ -71,12 +71,12 @@ class MetricsFile:
     def truncate(self, after_epoch: int) -> None:
         """Drops the rows of epochs later than `after_epoch`, so that a resumed run writes each epoch once.
 
-        Raises RunFolderError where one of the others is missing.
+        Raises RunFolderError if an earlier row is missing.
         """
         rows = [r for r in self.rows() if isinstance(r.get("epoch"), int) and r["epoch"] <= after_epoch]
         if [row["epoch"] for row in rows] != list(range(1, after_epoch + 1)):
             raise RunFolderError(
-                f"{self.path} holds {len(rows)} of the run's {after_epoch} epochs; bring it back, or start a new run"
+                f"{self.path} holds {len(rows)} of the run's {after_epoch} epochs; restore the file, or start a new run"
             )
         self._rewrite(rows)
 
@@ -102,10 +102,10 @@ def _value(cell: str) -> Any:
 
 
 class EventsFile:
-    """The rows of metrics.csv as TensorBoard's events: a scalar a column, whose step is the epoch.
+    """Writes the rows of metrics.csv as TensorBoard's events: one scalar per column, with the epoch as the step.
 
-    A resumed run appends, and TensorBoard leaves out what was written before of the epochs that are run again. Raises
-    ConfigError where the extra is missing, RunFolderError where `folder` cannot be written.
+    A resumed run appends, and TensorBoard ignores the earlier events of epochs that run again. Raises ConfigError if the
+    extra is not installed, and RunFolderError if `folder` cannot be written.
     """
 
     def __init__(self, folder: Path):
@@ -115,7 +115,7 @@ class EventsFile:
         self._writer: SummaryWriter | None = None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Adds one row and flushes it; cells that are no numbers are left out."""
+        """Adds one row and flushes it. Skips cells that are not numbers."""
         from torch.utils.tensorboard import SummaryWriter
 
         epoch = row["epoch"]

@@ -1,4 +1,4 @@
-"""The teacher of a distillation: another model, frozen, that sees the same augmented view as the student.
+"""The teacher of a distillation: a frozen model that sees the same augmented images as the student.
 
 Legend: B batch, C channels, S image side, K classes.
 """
@@ -19,7 +19,7 @@ from ..models.loading import load_model
 
 
 class Teacher(nn.Module):
-    """`model` with its own image size and normalisation, given pictures normalised as the student's are."""
+    """Applies `model`, with its own image size and normalisation, to images that are normalised for the student."""
 
     def __init__(self, model: nn.Module, config: RunConfig, img_size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -43,9 +43,9 @@ class Teacher(nn.Module):
 
 
 def load_teacher(config: RunConfig, class_names: tuple[str, ...], in_chans: int) -> Teacher:
-    """The teacher that `config.teacher` names: a run folder or weights file of ours, or timm:NAME with its weights.
+    """Loads the teacher that `config.teacher` names: a run folder, a weights file, or timm:NAME with its weights.
 
-    Raises CheckpointError or ConfigError where it knows other classes or takes other channels.
+    Raises CheckpointError or ConfigError if it has other classes or takes other channels.
     """
     name = config.teacher
     if not name:
@@ -57,10 +57,10 @@ def load_teacher(config: RunConfig, class_names: tuple[str, ...], in_chans: int)
         try:
             model = timm.create_model(name, pretrained=True, in_chans=in_chans)
         except (RuntimeError, OSError, ValueError) as error:
-            raise ConfigError(f"the weights of timm:{name} cannot be had: {error}") from error
+            raise ConfigError(f"the weights of timm:{name} cannot be loaded: {error}") from error
         if model.num_classes != len(class_names):
             raise ConfigError(
-                f"timm:{name} knows {model.num_classes} classes, the data has {len(class_names)}; train it on them first "
+                f"timm:{name} has {model.num_classes} classes, the data has {len(class_names)}; train it on the data first "
                 f"(feathervit train --model timm:{name}) and give that run as the teacher"
             )
         known = timm.data.resolve_model_data_config(model)
@@ -68,8 +68,8 @@ def load_teacher(config: RunConfig, class_names: tuple[str, ...], in_chans: int)
     stored = load_weights(name)
     if stored.class_names != class_names or stored.in_chans != in_chans:
         raise CheckpointError(
-            f"the teacher {name} knows {len(stored.class_names)} classes of {stored.in_chans} channels, the data has "
-            f"{len(class_names)} of {in_chans}, or they are other classes; a teacher must be trained on the same classes"
+            f"the teacher {name} has {len(stored.class_names)} classes and {stored.in_chans} channels, the data has "
+            f"{len(class_names)} and {in_chans}, or the classes differ; a teacher must be trained on the same classes"
         )
     images = stored.config.images
     return Teacher(load_model(stored, name), config, stored.config.img_size, images.mean, images.std)

@@ -1,6 +1,6 @@
-"""How long a run will take: steps and validation are timed on the real model and batches before training.
+"""Estimates how long a run takes: times steps and validation on the real model and batches before training.
 
-Minutes become epochs here, once; config.json then holds the epochs, and nothing that trains depends on the clock.
+Minutes become epochs here, once. config.json then holds the epochs, and training does not depend on the clock.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
 
 WARM_STEPS = 2
 ROUNDS, ROUND_STEPS = 3, 3
-AT_MOST_MINUTES = 10.0  # that a recipe which looks at the images allows itself
-SHARE = 0.95  # of the time goes into epochs; the rest into states, the figures at the end and the report
+AT_MOST_MINUTES = 10.0  # limit of a recipe that looks at the images
+SHARE = 0.95  # share of the time for epochs; the rest is for states, the last figures and the report
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of an optimiser step and of an epoch with its validation, as measured."""
+    """Measured seconds of an optimiser step, and of an epoch with its validation."""
 
     step: float
     epoch: float
 
     def epochs(self, minutes: float) -> int:
-        """As many whole epochs as fit into so many minutes, at least one."""
+        """How many whole epochs fit into `minutes`; at least one."""
         return max(1, int(SHARE * 60 * minutes / self.epoch))
 
     def seconds(self, epochs: int) -> float:
-        """What so many epochs take."""
+        """The time of `epochs` epochs in seconds."""
         return epochs * self.epoch / SHARE
 
     def line(self, epochs: int) -> str:
-        """What a run says of its time before it begins."""
+        """The line about time that a run prints before it starts."""
         took = f"{1000 * self.step:.0f} ms" if self.step < 1 else f"{self.step:.1f} s"
         one, two = (duration(self.seconds(n)) for n in (epochs, 2 * epochs))
         return (
-            f"time       about {one} for {epochs} epochs, as a step takes {took} and an epoch {duration(self.epoch)} on this "
-            f"machine; twice the epochs, --epochs {2 * epochs}: about {two}"
+            f"time       about {one} for {epochs} epochs: on this machine a step takes {took} and an epoch "
+            f"{duration(self.epoch)}; twice the epochs (--epochs {2 * epochs}) take about {two}"
         )
 
 
@@ -66,10 +66,10 @@ def measure(
     console: Console,
     group: Group | None = None,
 ) -> Timing:
-    """Times steps of `config`, resolved, on its own batches with a copy of `model`. Changes neither `model` nor any random
-    state, and writes nothing.
+    """Times steps of `config`, resolved, on its own batches with a copy of `model`.
 
-    Each process of a group measures, and all get the mean. Raises what the trainer raises for settings that cannot work.
+    It changes neither `model` nor any random state, and writes nothing. Each process of a group measures, and all get the
+    mean. Raises the same errors as the trainer.
     """
     group = group or Group()
     devices = [device] if device.type == "cuda" else []
@@ -86,7 +86,7 @@ def measure(
             max_minutes=None,
             group=group,
         )
-        ahead = trainer.feed.ahead  # a GPU gets several batches at once: a round has whole groups of them
+        ahead = trainer.feed.ahead  # a GPU gets several batches at once, so a round takes whole groups of them
         steps = -(-ROUND_STEPS // ahead) * ahead
         shares = trainer.resizing.shares()
         numbers = iter(range(len(shares) * (max(WARM_STEPS, ahead) + ROUNDS * steps)))
@@ -110,7 +110,7 @@ def measure(
 
 
 def _validation(trainer: Trainer) -> float:
-    """Seconds that validation takes after an epoch, from one batch of it."""
+    """Seconds of the validation after an epoch, estimated from one batch."""
     if trainer.val is None:
         return 0.0
     part = replace(trainer.val, images=trainer.val.images[:BATCH], labels=trainer.val.labels[:BATCH])
@@ -130,9 +130,9 @@ def _wait(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Budget:
-    """Minutes for a run: `exactly` so many, else at most, with fewer epochs where the recipe has fewer.
+    """Minutes for a run. Without `exactly` they are a limit, and a recipe with fewer epochs keeps them.
 
-    The warm-up keeps its share of the run, unless `keep_warmup`: then it keeps its epochs.
+    The warm-up keeps its share of the run. With `keep_warmup` it keeps its number of epochs.
     """
 
     minutes: float

@@ -1,7 +1,7 @@
-"""One run from a configuration to a run folder: data, model, banner, training, figures.
+"""One run, from a configuration to a run folder: data, model, banner, training, figures.
 
-A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors, best.safetensors, of a
-pre-training reconstructions/, and at the end result.json, report.html and report/. `train` is also the Python entrance,
+A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors and best.safetensors.
+Pre-training adds reconstructions/. A finished run adds result.json, report.html and report/. `train` is also
 `feathervit.train`.
 """
 
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What became of a run. `result` is None when it was stopped in its first epoch.
+    """The outcome of a run. `result` is None if the run was stopped in its first epoch.
 
-    `interrupted`: a signal asked to stop, which in the last step is too late for this run.
+    `interrupted`: a signal asked to stop. In the last step that is too late, and the run is still finished.
     """
 
     folder: Path
@@ -80,25 +80,27 @@ def train(
     command: str = "feathervit.train(...)",
     **fields: Any,
 ) -> Outcome:
-    """Trains a model and returns what became of it.
+    """Trains a model and returns the outcome.
 
-    `config`: a RunConfig, a recipe's name, a Path to a run's folder or config.json (nothing is then chosen by the images), or
-    None for the recipe that fits the data. `data`: a name, a folder, or
-    (images, labels) arrays. `fields` sets fields of the configuration by (dotted) name: `epochs=3`,
-    `**{"optim.weight_decay": 0.1}`. `minutes` chooses the epochs that so many minutes allow on this machine, from steps that
-    are timed before training; a recipe that looks at the images allows itself `AT_MOST_MINUTES` where neither epochs nor
-    minutes are given. `max_minutes` stops the run instead, for a later `resume`. `resume` goes on where the run in `out`
-    stopped, with more or fewer `epochs` where they are given; `overwrite` empties `out` first.
-    Raises FeatherVitError for whatever a user can mend.
+    `config`: a RunConfig; a recipe's name; the Path of a run folder or config.json, whose settings are taken unchanged; or
+    None for the recipe that fits the data.
+    `data`: a name, a folder, or (images, labels) arrays.
+    `fields`: fields of the configuration by (dotted) name, as in `epochs=3` or `**{"optim.weight_decay": 0.1}`.
+    `minutes`: chooses as many epochs as this machine trains in that time, from steps that are timed before training.
+    A recipe that looks at the images allows at most `AT_MOST_MINUTES` if neither epochs nor minutes are given.
+    `max_minutes`: stops the run after that time; `resume` continues it.
+    `resume`: continues the run in `out`, with more or fewer `epochs` if they are given.
+    `overwrite`: empties `out` first.
+    Raises FeatherVitError for every error that a user can fix.
     """
     console = console or words_console()
     if resume and overwrite:
-        raise ConfigError("resume and overwrite exclude each other: go on with a run, or start it anew")
+        raise ConfigError("resume and overwrite exclude each other: continue the run, or start it again")
     for word, value in (("minutes", minutes), ("max_minutes", max_minutes)):
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{word} must be above 0, got {value}")
     if minutes is not None and (resume or "epochs" in fields):
-        why = "the epochs of a run are settled when it begins" if resume else "they exclude each other"
+        why = "the epochs of a run are chosen when it starts" if resume else "they exclude each other"
         raise ConfigError(f"minutes cannot be given with {'resume' if resume else 'epochs'}: {why}; leave one out")
     out = Path(out)
     settled = isinstance(config, Path)
@@ -121,12 +123,12 @@ def train(
         with held(out, resume=resume, overwrite=overwrite) if group.is_main else nullcontext():
             for reason in reasons:
                 say(console, f"  {reason}", 4)
-            with own_randomness(choose_device(config.device)[0]):  # the caller's goes on as if nothing had been drawn
+            with own_randomness(choose_device(config.device)[0]):  # the caller's random state stays as it was
                 return _run(config, source, out, resume, budget, max_minutes, skip_unreadable, console, command, group)
 
 
 def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dict[str, Any]) -> str:
-    """The device that is asked for, which the processes of a run must know before they meet."""
+    """The device that the run asks for. The processes of a run need it before they connect."""
     if resume and (out / "config.json").exists():
         config = read_config(out)
     return fields.get("device", config.device if isinstance(config, RunConfig) else "auto")
@@ -135,10 +137,10 @@ def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dic
 def pretrain(
     config: RunConfig | str | Path | None = None, *, out: str | Path, data: Any = None, **rest: Any
 ) -> Outcome:
-    """Pre-trains a masked auto-encoder, for which no labels are needed, and returns what became of it.
+    """Pre-trains a masked auto-encoder, which needs no labels, and returns the outcome.
 
-    `config` None: the pre-training recipe that fits the data. `data` may be a folder of pictures in any folders inside, or
-    images alone as an array. The rest as in `train`, which takes the weights up with `start_from=OUT`.
+    `config` None: the pre-training recipe that fits the data. `data` may be a folder with images at any depth, or an array
+    of images without labels. All else is as in `train`; `train` starts from the weights with `start_from=OUT`.
     """
     if config is None and not rest.get("resume"):
         config = recipe_for(os.fsdecode(data) if isinstance(data, (str, os.PathLike)) else "", pretraining=True)
@@ -171,7 +173,7 @@ def _run(
     dtype, dtype_reason = choose_precision(config.precision, device)
     seed(device, Chance(config.seed).number("initialisation"))
     if not group.is_main:
-        group.wait()  # the first process downloads and decodes, the others find the cache
+        group.wait()  # the first process downloads and decodes; the others then read the cache
     with decoding(console) as progress:
         data = load_data(
             source if source is not None else config.data,
@@ -188,35 +190,35 @@ def _run(
     config = replace(config, images=replace(config.images, scale=data.scale))  # kept with the weights
     check_channels(config, data.train.images.shape[1])
     if config.patience and data.val is None:
-        raise ConfigError("patience has no effect here: there are no validation pictures to look at; leave it out")
+        raise ConfigError("patience has no effect here: there are no validation images; leave it out")
     _check_memory(config, data.train.images.shape[1], len(data.train.class_names))
-    fresh = not (resume and states(out))  # a run stopped before its first state begins again
+    fresh = not (resume and states(out))  # a run that stopped before its first state starts again
     named = named_weights(config.model) if fresh else ""
     if named:
-        say(console, f"loading the weights {named} of timm, from the Hugging Face hub where they are not in its cache")
+        say(console, f"loading the weights {named} of timm, from the Hugging Face hub if they are not in its cache")
     try:
         channels, classes = data.train.images.shape[1], len(data.train.class_names)
         model = build_model(config, channels, classes, train=True, pretrained=bool(named))
-        if config.arch is None:  # timm's models say only when they run what sizes they cannot take
+        if config.arch is None:  # timm's models reject an image size only when they run
             model.eval()(torch.zeros(1, data.train.images.shape[1], config.img_size, config.img_size))
     except (RuntimeError, MemoryError, AssertionError, ValueError, OverflowError) as error:
-        # The first is also torch's word for no memory.
+        # torch also raises RuntimeError when memory runs out.
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if fresh and isinstance(encoder, Encoder) and encoder.data_dependent:
-        most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced; fewer of large pictures
+        most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced; fewer if the images are large
         some = data.train.images[:: -(-len(data.train) // most)]
         encoder.initialise_from(as_input(some, config))
     started = start_from(model, config.start_from) if config.start_from and fresh else []
     if fresh and not started:
         started = [
-            f"start      the weights {named} of timm, but for the classifier" if named else "start      from scratch"
+            f"start      the weights {named} of timm, except the classifier" if named else "start      from scratch"
         ]
     _check_batch_norm(config, model, len(data.train), group.world)
     if config.precision == "auto" and device.type == "cpu":
         faster, dtype_reason = faster_on_cpu(model, config, data.train.images.shape[1])
         dtype = torch.float32 if group.any(not faster) else torch.bfloat16
-        # A timing may fall out differently when the run resumes; its precision may not.
+        # A resumed run may measure other times, but it must keep the precision.
         config = replace(config, precision=str(dtype).removeprefix("torch."))
     lines = []
     if budget:
@@ -242,13 +244,13 @@ def _run(
         max_minutes=max_minutes,
         group=group,
     )
-    tell = partial(say, console)
+    note = partial(say, console)
     if resume:
-        _restore(trainer, out, identity, tell)
+        _restore(trainer, out, identity, note)
     elif group.is_main:
         empty(out)
     if group.is_main:
-        write_json(out / "config.json", to_dict(config))  # first: from here on the run can be resumed
+        write_json(out / "config.json", to_dict(config))  # first, so that the run can be resumed from here on
         write_json(out / "splits.json", data.record)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     for line in [*banner(config, data, trainer, parameters, device_reason, dtype_reason), *lines, *started]:
@@ -258,27 +260,28 @@ def _run(
     done, total = trainer.progress.step, config.epochs * trainer.steps_per_epoch
     trainer.save_weights("last", trainer.kept.state_dict(), done // trainer.steps_per_epoch, {})
     if trainer.progress.skipped:
-        tell(f"{trainer.progress.skipped} steps were skipped, their loss being no finite number")
+        note(f"{trainer.progress.skipped} steps were skipped because their loss was not finite")
     if not finished:
-        tell(
-            f"stopped after step {done} of {total}; go on with: feathervit train --resume --out {shlex.quote(str(out))}"
+        note(
+            f"stopped after step {done} of {total}; continue with: "
+            f"feathervit train --resume --out {shlex.quote(str(out))}"
         )
     result = None
-    if group.is_main and trainer.metrics.rows():  # a run that was stopped in its first epoch has no figures
+    if group.is_main and trainer.metrics.rows():  # a run that stopped in its first epoch has no figures
         result = _conclude(trainer, data, command, finished)
         write_json(out / "result.json", result)
-        tell(summary(result, out))
+        note(summary(result, out))
         if config.objective != "reconstruction":
             some = some_of(data.train)
             top1, _ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
             for line in findings(result, data.train, top1, out):
                 say(console, line, 11)
-        tell(report_at_end(out, result, data, trainer.kept, trainer.device))
+        note(report_at_end(out, result, data, trainer.kept, trainer.device))
     return Outcome(out, finished, trainer.interrupt.asked, result)
 
 
 def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
-    """Raises ConfigError for a model of ours that does not fit into this machine: the kernel would end the process."""
+    """Raises ConfigError if a model of ours does not fit into memory: the kernel would end the process without a message."""
     memory = machine()["memory_gib"]
     if config.arch is None or memory is None:
         return
@@ -296,7 +299,7 @@ def _check_batch_norm(config: RunConfig, model: nn.Module, images: int, world: i
     """Raises ConfigError for batch norm over micro-batches of one image, which has no variance over the batch."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     shares, views = world * config.accumulate, config.augment.repeats
-    smallest = views * min(config.batch_size // (shares * views), -(-images // shares))  # as the sampler has it
+    smallest = views * min(config.batch_size // (shares * views), -(-images // shares))  # as in the sampler
     if smallest != 1 or not any(isinstance(module, kinds) for module in model.modules()):
         return
     if images > shares:
@@ -310,7 +313,7 @@ def _check_batch_norm(config: RunConfig, model: nn.Module, images: int, world: i
 
 
 def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) -> RunResult:
-    """Figures of the chosen weights: the best on validation, or the last where that is asked for or nothing was held out."""
+    """Figures of the chosen weights: the best on validation, or the last if the run asks for them or holds nothing out."""
     config, out = trainer.config, trainer.folder
     rows = trainer.metrics.rows()
     if data.val is None or config.split.keep == "last":
@@ -360,25 +363,25 @@ def _figures(trainer: Trainer, images: ImageSet | None) -> dict[str, Any] | None
     return found.to_dict() if isinstance(found, Metrics) else found
 
 
-def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], tell: Callable[[str], None]) -> None:
+def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], note: Callable[[str], None]) -> None:
     if not states(out):
-        tell("the run was stopped before its first state: starting from the first step")
+        note("the run stopped before its first state: starting from the first step")
         if trainer.group.is_main:
             trainer.metrics.truncate(0)
         return
     tensors, meta, words = load_state(out)
     for word in words:
-        tell(word)
-    if words:  # or the next state would push the whole one out for the damaged one
+        note(word)
+    if words:  # else the next state would replace the good state instead of the damaged one
         trainer.group.wait()
         if trainer.group.is_main:
             drop_state(out)
     if meta.get("data") != identity["data"]:
         raise RunFolderError(
-            f"the data has changed since the run in {out} was stopped ({trainer.config.data}: other files, labels or "
-            "pixels); bring it back, or start a new run"
+            f"the data has changed since the run in {out} stopped ({trainer.config.data}: other files, labels or pixels); "
+            "restore the data, or start a new run"
         )
     for key in ("torch", "threads", "shares"):
         if meta.get(key) != identity[key]:
-            tell(f"note: the run began with {key} {meta.get(key)}, now {identity[key]}: equal only up to rounding")
+            note(f"note: the run began with {key} {meta.get(key)}, now {identity[key]}: equal only up to rounding")
     trainer.restore(tensors, meta)
