@@ -1,6 +1,6 @@
-"""Chance has an address: every random draw of a run is a function of (seed, step, rank) and of what it is for.
+"""Gives randomness an address: every random draw of a run is a function of (seed, step, rank) and its purpose.
 
-So a run stops anywhere and goes on exactly, and evaluation or a picture drawn in between changes nothing.
+A run can therefore stop anywhere and continue exactly. Evaluation or a plot between two steps changes nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Chance:
     rank: int = 0
 
     def number(self, purpose: str) -> int:
-        """A 63-bit integer that only this address and `purpose` have."""
+        """A 63-bit integer that belongs to this address and `purpose`."""
         text = f"{self.seed}/{self.step}/{self.rank}/{purpose}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A fresh generator on the CPU, seeded by `number(purpose)`."""
+        """A new generator on the CPU, seeded with `number(purpose)`."""
         return torch.Generator().manual_seed(self.number(purpose))

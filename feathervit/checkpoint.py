@@ -1,9 +1,9 @@
-"""Weights and training state as safetensors, written whole or not at all, checked when read. Nothing is unpickled.
+"""Reads and writes weights and training states as safetensors. Writing is atomic, reading checks, nothing is unpickled.
 
-Two kinds of file. Weights (`best.safetensors`, `last.safetensors`) hold a model and what is needed to use it: the run's
-configuration, class names, figures. State (`state.safetensors`, the one before it as `state.previous.safetensors`)
-holds what a resumed run needs to go on bit for bit. Both carry a checksum over everything in them.
-Checkpoints are hostile until proven otherwise: the header is validated before anything is allocated.
+There are two kinds of file. Weights (`best.safetensors`, `last.safetensors`) hold a model and what its use needs: the run's
+configuration, class names, figures. A state (`state.safetensors`, and `state.previous.safetensors` before it) holds what a
+resumed run needs to continue bit for bit. Both have a checksum over their whole content.
+A file may be hostile, so the header is checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .files import same_data, write_bytes
 from .weights import list_weights, shipped_file
 
 FORMAT = 1
-STATES = ("state.safetensors", "state.previous.safetensors")  # the later one first
+STATES = ("state.safetensors", "state.previous.safetensors")  # the latest first
 
 
 @dataclass
 class Checkpoint:
-    """Weights and what is needed to use them.
+    """Weights and what their use needs.
 
-    `figures`: what was measured when they were saved. `temperature`: by what logits are divided before the softmax, 1 unless
-    it was fitted afterwards (`evaluation/calibration.py`).
+    `figures`: measurements at the time of saving. `temperature`: divides logits before the softmax; 1 unless it was fitted
+    later (`evaluation/calibration.py`).
     """
 
     config: RunConfig
@@ -50,10 +50,10 @@ class Checkpoint:
     temperature: float = 1.0
 
     def read_as(self, reading: Mapping[str, Any], data: Any = None) -> Checkpoint:
-        """The same, to be used on `data` (None: what it was trained on), which is read as in training but for `reading`.
+        """A copy for use on `data` (None: the training data), which is read as in training except for `reading`.
 
-        `reading`: fields of `ReadingConfig`. Places and groups of the data it was trained on mean nothing in other data.
-        Raises ConfigError for a value that cannot be.
+        `reading`: fields of `ReadingConfig`. Folders and groups of the training data do not apply to other data.
+        Raises ConfigError for an invalid value.
         """
         own = self.config.reading
         if data is not None and not same_data(data, self.config.data):
@@ -78,14 +78,14 @@ def _pack(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file of ours. Raises CheckpointError for anything else."""
+    """Reads tensors and metadata of a file that feathervit wrote. Raises CheckpointError for any other file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path} is no checkpoint: not a file")
+            raise CheckpointError(f"{path} is not a checkpoint: it is not a file")
         with safe_open(path, framework="pt") as file:  # checks the header against the file's size
             metadata = file.metadata() or {}
             if "feathervit" not in metadata or "checksum" not in metadata:
-                raise CheckpointError(f"{path} was not written by feathervit; it carries no configuration")
+                raise CheckpointError(f"{path} was not written by feathervit: it has no configuration")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise CheckpointError(
@@ -93,14 +93,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"({', '.join(list_weights())})"
         ) from None
     except (OSError, SafetensorError, UnicodeDecodeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
     text = metadata["feathervit"]
     if metadata["checksum"] != _checksum(tensors, text):
-        raise CheckpointError(f"{path} is damaged: its checksum does not fit its content")
+        raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
     try:
         meta = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} holds metadata that is no JSON: {error}") from error
+        raise CheckpointError(f"the metadata of {path} is not JSON: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else None
         raise CheckpointError(f"{path} has format {found!r:.40}; this version reads format {FORMAT}")
@@ -108,7 +108,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_weights(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a weights file. Raises RunFolderError where the folder does not take it."""
+    """Writes a weights file. Raises RunFolderError if the folder cannot be written."""
     meta = {
         "config": to_dict(checkpoint.config),
         "class_names": list(checkpoint.class_names),
@@ -122,8 +122,8 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def weights_file(path: str | Path) -> Path:
-    """A weights file as it is named; of a folder the best, else the last, else an exported `model`; or weights that come
-    with the package, by name ("mlit_nano.digits")."""
+    """Finds a weights file: the file itself; in a folder the best, else the last, else an exported `model`; or weights of
+    the package by name ("mlit_nano.digits")."""
     if str(path) in list_weights() and not Path(path).exists():
         return shipped_file(str(path))
     path = Path(path)
@@ -134,7 +134,7 @@ def weights_file(path: str | Path) -> Path:
 
 
 def load_weights(path: str | Path) -> Checkpoint:
-    """Reads a weights file (see `weights_file`). Raises CheckpointError."""
+    """Reads a weights file (see `weights_file`). Raises CheckpointError if it is missing, damaged or invalid."""
     path = weights_file(path)
     tensors, meta = _read(path)
     tensors = {
@@ -147,23 +147,21 @@ def load_weights(path: str | Path) -> Checkpoint:
     pretrained = config.objective == "reconstruction"
     names, chans = meta.get("class_names"), meta.get("in_chans")
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or not (names or pretrained):
-        raise CheckpointError(f"{path} names no classes: it is not a weights file (state files are for --resume)")
+        raise CheckpointError(f"{path} has no class names: it is not a weights file (state files are for --resume)")
     if not isinstance(chans, int) or isinstance(chans, bool) or not 1 <= chans <= 1024:
         raise CheckpointError(f"{path}: in_chans must be a number of channels, got {chans!r:.40}")
     temperature = meta.get("temperature", 1.0)
     if type(temperature) is not float or not 0 < temperature < math.inf:
         raise CheckpointError(f"{path}: temperature must be a number above 0, got {temperature!r:.40}")
     if len(set(names)) < len(names):
-        raise CheckpointError(f"{path}: its class names are not all different")
+        raise CheckpointError(f"{path}: its class names are not unique")
     epoch, step, figures = meta.get("epoch", 0), meta.get("step", 0), meta.get("figures") or {}
     for name, value, kind in (("epoch", epoch, int), ("step", step, int), ("figures", figures, dict)):
         if not isinstance(value, kind):
             raise CheckpointError(f"{path}: {name} must be {kind.__name__}, got {value!r:.40}")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(
-                f"{path}: the weights {name} are not all finite numbers; the run that wrote them failed"
-            )
+            raise CheckpointError(f"{path}: not all values of {name} are finite; the run that wrote them failed")
     return Checkpoint(config, tuple(names), chans, tensors, epoch, step, figures, temperature)
 
 
@@ -172,25 +170,25 @@ def load_weights(path: str | Path) -> Checkpoint:
 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Writes `state.safetensors`, the one that was there becoming `state.previous.safetensors`."""
+    """Writes `state.safetensors`. Renames an existing one to `state.previous.safetensors`."""
     path, previous = (folder / name for name in STATES)
     draft = folder / ".state.next"
     write_bytes(draft, _pack(tensors, meta))
     try:
         if path.exists():
-            os.replace(path, previous)  # killed here, the previous one is whole and is used
+            os.replace(path, previous)  # if the process dies here, a resume uses the previous state
         os.replace(draft, path)
     except OSError as error:
         raise RunFolderError(f"cannot rename state.safetensors in {folder}: {error.strerror}") from error
 
 
 def states(folder: Path) -> list[Path]:
-    """The training states in a run folder, the later one first."""
+    """The training states in a run folder, the latest first."""
     return [path for name in STATES if (path := folder / name).exists()]
 
 
 def drop_state(folder: Path) -> None:
-    """Removes the latest state; the one before it, if there is one, takes its place."""
+    """Removes the latest state. The one before it, if any, replaces it."""
     path, previous = (folder / name for name in STATES)
     try:
         if previous.exists():
@@ -202,9 +200,9 @@ def drop_state(folder: Path) -> None:
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
-    """The latest whole state of a run folder, and a word on each one that had to be passed over.
+    """Reads the latest intact state of a run folder. Also returns a message for each state that was skipped.
 
-    Raises CheckpointError where none is whole.
+    Raises CheckpointError if none is intact.
     """
     words: list[str] = []
     for path in states(folder):
@@ -214,13 +212,11 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
             words.append(str(error))
             continue
         return tensors, meta, [f"{word}; the one before it is used" for word in words]
-    raise CheckpointError(
-        "; ".join(words) or f"no training state in {folder}: nothing to resume, train without --resume"
-    )
+    raise CheckpointError("; ".join(words) or f"no training state to resume in {folder}; train without --resume")
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors: "optimizer.3.exp_avg". Numbers become 0-d float64 tensors."""
+    """Converts the optimiser's state to named tensors: "optimizer.3.exp_avg". Numbers become 0-d float64 tensors."""
     out = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -231,20 +227,22 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `flatten_optimizer`, for an optimiser built from the same configuration. Raises ValueError where a tensor
-    is of no parameter."""
+    """The inverse of `flatten_optimizer`, for an optimiser built from the same configuration.
+
+    Raises ValueError if a tensor belongs to no parameter.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             if key == "use_muon":
-                raise ValueError("Muon has changed since; start a new run from this one's weights with --from")
+                raise ValueError("Muon has changed since; start a new run from these weights with --from")
             if not 0 <= int(index) < len(shapes) or (tensor.ndim and tensor.shape != shapes[int(index)]):
                 raise ValueError(f"{name} of shape {list(tensor.shape)} belongs to no parameter")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for p, own in optimizer.state.items():
         for key, value in own.items():
-            if value.shape == p.shape:  # fused kernels go by memory: a moment has the strides of its parameter
+            if value.shape == p.shape:  # fused kernels need moments with the strides of their parameter
                 own[key] = torch.empty_like(p).copy_(value)

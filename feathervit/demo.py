@@ -1,7 +1,7 @@
-"""The whole way on handwritten digits: pre-train without labels, then train on ten labels a class, with it and from scratch.
+"""Pre-trains on handwritten digits without labels, then trains on ten labels per class, from those weights and from scratch.
 
-Both trainings have the same labels, recipe and epochs. What they reach on the pictures held out from the start is shown
-beside the nearest neighbour in raw pixels among the labelled ones.
+Both trainings have the same labels, recipe and epochs. The demo shows their accuracy on held-out images beside that of the
+nearest labelled neighbour in raw pixels.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SHADES = " .:-=+*#%@"
 
 
 def run(out: Path, seed: int, console: Console) -> dict[str, Any]:
-    """Three runs in `out`: pretrained, scratch, fine-tuned. Returns their figures, accuracies as fractions.
+    """Makes three runs in `out`: pretrained, scratch, fine-tuned. Returns their figures, with accuracies as fractions.
 
-    `seed` draws the labelled pictures too.
+    `seed` also draws the labelled images.
     """
 
     def say(text: str) -> None:
@@ -35,13 +35,13 @@ def run(out: Path, seed: int, console: Console) -> dict[str, Any]:
     config = recipe("few_digits")
     config = replace(config, seed=seed, split=replace(config.split, seed=seed))
     common = {"overwrite": True, "console": console, "command": "feathervit demo"}
-    say("1. Pre-training on the pictures alone: three quarters of each are hidden, the model paints them")
+    say("1. Pre-training without labels: three quarters of each image are hidden, and the model reconstructs them")
     outcomes = [pretrain(recipe("mae_digits"), out=out / "pretrained", seed=seed, **common)]
     if outcomes[-1].finished:
-        say("\n2. Ten labels a class, from scratch")
+        say("\n2. Training on ten labels per class, from scratch")
         outcomes.append(train(config, out=out / "scratch", **common))
     if outcomes[-1].finished:
-        say("\n3. The same ten labels a class, from the pre-trained weights")
+        say("\n3. Training on the same labels, from the pre-trained weights")
         outcomes.append(train(replace(config, start_from=str(out / "pretrained")), out=out / "fine-tuned", **common))
     if not outcomes[-1].finished:
         return {"finished": False}
@@ -75,7 +75,7 @@ def run(out: Path, seed: int, console: Console) -> dict[str, Any]:
 
 
 def _show(model: Path, test: ImageSet, say: Callable[[str], None]) -> None:
-    """Four digits as characters, and what the model takes them for."""
+    """Prints four digits as characters, with the model's predictions."""
     shown = range(0, len(test), len(test) // 4)[:4]
     guesses = load(model).predict(test.images[list(shown)], top=2)
     for i, guess in zip(shown, guesses, strict=True):
@@ -83,4 +83,4 @@ def _show(model: Path, test: ImageSet, say: Callable[[str], None]) -> None:
         for row in test.images[i, 0].tolist():
             say("    " + "".join(2 * SHADES[v * (len(SHADES) - 1) // 255] for v in row))
         names = ", ".join(f"{c} ({100 * p:.1f} %)" for c, p in zip(guess.classes, guess.probabilities, strict=True))
-        say(f"  a {test.class_names[test.labels[i]]}, taken for {names}")
+        say(f"  a {test.class_names[test.labels[i]]}, predicted: {names}")

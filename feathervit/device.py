@@ -1,4 +1,4 @@
-"""The device, the precision and autocast of a run, each choice with its reason for the banner."""
+"""Chooses the device and the precision of a run, each with a reason for the banner, and sets up autocast."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .errors import ConfigError
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
-    """The device to run on and why. Raises ConfigError when the asked one is not there."""
+    """Chooses the device and gives the reason. Raises ConfigError if the machine does not have the device."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if asked == "auto":
         name = next(n for n in ("cuda", "mps", "cpu") if available[n])
-        why = "the fastest there is" if name != "cpu" else f"no CUDA or MPS device; {torch.get_num_threads()} threads"
+        why = "the fastest device" if name != "cpu" else f"no CUDA or MPS device; {torch.get_num_threads()} threads"
     elif not available[asked]:
-        raise ConfigError(f"--device {asked}: PyTorch finds no such device here; use --device auto or cpu")
+        raise ConfigError(f"--device {asked}: PyTorch finds no such device; use --device auto or cpu")
     else:
         name, why = asked, "asked for"
     if name == "cuda":
@@ -25,7 +25,7 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
 
 
 def choose_precision(asked: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The autocast type and why: bfloat16 where the GPU has it, float16 on older ones, float32 elsewhere."""
+    """Chooses the autocast type and gives the reason: bfloat16 if the GPU has it, float16 on older GPUs, else float32."""
     if asked != "auto":
         if asked == "float16" and device.type == "cpu":
             raise ConfigError("--precision float16 does not train on the CPU; use float32 or bfloat16")
@@ -33,11 +33,11 @@ def choose_precision(asked: str, device: torch.device) -> tuple[torch.dtype, str
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return (torch.bfloat16, "the GPU has it") if bf16 else (torch.float16, "the GPU has no bfloat16")
-    return torch.float32, "mixed precision is not faster on MPS" if device.type == "mps" else "asked of a trial step"
+    return torch.float32, "mixed precision is not faster on MPS" if device.type == "mps" else "a trial step decides"
 
 
 def seed(device: torch.device, number: int) -> None:
-    """Seeds what is drawn on the CPU and on `device`. (`torch.manual_seed` goes through every kind of device.)"""
+    """Seeds the generators of the CPU and of `device`. (`torch.manual_seed` seeds every kind of device.)"""
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.manual_seed(number)
@@ -46,11 +46,11 @@ def seed(device: torch.device, number: int) -> None:
 
 
 def own_randomness(device: torch.device) -> contextlib.AbstractContextManager:
-    """What is drawn or seeded inside, on the CPU or on a CUDA `device`, leaves torch's generators as they were."""
+    """Restores torch's generators of the CPU and of a CUDA `device` at the end."""
     return torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else [])
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Autocast to `dtype` on a GPU. On the CPU layers cast by themselves (`models.fast.accelerate`), which is faster."""
+    """Autocast to `dtype` on a GPU. On the CPU, layers cast themselves (`models.fast.accelerate`), which is faster."""
     plain = dtype == torch.float32 or device.type == "cpu"
     return contextlib.nullcontext() if plain else torch.autocast(device.type, dtype)

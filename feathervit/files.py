@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Writes files atomically, and names the folders of the package."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .errors import RunFolderError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes under a temporary name, syncs, renames: a reader sees the old file or the new one, never half of either.
+    """Writes under a temporary name, syncs, and renames: a reader sees the old file or the new one, never a part.
 
-    Raises RunFolderError, naming the folder and what it needs, where the file cannot be written.
+    Raises RunFolderError, with the folder and what it needs, if the file cannot be written.
     """
     draft = _draft(path)
     try:
@@ -29,12 +29,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         raise RunFolderError(
             f"cannot write {path.name} into {path.parent}: {error.strerror or error}; the folder must exist, be writable "
-            f"and have {max(1, len(data) // 1024)} KiB of room. What was there before is unharmed"
+            f"and have {max(1, len(data) // 1024)} KiB of free space. An earlier file is unchanged"
         ) from error
 
 
 def clear_drafts(folder: Path) -> None:
-    """Removes what killed processes were writing. For a folder in which nobody else writes. Raises RunFolderError."""
+    """Removes temporary files of killed processes. No other process may write in the folder. Raises RunFolderError."""
     try:
         for path in folder.glob(f".*.{'[0-9a-f]' * 32}.tmp"):
             path.unlink(missing_ok=True)
@@ -43,17 +43,17 @@ def clear_drafts(folder: Path) -> None:
 
 
 def _draft(path: Path) -> Path:
-    """A name of its own, also for writers on other machines."""
+    """A unique temporary name, also among writers on other machines."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with ~ replaced by the home folder; as it is where there is no such user."""
+    """Replaces ~ by the home folder. The path stays unchanged if there is no such user."""
     return Path(os.path.expanduser(path))
 
 
 def same_data(source: Any, trained_on: str) -> bool:
-    """Whether two names mean one data set, however the path of a folder or file is written. Arrays have none."""
+    """Whether two names mean the same dataset, also if they are different paths of one folder or file. Arrays have no name."""
     if not isinstance(source, (str, os.PathLike)):
         return False
     if str(source) == trained_on:
@@ -63,7 +63,7 @@ def same_data(source: Any, trained_on: str) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """The folder and those above it, where they are missing. Raises RunFolderError where it cannot be made."""
+    """Makes the folder and its parents. Raises RunFolderError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,7 +71,7 @@ def make_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """$FEATHERVIT_CACHE, or `feathervit` in the platform's folder for a user's caches. Not made here."""
+    """$FEATHERVIT_CACHE, or `feathervit` in the platform's folder for a user's caches. It may not exist yet."""
     if chosen := os.environ.get("FEATHERVIT_CACHE"):
         return expanded(chosen)
     if sys.platform == "darwin":

@@ -1,8 +1,8 @@
-"""The schema of result.json: what one run was, on what, and what came of it.
+"""The schema of result.json: the settings, machine, data and figures of one run.
 
-Every verb that measures writes one, studies and tables read them back, so a file is checked field by field before it
-is believed. Writing is atomic: a reader sees the old file or the new one, never half of either. Strict JSON: a figure
-that is not a finite number is written as null. Importing this loads no torch.
+Verbs that measure write one, and studies and tables read them, so reading checks each field. Writing is atomic: a reader
+sees the old file or the new one, never a part. The JSON is strict: a figure that is not finite becomes null. This module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ DATA_KEYS = ("name", "fingerprint", "n_train", "n_val", "n_test", "classes")
 
 @dataclass
 class RunResult:
-    """One run. Accuracies are fractions; `machine` has MACHINE_KEYS, `data` has DATA_KEYS.
+    """The record of one run. Accuracies are fractions. `machine` has MACHINE_KEYS, `data` has DATA_KEYS.
 
     `epochs` holds the rows of metrics.csv, `best` the chosen epoch's row, `test` and `val` the figures of
     `evaluation.metrics.Metrics` (None: no such split). `config` is the resolved `RunConfig` as JSON, `commit` the
-    commit of the source checkout (None: an installed package, whose `version` says what ran). `skipped` names the
-    pictures left out as unreadable, `skipped_steps` counts steps whose loss was no finite number.
-    `finished` is False for a run that was stopped before its end and can be resumed.
+    commit of the source checkout (None: an installed package, see `version`). `skipped` lists unreadable images,
+    `skipped_steps` counts steps whose loss was not finite.
+    `finished` is False for a run that stopped before its end and can be resumed.
     """
 
     command: str
@@ -70,7 +70,7 @@ class RunResult:
 
 
 def machine() -> dict[str, Any]:
-    """This computer: os, cpu (model name), cores (usable by this process), memory_gib, gpu (None: no accelerator)."""
+    """Describes this computer: os, cpu (model name), cores (usable by this process), memory_gib, gpu (None: none)."""
     import torch
 
     gpu = None
@@ -107,16 +107,15 @@ def _memory_gib() -> float | None:
 
 
 def commit() -> str | None:
-    """The git commit of the source checkout this package runs from, "-dirty" behind it where tracked files differ.
+    """The git commit of the source checkout that this package runs from, with "-dirty" if tracked files differ.
 
-    Of a source tree that `git archive` made, what git wrote into its file .commit. None for a package installed without its
-    repository, or without git.
+    In a source tree from `git archive`, the commit is in the file .commit. None without a repository or without git.
     """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         archived = root / ".commit"
         text = archived.read_text().strip() if archived.exists() else "$"
-        return None if text.startswith("$") else text  # a copy that git did not make
+        return None if text.startswith("$") else text  # not a copy from git archive
     describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, timeout=20, check=True).stdout.strip() or None
@@ -125,14 +124,14 @@ def commit() -> str | None:
 
 
 def name_of(text: str) -> str:
-    """What may be told of a path: its last name. The names of data sets and models as they are."""
+    """The last name of a path, which is safe to publish. Names of datasets and models stay unchanged."""
     if re.fullmatch(r"hf:[\w.-]+/[\w.-]+", text) or not re.search(r"[/\\]", text):
         return text
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
 def public_command(command: str) -> str:
-    """A command line with `name_of` each of its words, also behind "="."""
+    """Shortens each path in a command line with `name_of`, also after "="."""
     words = [word.rpartition("=") for word in shlex.split(command)]
     return shlex.join(flag + sign + name_of(value) for flag, sign, value in words)
 
@@ -140,10 +139,10 @@ def public_command(command: str) -> str:
 def write_json(path: str | Path, obj: Any) -> None:
     """Writes `obj` (JSON values, dataclasses, paths, numpy or torch scalars) to `path` atomically.
 
-    Raises RunFolderError, naming the folder and what it needs, where the file cannot be written.
+    Raises RunFolderError, with the folder and what it needs, if the file cannot be written.
     """
     text = json.dumps(_plain(obj), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(Path(path), text.encode(errors="backslashreplace"))  # names of no valid Unicode: JSON's own escapes
+    write_bytes(Path(path), text.encode(errors="backslashreplace"))  # escapes names that are not valid Unicode
 
 
 def _plain(obj: Any) -> Any:
@@ -161,7 +160,7 @@ def _plain(obj: Any) -> Any:
 
 
 def read_result(path: str | Path) -> RunResult:
-    """The result in file `path`, every field checked. Raises RunFolderError naming the file and what is wrong."""
+    """Reads the result in file `path` and checks every field. Raises RunFolderError with the file and the mistake."""
     path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -181,36 +180,36 @@ def read_result(path: str | Path) -> RunResult:
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}; give the result.json of a run") from error
     except (ConfigError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path} is not a result of a run: {error}; run again, or remove it") from error
+        raise RunFolderError(f"{path} is not the result of a run: {error}; run again, or remove it") from error
     return result
 
 
 def read_splits(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The splits of splits.json, by name: "how", "count" and "sources", every one checked. Raises RunFolderError."""
+    """Reads and checks the splits of splits.json, by name: "how", "count" and "sources". Raises RunFolderError."""
     path = Path(path)
     try:
         splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
         for name, part in splits.items():
             if name not in ("train", "val", "test") or not isinstance(part["how"], str):
-                raise ConfigError(f"{name!r:.40} is no split with words on how it was made")
+                raise ConfigError(f"{name!r:.40} is not a split with a text on how it was made")
             if not all(isinstance(s, str) and not PurePosixPath(s).is_absolute() for s in part["sources"]):
                 raise ConfigError(f"splits.{name}.sources must be paths inside the data")
             if any(".." in PurePosixPath(s).parts for s in part["sources"]):
-                raise ConfigError(f"splits.{name}.sources lead outside of the data")
+                raise ConfigError(f"splits.{name}.sources point outside the data")
             if part["count"] != len(part["sources"]):
                 raise ConfigError(
-                    f"splits.{name}.count is {part['count']!r:.40}, its sources are {len(part['sources'])}"
+                    f"splits.{name}.count is {part['count']!r:.40}, but there are {len(part['sources'])} sources"
                 )
         sources = [source for part in splits.values() for source in part["sources"]]
         if len(set(sources)) < len(sources):
-            raise ConfigError("a picture is there twice")
+            raise ConfigError("an image occurs twice")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
     return splits
 
 
 def read_config(place: Path) -> RunConfig:
-    """The configuration of a run folder, or in a file. Raises RunFolderError where there is none that can be read."""
+    """Reads the configuration of a run folder or of a file. Raises RunFolderError if it cannot be read."""
     path = place if place.is_file() else place / "config.json"
     try:
         return from_dict(RunConfig, json.loads(path.read_text()))
@@ -233,7 +232,7 @@ def _check_keys(data: Any, keys: Any, where: str) -> None:
 
 
 def spread(values: list[float], form: str = ".2f") -> str:
-    """Mean (range), each by the format `form`; one value alone as it is, none as nothing."""
+    """Formats values as mean (range), each with `form`. One value has no range; no values give an empty text."""
     if not values:
         return ""
     mean = format(statistics.mean(values), form)
@@ -241,5 +240,5 @@ def spread(values: list[float], form: str = ".2f") -> str:
 
 
 def alike(texts: Iterable[str]) -> str:
-    """Each text once, in order: one where all are alike."""
+    """Joins the different texts, each once, in order."""
     return " / ".join(dict.fromkeys(texts))

@@ -1,7 +1,7 @@
-"""Standard output and error that work does not depend on: closed, broken or full, they take what they can and stop nothing.
+"""Standard output and error that never stop the work, even if they are closed, broken or full.
 
-What is said beside the work (progress, warnings, errors) goes through `Words` and is dropped where nobody reads. A result is
-the work itself: it waits for its reader, and where it cannot be written that is an error.
+Progress, warnings and errors go through `Words`, which drops them if nobody reads. A result is different: it waits for its
+reader, and an error is raised if it cannot be written.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-PATIENCE = 1.0  # seconds for which a reader may read nothing before what is said is dropped
-_PIECE = 1024  # characters: a pipe that can be written to takes as many without waiting, in any encoding
+PATIENCE = 1.0  # seconds that a reader may pause before text is dropped
+_PIECE = 1024  # characters: a writable pipe takes as many without waiting, in any encoding
 
 
 class Words:
-    """A text stream to say things on; what it cannot take within a second is dropped, and how much is said later."""
+    """A text stream for messages. It drops text that cannot be written within a second, and later reports how many lines."""
 
     def __init__(self, stream: TextIO):
         self.stream, self.dropped = stream, 0
@@ -32,13 +32,13 @@ class Words:
     def write(self, text: str) -> int:
         if self.dropped and self._ready():
             lines, self.dropped = self.dropped, 0
-            self._write(f"({lines} lines were dropped, as nobody read them)\n")
+            self._write(f"({lines} lines were dropped because nobody read them)\n")
         for start in range(0, len(text), _PIECE):
             self._write(text[start : start + _PIECE])
         return len(text)
 
     def flush(self) -> None:
-        """Everything has been written already."""
+        """Does nothing: `write` has written everything."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -54,7 +54,7 @@ class Words:
             let_go(self.stream)
 
     def _ready(self) -> bool:
-        """Whether writing does not wait: anything but a pipe or socket whose reader is behind."""
+        """Whether a write returns at once: false only for a pipe or socket whose reader is behind."""
         try:
             number = self.stream.fileno()
             mode = os.fstat(number).st_mode
@@ -66,8 +66,10 @@ class Words:
 
 
 class Result:
-    """Standard output as a result is written to it. Raises OutputError where that fails, but BrokenPipeError where its reader
-    is gone; afterwards it takes nothing."""
+    """Standard output for a result. Raises BrokenPipeError if the reader is gone, and OutputError if writing fails otherwise.
+
+    After an error it ignores writes.
+    """
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -92,7 +94,7 @@ class Result:
 
 
 def let_go(stream: TextIO) -> None:
-    """Sends whatever the stream still holds, and all that follows, to the null device, so that closing it fails no more."""
+    """Redirects the stream and its buffered text to the null device, so that closing it cannot fail."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
@@ -100,12 +102,12 @@ def let_go(stream: TextIO) -> None:
 
 
 def open_closed() -> None:
-    """Opens the null device in the place of standard streams that were closed: no file opened later may take their numbers."""
+    """Opens the null device for closed standard streams, so that no later file gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open until the end)
@@ -113,7 +115,7 @@ def open_closed() -> None:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """What C libraries print on standard error, as libtiff does of a damaged file, unseen."""
+    """Hides text that C libraries print on standard error, as libtiff does for a damaged file."""
     sys.stderr.flush()
     with contextlib.ExitStack() as undo:
         with contextlib.suppress(OSError):
@@ -126,7 +128,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def console(stderr: bool = True) -> Console:
-    """Where progress is said: nothing that happens to it stops the work."""
+    """The console for progress. An error of its stream does not stop the work."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -136,4 +138,4 @@ def console(stderr: bool = True) -> Console:
     words = stream if isinstance(stream, Words) else Words(stream)
     return Console(
         file=words, stderr=stderr, emoji=False, width=None if stream.isatty() else 4096
-    )  # a program wants whole lines
+    )  # programs need unwrapped lines

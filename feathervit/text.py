@@ -1,4 +1,4 @@
-"""Names as people see them: what cannot be decoded is replaced, what would move the cursor is spelled out."""
+"""Makes names printable: replaces bytes that cannot be decoded, and escapes characters that move the cursor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ REPLACED = "feathervit.replaced"  # an error handler: U+FFFD for a byte that is 
 
 
 def shown(name: str) -> str:
-    """A name in one line of printable characters: "new\\nline" with its backslash, bytes that are not UTF-8 as U+FFFD."""
+    """A name as one line of printable characters: a line break becomes "\\n", a byte that is not UTF-8 U+FFFD."""
     return "".join(_shown(character) for character in name)
 
 

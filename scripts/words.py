@@ -41,15 +41,12 @@ CODE = ("feathervit", "tests", "scripts", "benchmarks", "docs")
 EXEMPT = ("scripts/words.py", "tests/test_words.py")  # they hold the banned words
 UNCLEAN = {  # rooms whose English is not rewritten yet
     "benchmarks",
-    "feathervit",
     "feathervit/benchmark",
     "feathervit/cli",
-    "feathervit/config",
     "feathervit/data",
     "feathervit/evaluation",
     "feathervit/export",
     "feathervit/export/page",
-    "feathervit/models",
     "feathervit/plots",
     "feathervit/recipes",
     "feathervit/studies",

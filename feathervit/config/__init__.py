@@ -1,7 +1,7 @@
-"""Everything a run needs, as one typed value.
+"""The settings of a run as one typed value.
 
-A recipe returns a `RunConfig`; the command line sets any of its fields by dotted name (`--optim.weight-decay 0.1`); the
-resolved value is written beside the weights, and a checkpoint rebuilds its run from it. Nothing here imports torch.
+A recipe returns a `RunConfig`. The command line sets any of its fields by dotted name (`--optim.weight-decay 0.1`). The
+resolved value is stored with the weights, and a checkpoint rebuilds its run from it. Nothing here imports torch.
 """
 
 from .fields import changed, from_dict, kind_of, to_dict, with_fields

@@ -1,6 +1,6 @@
-"""Bounds of numbers, which stand in the type of a field: `dim: Annotated[int, Bounds(1, 16_384)] = 144`.
+"""Bounds of numbers, in the type of a field: `dim: Annotated[int, Bounds(1, 16_384)] = 144`.
 
-`check_bounds` reads them from there. What depends on other fields is checked where it is used.
+`check_bounds` reads them from the type. A limit that depends on other fields is checked where the field is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Bounds:
-    """A finite number from `least` to `most`; with `open_end`, below `most`."""
+    """The bounds of a finite number: from `least` to `most`, or with `open_end` below `most`."""
 
     least: float
     most: float = math.inf
@@ -42,11 +42,11 @@ Depth = Annotated[int, Bounds(1, 1_000)]
 
 
 def check_bounds(config: Any, where: str = "") -> None:
-    """Raises ConfigError, with the dotted name, for a field of a configuration that is out of its bounds."""
+    """Raises ConfigError, with the dotted name, for a field of a configuration outside its bounds."""
     for name, bounds in _bounds_of(type(config)).items():
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if bounds is not None and number is not None and number not in bounds:  # so also for NaN
+            if bounds is not None and number is not None and number not in bounds:  # true for NaN too
                 raise ConfigError(f"{where}{name} must be {bounds}, got {value}")
         if dataclasses.is_dataclass(value):
             check_bounds(value, f"{where}{name}.")
@@ -58,6 +58,6 @@ def _bounds_of(kind: type) -> dict[str, Bounds | None]:
 
 
 def _find(hint: Any) -> Bounds | None:
-    """The bounds in a type, also in one of a union's or a tuple's."""
+    """Finds the bounds in a type, or in a member of a union or tuple."""
     own = next((word for word in getattr(hint, "__metadata__", ()) if isinstance(word, Bounds)), None)
     return own or next(filter(None, map(_find, get_args(hint))), None)

@@ -1,4 +1,4 @@
-"""Configurations as JSON, compared, and changed by dotted name."""
+"""Converts configurations to and from JSON, compares them, and sets fields by dotted name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def kind_of(part: type) -> str:
 
 
 def to_dict(config: Any) -> Any:
-    """A dataclass as JSON-ready values; a part of an encoder carries its name under "kind"."""
+    """Converts a dataclass to JSON values. A part of an encoder has its name under "kind"."""
     if dataclasses.is_dataclass(config):
         out = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
         return {"kind": kind_of(type(config)), **out} if type(config) in _PARTS else out
@@ -30,10 +30,10 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(kind: Any, value: Any, where: str = "") -> Any:
-    """The dataclass (or other type) `kind` from JSON values, each checked against its declared type.
+    """Builds the dataclass (or other type) `kind` from JSON values, and checks each against its declared type.
 
     Missing fields take their defaults, so that an older file still loads. Raises ConfigError for an unknown field or a
-    value of the wrong type, naming its dotted place `where`.
+    value of the wrong type, with its dotted name.
     """
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
@@ -80,7 +80,7 @@ def from_dict(kind: Any, value: Any, where: str = "") -> Any:
 
 
 def changed(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
-    """Dotted name -> (before, after) of every field in which two configurations differ."""
+    """The fields in which two configurations differ: dotted name -> (before, after)."""
     return {k: (v, b) for k, v, b in _walk(to_dict(before), to_dict(after), "")}
 
 
@@ -93,9 +93,9 @@ def _walk(a: Any, b: Any, where: str):
 
 
 def with_fields(config: Any, /, **changes: Any) -> Any:
-    """A copy with fields set by dotted name: `with_fields(c, **{"optim.weight_decay": 0.1, "epochs": 3})`.
+    """Copies a configuration with fields set by dotted name: `with_fields(c, **{"optim.weight_decay": 0.1, "epochs": 3})`.
 
-    Raises ConfigError for a name that no field has.
+    Raises ConfigError for an unknown name.
     """
     for name, value in changes.items():
         head, _, rest = name.partition(".")

@@ -1,4 +1,7 @@
-"""The named models as configurations, each with the input it was made for. Imports no torch: the command line reads it."""
+"""The named models as configurations, each with its own input size.
+
+This module does not import torch, so that the command line starts fast.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,10 @@ SMALL_DECODER = DecoderConfig(dim=64, depth=2, attention=GQAConfig(4, 2), feedfo
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A named configuration, the input it was made for, and the decoder it is pre-trained with (ours: the paper's Table 2 is
-    lost; it says only that the decoder's layers are of the encoder's kind)."""
+    """A named configuration, its image size and patch size, and its decoder for pre-training.
+
+    The decoders are ours: the paper's Table 2 is not available, and the text gives only the kind of layers.
+    """
 
     config: EncoderConfig
     img_size: int
@@ -41,7 +46,7 @@ def _vit_lite(depth: int) -> ModelSpec:
 
 
 def _feather(stem: int, stages: tuple[StageConfig, ...], heads: int) -> ModelSpec:
-    """A residual stem that halves the resolution three times, then two layers of attention on what is left."""
+    """A residual stem that halves the resolution three times, then two layers of attention."""
     config = EncoderConfig(
         dim=stages[-1].width,
         depth=2,
@@ -64,7 +69,7 @@ MODELS = {
         _VIT_192,
         36,
         3,
-        "arXiv 2402.03752; 12 heads (ours); as pre-trained on CIFAR-10 or -100 called Mae-ViT-C10, -C100",
+        "arXiv 2402.03752; 12 heads (ours); called Mae-ViT-C10 or -C100 after pre-training on CIFAR-10 or -100",
         MLP_DECODER,
     ),
     "poorvit_tiny": ModelSpec(
@@ -110,22 +115,22 @@ MODELS = {
 
 
 def list_models() -> list[str]:
-    """Names of our models, by falling size."""
+    """Names of our models, the largest first."""
     return list(MODELS)
 
 
 def spec(name: str) -> ModelSpec:
-    """The named configuration. Raises UnknownNameError with the nearest names."""
+    """Looks up a named configuration. Raises UnknownNameError with the nearest names."""
     if name not in MODELS:
-        raise UnknownNameError("model", name, MODELS, "any timm model goes by timm:NAME")
+        raise UnknownNameError("model", name, MODELS, "timm:NAME is any timm model")
     return MODELS[name]
 
 
 def named_weights(name: str) -> str:
-    """The weights that a model's name names: "resnet10t.c3_in1k" of `timm:resnet10t.c3_in1k`; "" where it names none."""
+    """The weights in a model's name: "resnet10t.c3_in1k" for `timm:resnet10t.c3_in1k`, "" if there are none."""
     return name.removeprefix("timm:") if name.startswith("timm:") and "." in name else ""
 
 
 def architecture(name: str) -> str:
-    """The model's name without the weights that it names, and without `timm:`."""
+    """The model's name without its weights and without `timm:`."""
     return name.removeprefix("timm:").partition(".")[0]

@@ -1,6 +1,6 @@
-"""The parts of a model: a dataclass for each kind of attention, feed-forward and patch embedding, and for the whole encoder.
+"""The parts of a model: one dataclass per kind of attention, feed-forward and patch embedding, and one for the encoder.
 
-Each holds the parameters of one part and no other's. In JSON (`fields.py`) a part carries its name under "kind".
+Each holds the parameters of its part only. In JSON (`fields.py`) a part has its name under "kind".
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class GQAConfig:
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """Multi-head attention, some projections a product of two matrices, D to rank to D (arXiv 2501.06220)."""
+    """Multi-head attention with some projections as a product of two matrices, D to rank to D (arXiv 2501.06220)."""
 
     heads: int = 12
     """Heads."""
     rank: int = 64
     """Width between the two matrices."""
     low_rank: Literal["q", "k", "v", "qk", "qv", "kv", "qkv"] = "qkv"
-    """Projections that are a product: of queries, keys, values."""
+    """Projections that are such a product: of queries, keys or values."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class MoEConfig:
     hidden_first: int = 144
     """Hidden size of the first layer."""
     hidden_last: int = 72
-    """Hidden size of the last layer; it falls between by Eq. 15."""
+    """Hidden size of the last layer; Eq. 15 gives those between."""
     experts: tuple[int, ...] = (3, 4, 5)
-    """A layer's experts, in each of equally long stages of layers."""
+    """Experts per layer, one number per stage. All stages have the same number of layers."""
     top_k: int = 2
-    """Experts that a token goes to."""
+    """Experts per token."""
     sharing: Literal["v_w2", "v_w", "w_w2", "none"] = "v_w2"
-    """What the experts of a layer share (Table 9)."""
+    """Projections that the experts of a layer share (Table 9)."""
     noise: bool = True
     """Noise on the gates in training."""
     balance: Literal["cv", "cv_squared"] = "cv"
-    """Coefficient of variation or its square (the paper's text names the first, Shazeer et al. square it)."""
+    """Coefficient of variation or its square (the paper's text has the first, Shazeer et al. the second)."""
     importance_weight: AtLeastZero = 1e-2
     """Weight of the loss that balances the experts' gates."""
     load_weight: AtLeastZero = 1e-2
@@ -66,7 +66,7 @@ class SwiGLUConfig:
     hidden_first: int = 144
     """Hidden size of the first layer."""
     hidden_last: int = 144
-    """Hidden size of the last layer; it falls between as in a mixture."""
+    """Hidden size of the last layer; Eq. 15 gives those between."""
     dropout: Share = 0.0
     """Dropout of the hidden units."""
 
@@ -88,7 +88,7 @@ class ConvMLPConfig:
     ratio: Annotated[float, Bounds(0, 1024)] = 4.0
     """Hidden size over width."""
     reduction: int = 4
-    """Prefix tokens are scaled by what the patches' mean gives through a bottleneck of width / this; 0: they go through
+    """The mean of the patches scales the prefix tokens, through a bottleneck of width / this. 0: prefix tokens go through
     the MLP without the convolution."""
     dropout: Share = 0.0
     """Dropout of the hidden units."""
@@ -104,12 +104,12 @@ class WhitenedPatchesConfig:
     """A linear projection whose first filters start as the whitening of training patches."""
 
     frozen: bool = False
-    """These filters stay as they start."""
+    """Do not train these filters."""
 
 
 @dataclass(frozen=True)
 class ConvStemConfig:
-    """3x3 convolutions with norm and GELU, as many of stride 2 as the patch size needs."""
+    """3x3 convolutions with norm and GELU. The patch size sets how many have stride 2."""
 
     layers: int = 2
     """Convolutions, one to three."""
@@ -162,14 +162,14 @@ class EncoderConfig:
     positions: Literal["learned", "sincos", "rotary", "none"] = "learned"
     """Learned, fixed sines and cosines, rotary in the attention, or none."""
     readout: Literal["dummy", "class", "mean", "pool"] = "dummy"
-    """What the head reads: an all-zero patch, learned tokens, the mean of the patches, or their mean weighed by learned
+    """The input of the head: an all-zero patch, learned tokens, the mean of the patches, or their mean weighted by learned
     scores."""
     class_tokens: int = 1
-    """Learned tokens side by side (readout class)."""
+    """Number of learned tokens (readout class)."""
     drop_rate: Share = 0.0
     """Dropout before the head."""
     drop_path_rate: Share = 0.0
-    """Stochastic depth: probability that a sample skips the last layer's branches; it rises by layers from 0."""
+    """Stochastic depth: probability that a sample skips the last layer's branches. It rises from 0 at the first layer."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class DecoderConfig:
     feedforward: FeedForward = MoEConfig(64, 32, (3,))
     """Kind of feed-forward."""
     positions: Literal["encoder", "learned"] = "encoder"
-    """encoder gives mask tokens the encoder's positions and visible tokens none a second time (arXiv 2407.17783);
-    learned adds the decoder's own to all tokens (arXiv 2402.03752)."""
+    """encoder adds the encoder's positions to mask tokens only (arXiv 2407.17783); learned adds the decoder's own to all
+    tokens (arXiv 2402.03752)."""
     drop_path_rate: Share = 0.0
     """Stochastic depth, as the encoder's."""

@@ -1,4 +1,4 @@
-"""A configuration resolved and checked: the sizes of its model written out, its numbers within bounds."""
+"""Resolves and checks a configuration: writes out the sizes of its model, and checks the bounds of its numbers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BETAS = {"adamw": (0.9, 0.999), "lion": (0.9, 0.99), "muon": (0.9, 0.95)}
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """The configuration with the model's own image size, patch size and architecture, and the optimiser's betas, written out.
+    """Writes out the model's own image size, patch size and architecture, and the optimiser's betas.
 
-    Raises UnknownNameError for a model, ConfigError for numbers that cannot work.
+    Raises UnknownNameError for an unknown model, and ConfigError for numbers out of bounds.
     """
     check_bounds(config)
     if config.optim.betas is None and config.optim.name in BETAS:
@@ -31,13 +31,13 @@ def resolve(config: RunConfig) -> RunConfig:
         or not all(map(math.isfinite, config.images.mean))
     ):
         raise ConfigError(
-            f"images.mean and images.std must hold one finite value, or one a channel, and std be above 0; got "
+            f"images.mean and images.std must hold one finite value, or one per channel, and std must be above 0; got "
             f"{config.images.mean} and {config.images.std}"
         )
     masked = config.objective in ("reconstruction", "joint")
     if masked and config.optim.layer_decay < 1:
         raise ConfigError(
-            "optim.layer_decay is for fine-tuning: a decoder has no place among the encoder's layers; leave it out"
+            "optim.layer_decay is for fine-tuning, and a decoder is not one of the encoder's layers; leave it out"
         )
     if config.model.startswith("timm:"):
         if config.arch is not None:
@@ -63,16 +63,16 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def check_channels(config: RunConfig, channels: int) -> None:
-    """Raises ConfigError where mean and std are given for another number of channels than the pictures have."""
+    """Raises ConfigError if mean and std have another number of channels than the images."""
     if len(config.images.mean) not in (1, channels):
         raise ConfigError(
-            f"images.mean and images.std hold {len(config.images.mean)} values but the pictures have {channels} channels; "
-            "give one value, or one a channel"
+            f"images.mean and images.std hold {len(config.images.mean)} values but the images have {channels} channels; "
+            "give one value, or one per channel"
         )
 
 
 def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
-    """Raises ConfigError for a field that was asked for and changes nothing in this configuration."""
+    """Raises ConfigError for a field that was given but changes nothing in this configuration."""
     augment, optim = config.augment, config.optim
     moe = any(_field(config, f"{half}.feedforward.experts") for half in ("arch", "mae.decoder"))
     needs = {
@@ -113,14 +113,14 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
 
 
 def _field(config: Any, name: str) -> Any:
-    """A field by its dotted name; None where the part has no such field."""
+    """A field by its dotted name; None if the part has no such field."""
     for part in name.split("."):
         config = getattr(config, part, None)
     return config
 
 
 def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
-    """`with_fields`, where a field of `arch` may be set on a model that is named only. Raises ConfigError also for types."""
+    """`with_fields` that also sets fields of `arch` of a named model. Raises ConfigError for wrong names and types."""
     fields = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in fields.items()}
     if not isinstance(fields.get("model", ""), str):
         raise ConfigError(f"model must be a name, got {fields['model']!r:.80}")
@@ -134,5 +134,5 @@ def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
         if config.arch is None or model != config.model:
             config = replace(config, arch=spec(model).config)
     elif "model" in fields and fields["model"] != config.model and "arch" not in fields:
-        config = replace(config, arch=None)  # another model brings its own
+        config = replace(config, arch=None)  # another model has its own
     return from_dict(RunConfig, to_dict(with_fields(config, **fields)))

@@ -11,68 +11,68 @@ from .parts import DecoderConfig, EncoderConfig
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How an image becomes a tensor, in training, evaluation, prediction and export alike."""
+    """How an image becomes a tensor, in training, evaluation, prediction and export."""
 
     fit: Literal["crop", "pad", "stretch"] = "crop"
     """Centre square, pad to a square, or stretch."""
     channels: Annotated[int, Bounds(1, 1024)] | None = None
     """Channels of the model's input (None: the data set's own, 3 for image files)."""
     stored_size: Pixels | None = None
-    """Side in pixels that training images are kept at. None keeps small equal ones as they are and takes
-    ceil(1.15 x input) for others."""
+    """Side in pixels of the stored training images. None keeps small images of one size as they are, and stores others at
+    ceil(1.15 x input)."""
     scale: Annotated[float, Bounds(1e-6)] | None = None
-    """The value that is white in images of more than 8 bits: 4095 for 12 bits, 1 for floats from 0 to 1. None finds it over
-    all files of the training data."""
+    """The value of white in images of more than 8 bits: 4095 for 12 bits, 1 for floats from 0 to 1. None finds it in the
+    files of the training data."""
     mean: tuple[float, ...] = (0.5,)
-    """Mean of pixels in 0-1 that is subtracted: one for all channels, or one each."""
+    """Mean that is subtracted from pixels in 0-1: one value, or one per channel."""
     std: tuple[float, ...] = (0.5,)
-    """Standard deviation of pixels in 0-1 that is divided by: one for all channels, or one each."""
+    """Standard deviation that pixels in 0-1 are divided by: one value, or one per channel."""
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How validation images are held out where the data set has none of its own."""
+    """How validation images are held out if the dataset has none."""
 
     val_fraction: float = 0.1
-    """Share of train held out, stratified; 0 trains on all of train."""
+    """Share of the training images that is held out, stratified by class; 0 holds none out."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of the split."""
     folds: int = 0
     """Above 1: hold out one fold of a stratified k-fold instead."""
     fold: int = 0
-    """Which fold is held out, from 0."""
+    """The fold that is held out, from 0."""
     train_per_class: int = 0
-    """Above 0: train on so many images per class only, drawn by the seed of the split."""
+    """Above 0: train on only this many images per class, drawn by the seed of the split."""
     keep: Literal["best", "last"] = "best"
     """Keep the weights of the best epoch on validation images, or of the last epoch."""
 
 
 @dataclass(frozen=True)
 class ReadingConfig:
-    """What the data is taken for, where it could be taken for several things."""
+    """How to read data that can be read in several ways."""
 
     classes: tuple[str, ...] = ()
     """The class folders or labels to use; others are skipped."""
     ignore: tuple[str, ...] = ()
     """Patterns of files and folders to skip: of names or, with a "/", of paths inside the data."""
     label_column: str = ""
-    """Column of a table or hub set that holds the labels, where several may be meant."""
+    """Column of labels in a table or hub set, if several are possible."""
     image_column: str = ""
-    """Column of a table or hub set that holds the images, where several may be meant."""
+    """Column of images in a table or hub set, if several are possible."""
     root: str = ""
-    """Folder in which the paths of a table begin ("": the table's own)."""
+    """Folder that the paths of a table are relative to ("": the table's own)."""
     groups: str = ""
-    """A column of a table, or a regular expression for paths: images of one group stay on one side of a split."""
+    """A column of a table, or a regular expression for paths. Images of one group stay on one side of a split."""
     max_image_gib: Annotated[float, Bounds(0.001, 1024)] = 1.0
-    """Memory that one image may take when it is decoded, in GiB. Larger images are refused as broken ones are."""
+    """Memory limit of one decoded image, in GiB. A larger image counts as unreadable."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """All that happens to a training batch between storage and the model, drawn for each image by itself."""
+    """The changes to a training batch before it enters the model, drawn for each image separately."""
 
     flip: Literal["none", "random", "alternating"] = "none"
-    """Mirror left and right: never, with probability 0.5, or drawn in the first epoch and inverted in each epoch after."""
+    """Mirror left and right: never, with probability 0.5, or drawn in the first epoch and inverted in each later epoch."""
     crop: Literal["none", "resized", "pad"] = "none"
     """A random resized crop, a crop after padding with zeros, or none."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
@@ -92,7 +92,7 @@ class Augmentation:
     rand_std: AtLeastZero = 0.5
     """RandAugment: standard deviation of the level."""
     fill: Literal["black", "grey", "mean"] = "black"
-    """What rotated, sheared and shifted images have beyond their edges: black, grey (128), or images.mean."""
+    """Colour beyond the edges of rotated, sheared and shifted images: black, grey (128), or images.mean."""
     erasing: Share = 0.0
     """Probability that a rectangle of an image is erased."""
     erasing_scale: tuple[float, float] = (0.02, 0.4)
@@ -100,7 +100,7 @@ class Augmentation:
     erasing_fill: Literal["mean", "noise"] = "mean"
     """Erase with images.mean, or with normal noise in normalised units."""
     cutout: Whole = 0
-    """Side in pixels of a grey square laid on each image (0: none)."""
+    """Side in pixels of a grey square on each image (0: none)."""
     mixup: AtLeastZero = 0.0
     """MixUp: alpha of the Beta distribution of lambda (0: off)."""
     cutmix: AtLeastZero = 0.0
@@ -108,9 +108,9 @@ class Augmentation:
     mix_prob: Share = 1.0
     """Share of the images that are mixed."""
     switch_prob: Share = 0.5
-    """Probability of CutMix where MixUp and CutMix are both on."""
+    """Probability of CutMix if MixUp and CutMix are both on."""
     initial_scale: Annotated[float, Bounds(0.25, 1)] = 1.0
-    """Side of the first training images as a share of the image size; it grows for four fifths of the run (1: always full)."""
+    """Side of the first training images as a share of the image size. It grows for four fifths of the run (1: always full)."""
     repeats: Count = 1
     """Views of one image in a batch (repeated augmentation)."""
 
@@ -124,25 +124,25 @@ class OptimConfig:
     lr_batch: Annotated[int, Bounds(0)] = 256
     """The learning rate is lr x batch size / this (arXiv 2407.17783, Eq. 17); 0: it is lr."""
     adamw_lr: AtLeastZero | None = None
-    """Muon: learning rate of what AdamW trains beside it: head, norms, biases, first filters (None: the same)."""
+    """Muon: learning rate of the parameters that AdamW trains: head, norms, biases, first filters (None: the same)."""
     matrix_rate: AtLeastZero = 1.0
     """Muon: multiplies the learning rate of the matrices in the encoder's layers."""
     weight_decay: AtLeastZero = 0.05
-    """Decoupled weight decay of matrices; of SGD the L2 penalty."""
+    """Decoupled weight decay of matrices; for SGD the L2 penalty."""
     layer_decay: float = 1.0
-    """Each layer's learning rate over that of the layer above it (1: all alike); for fine-tuning."""
+    """Each layer's learning rate divided by that of the next layer (1: all equal); for fine-tuning."""
     betas: tuple[BelowOne, BelowOne] | None = None
-    """Decay of the first and second moment. None: (0.9, 0.999), of Lion (0.9, 0.99), of Muon (0.9, 0.95)."""
+    """Decay of the first and second moment. None: (0.9, 0.999); (0.9, 0.99) for Lion; (0.9, 0.95) for Muon."""
     momentum: BelowOne = 0.9
     """SGD: share of the last step in the next."""
     eps: AtLeastZero = 1e-8
-    """Added to the root of AdamW's second moment."""
+    """Added to the square root of AdamW's second moment."""
     warmup_epochs: AtLeastZero = 0.0
     """Epochs in which the learning rate rises from 0; may be a fraction."""
     min_lr: AtLeastZero = 0.0
     """Learning rate of the last step."""
     clip_grad: AtLeastZero | None = None
-    """Largest norm of the gradient of all weights (None: any)."""
+    """Largest norm of the gradient of all weights (None: no limit)."""
     ema: Share = 0.0
     """Decay per step of a moving average of the weights, which is validated and kept (0: none)."""
 
@@ -152,11 +152,11 @@ class LossConfig:
     """Terms of the loss."""
 
     label_smoothing: BelowOne = 0.0
-    """Share of a label that is spread over all classes."""
+    """Share of each label that is spread over all classes."""
     moe: AtLeastZero = 0.5
     """Beta of arXiv 2407.17783, Eq. 16: weight of the experts' balance losses."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced weighs each class by the inverse of its frequency."""
+    """balanced weights each class by the inverse of its frequency."""
     label_share: Share = 0.1
     """Joint training: weight of the label loss; reconstruction has the rest (arXiv 2310.20704: 0.1)."""
     teacher_share: Share = 0.7
@@ -174,65 +174,65 @@ class MAEConfig:
     visible_weight: AtLeastZero | None = None
     """Alpha of Eq. 16: weight of the error on visible patches (None: the paper's 0.1, and 0 in joint training)."""
     norm_pixels: bool = False
-    """The target is each patch less its mean, over its deviation."""
+    """The target is each patch minus its mean, divided by its standard deviation."""
     decoder: DecoderConfig | None = None
-    """The decoder (None: the one that goes with the named model)."""
+    """The decoder (None: the one of the named model)."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, whole. `None` in `img_size` and `patch_size` means the model's own; `arch` None, the registered one."""
+    """All settings of one run. None means the model's own `img_size` and `patch_size`, and the registered `arch`."""
 
     recipe: str = ""
-    """The recipe whose values hold where no other is given (`feathervit recipes`)."""
+    """The recipe that gives all values that are not set (`feathervit recipes`)."""
     objective: Literal["classification", "reconstruction", "joint", "distillation"] = "classification"
-    """What is optimised: the label loss; the reconstruction of masked pictures (pre-training, no labels needed); both at
-    once; or the label loss together with the outputs of a teacher."""
+    """The loss: of the labels; of reconstructing masked images (pre-training, without labels); of both; or of the labels
+    and a teacher's outputs."""
     model: str = "mlit_xxs"
     """One of ours (`feathervit models`), or timm:NAME."""
     data: str = ""
-    """A folder of images, hf:NAME, or a set that goes by its name: digits, cifar10, cifar100, svhn, flowers102."""
+    """A folder of images, hf:NAME, or a named dataset: digits, cifar10, cifar100, svhn, flowers102."""
     start_from: str = ""
-    """Weights to begin with (`--from`): a run folder, a weights file, weights in the package, or timm:NAME, which downloads
-    them. The head is a new one."""
+    """Weights to start from (`--from`): a run folder, a weights file, weights in the package, or timm:NAME, which downloads
+    them. The head is new."""
     teacher: str = ""
-    """Of a distillation: a run folder, a weights file, or timm:NAME."""
+    """Teacher of a distillation: a run folder, a weights file, or timm:NAME."""
     img_size: Pixels | None = None
-    """Side of the square that the model takes, in pixels."""
+    """Side of the model's square input, in pixels."""
     patch_size: Pixels | None = None
     """Side of a patch in pixels; it divides the image size."""
     epochs: Count = 100
-    """Times that the training images are seen."""
+    """Passes over the training images."""
     batch_size: Count = 128
-    """Images of an optimiser step, over all processes and micro-steps."""
+    """Images per optimiser step, over all processes and micro-steps."""
     accumulate: Count = 1
-    """Micro-steps whose gradients are added up to a step."""
+    """Micro-steps per optimiser step; their gradients are added."""
     lr: AtLeastZero = 1e-3
     """Peak learning rate, for batches of optim.lr_batch images (0: for any size)."""
     seed: int = 0
-    """Seed of everything that is drawn."""
+    """Seed of all randomness."""
     patience: Annotated[int, Bounds(0)] = 0
-    """Stop after so many epochs without a better validation accuracy (0: never)."""
+    """Stop after this many epochs without a better validation accuracy (0: never)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """When the loss is no finite number: stop the run, or skip the step and count it."""
+    """If the loss is not finite: stop the run, or skip the step and count it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto: a GPU where there is one."""
+    """auto: a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on GPUs that have it, float16 on older ones, float32 elsewhere."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
-    """torch.compile's mode; reduce-overhead is CUDA graphs; auto chooses by model and length of the run."""
+    """Mode of torch.compile. reduce-overhead uses CUDA graphs; auto chooses by the model and the length of the run."""
     tensorboard: bool = False
-    """Write the rows of metrics.csv also into the run folder's tensorboard/ (needs the extra of that name)."""
+    """Write the rows of metrics.csv also into tensorboard/ of the run folder (needs the extra tensorboard)."""
     arch: EncoderConfig | None = None
     """The model's architecture (None: the registered one)."""
     images: ImageConfig = ImageConfig()
     """How an image becomes a tensor."""
     reading: ReadingConfig = ReadingConfig()
-    """What the data is taken for."""
+    """How to read the data."""
     split: SplitConfig = SplitConfig()
     """How validation images are held out."""
     augment: Augmentation = Augmentation()
-    """What happens to training images."""
+    """Changes to training images."""
     optim: OptimConfig = OptimConfig()
     """Optimiser and schedule."""
     loss: LossConfig = LossConfig()

@@ -1,8 +1,8 @@
-"""Attention. Contract of the room: `forward(x_BND, place)` returns y_BND; `place` says where the tokens are. `look` of the
-same arguments returns what forward does not hold: the attention weights and the values, for pictures and tests.
+"""Attention layers. Contract: `forward(x_BND, place)` returns y_BND; `place` gives the positions of the tokens. `look` takes
+the same arguments and returns the attention weights and the values, for plots and tests.
 
-Notable: q, k and v are one product. PyTorch's default initialisation depends on the fan-in alone, so this is the same as
-three layers of their own. Multi-head attention is the case of as many key/value heads as heads.
+Notable: q, k and v are one product. PyTorch's default initialisation depends only on the fan-in, so one layer starts like
+three separate ones. Multi-head attention has as many key/value heads as heads.
 
 Legend: B batch, N tokens, D width, H heads, G key/value heads, K head width.
 """
@@ -19,7 +19,7 @@ from .positions import rotate
 
 
 class GroupedQueryAttention(nn.Module):
-    """Grouped-query attention (arXiv 2305.13245), all projections with bias."""
+    """Grouped-query attention (arXiv 2305.13245). All projections have a bias."""
 
     def __init__(self, dim: int, config: GQAConfig):
         super().__init__()
@@ -46,7 +46,7 @@ class GroupedQueryAttention(nn.Module):
         return F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=self.kv_heads != self.heads)
 
     def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        """Attention weights [B, H, N, N], rows summing to 1, and each query head's values [B, H, N, K]."""
+        """Attention weights [B, H, N, N], whose rows sum to 1, and each query head's values [B, H, N, K]."""
         qkv_BTNK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q_BHNK, k_BGNK, v_BGNK = qkv_BTNK.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         k_BHNK, v_BHNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
@@ -54,8 +54,11 @@ class GroupedQueryAttention(nn.Module):
 
 
 class LatentAttention(nn.Module):
-    """Multi-head attention with low-rank projections (PoorViTs, arXiv 2501.06220): each of q, k and v that is named is a
-    pair, down to `rank` without bias and up again with bias, nothing between; the others and the output are whole."""
+    """Multi-head attention with low-rank projections (PoorViTs, arXiv 2501.06220).
+
+    Each named one of q, k and v is a pair of layers: down to `rank` without bias, then up with bias, without an activation
+    between them. The other projections and the output have full rank.
+    """
 
     def __init__(self, dim: int, config: LatentConfig):
         super().__init__()
@@ -87,7 +90,7 @@ class LatentAttention(nn.Module):
         return F.scaled_dot_product_attention(q_BHNK, k_BHNK, v_BHNK)
 
     def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        """Attention weights [B, H, N, N], rows summing to 1, and values [B, H, N, K]."""
+        """Attention weights [B, H, N, N], whose rows sum to 1, and values [B, H, N, K]."""
         q_BHNK, k_BHNK, v_BHNK = (
             layer(x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
             for layer in (self.q, self.k, self.v)
@@ -96,11 +99,11 @@ class LatentAttention(nn.Module):
 
 
 def attention_weights(q_BHNK: Tensor, k_BHNK: Tensor, place: Place | None) -> Tensor:
-    """softmax(q k^T / sqrt(K)) of turned queries and keys, [B, H, N, N]."""
+    """softmax(q k^T / sqrt(K)) of rotated queries and keys, [B, H, N, N]."""
     q_BHNK, k_BHNK = rotate(q_BHNK, place), rotate(k_BHNK, place)
     return (q_BHNK @ k_BHNK.mT * q_BHNK.shape[-1] ** -0.5).softmax(-1)
 
 
 def build_attention(config: Attention, dim: int) -> nn.Module:
-    """The attention of one layer. Raises ConfigError where heads and width do not fit together."""
+    """Builds the attention of one layer. Raises ConfigError if heads and width do not fit together."""
     return LatentAttention(dim, config) if isinstance(config, LatentConfig) else GroupedQueryAttention(dim, config)

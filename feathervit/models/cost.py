@@ -1,8 +1,8 @@
-"""Parameters, multiply-accumulates and tokens of a model, counted without computing anything.
+"""Counts parameters, multiply-accumulates and tokens of a model without computing anything.
 
-A copy of the model runs one picture on torch's meta device under torch's own FLOP counter. Attention is made to take
-the plain path, so that each of its products is counted; grouped queries count as many products as query heads, which
-is what they compute. Matrix products and convolutions count; norms, activations and other elementwise work do not.
+A copy of the model runs one image on torch's meta device under torch's own FLOP counter. Attention takes its plain path,
+so that each product is counted; grouped queries compute and count one product per query head. Matrix products and
+convolutions count. Norms, activations and other elementwise operations do not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Cost:
-    """`macs`: multiply-accumulates of one picture. `tokens`: length of the sequence, None for a model without one."""
+    """`macs`: multiply-accumulates per image. `tokens`: length of the sequence, None for a model without one."""
 
     parameters: int
     macs: int
@@ -29,9 +29,9 @@ class Cost:
 
 @torch.no_grad()
 def cost(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:
-    """The cost of one forward pass of `model`, in evaluation mode, on one picture [in_chans, img_size, img_size].
+    """The cost of one forward pass of `model`, in evaluation mode, on one image [in_chans, img_size, img_size].
 
-    The model itself is left as it is. Raises ConfigError where it does not take such a picture.
+    The model itself does not change. Raises ConfigError if it does not take such an image.
     """
     twin = copy.deepcopy(model).to("meta").eval()
     image_BCHW = torch.empty(1, in_chans, img_size, img_size, device="meta")
@@ -43,7 +43,7 @@ def cost(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:
             features = twin.forward_features(image_BCHW) if hasattr(twin, "forward_features") else None
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(
-            f"{type(model).__name__} cannot take a picture of {img_size} x {img_size} with {in_chans} channels: "
+            f"{type(model).__name__} cannot take an image of {img_size} x {img_size} with {in_chans} channels: "
             f"{error}; give the size and channels it was built for"
         ) from error
     is_sequence = isinstance(features, torch.Tensor) and features.ndim == 3

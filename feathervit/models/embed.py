@@ -1,8 +1,8 @@
-"""From pixels to patch tokens. Contract of the room: `forward(x_BCSS, place)` returns [B, (S/p)^2, D], and what it says of
-a patch that `place` keeps depends on no pixel of one that it does not keep.
+"""Patch embeddings: from pixels to patch tokens. Contract: `forward(x_BCSS, place)` returns [B, (S/p)^2, D]. The tokens of
+the patches that `place` keeps do not depend on pixels of the other patches.
 
-`proj` is in every one of them the convolution that sees the pixels. Where `data_dependent` is set, `initialise_from` looks
-at training pictures before training begins.
+Each class has a `proj`, the convolution that reads the pixels. If `data_dependent` is set, `initialise_from` computes
+weights from training images before training.
 
 Legend: B batch, C channels, S image side, N tokens, D width, G grid side, K patches kept, M whitening filters.
 """
@@ -35,7 +35,7 @@ def check_images(x_BCSS: Tensor, img_size: int) -> None:
 
 
 class PatchEmbed(nn.Module):
-    """What all patch embeddings have in common: sizes and their checks."""
+    """Base of all patch embeddings: sizes and their checks."""
 
     data_dependent = False
     any_size = False  # whether images may be of sizes that the patch size does not divide
@@ -48,7 +48,7 @@ class PatchEmbed(nn.Module):
         self.set_size(img_size)
 
     def set_size(self, img_size: int) -> None:
-        """The side of the images from now on. Raises ConfigError where the patch size does not divide it and must."""
+        """Changes the side of the images. Raises ConfigError if the patch size must divide it and does not."""
         if self.patch_size < 1 or img_size < 1 or (img_size % self.patch_size and not self.any_size):
             fits = [p for p in range(2, img_size // 2 + 1) if img_size % p == 0][:8]
             raise ConfigError(
@@ -60,7 +60,9 @@ class PatchEmbed(nn.Module):
     def forward(self, x_BCSS: Tensor, place: Place | None = None, taken: Taken | None = None) -> Tensor:
         check_images(x_BCSS, self.img_size)
         tokens_BND = self.embed(x_BCSS, place, taken).flatten(2).transpose(1, 2)
-        return tokens_BND.to(x_BCSS.dtype)  # a convolution in low precision does not decide the residual stream's
+        return tokens_BND.to(
+            x_BCSS.dtype
+        )  # the residual stream keeps its precision after a convolution in low precision
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
@@ -72,13 +74,13 @@ class PatchEmbed(nn.Module):
         return self.proj(x_BCSS)
 
     def kept_on_grid(self, x_BCSS: Tensor, place: Place) -> Tensor:
-        """[B, 1, G, G]: 1 where `place` keeps a patch, else 0."""
+        """The mask [B, 1, G, G]: 1 if `place` keeps a patch, else 0."""
         kept_BN1 = place.on_grid(x_BCSS.new_ones(*place.keep_BK.shape, 1))
         return kept_BN1.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
 
 
 class LinearPatchEmbed(PatchEmbed):
-    """Non-overlapping patches, each projected linearly without bias."""
+    """Projects non-overlapping patches linearly, without bias."""
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, dim: int):
         super().__init__(img_size, patch_size, in_chans)
@@ -86,7 +88,7 @@ class LinearPatchEmbed(PatchEmbed):
 
 
 class WhitenedPatchEmbed(LinearPatchEmbed):
-    """A linear projection whose first C p^2 filters (D, where they are fewer) start as the whitening of training patches."""
+    """A linear projection whose first C p^2 filters (at most D) start as the whitening of training patches."""
 
     data_dependent = True
 
@@ -97,7 +99,7 @@ class WhitenedPatchEmbed(LinearPatchEmbed):
 
 
 class FrozenWhitenedPatchEmbed(PatchEmbed):
-    """As `WhitenedPatchEmbed`, but the whitening filters are not trained; the other filters are."""
+    """A `WhitenedPatchEmbed` whose whitening filters are not trained. The other filters are."""
 
     data_dependent = True
 
@@ -106,8 +108,8 @@ class FrozenWhitenedPatchEmbed(PatchEmbed):
         count = in_chans * patch_size**2
         if dim <= count:
             raise ConfigError(
-                f"frozen whitening takes {count} filters of patches of {patch_size} px and {in_chans} channels, the width "
-                f"is {dim}; choose a smaller patch, a larger width, or whitening that is trained on"
+                f"frozen whitening needs {count} filters for patches of {patch_size} px and {in_chans} channels, but the "
+                f"width is {dim}; choose a smaller patch, a larger width, or patches whitened"
             )
         white = nn.Conv2d(in_chans, count, patch_size, patch_size, bias=False)
         self.register_buffer("white", white.weight.detach())
@@ -122,10 +124,10 @@ class FrozenWhitenedPatchEmbed(PatchEmbed):
 
 
 class ConvStem(PatchEmbed):
-    """One to three 3x3 convolutions without bias, each with layer norm over channels and GELU. The first of them halve the
-    side until the patch size is reached; the width doubles up to D.
+    """One to three 3x3 convolutions without bias, each with layer norm over channels and GELU.
 
-    A window reaches over the edge of a patch, so the pixels of patches that are not kept are zeroed before.
+    The first ones halve the side until it reaches the patch size. The width doubles up to D. Windows cross the edges of
+    patches, so the pixels of patches that are not kept become zero first.
     """
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, dim: int, layers: int):
@@ -136,7 +138,7 @@ class ConvStem(PatchEmbed):
         if patch_size != 2**halvings or halvings > layers:
             reached = ", ".join(str(2**n) for n in range(layers + 1))
             raise ConfigError(
-                f"a convolutional stem of {layers} layers reaches patch sizes {reached}, not patch size {patch_size}; choose "
+                f"a convolutional stem of {layers} layers makes patch sizes {reached}, not patch size {patch_size}; choose "
                 "one of these, more layers (up to 3), or linear patches"
             )
         widths = [in_chans, *(max(dim >> i, 1) for i in reversed(range(layers)))]
@@ -157,8 +159,10 @@ class ConvStem(PatchEmbed):
 
 @register_notrace_module
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose training statistics count kept positions only, so that masked pre-training, which zeroes hidden pixels,
-    leaves running statistics that serve whole images. Without a mask it is `nn.BatchNorm2d`."""
+    """Batch norm whose training statistics count kept positions only. Without a mask it is `nn.BatchNorm2d`.
+
+    Masked pre-training sets hidden pixels to zero; its running statistics then still fit whole images.
+    """
 
     def forward(self, x_BCHW: Tensor, kept_B1HW: Tensor | None = None) -> Tensor:
         if kept_B1HW is None or not self.training:
@@ -170,7 +174,7 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         var_C11 = ((x - mean_C11).square() * kept).sum((0, 2, 3), keepdim=True) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
-            # By `data`: joint training sees whole images first, and their backward has noted the statistics' version.
+            # Through `data`: in joint training, the backward pass of the whole images checks the statistics' version.
             self.running_mean.data.lerp_(mean_C11.flatten().to(self.running_mean.dtype), self.momentum)
             unbiased = var_C11.flatten() * (count / (count - 1))
             self.running_var.data.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
@@ -179,8 +183,10 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and a shortcut (arXiv 1512.03385); a shortcut that changes shape averages 2x2
-    pixels before its 1x1 convolution (ResNet-D, arXiv 1812.01187). [B, I, H, W] to [B, O, H/s, W/s]."""
+    """Two 3x3 convolutions with batch norm and a shortcut (arXiv 1512.03385): [B, I, H, W] to [B, O, H/s, W/s].
+
+    A shortcut that changes the shape averages 2x2 pixels before its 1x1 convolution (ResNet-D, arXiv 1812.01187).
+    """
 
     def __init__(self, in_chans: int, out_chans: int, stride: int):
         super().__init__()
@@ -204,8 +210,8 @@ class ResidualBlock(nn.Module):
 class ResidualStem(PatchEmbed):
     """A small residual network whose output pixels are the tokens.
 
-    Takes any image size; where the patch size does not divide it, the last tokens see fewer pixels. Under a mask, hidden
-    pixels are zero, and batch statistics count the positions of kept patches only.
+    It takes any image size. If the patch size does not divide it, the last tokens see fewer pixels. Under a mask, hidden
+    pixels are zero, and batch statistics count only positions of kept patches.
     """
 
     any_size = True
@@ -255,7 +261,7 @@ class ResidualStem(PatchEmbed):
 
 
 def _enlarged(kept_B1GG: Tensor | None, side: int) -> Tensor | None:
-    """The mask of patches as a mask of `side` x `side` pixels."""
+    """Enlarges a mask of patches to a mask of `side` x `side` pixels."""
     if kept_B1GG is None:
         return None
     scale = side // kept_B1GG.shape[-1]
@@ -263,10 +269,10 @@ def _enlarged(kept_B1GG: Tensor | None, side: int) -> Tensor | None:
 
 
 def whitening_filters(images_NCSS: Tensor, patch_size: int) -> Tensor:
-    """[C p^2, C, p, p]: eigenvectors of the patches' (uncentred) second moment, the largest eigenvalue first, each over
-    sqrt(eigenvalue + 5e-4), so that over the patches the filters' outputs are uncorrelated and of equal power.
+    """Computes whitening filters [C p^2, C, p, p]: over the patches, their outputs are uncorrelated and of equal power.
 
-    Patches are taken at every pixel (PoorViTs, arXiv 2501.06220, after the whitening layer of airbench).
+    They are the eigenvectors of the patches' (uncentred) second moment, the largest eigenvalue first, each divided by
+    sqrt(eigenvalue + 5e-4). Patches start at every pixel (PoorViTs, arXiv 2501.06220, after airbench's whitening layer).
     """
     channels, size = images_NCSS.shape[1], images_NCSS.shape[1] * patch_size**2
     moment, count = torch.zeros(size, size, dtype=torch.float64), 0
@@ -280,7 +286,7 @@ def whitening_filters(images_NCSS: Tensor, patch_size: int) -> Tensor:
 
 
 def build_patch_embed(config: Patches, img_size: int, patch_size: int, in_chans: int, dim: int) -> PatchEmbed:
-    """The patch embedding that `config` describes. Raises ConfigError where the sizes do not fit it."""
+    """Builds the patch embedding that `config` describes. Raises ConfigError if the sizes do not fit it."""
     if isinstance(config, ResidualStemConfig):
         return ResidualStem(img_size, patch_size, in_chans, dim, config)
     if isinstance(config, ConvStemConfig):

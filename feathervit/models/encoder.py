@@ -1,9 +1,9 @@
-"""The one encoder. mLiT, Mae-ViT, ViT-Tiny and PoorViT are configurations of it; MAE wraps it.
+"""The one encoder. mLiT, Mae-ViT, ViT-Tiny and PoorViT are configurations of it, and MAE wraps it.
 
 Pre-norm layers: x + attention(norm(x)), then x + feed-forward(norm(x)). `encode` returns the tokens and the sum of the
-layers' balance losses; timm's methods (`contract.py`) stand on it.
-Initialisation is PyTorch's default throughout, as the mLiT paper says; learned positions and tokens start at N(0, 0.02)
-(ours).
+layers' balance losses. timm's methods (`contract.py`) use it.
+All layers start with PyTorch's default initialisation, as in the mLiT paper. Learned positions and tokens start at
+N(0, 0.02) (ours).
 
 Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width; H heads, K head width, E experts.
 """
@@ -34,7 +34,7 @@ INTERMEDIATES = ("embedding", "attention", "values", "gate", "output", "tokens")
 
 
 class LayerConfig(Protocol):
-    """What a layer is built from."""
+    """The fields that a layer is built from."""
 
     dim: int
     depth: int
@@ -46,8 +46,8 @@ class LayerConfig(Protocol):
 class Layer(nn.Module):
     """One pre-norm layer: [B, N, D] to [B, N, D], and its balance loss.
 
-    Of `config` it reads dim, depth, attention, feedforward and drop_path_rate; so a decoder may have a configuration of
-    its own. `index` is the layer's place in the depth, from 0.
+    `config` needs only the fields of `LayerConfig`, so a decoder may have its own configuration. `index` counts layers
+    from 0.
     """
 
     def __init__(self, config: LayerConfig, index: int):
@@ -77,9 +77,9 @@ class Layer(nn.Module):
 class Encoder(TimmContract, nn.Module):
     """A vision transformer classifier built from an `EncoderConfig`.
 
-    Input [B, in_chans, img_size, img_size], output logits [B, num_classes]. With `num_classes` 0 the head is an
-    identity and the output the read-out features [B, D]. `global_pool` as in `reset_classifier`; None: the read-out's own.
-    Raises ConfigError where sizes do not fit together.
+    The input is [B, in_chans, img_size, img_size], the output logits [B, num_classes]. With `num_classes` 0 the head is an
+    identity, and the output is the read-out features [B, D]. `global_pool` is as in `reset_classifier`; None keeps the
+    read-out's own. Raises ConfigError if sizes do not fit together.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Encoder(TimmContract, nn.Module):
         self.num_prefix_tokens, self.global_pool = self.readout.num_tokens, self.readout.pool
         check_feedforward(config.feedforward, self.num_prefix_tokens, config.readout, "feedforward")
         grid, prefix = self.patch_embed.grid_size, self.num_prefix_tokens
-        if config.positions == "learned":  # what is added to the tokens, [1, P + G^2, D] or None
+        if config.positions == "learned":  # added to the tokens, [1, P + G^2, D] or None
             self.pos_embed = nn.Parameter(torch.empty(1, prefix + grid**2, config.dim).normal_(std=0.02))
         else:
             fixed = sincos_positions(grid, prefix, config.dim) if config.positions == "sincos" else None
@@ -118,7 +118,7 @@ class Encoder(TimmContract, nn.Module):
         self.reset_classifier(num_classes, global_pool)
 
     def place(self, keep_BK: Tensor | None = None) -> Place:
-        """Where the tokens of the sequence are when only the patches `keep_BK` are kept; None: all of them."""
+        """The positions of the tokens if only the patches `keep_BK` are kept; None keeps all."""
         place = Place(self.num_prefix_tokens, self.patch_embed.grid_size, keep_BK)
         if self.turns is None:
             return place
@@ -132,11 +132,11 @@ class Encoder(TimmContract, nn.Module):
         taken: Taken | None = None,
         layers: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Normalised tokens [B, P + G^2, D] and the balance loss summed over layers (a scalar; 0 in evaluation).
+        """Returns normalised tokens [B, P + G^2, D] and the balance loss summed over layers (a scalar; 0 in evaluation).
 
-        With `keep_BK`, int64 indices of the patches that each image keeps, only those and the prefix tokens go through
-        the layers, each with its own position: [B, P + K, D], the patches in the order of `keep_BK`. `taken` receives
-        what `intermediates` lists. `layers`: so many of the layers run; None: all.
+        `keep_BK` holds int64 indices of the patches that each image keeps. Only these patches and the prefix tokens go
+        through the layers, each with its own position. The result is then [B, P + K, D], in the order of `keep_BK`.
+        `taken` receives the intermediates. `layers` is the number of layers that run; None runs all.
         """
         place = self.place(keep_BK)
         inside = None if taken is None else Taken(taken.kinds)
@@ -164,30 +164,36 @@ class Encoder(TimmContract, nn.Module):
         return x_BND, torch.stack(losses).sum()
 
     def intermediates(self, x_BCSS: Tensor, kinds: Collection[str] = INTERMEDIATES) -> dict[str, Tensor]:
-        """What happens inside, by name; only the named `kinds` of it are computed and held. I counts layers from 0.
+        """Returns tensors from inside a forward pass, by name. It computes and keeps only the named `kinds`.
 
-        "embedding" [B, N, D], the input of the first layer; "blocks.I.attention" [B, H, N, N], the weights, one row per
-        query; "blocks.I.values" [B, H, N, K], what they weight; "blocks.I.gate" [B, N, E], in layers with more than one
-        expert; "blocks.I.output" [B, N, D]; "patch_embed.residual.J.output", the maps of a residual stem's stages; "tokens"
-        [B, N, D], the last output after the norm, which `forward_features` returns. An attention without a method `look`
-        gives no weights. Raises ConfigError in training mode, where noise and dropout are drawn.
+        I counts layers, and J stages, from 0:
+        "patch_embed.residual.J.output", the maps of a residual stem's stages;
+        "embedding" [B, N, D], the input of the first layer;
+        "blocks.I.attention" [B, H, N, N], the attention weights, one row per query;
+        "blocks.I.values" [B, H, N, K], the values that they weight;
+        "blocks.I.gate" [B, N, E], in layers with more than one expert;
+        "blocks.I.output" [B, N, D];
+        "tokens" [B, N, D], the last output after the norm, as `forward_features` returns it.
+
+        An attention without a method `look` gives no weights. Raises ConfigError in training mode, which draws noise and
+        dropout.
         """
         if self.training:
-            raise ConfigError("intermediates are those of evaluation: call eval() on the model first")
+            raise ConfigError("intermediates need a model in evaluation mode: call eval() first")
         taken = Taken(kinds)
         self.encode(x_BCSS, taken=taken)
         return dict(taken)
 
     def forward_balanced(self, x_BCSS: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, num_classes] and the balance loss: what the training objectives call."""
+        """Returns logits [B, num_classes] and the balance loss, for the training objectives."""
         tokens_BND, balance = self.encode(x_BCSS)
         return self.forward_head(tokens_BND), balance
 
     def initialise_from(self, images_NCSS: Tensor) -> None:
-        """Sets the weights that start from training pictures; `images` are normalised and of the model's size."""
+        """Sets the weights that start from training images. `images_NCSS` are normalised and of the model's size."""
         self.patch_embed.initialise_from(images_NCSS)
 
     @property
     def data_dependent(self) -> bool:
-        """Whether any weights start from training pictures, and `initialise_from` is to be called before training."""
+        """Whether some weights start from training images, so that `initialise_from` must run before training."""
         return self.patch_embed.data_dependent

@@ -1,9 +1,9 @@
-"""Faster forms of layers on the CPU, put into a model by whoever runs it: `accelerate(model, dtype)`.
+"""Faster forms of layers on the CPU. The caller that runs a model puts them in: `accelerate(model, dtype)`.
 
-Notable: a fast layer is a subclass with the same parameters, so the state dict does not change. In float32, products go
-through oneDNN, and the shared-projection mixture is one autograd.Function that works by chunks which stay in the cache. In
-bfloat16, products and activations are bfloat16 by explicit casts; weights, statistics of norms, softmax, gates and the
-residual stream stay float32. Gradients are right; gradients of gradients are refused.
+Notable: a fast layer is a subclass with the same parameters, so the state dict does not change. In float32, products use
+oneDNN, and the shared-projection mixture is one autograd.Function over chunks that fit into the cache. In bfloat16,
+explicit casts make products and activations bfloat16. Weights, statistics of norms, softmax, gates and the residual stream
+stay float32. First derivatives are exact; second derivatives raise an error.
 
 Legend: T tokens, I and O inputs and outputs, B batch, N tokens of an image, D width, E experts, F hidden size, n tokens of a
 chunk, H heads, G key/value heads, K head width.
@@ -32,7 +32,7 @@ _silu, _silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.gr
 
 @functools.cache
 def _has_onednn() -> bool:
-    """Whether this PyTorch has the operator below and it does what it is taken for: it is no public one."""
+    """Whether this PyTorch has the private operator used below, with the expected result."""
     x, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
     try:
         found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
@@ -42,7 +42,7 @@ def _has_onednn() -> bool:
 
 
 def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x W^T + b in float32, without gradients. The operator is what PyTorch's own compiler puts in F.linear's place."""
+    """x W^T + b in float32, without gradients. PyTorch's compiler replaces F.linear by the same operator."""
     if not _has_onednn():
         return F.linear(x_TI, weight_OI, bias_O)
     return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")
@@ -73,9 +73,9 @@ def mixture(
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A backward that refuses to be differentiated itself.
+    """Wraps a backward pass so that differentiating it raises an error.
 
-    `once_differentiable` alone is silent where the incoming gradient requires none, and the second derivative is then wrong.
+    `once_differentiable` alone is silent if the incoming gradient requires no gradient; second derivatives are then wrong.
     """
 
     @functools.wraps(backward)
@@ -90,9 +90,9 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def keep_mask(shape: tuple[int, int], dropout: float) -> Tensor:
-    """True with probability 1 - dropout, each entry by itself: 32 random bits against a threshold.
+    """Draws each entry independently, True with probability 1 - dropout, from 32 random bits.
 
-    `Tensor.bernoulli_` takes five times as long. The seed is a draw of PyTorch's global generator.
+    `Tensor.bernoulli_` takes five times as long. PyTorch's global generator draws the seed.
     """
     n = shape[0] * shape[1]
     bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((n + 1) // 2)
@@ -173,7 +173,7 @@ class _Mixture(torch.autograd.Function):
             dd += dout.sum(0)
             dh = linear(dout, w2_t)
             torch.mul(dh, m, out=dpre[:, wide:])
-            dh *= value  # from here on the gradient of the mixed branch
+            dh *= value  # dh is now the gradient of the mixed branch
             torch.mul(s_nEF, dh[:, None], out=ds_nEF)
             torch.sum(ds_nEF, 2, out=dgate[part])
             torch.mul(g[..., None], dh[:, None], out=ds_nEF)
@@ -189,7 +189,7 @@ class _Mixture(torch.autograd.Function):
 
 
 def _suits(x: Tensor) -> bool:
-    """Compiled and exported graphs hold plain operators."""
+    """Whether the fast form may run: compiled and exported graphs need plain operators."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return x.dtype == torch.float32 and x.device.type == "cpu" and not traced and torch.backends.mkldnn.enabled
 
@@ -204,7 +204,7 @@ class FastLinear(nn.Linear):
 
 
 class FastSharedVW2(SharedVW2):
-    """`SharedVW2` by chunks, while its projections are those that `accelerate` left."""
+    """`SharedVW2` in chunks, as long as its projections are the ones that `accelerate` found."""
 
     def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
         projections = (self.w, self.v, self.w2)
@@ -237,21 +237,24 @@ class LowLayerNorm(nn.LayerNorm):
 
 
 class WideLinear(nn.Linear):
-    """A layer that stays float32 behind one that does not: the classifier."""
+    """A layer that stays float32 after layers in bfloat16: the classifier."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float())
 
 
 class WideConv2d(nn.Conv2d):
-    """A first convolution, of few channels: it loses time in bfloat16."""
+    """A first convolution. With few input channels it is slower in bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float())
 
 
 class LowAttention:
-    """Two products and a softmax in float32: the backward of bfloat16 `scaled_dot_product_attention` is slow on the CPU."""
+    """Attention by two products and a softmax in float32.
+
+    The backward pass of bfloat16 `scaled_dot_product_attention` is slow on the CPU.
+    """
 
     def attend(self, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
         groups = q_BHNK.shape[1] // k_BGNK.shape[1]
@@ -283,7 +286,7 @@ _FORMS: dict[torch.dtype, dict[type[nn.Module], type[nn.Module]]] = {
 def accelerate(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Puts the fast forms for the CPU into `model`, in place, and returns it. `dtype`: float32 or bfloat16.
 
-    Only exact instances of PyTorch's and our own layers change, so adapters and subclasses stay as they are. Gates stay plain.
+    Only exact instances of PyTorch's and our own layers change. Adapters, subclasses and gates stay as they are.
     """
     forms = _FORMS[dtype]
     last = output_layers(model)

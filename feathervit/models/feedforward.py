@@ -1,5 +1,5 @@
-"""Plain feed-forward layers. Contract of the room: `forward(x_BND, place)` returns (y_BND, balance loss), the loss being 0
-here; `place` says where the tokens are.
+"""Feed-forward layers without experts. Contract: `forward(x_BND, place)` returns (y_BND, balance loss). The loss is 0 here.
+`place` gives the positions of the tokens.
 
 Legend: B batch, N tokens, D width, F hidden size.
 """
@@ -46,7 +46,7 @@ class MLP(nn.Module):
 class ConvMLP(nn.Module):
     """MLP with a depth-wise 3x3 convolution over the grid of patches: h = gelu(x W1 + b1), y = (h + gelu(conv(h))) W2 + b2.
 
-    Prefix tokens are on no grid: theirs is h W2 + b2. Under a mask the grid is zero where no patch is kept.
+    Prefix tokens are not on the grid; they become h W2 + b2. Under a mask, the grid is zero at patches that are not kept.
     """
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0):
@@ -73,8 +73,11 @@ class ConvMLP(nn.Module):
 
 
 class RecalibratedConvMLP(ConvMLP):
-    """DAFF of DHVT (arXiv 2210.05958), without its batch norms (ours): a prefix token x becomes x * e(m), m being the mean of
-    the patches' outputs and e linear, GELU, linear through a width of D / `reduction`."""
+    """DAFF of DHVT (arXiv 2210.05958), without its batch norms (ours).
+
+    A prefix token x becomes x * e(m), where m is the mean of the patches' outputs, and e is linear, GELU, linear with a
+    hidden width of D / `reduction`.
+    """
 
     def __init__(self, dim: int, hidden: int, reduction: int, dropout: float = 0.0):
         super().__init__(dim, hidden, dropout)
@@ -86,32 +89,32 @@ class RecalibratedConvMLP(ConvMLP):
 
 
 def hidden_size(layer: int, depth: int, first: int, last: int) -> int:
-    """Hidden size of layer `layer` (from 0) of `depth`, Eq. 15: a linear fall from `first` to `last`, floored."""
+    """Hidden size of layer `layer` (from 0) of `depth`, Eq. 15: falls linearly from `first` to `last`, rounded down."""
     if depth == 1:
         return first
     return (depth - 1 - layer) * (first - last) // (depth - 1) + last
 
 
 def expert_count(layer: int, depth: int, stages: tuple[int, ...]) -> int:
-    """Experts of layer `layer` (from 0): `stages` are equally long (Fig. 4: 3, 4, 5 experts by thirds)."""
+    """Number of experts of layer `layer` (from 0). All `stages` have the same length (Fig. 4: 3, 4, 5 experts by thirds)."""
     return stages[min(layer * len(stages) // depth, len(stages) - 1)]
 
 
 def check_feedforward(config: FeedForward, prefix_tokens: int, readout: str, name: str) -> None:
-    """Raises ConfigError, naming the field, for a re-calibration of read-out tokens that are not there."""
+    """Raises ConfigError, with the field's name, if there are no read-out tokens to re-calibrate."""
     if isinstance(config, ConvMLPConfig) and config.reduction and not prefix_tokens:
         raise ConfigError(
-            f"{name}.reduction {config.reduction} re-calibrates the read-out token and read-out {readout!r} has none; set it "
-            "to 0, or choose read-out dummy or class"
+            f"{name}.reduction {config.reduction} re-calibrates the read-out token, but read-out {readout!r} has none; set "
+            "it to 0, or choose read-out dummy or class"
         )
 
 
 def build_feedforward(config: FeedForward, dim: int, layer: int, depth: int) -> nn.Module:
-    """The feed-forward of one layer, its hidden size and experts taken from the depth-wise schedules."""
+    """Builds the feed-forward of one layer. The depth-wise schedules give its hidden size and experts."""
     if isinstance(config, (MLPConfig, ConvMLPConfig)):
         hidden = int(dim * config.ratio)
         if hidden < 1:
-            raise ConfigError(f"MLP ratio {config.ratio} leaves no hidden unit at width {dim}")
+            raise ConfigError(f"MLP ratio {config.ratio} gives no hidden unit at width {dim}")
         if isinstance(config, MLPConfig):
             return MLP(dim, hidden, config.dropout)
         if config.reduction < 0:
@@ -125,5 +128,5 @@ def build_feedforward(config: FeedForward, dim: int, layer: int, depth: int) -> 
     if isinstance(config, SwiGLUConfig):
         return SwiGLU(dim, hidden, config.dropout)
     if not config.experts:
-        raise ConfigError("experts names no stage; give at least one count of experts")
+        raise ConfigError("experts is empty; give at least one number of experts")
     return SHARINGS[config.sharing](dim, hidden, expert_count(layer, depth, config.experts), config)

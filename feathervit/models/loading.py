@@ -1,4 +1,4 @@
-"""The model of a checkpoint, with its weights."""
+"""Loads the model of a checkpoint with its weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .registry import build_model
 
 
 def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> nn.Module:
-    """The checkpoint's model with its weights, in evaluation mode: a classifier, or the auto-encoder of a pre-training run.
+    """Builds the checkpoint's model and loads its weights, in evaluation mode.
 
-    Raises CheckpointError where they do not fit.
+    The model is a classifier, or the auto-encoder of a pre-training run. Raises CheckpointError if the weights do not fit.
     """
     config = checkpoint.config
 
@@ -30,7 +30,7 @@ def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> 
     try:
         resolve(config)  # bounds of all numbers
         check_channels(config, checkpoint.in_chans)
-        with torch.device("meta"):  # nothing is allocated until the sizes are known to agree
+        with torch.device("meta"):  # allocates nothing before the sizes are checked
             model = build()
         if {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()} != shapes:
             raise misfit

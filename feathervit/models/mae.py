@@ -1,9 +1,9 @@
 """Masked auto-encoder around any encoder of the package (arXiv 2407.17783, section 2.2; arXiv 2111.06377).
 
-Notable: masks are drawn for each picture by itself and hold an exact number of patches; only the visible patches and the
-prefix tokens go through the encoder. The decoder gets the encoder's normalised output put back in order, with a mask token
-in the gaps, through one bias-free projection to its own width; its layers are of the encoder's kinds. The prefix token
-(the dummy patch) goes through both halves and is in no loss term. Decoder sizes are ours: the paper's Table 2 is lost.
+Notable: each image gets its own mask, of an exact number of patches. Only the visible patches and the prefix tokens go
+through the encoder. The decoder takes the encoder's normalised output in the original order, with a mask token in the gaps,
+through one bias-free projection to its own width. Its layers are of the encoder's kinds. The prefix token (the dummy patch)
+goes through both halves but not into the loss. Decoder sizes are ours: the paper's Table 2 is not available.
 
 Legend: B batch, C channels, S image side, N patches, K visible patches, P prefix tokens, D width, X values of a patch.
 """
@@ -23,8 +23,11 @@ from .place import Place
 
 
 class Reconstruction(NamedTuple):
-    """`patches` [B, N, X] as the decoder paints them, `mask` [B, N] (True: hidden from the encoder), `masked` and
-    `visible` the mean squared errors on the two kinds of patches, `balance` the layers' balance losses (scalars)."""
+    """The output of a masked auto-encoder.
+
+    `patches`: [B, N, X] from the decoder. `mask`: [B, N], True if hidden from the encoder. `masked` and `visible`: mean
+    squared errors on the two kinds of patches. `balance`: sum of the layers' balance losses. The last three are scalars.
+    """
 
     patches: Tensor
     mask: Tensor
@@ -34,7 +37,7 @@ class Reconstruction(NamedTuple):
 
 
 class MaskedAutoencoder(nn.Module):
-    """`encoder` with a decoder that paints what was masked. Raises ConfigError where the parts do not fit together."""
+    """`encoder` with a decoder that reconstructs masked patches. Raises ConfigError if the parts do not fit together."""
 
     def __init__(self, encoder: Encoder, config: MAEConfig):
         super().__init__()
@@ -46,19 +49,17 @@ class MaskedAutoencoder(nn.Module):
         self.patch_size, patches = embed.patch_size, embed.grid_size**2
         if embed.img_size % embed.patch_size:
             raise ConfigError(
-                f"reconstruction needs an image size that the patch size divides; {embed.patch_size} does not divide "
+                f"reconstruction needs a patch size that divides the image size; {embed.patch_size} does not divide "
                 f"{embed.img_size}"
             )
         self.masked_patches = round(patches * config.mask_ratio)
         if not 0 < self.masked_patches < patches:
             raise ConfigError(
-                f"mask ratio {config.mask_ratio} masks {self.masked_patches} of {patches} patches; some must be masked and "
-                "some seen: choose a ratio further from 0 and 1, or smaller patches"
+                f"mask ratio {config.mask_ratio} masks {self.masked_patches} of {patches} patches, but some must be masked "
+                "and some visible; choose a ratio further from 0 and 1, or smaller patches"
             )
         if decoder.positions == "encoder" and encoder.pos_embed is None:
-            raise ConfigError(
-                "the encoder has no positions to give to mask tokens; set mae.decoder.positions to learned"
-            )
+            raise ConfigError("the encoder has no positions for mask tokens; set mae.decoder.positions to learned")
         if config.norm_pixels and embed.in_chans * self.patch_size**2 < 2:
             raise ConfigError(
                 "mae.norm_pixels needs patches of more than one value; set it to false, or larger patches"
@@ -75,9 +76,9 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_head = nn.Linear(decoder.dim, embed.in_chans * self.patch_size**2, bias=False)
 
     def draw(self, batch: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-        """Patch numbers of each picture in random order, [B, N]: the first N - masked ones are visible.
+        """Draws a random order of each image's patches, [B, N]. The first N - masked ones are visible.
 
-        From torch's generator of the device, which the training loop seeds for each step, or on the CPU from `generator`.
+        It uses torch's generator of the device, which the training loop seeds in each step, or `generator` on the CPU.
         """
         patches = self.encoder.patch_embed.grid_size**2
         if generator is not None:
@@ -85,7 +86,7 @@ class MaskedAutoencoder(nn.Module):
         return torch.rand(batch, patches, device=device).argsort(1)
 
     def forward(self, x_BCSS: Tensor, order_BN: Tensor | None = None) -> Reconstruction:
-        """Masks, encodes, paints. `order` as `draw` gives it fixes the masks; None draws them."""
+        """Masks, encodes and reconstructs. `order_BN`, as `draw` returns it, fixes the masks; None draws them."""
         batch, patches = len(x_BCSS), self.encoder.patch_embed.grid_size**2
         order_BN = self.draw(batch, x_BCSS.device) if order_BN is None else order_BN
         keep_BK = order_BN[:, : patches - self.masked_patches]
@@ -98,7 +99,7 @@ class MaskedAutoencoder(nn.Module):
         return Reconstruction(painted_BNX, mask_BN, masked, visible, balance + decoder_balance)
 
     def decode(self, tokens_BND: Tensor, keep_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's output [B, P + K, D] to pixels of all patches [B, N, X], and the decoder's balance loss."""
+        """Turns the encoder's output [B, P + K, D] into pixels of all patches [B, N, X]; also returns the balance loss."""
         encoder, prefix = self.encoder, self.encoder.num_prefix_tokens
         grid = encoder.patch_embed.grid_size
         gaps_1ND = self.mask_token.expand(-1, grid**2, -1)
@@ -117,7 +118,7 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder_head(self.decoder_norm(y_BND)[:, prefix:]), torch.stack(losses).sum()
 
     def patchify(self, x_BCSS: Tensor) -> Tensor:
-        """[B, C, S, S] to [B, N, X]: the values of each patch, channels first, as the patch projection reads them."""
+        """Splits [B, C, S, S] into the values of each patch, [B, N, X], channels first as in the patch projection."""
         p = self.patch_size
         return nn.functional.unfold(x_BCSS, p, stride=p).transpose(1, 2)
 
@@ -127,17 +128,17 @@ class MaskedAutoencoder(nn.Module):
         return nn.functional.fold(patches_BNX.transpose(1, 2), size, p, stride=p)
 
     def target(self, x_BCSS: Tensor) -> Tensor:
-        """What the decoder should paint, float32 [B, N, X]."""
+        """The values that the decoder should reconstruct, float32 [B, N, X]."""
         patches_BNX = self.patchify(x_BCSS).float()
         if not self.config.norm_pixels:
             return patches_BNX
         var_BN1, mean_BN1 = torch.var_mean(patches_BNX, -1, keepdim=True)
         return (patches_BNX - mean_BN1) / (var_BN1 + 1e-6).sqrt()
 
-    # timm's contract, as far as the optimiser's parameter groups need it
+    # The part of timm's contract that the optimiser's parameter groups need
 
     def no_weight_decay(self) -> set[str]:
-        """The encoder's, and tokens, positions and per-expert biases of the decoder."""
+        """The encoder's names, and the decoder's tokens, positions and per-expert biases."""
         own = {n for n, _ in self.named_parameters() if n.startswith("decoder_") and n.endswith(".b2")}
         return (
             {f"encoder.{name}" for name in self.encoder.no_weight_decay()} | own | {"mask_token", "decoder_pos_embed"}

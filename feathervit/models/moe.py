@@ -1,8 +1,8 @@
 """Mixture of SwiGLU experts that share two of their three projections, with noisy top-k gates.
 
-Notable: with V and W2 shared and the k kept gates summing to one, the mixture of experts equals ONE gated feed-forward
-whose gate branch is a mixture (see `SharedVW2`). No token is dispatched, shapes are static, and the layer compiles and
-exports. The other sharings of Table 9 have their cheapest exact forms beside it. Equations: arXiv 2407.17783.
+Notable: V and W2 are shared and the k kept gates sum to one, so the mixture of experts equals ONE gated feed-forward whose
+gate branch is a mixture (see `SharedVW2`). No token is dispatched, shapes are static, and the layer compiles and exports.
+The other sharings of Table 9 also have their cheapest exact form here. Equations: arXiv 2407.17783.
 
 Legend: B batch, N tokens, D width, E experts, F hidden size, k experts kept.
 """
@@ -22,7 +22,7 @@ from .place import Place
 
 
 def coefficient_of_variation(x_E: Tensor) -> Tensor:
-    """Standard deviation (unbiased) over mean: a scalar. `std` has gradient 0 at perfect balance, where sqrt has NaN."""
+    """Standard deviation (unbiased) over mean: a scalar. At perfect balance `std` has gradient 0; that of sqrt is NaN."""
     return x_E.std(unbiased=True) / x_E.mean()
 
 
@@ -31,8 +31,8 @@ class NoisyTopKGate(nn.Module):
     """Noisy top-k gate, Eq. 2-3, and its balance losses, Eq. 5-6 and 10-12.
 
     The gates are softmax over the k largest of H = x W_g + noise * softplus(x W_noise), zero elsewhere. Both matrices
-    are bias-free (ours: the paper calls them plain matrices). Eq. 11 is printed as a vector of constant sum, so its
-    coefficient of variation is meant, as in Eq. 10. All of it runs in float32 under autocast.
+    have no bias (ours: the paper calls them plain matrices). Eq. 11 is printed as a vector of constant sum; we take its
+    coefficient of variation, as in Eq. 10. The gate runs in float32 under autocast.
     """
 
     def __init__(self, dim: int, experts: int, config: MoEConfig):
@@ -40,22 +40,24 @@ class NoisyTopKGate(nn.Module):
         self.experts, self.config = experts, config
         self.w_gate = nn.Linear(dim, experts, bias=False)
         self.w_noise = nn.Linear(dim, experts, bias=False) if config.noise else None
-        # Tokens that took each expert in training since `starving` last looked; like batch norm's counter, on the device
+        # Tokens per expert in training since the last call of `starving`; on the device, like batch norm's counter
         self.register_buffer("taken", torch.zeros(experts, dtype=torch.int64), persistent=False)
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """Gates [B, N, E], rows summing to 1 with k non-zeros, and the weighted balance loss (0 in evaluation).
+        """Returns gates [B, N, E], whose rows have k non-zeros and sum to 1, and the weighted balance loss (0 in evaluation).
 
-        Inside, experts come first: on the CPU what works along a last dimension of 3 to 5 entries is several times slower.
+        Inside, experts come first. On the CPU, operations along a last dimension of 3 to 5 entries are several times slower.
         """
-        device = x_BND.device.type if torch.amp.is_autocast_available(x_BND.device.type) else "cpu"  # meta has none
+        device = (
+            x_BND.device.type if torch.amp.is_autocast_available(x_BND.device.type) else "cpu"
+        )  # the meta device has no autocast
         with torch.autocast(device, enabled=False):
             clean_EBN = self._product(self.w_gate, x_BND)
             if not (self.training and self.w_noise is not None):
                 gate_EBN, _, _ = self._softmax_k(clean_EBN)
                 balance = self._balance(gate_EBN) if self.training else gate_EBN.new_zeros(())
                 return gate_EBN.movedim(0, -1), balance
-            # Eq. 5 divides by the scale; where softplus vanishes (about 1e-19 in float32) its gradient would be NaN.
+            # Eq. 5 divides by the scale; the gradient is NaN if softplus underflows (about 1e-19 in float32).
             scale_EBN = F.softplus(self._product(self.w_noise, x_BND)).clamp_min(1e-6)
             shape = (*x_BND.shape[:-1], self.experts)
             noise_BNE = torch.randn(shape, dtype=clean_EBN.dtype, device=x_BND.device)
@@ -65,15 +67,18 @@ class NoisyTopKGate(nn.Module):
 
     @staticmethod
     def _product(layer: nn.Linear, x_BND: Tensor) -> Tensor:
-        """[E, B, N] in float32; float64 stays float64."""
-        y_BNE = layer(x_BND.to(getattr(layer.weight, "dtype", torch.float32)))  # a quantised layer's weight has none
+        """The layer's output as [E, B, N] in float32; float64 stays float64."""
+        y_BNE = layer(
+            x_BND.to(getattr(layer.weight, "dtype", torch.float32))
+        )  # a quantised layer's weight has no dtype
         y_BNE = y_BNE if y_BNE.dtype == torch.float64 else y_BNE.float()
         return y_BNE.movedim(-1, 0).contiguous()
 
     def _softmax_k(self, h_EBN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Softmax over the k largest entries, 0 elsewhere; the k-th largest; and the largest that is left out, each [B, N].
+        """Softmax over the k largest entries, 0 elsewhere; the k-th largest; and the next largest; the last two [B, N].
 
-        An entry's rank counts the entries that beat it, the first of equals winning: comparisons fuse where topk does not.
+        An entry's rank is the number of entries that beat it; of equal entries the first wins. Comparisons fuse, topk
+        does not.
         """
         first_EE11 = torch.ones(self.experts, self.experts, dtype=torch.bool, device=h_EBN.device).triu(1)[
             ..., None, None
@@ -94,7 +99,7 @@ class NoisyTopKGate(nn.Module):
         return loss
 
     def _load(self, clean_EBN: Tensor, noisy_EBN: Tensor, scale_EBN: Tensor, kth_BN: Tensor, next_BN: Tensor) -> Tensor:
-        """P of Eq. 5: the chance that an expert would be kept if its own noise alone were drawn again."""
+        """P of Eq. 5: the probability of keeping an expert if only its own noise is drawn again."""
         psi_EBN = torch.where(noisy_EBN >= kth_BN, next_BN, kth_BN)
         return torch.special.ndtr((clean_EBN - psi_EBN) / scale_EBN)
 
@@ -104,8 +109,10 @@ class NoisyTopKGate(nn.Module):
 
 
 def starving(model: nn.Module, share: float) -> dict[tuple[str, int], float]:
-    """(name of the gate, expert from 0) -> share of the tokens, of the experts that fewer than `share` of the tokens took in
-    training since the last call. Counting begins anew; waits for the device."""
+    """Finds the experts that got less than `share` of the tokens in training since the last call.
+
+    Returns (name of the gate, expert from 0) -> share of the tokens. Resets the counts and waits for the device.
+    """
     gates = {name: gate for name, gate in model.named_modules() if isinstance(gate, NoisyTopKGate)}
     if not gates:
         return {}
@@ -120,8 +127,10 @@ def starving(model: nn.Module, share: float) -> dict[tuple[str, int], float]:
 
 
 class _Experts(nn.Module):
-    """What the four sharings have in common: the gate, and dropout on the output (the paper draws one mask an expert,
-    we one on the mixture)."""
+    """Base of the four sharings: the gate, and dropout on the output.
+
+    The paper draws one dropout mask per expert; we draw one for the mixture.
+    """
 
     def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__()
@@ -132,7 +141,7 @@ class _Experts(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        """[B, N, D] to [B, N, D], and the layer's balance loss (a scalar; 0 in evaluation)."""
+        """Maps [B, N, D] to [B, N, D]; also returns the layer's balance loss (a scalar; 0 in evaluation)."""
         if self.gate is None:
             gate_BNE, balance = torch.ones_like(x_BND[..., :1]), x_BND.new_zeros(())
         else:
@@ -177,8 +186,10 @@ class SharedWW2(_Experts):
 
 
 class _OwnW2(_Experts):
-    """W2 per expert: the gates scale the hidden units, one product with the stacked W2 sums over experts,
-    y = [g_1 h_1, ..., g_E h_E] W2 + g d."""
+    """W2 per expert: y = [g_1 h_1, ..., g_E h_E] W2 + g d.
+
+    The gates scale the hidden units, and one product with the stacked W2 sums over experts.
+    """
 
     def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig, own: int):
         super().__init__(dim, hidden, experts, config)
@@ -204,7 +215,7 @@ class SharedVW(_OwnW2):
 
 
 class Unshared(_OwnW2):
-    """Nothing shared: each expert is a whole SwiGLU."""
+    """Nothing shared: each expert is a complete SwiGLU."""
 
     def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__(dim, hidden, experts, config, own=experts)

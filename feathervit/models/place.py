@@ -1,7 +1,7 @@
-"""Where the tokens of a sequence are: what a layer is told besides the tokens.
+"""The positions of the tokens in a sequence, which a layer gets beside the tokens.
 
-A sequence is P prefix tokens, then patches of a square grid in rows: all of them, or those that each picture keeps under a
-mask. Attention with rotary positions and convolutions over the grid need to know; what looks at no position may ignore it.
+A sequence is P prefix tokens, then patches of a square grid in rows: all of them, or those that each image keeps under a
+mask. Attention with rotary positions and convolutions over the grid use it; other layers ignore it.
 
 Legend: B batch, N tokens, D width, G grid side, K patches kept (in `turns_BNK`: twice the head width), P prefix tokens.
 """
@@ -16,9 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """`prefix` tokens, then patches of a `grid_size` x `grid_size` grid. `keep_BK`: int64 indices of the patches that are in
-    the sequence, in its order; None for all of them. `turns_BNK`: rotary angles of the tokens in the sequence (`rotary_turns`);
-    None where attention turns nothing."""
+    """The positions of a sequence: `prefix` tokens, then patches of a `grid_size` x `grid_size` grid.
+
+    `keep_BK`: int64 indices of the patches in the sequence, in its order; None for all. `turns_BNK`: rotary angles of the
+    tokens in the sequence (`rotary_turns`); None without rotary positions.
+    """
 
     prefix: int
     grid_size: int
@@ -26,17 +28,17 @@ class Place:
     turns_BNK: Tensor | None = None
 
     def select(self, x_BND: Tensor) -> Tensor:
-        """[B, P + G^2, D] of a whole sequence to [B, P + K, D]: the prefix and the kept patches."""
+        """Selects the prefix and the kept patches, [B, P + K, D], of a whole sequence [B, P + G^2, D]."""
         if self.keep_BK is None:
             return x_BND
         return torch.cat([x_BND[:, : self.prefix], self.from_grid(x_BND[:, self.prefix :])], dim=1)
 
     def from_grid(self, patches_BND: Tensor) -> Tensor:
-        """[B, G^2, D] of all patches to [B, K, D] of the kept ones."""
+        """Selects the kept patches, [B, K, D], of all patches [B, G^2, D]."""
         return patches_BND if self.keep_BK is None else patches_BND.gather(1, self._index(patches_BND.shape[-1]))
 
     def on_grid(self, patches_BKD: Tensor) -> Tensor:
-        """[B, K, D] of the kept patches (no prefix) to [B, G^2, D], zero where none was kept."""
+        """Puts the kept patches [B, K, D] (without prefix) on the grid, [B, G^2, D]; other patches are zero."""
         if self.keep_BK is None:
             return patches_BKD
         grid_BND = patches_BKD.new_zeros(patches_BKD.shape[0], self.grid_size**2, patches_BKD.shape[-1])

@@ -1,6 +1,6 @@
-"""Positions: fixed sine-cosine tables, rotary angles, learned ones brought to another grid.
+"""Positions: fixed sine-cosine tables, rotary angles, and learned positions resized to another grid.
 
-Prefix tokens have no place on the grid: a fixed position of theirs is zero, and rotary leaves them unturned.
+Prefix tokens are not on the grid. Their fixed positions are zero, and rotary positions do not rotate them.
 
 Legend: B batch, H heads, N tokens, D width, K head width, G grid side, P prefix tokens.
 """
@@ -19,29 +19,30 @@ from torch import Tensor
 from ..errors import ConfigError
 from .place import Place
 
-ROTARY_BASE = 100.0  # grids are small; the 10,000 of texts would leave most pairs unturned
+ROTARY_BASE = 100.0  # grids are small: the 10,000 used for texts would hardly rotate most pairs
 
 
 def sincos_positions(grid_size: int, prefix: int, dim: int) -> Tensor:
-    """[1, P + G^2, D]: sines of the row and of the column, then cosines of both, D/4 frequencies each (timm's table).
+    """timm's table [1, P + G^2, D]: sines of the row and of the column, then cosines of both, D/4 frequencies each.
 
-    Raises ConfigError where the width does not divide by 4.
+    Raises ConfigError if the width is not a multiple of 4.
     """
     if dim % 4:
-        raise ConfigError(f"sine-cosine positions need a width that divides by 4, got {dim}; take learned ones")
+        raise ConfigError(f"sine-cosine positions need a width that is a multiple of 4, got {dim}; choose learned ones")
     table_ND = build_sincos2d_pos_embed([grid_size, grid_size], dim)
     return torch.cat([table_ND.new_zeros(prefix, dim), table_ND]).unsqueeze(0)
 
 
 def rotary_turns(grid_size: int, prefix: int, head_dim: int) -> Tensor:
-    """[1, P + G^2, 2K]: K sines, then K cosines, of the angles by which a token's pairs of q and k are turned (timm's).
+    """timm's table [1, P + G^2, 2K]: K sines, then K cosines, of the angles that rotate a token's pairs of q and k.
 
-    The first half of the pairs turns with the row, the second with the column; pair i of a half by row * base^(-4i/K)
-    (axial rotary positions, arXiv 2403.13298). Raises ConfigError where the head width does not divide by 4.
+    The first half of the pairs rotates with the row, the second with the column. Pair i of a half rotates by
+    row * base^(-4i/K) (axial rotary positions, arXiv 2403.13298). Raises ConfigError if the head width is not a multiple
+    of 4.
     """
     if head_dim % 4:
         raise ConfigError(
-            f"rotary positions need a head width that divides by 4, got {head_dim}; choose other heads or positions"
+            f"rotary positions need a head width that is a multiple of 4, got {head_dim}; choose other heads or positions"
         )
     tables = build_fourier_pos_embed(
         [grid_size, grid_size], num_bands=head_dim // 4, temperature=ROTARY_BASE, in_pixels=False
@@ -53,12 +54,12 @@ def rotary_turns(grid_size: int, prefix: int, head_dim: int) -> Tensor:
 
 
 def rotate(x_BHNK: Tensor, place: Place | None) -> Tensor:
-    """Queries or keys, turned as `place.turns_BNK` says: pair i is (x_i, x_{i + K/2}). Without turns they stay."""
+    """Rotates queries or keys by `place.turns_BNK`, if there are any. Pair i is (x_i, x_{i + K/2})."""
     if place is None or place.turns_BNK is None:
         return x_BHNK
     return apply_rot_embed_cat(x_BHNK, place.turns_BNK.to(x_BHNK.dtype).unsqueeze(1), half=True)
 
 
 def resize_positions(pos_1ND: Tensor, grid_size: int, prefix: int) -> Tensor:
-    """Learned positions for another grid: the prefix tokens' kept, the patches' resampled bicubically (timm)."""
+    """Resizes learned positions to another grid bicubically (timm's function). Those of prefix tokens stay."""
     return resample_abs_pos_embed(pos_1ND, [grid_size, grid_size], num_prefix_tokens=prefix)

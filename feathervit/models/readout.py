@@ -1,9 +1,9 @@
-"""What the head reads. Contract of the room: `prepend` puts the prefix tokens before the patches, `forward` makes
-[B, features] of the layers' output; `num_tokens` counts the prefix tokens, `features` is the width that the head gets, `pool`
-is timm's word for this way of pooling.
+"""The read-outs: the input of the head. Contract: `prepend` puts the prefix tokens before the patches. `forward` turns the
+layers' output into [B, features]. `num_tokens` is the number of prefix tokens, `features` the width that the head gets, and
+`pool` timm's name for the pooling.
 
-Prefix tokens come first in the sequence, as timm's `num_prefix_tokens` expects. The paper appends its dummy patch last: the
-same function up to a permutation of the positions.
+Prefix tokens come first in the sequence, as timm's `num_prefix_tokens` expects. The paper appends its dummy patch last; the
+function is the same up to a permutation of the positions.
 
 Legend: B batch, N tokens, D width, P prefix tokens.
 """
@@ -19,7 +19,7 @@ from ..errors import ConfigError
 
 
 class DummyPatch(nn.Module):
-    """An all-zero patch through the bias-free projection: a zero embedding, which only a learned position fills."""
+    """The embedding of an all-zero patch. The projection has no bias, so it is zero until a learned position is added."""
 
     pool = "token"
 
@@ -35,7 +35,7 @@ class DummyPatch(nn.Module):
 
 
 class ClassTokens(nn.Module):
-    """Learned tokens; the head reads all of them, concatenated (PoorViTs, arXiv 2501.06220)."""
+    """Learned class tokens. The head reads all of them, concatenated (PoorViTs, arXiv 2501.06220)."""
 
     pool = "token"
 
@@ -43,7 +43,7 @@ class ClassTokens(nn.Module):
         super().__init__()
         if count < 1:
             raise ConfigError(
-                f"class_tokens must be at least 1, got {count}; a read-out without tokens is mean or pool"
+                f"class_tokens must be at least 1, got {count}; for a read-out without tokens choose mean or pool"
             )
         self.num_tokens, self.features = count, count * dim
         self.token = nn.Parameter(torch.empty(1, count, dim).normal_(std=0.02))
@@ -57,7 +57,7 @@ class ClassTokens(nn.Module):
 
 
 class Mean(nn.Module):
-    """No prefix token, the mean of the patches."""
+    """The mean of the patches, without a prefix token."""
 
     pool = "avg"
 
@@ -73,7 +73,7 @@ class Mean(nn.Module):
 
 
 class SequencePool(Mean):
-    """No prefix token, a mean of the patches weighed by a softmax of learned scores (CCT, arXiv 2104.05704, section 3.2)."""
+    """A mean of the patches, weighted by a softmax of learned scores (CCT, arXiv 2104.05704, section 3.2)."""
 
     pool = "map"
 
@@ -87,7 +87,7 @@ class SequencePool(Mean):
 
 
 def build_readout(config: EncoderConfig) -> nn.Module:
-    """The read-out that `config` names. Raises ConfigError for a number of class tokens where there are none."""
+    """Builds the read-out that `config` names. Raises ConfigError if class tokens are set but have no effect."""
     if config.readout == "class":
         return ClassTokens(config.dim, config.class_tokens)
     if config.class_tokens != 1:
@@ -98,6 +98,6 @@ def build_readout(config: EncoderConfig) -> nn.Module:
 
 
 def output_layers(model: nn.Module) -> set[nn.Module]:
-    """The layers behind the last hidden one: the classifier, ours or timm's, and a decoder's projection to pixels."""
+    """The layers after the last hidden one: the classifier, ours or timm's, and a decoder's projection to pixels."""
     found = {module for name, module in model.named_modules() if name in ("head", "encoder.head", "decoder_head")}
     return found | ({model.get_classifier()} if hasattr(model, "get_classifier") else set())

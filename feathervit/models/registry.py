@@ -1,4 +1,4 @@
-"""Models by name: ours, and timm's as `timm:NAME`."""
+"""Creates models by name: ours, and timm's as `timm:NAME`."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def create_model(
     config: EncoderConfig | None = None,
     **parts: Any,
 ) -> nn.Module:
-    """A model by name: ours, or any of timm's as `timm:NAME`.
+    """Creates a model by name: ours, or any of timm's as `timm:NAME`.
 
-    `img_size` and `patch_size` default to the model's own, `in_chans` to 3 and `num_classes` to 100; `global_pool`
-    is timm's word, see `reset_classifier`. `config` replaces the named configuration, `parts` replaces fields of it
-    (`drop_path_rate=0.1`). `pretrained`: with weights that come with the
-    package; "mlit_nano.digits" names some, "mlit_nano" the first there are. All defaults are then theirs, another number of
-    classes gets a new head. Raises UnknownNameError, and ConfigError or CheckpointError where sizes do not fit.
+    `img_size` and `patch_size` default to the model's own, `in_chans` to 3 and `num_classes` to 100. `global_pool` is as in
+    `reset_classifier`. `config` replaces the named configuration, and `parts` replace fields of it (`drop_path_rate=0.1`).
+    `pretrained` loads weights of the package: "mlit_nano.digits" names them, "mlit_nano" takes the first of that model. All
+    defaults are then those of the weights, and another number of classes gets a new head.
+    Raises UnknownNameError, and ConfigError or CheckpointError if sizes do not fit.
     """
     name, _, tag = name.partition(".") if not name.startswith("timm:") else (name, "", "")
     if tag or (pretrained and name in MODELS):
         sizes = {"img_size": img_size, "patch_size": patch_size, "in_chans": in_chans, "num_classes": num_classes}
         if config is not None:
-            raise ConfigError(f"the weights {name}.{tag} have a configuration of their own; leave config out")
+            raise ConfigError(f"the weights {name}.{tag} have their own configuration; leave config out")
         return _with_weights(name, tag, pretrained, sizes, parts | {"global_pool": global_pool})
     in_chans, num_classes = 3 if in_chans is None else in_chans, 100 if num_classes is None else num_classes
     if name.startswith("timm:"):
@@ -59,7 +59,7 @@ def create_model(
         raise ConfigError(
             f"{name} has no setting {unknown[0]!r}; it has {', '.join(EncoderConfig.__dataclass_fields__)}"
         )
-    config = from_dict(EncoderConfig, to_dict(replace(config, **parts)))  # Python checks no types: "readout" may be any
+    config = from_dict(EncoderConfig, to_dict(replace(config, **parts)))  # checks the types of `parts`
     sizes = (img_size or known.img_size, patch_size or known.patch_size, in_chans, num_classes)
     return Encoder(config, *sizes, global_pool)
 
@@ -67,10 +67,10 @@ def create_model(
 def build_model(
     config: RunConfig, in_chans: int, num_classes: int, train: bool = False, pretrained: bool = False
 ) -> nn.Module:
-    """The model of a resolved run configuration: the classifier, or the masked auto-encoder of a pre-training run.
+    """Builds the model of a resolved run configuration: a classifier, or the masked auto-encoder of a pre-training run.
 
-    `train`: what the run trains, which in joint training is the auto-encoder whose encoder is the classifier. `pretrained`:
-    with the weights that the model's name names (see `named_weights`).
+    `train`: the model that the run trains. In joint training that is the auto-encoder whose encoder is the classifier.
+    `pretrained`: load the weights in the model's name (see `named_weights`).
     """
     arch = {"config": config.arch} if config.arch else {}
     sizes = {"img_size": config.img_size, "patch_size": config.patch_size, "in_chans": in_chans}
@@ -78,17 +78,17 @@ def build_model(
     classes = 0 if pretraining else num_classes
     model = create_model(config.model, **sizes, num_classes=classes, pretrained=pretrained, **arch)
     if pretraining and isinstance(model, Encoder) and config.arch and config.arch.readout == "pool":
-        # Its scores are in no reconstruction, and processes wait for every gradient.
+        # A reconstruction does not use the scores, and distributed processes wait for every gradient.
         model.readout.requires_grad_(False)
     masked = pretraining or (train and config.objective == "joint")
     return MaskedAutoencoder(model, config.mae) if masked else model
 
 
 def _with_weights(name: str, tag: str, pretrained: bool, sizes: dict[str, Any], parts: dict[str, Any]) -> nn.Module:
-    """The model of weights in the package, with them where `pretrained`."""
+    """Builds the model of weights in the package, and loads them if `pretrained`."""
     spec(name)
     if not tag and not list_weights(name):
-        raise ConfigError(f"no pretrained weights of {name} are in the package; create it without pretrained=True")
+        raise ConfigError(f"the package has no pretrained weights of {name}; create it without pretrained=True")
     tagged = f"{name}.{tag}" if tag else list_weights(name)[0]
     stored = load_weights(shipped_file(tagged))
     own = {"img_size": stored.config.img_size, "patch_size": stored.config.patch_size}
@@ -108,7 +108,7 @@ def _with_weights(name: str, tag: str, pretrained: bool, sizes: dict[str, Any], 
 
 
 def described(config: RunConfig, in_chans: int, num_classes: int) -> dict[str, Any]:
-    """What timm's PretrainedCfg says of weights of ours."""
+    """The fields of timm's PretrainedCfg for our weights."""
     images = config.images
     return {
         "input_size": (in_chans, config.img_size, config.img_size),
@@ -142,13 +142,13 @@ def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int
             try:
                 model = timm.create_model(name, img_size=img_size, patch_size=patch_size, **words)
             except TypeError as error:
-                # Convolutional models take any image size and have no such word; a patch size must mean something.
+                # Convolutional models take any image size and have no img_size; a patch size would have no effect.
                 if patch_size is not None:
                     raise ConfigError(f"timm:{name} takes no patch_size; leave it out") from error
                 model = timm.create_model(name, **words)
     except ConfigError:
         raise
-    except Exception as error:  # what loading weights raises depends on the network, the hub and the file
+    except Exception as error:  # the exception depends on the network, the hub and the file
         if not words.get("pretrained"):
             raise
         raise ConfigError(
@@ -158,13 +158,13 @@ def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int
     model.pretrained_cfg = {
         **getattr(model, "pretrained_cfg", {}),
         "architecture": known,
-    }  # not all that register say it
+    }  # not all registered models have it
     return model
 
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Without the hub's lines on each of its attempts: what comes of them is in its error."""
+    """Hides the hub's log lines about each attempt. Its error has the outcome."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""Starting from the weights of another run: what fits is taken, and what was taken, left and new is told.
+"""Starts a new run from the weights of another: loads the tensors that fit, and reports which ones.
 
-To start from weights is to begin a new run; to go on with a stopped one is `--resume`.
+`--resume` is different: it continues a stopped run.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from ..errors import CheckpointError
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
 
-# Fields of an architecture that no weight depends on.
+# Fields of an architecture that the weights do not depend on.
 NO_WEIGHTS = ("dropout", "drop_rate", "drop_path_rate", "importance_weight", "load_weight", "balance")
 
 
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
-    """Loads a checkpoint's encoder into `model`, which keeps its own new head; returns lines that say what was done.
+    """Loads a checkpoint's encoder into `model` and returns lines that describe the result.
 
-    A pre-training run's decoder is left behind, unless `model` is an auto-encoder with the same decoder. Positions are
-    resized to another image size. The patch projection takes another number of channels: grey pictures are seen as colour
-    ones with equal channels. Raises CheckpointError where the architectures or patch sizes differ.
+    `model` keeps its own new head. The decoder of a pre-training run is dropped, unless `model` is an auto-encoder with the
+    same decoder. Positions are resized to another image size. The patch projection is adapted to another number of
+    channels: a grey image counts as a colour image with equal channels.
+    Raises CheckpointError if the architectures or patch sizes differ.
     """
     checkpoint = load_weights(path)
     target = model.encoder if isinstance(model, MaskedAutoencoder) else model
@@ -45,9 +46,9 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     names = {_renamed(n, inside, theirs): n for n in taken}  # in the file -> here
     resized = sorted(there for there, here in names.items() if checkpoint.weights[there].shape != own[here].shape)
     return [
-        f"start      {path}: {len(taken)} tensors taken"
+        f"start      {path}: {len(taken)} tensors loaded"
         + (f", of these resized {', '.join(resized)}" if resized else "")
-        + f"; left there: {_listed(set(checkpoint.weights) - set(names))}; new here: {_listed(set(own) - set(taken))}"
+        + f"; not used: {_listed(set(checkpoint.weights) - set(names))}; new: {_listed(set(own) - set(taken))}"
     ]
 
 
@@ -56,7 +57,7 @@ def _renamed(name: str, before: str, after: str) -> str:
 
 
 def _listed(names: set[str]) -> str:
-    """A few names as they are, many by the part of the model that they belong to."""
+    """Lists names: a few one by one, many by their part of the model."""
     if len(names) <= 4:
         return ", ".join(sorted(names)) or "none"
     parts = Counter(re.split(r"[._]", name)[0] for name in names)
@@ -74,17 +75,17 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
         if differ:
             texts = [f"{name} is {before} there, {after} here" for name, (before, after) in list(differ.items())[:4]]
             raise CheckpointError(
-                f"cannot start from {path}: {'; '.join(texts)}; leave out what asks for another: model, its parts and patch "
-                "size are those of the weights where none is named"
+                f"cannot start from {path}: {'; '.join(texts)}; leave out these settings: the model, its parts and the patch "
+                "size are then those of the weights"
             )
     elif architecture(checkpoint.config.model) != model.pretrained_cfg["architecture"]:
         raise CheckpointError(f"cannot start from {path}: it holds {checkpoint.config.model}; choose the same model")
 
 
 def fitted(model: nn.Module, weights: dict[str, Tensor], where: str | Path) -> dict[str, Tensor]:
-    """The weights with positions and patch projection brought to the model's sizes.
+    """Adapts positions and patch projection of the weights to the model's sizes. The head stays as it is.
 
-    Raises CheckpointError where one of the model's is missing or of another shape. The head is left as it is.
+    Raises CheckpointError if a tensor of the model is missing or has another shape.
     """
     weights = _resized(model, weights)
     head = _head(model)
@@ -106,7 +107,9 @@ def _resized(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = model.adapt(weights)
     projection = weights["patch_embed.proj.weight"]
     channels = model.patch_embed.proj.in_channels
-    if projection.shape[1] == 1:  # grey to colour: each channel a share, so that equal channels give the same tokens
+    if (
+        projection.shape[1] == 1
+    ):  # grey to colour: each channel gets an equal share, so that equal channels give the same tokens
         projection = projection.repeat(1, channels, 1, 1) / channels
     elif projection.shape[1] != channels:
         if projection.shape[1] != 3:
@@ -118,6 +121,6 @@ def _resized(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _head(model: nn.Module) -> set[str]:
     """Names of the classifier's weights."""
     found = model.get_classifier()
-    classifiers = found if isinstance(found, tuple) else (found,)  # a distilled model of timm has two
+    classifiers = found if isinstance(found, tuple) else (found,)  # a distilled model of timm has two heads
     heads = [prefix for prefix, module in model.named_modules() if any(module is c for c in classifiers)]
     return {name for name in model.state_dict() if any(name.startswith(f"{h}.") for h in heads)}

@@ -1,4 +1,4 @@
-"""What a forward pass leaves behind, by name."""
+"""Collects tensors from inside a forward pass, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Taken(dict[str, Tensor]):
-    """What a forward pass leaves behind by name, of the named `kinds` only."""
+    """Tensors from inside a forward pass, by name. It keeps only the named `kinds`."""
 
     def __init__(self, kinds: Collection[str]):
         super().__init__()

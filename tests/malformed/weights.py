@@ -218,9 +218,9 @@ LYING = [  # the checksum is right: who forges the content can forge it too
     ("a configuration that is a list", PROBE, meta(lambda m: m.update(config=[])), "config"),
     ("a configuration that is null", EXPORT, meta(lambda m: m.update(config=None)), "config"),
     ("another format", FROM, meta(lambda m: m.update(format=99)), "format 99"),
-    ("no class names", EVALUATE, meta(lambda m: m.update(class_names=[])), "names no classes"),
-    ("class names that are a text", PREDICT, meta(lambda m: m.update(class_names="abc")), "names no classes"),
-    ("class names that are numbers", PREDICT, meta(lambda m: m.update(class_names=[1, 2, 3])), "names no classes"),
+    ("no class names", EVALUATE, meta(lambda m: m.update(class_names=[])), "no class names"),
+    ("class names that are a text", PREDICT, meta(lambda m: m.update(class_names="abc")), "no class names"),
+    ("class names that are numbers", PREDICT, meta(lambda m: m.update(class_names=[1, 2, 3])), "no class names"),
     ("fewer class names than outputs", PREDICT, meta(lambda m: m.update(class_names=["a", "b"])), "do not fit"),
     ("more class names than outputs", EXPORT, meta(lambda m: m.update(class_names=list("abcd"))), "do not fit"),
     (
@@ -316,7 +316,7 @@ MISUSED = [
     Case(
         "weights: of another model to start from",
         FROM + " --model mlit_xxs",
-        ["leave out what asks"],
+        ["leave out"],
         at("w.safetensors", CONFIG),
     ),
     Case(

@@ -313,7 +313,7 @@ def test_cost_is_counted(variant):
         (replace(TINY, attention=LatentConfig(4, 0)), {}, "rank.*0"),
         (replace(TINY, attention=LatentConfig(4, 13)), {}, "rank.*12.*13"),
         (replace(TINY, positions="rotary", attention=GQAConfig(2, 1)), {}, "head width.*6"),
-        (replace(TINY, positions="sincos", dim=6, attention=GQAConfig(2, 1)), {}, "divides by 4.*6"),
+        (replace(TINY, positions="sincos", dim=6, attention=GQAConfig(2, 1)), {}, "multiple of 4.*6"),
         (replace(TINY, readout="class", class_tokens=0), {}, "class_tokens.*0"),
         (replace(TINY, readout="mean", class_tokens=2), {}, "class_tokens 2.*'mean'"),
         (replace(TINY, patches=WhitenedPatchesConfig(frozen=True)), {}, "12 filters.*width is 12"),

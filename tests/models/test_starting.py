@@ -36,7 +36,7 @@ def test_before_its_first_step_it_gives_the_same_features(source):
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(new.forward_features(x), old.forward_features(x))
     assert torch.equal(new.head.weight, head)
-    assert "new here: head.weight" in said
+    assert "new: head.weight" in said
 
 
 def test_grey_pictures_are_colour_ones_with_equal_channels(source):
@@ -101,7 +101,7 @@ def test_a_run_of_a_peer_is_started_from(model, patch, arrays, tmp_path):
     fields = {"data": arrays, "patch_size": patch, **QUICK}
     assert "from scratch" in said_by(out=tmp_path / "first", model=model, **fields)
     said = said_by(out=tmp_path / "second", start_from=str(tmp_path / "first"), lr=1e-12, **fields)
-    assert "tensors taken" in said and "from scratch" not in said
+    assert "tensors loaded" in said and "from scratch" not in said
     first, second = (load_weights(tmp_path / name).weights for name in ("first", "second"))
     body = [n for n in first if n.endswith("weight") and not n.startswith(("fc.", "head."))]
     for name in body:
@@ -141,7 +141,7 @@ def test_weights_that_the_model_names_are_loaded(hub, arrays, tmp_path):
     assert found["fc.weight"].shape[0] == 3
     # who starts from that run has its weights, not those that it began with
     said = said_by(out=tmp_path / "next", start_from=str(tmp_path / "run"), **fields)
-    assert "model timm:resnet10t: of the weights" in said and "tensors taken" in said
+    assert "model timm:resnet10t: of the weights" in said and "tensors loaded" in said
     with pytest.raises(ConfigError, match="exclude each other"):
         both = {"start_from": str(tmp_path / "run"), "model": "timm:resnet10t.c3_in1k"}
         feathervit.train(out=tmp_path / "both", **both, **fields)

@@ -64,7 +64,7 @@ def test_stages_run_one_after_another(tmp_path):
     assert cell.figures["test_top1"] == cell.stages[1]["test"]["top1"]
     config = cell.stages[1]["config"]
     assert config["start_from"] == str(tmp_path / "cells" / "twice" / "seed-3" / "1")
-    assert "tensors taken" in (tmp_path / "cells" / "twice" / "seed-3" / "log.txt").read_text()
+    assert "tensors loaded" in (tmp_path / "cells" / "twice" / "seed-3" / "log.txt").read_text()
     assert config["optim"]["warmup_epochs"] == pytest.approx(5 * 1 / 70)  # a recipe's share: 5 of 70
     assert config["split"]["seed"] == 0
     own = read_cell(tmp_path, "own", 3).stages[1]["config"]

@@ -142,8 +142,8 @@ def test_fine_tuning_starts_from_the_pretrained_encoders_features(pretrained):
     (line,) = start_from(model, pretrained)
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(model.eval().forward_features(x), before.forward_features(x))
-    assert "decoder" in line.split("left there")[1]
-    assert line.endswith("new here: head.weight")
+    assert "decoder" in line.split("not used")[1]
+    assert line.endswith("new: head.weight")
 
 
 def test_the_model_is_that_of_the_weights_unless_another_is_named(pretrained, folder, tmp_path, capsys):
@@ -157,7 +157,7 @@ def test_the_model_is_that_of_the_weights_unless_another_is_named(pretrained, fo
     feathervit.train(out=tmp_path / "b", **arguments, **{"img_size": 32, "arch.drop_path_rate": 0.1})
     config = load_weights(tmp_path / "b").config
     assert (config.arch.dim, config.arch.drop_path_rate, config.patch_size, config.img_size) == (32, 0.1, 4, 32)
-    with pytest.raises(CheckpointError, match="leave out what asks for another"):
+    with pytest.raises(CheckpointError, match="leave out"):
         feathervit.train(out=tmp_path / "c", **arguments, model="mlit_xxs")
 
 
@@ -198,7 +198,7 @@ def test_joint_training_in_pieces(arrays, tmp_path, masked):
 
 def test_pretraining_goes_on_from_weights_and_across_sizes(arrays, pretrained, tmp_path, masked, capsys):
     feathervit.pretrain(data=arrays[0], out=tmp_path / "on", epochs=1, start_from=pretrained, **masked)
-    assert "left there: none; new here: none" in capsys.readouterr().err
+    assert "not used: none; new: none" in capsys.readouterr().err
     larger = {**masked, "img_size": 24}
     feathervit.pretrain(data=arrays[0], out=tmp_path / "larger", epochs=1, start_from=pretrained, **larger)
     assert "of these resized encoder.pos_embed" in capsys.readouterr().err
