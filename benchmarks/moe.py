@@ -3,11 +3,11 @@
 On: the CPU (or --device cuda). The layer: forward + backward and inference of 18,560 tokens (batch 128 of 145), at the
 paper's widths, hidden sizes and experts. The step: forward, backward and AdamW of `mlit_xxs` and `mlit_s`, batch 128,
 36 px, against the same model with its layers' experts dispatched and PyTorch's own linear layers.
-Literal dispatch is what the paper's figure 3 shows, in plain eager PyTorch: the gate by topk, softmax and scatter over each
-token's experts; then for each expert, index its tokens, run its SwiGLU, scatter back weighted by the gate. Both run in turn
-in every round, in one process; medians of `--rounds`. Two other exact forms of the layer run beside: folded with only the
-chosen experts, and folded in plain operators. Ours is in its fast form on the CPU. Peak memory is the resident memory of a
-process of its own for each form on the CPU, the program's own included, and the allocator's on a GPU.
+Literal dispatch is the paper's figure 3 in plain eager PyTorch. The gate uses topk, softmax and scatter over each token's
+experts. Then each expert indexes its tokens, runs its SwiGLU, and scatters the result back, weighted by the gate. All forms
+take turns in every round, in one process; the figures are medians of `--rounds`. Two other exact forms of the layer take
+part: folded with only the chosen experts, and folded in plain operators. Ours is in its fast form on the CPU. Peak memory is
+the resident memory of one process per form on the CPU, with the program itself, and the allocator's on a GPU.
 
     python benchmarks/moe.py --threads 2 --out results/moe.json
 """
@@ -44,7 +44,7 @@ MODELS = ("mlit_xxs", "mlit_s")
 
 
 def literal_gate(gate: NoisyTopKGate, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-    """Equations 2-6 and 10-12 one after another, on [tokens, experts]. Takes the weights of ours."""
+    """Equations 2-6 and 10-12 in sequence, on [tokens, experts], with the weights of our gate."""
     k, config = gate.config.top_k, gate.config
     clean_TE = gate.w_gate(x_TD)
     h_TE = clean_TE
@@ -62,7 +62,7 @@ def literal_gate(gate: NoisyTopKGate, x_TD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LiteralDispatch(nn.Module):
-    """The same layer with its tokens sent to their experts. Shares the weights of a `SharedVW2`."""
+    """The same layer with tokens dispatched to their experts. Shares the weights of a `SharedVW2`."""
 
     def __init__(self, layer: SharedVW2):
         super().__init__()
@@ -85,7 +85,7 @@ class LiteralDispatch(nn.Module):
 
 
 class ChosenOnly(nn.Module):
-    """The same layer folded, V and W2 once a token, where each expert's W sees only the tokens that chose it."""
+    """The same layer folded, with V and W2 once per token, and each expert's W only on the tokens that chose it."""
 
     def __init__(self, layer: SharedVW2):
         super().__init__()
@@ -106,7 +106,7 @@ class ChosenOnly(nn.Module):
 
 
 class Folded(nn.Module):
-    """The same layer folded, all experts as one product, in plain operators: what runs where a graph is compiled."""
+    """The same layer folded, with all experts as one product in plain operators, as in a compiled graph."""
 
     def __init__(self, layer: SharedVW2):
         super().__init__()
@@ -131,7 +131,7 @@ def seconds(run, device: str) -> float:
 
 
 def in_turn(works: dict, rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each of `works`, run in turn in every round; the first round warms up."""
+    """Median seconds of each of `works`, which take turns in every round. The first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -140,7 +140,7 @@ def in_turn(works: dict, rounds: int, device: str) -> dict[str, float]:
 
 
 def layer_works(form: str, dim: int, hidden: int, experts: int, batch: int, device: str) -> dict:
-    """What is timed of a layer: "train" and "infer"."""
+    """The timed functions of a layer: "train" and "infer"."""
     torch.manual_seed(0)
     ours = SharedVW2(dim, hidden, experts, MoEConfig()).to(device)
     if form == "ours" and device == "cpu":
@@ -186,7 +186,7 @@ def step_work(form: str, name: str, batch: int, device: str):
 
 
 def compare(works, forms, args: argparse.Namespace) -> dict:
-    """Milliseconds of the forms, and literal over ours for each kind of work."""
+    """Milliseconds of each form, and the ratio of literal to ours for each kind of work."""
     found = {}
     for form in ("ours", *forms):
         found |= works(form)
@@ -197,7 +197,7 @@ def compare(works, forms, args: argparse.Namespace) -> dict:
 
 
 def peak_mb(args: argparse.Namespace, form: str, what: str) -> float:
-    """Peak memory of three runs of one work; on the CPU in a process of its own."""
+    """Peak memory of three runs of one function; on the CPU in its own process."""
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         work_thrice(args, form, what)
@@ -222,7 +222,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS, help="whose whole steps are measured")
+    parser.add_argument(
+        "--models", nargs="*", choices=MODELS, default=MODELS, help="models whose training steps are measured"
+    )
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     parser.add_argument("--memory", nargs=2, metavar=("FORM", "WORK"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -232,7 +234,7 @@ def main() -> None:
         unit = 1 if sys.platform == "darwin" else 1024
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
         return
-    # Memory first: a process begins with the peak of the one that starts it.
+    # Memory first: a process starts with the peak of its parent.
     peaks = {
         what: {f"peak_{form}_mb": round(peak_mb(args, form, what)) for form in ("ours", "literal")}
         for what in (*args.models, *(",".join(map(str, size)) for size in SIZES))

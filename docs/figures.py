@@ -46,13 +46,13 @@ PARTS = {  # a part of a model, and the beginning of its modules' names inside t
 
 
 def part_of(name: str) -> str:
-    """The part of a model that a parameter or module belongs to: the first of PARTS whose words its name begins with."""
+    """The part of a model that a parameter or module belongs to: the first of PARTS with a prefix of its name."""
     inside = re.sub(r"^blocks\.\d+\.", "", name)
     return next(part for part, words in PARTS.items() if inside.startswith(words))
 
 
 def budget(name: str) -> tuple[Counter[str], Counter[str]]:
-    """Parameters and multiply-accumulates of a named model by part, counted as `models/cost.py` counts them."""
+    """Parameters and multiply-accumulates of a named model by part, counted as in `models/cost.py`."""
     model, size = create_model(name, num_classes=CLASSES), MODELS[name].img_size
     parameters: Counter[str] = Counter()
     for path, values in model.named_parameters():
@@ -132,7 +132,7 @@ def budgets_table() -> str:
 
 
 def peers_table() -> str:
-    """Test accuracy of our models and of peers that were given the same time: the study `peers`."""
+    """Test accuracy of our models and of peers with the same training time: the study `peers`."""
     found = json.loads((RESULTS / "peers" / "study.json").read_text())
     rows = []
     for arm in found["arms"]:
@@ -161,7 +161,7 @@ PAGES = ("../README.md", *sorted(path.name for path in HERE.glob("*.md")))
 
 
 def with_tables(page: str) -> str:
-    """The text of a page with its tables as they should be."""
+    """The text of a page with up-to-date tables."""
     text = (HERE / page).read_text()
     if "<!-- results:" in text:
         made = tables(RESULTS)

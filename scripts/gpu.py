@@ -1,10 +1,10 @@
-"""Spends a given number of minutes on a machine with a GPU: tests, speeds, layers, rows of the papers' tables, in this order.
+"""Uses a given number of minutes on a machine with a GPU: tests, speeds, layers, rows of the papers' tables, in this order.
 
     python scripts/gpu.py --minutes 9 --data SETS --out OUT        (make gpu MINUTES=9 DATA=SETS OUT=OUT)
 
-Each step is a process of its own with a time limit, and none stops the next. OUT/STEP.json is a step's result, OUT/STEP.log
-what it printed, OUT/steps.json what became of all of them. The same command again skips the steps that are done and continues
-the rows. No network is needed: wheels of pure Python in wheels/ are put on the path of every step.
+Each step is its own process with a time limit, and a failure does not stop the next step. OUT/STEP.json has a step's result,
+OUT/STEP.log its output, OUT/steps.json the status of all steps. The same command again skips finished steps and continues
+the rows. It needs no network: every step has the pure-Python wheels in wheels/ on its path.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEAST = 10.0  # seconds under which no step is started
-GRACE = 10.0  # seconds from the request to stop, at which a run saves its state, to the end by force
-START = 20.0  # seconds of a row that its own clock does not count: imports before, the last evaluation after
+LEAST = 10.0  # a step starts only if so many seconds are left
+GRACE = 10.0  # seconds between the request to stop, at which a run saves its state, and the kill
+START = 20.0  # seconds of a row beside its own time limit: imports before, the last evaluation after
 SPEEDS = {  # step: flags of `benchmark train`; batch size, augmentation and optimiser are the recipe's
     "mlit-xxs": ("--recipe", "mlit_cifar100", "--model", "mlit_xxs"),
     "vit-xxs": ("--recipe", "mlit_cifar100", "--model", "timm:vit_twin_xxs"),  # timm's ViT, as large as mlit_xxs
@@ -40,8 +40,11 @@ ROWS = ("mlit-xxs-cifar100", "mlit-xs-cifar100", "mlit-s-cifar100", "feather-xxs
 
 @dataclass(frozen=True)
 class Step:
-    """A process. `seconds`: its limit; `until`: seconds after the start of all at which its part of the time is over. In
-    `command`, {minutes} becomes the minutes that the step may count on. `continues`: it is run again in a later call."""
+    """A process. In `command`, {minutes} becomes the minutes that the step has.
+
+    `seconds`: its time limit. `until`: its end, in seconds after the first step's start. `continues`: a later call runs it
+    again.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -52,7 +55,7 @@ class Step:
 
 @dataclass
 class Record:
-    """What became of a step. `status`: done, failed, out of time, or not started."""
+    """The outcome of a step. `status`: done, failed, out of time, or not started."""
 
     name: str
     status: str
@@ -64,7 +67,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where the steps run and how large they are: further flags of each kind. The defaults are a GPU's."""
+    """The size of the steps: more flags for each kind of step. The defaults are for a GPU."""
 
     device: str = "cuda"
     forms: tuple[tuple[str, str], ...] = (("eager", "off"), ("compiled", "reduce-overhead"))
@@ -76,18 +79,18 @@ class Scale:
 
 
 def row_command(row: str, data: Path, out: Path) -> tuple[str, ...]:
-    """Trains a row of the papers' tables under one seed, or continues it."""
+    """Trains a row of the papers' tables with one seed, or continues it."""
     words = ("study", "papers", "--arms", row, "--seeds", "0", "--data", str(data), "--out", str(out / "papers"))
     return ("-m", "feathervit", *words, "--max-minutes", "{minutes}")
 
 
 def plan(minutes: float, out: Path, data: Path | None = None, scale: Scale | None = None) -> list[Step]:
-    """The steps that fill `minutes`, in order, with their limits. Without `data` there are no rows."""
+    """Plans the steps that fill `minutes`, in order, with their limits. Without `data` there are no rows."""
     scale, total = scale or Scale(), 60 * minutes
     on_device = ("--device", scale.device)
     tests = min(90.0, total / 5)
     steps = [Step("tests", ("-m", "pytest", "-v", "-p", "no:cacheprovider", *scale.tests), tests, tests)]
-    for form, mode in scale.forms:  # eager first: it needs no minutes of compilation
+    for form, mode in scale.forms:  # eager first, because it needs no time to compile
         for name, flags in SPEEDS.items():
             words = ("benchmark", "train", *flags, *on_device, "--compile", mode, *scale.speed)
             command = ("-m", "feathervit", *words, "--out", str(out / f"speed-{name}-{form}.json"))
@@ -144,7 +147,7 @@ def _run(step: Step, limit: float, out: Path, environment: dict[str, str]) -> Re
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that what it starts ends with it
+            start_new_session=True,  # so that its child processes end with it
         )
         try:
             status = "failed" if process.wait(limit) else "done"
@@ -156,7 +159,7 @@ def _run(step: Step, limit: float, out: Path, environment: dict[str, str]) -> Re
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Ends the process and all that it started: by a request, then by force."""
+    """Stops the process and its children: first by a request, then by a kill."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             break
@@ -176,7 +179,7 @@ def _write(path: Path, records: list[Record]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, required=True, help="for all steps together")
-    parser.add_argument("--data", type=Path, help="folder with a folder cifar100 in it; without it no row is trained")
+    parser.add_argument("--data", type=Path, help="folder that contains cifar100; without it no row is trained")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; an earlier one is continued")
     parser.add_argument(
         "--wheels", type=Path, default=ROOT / "wheels", help="wheels of packages that are not installed"

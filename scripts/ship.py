@@ -3,9 +3,9 @@
     feathervit train --recipe digits --threads 1 --seed 0 --out runs/digits-0      (and seeds 1, 2)
     python scripts/ship.py mlit_nano.digits runs/digits-0 runs/digits-1 runs/digits-2
 
-Of several runs of one command, under several seeds, the one with the median validation accuracy is taken (of an even number
-the lower of the two, of equals the first); the test pictures choose nothing. Of one run the card says that it is one. Of a
-pre-training run the encoder is taken and the decoder left.
+From several runs of one command with several seeds, it takes the one with the median validation accuracy (of an even number
+the lower of the two middle ones, of equal ones the first). The test images choose nothing. For a single run, the card says
+"one seed". From a pre-training run it takes the encoder only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights:
     save_weights(file, replace(stored, config=public(stored.config), weights=taken))
     if (size := file.stat().st_size) > MOST_BYTES:
         file.unlink()
-        raise SystemExit(f"{name}: {size:,} bytes are too many for the package, at most {MOST_BYTES:,}")
+        raise SystemExit(f"{name}: {size:,} bytes exceed the package's limit of {MOST_BYTES:,}")
     record: dict[str, Any] = {
         "command": f"python scripts/ship.py {name} " + " ".join(run.name for run in runs),
         "commit": commit(),
@@ -70,7 +70,7 @@ def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights:
 
 
 def _median(values: list[float]) -> int:
-    """Which of them is the median."""
+    """The index of the median."""
     return values.index(statistics.median_low(values))
 
 
@@ -84,7 +84,7 @@ def _figures(result: RunResult) -> dict[str, Any]:
 
 
 def card(name: str, record: dict[str, Any], result: RunResult) -> str:
-    """NAME.md: use, data, recipe, seeds, figures, limits, licence."""
+    """Writes the card NAME.md: use, data, recipe, seeds, figures, limits, licence."""
     config, data = result.config, name_of(result.config["data"])
     pretrained = "float16" not in record
     kind = (
@@ -147,12 +147,12 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             "",
             "## Limits",
             "",
-            "Measured on images like those it was trained on; on others it may be worse. "
+            "The figures are for images like the training images; on others the model may be worse. "
             + (
-                "It knows no classes until it is fine-tuned."
+                "It has no classes until it is fine-tuned."
                 if pretrained
-                else "It names one of its classes for any image, also for one that shows none of them. Its probabilities "
-                "are not calibrated."
+                else "It predicts one of its classes for any image, even if the image shows none of them. Its "
+                "probabilities are not calibrated."
             ),
             "",
             "## Licence",

@@ -1,4 +1,4 @@
-"""What many tests share: one thread, a cache folder of their own, small folders of pictures."""
+"""Fixtures of many tests: one thread, a separate cache folder, small folders of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def no_reports():
-    """Drawing takes longer than most runs of the tests; those of the report bring it back."""
+    """Turns reports off: drawing takes longer than most runs of the tests. Tests of the report turn them on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("feathervit.training.train.report_at_end", lambda *_: "no report in tests")
         yield
@@ -25,8 +25,10 @@ def no_reports():
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(request, monkeypatch):
-    """Many tests compare bits, which only the CPU promises: without the mark `gpu` a test sees no accelerator, nor does a
-    command that it starts."""
+    """Hides accelerators from tests without the mark `gpu` and from their commands.
+
+    Many tests compare bits, and only the CPU guarantees equal bits.
+    """
     if request.node.get_closest_marker("gpu") is None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -76,7 +78,7 @@ def arrays():
 
 @pytest.fixture
 def small() -> dict:
-    """Fields that make a small model of ours, 16 px, patch 4, two layers, and leave the pictures as they are."""
+    """Fields of a small model of ours, 16 px, patch 4, two layers, without augmentation."""
     return {
         "augment.crop": "none",
         "augment.flip": "none",

@@ -1,4 +1,4 @@
-"""Checkpoints are hostile until proven otherwise."""
+"""Checkpoints: round trip, damage, and files that other programs wrote."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_header_that_claims_a_huge_tensor(tmp_path):
     path = tmp_path / "huge.safetensors"
     header = json.dumps({"w": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 64)
-    with pytest.raises(CheckpointError, match="damaged or no safetensors"):
+    with pytest.raises(CheckpointError, match="damaged"):
         load_weights(path)
     path.write_bytes(struct.pack("<Q", 1 << 62) + header)
     with pytest.raises(CheckpointError):
@@ -66,7 +66,7 @@ def test_files_that_are_not_ours(tmp_path):
     with pytest.raises(CheckpointError, match="not written by feathervit"):
         load_weights(tmp_path / "other.safetensors")
     torch.save({"w": torch.zeros(2)}, tmp_path / "pickle.safetensors")  # must never be unpickled
-    with pytest.raises(CheckpointError, match="damaged or no safetensors"):
+    with pytest.raises(CheckpointError, match="damaged"):
         load_weights(tmp_path / "pickle.safetensors")
 
 

@@ -396,9 +396,7 @@ def test_a_mistake_found_late_costs_nothing(folder, tmp_path, run):
     assert (out / "best.safetensors").read_bytes() == before
 
 
-def test_the_same_folder_written_otherwise_is_not_evaluated_on_its_training_pictures(
-    folder, tmp_path, run, monkeypatch
-):
+def test_the_same_folder_under_another_path_is_not_evaluated_on_its_training_images(folder, tmp_path, run, monkeypatch):
     monkeypatch.chdir(folder)
     assert run("train", "--data", "train", "--out", tmp_path / "run", "--epochs", 1, *SMALL)[0] == 0
     for place, names in ((folder, ["train/", "../set/train", folder / "train"]), (tmp_path, ["set/train"])):

@@ -1,4 +1,4 @@
-"""Where a run computes and draws."""
+"""The device of a run, and its random generators."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_what_is_drawn_inside_is_not_seen_outside():
 
 @pytest.fixture
 def forked(monkeypatch) -> list:
-    """The devices whose generators were set aside; None: all there are, however many."""
+    """Records the devices whose generators were saved; None means all."""
     found = []
 
     @contextmanager

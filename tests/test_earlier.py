@@ -1,7 +1,7 @@
-"""What version 0.1.0 wrote, at commit 185005e, is still read: a stopped run, its weights, a result.
+"""Files of version 0.1.0, at commit 185005e, can still be read: a stopped run, its weights, a result.
 
-tests/earlier/stopped is `feathervit train --recipe digits` with a small model, stopped after the first of three epochs;
-probabilities.json is what that version's `feathervit.load` said of four test images, result.json what it wrote at the end.
+tests/earlier/stopped is `feathervit train --recipe digits` with a small model, stopped after the first of three epochs.
+That version's `feathervit.load` gave probabilities.json for four test images. result.json is from the end of the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures in README and docs: each is of a result file, or is a paper's, a setting's or a promise's and says so here."""
+"""Figures in README and docs come from result files. Others, as of papers and settings, are listed here with a reason."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ def leaves(value, path: str = ""):
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, list[float]]:
-    """Unit -> all figures of result files: single ones, and mean, least and most of those that stand in one place of the files
-    of one folder."""
+    """Unit -> all figures of result files, and mean, least and most of the figures with one key in the files of a folder."""
     groups: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for path in sorted((ROOT / "results").rglob("*.json")):
         place = path.parent if path.parent != ROOT / "results" else path
@@ -61,7 +60,10 @@ def measured() -> dict[str, list[float]]:
 
 
 def stray(text: str, measured: dict[str, list[float]]) -> set[str]:
-    """Figures of a page that are of no result file. A whole number of % would nearly always be of some: it must be allowed."""
+    """Figures of a page that are in no result file.
+
+    A whole number of % is nearly always in some file by chance, so it counts as stray.
+    """
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     found = set()
     for figure, unit in FIGURE.findall(text):
@@ -74,7 +76,7 @@ def stray(text: str, measured: dict[str, list[float]]) -> set[str]:
 
 def test_no_figure_is_stray(measured):
     found = {(page.name, figure) for page in PAGES for figure in stray(page.read_text(), measured)}
-    assert found == set(ALLOWED)  # one that is gone from its page goes from the list too
+    assert found == set(ALLOWED)  # a figure that left its page must leave the list too
 
 
 def test_a_stray_figure_would_be_found(measured):

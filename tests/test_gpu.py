@@ -44,7 +44,7 @@ def test_the_model_agrees_with_the_cpu():
 
 
 def test_a_run_with_cuda_graphs_is_the_eager_one(arrays, tmp_path, small):
-    """Long enough for graphs of training and resumed once: they are warmed up, recorded and replayed; nothing falls back."""
+    """A run with one resume that warms up, records and replays CUDA graphs, and does not fall back."""
     still = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0}
     arguments = {"data": arrays, "epochs": 80, "device": "cuda", "precision": "float32", **small, **still, "lr": 1e-3}
     text, losses = io.StringIO(), []

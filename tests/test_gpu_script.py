@@ -1,4 +1,4 @@
-"""scripts/gpu.py: what it plans for the minutes it is given, how it runs it, and a whole run on the CPU at toy sizes."""
+"""scripts/gpu.py: its plan for given minutes, how it runs the plan, and a whole run on the CPU at toy sizes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_plan_fills_the_minutes_in_order(script, minutes):
     assert steps[0].seconds <= 90
     ends = [step.until for step in steps]
     assert ends == sorted(ends)
-    assert ends[-1] + script.GRACE <= 60 * minutes  # also where the last run is ended by force
+    assert ends[-1] + script.GRACE <= 60 * minutes  # also if the last run is killed
     assert all(step.seconds <= 120 for step in steps if not step.continues)
 
 
@@ -149,7 +149,7 @@ def test_a_mistake_is_one_line(words, tmp_path):
 
 @pytest.mark.slow  # processes that each import PyTorch
 def test_a_whole_run_on_the_cpu(script, tmp_path):
-    """Steps as planned, at toy sizes: each leaves its result, and a second call continues the row alone."""
+    """Each step leaves its result at toy sizes, and a second call continues only the row."""
     sets, out = tmp_path / "sets", tmp_path / "out"
     for split in ("train", "test"):
         write_pictures(sets / "cifar100" / split, 8, size=32)

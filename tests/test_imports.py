@@ -1,4 +1,4 @@
-"""Imports run one way: down the list of rooms, never up, and no two files import each other."""
+"""Imports run down the list of rooms and never up. No two files import each other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOMS = (
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Dotted name below the package -> file. The package itself, which any room may ask for its version, is not among them."""
+    """Dotted name below the package -> file. It omits the package itself, because any room may import its version."""
     found = {}
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).with_suffix("").parts
@@ -41,7 +41,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imported(name: str, path: Path, known: set[str], package: str) -> Iterator[str]:
-    """The modules of the package that the file imports, at its top or inside its functions; those for type checkers too."""
+    """The modules of the package that a file imports, at its top, inside functions, or for type checkers."""
     here = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -70,7 +70,7 @@ def graph(root: Path) -> dict[str, set[str]]:
 
 
 def violations(imports: dict[str, set[str]], rooms: tuple[str, ...]) -> list[str]:
-    """What breaks the rule: an import up the list, and files that import each other, also by way of others."""
+    """Finds imports up the list, and files that import each other directly or through others."""
     place = {room: i for i, room in enumerate(rooms)}
     found = []
     for name, targets in imports.items():

@@ -1,4 +1,4 @@
-"""The package as it is installed: light to import, quick to help, whole in its wheel."""
+"""The installed package: imports are light, help is fast, and the wheel is complete."""
 
 from __future__ import annotations
 

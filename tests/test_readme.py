@@ -1,4 +1,4 @@
-"""What README and docs say is true: Python runs, commands run or at least parse, figures come from results/."""
+"""README and docs are correct: Python runs, commands run or at least parse, figures come from results/."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from .conftest import write_pictures
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MEASURED = ROOT / "docs" / "measured.md"
-# What a block may be: run, run or parsed, parsed; and for people only, where running needs what a test has not.
+# Kinds of blocks: run, run or parsed, parsed, and for people only (running needs more than a test has).
 LANGUAGES = {"python", "sh", "json"} | {"text", "py"}
-# Commands that are parsed only: they download, take minutes, or have tests of their own.
+# Commands that are only parsed: they download, take minutes, or have other tests.
 HEAVY = re.compile(
     r"^feathervit (demo|benchmark|calibrate|results)|cifar|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) "
     r"|^python benchmarks/"
 )
-QUICK = {  # in trainings that are run here
+QUICK = {  # flags of the trainings that run here
     "--epochs": "1",
     "--arch.depth": "1",
     "--batch-size": "8",
@@ -52,13 +52,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of each line of the page's shell blocks, comments left out."""
+    """The words of each line in the page's shell blocks, without comments."""
     lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def examples(page: Path) -> dict[str, str]:
-    """Blocks of the page that are files, as their first line says: name -> text."""
+    """Blocks of the page that are files, by the name in their first line: name -> text."""
     return {m[1]: text for text in blocks(page, "python") if (m := re.match(r'"""(\w+\.py): ', text))}
 
 
@@ -87,7 +87,7 @@ def test_python_runs(page, number, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_commands_exist(page, tmp_path, monkeypatch):
-    """Every command is one, and the real command line takes all its flags."""
+    """Every command exists, and the real command line accepts all its flags."""
     monkeypatch.chdir(tmp_path)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -108,7 +108,7 @@ def test_commands_exist(page, tmp_path, monkeypatch):
 
 
 def verb_of(words: list[str], page: Path) -> list[str]:
-    """What comes after `feathervit`, whichever way it is called."""
+    """The words after `feathervit`, for each way to call it."""
     if words[0] == "feathervit":
         return words[1:]
     if words[0] == "torchrun":
@@ -130,7 +130,7 @@ def parse(words: list[str]) -> None:
 
 
 def known_flags() -> set[str]:
-    """Every flag of every verb, with those of all kinds of parts."""
+    """Every flag of every verb, for all kinds of parts."""
     names = (
         {field.name for kind, _ in VERBS.values() for field in dataclasses.fields(kind)}
         | set(cli.SHORT)
@@ -180,7 +180,7 @@ def test_a_wrong_command_would_be_found():
     "page", [p for p in PAGES if any(not HEAVY.search(shlex.join(c)) for c in commands(p))], ids=named
 )
 def test_commands_run(page, tmp_path, monkeypatch, capsys):
-    """One after the other, as a reader would: with small pictures, one layer and one epoch."""
+    """Runs the commands in order, as a reader would, with small images, one layer and one epoch."""
     monkeypatch.chdir(tmp_path)
     write_pictures(Path("pets"), 12, classes=("cat", "dog"))
     write_pictures(Path("images"), 4)
@@ -197,7 +197,7 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
     if page.name == "studies.md":
         Path("rates.json").write_text(json.dumps(study_of(page) | {"epochs": 1, "seeds": [0]} | {"fields": FEW}))
     given = [words for words in commands(page) if not HEAVY.search(shlex.join(words))]
-    if not any(shlex.join(words).endswith("--out run") for words in given):  # a page that begins with a trained model
+    if not any(shlex.join(words).endswith("--out run") for words in given):  # a page that starts with a trained model
         given.insert(0, ["feathervit", "train", "--data", "pets", "--out", "run"])
     for words in given:
         rest = [w for word in words for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
@@ -224,12 +224,12 @@ FEW = {"split.train_per_class": 8, "arch.depth": 1}
 
 
 def quickened(words: list[str]) -> list[str]:
-    """A training's words with the values of QUICK, none of them said twice."""
+    """The words of a training command with the values of QUICK, each flag once."""
     if words[0] not in ("train", "pretrain") or {"--resume", "--help"} & set(words):
         return words
     ours = any(word.startswith("timm:") for word in words)
     quick = QUICK
-    if "--minutes" in words:  # in the place of epochs
+    if "--minutes" in words:  # instead of epochs
         quick = {"--minutes": "1e-9"} | {flag: value for flag, value in QUICK.items() if flag != "--epochs"}
     for flag, value in quick.items():
         if flag in words:
@@ -245,7 +245,7 @@ def study_of(page: Path) -> dict:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "json")], ids=named)
 def test_json_is_a_study(page, tmp_path):
-    """A whole one, or members to put into the first of the page in the place of its grid."""
+    """A complete JSON object, or members that replace the grid of the page's first object."""
     whole = study_of(page)
     for text in blocks(page, "json"):
         found = json.loads(text if text.startswith("{") else f"{{{text}}}")
@@ -256,7 +256,7 @@ def test_json_is_a_study(page, tmp_path):
 
 
 def test_the_site_builds(tmp_path):
-    """mkdocs checks links, also those to a heading, and that every page is in the navigation."""
+    """mkdocs checks links, also to headings, and that every page is in the navigation."""
     found = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
         cwd=ROOT,
@@ -283,7 +283,7 @@ def test_tables_are_what_the_code_says(figures):
 
 
 def test_results_hold_no_figure_of_their_own(figures):
-    """All figures of docs/results.md stand in tables that are made, each of which is there."""
+    """All figures of docs/results.md are in generated tables, and each table is in the page."""
     text = (ROOT / "docs" / "results.md").read_text()
     made = re.findall(r"<!-- results: ([\w-]+) -->", text)
     assert set(made) | {"headline"} == set(figures.tables(ROOT / "results"))
@@ -387,7 +387,7 @@ def test_training_speeds_come_from_results():
 
 
 def test_tables_of_studies_come_from_results():
-    """Each is the one that its study.json makes."""
+    """Each table is the one that its study.json gives."""
     kept = sorted((ROOT / "results").glob("*/study.json"))
     assert kept
     for path in kept:

@@ -1,4 +1,4 @@
-"""The recipes: what the folder recipe chooses by the images and why it says so; what papers and their code do."""
+"""The recipes: the choices of the folder recipe and their reasons; the settings of the papers and their code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from feathervit.recipes.folder import adapt
 from feathervit.studies import study
 
 
-def pictures(count: int, size: int, classes=("cat", "dog"), share: float = 0.5):
-    """`count` black pictures of `size` px; `share` of them in the first class."""
+def black_images(count: int, size: int, classes=("cat", "dog"), share: float = 0.5):
+    """`count` black images of `size` px, `share` of them in the first class."""
     labels = np.array([classes[0]] * round(share * count) + [classes[1]] * (count - round(share * count)))
     return np.zeros((count, size, size), np.uint8), labels
 
@@ -39,7 +39,7 @@ def test_names_and_data_sets_of_their_own():
 
 
 def test_mirroring_is_that_of_table_4_on_every_data_set():
-    """Tables 5 and 6 list what deviates, and mirroring is not among it; SVHN's digits are mirrored too."""
+    """Tables 5 and 6 list deviations, and mirroring is not one; so SVHN's digits are mirrored too."""
     of_the_tables = [name for name in RECIPES if name.startswith(("mlit_", "mmlit_"))]
     assert len(of_the_tables) == 9
     assert {recipe(name).augment.flip for name in of_the_tables} == {"random"}
@@ -87,7 +87,7 @@ def test_what_poorvits_moves_leaves_grey_behind():
     )
     beyond = grey != black
     assert beyond.float().mean() > 0.01
-    assert (grey[beyond] == 128).float().mean() > 0.7  # what follows (an inversion, say) changes the rest
+    assert (grey[beyond] == 128).float().mean() > 0.7  # later operations, as an inversion, change the rest
 
 
 @pytest.mark.parametrize(
@@ -95,37 +95,37 @@ def test_what_poorvits_moves_leaves_grey_behind():
     [(8, (32, 8)), (36, (32, 8)), (50, (48, 8)), (72, (64, 8)), (100, (96, 16)), (150, (128, 16)), (300, (160, 16))],
 )
 def test_sizes_are_chosen_by_the_images(size, sizes):
-    config, said = adapted(pictures(20, size))
+    config, said = adapted(black_images(20, size))
     assert (config.img_size, config.patch_size) == sizes
     assert f"img_size {sizes[0]}, patch_size {sizes[1]}: images of {size} px" in said
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(28, (16, 2)), (50, (48, 6)), (72, (64, 8))])
 def test_a_linear_projection_gets_64_patches(size, sizes):
-    config, _ = adapted(pictures(20, size), model="mlit_xxs")
+    config, _ = adapted(black_images(20, size), model="mlit_xxs")
     assert (config.img_size, config.patch_size) == sizes
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(40, 32), (5_000, 64)])
 def test_epochs_and_batch(count, batch_size):
-    config, _ = adapted(pictures(count, 8))
+    config, _ = adapted(black_images(count, 8))
     assert config.batch_size == batch_size
     assert config.optim.warmup_epochs == config.epochs / 20
-    tuned, _ = adapted(pictures(count, 8), start_from="weights.safetensors")
+    tuned, _ = adapted(black_images(count, 8), start_from="weights.safetensors")
     assert tuned.epochs < config.epochs
     assert tuned.optim.layer_decay < 1 == config.optim.layer_decay
 
 
 def test_flips_and_class_weights():
-    config, said = adapted(pictures(40, 8))
+    config, said = adapted(black_images(40, 8))
     assert config.augment.flip == "random"
     assert "--augment.flip none if not" in said
     assert "class-weights" not in said
     for classes in (("3", "7"), ("turn left", "turn right")):
-        config, said = adapted(pictures(40, 8, classes))
+        config, said = adapted(black_images(40, 8, classes))
         assert config.augment.flip == "none"
         assert "left and right may mean something" in said
-    config, said = adapted(pictures(40, 8, share=0.9))
+    config, said = adapted(black_images(40, 8, share=0.9))
     assert "from 4 to 36 images: --loss.class-weights balanced" in said
     assert config.loss.class_weights == "none"  # offered, not taken
 
@@ -147,7 +147,7 @@ def test_flips_and_class_weights():
     ],
 )
 def test_what_is_asked_for_is_left_alone_and_the_rest_goes_with_it(fixed, others):
-    config, said = adapted(pictures(400, 72), **fixed)
+    config, said = adapted(black_images(400, 72), **fixed)
     after = {name: now for name, (_, now) in changed(recipe("folder"), config).items()}
     for name in fixed:
         assert name.replace("__", ".") not in after

@@ -1,4 +1,4 @@
-"""Standard output and error closed, broken or full, as a shell makes them: work goes on, and results are whole or an error."""
+"""Closed, broken and full standard streams, made by a shell: work continues, and results are complete or an error."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def words_of(place: Path, out: Path) -> str:
 
 @pytest.mark.parametrize("ends", [">&- 2>&-", "> /dev/full 2> /dev/full", "| true"])
 def test_training_goes_on(place, tmp_path, ends):
-    """Both closed, on a full disk, and with a reader that is gone: the run is whole and nothing was written into its files."""
+    """Both streams closed, on a full disk, or without a reader: the run is complete, and its files hold no messages."""
     shell(f"{words_of(place, tmp_path / 'run')} {ends}")
     end = time.monotonic() + 120
     while not (tmp_path / "run" / "report.html").exists() and time.monotonic() < end:
@@ -65,7 +65,7 @@ def test_training_goes_on(place, tmp_path, ends):
 
 
 def test_training_does_not_wait_for_a_reader(place, tmp_path):
-    """A pipe that is full and that nobody reads."""
+    """A full pipe that nobody reads."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     with contextlib.suppress(BlockingIOError):
@@ -79,7 +79,7 @@ def test_training_does_not_wait_for_a_reader(place, tmp_path):
 
 
 def test_a_result_is_whole_or_an_error(place):
-    """Standard error closed: nothing of it gets into the output. Standard output on a full disk: an error."""
+    """With standard error closed, its text does not enter the output. Standard output on a full disk is an error."""
     predict = f"{FEATHERVIT} predict {place / 'done'} {place / 'new'} {place / 'pets' / 'flat'}"
     for words in ("--json 2>&-", "--json 2>&1"):
         done = shell(f"{predict} {words}")

@@ -1,4 +1,4 @@
-"""The weights in the package: they load offline, by name, everywhere a checkpoint does, and are what their cards say."""
+"""The weights in the package load offline by name, wherever a checkpoint does, and match their cards."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_digits_are_recognised_as_the_card_says():
     assert all(torch.equal(a, b) for a, b in zip(bare.parameters(), model.parameters(), strict=True))
 
 
-def test_a_colour_picture_is_not_taken_for_rows_of_grey_ones():
+def test_a_colour_image_is_not_read_as_rows_of_grey_ones():
     predictor = feathervit.load("mlit_nano.digits")
     grey = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
     (found,) = predictor.predict(Image.fromarray(grey))
@@ -179,7 +179,7 @@ def test_runs_become_weights_in_the_package(tmp_path, monkeypatch, small):
     assert model.head.weight.shape[0] == 4
     whole = load_weights(tmp_path / "mae").weights["encoder.norm.weight"]
     assert torch.allclose(model.norm.weight, whole, atol=1e-3)
-    assert "knows no classes" in (tmp_path / "weights" / "mlit_nano.mae_toy.md").read_text()
+    assert "fine-tuned" in (tmp_path / "weights" / "mlit_nano.mae_toy.md").read_text()
 
 
 def test_what_comes_with_the_package_is_not_calibrated_in_its_place():

@@ -16,7 +16,7 @@ class ImageConfig:
     fit: Literal["crop", "pad", "stretch"] = "crop"
     """Centre square, pad to a square, or stretch."""
     channels: Annotated[int, Bounds(1, 1024)] | None = None
-    """Channels of the model's input (None: the data set's own, 3 for image files)."""
+    """Channels of the model's input (None: the dataset's own, 3 for image files)."""
     stored_size: Pixels | None = None
     """Side in pixels of the stored training images. None keeps small images of one size as they are, and stores others at
     ceil(1.15 x input)."""
