@@ -167,13 +167,14 @@ class Encoder(TimmContract, nn.Module):
         """Returns tensors from inside a forward pass, by name. It computes and keeps only the named `kinds`.
 
         I counts layers, and J stages, from 0:
-        "patch_embed.residual.J.output", the maps of a residual stem's stages;
-        "embedding" [B, N, D], the input of the first layer;
-        "blocks.I.attention" [B, H, N, N], the attention weights, one row per query;
-        "blocks.I.values" [B, H, N, K], the values that they weight;
-        "blocks.I.gate" [B, N, E], in layers with more than one expert;
-        "blocks.I.output" [B, N, D];
-        "tokens" [B, N, D], the last output after the norm, as `forward_features` returns it.
+
+        - "patch_embed.residual.J.output", the maps of a residual stem's stages;
+        - "embedding" [B, N, D], the input of the first layer;
+        - "blocks.I.attention" [B, H, N, N], the attention weights, one row per query;
+        - "blocks.I.values" [B, H, N, K], the values that they weight;
+        - "blocks.I.gate" [B, N, E], in layers with more than one expert;
+        - "blocks.I.output" [B, N, D];
+        - "tokens" [B, N, D], the last output after the norm, as `forward_features` returns it.
 
         An attention without a method `look` gives no weights. Raises ConfigError in training mode, which draws noise and
         dropout.

@@ -82,15 +82,16 @@ def train(
 ) -> Outcome:
     """Trains a model and returns the outcome.
 
-    `config`: a RunConfig; a recipe's name; the Path of a run folder or config.json, whose settings are taken unchanged; or
-    None for the recipe that fits the data.
-    `data`: a name, a folder, or (images, labels) arrays.
-    `fields`: fields of the configuration by (dotted) name, as in `epochs=3` or `**{"optim.weight_decay": 0.1}`.
-    `minutes`: chooses as many epochs as this machine trains in that time, from steps that are timed before training.
-    A recipe that looks at the images allows at most `AT_MOST_MINUTES` if neither epochs nor minutes are given.
-    `max_minutes`: stops the run after that time; `resume` continues it.
-    `resume`: continues the run in `out`, with more or fewer `epochs` if they are given.
-    `overwrite`: empties `out` first.
+    - `config`: a RunConfig; a recipe's name; the Path of a run folder or config.json, whose settings are taken unchanged;
+      or None for the recipe that fits the data.
+    - `data`: a name, a folder, or (images, labels) arrays.
+    - `fields`: fields of the configuration by (dotted) name, as in `epochs=3` or `**{"optim.weight_decay": 0.1}`.
+    - `minutes`: chooses as many epochs as this machine trains in that time, from steps that are timed before training.
+      A recipe that looks at the images allows at most `AT_MOST_MINUTES` if neither epochs nor minutes are given.
+    - `max_minutes`: stops the run after that time; `resume` continues it.
+    - `resume`: continues the run in `out`, with more or fewer `epochs` if they are given.
+    - `overwrite`: empties `out` first.
+
     Raises FeatherVitError for every error that a user can fix.
     """
     console = console or words_console()
