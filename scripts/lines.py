@@ -1,0 +1,56 @@
+"""Counts lines of code: python scripts/lines.py 185005e HEAD
+
+For each revision it prints the lines of the package and of the tests, as `ruff format` writes them today, without blank
+lines and comments. Docstrings count, and are also shown separately.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tokenize
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("feathervit", "tests")
+LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+
+
+def lines(source: str) -> tuple[int, int]:
+    """Lines that are neither blank nor a comment, and how many of them are docstrings."""
+    held = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in LAYOUT:
+            held.update(range(token.start[0], token.end[0] + 1))
+    text = source.split("\n")
+    held = {number for number in held if text[number - 1].strip()}
+    documented = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            documented.update(range(node.lineno, node.end_lineno + 1))
+    return len(held), len(held & documented)
+
+
+def main(revisions: list[str]) -> None:
+    for revision in revisions or ["HEAD"]:
+        archive = subprocess.run(["git", "-C", ROOT, "archive", revision, *FOLDERS], capture_output=True, check=True)
+        with tempfile.TemporaryDirectory() as place:
+            with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as file:
+                file.extractall(place, filter="data")
+            ruff = [sys.executable, "-m", "ruff", "format", "--quiet", "--config", ROOT / "pyproject.toml", place]
+            subprocess.run(ruff, check=True)
+            for folder in FOLDERS:
+                files = [path.read_text(encoding="utf-8") for path in (Path(place) / folder).rglob("*.py")]
+                counts = [lines(source) for source in files]
+                total, documented = (sum(column) for column in zip(*counts, strict=True))
+                print(
+                    f"{revision:10} {folder:11} {total:7,} lines, {documented:,} of them docstrings, {len(files)} files"
+                )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
