@@ -15,7 +15,7 @@ from pathlib import Path
 from ..config import ReadingConfig
 from ..errors import ConfigError, DataError
 from ..text import shown
-from .names import SPLITS, few, find_splits, same_name, wanted_classes
+from .names import SPLITS, few, find_splits, is_general, same_name, wanted_classes
 from .opening import UNREADABLE
 from .walk import Folder, Skipped, walk
 
@@ -110,18 +110,10 @@ def read_layout(root: Path, reading: ReadingConfig = ReadingConfig(), labelled: 
 
 def _read_guessed(layout: Layout, top: Folder) -> None:
     splits = find_splits(folder.name for folder in top.filled)
-    rest = [folder for folder in top.filled if folder.name not in splits]
-    named = [folder for folder in top.filled if folder.name in splits]
-    if named and rest and (_tell_splits(splits) or any(folder.filled for folder in named)):
-        raise _ambiguous(
-            layout.root,
-            f"{_listed(named)} {'is a split' if len(named) == 1 else 'are splits'} by name, "
-            f"{_listed(rest)} neither a split nor a class of one",
-        )
-    if named and not rest:
-        _take_splits(layout, top, named, splits)
+    if splits and len(splits) == len(top.filled):
+        _take_splits(layout, top, top.filled, splits)
         _note_rest(layout, top)
-    else:  # a class may be called train, as a vehicle is
+    else:
         _take_classes(layout, "train", top, top.filled)
 
 
@@ -139,6 +131,8 @@ def _take_splits(
                 f"{layout.root} has two folders for the split {split!r} ({names}); keep one, or --ignore {own[1].name}"
             )
         for folder in (_unwrapped(folder, through_splits=True) for folder in own):
+            if split != "train" and _wraps_images(folder):
+                folder = folder.filled[0]
             classes = [inner for inner in folder.filled if not wanted or same_name(inner.name) in wanted]
             layout.skipped.add_all("folders that --classes does not name", folder.filled, classes)
             if classes:
@@ -152,6 +146,7 @@ def _take_splits(
 def _take_classes(layout: Layout, split: str, top: Folder, folders: list[Folder], named: bool = False) -> None:
     """`folders` inside `top` as the classes of a split. `named`: the user says that they are."""
     if not named:
+        _refuse_splits_beside(layout.root, folders)
         _refuse_splits_inside(layout.root, folders)
         _check_subfolders(layout, top, folders)
     if folders:
@@ -177,6 +172,16 @@ def _note_rest(layout: Layout, top: Folder) -> None:
             layout.empty.append(folder.path)
 
 
+def _refuse_splits_beside(root: Path, folders: list[Folder]) -> None:
+    """Raises ConfigError where some of the class folders are splits by name. A class may be called train, as a vehicle is."""
+    splits = find_splits(folder.name for folder in folders)
+    named = [folder for folder in folders if folder.name in splits]
+    if named and (_tell_splits(splits) or any(folder.filled for folder in named)):
+        rest = [folder for folder in folders if folder.name not in splits]
+        neither = f", {_listed(rest)} neither a split nor a class of one" if rest else ""
+        raise _ambiguous(root, f"{_listed(named)} {'is a split' if len(named) == 1 else 'are splits'} by name{neither}")
+
+
 def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
     """Raises ConfigError where a class folder holds folders that are splits by name, at any depth."""
     for folder in folders:
@@ -189,18 +194,20 @@ def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
 def _check_subfolders(layout: Layout, top: Folder, folders: list[Folder]) -> None:
     """Raises ConfigError where class folders mostly hold folders of the same names: those may be the classes, or parts.
 
-    One such name is a hint only.
+    One name that all of them hold is a hint only.
     """
     counts = Counter(inner.name for folder in folders for inner in folder.filled)
     same = [name for name, count in counts.items() if count >= max(2, len(folders) / 2)]
-    if len(folders) < 2 or not all(folder.filled for folder in folders) or 2 * len(same) < len(counts):
+    shares = [sum(inner.name in same for inner in folder.filled) / max(1, len(folder.filled)) for folder in folders]
+    if len(folders) < 2 or min(shares) < 0.5:
         return
-    if len(same) > 1:
+    mixed = any(folder.images for folder in folders)
+    if len(same) > 1 or (len(counts) > 1 and not mixed):
         names = few([folder.path for folder in folders], 3)
         raise _ambiguous(
             layout.root, f"{names} all hold the same folders ({few(same, 5)}), which may be classes or splits"
         )
-    if any(folder.images for folder in folders):
+    if mixed:
         layout.hints.append(f"images in the folders {same[0]!r} of the classes are taken with the others")
 
 
@@ -295,6 +302,14 @@ def _unwrapped(folder: Folder, through_splits: bool = False) -> Folder:
         if len(inner.filled) > 1 and not inner.images:
             return inner
     return folder
+
+
+def _wraps_images(folder: Folder) -> bool:
+    """Whether a split holds one folder of images that is no class by its name: test/test/1.jpg, test/images/1.jpg."""
+    if folder.images or len(folder.filled) != 1 or folder.filled[0].filled:
+        return False
+    name = folder.filled[0].name
+    return name == folder.name or is_general(name)
 
 
 def _tell_splits(splits: dict[str, str]) -> bool:

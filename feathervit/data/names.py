@@ -17,7 +17,7 @@ from ..text import shown
 SPLITS = ("train", "val", "test")
 TABLES = (".csv", ".tsv", ".parquet")  # suffixes of tables of labels
 _WORDS = {
-    "train": ("train", "training", "trn"),
+    "train": ("train", "training", "trn", "trainval"),
     "val": ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation"),
     "test": ("test", "testing", "tst"),
 }
@@ -41,6 +41,11 @@ def find_splits(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def is_general(name: str) -> bool:
+    """Whether a name says nothing but that these are the images of some split: "test", "images", "val_data"."""
+    return not _parsed(name)[1]
+
+
 def same_name(name: str) -> str:
     """The name in the one form (Unicode NFC) in which names are compared: file systems differ in how they write é."""
     return unicodedata.normalize("NFC", name)
@@ -60,10 +65,13 @@ def few(names: Sequence[str], most: int = 10) -> str:
 
 
 def _parsed(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """(the split that the name holds, its other words). Digits and words such as "images" count for nothing."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    """(the split that the name holds, its other words). Digits and words such as "images" count for nothing.
+
+    "train_val", the union of both, is train.
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
     words = [word for word in re.split(r"[\W\d_]+", spaced.lower()) if word not in _FILLER]
     matches = [_COMPOUND.fullmatch(word) for word in words]
     splits = [_SPLIT_OF[match[1]] for match in matches if match]
     rest = tuple(word for word, match in zip(words, matches, strict=True) if not match)
-    return (splits[0], rest) if len(splits) == 1 else (None, tuple(words))
+    return (splits[0], rest) if splits in (["train"], ["val"], ["test"], ["train", "val"]) else (None, tuple(words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -28,10 +29,13 @@ TWO = {"train": {"a": 2, "b": 1}}
         ("trainset", "testset", "test"),
         ("seg_train/seg_train", "seg_test/seg_test", "test"),
         ("pets/pets/train", "pets/pets/testing", "test"),
+        ("trainval", "test", "test"),
+        ("train_val", "Test Set", "test"),
+        ("ＴＲＡＩＮ", "Ｖａｌ", "val"),
     ],
 )
 def test_splits_by_many_names(command, tmp_path, train, other, split):
-    counts, line = command.counts(paint(tmp_path / "set", PAIR.format(train, other)))
+    counts, line = command.counts(paint(tmp_path / "set", [name.format(train, other) for name in PAIR.split()]))
     assert counts == TWO | {split: {"a": 1, "b": 1}}
     assert f"train is {train}/" in line and f"{split} is {other}/" in line and "2 classes: a, b" in line
 
@@ -43,6 +47,12 @@ def test_splits_by_many_names(command, tmp_path, train, other, split):
         (PAIR.format("train", "test") + " extra/1.png", ["extra/ (1 images)"]),
         (PAIR.format("part1", "part2"), ["part1/, part2/", "all hold the same folders (a, b)"]),
         (PAIR.format("entrenamiento", "prueba"), ["all hold the same folders"]),
+        ("one/cat/1.png one/dog/2.png two/cat/3.png two/bird/4.png", ["one/, two/", "all hold the same folders (cat)"]),
+        (
+            "train/a/1.png train/b/2.png train/val/a/3.png train/val/b/4.png",
+            ["val/ (2 images) is a split by name, a/ (1 images), b/ (1 images) neither a split nor a class"],
+        ),
+        ("train/train/a/1.png train/train/b/2.png train/test/a/3.png train/test/b/4.png", ["train/ (2 images)", "test/"]),
         ("cat/train/1.png cat/test/2.png dog/train/3.png dog/test/4.png", ["cat/ holds test, train"]),
         ("cat/old/train/1.png cat/old/val/2.png dog/3.png", ["cat/old/ holds train, val"]),
         ("cat/1.png cat/testing/2.png dog/3.png", ["cat/ holds testing"]),
@@ -90,6 +100,10 @@ def test_two_flags_settle_it(command, tmp_path, names, flags, want):
             {"train": {"a": 1, "b": 1}},
             "2 images of test in no class",
         ),
+        *(
+            (f"x_train/a/1.png x_train/b/2.png x_test/{inner}/3.png", {"train": {"a": 1, "b": 1}}, "1 images of test in no")
+            for inner in ("x_test", "test", "images", "Test Data")
+        ),
         ("a/1.png a/deep/2.png b/3.png b/deep/4.png", {"train": {"a": 2, "b": 2}}, "folders 'deep' of the classes"),
         (
             "cat/images/1.png dog/images/2.png labels/1.txt",
@@ -99,7 +113,7 @@ def test_two_flags_settle_it(command, tmp_path, names, flags, want):
     ],
 )
 def test_what_is_clear_is_taken_and_said(command, tmp_path, names, want, said):
-    counts, line = command.counts(paint(tmp_path / "set", names))
+    counts, line = command.counts(paint(tmp_path / "set", re.split(r"(?<=png|txt) ", names)))
     assert counts == want
     assert said in line
 
