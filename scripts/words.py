@@ -42,7 +42,6 @@ EXEMPT = ("scripts/words.py", "tests/test_words.py")  # they hold the banned wor
 UNCLEAN = {  # rooms whose English is not rewritten yet
     "feathervit/benchmark",
     "feathervit/cli",
-    "feathervit/data",
     "feathervit/evaluation",
     "feathervit/export",
     "feathervit/export/page",
@@ -51,7 +50,6 @@ UNCLEAN = {  # rooms whose English is not rewritten yet
     "feathervit/studies",
     "feathervit/studies/library",
     "feathervit/weights",
-    "tests/data",
     "tests/evaluation",
     "tests/export",
     "tests/malformed",

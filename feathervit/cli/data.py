@@ -14,7 +14,7 @@ from .reading import ReadingFlags
 
 @dataclass
 class DataCheck(ReadingFlags):
-    """Look for what is wrong with a data set. Exit status 1 when something must be mended."""
+    """Look for what is wrong with a data set. Exit status 1 when something must be fixed."""
 
     path: Positional[str]
     """A folder, or any other data that `train` takes."""
@@ -33,7 +33,7 @@ def data_check(args: DataCheck, _: dict) -> int:
     else:
         for line in report.lines():
             print(line)
-    return 1 if report.must_mend else 0
+    return 1 if report.must_fix else 0
 
 
 @dataclass

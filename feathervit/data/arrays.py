@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from ..errors import ConfigError, UnknownNameError
-from .cache import FilePictures, stamp
+from .cache import FileImages, stamp
 from .columns import splits_of
-from .given import Array, as_images, as_labels, as_picture, channels_first, stacked
+from .given import Array, as_image, as_images, as_labels, channels_first, stacked
 from .image import Source
-from .imageset import ArrayPictures, Found, Pictures
+from .imageset import ArrayImages, Found, Images
 from .names import SPLITS
 
 Pairs = dict[str, tuple[Array | list[Source | Array], np.ndarray]]
@@ -50,7 +50,7 @@ def find_arrays(source: Any, labelled: bool = True) -> Found:
         if len(images) != len(labels) or not len(images):
             raise ConfigError(f"{split}: {len(images)} images and {len(labels)} labels; one label per image is needed")
         index = np.array([place[value] for value in labels.tolist()], dtype=np.int64)
-        splits[split] = _pictures(split, images, index)
+        splits[split] = _images(split, images, index)
     return Found("arrays", tuple(map(str, values)), splits, dict.fromkeys(splits, "arrays"))
 
 
@@ -71,13 +71,13 @@ def _axes(given: Any) -> int:
         return 0
 
 
-def _pictures(split: str, images: Array | list[Source | Array], labels: np.ndarray) -> Pictures:
+def _images(split: str, images: Array | list[Source | Array], labels: np.ndarray) -> Images:
     names = [f"arrays/{split}[{i}]" for i in range(len(images))]
     if not isinstance(images, list):
-        return ArrayPictures(channels_first(images), labels, names)
-    items = [as_picture(x) if isinstance(x, (np.ndarray, torch.Tensor)) else x for x in images]
+        return ArrayImages(channels_first(images), labels, names)
+    items = [as_image(x) if isinstance(x, (np.ndarray, torch.Tensor)) else x for x in images]
     sources = [str(x) if isinstance(x, Path) else name for x, name in zip(items, names, strict=True)]
-    return FilePictures(items, labels, sources, [_stamp(item) for item in items], os.getcwd())
+    return FileImages(items, labels, sources, [_stamp(item) for item in items], os.getcwd())
 
 
 def _stamp(item: Source) -> str:

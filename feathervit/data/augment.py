@@ -229,7 +229,7 @@ def _parts(values: int, batch: int, threads: int) -> list[slice]:
 
 
 def first_flip(indices_B: Tensor, seed: int) -> Tensor:
-    """Alternating flip in the first epoch, bool [B]: a fair coin for each (seed, image), whatever batch it comes in.
+    """Alternating flip in the first epoch, bool [B]: a fair coin for each (seed, image), in any batch.
 
     The coin is a bit of splitmix64 (Steele et al. 2014) of the image's number.
     """

@@ -1,4 +1,4 @@
-"""Picture files, decoded once: in parallel, straight into one .npy file that is memory-mapped ever after.
+"""Image files, decoded once: in parallel, straight into one .npy file that is memory-mapped ever after.
 
 Threads do the work: they need no guard in the user's script, start at once, and PIL and torch let go of the interpreter
 while they decode (benchmarks/decode.py). A file is written under a temporary name, synced and renamed, and a small JSON
@@ -31,19 +31,19 @@ import torch
 from ..errors import DataError
 from ..files import cache_folder
 from .depth import is_deep
-from .image import Fit, PictureError, header, quiet, to_stored, values_in
+from .image import Fit, ImageError, header, quiet, to_stored, values_in
 from .imageset import NATIVE_LIMIT, Progress, Scan, Values, pixel_digest, text_digest
 from .opening import MAX_GIB, Source
 
 _FORMAT = 3  # raise it when the same file would be decoded to other pixels
-_CHUNK = 16  # pictures a task
+_CHUNK = 16  # images a task
 Form = tuple[
     int, int, Fit, float | None, float
 ]  # size, channels, fit, scale, max_gib: how `to_stored` is asked for pixels
 
 
 def clear_cache() -> int:
-    """Remove every decoded picture and unpacked archive; downloaded data sets stay. Returns the number of bytes freed."""
+    """Remove every decoded image and unpacked archive; downloaded data sets stay. Returns the number of bytes freed."""
     freed = 0
     for folder in (_decoded_folder(), cache_folder() / "unpacked"):
         freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -57,11 +57,11 @@ def stamp(stat: os.stat_result) -> str:
 
 
 @dataclass(eq=False)
-class FilePictures:
-    """Pictures in files (or whatever `to_stored` opens), decoded through the cache.
+class FileImages:
+    """Images in files (or anything else that `to_stored` opens), decoded through the cache.
 
-    `stamps` holds a text for each that changes when its bytes may have (see `stamp`). `root` tells data sets apart.
-    `scale`: the value that is white in pictures of more than 8 bits. `max_gib`: the memory that one may take when decoded.
+    `stamps` holds a text for each that changes when its bytes may have (see `stamp`). `root` distinguishes data sets.
+    `scale`: the value that is white in images of more than 8 bits. `max_gib`: the memory that one may take when decoded.
     """
 
     items: Sequence[Source]
@@ -72,11 +72,11 @@ class FilePictures:
     scale: float | None = None
     max_gib: float = MAX_GIB
 
-    def subset(self, indices: np.ndarray) -> FilePictures:
+    def subset(self, indices: np.ndarray) -> FileImages:
         items, sources, stamps = ([part[i] for i in indices] for part in (self.items, self.sources, self.stamps))
         return replace(self, items=items, labels=self.labels[indices], sources=sources, stamps=stamps)
 
-    def at_scale(self, scale: float | None) -> FilePictures:
+    def at_scale(self, scale: float | None) -> FileImages:
         return replace(self, scale=scale)
 
     def native_side(self) -> int | None:
@@ -109,8 +109,8 @@ class FilePictures:
     def _native_side(self) -> int | None:
         side = None
         with quiet():
-            for item in self.items:  # ends at the first picture that breaks the rule
-                with suppress(PictureError):
+            for item in self.items:  # ends at the first image that breaks the rule
+                with suppress(ImageError):
                     width, height, _ = header(item)
                     if width != height or width > NATIVE_LIMIT or width != (side or width):
                         return None
@@ -121,13 +121,13 @@ class FilePictures:
         with quiet(), ThreadPoolExecutor(workers()) as pool:
             headers = [found for found in pool.map(_header_or_none, self.items) if found]
         if not headers:
-            raise DataError(f"{self.root}: none of the {len(self.items)} pictures can be read")
+            raise DataError(f"{self.root}: none of the {len(self.items)} images can be read")
         sizes = {(width, height) for width, height, _ in headers}
         short = int(statistics.median_low(min(width, height) for width, height, _ in headers))
         return Scan(next(iter(sizes)) if len(sizes) == 1 else None, short, dict(Counter(m for *_, m in headers)))
 
     def _remembered(self, what: str, work: Callable[[], Any]) -> Any:
-        """`work()`, kept beside the decoded pictures: reading fifty thousand headers takes seconds."""
+        """`work()`, kept beside the decoded images: reading fifty thousand headers takes seconds."""
         path = _decoded_folder() / f"{self._key()}.{what}.json"
         with suppress(OSError, ValueError, KeyError, TypeError):
             return json.loads(path.read_text())["found"]
@@ -138,7 +138,7 @@ class FilePictures:
 
 
 def look(items: Sequence[Source], max_gib: float = MAX_GIB) -> Values:
-    """What those of the pictures hold that have more than 8 bits per channel and can be read."""
+    """What those of the images hold that have more than 8 bits per channel and can be read."""
     tops: dict[str, list[float]] = {}
     least = 0.0
     with quiet(), ThreadPoolExecutor(workers()) as pool:
@@ -149,7 +149,7 @@ def look(items: Sequence[Source], max_gib: float = MAX_GIB) -> Values:
 
 
 def drop_outdated(root: str) -> list[str]:
-    """Removes what is known of the pictures below `root` where a file's content has changed and its stamp has not, as on file
+    """Removes what is known of the images below `root` where a file's content has changed and its stamp has not, as on file
     systems that keep neither inodes nor change times. Returns the sources of such files."""
     changed: dict[str, bool] = {}
     known = []
@@ -197,7 +197,7 @@ def decode(
         _build(base, items, form, progress, about or {})
     if stored := _read(base):
         return stored
-    raise DataError(f"the decoded pictures in {base.parent} were removed or damaged while they were read; try again")
+    raise DataError(f"the decoded images in {base.parent} were removed or damaged while they were read; try again")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def workers() -> int:
 
 
 def _header_or_none(item: Source) -> tuple[int, int, str] | None:
-    with suppress(PictureError):
+    with suppress(ImageError):
         return header(item)
     return None
 
@@ -231,13 +231,13 @@ def _content(item: Source) -> str:
 
 
 def _values_or_none(item: Source, max_gib: float) -> tuple[str, float, float] | None:
-    with suppress(PictureError):
+    with suppress(ImageError):
         return values_in(item, max_gib)
     return None
 
 
 def _readable(item: Source, form: Form) -> bool:
-    with suppress(PictureError), quiet():
+    with suppress(ImageError), quiet():
         to_stored(item, *form)
         return True
     return False
@@ -284,7 +284,7 @@ def _fill(
             try:
                 contents[i] = _content(items[i])
                 pixels = to_stored(items[i], *form).numpy()
-            except PictureError as error:
+            except ImageError as error:
                 bad.append((i, error.why))
                 continue
             with lock:  # written, not mapped: a full disk is then an error and not a killed process
@@ -303,7 +303,7 @@ def _fill(
     finally:
         torch.set_num_threads(threads)
     if len(skipped) == len(items):
-        raise DataError(f"none of the {len(items)} pictures can be read; the first: {skipped[0][1]}")
+        raise DataError(f"none of the {len(items)} images can be read; the first: {skipped[0][1]}")
     if skipped:
         _close_gaps(file, start, row, {i for i, _ in skipped}, len(items))
         _write_header(file, len(items) - len(skipped), channels, size)
@@ -361,6 +361,6 @@ def _explained(folder: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise DataError(
-            f"cannot write decoded pictures to {folder}: {why}; {needed / 1e6:.0f} MB are needed there"
+            f"cannot write decoded images to {folder}: {why}; {needed / 1e6:.0f} MB are needed there"
             " (set FEATHERVIT_CACHE to another folder, or free some with `feathervit data cache --clear`)"
         ) from error

@@ -1,6 +1,6 @@
 """The data doctor: what is wrong with a data set, found as training finds it, and what is only worth knowing.
 
-Every picture is decoded whole, so a file that breaks off is found even where its header is sound. Two pictures are the
+Every image is decoded whole, so a file that breaks off is found even where its header is sound. Two images are the
 same when their pixels are, however they are encoded.
 """
 
@@ -19,16 +19,16 @@ from ..config import ReadingConfig
 from ..errors import DataError
 from ..files import expanded
 from ..text import shown
-from .cache import FilePictures, drop_outdated, workers
+from .cache import FileImages, drop_outdated, workers
 from .damage import UNGUARDED
 from .finding import locate
 from .groups import across_splits, groups_by_pattern, suggested
-from .image import PictureError, Source, examined, header, quiet
-from .imageset import Found, Pictures, Progress, Values, pixel_digest
+from .image import ImageError, Source, examined, header, quiet
+from .imageset import Found, Images, Progress, Values, pixel_digest
 from .scale import faults, find_scale, merged, too_dark
 from .scale import found as said_of
 
-_FEW = 10  # pictures: a class with fewer is named
+_FEW = 10  # images: a class with fewer is named
 _TRUNCATED = ("truncated", "premature", "unexpected end", "broken data stream", "eof")
 _NO_BYTES = "no bytes"
 _SHOWN = 10  # names a line of the report for people
@@ -59,7 +59,7 @@ class Report:
     empty_classes: list[str] = field(default_factory=list)
     outside_classes: list[str] = field(default_factory=list)
     lost_classes: dict[str, str] = field(default_factory=dict)
-    not_pictures: list[str] = field(default_factory=list)
+    not_images: list[str] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     across_splits: list[list[str]] = field(default_factory=list)
     two_labels: list[list[str]] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Report:
         return self.labelled and len(_training(self.counts)) < 2
 
     @property
-    def must_mend(self) -> bool:
+    def must_fix(self) -> bool:
         """Whether training would stop, or its figures would mislead."""
         broken = self.unreadable or self.truncated or self.empty
         mixed = self.lost_classes or self.across_splits or self.not_in_train or self.groups_in_splits
@@ -91,27 +91,27 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self) | {"one_class": self.one_class, "must_mend": self.must_mend}
+        return asdict(self) | {"one_class": self.one_class, "must_fix": self.must_fix}
 
     def lines(self) -> list[str]:
-        """For people: counts first, then what must be mended, then what is worth knowing."""
+        """For people: counts first, then what must be fixed, then what is worth knowing."""
         out = [shown(self.path), *(f"  {note}" for note in self.notes)]
         for split, by_class in self.counts.items():
             classes = f" in {len(by_class)} classes" if self.labelled else ""
-            out.append(f"  {split}: {sum(by_class.values()):,} pictures{classes}")
+            out.append(f"  {split}: {sum(by_class.values()):,} images{classes}")
         for side, (low, middle, high) in self.sizes.items():
             out.append(f"  {side}: {low} to {high} px, median {middle}")
         if self.modes:
             out.append("  modes: " + ", ".join(f"{mode} {n:,}" for mode, n in self.modes.items()))
         out += [f"  values: {line}" for line in self.values]
-        mend = [
+        fix = [
             *_listed("unreadable", [f"{name} ({why})" for name, why in self.unreadable.items()]),
             *_listed("truncated", list(self.truncated)),
             *_listed("empty files", self.empty),
             *_listed(
                 "class folders with no image that is read here", [f"{n} ({k})" for n, k in self.lost_classes.items()]
             ),
-            *_listed("same picture in several splits", [" = ".join(group) for group in self.across_splits]),
+            *_listed("same image in several splits", [" = ".join(group) for group in self.across_splits]),
             *_listed(
                 "classes missing from train", [f"{name} ({', '.join(s)})" for name, s in self.not_in_train.items()]
             ),
@@ -125,20 +125,20 @@ class Report:
             *self.warnings,
             *_listed("perhaps damaged", [f"{name} ({why})" for name, why in self.doubtful.items()]),
             *_listed("changed since they were decoded (to be decoded again)", self.outdated),
-            *_listed("same picture under two labels", [" = ".join(group) for group in self.two_labels]),
-            *_listed("same picture twice in a split", [" = ".join(group) for group in self.duplicates]),
-            *_listed(f"classes under {_FEW} pictures", [f"{name} ({n})" for name, n in self.small_classes.items()]),
-            *_listed("class folders without pictures", self.empty_classes),
-            *_listed("pictures outside the class folders", self.outside_classes),
-            *_listed("files that are no pictures", self.not_pictures),
+            *_listed("same image under two labels", [" = ".join(group) for group in self.two_labels]),
+            *_listed("same image twice in a split", [" = ".join(group) for group in self.duplicates]),
+            *_listed(f"classes under {_FEW} images", [f"{name} ({n})" for name, n in self.small_classes.items()]),
+            *_listed("class folders without images", self.empty_classes),
+            *_listed("images outside the class folders", self.outside_classes),
+            *_listed("files that are no images", self.not_images),
         ]
         if self.suggested_groups:
             know.append(self.suggested_groups)
         if self.imbalance >= 3:
-            know.append(f"imbalance: the largest class has {self.imbalance:.1f} times the pictures of the smallest")
+            know.append(f"imbalance: the largest class has {self.imbalance:.1f} times the images of the smallest")
         cannot = "; ".join(f"{kind}: {what}" for kind, what in self.unguarded.items())
         out += [f"  damage that cannot be found: {cannot}"] if cannot else []
-        out += ["must be mended:", *(f"  {line}" for line in mend)] if mend else ["nothing must be mended"]
+        out += ["must be fixed:", *(f"  {line}" for line in fix)] if fix else ["nothing must be fixed"]
         return out + (["worth knowing:", *(f"  {line}" for line in know)] if know else [])
 
 
@@ -159,7 +159,7 @@ def check_data(
     if found.layout:  # of a folder
         report.empty_classes = sorted(found.layout.empty)
         report.lost_classes = found.layout.lost
-        report.outside_classes, report.not_pictures = found.layout.loose, found.layout.others
+        report.outside_classes, report.not_images = found.layout.loose, found.layout.others
     names = [
         (split, found.class_names[label] if labelled else "", source)
         for split, images in found.splits.items()
@@ -208,7 +208,7 @@ Seen = tuple[int, int, str, str, int, str | None, str | None] | str
 def _find_scale(report: Report, found: Found) -> Values:
     """What images of more than 8 bits hold, once what is known of outdated files is removed; the report says it."""
     for images in found.splits.values():
-        if isinstance(images, FilePictures):
+        if isinstance(images, FileImages):
             report.outdated += drop_outdated(images.root)
     values = merged(images.values() for images in found.splits.values())
     try:
@@ -231,8 +231,8 @@ def _examine(found: Found, scale: float | None, progress: Progress | None) -> li
     return out
 
 
-def _seen(images: Pictures) -> Iterator[Seen]:
-    if isinstance(images, FilePictures):
+def _seen(images: Images) -> Iterator[Seen]:
+    if isinstance(images, FileImages):
         with quiet(), ThreadPoolExecutor(workers()) as pool:
             yield from pool.map(partial(_look, scale=images.scale, max_gib=images.max_gib), images.items)
     else:
@@ -248,13 +248,13 @@ def _look(item: Source, scale: float | None, max_gib: float) -> Seen:
         width, height, mode = header(item)
         with examined(item, 3, scale, max_gib) as (x_CHW, kind, doubted):
             return width, height, mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), kind, doubted
-    except PictureError as error:
+    except ImageError as error:
         return error.why
 
 
 def _suggested(found: Found) -> str:
     """What the paths of a data set say of groups that its splits may tear apart; "" where they say nothing."""
-    parts = {split: images for split, images in found.splits.items() if isinstance(images, FilePictures)}
+    parts = {split: images for split, images in found.splits.items() if isinstance(images, FileImages)}
     sources = [source for images in parts.values() for source in images.sources]
     labels = [label for images in parts.values() for label in images.labels.tolist()]
     if not (guess := suggested(sources, labels)):

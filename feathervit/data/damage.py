@@ -40,7 +40,7 @@ _LARGE = 2_000_000  # pixels above which the comparison is made at a half: most 
 
 
 def fault(data: bytes, image: Image.Image) -> str | None:
-    """What is wrong with a file that was decoded without an error, or None. `data`: its bytes; `image`: decoded, of whatever
+    """What is wrong with a file that was decoded without an error, or None. `data`: its bytes; `image`: decoded, of any
     size."""
     kind = image.format
     if kind in ("JPEG", "MPO"):

@@ -13,7 +13,7 @@ from ..errors import ConfigError, DataError, UnknownNameError
 from ..files import expanded
 from .archive import is_archive, unpack
 from .arrays import find_arrays
-from .cache import FilePictures
+from .cache import FileImages
 from .folders import check_exists, find_folder
 from .groups import across_splits, groups_by_pattern
 from .hub import find_hub
@@ -54,10 +54,10 @@ def locate(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingC
     """
     found = _located(source, labelled, reading)
     for images in found.splits.values():
-        if isinstance(images, FilePictures):
+        if isinstance(images, FileImages):
             images.max_gib = reading.max_image_gib
     if reading.groups and not found.groups:
-        if not any(isinstance(images, FilePictures) for images in found.splits.values()):
+        if not any(isinstance(images, FileImages) for images in found.splits.values()):
             raise ConfigError(f"--groups has no effect on {found.name}: its images have no paths")
         groups = {split: groups_by_pattern(reading.groups, images.sources) for split, images in found.splits.items()}
         found = replace(found, groups=groups)

@@ -10,7 +10,7 @@ import numpy as np
 from ..config import ReadingConfig
 from ..errors import DataError
 from ..files import expanded
-from .cache import FilePictures, stamp
+from .cache import FileImages, stamp
 from .imageset import Found
 from .layout import KNOWN, Part, read_layout
 from .names import TABLES
@@ -58,14 +58,14 @@ def check_exists(root: Path, hint: str = "") -> Path:
     parent = root.parent
     beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(root.name, beside, n=3, cutoff=0.5)
-    mend = f"; did you mean {' or '.join(str(parent / n) for n in near)}?" if near else hint
-    raise DataError(f"no folder {root}{mend}")
+    advice = f"; did you mean {' or '.join(str(parent / n) for n in near)}?" if near else hint
+    raise DataError(f"no folder {root}{advice}")
 
 
-def _images(root: Path, part: Part, class_names: tuple[str, ...]) -> FilePictures:
+def _images(root: Path, part: Part, class_names: tuple[str, ...]) -> FileImages:
     place = {name: i for i, name in enumerate(class_names)}
     files = [(place[name], relative, stat) for name, group in sorted(part.classes.items()) for relative, stat in group]
-    return FilePictures(
+    return FileImages(
         items=[root / relative for _, relative, _ in files],
         labels=np.array([label for label, _, _ in files], dtype=np.int64),
         sources=[relative for _, relative, _ in files],

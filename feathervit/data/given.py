@@ -100,7 +100,7 @@ def channel_axis(shape: tuple[int, ...], channels: int | None = None) -> int:
             f"in images of shape {list(shape)} the channels may be first or last; give PIL images, or images of another size"
         )
     if could == (False, False):
-        wanted = _wanted(channels) if channels else "cannot tell where the channels are"
+        wanted = _wanted(channels) if channels else "cannot find the channels"
         raise ConfigError(f"{wanted}: got images of shape {list(shape)}; give [N, H, W, C] or [N, C, H, W]")
     return -3 if could[0] else -1
 
@@ -136,7 +136,7 @@ def one_or_more(x: Array, channels: int) -> torch.Tensor:
     return x.movedim(channel_axis(tuple(x.shape), channels), -3)
 
 
-def as_picture(x: Array) -> Image.Image:
+def as_image(x: Array) -> Image.Image:
     """One image, uint8 [H, W], [H, W, C] or [C, H, W], grey or RGB. Raises ConfigError."""
     x = _levels(x)
     if x.ndim == 3:
@@ -164,7 +164,7 @@ def _plain(given: Any, what: str) -> Any:
     ):
         try:
             given = np.asarray(given)
-        except Exception as error:  # whatever the library that it is of raises
+        except Exception as error:  # libraries raise what they like
             raise ConfigError(f"{what} of type {type(given).__name__} are no array: {error}") from error
     if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind == "S":
         return [os.fsdecode(x) for x in given.tolist()]
@@ -197,8 +197,8 @@ def _element(item: Any, what: str) -> Source | Array:
         item = item.detach().cpu().numpy()
     try:
         x = np.asarray(item)
-    except Exception as error:  # a ragged list, or whatever the item's own type raises
-        raise ConfigError(f"{what} is no image: {error}") from error
+    except Exception as error:  # a ragged list, or an error of the item's own type
+        raise ConfigError(f"{what} is not an image: {error}") from error
     if x.dtype.kind not in "biuf" or x.ndim < 2:
         raise ConfigError(
             f"{what} must be a path, bytes, an open file, a PIL image or an array, got {type(item).__name__}"

@@ -16,7 +16,7 @@ import numpy as np
 from ..config import ReadingConfig
 from ..errors import ConfigError, DataError
 from ..files import expanded
-from .cache import FilePictures
+from .cache import FileImages
 from .columns import LABELS, choose_column, index_labels, plain, splits_of
 from .image import Source
 from .imageset import Found
@@ -60,7 +60,7 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
         sources = [f"{split}[{i}]" for i in rows]
         # The fingerprint of `datasets` changes with the data, so that each image needs no stamp of its own.
         root = f"{where} {part._fingerprint}"
-        splits[split] = FilePictures(_Column(part, image, rows), labels.index[split], sources, [""] * len(rows), root)
+        splits[split] = FileImages(_Column(part, image, rows), labels.index[split], sources, [""] * len(rows), root)
     taken = ", ".join(f"{split} is {names[split]}" for split in splits)
     columns = f"images in the column {image}" + (f", labels in the column {label}" if label else "")
     skipped = [f"split {own} ({len(part)} images)" for own, part in loaded.items() if own not in names.values()]

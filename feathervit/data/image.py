@@ -1,9 +1,9 @@
-"""The one way from a picture to pixels, for training, evaluation, prediction, export and the browser alike.
+"""The one way from an image to pixels, for training, evaluation, prediction, export and the browser alike.
 
 Open (first frame, upright by EXIF, grey or RGB, scaled to 8 bits, transparency over white), make square, resize once (float32
 bilinear with antialiasing, rounded), normalise. A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8
 (libjpeg's scaled decoding), never below twice the size asked for; its square is then cut at fractions of the decoded
-pixels, so that it is the same part of the picture. Memory is bounded: the pictures that are being decoded at one moment,
+pixels, so that it is the same part of the image. Memory is bounded: the images that are being decoded at one moment,
 in all threads, share a budget of pixels.
 """
 
@@ -49,22 +49,20 @@ _MIRRORED = {
 }  # x, y
 
 
-class PictureError(DataError):
-    """A picture that cannot be read; `why` is the reason without the name."""
+class ImageError(DataError):
+    """An image that cannot be read; `why` is the reason without the name."""
 
     def __init__(self, source: Source, why: str):
-        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a picture"
+        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "an image"
         super().__init__(f"cannot read {name}: {why}")
         self.why = why
 
 
-def open_picture(
-    source: Source, channels: int = 3, scale: float | None = None, max_gib: float = MAX_GIB
-) -> torch.Tensor:
-    """A whole picture as uint8 [channels, H, W], upright.
+def open_image(source: Source, channels: int = 3, scale: float | None = None, max_gib: float = MAX_GIB) -> torch.Tensor:
+    """A whole image as uint8 [channels, H, W], upright.
 
     source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). scale: the value that is white in
-    images of more than 8 bits (see depth.py). max_gib: the memory it may take when decoded. Raises PictureError, one line that
+    images of more than 8 bits (see depth.py). max_gib: the memory it may take when decoded. Raises ImageError, one line that
     names the file and says why.
     """
     with _decoding(source, channels, scale=scale, max_gib=max_gib) as (image, *_):
@@ -75,7 +73,7 @@ def open_picture(
 def examined(
     source: Source, channels: int, scale: float | None = None, max_gib: float = MAX_GIB
 ) -> Iterator[tuple[torch.Tensor, str | None, str | None]]:
-    """`open_picture` for use in threads, with PIL's name of the format and what may be wrong with the file (damage.py): the
+    """`open_image` for use in threads, with PIL's name of the format and what may be wrong with the file (damage.py): the
     pixels count against the budget until the block ends. A JPEG that is too large for `max_gib` is decoded at a fraction."""
     with _decoding(source, channels, scale=scale, thorough=True, max_gib=max_gib) as (image, _, kind, doubted):
         yield _pixels(image, channels), kind, doubted
@@ -102,9 +100,9 @@ def _decoding(
 ) -> Iterator[_Decoded]:
     """The image, decoded. `at_least`: both sides may shrink to no less than this while a JPEG is decoded. `thorough`: also seek
     what is only to be doubted. Its pixels count against the budget until the block ends. What goes wrong inside is a
-    PictureError."""
+    ImageError."""
     if channels not in (1, 3):
-        raise DataError(f"picture files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
+        raise DataError(f"image files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
     try:
         with opened(source) as image:
             size = image.size
@@ -113,7 +111,7 @@ def _decoding(
             elif thorough and decoded_bytes(image, size) > max_gib * 2**30:
                 image.draft(None, (size[0] // 8, size[1] // 8))
             refuse_large(image, size, fit == "pad", max_gib)
-            # A progressive JPEG keeps the coefficients of the whole picture, whatever the scale it is decoded at.
+            # A progressive JPEG keeps the coefficients of the whole image at any scale.
             whole = size[0] * size[1] if "progressive" in image.info else image.width * image.height
             with budget.share(whole):
                 mode = file_mode(image)
@@ -125,7 +123,7 @@ def _decoding(
                 image = _in_eight_bits(image, mode, source, scale) if is_deep(mode) else image
                 yield _Decoded(image, size, kind, doubted)
     except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
-        raise PictureError(source, reason(error, source)) from error
+        raise ImageError(source, reason(error, source)) from error
 
 
 def to_stored(
@@ -136,7 +134,7 @@ def to_stored(
     scale: float | None = None,
     max_gib: float = MAX_GIB,
 ) -> torch.Tensor:
-    """A picture as uint8 [channels, size, size]: `open_picture`, `fit_square`, `resize`. size None: no resize.
+    """An image as uint8 [channels, size, size]: `open_image`, `fit_square`, `resize`. size None: no resize.
 
     Training (at its stored size), evaluation and prediction (at the model's size) all come through here.
     """
@@ -170,7 +168,7 @@ def resize(x: torch.Tensor, size: int) -> torch.Tensor:
     if x.shape[-2:] == (size, size):
         return x.contiguous()
     planes_NHW = x.reshape(-1, *x.shape[-2:])
-    # In pieces of at most 16 million pixels: float32 of a large picture or set would be most of the memory.
+    # In pieces of at most 16 million pixels: float32 of a large image or set would be most of the memory.
     pieces = planes_NHW.split(max(1, (1 << 24) // (x.shape[-2] * x.shape[-1])))
     out_NHW = torch.cat([_interpolate(piece, size) for piece in pieces])
     return out_NHW.reshape(*x.shape[:-2], size, size)
@@ -192,21 +190,21 @@ def _constants(
 
 
 def as_input(x: torch.Tensor, config: RunConfig) -> torch.Tensor:
-    """Stored pictures, uint8 [B, C, R, R], as the model takes them: float32 [B, C, S, S], resized and normalised."""
+    """Stored images, uint8 [B, C, R, R], as the model takes them: float32 [B, C, S, S], resized and normalised."""
     return normalise(resize(x, config.img_size), config.images.mean, config.images.std)
 
 
 def header(source: Source) -> tuple[int, int, str]:
-    """(width, height, `file_mode`) from a file's header, nothing decoded, not turned by EXIF. Raises PictureError."""
+    """(width, height, `file_mode`) from a file's header, nothing decoded, not turned by EXIF. Raises ImageError."""
     try:
         with opened(source) as image:
             return image.width, image.height, file_mode(image)
     except Exception as error:
-        raise PictureError(source, reason(error, source)) from error
+        raise ImageError(source, reason(error, source)) from error
 
 
 def values_in(source: Source, max_gib: float = MAX_GIB) -> tuple[str, float, float] | None:
-    """What a file of more than 8 bits per channel holds (see `value_range`); None for 8 bits. Raises PictureError."""
+    """What a file of more than 8 bits per channel holds (see `value_range`); None for 8 bits. Raises ImageError."""
     if not is_deep(header(source)[2]):
         return None
     try:
@@ -216,12 +214,12 @@ def values_in(source: Source, max_gib: float = MAX_GIB) -> tuple[str, float, flo
             image.load()
             return value_range(_deep_values(image, mode, source), mode)
     except Exception as error:
-        raise PictureError(source, reason(error, source)) from error
+        raise ImageError(source, reason(error, source)) from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """PIL's warnings (odd EXIF, large pictures) unseen. Filters are global: enter before threads start."""
+    """PIL's warnings (odd EXIF, large images) unseen. Filters are global: enter before threads start."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
@@ -252,13 +250,13 @@ def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channel
     sides = np.array(full)
     extent = sides if fit == "stretch" else np.full(2, max(full) if fit == "pad" else min(full))
     spare = sides - extent  # below 0 for "pad"
-    before = np.trunc(spare / 2)  # an odd pixel goes to the right or the bottom of the upright picture
+    before = np.trunc(spare / 2)  # an odd pixel goes to the right or the bottom of the upright image
     before = np.where(_MIRRORED.get(orientation, (False, False)), spare - before, before)
     first = before / scale  # x and y of the square's corner, in decoded pixels
     last = first + extent / scale
     image = _and_close(image, image.convert("L" if channels == 1 else "RGB"))
     x_HWC = np.asarray(image, np.float32).reshape(image.height, image.width, channels)
-    if fit == "pad":  # the last decoded column and row may lie partly outside of the picture, where all is black
+    if fit == "pad":  # the last decoded column and row may lie partly outside of the image, where all is black
         x_HWC[:, -1] *= sides[0] / scale - (image.width - 1)
         x_HWC[-1] *= sides[1] / scale - (image.height - 1)
     (left, top), (right, bottom) = np.floor(first).astype(int), np.ceil(last).astype(int)
@@ -296,7 +294,7 @@ def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
 
 
 def _and_close(old: Image.Image, new: Image.Image) -> Image.Image:
-    old.close()  # its pixels are let go at once: of a large picture there are never three copies
+    old.close()  # its pixels are let go at once: of a large image there are never three copies
     if new.width * new.height > LARGE:
         return_memory()
     return new
@@ -314,7 +312,7 @@ def _file_bytes(source: Source) -> bytes:
 
 
 def _in_eight_bits(image: Image.Image, mode: str, source: Source, scale: float | None) -> Image.Image:
-    """The same picture, upright as the file is, with 8 bits per channel."""
+    """The same image, upright as the file is, with 8 bits per channel."""
     levels = eight_bits(_deep_values(image, mode, source), scale, alpha=mode in ("LA;16", "RGBA;16"))
     out = Image.fromarray(levels if levels.ndim == 2 or levels.shape[2] > 1 else levels[..., 0])
     out.getexif()[_ORIENTATION] = _orientation(image)

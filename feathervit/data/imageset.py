@@ -1,7 +1,7 @@
 """What a data set is, before and after decoding.
 
-After: an `ImageSet`, one uint8 tensor with its labels. Before: `Pictures`, which know their labels and where they come
-from and can be split, counted and looked at without decoding; `ArrayPictures` are pixels already, files are in
+After: an `ImageSet`, one uint8 tensor with its labels. Before: `Images`, which know their labels and where they come
+from and can be split, counted and looked at without decoding; `ArrayImages` are pixels already, files are in
 cache.py. Every source (a name, a folder, the hub, arrays) is found as `Found` and stored by the same few lines.
 """
 
@@ -23,13 +23,13 @@ from .names import wanted_classes
 if TYPE_CHECKING:
     from .layout import Layout
 
-Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
-NATIVE_LIMIT = 96  # px: square pictures, all alike, are stored as they are up to this side
+Progress = Callable[[int, int], None]  # called with (images done, images in all)
+NATIVE_LIMIT = 96  # px: square images, all alike, are stored as they are up to this side
 
 
 @dataclass(eq=False)
 class ImageSet:
-    """Decoded pictures: `images` uint8 [N, C, R, R] (may be memory-mapped), `labels` int64 [N].
+    """Decoded images: `images` uint8 [N, C, R, R] (may be memory-mapped), `labels` int64 [N].
 
     `sources` says where each came from: a path relative to the data set's root, with /, or "digits/train[17]".
     """
@@ -44,7 +44,7 @@ class ImageSet:
         return len(self.labels)
 
     def subset(self, indices: Sequence[int] | torch.Tensor) -> ImageSet:
-        """The pictures at `indices`, in that order, with the same classes."""
+        """The images at `indices`, in that order, with the same classes."""
         index_N = torch.as_tensor(indices, dtype=torch.int64)
         sources = [self.sources[i] for i in index_N.tolist()]
         return ImageSet(self.images[index_N], self.labels[index_N], self.class_names, sources, self.name)
@@ -52,7 +52,7 @@ class ImageSet:
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change with the sources, labels, classes, image shape or pixels.
 
-        Pixels are read whole up to 8 GB (half a GB a second or so), and a spread sample of pictures above.
+        Pixels are read whole up to 8 GB (half a GB a second or so), and a spread sample of images above.
         """
         digest = text_digest([*self.class_names, "", *self.sources, str(tuple(self.images.shape))])
         digest.update(self.labels.numpy().tobytes())
@@ -88,22 +88,22 @@ class Scan:
 
 @dataclass(frozen=True)
 class Values:
-    """What pictures of more than 8 bits per channel hold.
+    """What images of more than 8 bits per channel hold.
 
-    `tops`: "i" (integers) or "f" (floats) -> the largest value of each picture. `least`: the smallest of all.
+    `tops`: "i" (integers) or "f" (floats) -> the largest value of each image. `least`: the smallest of all.
     """
 
     tops: dict[str, list[float]] = field(default_factory=dict)
     least: float = 0.0
 
 
-class Pictures(Protocol):
-    """Pictures of one split, not stored yet. `labels` int64 [N] and `sources` as in `ImageSet`."""
+class Images(Protocol):
+    """Images of one split, not stored yet. `labels` int64 [N] and `sources` as in `ImageSet`."""
 
     labels: np.ndarray
     sources: list[str]
 
-    def subset(self, indices: np.ndarray) -> Pictures: ...
+    def subset(self, indices: np.ndarray) -> Images: ...
 
     def native_side(self) -> int | None:
         """The side in pixels if all are square, alike and at most `NATIVE_LIMIT`, else None."""
@@ -111,28 +111,28 @@ class Pictures(Protocol):
     def scan(self) -> Scan: ...
 
     def values(self) -> Values:
-        """What the pictures of more than 8 bits per channel hold."""
+        """What the images of more than 8 bits per channel hold."""
 
-    def at_scale(self, scale: float | None) -> Pictures:
-        """The same pictures, to be stored with this value as white where they have more than 8 bits."""
+    def at_scale(self, scale: float | None) -> Images:
+        """The same images, to be stored with this value as white where they have more than 8 bits."""
 
     def store(
         self, size: int, channels: int | None, fit: Fit, progress: Progress | None
     ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-        """uint8 [n, C, size, size] of the readable pictures, and (index, why) of each unreadable one."""
+        """uint8 [n, C, size, size] of the readable images, and (index, why) of each unreadable one."""
 
 
 @dataclass(eq=False)
-class ArrayPictures:
-    """Pictures that are pixels already: uint8 [N, C, H, W]."""
+class ArrayImages:
+    """Images that are pixels already: uint8 [N, C, H, W]."""
 
     images: torch.Tensor
     labels: np.ndarray
     sources: list[str]
 
-    def subset(self, indices: np.ndarray) -> ArrayPictures:
+    def subset(self, indices: np.ndarray) -> ArrayImages:
         index_N = torch.from_numpy(indices)
-        return ArrayPictures(self.images[index_N], self.labels[indices], [self.sources[i] for i in indices])
+        return ArrayImages(self.images[index_N], self.labels[indices], [self.sources[i] for i in indices])
 
     def native_side(self) -> int | None:
         height, width = self.images.shape[-2:]
@@ -146,7 +146,7 @@ class ArrayPictures:
     def values(self) -> Values:
         return Values()
 
-    def at_scale(self, scale: float | None) -> ArrayPictures:
+    def at_scale(self, scale: float | None) -> ArrayImages:
         return self
 
     def store(
@@ -175,7 +175,7 @@ class Found:
 
     name: str
     class_names: tuple[str, ...]
-    splits: dict[str, Pictures]
+    splits: dict[str, Images]
     how: dict[str, str]
     notes: list[str] = field(default_factory=list)
     layout: Layout | None = None
@@ -199,8 +199,8 @@ class Found:
         return replace(self, class_names=names, splits=splits, unknown=unknown, groups=self.groups and groups)
 
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """split -> class name -> number of pictures (classes without pictures are there with 0)."""
-        counts = {split: Counter(pictures.labels.tolist()) for split, pictures in self.splits.items()}
+        """split -> class name -> number of images (classes without images are there with 0)."""
+        counts = {split: Counter(images.labels.tolist()) for split, images in self.splits.items()}
         return {s: {name: c[i] for i, name in enumerate(self.class_names)} for s, c in counts.items()}
 
 
@@ -227,7 +227,7 @@ def text_digest(lines: Iterable[str]) -> hashlib.blake2b:
 
 
 def pixel_digest(images: np.ndarray, whole: int = 64_000_000) -> str:
-    """Hash of uint8 [N, ...]: of every picture up to `whole` bytes, of 1,024 spread evenly above."""
+    """Hash of uint8 [N, ...]: of every image up to `whole` bytes, of 1,024 spread evenly above."""
     digest = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
     rows = range(len(images))
     if images.nbytes > whole:

@@ -176,7 +176,7 @@ def _refuse_splits_beside(root: Path, folders: list[Folder]) -> None:
     """Raises ConfigError where some of the class folders are splits by name. A class may be called train, as a vehicle is."""
     splits = find_splits(folder.name for folder in folders)
     named = [folder for folder in folders if folder.name in splits]
-    if named and (_tell_splits(splits) or any(folder.filled for folder in named)):
+    if named and (_must_be_splits(splits) or any(folder.filled for folder in named)):
         rest = [folder for folder in folders if folder.name not in splits]
         neither = f", {_listed(rest)} neither a split nor a class of one" if rest else ""
         raise _ambiguous(root, f"{_listed(named)} {'is a split' if len(named) == 1 else 'are splits'} by name{neither}")
@@ -186,7 +186,7 @@ def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
     """Raises ConfigError where a class folder holds folders that are splits by name, at any depth."""
     for folder in folders:
         splits = find_splits(inner.name for inner in folder.filled)
-        if _tell_splits(splits):
+        if _must_be_splits(splits):
             raise _ambiguous(root, f"the class folder {folder.path} holds {', '.join(splits)}, names of splits")
         _refuse_splits_inside(root, folder.filled)
 
@@ -238,7 +238,7 @@ def _read_named(layout: Layout, top: Folder, wanted: set[str]) -> None:
 def _take_named(layout: Layout, top: Folder, folders: list[Folder]) -> None:
     """The class folders that the user named; those that hold splits are read as ROOT/CLASS/SPLIT/1.jpg."""
     splits = find_splits({inner.name: None for folder in folders for inner in folder.filled})
-    if not _tell_splits(splits):
+    if not _must_be_splits(splits):
         _take_classes(layout, "train", top, folders, named=True)
         return
     for folder in folders:
@@ -312,7 +312,7 @@ def _wraps_images(folder: Folder) -> bool:
     return name == folder.name or is_general(name)
 
 
-def _tell_splits(splits: dict[str, str]) -> bool:
+def _must_be_splits(splits: dict[str, str]) -> bool:
     """Whether names of splits can hardly be classes: "train" alone may be a vehicle."""
     return not set(splits.values()) <= {"train"}
 

@@ -53,7 +53,7 @@ class Sampler:
         return self._order[1]
 
     def batch(self, step: int) -> Tensor:
-        """Indices of this process's batch at `step`, int64 [B] on the CPU, a image's views side by side."""
+        """Indices of this process's batch at `step`, int64 [B] on the CPU, an image's views side by side."""
         epoch, t = divmod(step, self.steps_per_epoch)
         start = t * self.images * self.world
         left = self.n - start

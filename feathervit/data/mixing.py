@@ -1,7 +1,7 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), with a lambda and a box of its own for each image.
 
-A image is mixed with the one at the mirrored place of its batch, as timm does. Both kinds are one interpolation, by the
-share of itself that a image keeps at each pixel; the targets take the share it keeps of the whole area.
+An image is mixed with the one at the mirrored place of its batch, as timm does. Both kinds are one interpolation, by the
+share of itself that an image keeps at each pixel; the targets take the share it keeps of the whole area.
 """
 
 from __future__ import annotations

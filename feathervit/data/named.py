@@ -17,12 +17,12 @@ from filelock import FileLock
 
 from ..errors import DataError
 from ..files import cache_folder
-from .cache import FilePictures, stamp
-from .imageset import ArrayPictures, Found
+from .cache import FileImages, stamp
+from .imageset import ArrayImages, Found
 
 
 def find_named(name: str) -> Found:
-    """One of `NAMED`, downloaded if need be. Raises DataError when that fails, saying where files can be laid."""
+    """One of `NAMED`, downloaded if need be. Raises DataError when that fails, which says where to put files by hand."""
     return NAMED[name](name)
 
 
@@ -33,7 +33,7 @@ def _digits(name: str) -> Found:
 
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8))
-    whole = ArrayPictures(images, labels.astype(np.int64), [f"{name}[{i}]" for i in range(len(labels))])
+    whole = ArrayImages(images, labels.astype(np.int64), [f"{name}[{i}]" for i in range(len(labels))])
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     splits = {"train": whole.subset(np.sort(train)), "test": whole.subset(np.sort(test))}
     how = {"train": "the other 80 %", "test": "a fixed fifth, stratified, seed 0 (the set has no official split)"}
@@ -73,7 +73,7 @@ def _flowers(name: str) -> Found:
     url = "102flowers.tgz (unpacked there), imagelabels.mat and setid.mat of www.robots.ox.ac.uk/~vgg/data/flowers/102"
     splits = {}
     for split in ("train", "val", "test"):
-        # `loader=Path` leaves the pictures undecoded: they are photographs of many sizes and go through our cache.
+        # `loader=Path` leaves the images undecoded: they are photographs of many sizes and go through our cache.
         part = _fetch(name, url, folder, lambda s=split: Flowers102(at, s, download=True, loader=Path))
         splits[split] = _files(folder, [part[i] for i in range(len(part))])
     return _official(name, tuple(Flowers102.classes), splits)
@@ -105,23 +105,23 @@ def _fetch(name: str, url: str, place: Path, make: Callable[[], Any]) -> Any:
     except Exception as error:  # a download fails in many ways: no network, no room, a server's page instead of a file
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
-            f"cannot get {name!r}: {why}; tried {url}. Without a network lay the files by hand as {place}"
-            " (FEATHERVIT_CACHE names another cache folder), or give a folder of pictures"
+            f"cannot get {name!r}: {why}; tried {url}. Without a network, put the files there by hand: {place}"
+            " (FEATHERVIT_CACHE names another cache folder), or give a folder of images"
         ) from error
 
 
-def _arrays(name: str, x_NCHW: np.ndarray, labels: Any) -> ArrayPictures:
+def _arrays(name: str, x_NCHW: np.ndarray, labels: Any) -> ArrayImages:
     images = torch.from_numpy(np.ascontiguousarray(x_NCHW))
-    return ArrayPictures(images, np.asarray(labels, dtype=np.int64), [f"{name}[{i}]" for i in range(len(images))])
+    return ArrayImages(images, np.asarray(labels, dtype=np.int64), [f"{name}[{i}]" for i in range(len(images))])
 
 
-def _files(root: Path, files: list[tuple[Path, int]]) -> FilePictures:
+def _files(root: Path, files: list[tuple[Path, int]]) -> FileImages:
     stamps = []
     for path, _ in files:
         stat = path.stat() if path.exists() else None  # a missing file is reported with the unreadable ones
         stamps.append(stamp(stat) if stat else "missing")
     labels = np.array([label for _, label in files], dtype=np.int64)
-    return FilePictures(
+    return FileImages(
         [p for p, _ in files], labels, [p.relative_to(root).as_posix() for p, _ in files], stamps, str(root)
     )
 

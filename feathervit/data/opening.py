@@ -42,12 +42,12 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a 
 
 @contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
-    """The image of a path, of the bytes of a file, or a copy of a PIL image, its header read. Raises whatever PIL does."""
+    """The image of a path, of the bytes of a file, or a copy of a PIL image, its header read. Raises what PIL raises."""
     if isinstance(source, Image.Image):
         yield source.copy()
         return
     if isinstance(source, (str, os.PathLike)) and stat.S_ISFIFO(os.stat(source).st_mode):
-        raise OSError("a pipe, not a file")  # to open it would wait for whoever writes into it
+        raise OSError("a pipe, not a file")  # opening it would wait for a writer
     if "HEIF" in FORMATS and "HEIF" not in Image.OPEN:
         _register_heif()
     with (
@@ -76,7 +76,7 @@ def decoded_bytes(image: Image.Image, full: tuple[int, int]) -> int:
     """The memory that PIL takes to decode an opened image, in bytes."""
     pixel = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
     needed = pixel * image.width * image.height
-    if "progressive" in image.info:  # the coefficients of the whole file, whatever the scale, with 2 bytes each
+    if "progressive" in image.info:  # the coefficients of the whole file at any scale, 2 bytes each
         needed += int(2 * _samples(image) * full[0] * full[1])
     return needed
 
@@ -86,7 +86,7 @@ def reason(error: Exception, source: Source = b"") -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         suffix = os.path.splitext(source)[1].lower() if isinstance(source, (str, os.PathLike)) else ""
         needs = f"; {suffix} needs {UNREADABLE[suffix]}" if suffix in UNREADABLE else ""
-        return f"not a picture of a known format ({', '.join(FORMATS)}){needs}"
+        return f"not an image of a known format ({', '.join(FORMATS)}){needs}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,6 +1,6 @@
-"""From what a user names to tensors: find the source, hold out validation pictures, store every split, keep the record.
+"""From what a user names to tensors: find the source, hold out validation images, store every split, keep the record.
 
-Training pictures are stored somewhat larger than the model's input, so that crops stay sharp; evaluation pictures at
+Training images are stored somewhat larger than the model's input, so that crops stay sharp; evaluation images at
 exactly its size, so that evaluation and prediction resize once. Small square ones, all alike, stay as they are.
 """
 
@@ -17,7 +17,7 @@ from ..config import ImageConfig, ReadingConfig, SplitConfig
 from ..errors import DataError, UnknownNameError, warn
 from . import scale
 from .finding import find
-from .imageset import DataSplits, Found, ImageSet, Pictures, Progress, Scan
+from .imageset import DataSplits, Found, Images, ImageSet, Progress, Scan
 from .names import same_name
 from .splits import check_split, hold_out, thin_out
 
@@ -39,19 +39,19 @@ def load_data(
 
     source: "digits", "cifar10", "cifar100", "svhn", "flowers102"; a folder; "hf:OWNER/NAME" or "hf:FOLDER"; arrays
     (images, labels) or a dict of such pairs by split. img_size: the model's input in pixels. progress(done, total)
-    counts the pictures of all splits. labelled False: no labels are needed, so a folder's pictures may lie anywhere in it,
+    counts the images of all splits. labelled False: no labels are needed, so a folder's images may lie anywhere in it,
     and images without labels do as arrays. Raises DataError, UnknownNameError, ConfigError.
     """
     check_split(split)
     found = find(source, labelled, reading)
     if "train" not in found.splits:
-        raise DataError(f"{found.name} has no training pictures, only {', '.join(found.splits)}; add a train/ folder")
+        raise DataError(f"{found.name} has no training images, only {', '.join(found.splits)}; add a train/ folder")
     if labelled and len(found.class_names) < 2:
         raise DataError(f"{found.name} has one class only ({found.class_names[0]!r}); a classifier needs at least two")
     how, notes = dict(found.how), list(found.notes)
     images = _scaled(found, images, notes)
     parts = _thinned(_with_val(found, split, how, notes), split, how, notes)
-    native = {name: pictures.native_side() for name, pictures in found.splits.items()}
+    native = {name: part.native_side() for name, part in found.splits.items()}
     native["val"] = native.get("val", native["train"])
     sizes = {name: native[name] or img_size for name in parts}
     sizes["train"] = images.stored_size or native["train"] or -(-115 * img_size // 100)
@@ -59,13 +59,13 @@ def load_data(
     notes.append(_size_note(sizes["train"], native["train"], images, img_size))
     notes += _warnings(scale.too_dark(max(int(part.images.max()) for part in sets.values() if len(part))))
     if skipped:
-        notes.append(f"skipped {len(skipped)} unreadable pictures")
+        notes.append(f"skipped {len(skipped)} unreadable images")
     if labelled and len(np.unique(sets["train"].labels.numpy())) < 2:
-        raise DataError(f"{found.name}: pictures of one class only can be read; a classifier needs at least two")
+        raise DataError(f"{found.name}: images of one class only can be read; a classifier needs at least two")
     missing = np.flatnonzero(np.bincount(sets["train"].labels.numpy(), minlength=len(found.class_names)) == 0)
     if len(missing):
         names = ", ".join(found.class_names[i] for i in missing[:5])
-        notes.append(f"{len(missing)} classes have no training picture ({names}{', ...' if len(missing) > 5 else ''})")
+        notes.append(f"{len(missing)} classes have no training image ({names}{', ...' if len(missing) > 5 else ''})")
     record = {
         "data": found.name,
         "classes": list(found.class_names),
@@ -91,7 +91,7 @@ def load_split(
     """One split, stored for evaluation.
 
     split_name: "train", "val" or "test"; a val that the source does not have is the part of train that `split` holds
-    out. None: test, else val, else all there is. class_names: the model's classes, by which the pictures are labelled
+    out. None: test, else val, else all there is. class_names: the model's classes, by which the images are labelled
     (None: the source's own). pick(split, count): the indices of those that are wanted; others are not decoded. The rest as in
     `load_data`. Raises DataError, UnknownNameError, ConfigError.
     """
@@ -105,10 +105,10 @@ def load_split(
         raise DataError(f"{found.name} has no split {split_name!r}; it has {', '.join(parts)}")
     origin = "train" if split_name not in found.splits else split_name
     size = found.splits[origin].native_side() or img_size
-    pictures = parts[split_name]
-    part = {split_name: pictures.subset(pick(split_name, len(pictures.labels))) if pick else pictures}
-    sets, _ = _store(found, part, {split_name: size}, images, skip_unreadable)
-    warn(scale.faults(part[split_name].values(), images.scale))
+    part = parts[split_name]
+    part = part.subset(pick(split_name, len(part.labels))) if pick else part
+    sets, _ = _store(found, {split_name: part}, {split_name: size}, images, skip_unreadable)
+    warn(scale.faults(part.values(), images.scale))
     warn(scale.too_dark(int(sets[split_name].images.max())))
     return sets[split_name] if class_names is None else _relabelled(sets[split_name], tuple(class_names))
 
@@ -117,8 +117,8 @@ def load_split(
 class DataSummary:
     """What is known of a data set before anything is decoded.
 
-    `counts`: split -> class -> pictures. `common_size`: (width, height) if all are alike. `median_short_side` in
-    pixels. `modes`: PIL mode -> pictures. `channels`: 1 if all are grey, else 3 (or the arrays' own number).
+    `counts`: split -> class -> images. `common_size`: (width, height) if all are alike. `median_short_side` in
+    pixels. `modes`: PIL mode -> images. `channels`: 1 if all are grey, else 3 (or the arrays' own number).
     """
 
     name: str
@@ -131,14 +131,14 @@ class DataSummary:
 
     @property
     def totals(self) -> dict[str, int]:
-        """split -> pictures."""
+        """split -> images."""
         return {split: sum(by_class.values()) for split, by_class in self.counts.items()}
 
 
 def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> DataSummary:  # noqa: B008
     """Sizes, channels and counts of a data set, from the headers alone. Raises what `load_data` raises for it."""
     found = find(source, labelled, reading)
-    scans = {split: pictures.scan() for split, pictures in found.splits.items()}
+    scans = {split: part.scan() for split, part in found.splits.items()}
     main = scans.get("train") or next(iter(scans.values()))
     sizes = {scan.common for scan in scans.values()}
     modes: dict[str, int] = {}
@@ -153,7 +153,7 @@ def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = Readi
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Pictures]:
+def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Images]:
     """The splits, with val held out of train where there is none."""
     if "val" in found.splits:
         if split.folds:
@@ -164,29 +164,27 @@ def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list
     notes += more
     if not len(held):
         return found.splits
-    notes.append(f"val: {len(held):,} of {len(train.labels):,} training pictures ({words})")
+    notes.append(f"val: {len(held):,} of {len(train.labels):,} training images ({words})")
     how["val"] = words
     how["train"] = f"{how.get('train', '')}, less the held-out"
     return {**found.splits, "train": train.subset(kept), "val": train.subset(held)}
 
 
-def _thinned(
-    parts: dict[str, Pictures], split: SplitConfig, how: dict[str, str], notes: list[str]
-) -> dict[str, Pictures]:
-    """The splits, with `split.train_per_class` pictures of each class in train where that is asked for."""
+def _thinned(parts: dict[str, Images], split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Images]:
+    """The splits, with `split.train_per_class` images of each class in train where that is asked for."""
     if not split.train_per_class:
         return parts
     train = parts["train"]
     kept, more = thin_out(train.labels, split)
     words = f"{split.train_per_class} a class, seed {split.seed}"
-    notes += [f"train: {len(kept):,} of {len(train.labels):,} pictures ({words})", *more]
+    notes += [f"train: {len(kept):,} of {len(train.labels):,} images ({words})", *more]
     how["train"] = f"{how.get('train', '')}, {words}"
     return {**parts, "train": train.subset(kept)}
 
 
 def _scaled(found: Found, images: ImageConfig, notes: list[str]) -> ImageConfig:
     """The configuration with the value that is white in the whole set, where images have more than 8 bits and none is named."""
-    values = scale.merged(pictures.values() for pictures in found.splits.values())
+    values = scale.merged(part.values() for part in found.splits.values())
     white = images.scale or scale.find_scale(values)
     notes += [*scale.found(values, white), *_warnings(scale.faults(values, white))]
     return replace(images, scale=white)
@@ -198,34 +196,34 @@ def _warnings(lines: list[str]) -> list[str]:
 
 def _store(
     found: Found,
-    parts: dict[str, Pictures],
+    parts: dict[str, Images],
     sizes: dict[str, int],
     images: ImageConfig,
     skip_unreadable: bool,
     progress: Progress | None = None,
 ) -> tuple[dict[str, ImageSet], list[str]]:
-    """Every part as an ImageSet, and "SOURCE: why" of each unreadable picture. Raises DataError unless skipped."""
-    total = sum(len(pictures.labels) for pictures in parts.values())
+    """Every part as an ImageSet, and "SOURCE: why" of each unreadable image. Raises DataError unless skipped."""
+    total = sum(len(part.labels) for part in parts.values())
     before, bad, sets = 0, [], {}
-    for name, pictures in parts.items():
-        pictures = pictures.at_scale(images.scale)
+    for name, part in parts.items():
+        part = part.at_scale(images.scale)
 
         def report(done: int, _: int, before: int = before) -> None:
             if progress:
                 progress(before + done, total)
 
-        pixels, skipped = pictures.store(sizes[name], images.channels, images.fit, report)
-        bad += [f"{pictures.sources[i]}: {why}" for i, why in skipped]
+        pixels, skipped = part.store(sizes[name], images.channels, images.fit, report)
+        bad += [f"{part.sources[i]}: {why}" for i, why in skipped]
         gone = {i for i, _ in skipped}
-        kept = [i for i in range(len(pictures.labels)) if i not in gone]
-        labels, sources = torch.from_numpy(pictures.labels[kept]), [pictures.sources[i] for i in kept]
+        kept = [i for i in range(len(part.labels)) if i not in gone]
+        labels, sources = torch.from_numpy(part.labels[kept]), [part.sources[i] for i in kept]
         sets[name] = ImageSet(pixels, labels, found.class_names, sources, f"{found.name}/{name}")
-        before += len(pictures.labels)
+        before += len(part.labels)
     if bad and not skip_unreadable:
         lines = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise DataError(
-            f"{len(bad)} unreadable pictures in {found.name}; `feathervit data check` of that folder lists what must be "
-            f"mended, --skip-unreadable goes on without them:\n  {lines}"
+            f"{len(bad)} unreadable images in {found.name}; `feathervit data check` of that folder lists them, "
+            f"--skip-unreadable goes on without them:\n  {lines}"
         )
     return sets, bad
 
@@ -244,10 +242,10 @@ def _relabelled(images: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
 
 def _size_note(size: int, native: int | None, images: ImageConfig, img_size: int) -> str:
     if images.stored_size:
-        return f"training pictures stored at {size} px (images.stored_size)"
+        return f"training images stored at {size} px (images.stored_size)"
     if native:
-        return f"pictures stored as they are: all {size} x {size} px"
-    return f"training pictures stored at {size} px (1.15 x {img_size}), for evaluation at {img_size} px"
+        return f"images stored as they are: all {size} x {size} px"
+    return f"training images stored at {size} px (1.15 x {img_size}), for evaluation at {img_size} px"
 
 
 def _channels(scan: Scan) -> int:

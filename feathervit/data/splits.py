@@ -1,4 +1,4 @@
-"""Which pictures are held out of train for validation, and which are trained on: stratified, seeded, said in words."""
+"""Which images are held out of train for validation, and which are trained on: stratified, seeded, said in words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
     """(train indices, held-out indices, how in words, notes), both sorted; nothing held out for a fraction of 0.
 
-    A class with a single picture cannot be in both: it stays in train. Where the fraction is smaller than one picture
+    A class with a single image cannot be in both: it stays in train. Where the fraction is smaller than one image
     a class, one a class is held out. `groups_N`: images of one group are all held out or none is.
     """
     from sklearn.model_selection import StratifiedKFold, train_test_split  # slow to import, and prediction needs none
@@ -47,14 +47,14 @@ def hold_out(
     single = np.flatnonzero(counts == 1)
     notes = []
     if len(single):
-        notes.append(f"{len(single)} classes with a single picture stay in train: none of theirs is held out")
+        notes.append(f"{len(single)} classes with a single image stay in train: none of theirs is held out")
     pool = everything[~np.isin(labels_N, single)]
     classes = len(np.unique(labels_N[pool]))
     if not classes:
-        return everything, everything[:0], "none held out of train: no class has two pictures", notes
+        return everything, everything[:0], "none held out of train: no class has two images", notes
     if split.folds:
         if counts.max() < split.folds:
-            raise ConfigError(f"split.folds is {split.folds} but the largest class has {counts.max()} pictures")
+            raise ConfigError(f"split.folds is {split.folds} but the largest class has {counts.max()} images")
         with warnings.catch_warnings():  # classes smaller than the folds are missing from some: as good as can be
             warnings.filterwarnings("ignore", message="The least populated class")
             folds = StratifiedKFold(split.folds, shuffle=True, random_state=split.seed).split(pool, labels_N[pool])
@@ -68,7 +68,7 @@ def hold_out(
         held = np.setdiff1d(held, [held[labels_N[held] == label].min() for label in lost])
         how = f"{split.val_fraction:.3g} of train held out, stratified, seed {split.seed}"
         if number != wanted:
-            notes.append(f"val: {number} pictures and not {wanted}, as there are {classes} classes")
+            notes.append(f"val: {number} images and not {wanted}, as there are {classes} classes")
     return np.setdiff1d(everything, held), np.sort(held), how, notes
 
 
@@ -112,12 +112,10 @@ def _without_which_classes_are_lost(labels_N: np.ndarray, groups_N: np.ndarray, 
 
 
 def thin_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, list[str]]:
-    """(indices of `split.train_per_class` pictures of each class, sorted; notes). A class with fewer gives all it has."""
+    """(indices of `split.train_per_class` images of each class, sorted; notes). A class with fewer gives all it has."""
     classes = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N)]
     generator = Chance(split.seed).generator("train_per_class")
     orders = [torch.randperm(len(own), generator=generator).numpy()[: split.train_per_class] for own in classes]
     few = sum(len(own) < split.train_per_class for own in classes)
-    notes = (
-        [f"{few} classes have fewer than {split.train_per_class} pictures to train on: all are taken"] if few else []
-    )
+    notes = [f"{few} classes have fewer than {split.train_per_class} images to train on: all are taken"] if few else []
     return np.sort(np.concatenate([own[order] for own, order in zip(classes, orders, strict=True)])), notes

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config import ReadingConfig
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..files import expanded
-from .cache import FilePictures, stamp
+from .cache import FileImages, stamp
 from .columns import LABELS, PATHS, SPLIT_COLUMNS, choose_column, index_labels, plain
 from .imageset import Found
 from .names import SPLITS, few, find_splits
@@ -51,9 +51,9 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
     if not all(files[row].is_relative_to(below) for row in rows):
         below = Path(os.path.commonpath([files[row].parent for row in rows]))
 
-    def images(name: str) -> FilePictures:
+    def images(name: str) -> FileImages:
         own = [by_split[name][i] for i in labels.rows[name]]
-        return FilePictures(
+        return FileImages(
             items=[files[row] for row in own],
             labels=labels.index[name],
             sources=[files[row].relative_to(below).as_posix() for row in own],

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..checkpoint import Checkpoint, load_weights
-from ..data.cache import FilePictures
+from ..data.cache import FileImages
 from ..data.finding import find
-from ..data.image import Source, as_input, open_picture, to_stored
+from ..data.image import Source, as_input, open_image, to_stored
 from ..errors import DataError
 from ..evaluation.evaluate import labelled
 from ..evaluation.inference import Predictor
@@ -125,7 +125,7 @@ class Job:
         config, channels = self.predictor.config, self.predictor.in_chans
         fit, scale, gib = config.images.fit, config.images.scale, config.reading.max_image_gib
         whole = (
-            open_picture(source, channels, scale, gib).permute(1, 2, 0)[None].contiguous() for source in self.originals
+            open_image(source, channels, scale, gib).permute(1, 2, 0)[None].contiguous() for source in self.originals
         )
         theirs_NK = np.concatenate([run(self._values(picture)) for picture in whole])
         squares = [to_stored(source, config.img_size, channels, fit, scale, gib) for source in self.originals]
@@ -187,7 +187,7 @@ def prepare(
     place = {
         name: (pictures.items, i)
         for pictures in found.splits.values()
-        if isinstance(pictures, FilePictures)
+        if isinstance(pictures, FileImages)
         for i, name in enumerate(pictures.sources)
     }
     some = _spread(len(sources), ORIGINALS) if place else ()
@@ -203,7 +203,7 @@ def _load(
     pick: Callable[[str, int], np.ndarray],
     say: Callable[[str], None],
 ) -> tuple[Images, list[str]]:
-    """The images that `pick` chooses, and their sources. Pictures that cannot be read are left out with a word."""
+    """The images that `pick` chooses, and their sources. Images that cannot be read are left out with a word."""
     wanted = []
 
     def choose(name: str, count: int) -> np.ndarray:

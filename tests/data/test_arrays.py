@@ -30,7 +30,7 @@ def test_arrays(arrays):
     assert grey.train.class_names == ("7", "8", "9")
 
 
-def test_large_arrays_are_stored_like_pictures(tmp_path):
+def test_large_arrays_are_stored_like_images(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (300, 100, 130, 3), dtype=np.uint8)
     data = load_data((images, np.arange(300) % 2), img_size=20, split=SplitConfig(val_fraction=0.5))
     assert data.train.images.shape[-1] == 23
@@ -75,7 +75,7 @@ def test_bad_arrays(arrays):
         ((images / 255, labels), ConfigError, "uint8"),
         ((images, labels[:-1]), ConfigError, "96 images and 95 labels"),
         ((images, labels / 1.0), ConfigError, "integers or texts"),
-        ((images[:, :7, :, :].repeat(2, 3), labels), ConfigError, "cannot tell where the channels are"),
+        ((images[:, :7, :, :].repeat(2, 3), labels), ConfigError, "cannot find the channels"),
         ((images, np.zeros(96, int)), DataError, "one class only"),
         (images, ConfigError, "must be a pair"),
         ({"test": (images, labels)}, ConfigError, "needs 'train'"),

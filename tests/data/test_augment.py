@@ -15,7 +15,7 @@ from timm.data.random_erasing import RandomErasing
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from feathervit.benchmark.augment import pictures
+from feathervit.benchmark.augment import images
 from feathervit.chance import Chance
 from feathervit.config import Augmentation
 from feathervit.data import geometry
@@ -55,7 +55,7 @@ def pixels(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("stored", "size"), [(32, 32), (40, 24), (36, 32), (16, 32), (96, 24)])
 def test_a_crop_is_torchvisions_resized_crop(stored, size):
-    x = pictures(60, stored)
+    x = images(60, stored)
     boxes = geometry.draw_crops(60, stored, (0.08, 1.0), (3 / 4, 4 / 3), generator())
     flip = torch.arange(60) % 2 == 1
     got = geometry.resample(x, boxes, flip, size)
@@ -70,7 +70,7 @@ def test_a_crop_is_torchvisions_resized_crop(stored, size):
 
 @pytest.mark.parametrize(("stored", "size"), [(32, 32), (40, 24), (16, 32)])
 def test_a_bicubic_crop_is_torchvisions_and_pils(stored, size):
-    x = pictures(40, stored)
+    x = images(40, stored)
     boxes = geometry.draw_crops(40, stored, (0.08, 1.0), (3 / 4, 4 / 3), generator())
     got = geometry.resample(x, boxes, None, size, cubic=True)
     bicubic = {"interpolation": v1.InterpolationMode.BICUBIC}
@@ -91,7 +91,7 @@ def test_a_bicubic_crop_is_torchvisions_and_pils(stored, size):
 
 def test_a_bicubic_crop_is_a_setting():
     fields = {"crop": "resized", "crop_scale": (0.3, 1.0)}
-    x = pictures(20, 32)
+    x = images(20, 32)
     sharp = apply(augmenter(32, **fields, crop_filter="bicubic"), x)
     a = augmenter(32, **fields)
     boxes = geometry.draw_crops(20, 32, (0.3, 1.0), (3 / 4, 4 / 3), Chance(1, 0).generator("augment"))
@@ -101,7 +101,7 @@ def test_a_bicubic_crop_is_a_setting():
 
 def test_pad_and_crop_of_images_that_are_resized_too():
     """Resized, mirrored and shifted in one sampling: what the three do one after another."""
-    x = pictures(64, 20)
+    x = images(64, 20)
     got = pixels(apply(augmenter(24, crop="pad", crop_padding=3, flip="random"), x))
     g = Chance(1, 0).generator("augment")
     offset = torch.randint(-3, 4, (64, 2), generator=g)
@@ -110,8 +110,8 @@ def test_pad_and_crop_of_images_that_are_resized_too():
     assert torch.equal(got, geometry.shift(geometry.resample(x, whole, None, 24), 3, offset, flip))
 
 
-def test_a_box_of_the_whole_picture_at_its_size_changes_nothing():
-    x = pictures(4, 20)
+def test_a_box_of_the_whole_image_at_its_size_changes_nothing():
+    x = images(4, 20)
     assert torch.equal(geometry.resample(x, torch.tensor([[0, 0, 20, 20]]).expand(4, 4), None, 20), x)
 
 
@@ -132,11 +132,11 @@ def test_crop_boxes_are_drawn_as_torchvision_draws_them(scale, ratio):
 
 
 def test_pad_and_crop_is_torchvisions():
-    x = pictures(50, 24)
+    x = images(50, 24)
     y = pixels(apply(augmenter(crop="pad", crop_padding=3), x))
     offsets = set()
-    for picture, got in zip(x, y, strict=True):
-        padded = v1.functional.pad(picture, [3])
+    for image, got in zip(x, y, strict=True):
+        padded = v1.functional.pad(image, [3])
         match = [
             (i, j) for i in range(7) for j in range(7) if torch.equal(v1.functional.crop(padded, i, j, 24, 24), got)
         ]
@@ -146,10 +146,10 @@ def test_pad_and_crop_is_torchvisions():
     assert {i for i, _ in offsets} == {j for _, j in offsets} == set(range(7))
 
 
-def test_larger_stored_pictures_are_resized_as_in_evaluation():
+def test_larger_stored_images_are_resized_as_in_evaluation():
     from feathervit.data.image import resize
 
-    x = pictures(8, 40)
+    x = images(8, 40)
     assert (pixels(apply(augmenter(), x)).int() - resize(x, 24).int()).abs().max() <= 1
 
 
@@ -157,8 +157,8 @@ def test_larger_stored_pictures_are_resized_as_in_evaluation():
 # Flips
 
 
-def test_random_flip_mirrors_half_of_the_pictures():
-    x = pictures(600, 24)
+def test_random_flip_mirrors_half_of_the_images():
+    x = images(600, 24)
     y = pixels(apply(augmenter(flip="random"), x))
     mirrored = (y == x.flip(-1)).flatten(1).all(1)
     assert ((y == x).flatten(1).all(1) ^ mirrored).all()
@@ -166,9 +166,9 @@ def test_random_flip_mirrors_half_of_the_pictures():
 
 
 @pytest.mark.parametrize("crop", ["none", "resized", "pad"])
-def test_alternating_flip_belongs_to_the_picture_and_turns_each_epoch(crop):
+def test_alternating_flip_belongs_to_the_image_and_turns_each_epoch(crop):
     a = augmenter(flip="alternating", crop=crop, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), crop_padding=0)
-    x = pictures(40, 24)
+    x = images(40, 24)
     indices = torch.randperm(1000, generator=generator())[:40]
     chosen = first_flip(indices, 7)
     assert 8 < chosen.sum() < 32
@@ -179,7 +179,7 @@ def test_alternating_flip_belongs_to_the_picture_and_turns_each_epoch(crop):
         assert torch.equal(pixels(y), torch.where(flip[:, None, None, None], x[order].flip(-1), x[order]))
 
 
-def test_alternating_flip_is_a_fair_coin_of_seed_and_picture():
+def test_alternating_flip_is_a_fair_coin_of_seed_and_image():
     indices = torch.arange(20_000)
     first, other = first_flip(indices, 0), first_flip(indices, 1)
     assert stats.binomtest(int(first.sum()), 20_000).pvalue > 1e-4
@@ -222,13 +222,13 @@ def test_erased_boxes_are_drawn_as_torchvision_draws_them(scale):
         assert stats.ks_2samp(ours[:, column].numpy(), theirs[:, column].numpy()).pvalue > 1e-4
 
 
-def test_a_share_of_the_pictures_is_erased():
+def test_a_share_of_the_images_is_erased():
     boxes = geometry.draw_erasures(3000, 32, 0.25, (0.02, 0.4), generator())
     assert stats.binomtest(int((boxes[:, 2:] > 0).all(1).sum()), 3000, 0.25).pvalue > 1e-4
 
 
 def test_erased_pixels_are_the_mean_and_the_rest_is_untouched():
-    x = pictures(200, 24)
+    x = images(200, 24)
     plain, y = apply(augmenter(), x), apply(augmenter(erasing=0.5), x)
     hole = (y == 0).all(1)
     assert torch.equal(y, torch.where(hole[:, None], 0.0, plain))
@@ -238,7 +238,7 @@ def test_erased_pixels_are_the_mean_and_the_rest_is_untouched():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_erasing_with_noise_is_timms_pixel_mode(channels):
     """Each value of an erased box is a standard normal number of its own, in normalised units, as `RandomErasing` draws it."""
-    x = pictures(400, 24)[:, :channels]
+    x = images(400, 24)[:, :channels]
     mean, std = (0.401,) * channels, STD[:channels]  # no grey level is 0 by itself
     plain, y, constant = (
         Augmenter(Augmentation(erasing=erasing, erasing_fill=fill), 24, 10, mean, std)(
@@ -263,14 +263,14 @@ def test_erasing_with_noise_is_timms_pixel_mode(channels):
 
 
 def test_without_augmentation_a_batch_is_normalised_as_in_evaluation():
-    x, labels = pictures(5, 24), torch.arange(5)
+    x, labels = images(5, 24), torch.arange(5)
     y, targets = augmenter()(x, labels, torch.arange(5), Chance(0), 0)
     torch.testing.assert_close(y, normalise(x, MEAN, STD))
     assert targets is labels
 
 
-def test_the_policy_works_on_the_cropped_picture():
-    x = pictures(300, 32)
+def test_the_policy_works_on_the_cropped_image():
+    x = images(300, 32)
     a = augmenter(32, crop="resized", flip="random", policy="cifar10")
     g = Chance(1, 0).generator("augment")
     boxes = geometry.draw_crops(300, 32, a.augment.crop_scale, a.augment.crop_ratio, g)
@@ -290,18 +290,18 @@ def test_what_lies_beyond_a_rotated_image_is_filled(fill, level):
 
 def test_several_batches_at_once_are_what_they_are_one_by_one():
     """As a GPU works: the draws of several steps joined, one pass over all their images."""
-    x, labels, indices = pictures(60, 40), torch.arange(60) % 10, torch.arange(60)
+    x, labels, indices = images(60, 40), torch.arange(60) % 10, torch.arange(60)
     a = Augmenter(replace(EVERYTHING, erasing_fill="noise"), 24, 10, MEAN, STD, label_smoothing=0.1)
     parts = [slice(i, i + 20) for i in (0, 20, 40)]
     one_by_one = [a(x[p], labels[p], indices[p], Chance(5, step), step) for step, p in enumerate(parts)]
     drawn = Drawn.join([a.draw(indices[p], 40, 3, Chance(5, step), step) for step, p in enumerate(parts)])
-    images, targets = a.apply(x, labels, drawn, batches=3)
-    assert torch.equal(images, torch.cat([image for image, _ in one_by_one]))
+    joined, targets = a.apply(x, labels, drawn, batches=3)
+    assert torch.equal(joined, torch.cat([image for image, _ in one_by_one]))
     assert torch.equal(targets, torch.cat([target for _, target in one_by_one]))
 
 
 def test_targets_are_floats_with_mixing_or_smoothing():
-    x, labels = pictures(6, 24), torch.tensor([1, 2, 3, 4, 5, 6])
+    x, labels = images(6, 24), torch.tensor([1, 2, 3, 4, 5, 6])
     smooth = Augmenter(Augmentation(), 24, 10, MEAN, STD, label_smoothing=0.1)
     _, targets = smooth(x, labels, labels, Chance(0), 0)
     assert targets.shape == (6, 10) and targets[0, 1] == pytest.approx(0.91)
@@ -310,8 +310,8 @@ def test_targets_are_floats_with_mixing_or_smoothing():
     torch.testing.assert_close(targets.sum(1), torch.ones(6))
 
 
-def test_one_step_gives_one_batch_and_its_pictures_differ():
-    x = pictures(1, 24).expand(64, -1, -1, -1)
+def test_one_step_gives_one_batch_and_its_images_differ():
+    x = images(1, 24).expand(64, -1, -1, -1)
     a = Augmenter(EVERYTHING, 24, 10, MEAN, STD)
     assert torch.equal(apply(a, x, step=3), apply(a, x, step=3))
     assert not torch.equal(apply(a, x, step=3), apply(a, x, step=4))
@@ -319,7 +319,7 @@ def test_one_step_gives_one_batch_and_its_pictures_differ():
 
 
 def test_torchs_own_chance_is_neither_used_nor_moved():
-    x, a = pictures(16, 24), Augmenter(EVERYTHING, 24, 10, MEAN, STD)
+    x, a = images(16, 24), Augmenter(EVERYTHING, 24, 10, MEAN, STD)
     torch.manual_seed(0)
     first, state = apply(a, x), torch.get_rng_state()
     torch.manual_seed(0)
@@ -328,9 +328,9 @@ def test_torchs_own_chance_is_neither_used_nor_moved():
     assert torch.equal(apply(a, x), first)
 
 
-def test_no_picture_leaks_into_another():
+def test_no_image_leaks_into_another():
     fields = {"flip": "random", "crop": "resized", "policy": "cifar10", "erasing": 0.5, "cutout": 6}
-    x = pictures(80, 24)
+    x = images(80, 24)
     before = apply(augmenter(**fields), x)
     x[13] = 255 - x[13]
     changed = (apply(augmenter(**fields), x) != before).flatten(1).any(1)
@@ -338,7 +338,7 @@ def test_no_picture_leaks_into_another():
 
 
 def test_any_number_of_threads_gives_the_same_bits():
-    x, a = pictures(700, 32), Augmenter(EVERYTHING, 32, 10, MEAN, STD)
+    x, a = images(700, 32), Augmenter(EVERYTHING, 32, 10, MEAN, STD)
     first = apply(a, x)
     torch.set_num_threads(2)
     try:
@@ -349,8 +349,8 @@ def test_any_number_of_threads_gives_the_same_bits():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grey_and_coloured_pictures(channels):
-    x = pictures(32, 24)[:, :channels]
+def test_grey_and_coloured_images(channels):
+    x = images(32, 24)[:, :channels]
     y = Augmenter(EVERYTHING, 24, 10, (0.5,), (0.5,))(x, torch.zeros(32).long(), torch.arange(32), Chance(0), 0)[0]
     assert y.shape == (32, channels, 24, 24) and y.dtype == torch.float32
     assert -1 <= y.min() < y.max() <= 1
@@ -376,8 +376,8 @@ def test_settings_that_cannot_work_are_refused():
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_pictures_and_never_waits_for_the_host():
-    x, labels = pictures(300, 36), torch.arange(300) % 10
+def test_a_gpu_gives_the_same_images_and_never_waits_for_the_host():
+    x, labels = images(300, 36), torch.arange(300) % 10
     a = Augmenter(EVERYTHING, 32, 10, MEAN, STD)
     want, want_targets = a(x, labels, labels, Chance(0), 0)
     on_gpu = x.cuda(), labels.cuda()
@@ -394,7 +394,7 @@ def test_a_gpu_gives_the_same_pictures_and_never_waits_for_the_host():
 
 MEMORY = """
 import torch
-from feathervit.benchmark.augment import pictures
+from feathervit.benchmark.augment import images
 from feathervit.chance import Chance
 from feathervit.config import Augmentation
 from feathervit.data.augment import Augmenter
@@ -404,7 +404,7 @@ def megabytes(what):
 
 config = Augmentation(flip="random", crop="resized", policy="imagenet", erasing=0.5, cutout=8, mixup=0.2, cutmix=1.0)
 augment = Augmenter(config, 36, 10, (0.5,), (0.5,))
-x, labels = pictures(1024, 36), torch.zeros(1024, dtype=torch.long)
+x, labels = images(1024, 36), torch.zeros(1024, dtype=torch.long)
 augment(x[:8], labels[:8], labels[:8], Chance(0), 0)
 with open("/proc/self/clear_refs", "w") as f:
     f.write("5")  # the highest so far is forgotten
@@ -415,7 +415,9 @@ print(megabytes("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the highest memory of a stretch")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="Linux reports the highest memory of an interval"
+)
 def test_a_batch_of_1024_needs_less_than_300_megabytes():
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert 16 < float(done.stdout) < 300, done.stdout  # the batch that comes out is 16 MB itself

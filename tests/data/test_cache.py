@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from feathervit.data import cache
-from feathervit.data.cache import FilePictures, clear_cache, decode
+from feathervit.data.cache import FileImages, clear_cache, decode
 from feathervit.data.image import to_stored
 from feathervit.errors import DataError
 from feathervit.files import cache_folder
@@ -26,7 +26,7 @@ from feathervit.files import cache_folder
 
 @pytest.fixture
 def files(tmp_path) -> list[Path]:
-    """Forty pictures of many sizes."""
+    """Forty images of many sizes."""
     rng = np.random.default_rng(0)
     paths = []
     for i in range(40):
@@ -35,10 +35,10 @@ def files(tmp_path) -> list[Path]:
     return paths
 
 
-def listed(paths: list[Path], root: str = "root") -> FilePictures:
+def listed(paths: list[Path], root: str = "root") -> FileImages:
     stats = [path.stat() for path in paths]
     labels = np.zeros(len(paths), np.int64)
-    return FilePictures(paths, labels, [p.name for p in paths], [cache.stamp(s) for s in stats], root)
+    return FileImages(paths, labels, [p.name for p in paths], [cache.stamp(s) for s in stats], root)
 
 
 def stored_files() -> list[Path]:
@@ -47,7 +47,7 @@ def stored_files() -> list[Path]:
 
 @pytest.fixture
 def decodings(monkeypatch) -> list:
-    """Every picture that is decoded from here on."""
+    """Every image that is decoded from here on."""
     seen = []
 
     def counting(source, *args):
@@ -59,7 +59,7 @@ def decodings(monkeypatch) -> list:
 
 
 @pytest.mark.parametrize(("channels", "fit"), [(3, "crop"), (1, "pad"), (3, "stretch")])
-def test_pixels_are_those_of_each_picture_in_order(files, channels, fit):
+def test_pixels_are_those_of_each_image_in_order(files, channels, fit):
     images, skipped = decode(files, "key", 24, channels, fit)
     assert images.dtype == torch.uint8
     assert skipped == []
@@ -90,9 +90,9 @@ def test_progress_reaches_the_end_and_threads_are_given_back(files):
 
 
 def test_any_change_of_files_or_form_makes_another_cache(files, decodings):
-    def count(pictures, size=24, channels=3, fit="crop") -> int:
+    def count(images, size=24, channels=3, fit="crop") -> int:
         decodings.clear()
-        pictures.store(size, channels, fit, None)
+        images.store(size, channels, fit, None)
         return len(decodings)
 
     assert count(listed(files)) == 40
@@ -151,7 +151,7 @@ def test_a_pickled_array_in_the_cache_is_never_loaded(files, tmp_path):
     assert images.shape == (40, 3, 24, 24)
 
 
-def test_unreadable_pictures_leave_no_gap(files):
+def test_unreadable_images_leave_no_gap(files):
     whole, _ = decode(files, "key", 24, 3, "crop")
     for i in (0, 7, 39):
         files[i].write_bytes(files[i].read_bytes()[:100])
@@ -173,7 +173,7 @@ def test_the_count_may_lose_a_digit(files):
     assert torch.equal(images[2], to_stored(files[3], 8, 3, "crop"))
 
 
-def test_a_picture_that_became_readable_is_taken_up(files):
+def test_a_image_that_became_readable_is_taken_up(files):
     files[4].chmod(0)
     data = files[4].read_bytes() if os.access(files[4], os.R_OK) else None
     if data is not None:  # root reads everything: break the file instead, the key stays the same
@@ -190,7 +190,7 @@ def test_a_picture_that_became_readable_is_taken_up(files):
 def test_nothing_readable_is_an_error(files):
     for path in files:
         path.write_bytes(b"no")
-    with pytest.raises(DataError, match="none of the 40 pictures can be read"):
+    with pytest.raises(DataError, match="none of the 40 images can be read"):
         decode(files, "key", 8, 3, "crop")
     assert list(cache_folder().glob("decoded/*")) == []
 
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_nothing_behind(files, monkeypatch):
 def test_a_cache_folder_that_cannot_be_made(files, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match=r"cannot write decoded pictures to .*cache"):
+    with pytest.raises(DataError, match=r"cannot write decoded images to .*cache"):
         decode(files, "key", 8, 3, "crop")
 
 

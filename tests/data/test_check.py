@@ -20,18 +20,18 @@ from ..conftest import write_pictures
 
 def test_a_sound_folder(folder):
     report = check_data(folder)
-    assert not report.must_mend
+    assert not report.must_fix
     assert report.counts == {s: dict.fromkeys(("flat", "tall", "tiles"), n) for s, n in (("train", 24), ("test", 8))}
     assert report.sizes == {"width": (16, 16, 16), "height": (16, 16, 16)}
     assert report.modes == {"RGB": 96}
     assert report.imbalance == 1.0
     lines = "\n".join(report.lines())
-    assert "train: 72 pictures in 3 classes" in lines
-    assert "nothing must be mended" in lines
+    assert "train: 72 images in 3 classes" in lines
+    assert "nothing must be fixed" in lines
     assert "worth knowing" not in lines
 
 
-def test_unreadable_truncated_and_empty_files_must_be_mended(folder):
+def test_unreadable_truncated_and_empty_files_must_be_fixed(folder):
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     for name, options in (("half.jpg", {}), ("half.png", {}), ("half.webp", {}), ("prog.jpg", {"progressive": True})):
         path = folder / "train" / "flat" / name
@@ -40,7 +40,7 @@ def test_unreadable_truncated_and_empty_files_must_be_mended(folder):
     (folder / "train" / "tall" / "text.jpg").write_text("hello")
     (folder / "test" / "tall" / "none.gif").write_bytes(b"")
     report = check_data(folder)
-    assert report.must_mend
+    assert report.must_fix
     broken = set(report.truncated) | set(report.unreadable)
     assert broken == {f"train/flat/{n}" for n in ("half.jpg", "half.png", "half.webp", "prog.jpg")} | {
         "train/tall/text.jpg"
@@ -50,7 +50,7 @@ def test_unreadable_truncated_and_empty_files_must_be_mended(folder):
     assert report.empty == ["test/tall/none.gif"]
     assert report.counts["train"]["flat"] == 24
     lines = "\n".join(report.lines())
-    assert "must be mended" in lines and "train/tall/text.jpg (not a picture of a known format" in lines
+    assert "must be fixed" in lines and "train/tall/text.jpg (not an image of a known format" in lines
 
 
 def test_duplicates_by_pixels_and_where_they_are(folder):
@@ -64,18 +64,18 @@ def test_duplicates_by_pixels_and_where_they_are(folder):
     copy("train/flat/0.png", "train/flat/again.webp")  # other bytes, same pixels
     report = check_data(folder)
     assert report.duplicates == [["train/flat/0.png", "train/flat/again.webp"]]
-    assert not report.must_mend  # within a split it is a waste, no more
+    assert not report.must_fix  # within a split it is a waste, no more
     copy("train/tall/1.png", "train/tiles/wrong.png")
     copy("train/tall/2.png", "test/tall/leak.png")
     report = check_data(folder)
     assert report.two_labels == [["train/tall/1.png", "train/tiles/wrong.png"]]
     assert report.across_splits == [["train/tall/2.png", "test/tall/leak.png"]]
-    assert report.must_mend
+    assert report.must_fix
     (folder / "test/tall/leak.png").unlink()
-    assert not check_data(folder).must_mend
+    assert not check_data(folder).must_fix
 
 
-def test_a_turned_or_reshaped_picture_is_no_duplicate(tmp_path):
+def test_a_turned_or_reshaped_image_is_no_duplicate(tmp_path):
     write_pictures(tmp_path, 1, classes=("a", "b"))
     for name, size in (("wide", (8, 4)), ("high", (4, 8)), ("other", (16, 2))):
         Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "a" / f"{name}.png")
@@ -91,20 +91,20 @@ def test_classes_few_missing_unequal_and_alone(tmp_path):
     assert report.small_classes == {"b": 5}
     assert report.imbalance == 4.0
     assert "imbalance: the largest class has 4.0 times" in "\n".join(report.lines())
-    assert not report.must_mend
+    assert not report.must_fix
     (tmp_path / "test" / "b").rename(tmp_path / "test" / "c")
     report = check_data(tmp_path)
     assert report.not_in_train == {"c": ["test"]}
-    assert report.must_mend
+    assert report.must_fix
     shutil.rmtree(tmp_path / "test")
     (tmp_path / "train" / "b" / "readme.txt").write_text("x")
-    assert not check_data(tmp_path).must_mend
+    assert not check_data(tmp_path).must_fix
     for path in (tmp_path / "train" / "b").glob("*.png"):
         path.unlink()
     report = check_data(tmp_path)
-    assert report.one_class and report.must_mend
+    assert report.one_class and report.must_fix
     assert report.empty_classes == ["train/b/"]
-    assert report.not_pictures == ["train/b/readme.txt"]
+    assert report.not_images == ["train/b/readme.txt"]
     assert "one class only" in "\n".join(report.lines())
 
 
@@ -125,13 +125,13 @@ def test_the_report_is_json_and_long_lists_are_cut(folder):
         (folder / "train" / "flat" / f"{i}.png").write_bytes(b"x")
     report = check_data(folder)
     data = json.loads(json.dumps(report.to_dict()))
-    assert data["must_mend"] is True and data["one_class"] is False
+    assert data["must_fix"] is True and data["one_class"] is False
     assert len(data["unreadable"]) == 15
     assert data["sizes"]["width"] == [16, 16, 16]
     assert "    and 5 more" in report.lines()
 
 
-def test_pictures_without_classes(folder, tmp_path):
+def test_images_without_classes(folder, tmp_path):
     """What pre-training takes: flat, or in folders that mean nothing."""
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -140,8 +140,8 @@ def test_pictures_without_classes(folder, tmp_path):
     with pytest.raises(DataError, match="--unlabelled"):
         check_data(flat)
     report = check_data(flat, labelled=False)
-    assert report.counts == {"train": {"": 3}} and not report.must_mend
-    assert "  train: 3 pictures" in report.lines()
+    assert report.counts == {"train": {"": 3}} and not report.must_fix
+    assert "  train: 3 images" in report.lines()
     (flat / "3.png").write_bytes(b"x")
     assert list(check_data(flat, labelled=False).unreadable) == ["3.png"]
     labelled, report = check_data(folder), check_data(folder, labelled=False)
@@ -163,7 +163,7 @@ def test_nothing_to_check(tmp_path):
 
 @pytest.fixture
 def coloured() -> ImageSet:
-    """Two classes of four pictures, 16 px: class 0 red, class 1 blue; class 2 has none."""
+    """Two classes of four images, 16 px: class 0 red, class 1 blue; class 2 has none."""
     images = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
     images[:4, 0] = 200
     images[4:, 2] = 200

@@ -1,4 +1,4 @@
-"""Half an image called sound: what can be found is found, by `data check` and by whatever decodes, in the same words."""
+"""Half an image called sound: what can be found is found, by `data check` and by everything that decodes, in the same words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from feathervit.data import load_data
 from feathervit.data.check import check_data
-from feathervit.data.image import open_picture
+from feathervit.data.image import open_image
 from feathervit.errors import DataError
 
 from .commands import SMALL
@@ -128,8 +128,8 @@ def test_half_an_image_is_found(two_classes, tmp_path, name):
     root = with_file(two_classes, tmp_path, DAMAGED[name])
     file = next((root / "a").glob("case.*"))
     report = check_data(root)
-    assert [*report.truncated, *report.unreadable] == [f"a/{file.name}"] and report.must_mend
-    for use in (lambda: load_data(root, img_size=16), lambda: open_picture(file)):
+    assert [*report.truncated, *report.unreadable] == [f"a/{file.name}"] and report.must_fix
+    for use in (lambda: load_data(root, img_size=16), lambda: open_image(file)):
         with pytest.raises(DataError, match=re.escape(file.name)):
             use()
     assert f"a/{file.name}" not in load_data(root, img_size=16, skip_unreadable=True).train.sources
@@ -139,7 +139,7 @@ def test_half_an_image_is_found(two_classes, tmp_path, name):
 def test_what_may_be_damage_is_said(two_classes, tmp_path, name):
     root = with_file(two_classes, tmp_path, DOUBTFUL[name])
     report = check_data(root)
-    assert len(report.doubtful) == 1 and not report.must_mend
+    assert len(report.doubtful) == 1 and not report.must_fix
     assert "perhaps damaged: 1" in (text := "\n".join(report.lines()))
     assert "damage that cannot be found" in text
     load_data(root, img_size=16)
@@ -149,7 +149,7 @@ def test_what_may_be_damage_is_said(two_classes, tmp_path, name):
 def test_whole_images_are_not_suspected(two_classes, tmp_path, name):
     root = with_file(two_classes, tmp_path, SOUND[name])
     report = check_data(root)
-    assert not report.must_mend and not report.doubtful
+    assert not report.must_fix and not report.doubtful
     load_data(root, img_size=16)
 
 

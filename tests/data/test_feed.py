@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from feathervit.benchmark.augment import pictures
+from feathervit.benchmark.augment import images
 from feathervit.chance import Chance
 from feathervit.config import Augmentation
 from feathervit.data import feed as feeds
@@ -29,7 +29,7 @@ EVERYTHING = Augmentation(
     cutmix=1.0,
     mix_prob=0.7,
 )
-IMAGES, LABELS = pictures(50, 20), torch.arange(50) % 10
+IMAGES, LABELS = images(50, 20), torch.arange(50) % 10
 
 
 def augmenter(augment: Augmentation = EVERYTHING) -> Augmenter:

@@ -161,7 +161,7 @@ def test_images_of_many_sizes_are_taken(files, predictor):
 
 
 @pytest.mark.parametrize("one", ["a path", "a text", "bytes", "an open file", "a PIL image", "a Path-like"])
-def test_one_picture_is_taken(files, predictor, one):
+def test_one_image_is_taken(files, predictor, one):
     class Like:
         def __fspath__(self) -> str:
             return str(files[0])
@@ -269,7 +269,7 @@ def test_other_data_is_refused_in_words(tmp_path, kind):
     assert len(str(error.value)) > 20 and not (tmp_path / "run").exists()
 
 
-PICTURES = {
+OTHERS = {
     "None": None,
     "a number": 3,
     "a set": {"a.png"},
@@ -292,9 +292,9 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_other_pictures_are_refused_in_words(predictor, kind):
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_images_are_refused_in_words(predictor, kind):
     files = ("not there", "no image", "empty", "a null byte", "a folder")
     with pytest.raises(FeatherVitError if kind in files else ConfigError) as error:
-        predictor.predict(PICTURES[kind])
+        predictor.predict(OTHERS[kind])
     assert len(str(error.value)) > 20

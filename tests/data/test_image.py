@@ -18,12 +18,12 @@ from sklearn.datasets import load_sample_images
 
 from feathervit.data import opening
 from feathervit.data.image import (
-    PictureError,
+    ImageError,
     examined,
     fit_square,
     header,
     normalise,
-    open_picture,
+    open_image,
     quiet,
     resize,
     to_stored,
@@ -56,7 +56,7 @@ def chw(image: Image.Image) -> torch.Tensor:
 def test_lossless_formats_keep_every_pixel(tmp_path, photograph, suffix, options):
     path = tmp_path / f"a.{suffix}"
     photograph.save(path, **options)
-    assert torch.equal(open_picture(path), chw(photograph))
+    assert torch.equal(open_image(path), chw(photograph))
     assert header(path) == (640, 427, "RGB")
 
 
@@ -64,7 +64,7 @@ def test_lossless_formats_keep_every_pixel(tmp_path, photograph, suffix, options
 def test_jpeg_is_what_pillow_decodes(tmp_path, photograph, options):
     path = tmp_path / "a.jpg"
     photograph.save(path, quality=90, **options)
-    assert torch.equal(open_picture(path), chw(Image.open(path).convert("RGB")))
+    assert torch.equal(open_image(path), chw(Image.open(path).convert("RGB")))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -74,7 +74,7 @@ def test_exif_orientation(tmp_path, photograph, orientation):
     path = tmp_path / "a.png"
     photograph.save(path, exif=exif)
     upright = ImageOps.exif_transpose(Image.open(path))
-    got = open_picture(path)
+    got = open_image(path)
     assert torch.equal(got, chw(upright))
     assert (got.shape[1] > got.shape[2]) == (orientation >= 5)
 
@@ -83,16 +83,16 @@ def test_damaged_exif_does_no_harm(tmp_path, photograph):
     path = tmp_path / "a.jpg"
     photograph.save(path, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff nonsense")
     with quiet():
-        assert open_picture(path).shape == (3, 427, 640)
+        assert open_image(path).shape == (3, 427, 640)
 
 
 def test_grey_becomes_rgb_and_rgb_becomes_luma(tmp_path, photograph):
     grey = photograph.convert("L")
     grey.save(tmp_path / "grey.png")
     photograph.save(tmp_path / "rgb.png")
-    assert torch.equal(open_picture(tmp_path / "grey.png", 3), chw(grey).expand(3, -1, -1))
-    assert torch.equal(open_picture(tmp_path / "grey.png", 1), chw(grey))
-    assert torch.equal(open_picture(tmp_path / "rgb.png", 1), chw(grey))
+    assert torch.equal(open_image(tmp_path / "grey.png", 3), chw(grey).expand(3, -1, -1))
+    assert torch.equal(open_image(tmp_path / "grey.png", 1), chw(grey))
+    assert torch.equal(open_image(tmp_path / "rgb.png", 1), chw(grey))
 
 
 def test_transparency_lies_over_white(tmp_path):
@@ -100,47 +100,47 @@ def test_transparency_lies_over_white(tmp_path):
     pixels[..., 0] = 200
     pixels[0, :, 3] = [255, 0, 51]  # opaque, clear, a fifth
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    got = open_picture(tmp_path / "a.png")
+    got = open_image(tmp_path / "a.png")
     assert got[:, 0, 0].tolist() == [200, 0, 0]
     assert got[:, 0, 1].tolist() == [255, 255, 255]
     assert got[:, 0, 2].tolist() == [244, 204, 204]  # 255 - (255 - c) / 5
     Image.fromarray(pixels[..., [0, 3]]).save(tmp_path / "la.png")
-    assert open_picture(tmp_path / "la.png", 1)[0, 0].tolist() == [200, 255, 244]
+    assert open_image(tmp_path / "la.png", 1)[0, 0].tolist() == [200, 255, 244]
 
 
 def test_palettes_with_and_without_transparency(tmp_path):
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), mode="P")
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     image.save(tmp_path / "p.png")
-    assert open_picture(tmp_path / "p.png")[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
+    assert open_image(tmp_path / "p.png")[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
     image.save(tmp_path / "t.png", transparency=1)
-    assert open_picture(tmp_path / "t.png")[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255], [70, 80, 90]]
+    assert open_image(tmp_path / "t.png")[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255], [70, 80, 90]]
 
 
 def test_cmyk_and_one_bit(tmp_path, photograph):
     photograph.convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     want = chw(Image.open(tmp_path / "a.jpg").convert("RGB"))
-    assert torch.equal(open_picture(tmp_path / "a.jpg"), want)
+    assert torch.equal(open_image(tmp_path / "a.jpg"), want)
     assert (want.float() - chw(photograph).float()).abs().mean() < 4  # and not inverted
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "b.png")
-    assert open_picture(tmp_path / "b.png", 1)[0].tolist() == [[255, 0]]
+    assert open_image(tmp_path / "b.png", 1)[0].tolist() == [[255, 0]]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
     values = np.array([[0, 128, 129, 257, 1000, 32768, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / f"a.{suffix}")
-    got = open_picture(tmp_path / f"a.{suffix}", 1)[0, 0].tolist()
+    got = open_image(tmp_path / f"a.{suffix}", 1)[0, 0].tolist()
     assert got == [0, 0, 1, 1, 4, 128, 255]  # value / 257, rounded
 
 
 def test_thirty_two_bits_and_floats(tmp_path):
     Image.fromarray(np.array([[0, 257, 65535]], np.int32)).save(tmp_path / "i.tiff")
-    assert open_picture(tmp_path / "i.tiff", 1)[0, 0].tolist() == [0, 1, 255]
+    assert open_image(tmp_path / "i.tiff", 1)[0, 0].tolist() == [0, 1, 255]
     Image.fromarray(np.array([[0, 2**30, 2**31 - 1]], np.int32)).save(tmp_path / "j.tiff")
-    assert open_picture(tmp_path / "j.tiff", 1, 2**31 - 1)[0, 0].tolist() == [0, 128, 255]
+    assert open_image(tmp_path / "j.tiff", 1, 2**31 - 1)[0, 0].tolist() == [0, 128, 255]
     Image.fromarray(np.array([[0, 0.5, 1, np.nan]], np.float32)).save(tmp_path / "f.tiff")
-    assert open_picture(tmp_path / "f.tiff", 1)[0, 0].tolist() == [0, 128, 255, 0]
+    assert open_image(tmp_path / "f.tiff", 1)[0, 0].tolist() == [0, 128, 255, 0]
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
@@ -148,14 +148,14 @@ def test_animations_give_their_first_frame(tmp_path, suffix):
     first, second = Image.new("RGB", (8, 6), (255, 0, 0)), Image.new("RGB", (8, 6), (0, 0, 255))
     options = {"lossless": True} if suffix == "webp" else {}
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second], **options)
-    assert open_picture(tmp_path / f"a.{suffix}")[:, 3, 3].tolist() == [255, 0, 0]
+    assert open_image(tmp_path / f"a.{suffix}")[:, 3, 3].tolist() == [255, 0, 0]
 
 
 def test_bytes_and_pil_images_are_read_as_files_are(tmp_path, photograph):
     photograph.save(tmp_path / "a.png")
-    want = open_picture(tmp_path / "a.png")
-    assert torch.equal(open_picture((tmp_path / "a.png").read_bytes()), want)
-    assert torch.equal(open_picture(photograph), want)
+    want = open_image(tmp_path / "a.png")
+    assert torch.equal(open_image((tmp_path / "a.png").read_bytes()), want)
+    assert torch.equal(open_image(photograph), want)
     assert photograph.size == (640, 427)  # the caller's image is still open
 
 
@@ -190,11 +190,11 @@ def test_resize_in_pieces_is_resize_at_once(photograph, monkeypatch):
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_draft_decoding_keeps_the_place(tmp_path, photograph, fit, orientation):
-    """Sides that are no multiples of 8 and odd margins, any way up: the same part of the picture, whatever the scale."""
+    """Sides that are no multiples of 8 and odd margins, any way up: the same part of the image at any scale."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     photograph.save(tmp_path / "a.jpg", quality=95, exif=exif)  # 640 x 427
-    whole = fit_square(open_picture(tmp_path / "a.jpg"), fit)
+    whole = fit_square(open_image(tmp_path / "a.jpg"), fit)
     for size in (16, 24, 36, 64, 96):
         difference = (to_stored(tmp_path / "a.jpg", size, 3, fit).int() - resize(whole, size).int()).abs().float()
         assert 0 < difference.mean() < 0.8
@@ -233,19 +233,19 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, photograph, monkey
     buffer = io.BytesIO()
     photograph.save(buffer, "JPEG")
     (tmp_path / "half.jpg").write_bytes(buffer.getvalue()[:5000])
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "bomb.png").write_bytes(png_bomb())
     photograph.save(tmp_path / "page.eps")
     for name, why in [
         ("half.jpg", "truncated"),
-        ("text.jpg", "not a picture of a known format"),
-        ("empty.png", "not a picture of a known format"),
+        ("text.jpg", "not an image of a known format"),
+        ("empty.png", "not an image of a known format"),
         ("bomb.png", "take 13.4 gib"),
-        ("page.eps", "not a picture of a known format"),
+        ("page.eps", "not an image of a known format"),
         ("none.png", "no such file"),
     ]:
-        with pytest.raises(PictureError) as error:
+        with pytest.raises(ImageError) as error:
             to_stored(tmp_path / name, 32)
         assert str(tmp_path / name) in str(error.value)
         assert why in error.value.why.lower()
@@ -263,10 +263,10 @@ def test_memory_of_a_decoded_image_is_limited(tmp_path, kind):
     gib = side * side / 2**30  # a byte per pixel
     needs = {"png": 4, "jpg": 4 / 64, "progressive.jpg": 2 * 1.5 + 4 / 64, "grey.png": 1, "tif": 4}[kind]
     assert to_stored(path, 64, max_gib=1.01 * needs * gib).shape == (3, 64, 64)
-    with pytest.raises(PictureError, match="--max-image-gib"):
+    with pytest.raises(ImageError, match="--max-image-gib"):
         to_stored(path, 64, max_gib=0.99 * needs * gib)
-    with pytest.raises(PictureError, match="2000 x 2000 pixels take"):
-        open_picture(path, max_gib=0.9 * gib)
+    with pytest.raises(ImageError, match="2000 x 2000 pixels take"):
+        open_image(path, max_gib=0.9 * gib)
     if "jpg" in kind:  # what training takes, data check does
         with examined(path, 3, max_gib=1.01 * needs * gib) as (x_CHW, _, _):
             assert x_CHW.shape == (3, 250, 250)
@@ -278,7 +278,7 @@ def test_pils_own_limit_is_not_ours_and_stays_what_it_was(tmp_path, photograph, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with ThreadPoolExecutor(4) as pool:
-            assert len({x.shape for x in pool.map(open_picture, [tmp_path / "large.png"] * 8)}) == 1
+            assert len({x.shape for x in pool.map(open_image, [tmp_path / "large.png"] * 8)}) == 1
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
@@ -293,14 +293,14 @@ def test_formats_that_pillow_may_have(tmp_path, photograph, suffix, name):
     photograph.save(tmp_path / f"a.{suffix}", **({} if name == "JPEG2000" else {"quality": 90}))
     assert header(tmp_path / f"a.{suffix}")[:2] == (640, 427)
     with Image.open(tmp_path / f"a.{suffix}") as image:
-        assert torch.equal(open_picture(tmp_path / f"a.{suffix}"), chw(image.convert("RGB")))
+        assert torch.equal(open_image(tmp_path / f"a.{suffix}"), chw(image.convert("RGB")))
     if name == "JPEG2000":  # it loses nothing
-        assert torch.equal(open_picture(tmp_path / f"a.{suffix}"), chw(photograph))
+        assert torch.equal(open_image(tmp_path / f"a.{suffix}"), chw(photograph))
 
 
 def test_other_channel_counts_are_refused(photograph):
     with pytest.raises(DataError, match="1 or 3 channels, not 4"):
-        open_picture(photograph, 4)
+        open_image(photograph, 4)
 
 
 def test_threads_share_the_budget(monkeypatch):

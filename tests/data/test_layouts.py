@@ -31,7 +31,7 @@ TWO = {"train": {"a": 2, "b": 1}}
         ("pets/pets/train", "pets/pets/testing", "test"),
         ("trainval", "test", "test"),
         ("train_val", "Test Set", "test"),
-        ("ＴＲＡＩＮ", "Ｖａｌ", "val"),
+        ("\uff34\uff32\uff21\uff29\uff2e", "\uff36\uff41\uff4c", "val"),  # full-width letters
     ],
 )
 def test_splits_by_many_names(command, tmp_path, train, other, split):
@@ -52,7 +52,10 @@ def test_splits_by_many_names(command, tmp_path, train, other, split):
             "train/a/1.png train/b/2.png train/val/a/3.png train/val/b/4.png",
             ["val/ (2 images) is a split by name, a/ (1 images), b/ (1 images) neither a split nor a class"],
         ),
-        ("train/train/a/1.png train/train/b/2.png train/test/a/3.png train/test/b/4.png", ["train/ (2 images)", "test/"]),
+        (
+            "train/train/a/1.png train/train/b/2.png train/test/a/3.png train/test/b/4.png",
+            ["train/ (2 images)", "test/"],
+        ),
         ("cat/train/1.png cat/test/2.png dog/train/3.png dog/test/4.png", ["cat/ holds test, train"]),
         ("cat/old/train/1.png cat/old/val/2.png dog/3.png", ["cat/old/ holds train, val"]),
         ("cat/1.png cat/testing/2.png dog/3.png", ["cat/ holds testing"]),
@@ -101,7 +104,11 @@ def test_two_flags_settle_it(command, tmp_path, names, flags, want):
             "2 images of test in no class",
         ),
         *(
-            (f"x_train/a/1.png x_train/b/2.png x_test/{inner}/3.png", {"train": {"a": 1, "b": 1}}, "1 images of test in no")
+            (
+                f"x_train/a/1.png x_train/b/2.png x_test/{inner}/3.png",
+                {"train": {"a": 1, "b": 1}},
+                "1 images of test in no",
+            )
             for inner in ("x_test", "test", "images", "Test Data")
         ),
         ("a/1.png a/deep/2.png b/3.png b/deep/4.png", {"train": {"a": 2, "b": 2}}, "folders 'deep' of the classes"),

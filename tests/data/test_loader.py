@@ -1,4 +1,4 @@
-"""The order of the pictures: permutations, shares of processes, views."""
+"""The order of the images: permutations, shares of processes, views."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def epoch_of(sampler: Sampler, epoch: int = 0) -> torch.Tensor:
     return torch.cat([sampler.batch(s) for s in steps])
 
 
-def test_an_epoch_shows_every_picture_once():
+def test_an_epoch_shows_every_image_once():
     sampler = Sampler(96, 8, seed=0)
     assert sampler.steps_per_epoch == 12
     first, second = epoch_of(sampler), epoch_of(sampler, 1)
@@ -64,16 +64,16 @@ def test_processes_share_a_partial_batch_evenly(n):
     assert set(torch.cat(batches).tolist()) == set(range(n))
 
 
-def test_views_of_a_picture_lie_in_one_batch():
+def test_views_of_a_image_lie_in_one_batch():
     shares = [Sampler(24, 6, seed=0, rank=r, world=2, repeats=3) for r in range(2)]
     assert shares[0].steps_per_epoch == 6
     assert shares[0].batch_size == 6
     seen = []
     for step in range(6):
         for share in shares:
-            pictures, views = share.batch(step).unique(return_counts=True)
-            assert len(pictures) == 2 and (views == 3).all()
-            seen += pictures.tolist()
+            images, views = share.batch(step).unique(return_counts=True)
+            assert len(images) == 2 and (views == 3).all()
+            seen += images.tolist()
     assert sorted(seen) == list(range(24))
 
 

@@ -1,4 +1,4 @@
-"""Mixup and CutMix against their formulas, written out picture by picture."""
+"""Mixup and CutMix against their formulas, written out image by image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_cut(mix: Mix) -> torch.Tensor:
     return (mix.boxes[:, 2:] > 0).all(1)
 
 
-def test_mixup_is_lambda_of_the_picture_and_the_rest_of_its_partner():
+def test_mixup_is_lambda_of_the_image_and_the_rest_of_its_partner():
     x = torch.randn(6, 3, S, S, generator=torch.Generator().manual_seed(0))
     mix = draw(6, mixup=0.8)
     y = apply_mix(x, mix)
@@ -74,13 +74,13 @@ def test_a_box_is_timms_for_the_same_centre(lam, monkeypatch):
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_lambda_of_mixup_is_a_beta_variate_of_each_picture(alpha):
+def test_lambda_of_mixup_is_a_beta_variate_of_each_image(alpha):
     share = draw(mixup=alpha).share
     assert stats.kstest(share.double().numpy(), stats.beta(alpha, alpha).cdf).pvalue > 1e-4
     assert len(share.unique()) > B / 2
 
 
-def test_shares_of_mixed_pictures_and_of_both_kinds():
+def test_shares_of_mixed_images_and_of_both_kinds():
     mix = draw(mixup=1.0, cutmix=1.0, probability=0.6, switch=0.25)
     mixed = mix.share < 1
     assert stats.binomtest(int(mixed.sum()), B, 0.6).pvalue > 1e-3  # a box of no area is rare: lambda near 1
@@ -102,7 +102,7 @@ def test_batches_that_are_mixed_together_are_mixed_each_by_itself():
     assert torch.equal(soft_targets(labels, mix.share, 12, batches=2), targets)
 
 
-def test_mixing_reaches_no_other_picture_than_the_partner():
+def test_mixing_reaches_no_other_image_than_the_partner():
     x = torch.randn(10, 1, S, S)
     mix = draw(10, mixup=0.5, cutmix=1.0)
     before = apply_mix(x, mix)

@@ -1,4 +1,4 @@
-"""Named data sets in their real formats, laid out by the test, and the hub's from a local folder."""
+"""Named data sets in their real formats, written by the test, and the hub's from a local folder."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_digits_in_three_channels():
     assert torch.equal(data.train.images[:, 0], data.train.images[:, 2])
 
 
-# --- torchvision's sets, in their real formats, laid out here
+# --- torchvision's sets, in their real formats, written here
 
 
 def cifar_batch(path: Path, labels: list[int], key: str, seed: int) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_a_file_that_fails_its_checksum_is_never_unpickled(cifar10, tmp_path):
     assert not marker.exists()
 
 
-def test_a_failed_download_says_what_was_tried_and_where_to_lay_files(monkeypatch, tmp_path):
+def test_a_failed_download_says_what_was_tried_and_where_to_put_files(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.CIFAR10, "url", (tmp_path / "none.tar.gz").as_uri())
     with pytest.raises(DataError) as error:
         load_data("cifar10", img_size=32)

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from timm.data.auto_augment import NAME_TO_OP
 
-from feathervit.benchmark.augment import pictures
+from feathervit.benchmark.augment import images
 from feathervit.data.operations import apply_policy, plan_policy
 from feathervit.data.policies import AFFINE, ENHANCEMENTS, OPERATIONS, Draws, draw_policy, magnitudes, rand_magnitudes
 
@@ -28,7 +28,7 @@ def apply_draws(x: torch.Tensor, draws: Draws, fill: torch.Tensor | None = None)
 
 
 def reference(x: torch.Tensor, op: str, m: float) -> torch.Tensor:
-    """torchvision's operation on one uint8 picture [C, H, W]; its AutoAugment classes call them with these arguments."""
+    """torchvision's operation on one uint8 image [C, H, W]; its AutoAugment classes call them with these arguments."""
     degrees = math.degrees(math.atan(m))
     match op:
         case "Identity":
@@ -75,13 +75,13 @@ def digits() -> torch.Tensor:
 
 
 SETS = {
-    "photos": lambda: pictures(40, 32),
-    "odd size": lambda: pictures(20, 17),
-    "grey photos": lambda: pictures(40, 32)[:, :1].contiguous(),
+    "photos": lambda: images(40, 32),
+    "odd size": lambda: images(20, 17),
+    "grey photos": lambda: images(40, 32)[:, :1].contiguous(),
     "digits": digits,
     "extremes": lambda: extremes(24),
     "grey extremes": lambda: extremes(24)[:, :1].contiguous(),
-    "two pixels wide": lambda: pictures(8, 2),
+    "two pixels wide": lambda: images(8, 2),
 }
 
 
@@ -111,7 +111,7 @@ def test_each_operation_is_torchvisions(op, source):
 
 @pytest.mark.parametrize("op", OPERATIONS[1:])
 def test_each_operation_does_something(op):
-    x = pictures(8, 32) // 2 + 20
+    x = images(8, 32) // 2 + 20
     m = {
         "Solarize": 30.0,
         "Posterize": 4.0,
@@ -128,7 +128,7 @@ def test_each_operation_does_something(op):
 @pytest.mark.parametrize("name", ["cifar10", "svhn", "imagenet", "trivial"])
 def test_a_policy_is_torchvisions_sequence_of_operations(name, size):
     n = 300
-    x = pictures(n, size)
+    x = images(n, size)
     draws = draw_policy(name, n, size, torch.Generator().manual_seed(1))
     got = apply_draws(x, draws)
     for i in range(n):
@@ -143,14 +143,14 @@ def test_a_policy_is_torchvisions_sequence_of_operations(name, size):
 
 
 def test_translation_is_by_whole_pixels_and_leaves_black():
-    x = pictures(1, 32)
+    x = images(1, 32)
     y = apply_draws(x, one_operation("TranslateX", torch.tensor([5.9], dtype=torch.float64), 1))
     assert torch.equal(y[..., 5:], x[..., :-5])
     assert (y[..., :5] == 0).all()
 
 
-def test_pictures_are_worked_on_alone_and_left_as_they_were():
-    x = pictures(60, 24)
+def test_images_are_worked_on_alone_and_left_as_they_were():
+    x = images(60, 24)
     before = x.clone()
     draws = draw_policy("imagenet", 60, 24, torch.Generator().manual_seed(2))
     together = apply_draws(x, draws)
@@ -160,7 +160,7 @@ def test_pictures_are_worked_on_alone_and_left_as_they_were():
 
 
 def test_what_is_not_applied_changes_nothing():
-    x = pictures(30, 16)
+    x = images(30, 16)
     draws = draw_policy("cifar10", 30, 16, torch.Generator().manual_seed(3))
     assert torch.equal(apply_draws(x, Draws(draws.op, draws.magnitude, draws.apply & False)), x)
 
@@ -191,7 +191,7 @@ def levels_of(op: str, size: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("op", [op for op in OPERATIONS[1:] if op not in AFFINE])
 def test_operations_on_values_are_timms(op):
-    x = pictures(24, 32)
+    x = images(24, 32)
     draws = one_operation(op, levels_of(op, 32), 24)
     want = torch.stack([timm_operation(p, op, float(m)) for p, m in zip(x, draws.magnitude, strict=True)])
     difference = (apply_draws(x, draws).int() - want.int()).abs()
@@ -214,7 +214,7 @@ def test_affine_operations_look_where_timms_do_and_fill_what_lies_outside(op, si
 @pytest.mark.parametrize("op", AFFINE)
 def test_affine_operations_interpolate_as_timms_do(op):
     """PIL's cubic is a little sharper (-1 against torch's -0.75), so photos differ by a grey level or two."""
-    x = pictures(24, 36)
+    x = images(24, 36)
     draws = one_operation(op, levels_of(op, 36), 24, bicubic=True)
     want = torch.stack([timm_operation(p, op, float(m)) for p, m in zip(x, draws.magnitude, strict=True)]).float()
     got = apply_draws(x, draws, torch.tensor(GREY).float()).float()
@@ -224,7 +224,7 @@ def test_affine_operations_interpolate_as_timms_do(op):
 
 
 def test_randaugment_is_timms_sequence_of_operations():
-    x = pictures(200, 32)
+    x = images(200, 32)
     draws = draw_policy("rand", 200, 32, torch.Generator().manual_seed(1))
     got = apply_draws(x, draws, torch.tensor(GREY).float())
     differences = []
@@ -240,7 +240,7 @@ def test_randaugment_is_timms_sequence_of_operations():
 
 @pytest.mark.parametrize("op", AFFINE)
 def test_fill_is_what_torchvision_fills_with(op):
-    x = pictures(8, 24)
+    x = images(8, 24)
     m = {"Rotate": 25.0, "TranslateX": 7.0, "TranslateY": -6.0}.get(op, 0.3)
     got = apply_draws(x, one_operation(op, torch.tensor([m], dtype=torch.float64), 8), torch.tensor([128.0]))
     black = apply_draws(x // 2 + 60, one_operation(op, torch.tensor([m], dtype=torch.float64), 8))

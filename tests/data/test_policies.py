@@ -39,7 +39,7 @@ def test_sub_policies_are_drawn_alike_and_their_operations_as_often_as_the_table
     draws = draw(name)
     ops, probability, bins = sub_policies(name)
     table = magnitudes(name, 32)
-    # A drawn pair of operations and magnitudes tells the sub-policy, up to ones that are written down twice.
+    # A drawn pair of operations and magnitudes identifies the sub-policy, up to ones that are written down twice.
     keys = [
         tuple((int(o), float(table[o, b]), round(float(p), 3)) for o, b, p in zip(*row, strict=True))
         for row in zip(ops, bins, probability, strict=True)
@@ -139,7 +139,7 @@ def test_trivialaugment_draws_one_operation_and_every_magnitude_alike():
 
 
 @pytest.mark.parametrize("name", ["cifar10", "rand", "trivial"])
-def test_draws_are_a_function_of_the_generator_and_differ_between_pictures(name):
+def test_draws_are_a_function_of_the_generator_and_differ_between_images(name):
     a, b, c = draw(name, 64, seed=5), draw(name, 64, seed=5), draw(name, 64, seed=6)
     assert torch.equal(a.op, b.op) and torch.equal(a.magnitude, b.magnitude) and torch.equal(a.apply, b.apply)
     assert not torch.equal(a.op, c.op)

@@ -70,7 +70,7 @@ def test_folds_partition_train(tmp_path):
     assert len(held) == len(set(held)) == 30
 
 
-def test_classes_are_sorted_and_pictures_may_lie_deeper(tmp_path):
+def test_classes_are_sorted_and_images_may_lie_deeper(tmp_path):
     for name in ("b", "B", "a1", "a10", "a2"):
         noise(tmp_path / name / "deep" / "er" / "x.PNG", 20, 20)
         noise(tmp_path / name / "y.png", 20, 20)
@@ -129,7 +129,7 @@ def test_stored_sizes(tmp_path, native):
     assert load_split(tmp_path, "train", img_size=48).images.shape[-1] == (60 if native else 48)
 
 
-def test_fit_and_channels_are_those_of_a_single_picture(tmp_path):
+def test_fit_and_channels_are_those_of_a_single_image(tmp_path):
     for name in "ab":
         noise(tmp_path / name / "0.png", 130, 70)
     for fit in ("crop", "pad", "stretch"):
@@ -155,8 +155,8 @@ def test_unreadable_files_stop_before_training(folder):
     with pytest.raises(DataError) as error:
         load_data(folder, img_size=16, split=SplitConfig(val_fraction=0))
     message = str(error.value)
-    assert "13 unreadable pictures" in message
-    assert "train/flat/0.png: not a picture of a known format" in message
+    assert "13 unreadable images" in message
+    assert "train/flat/0.png: not an image of a known format" in message
     assert "and 3 more" in message
     assert "feathervit data check" in message and "--skip-unreadable" in message
     data = load_data(folder, img_size=16, split=SplitConfig(val_fraction=0), skip_unreadable=True)
@@ -181,7 +181,7 @@ def test_missing_folders_name_the_nearest(tmp_path):
         load_data(tmp_path / "set.rar", img_size=16)
 
 
-def test_folders_without_pictures_or_classes(tmp_path):
+def test_folders_without_images_or_classes(tmp_path):
     with pytest.raises(DataError, match="no images were found"):
         load_data(tmp_path, img_size=16)
     noise(tmp_path / "0.png", 16, 16)
@@ -191,7 +191,7 @@ def test_folders_without_pictures_or_classes(tmp_path):
     with pytest.raises(DataError, match="one class only"):
         load_data(tmp_path, img_size=16)
     shutil.move(tmp_path / "only", tmp_path / "test" / "only")
-    with pytest.raises(DataError, match="no training pictures"):
+    with pytest.raises(DataError, match="no training images"):
         load_data(tmp_path, img_size=16)
     noise(tmp_path / "train" / "0.png", 16, 16)
     with pytest.raises(DataError, match="train holds no class folders"):
@@ -241,17 +241,17 @@ def test_hold_out_of_very_small_classes():
     kept, held, _, notes = hold_out(labels, SplitConfig(val_fraction=0.1))
     assert sorted([*kept, *held]) == list(range(33))
     assert 32 not in held
-    assert any("single picture" in note for note in notes)
+    assert any("single image" in note for note in notes)
     kept, held, how, _ = hold_out(np.array([0, 1, 2]), SplitConfig())
     assert len(held) == 0 and "no class has two" in how
 
 
-def test_hold_out_less_than_a_picture_a_class():
-    labels = np.repeat(np.arange(50), 4)  # a tenth is 20 pictures, for 50 classes
+def test_hold_out_less_than_one_image_per_class():
+    labels = np.repeat(np.arange(50), 4)  # a tenth is 20 images, for 50 classes
     kept, held, _, notes = hold_out(labels, SplitConfig(val_fraction=0.1))
     assert np.bincount(labels[held], minlength=50).tolist() == [1] * 50
     assert len(kept) == 150
-    assert any("50 pictures and not 20" in note for note in notes)
+    assert any("50 images and not 20" in note for note in notes)
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.9])
@@ -265,7 +265,7 @@ def test_hold_out_is_stratified(fraction):
     assert np.abs(np.bincount(labels[held], minlength=5) - want).max() <= 1
 
 
-def test_folds_keep_single_pictures_in_train():
+def test_folds_keep_single_images_in_train():
     labels = np.array([0] * 9 + [1] * 9 + [2])
     for fold in range(3):
         kept, held, _, _ = hold_out(labels, SplitConfig(folds=3, fold=fold))
@@ -348,7 +348,7 @@ def test_summarise_reads_headers_only(folder):
     assert summarise(folder).common_size is None
 
 
-def test_summarise_grey_pictures_and_named_sets(tmp_path):
+def test_summarise_grey_images_and_named_sets(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         Image.new("L", (20, 30)).save(tmp_path / name / "0.png")
@@ -373,7 +373,7 @@ def test_train_per_class_leaves_val_and_test_as_they_are(tmp_path):
     assert set(part.train.sources) < set(whole.train.sources)
     assert part.record["splits"]["train"]["sources"] == part.train.sources
     assert "5 a class, seed 0" in part.record["splits"]["train"]["how"]
-    assert any("15 of 108 pictures" in note for note in part.notes)
+    assert any("15 of 108 images" in note for note in part.notes)
     assert load_split(tmp_path / "set", "train", img_size=16, split=split).sources == part.train.sources
     other = load_data(tmp_path / "set", img_size=16, split=SplitConfig(train_per_class=5, seed=1))
     assert counts(other.train) == [5, 5, 5]

@@ -16,7 +16,7 @@ from PIL import Image
 
 import feathervit
 from feathervit.data import cache, folders, load_data
-from feathervit.data.image import open_picture
+from feathervit.data.image import open_image
 
 from ..conftest import stripes
 from .commands import SMALL
@@ -179,7 +179,7 @@ def test_eight_bits_stay_what_they_are_beside_a_deep_set(tmp_path, run):
     for top in (65535, 4095, 255):
         path = tmp_path / "one.png"
         Image.fromarray(np.full((4, 4), top, np.uint16)).save(path)
-        assert open_picture(path, 1).max() == round(top / 257)
+        assert open_image(path, 1).max() == round(top / 257)
 
 
 def test_a_run_goes_on_with_its_scale(tmp_path, run):
@@ -239,9 +239,7 @@ def test_the_page_reads_sixteen_bits_as_python_does(tmp_path, channels):
     assert (found["width"], found["height"]) == (7, 9)
     got = np.array(found["data"]).reshape(9, 7, 4)
     assert (got[..., 3] == 255).all()
-    assert torch.equal(
-        torch.from_numpy(got[..., :3]), open_picture(tmp_path / "a.png", 3, 4095).permute(1, 2, 0).long()
-    )
+    assert torch.equal(torch.from_numpy(got[..., :3]), open_image(tmp_path / "a.png", 3, 4095).permute(1, 2, 0).long())
 
 
 # --- content that changed
@@ -296,20 +294,20 @@ CHANGES = [exchange, replace_file, overwrite, copy_with_times, link_elsewhere]
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_changed_files_are_decoded_again(tmp_path, run, change):
-    """Whatever is exchanged or replaced, size and time kept: training sees the new pixels, and goes on with no old ones."""
+    """Files are exchanged or replaced, size and time kept: training sees the new pixels, and goes on with no old ones."""
     root = colours(tmp_path / "set")
     assert run("train", "--data", root, "--out", tmp_path / "run", *SMALL)[0] == 0
     keep_time(change)(root)
     for split in (load_data(root, img_size=16).train, load_data(root, img_size=16).val):
         for image, source in zip(split.images, split.sources, strict=True):
-            assert torch.equal(image, open_picture(root / source))
+            assert torch.equal(image, open_image(root / source))
     first = json.loads((tmp_path / "run" / "result.json").read_text())["data"]["fingerprint"]
     assert load_data(root, img_size=16).train.fingerprint() != first
-    assert "anew" not in run("data", "check", root)[1]  # what was decoded of the old files is not in use
+    assert "changed since" not in run("data", "check", root)[1]  # what was decoded of the old files is not in use
 
 
 def test_check_compares_content_where_times_say_nothing(tmp_path, run, monkeypatch):
-    """A file system that knows neither inodes nor change times: only the content can tell."""
+    """A file system that knows neither inodes nor change times: only the content differs."""
     monkeypatch.setattr(cache, "stamp", lambda stat: f"{stat.st_size} {stat.st_mtime_ns}")
     monkeypatch.setattr(folders, "stamp", cache.stamp)
     root = colours(tmp_path / "set")
@@ -320,6 +318,6 @@ def test_check_compares_content_where_times_say_nothing(tmp_path, run, monkeypat
     data = load_data(root, img_size=16)
     for split in (data.train, data.val):
         for image, source in zip(split.images, split.sources, strict=True):
-            assert torch.equal(image, open_picture(root / source))
+            assert torch.equal(image, open_image(root / source))
     status, out, _ = run("data", "check", root)
     assert "changed since" not in out

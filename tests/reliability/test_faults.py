@@ -233,7 +233,7 @@ def test_data_changed_between_runs(change, long, pictures, tmp_path, said):
     resume = ["train", "--resume", "--threads", "1", "--out", out]
     ended = run(resume, said)
     assert ended.status == 2 and "Traceback" not in ended.said
-    assert ("unreadable pictures" if change == "unreadable" else "data has changed") in ended.said
+    assert ("unreadable images" if change == "unreadable" else "data has changed") in ended.said
     picture.write_bytes(before)
     added.unlink(missing_ok=True)
     assert run(resume, said).status == 0
