@@ -61,7 +61,8 @@ def run(
 ) -> dict[str, Any]:
     """Figures of a training step of `config` on random images at the model's input size, JSON-ready.
 
-    "images_per_s": median over `rounds` of `steps` steps each; "ms": median milliseconds of each part of a step;
+    "images_per_s": median over `rounds` of `steps` steps each; "images_per_cpu_s": the same per second of this process's CPU
+    time, which other programs hardly change, None on a GPU; "ms": median milliseconds of each part of a step;
     "peak_mb": of the device's allocator, or this process's resident memory on the CPU; "tflops": 10^12 floating-point
     operations per second, None where they cannot be counted. Raises what the configuration's own checks raise.
     """
@@ -83,9 +84,11 @@ def run(
         _forget_peak(device)
         for _ in range(max(2, ahead)):  # warms up
             step()
-        speeds, parts = [], []
+        speeds, on_cpu, parts = [], [], []
         for _ in range(rounds):
+            began = time.process_time()
             speeds.append(steps * config.batch_size / _seconds(lambda: [step() for _ in range(steps)], device))
+            on_cpu.append(steps * config.batch_size / (time.process_time() - began))
             several = [_split(trainer, step) for _ in range(ahead)]
             parts.append([statistics.mean(column) for column in zip(*several, strict=True)])
     speed = statistics.median(speeds)
@@ -105,6 +108,7 @@ def run(
         "compile_failure": lines.getvalue().strip() if trainer.compiled.mode != mode else None,
         "processes": group.world,
         "images_per_s": speed,
+        "images_per_cpu_s": statistics.median(on_cpu) if device.type == "cpu" else None,
         "tflops": 2 * 3 * macs * speed / 1e12 if macs else None,
         "ms": {
             name: 1e3 * statistics.median(column) for name, column in zip(PARTS, zip(*parts, strict=True), strict=True)

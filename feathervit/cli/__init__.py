@@ -30,6 +30,7 @@ from ..config import (
     LinearPatchesConfig,
     MLPConfig,
     MoEConfig,
+    PooledStemConfig,
     RunConfig,
     SwiGLUConfig,
     WhitenedPatchesConfig,
@@ -49,7 +50,12 @@ from .verbs import SUCCESSORS, VERBS
 PARTS = {  # the kinds of a model's parts, by what they are called on the command line
     "attention": {"gqa": GQAConfig, "latent": LatentConfig},
     "feedforward": {"moe": MoEConfig, "swiglu": SwiGLUConfig, "mlp": MLPConfig, "conv-mlp": ConvMLPConfig},
-    "patches": {"linear": LinearPatchesConfig, "whitened": WhitenedPatchesConfig, "conv-stem": ConvStemConfig},
+    "patches": {
+        "linear": LinearPatchesConfig,
+        "whitened": WhitenedPatchesConfig,
+        "conv-stem": ConvStemConfig,
+        "pooled-stem": PooledStemConfig,
+    },
 }
 SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short words for fields of a recipe
 

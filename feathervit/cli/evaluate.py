@@ -31,6 +31,8 @@ class Evaluate(ReadingFlags):
     """Which split; the test split, else val, else all there is, if not given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     skip_unreadable: bool = False
+    flip: bool = False
+    """Average the logits of each image and of its mirror image."""
     threads: int | None = None
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
@@ -40,7 +42,9 @@ def evaluate(args: Evaluate, _: dict) -> int:
     from ..evaluation.evaluate import evaluate as run
 
     set_threads(args.threads)
-    split, found = run(args.checkpoint, args.data, args.split, args.device, args.skip_unreadable, args.fields())
+    split, found = run(
+        args.checkpoint, args.data, args.split, args.device, args.skip_unreadable, args.fields(), args.flip
+    )
     if args.json:
         print_json({"checkpoint": args.checkpoint, "split": split, **found.to_dict()})
         return 0

@@ -44,6 +44,10 @@ class StudyFlags:
     """Start cells anew that failed."""
     max_minutes: float | None = None
     """Stop after this many minutes, the running cell's state saved; the same command goes on."""
+    trials: str | None = None
+    """The study.json of the study's trials, which choose between the candidates of its arms."""
+    plan: bool = False
+    """Run nothing: settle the epochs of all cells, from speeds measured now (on a quiet machine)."""
     list: bool = False
     """Run nothing: print the arms, each with what a paper reports."""
     show: bool = False
@@ -82,6 +86,8 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
             shard=args.shard,
             retry_failed=args.retry_failed,
             max_minutes=args.max_minutes,
+            trials=args.trials,
+            plan_only=args.plan,
             console=console,
             command=shlex.join(["feathervit", *sys.argv[1:]]) if sys.argv[1:2] == ["study"] else "feathervit study",
         )

@@ -15,6 +15,7 @@ from .parts import (
     GQAConfig,
     MLPConfig,
     MoEConfig,
+    PooledStemConfig,
     ResidualStemConfig,
     StageConfig,
 )
@@ -43,6 +44,21 @@ def _vit_lite(depth: int) -> ModelSpec:
         dim=256, depth=depth, attention=GQAConfig(4, 4), feedforward=MLPConfig(2.0), readout="class", drop_path_rate=0.1
     )
     return ModelSpec(config, 32, 4, "arXiv 2104.05704; queries, keys and values with bias (ours)", MLP_DECODER)
+
+
+def _cct(depth: int) -> ModelSpec:
+    """A compact convolutional transformer with two convolutions in its tokeniser, and sequence pooling."""
+    config = EncoderConfig(
+        dim=128,
+        depth=depth,
+        attention=GQAConfig(2, 2),
+        feedforward=MLPConfig(1.0),
+        patches=PooledStemConfig(2),
+        readout="pool",
+        drop_path_rate=0.1,
+    )
+    source = "arXiv 2104.05704; queries, keys and values with bias, no dropout of attention weights (ours)"
+    return ModelSpec(config, 32, 4, source, MLP_DECODER)
 
 
 def _feather(stem: int, stages: tuple[StageConfig, ...], heads: int) -> ModelSpec:
@@ -103,6 +119,8 @@ MODELS = {
         PAPER,
     ),
     "feather_xxs": _feather(16, (StageConfig(32, 1), StageConfig(64, 2), StageConfig(128, 1)), 4),
+    "cct_4_3x2": _cct(4),
+    "cct_2_3x2": _cct(2),
     "mlit_nano": ModelSpec(
         EncoderConfig(dim=64, depth=6, attention=GQAConfig(4, 2), feedforward=MoEConfig(36, 16)),
         16,

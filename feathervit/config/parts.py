@@ -116,6 +116,16 @@ class ConvStemConfig:
 
 
 @dataclass(frozen=True)
+class PooledStemConfig:
+    """3x3 convolutions, each with ReLU and a 3x3 max-pool of stride 2 (the tokeniser of arXiv 2104.05704)."""
+
+    layers: Annotated[int, Bounds(1, 5)] = 2
+    """Convolutions; the patch size is 2 to this power."""
+    width: int = 64
+    """Channels of all convolutions but the last."""
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """Residual blocks of one width."""
 
@@ -142,7 +152,7 @@ class ResidualStemConfig:
 
 Attention = GQAConfig | LatentConfig
 FeedForward = MoEConfig | SwiGLUConfig | MLPConfig | ConvMLPConfig
-Patches = LinearPatchesConfig | WhitenedPatchesConfig | ConvStemConfig | ResidualStemConfig
+Patches = LinearPatchesConfig | WhitenedPatchesConfig | ConvStemConfig | PooledStemConfig | ResidualStemConfig
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,11 @@ def evaluate(
     device: str = "auto",
     skip_unreadable: bool = False,
     reading: Mapping[str, Any] = MappingProxyType({}),
+    flip: bool = False,
 ) -> tuple[str, Metrics]:
     """The split that was used and its figures.
+
+    `flip`: of the mean of an image's logits and those of its mirror image.
 
     `data` None: what the checkpoint was trained on. `split` None: test, else val (also the part that was held out of this
     very data), else all there is. `reading`: fields of `ReadingConfig` that are not to be as in
@@ -39,7 +42,7 @@ def evaluate(
     where, _ = choose_device(device)
     predictor = Predictor(load_weights(checkpoint).read_as(reading, data), checkpoint, str(where))
     images = labelled(predictor, data, split, skip_unreadable)
-    p_NK = predictor.probabilities(images.images)
+    p_NK = predictor.probabilities(images.images, flip)
     return images.name.rpartition("/")[2], score(p_NK, images.labels, images.class_names)
 
 

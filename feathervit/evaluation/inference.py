@@ -33,16 +33,24 @@ UNSURE = "unsure"
 
 @torch.inference_mode()
 def logits(
-    model: nn.Module, images_NCRR: Tensor, config: RunConfig, device: torch.device, dtype: torch.dtype = torch.float32
+    model: nn.Module,
+    images_NCRR: Tensor,
+    config: RunConfig,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    flip: bool = False,
 ) -> Tensor:
-    """Logits, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]. Sets evaluation mode."""
+    """Logits, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]. Sets evaluation mode.
+
+    `flip`: the mean of an image's logits and those of its mirror image (left and right).
+    """
     model.eval()
     out = []
     for images_BCRR in images_NCRR.split(BATCH):
         x_BCSS = as_input(images_BCRR.to(device), config)
         with autocast(device, dtype):
-            logits_BK = model(x_BCSS)
-        out.append(logits_BK.float())
+            views = [model(x).float() for x in ([x_BCSS, x_BCSS.flip(-1)] if flip else [x_BCSS])]
+        out.append(sum(views) / len(views))
     return torch.cat(out).cpu()
 
 
@@ -102,9 +110,10 @@ class Predictor:
         self.config, self.class_names = checkpoint.config, checkpoint.class_names
         self.in_chans, self.temperature = checkpoint.in_chans, checkpoint.temperature
 
-    def probabilities(self, images_NCRR: Tensor) -> Tensor:
-        """Class probabilities, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]."""
-        return (logits(self.model, images_NCRR, self.config, self.device) / self.temperature).softmax(-1)
+    def probabilities(self, images_NCRR: Tensor, flip: bool = False) -> Tensor:
+        """Class probabilities, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]; `flip` as in `logits`."""
+        found_NK = logits(self.model, images_NCRR, self.config, self.device, flip=flip)
+        return (found_NK / self.temperature).softmax(-1)
 
     def predict(self, images: Any, top: int = 5, min_confidence: float = 0.0) -> list[Prediction]:
         """The `top` classes of each image; one whose best has a probability under `min_confidence` is labelled "unsure".

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d, register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
-from ..config import ConvStemConfig, Patches, ResidualStemConfig, WhitenedPatchesConfig
+from ..config import ConvStemConfig, Patches, PooledStemConfig, ResidualStemConfig, WhitenedPatchesConfig
 from ..errors import ConfigError
 from .place import Place
 from .taken import Taken
@@ -72,6 +72,12 @@ class PatchEmbed(nn.Module):
     def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
         """[B, C, S, S] to [B, D, G, G]. `taken` receives the maps of `feature_info`, each as "MODULE.output"."""
         return self.proj(x_BCSS)
+
+    def without_hidden(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
+        """The images with the pixels of patches that `place` does not keep set to 0."""
+        if place is None or place.keep_BK is None:
+            return x_BCSS
+        return x_BCSS * _enlarged(self.kept_on_grid(x_BCSS, place), self.img_size)
 
     def kept_on_grid(self, x_BCSS: Tensor, place: Place) -> Tensor:
         """The mask [B, 1, G, G]: 1 if `place` keeps a patch, else 0."""
@@ -152,9 +158,32 @@ class ConvStem(PatchEmbed):
             self.rest.extend([conv, LayerNorm2d(conv.out_channels, eps=1e-5), nn.GELU()])
 
     def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
-        if place is not None and place.keep_BK is not None:
-            x_BCSS = x_BCSS * _enlarged(self.kept_on_grid(x_BCSS, place), self.img_size)
-        return self.rest(self.proj(x_BCSS))
+        return self.rest(self.proj(self.without_hidden(x_BCSS, place)))
+
+
+class PooledStem(PatchEmbed):
+    """3x3 convolutions without bias, each with ReLU and a 3x3 max-pool of stride 2 (arXiv 2104.05704).
+
+    A window reaches over the edge of a patch, so the pixels of patches that are not kept are zeroed before.
+    """
+
+    def __init__(self, img_size: int, patch_size: int, in_chans: int, dim: int, config: PooledStemConfig):
+        super().__init__(img_size, patch_size, in_chans)
+        if patch_size != 2**config.layers:
+            raise ConfigError(
+                f"a pooled stem of {config.layers} layers makes patch size {2**config.layers}, not {patch_size}"
+            )
+        widths = [in_chans, *[config.width] * (config.layers - 1), dim]
+        convs = [nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)]
+        for conv in convs:
+            nn.init.kaiming_normal_(conv.weight)
+        self.proj, *later = convs
+        self.rest = nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 2, padding=1))
+        for conv in later:
+            self.rest.extend([conv, nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)])
+
+    def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
+        return self.rest(self.proj(self.without_hidden(x_BCSS, place)))
 
 
 @register_notrace_module
@@ -289,6 +318,8 @@ def build_patch_embed(config: Patches, img_size: int, patch_size: int, in_chans:
     """Builds the patch embedding that `config` describes. Raises ConfigError if the sizes do not fit it."""
     if isinstance(config, ResidualStemConfig):
         return ResidualStem(img_size, patch_size, in_chans, dim, config)
+    if isinstance(config, PooledStemConfig):
+        return PooledStem(img_size, patch_size, in_chans, dim, config)
     if isinstance(config, ConvStemConfig):
         return ConvStem(img_size, patch_size, in_chans, dim, config.layers)
     kind = LinearPatchEmbed

@@ -1,5 +1,8 @@
-"""What ours are held against, from timm's own classes at the size of ours; by name as `timm:vit_twin_xxs`,
-`timm:vit_twin_s` and `timm:resnet18_xxs`."""
+"""What ours are compared with, from timm's own classes at the size of ours and at the sizes of published tables.
+
+By name: `timm:vit_twin_xxs`, `timm:vit_twin_s`, `timm:resnet18_xxs`, `timm:resnet20_xxs`, `timm:resnet_56` and
+`timm:convmixer_xxs`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, register_model
+from timm.models.convmixer import ConvMixer
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -23,10 +27,12 @@ _VIT = {
     "first_conv": "patch_embed.proj",
     "classifier": "head",
 }
+_RESNET = {"num_classes": 100, "input_size": (3, 32, 32), "first_conv": "conv1", "classifier": "fc"}
 default_cfgs = {
     "vit_twin_xxs": _VIT,
     "vit_twin_s": _VIT,
-    "resnet18_xxs": {"num_classes": 100, "input_size": (3, 32, 32), "first_conv": "conv1", "classifier": "fc"},
+    **dict.fromkeys(("resnet18_xxs", "resnet20_xxs", "resnet_56"), _RESNET),
+    "convmixer_xxs": {"num_classes": 100, "input_size": (3, 32, 32), "first_conv": "stem.0", "classifier": "head"},
 }
 
 
@@ -66,10 +72,13 @@ def _twin(
     return twin(ours, img_size, patch_size, num_classes, **words)
 
 
-def _resnet18_xxs(num_classes: int, in_chans: int, **words: Any) -> nn.Module:
-    shape = {"channels": (16, 32, 64, 120), "stem_type": "deep", "stem_width": 8}
-    model = ResNet(BasicBlock, (2, 2, 2, 2), num_classes, in_chans, **shape, **words)
-    model.conv1, model.maxpool = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False), nn.Identity()
+def _resnet(channels: tuple[int, ...], blocks: int, num_classes: int, in_chans: int, **words: Any) -> nn.Module:
+    """Stages of so many basic blocks, with the stem for small images: one 3x3 convolution of stride 1, no pooling."""
+    shape = {"channels": channels, "stem_type": "deep", "stem_width": channels[0] // 2}
+    model = ResNet(BasicBlock, (blocks,) * len(channels), num_classes, in_chans, **shape, **words)
+    model.conv1, model.maxpool = nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False), nn.Identity()
+    if len(channels) == 3:
+        model.layer4 = nn.Identity()
     return model
 
 
@@ -87,5 +96,24 @@ def vit_twin_s(pretrained: bool = False, **words: Any) -> nn.Module:
 
 @register_model
 def resnet18_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
-    """ResNet-18 of widths 16, 32, 64 and 120 with the stem for small images: one 3x3 of stride 1, no pooling."""
-    return build_model_with_cfg(_resnet18_xxs, "resnet18_xxs", pretrained, **words)
+    """ResNet-18 of widths 16, 32, 64 and 120."""
+    return build_model_with_cfg(partial(_resnet, (16, 32, 64, 120), 2), "resnet18_xxs", pretrained, **words)
+
+
+@register_model
+def resnet20_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
+    """The ResNet-20 for CIFAR (arXiv 1512.03385, section 4.2), widened to 24, 48 and 100 channels."""
+    return build_model_with_cfg(partial(_resnet, (24, 48, 100), 3), "resnet20_xxs", pretrained, **words)
+
+
+@register_model
+def resnet_56(pretrained: bool = False, **words: Any) -> nn.Module:
+    """The ResNet-56 for CIFAR (arXiv 1512.03385, section 4.2) with 1x1 convolutions in the two shortcuts that change shape."""
+    return build_model_with_cfg(partial(_resnet, (16, 32, 64), 9), "resnet_56", pretrained, **words)
+
+
+@register_model
+def convmixer_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
+    """ConvMixer-256/8 with 7x7 kernels on patches of 2 px (arXiv 2201.09792)."""
+    made = partial(ConvMixer, 256, 8, 7, 2)
+    return build_model_with_cfg(made, "convmixer_xxs", pretrained, **words)

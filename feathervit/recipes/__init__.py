@@ -14,6 +14,7 @@ from .folder import folder, mae_folder
 from .joint import joint_cifar100
 from .mlit import TABLE_6
 from .mmlit import TABLE_3, TABLE_5, table_4
+from .peers import PEERS
 from .poorvit import poorvit
 
 RECIPES: dict[str, Recipe] = {
@@ -24,7 +25,7 @@ RECIPES: dict[str, Recipe] = {
         *TABLE_3,
         table_4,
         *TABLE_5,
-        *(joint_cifar100, poorvit, *FEATHER, folder, mae_folder),
+        *(joint_cifar100, poorvit, *PEERS, *FEATHER, folder, mae_folder),
     )
 }
 

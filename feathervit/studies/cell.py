@@ -11,7 +11,9 @@ from typing import Any
 from ..checkpoint import load_weights, states
 from ..config import RunConfig, from_dict
 from ..data import load_data
+from ..data.loader import Sampler
 from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
+from ..evaluation.evaluate import evaluate
 from ..evaluation.probe import PATCHES, probe
 from ..models import MaskedAutoencoder
 from ..models.cost import cost
@@ -58,10 +60,11 @@ class CellRun:
                 results.append(result)
             published = self.study.published.get(self.arm)
             probed = published is None or published.figure != "train_loss"
-            cell.figures = figures(results, self.folder / str(len(stages)), probed)
+            cell.figures = figures(results, self.folder / str(len(stages)), probed, self.study.flip)
             for own in self.needed.values():  # what came before belongs to it
                 cell.figures["minutes"] += own.figures["minutes"]
-                cell.figures["epochs"] = [*own.figures["epochs"], *cell.figures["epochs"]]
+                for name in ("epochs", "steps"):
+                    cell.figures[name] = [*own.figures[name], *cell.figures[name]]
             cell.note = data_note(results[-1].config["data"])
         except (DataError, RunFolderError):
             raise  # of the place it ran in, not of the arm: to be mended, and run again
@@ -138,8 +141,10 @@ class CellRun:
                 return
 
 
-def figures(results: list[RunResult], last: Path, probed: bool = True) -> dict[str, Any]:
+def figures(results: list[RunResult], last: Path, probed: bool = True, flip: bool = False) -> dict[str, Any]:
     """What a cell shows: accuracies, size and speed of its last stage's model, in `last`; minutes of all stages.
+
+    `flip`: also "flip_test_top1", of the mean of an image's logits and those of its mirror image.
 
     A cell that ends with pre-training holds the losses of the kept epoch, and where it is `probed`, accuracies of its frozen
     features, on the mean of the patch tokens: its accuracy is the linear probe's, "knn_top1" the nearest neighbours'.
@@ -156,6 +161,8 @@ def figures(results: list[RunResult], last: Path, probed: bool = True) -> dict[s
         model = model.encoder
     else:
         accuracies = {f"{split}_top1": (getattr(result, split) or {}).get("top1") for split in ("val", "test")}
+        if flip and result.test:
+            accuracies["flip_test_top1"] = evaluate(last, split="test", flip=True)[1].top1
     found = cost(model, stored.config.img_size, stored.in_chans)
     return {
         **accuracies,
@@ -164,7 +171,14 @@ def figures(results: list[RunResult], last: Path, probed: bool = True) -> dict[s
         "minutes": sum(r.minutes or 0 for r in results),
         "images_per_s": result.images_per_s,
         "epochs": [len(r.epochs) for r in results],
+        "steps": [_steps(r) for r in results],
     }
+
+
+def _steps(result: RunResult) -> int:
+    config = from_dict(RunConfig, result.config)
+    sampler = Sampler(result.data["n_train"], config.batch_size, 0, repeats=config.augment.repeats)
+    return len(result.epochs) * sampler.steps_per_epoch
 
 
 def data_note(folder: str) -> str:

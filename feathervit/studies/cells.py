@@ -25,6 +25,7 @@ from .claim import claim
 from .definition import Stage, Study
 from .plan import make_plan
 from .report import Cell, cell_folder, read_cell, rebuild
+from .trials import with_choices
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +56,8 @@ def run_study(
     shard: str | None = None,
     retry_failed: bool = False,
     max_minutes: float | None = None,
+    trials: str | Path | None = None,
+    plan_only: bool = False,
     console: Console | None = None,
     command: str = "feathervit.studies.cells.run_study(...)",
 ) -> Ended:
@@ -64,7 +67,8 @@ def run_study(
     their data sets, a folder with a folder for each, and an arm whose set is not there is skipped. `arms`: only these, in this
     order, and those that they start from. `epochs`: arm -> its epochs instead of the recipe's. `seeds` and `minutes` replace
     the size's. `shard` "i/n": only the i-th of n parts of the cells, i from 1. `retry_failed`: cells
-    that failed start anew. `max_minutes`: stop with the running cell's state saved. A cell whose run raises a
+    that failed start anew. `max_minutes`: stop with the running cell's state saved. `trials`: the study.json of the study's
+    trials, where arms have candidates. `plan_only`: run no cell, but settle the epochs of all. A cell whose run raises a
     FeatherVitError is recorded as failed and the study goes on; but DataError and RunFolderError, which say that this
     place lacks something, end the call. Raises ConfigError too.
     """
@@ -81,6 +85,7 @@ def run_study(
     )
     once = study.shared()
     study = study.only(arms or study.size(size).arms or tuple(study.arms))
+    study, tried = with_choices(study, Path(trials) if trials is not None else None)
     study = replace(
         study,
         arms={arm: _lengthened(study, arm, (epochs or {}).get(arm)) for arm in study.arms},
@@ -94,12 +99,12 @@ def run_study(
     first, *others = study.size(name).seeds
     cells = [(arm, seed) for seed in (first, *others) for arm in study.arms if seed == first or arm not in once]
     cells = _part(cells, shard) if shard else cells
-    plan = make_plan(study, name, out, command, say)
+    plan = make_plan(study, name, out, command, say, tried)
     cells = [(arm, plan.seeds[0] if arm in once else seed) for arm, seed in cells]
     end = time.monotonic() + (60 * max_minutes if max_minutes is not None else float("inf"))
 
     elsewhere, begun, interrupted = 0, 0, False
-    for number, (arm, seed) in enumerate(cells, 1):
+    for number, (arm, seed) in enumerate([] if plan_only else cells, 1):
         if _ended(out, arm, seed, retry_failed):
             continue
         if begun and time.monotonic() > end:  # every call gets on, however short

@@ -69,9 +69,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Study:
-    """`question`: one sentence. `arms`: name -> one stage, or a sequence of them; the first is what others are held
-    against. `sizes`: name -> `Size`; the first is run where none is asked for. `published`: arm -> what a paper reports;
-    a name that is no arm is a row that is quoted and not run."""
+    """A question, and the runs that answer it.
+
+    `question`: one sentence. `arms`: name -> one stage, or a sequence of them; the others are compared with the first.
+    `sizes`: name -> `Size`; the first is the default. `published`: arm -> what a paper reports; a name that is not an arm is a
+    row that is quoted and not run. `candidates`: arm -> name -> changes to its last stage, of which validation chooses one
+    in the study `trials_of`, which runs at the size `trials`. `flip`: cells also report the test accuracy of the mean of an
+    image's logits and those of its mirror image.
+    """
 
     name: str
     question: str
@@ -79,6 +84,9 @@ class Study:
     arms: Mapping[str, Stage | Sequence[Stage]]
     sizes: Mapping[str, Size]
     published: Mapping[str, Published] = field(default_factory=dict)
+    candidates: Mapping[str, Mapping[str, Stage]] = field(default_factory=dict)
+    trials: Size | None = None
+    flip: bool = False
 
     def stages(self, arm: str) -> tuple[Stage, ...]:
         """The arm's stages, in order."""

@@ -1,8 +1,9 @@
 """The plan of a study folder, plan.json: what is asked, and the epochs of each stage, settled once for all processes.
 
-A budget in minutes becomes epochs here: the time of an epoch is that of its training pictures at the measured speed of
-the stage's training step (`benchmark.train`), and of its validation pictures at three times that speed, as a forward
-pass is about a third of a step. Later calls, on whatever machine, read the epochs and measure nothing.
+A budget in minutes becomes epochs here: the time of an epoch is that of its training images at the measured speed of the
+stage's training step (`benchmark.train`). With one thread on a CPU, time is CPU time, so that a study can be planned beside
+other work. Validation and the figures at the end come on top. Speeds that trials measured are
+taken from them. Later calls, on any machine, read the epochs and measure nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,16 +28,17 @@ from ..recipes.planning import of_the_weights, planned
 from ..results import commit, machine, write_json
 from .claim import claim
 from .definition import NAME, Published, Stage, Study, check_study
+from .trials import Measured, Trial
 
-FORWARD_SPEED = 3.0  # validation pictures a second over training pictures a second
+STEPS, ROUNDS = 2, 3  # of a measurement
 WORDS = ("recipe", "share", "data")  # in a stage, and no fields of the run
 
 
 @dataclass
 class Plan:
     """plan.json. `budget`: {"epochs": n}, {"minutes": m} or {}. `epochs` and `images_per_s` (measured for a budget in
-    minutes only) hold one number a stage, by arm; `measured_on` the machine of the latter, by arm. `published`: what
-    papers report, by arm."""
+    minutes only) hold one number per stage, by arm; `measured_on` the machine of the latter, by arm. `published`: what
+    papers report, by arm. `trials`: arm -> candidate -> validation accuracy."""
 
     name: str
     question: str
@@ -50,6 +53,7 @@ class Plan:
     images_per_s: dict = field(default_factory=dict)
     measured_on: dict | None = None
     published: dict = field(default_factory=dict)
+    trials: dict = field(default_factory=dict)
 
 
 def stage_run(
@@ -75,8 +79,17 @@ def stage_run(
     return base, stage.get("data", study.base.data), {**changes, "seed": seed}
 
 
-def make_plan(study: Study, size_name: str | None, out: Path, command: str, say: Callable[[str], None]) -> Plan:
+def make_plan(
+    study: Study,
+    size_name: str | None,
+    out: Path,
+    command: str,
+    say: Callable[[str], None],
+    trials: Mapping[str, Trial] = MappingProxyType({}),
+) -> Plan:
     """The plan of folder `out` for this study, made or read; new arms and seeds are added to it.
+
+    `trials`: what was tried for arms, and the speeds measured there.
 
     Raises RunFolderError where the folder holds another study, naming what differs, ConfigError for a study that
     cannot be run, naming the arm.
@@ -88,6 +101,7 @@ def make_plan(study: Study, size_name: str | None, out: Path, command: str, say:
     asked = Plan(
         study.name, study.question, to_dict(study.base), _json(size.fields), budget, arms, list(size.seeds), command
     )
+    asked.trials = {arm: dict(trials[arm].tried) for arm in study.arms if arm in trials}
     asked.published = {arm: to_dict(own) for arm in study.arms if (own := study.published.get(arm))}
     path = out / "plan.json"
     while True:
@@ -99,13 +113,16 @@ def make_plan(study: Study, size_name: str | None, out: Path, command: str, say:
         for arm in asked.arms:  # before anything is written
             if not stored or arm not in stored.epochs:
                 _stage_configs(study, size.fields, arm, asked.seeds[0])
+        speeds: dict[str, float] = {}
         if held := claim(out / "plan"):
             with held:
                 stored = read_plan(out) if path.exists() else None  # another process may have been quicker
                 plan = _merged(stored, asked, out)
                 for arm in asked.arms:
                     if arm not in plan.epochs:
-                        _settle(study, size.fields, arm, plan, say)
+                        known = trials[arm].measured if arm in trials else None
+                        _settle(study, size.fields, arm, plan, say, speeds, known)
+                        write_json(path, plan)  # a call that is stopped measures none again
                 write_json(path, plan)
             continue
         say("another process is planning this study; waiting for it")
@@ -172,7 +189,8 @@ def _merged(stored: Plan | None, asked: Plan, out: Path) -> Plan:
     _require_same(stored, asked, out)
     seeds = [*stored.seeds, *(seed for seed in asked.seeds if seed not in stored.seeds)]
     published = {**stored.published, **asked.published}
-    return replace(stored, arms={**stored.arms, **asked.arms}, seeds=seeds, published=published)
+    tried = {**stored.trials, **asked.trials}
+    return replace(stored, arms={**stored.arms, **asked.arms}, seeds=seeds, published=published, trials=tried)
 
 
 def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[RunConfig]:
@@ -194,8 +212,20 @@ def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[Run
     return configs
 
 
-def _settle(study: Study, fields: Stage, arm: str, plan: Plan, say: Callable[[str], None]) -> None:
-    """Writes the epochs of the arm's stages into the plan; so every field of them is checked before anything runs."""
+def _settle(
+    study: Study,
+    fields: Stage,
+    arm: str,
+    plan: Plan,
+    say: Callable[[str], None],
+    measured: dict[str, float],
+    known: Measured | None,
+) -> None:
+    """Writes the epochs of the arm's stages into the plan; so every field of them is checked before anything runs.
+
+    `measured`: speeds of this call by configuration, so that arms that differ in a rate alone are measured once. `known`:
+    the speeds that trials measured.
+    """
     stages = study.stages(arm)
     minutes = plan.budget.get("minutes")
     epochs, speeds = [], []
@@ -207,9 +237,10 @@ def _settle(study: Study, fields: Stage, arm: str, plan: Plan, say: Callable[[st
             if own is None and "epochs" in plan.budget:
                 own = max(1, round(share * plan.budget["epochs"]))
             if own is None and minutes:
-                speed, seconds = _epoch_seconds(config)
-                own = max(1, round(share * 60 * minutes / seconds))
-                say(f"{arm}, stage {number}: {speed:,.0f} images/s measured, {seconds:.1f} s an epoch: {own} epochs")
+                given = known.images_per_s[number - 1] if known else None
+                speed, seen = _speed(config, given, measured)
+                own = max(1, round(share * 60 * minutes * speed / seen))
+                say(f"{arm}, stage {number}: {speed:,.0f} images/s, {seen / speed:.1f} s per epoch: {own} epochs")
         except FeatherVitError as error:
             raise ConfigError(f"arms.{arm}, stage {number}: {error}") from error
         epochs.append(own or config.epochs)
@@ -217,12 +248,15 @@ def _settle(study: Study, fields: Stage, arm: str, plan: Plan, say: Callable[[st
     plan.epochs[arm] = epochs
     if minutes:
         plan.images_per_s[arm] = speeds
-        own = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        plan.measured_on = {**(plan.measured_on or {}), arm: own}
+        here = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        plan.measured_on = {**(plan.measured_on or {}), arm: known.on if known else here}
 
 
-def _epoch_seconds(config: RunConfig) -> tuple[float, float]:
-    """(images a second of a training step, seconds of an epoch) of a resolved configuration on this machine."""
+def _speed(config: RunConfig, given: float | None, measured: dict[str, float]) -> tuple[float, int]:
+    """(images per second of a training step, images of an epoch) of a resolved configuration on this machine.
+
+    `given`: the speed, where it is known. `measured`: speeds by configuration, which is added to.
+    """
     labelled = config.objective != "reconstruction"
     data = load_data(
         config.data,
@@ -232,11 +266,17 @@ def _epoch_seconds(config: RunConfig) -> tuple[float, float]:
         split=config.split,
         labelled=labelled,
     )
-    if config.objective == "distillation" and not config.teacher:  # it is a stage before this one
-        config = replace(config, objective="classification")
-    names = {"class_names": data.train.class_names} if labelled else {}
-    channels = data.train.images.shape[1]
-    speed = measure_step(replace(config, images=replace(config.images, channels=channels)), **names)["images_per_s"]
     sampler = Sampler(len(data.train), config.batch_size, 0, repeats=config.augment.repeats)
     seen = sampler.steps_per_epoch * min(config.batch_size, len(data.train) * config.augment.repeats)
-    return speed, (seen + (len(data.val) if data.val else 0) / FORWARD_SPEED) / speed
+    if given is not None:
+        return given, seen
+    if config.objective == "distillation" and not config.teacher:  # it is a stage before this one
+        config = replace(config, objective="classification")
+    key = json.dumps(to_dict(replace(config, lr=0.0)), sort_keys=True)
+    if key not in measured:
+        names = {"class_names": data.train.class_names} if labelled else {}
+        config = replace(config, images=replace(config.images, channels=data.train.images.shape[1]))
+        found = measure_step(config, STEPS, ROUNDS, **names)
+        by_cpu = found["images_per_cpu_s"] if torch.get_num_threads() == 1 else None
+        measured[key] = by_cpu or found["images_per_s"]
+    return measured[key], seen

@@ -35,8 +35,8 @@ ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "pre
 class Cell:
     """cell.json: one arm with one seed, ended. `changes`: its stages as run, `stages`: the `RunResult` of each.
 
-    `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s" and "epochs" (of each stage); of
-    pre-training "train_loss" and its parts. `note`: what is to be known of the data.
+    `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s", and of each stage "epochs" and "steps";
+    of pre-training "train_loss" and its parts. `note`: a remark on the data.
     """
 
     arm: str
@@ -62,7 +62,7 @@ def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
         if (cell.arm, cell.seed, cell.schema) != (arm, seed, SCHEMA):
             raise ConfigError(f"it is of arm {cell.arm!r}, seed {cell.seed}, schema {cell.schema}")
         for name, value in cell.figures.items():
-            if not (isinstance(value, list) if name == "epochs" else isinstance(value, int | float | None)):
+            if not (isinstance(value, list) if name in ("epochs", "steps") else isinstance(value, int | float | None)):
                 raise ConfigError(f"figures.{name} is {value!r:.80}")
         if not all(isinstance(stage, dict) and set(ENVIRONMENT) <= set(stage) for stage in cell.stages):
             raise ConfigError(f"stages must be results that hold {', '.join(ENVIRONMENT)}")
@@ -175,7 +175,9 @@ def table(found: dict[str, Any]) -> str:
     published = found.get("published") or {}
     beside = "Published" if published else f"{split.title()} less {first}, points"
     head = ["Arm", "Val top-1, %", "Test top-1, %", beside, "n"]
-    rows = [[*head, "Parameters", "MMACs", "Epochs", "Minutes", "Images/s"]]
+    flipped, stepped = (any(name in c for c in found["cells"]) for name in ("flip_test_top1", "steps"))
+    head += ["Test, flip averaged"] * flipped
+    rows = [[*head, "Parameters", "MMACs", "Epochs", *["Steps"] * stepped, "Minutes", "Images/s"]]
     for arm in found["arms"]:
         cells = [c for c in found["cells"] if c["arm"] == arm]
         done = [c for c in cells if c["status"] == "finished"]
@@ -192,10 +194,12 @@ def table(found: dict[str, Any]) -> str:
                 spread([100 * v for v in _values(done, "test_top1")]),
                 against,
                 f"{len(done)}" + "".join(f" ({n} {status})" for status, n in others.items()),
+                *[spread([100 * v for v in _values(done, "flip_test_top1")])] * flipped,
                 alike([f"{v:,}" for v in _values(done, "parameters")]),
                 alike([f"{v / 1e6:.1f}" for v in _values(done, "macs")]),
                 alike([" + ".join(map(str, v)) for v in _values(done, "epochs")])
                 or " + ".join(map(str, found["epochs"].get(arm, []))),
+                *[alike([" + ".join(f"{n:,}" for n in v) for v in _values(done, "steps")])] * stepped,
                 spread(_values(done, "minutes"), ".1f"),
                 f"{statistics.mean(speeds):,.0f}" if (speeds := _values(done, "images_per_s")) else "",
             ]
@@ -205,9 +209,19 @@ def table(found: dict[str, Any]) -> str:
         f"- {c['arm']}, seed {c['seed']}, failed: {c['message']}" for c in found["cells"] if c["status"] == "failed"
     ]
     lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
-    below = f"Mean (range) of n seeds. {doubt(found)}".strip()
+    below = " ".join(filter(None, ["Mean (range) of n seeds.", doubt(found), _chosen(found)]))
     text = [found["question"], "", *lines, "", below, *(["", *failures] if failures else [])]
     return "\n".join(text).strip()
+
+
+def _chosen(found: dict[str, Any]) -> str:
+    """What trials chose for each arm, with the validation accuracies of all candidates."""
+    texts = []
+    for arm, tried in (found.get("trials") or {}).items():
+        best = max(tried, key=lambda name: tried[name] or 0)
+        others = ", ".join(f"{name} {100 * (top1 or 0):.1f}" for name, top1 in tried.items() if name != best)
+        texts.append(f"{arm}: {best}, {100 * (tried[best] or 0):.1f} % ({others})")
+    return f"Chosen by validation accuracy in trials: {'; '.join(texts)}." if texts else ""
 
 
 def doubt(found: dict[str, Any]) -> str:

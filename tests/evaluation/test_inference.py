@@ -51,6 +51,16 @@ def test_a_logit_that_is_not_finite_shows_in_the_loss():
     assert math.isnan(accuracy_and_loss(model, data, CONFIG, CPU)[1])
 
 
+def test_flips_are_averaged_before_the_softmax():
+    data, model = images(9, 4), Linear(4)
+    x = torch.tensor(data.images.numpy()).float() / 127.5 - 1
+    with torch.no_grad():
+        by_hand = (model.eval()(x) + model(torch.tensor(x.numpy()[..., ::-1].copy()))) / 2
+    found = logits(model, data.images, CONFIG, CPU, flip=True)
+    torch.testing.assert_close(found, by_hand)
+    assert not torch.allclose(found, logits(model, data.images, CONFIG, CPU), atol=1e-3)
+
+
 @pytest.mark.gpu
 def test_validation_of_images_on_the_gpu_waits_for_it_once(monkeypatch):
     """Nothing is copied and nothing waited for until all batches are through."""

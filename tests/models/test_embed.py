@@ -17,6 +17,7 @@ from feathervit.config import (
     EncoderConfig,
     GQAConfig,
     MLPConfig,
+    PooledStemConfig,
     RunConfig,
     WhitenedPatchesConfig,
     resolve,
@@ -100,6 +101,22 @@ def test_stem(layers, patch, strides, widths):
         x = (x - x.mean(1, keepdim=True)) / (x.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         x = F.gelu(x)
     assert x.shape[-1] == 8 // patch
+    assert_close(stem(images), x.flatten(2).transpose(1, 2), atol=1e-10, rtol=1e-10)
+
+
+def test_pooled_stem():
+    """Convolution, ReLU and max-pool, twice, by NumPy's way: the greatest of each window."""
+    config = EncoderConfig(12, 1, GQAConfig(2, 2), MLPConfig(), PooledStemConfig(2, 5))
+    model = build(config, patch_size=4).double()
+    images = x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    stem = model.patch_embed
+    for conv in (stem.proj, stem.rest[2]):
+        x = F.conv2d(x, conv.weight, padding=1).clamp(min=0)
+        side = x.shape[-1]
+        rows = [x[:, :, max(0, 2 * i - 1) : 2 * i + 2].amax(2) for i in range(side // 2)]
+        x = torch.stack(rows, 2)
+        x = torch.stack([x[..., max(0, 2 * i - 1) : 2 * i + 2].amax(-1) for i in range(side // 2)], -1)
+    assert x.shape == (2, 12, 2, 2)
     assert_close(stem(images), x.flatten(2).transpose(1, 2), atol=1e-10, rtol=1e-10)
 
 

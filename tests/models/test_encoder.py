@@ -24,6 +24,7 @@ from feathervit.config import (
     LatentConfig,
     MLPConfig,
     MoEConfig,
+    PooledStemConfig,
     ResidualStemConfig,
     StageConfig,
     SwiGLUConfig,
@@ -125,6 +126,13 @@ def test_vit_lite_is_that_of_its_repository_but_for_biases(depth, published):
     """There query, key and value have no bias, the patches and the head have one."""
     found = count(create_model(f"vit_lite_{depth}", num_classes=10))
     assert round((found - depth * 3 * 256 + 256 + 10) / 1e6, 3) == published
+
+
+@pytest.mark.parametrize(("depth", "published"), [(2, 0.284), (4, 0.482)])
+def test_cct_is_that_of_its_repository_but_for_biases(depth, published):
+    """There query, key and value have no bias."""
+    found = count(create_model(f"cct_{depth}_3x2", num_classes=10))
+    assert round((found - depth * 3 * 128) / 1e6, 3) == published
 
 
 def test_models_are_listed_by_falling_size():
@@ -320,6 +328,7 @@ def test_cost_is_counted(variant):
         (replace(TINY, patches=ConvStemConfig(0)), {}, "1 to 3 layers, got 0"),
         (replace(TINY, patches=ConvStemConfig(4)), {}, "1 to 3 layers, got 4"),
         (replace(TINY, patches=ConvStemConfig(1)), {"patch_size": 4}, "sizes 1, 2, not patch size 4"),
+        (replace(TINY, patches=PooledStemConfig(2)), {"patch_size": 8, "img_size": 16}, "makes patch size 4, not 8"),
         (replace(TINY, patches=ConvStemConfig(3)), {"patch_size": 3, "img_size": 9}, "1, 2, 4, 8, not patch size 3"),
     ],
 )

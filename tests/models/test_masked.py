@@ -17,6 +17,7 @@ from feathervit.config import (
     LinearPatchesConfig,
     MLPConfig,
     MoEConfig,
+    PooledStemConfig,
     ResidualStemConfig,
     StageConfig,
     SwiGLUConfig,
@@ -45,6 +46,7 @@ PATCHES = [
     ConvStemConfig(1),
     ConvStemConfig(2),
     ConvStemConfig(3),
+    PooledStemConfig(2),
     ResidualStemConfig(6, (StageConfig(8, 1, 2), StageConfig(16, 1, 1))),
 ]
 FEEDFORWARDS = [

@@ -126,7 +126,9 @@ def test_weights_of_the_package_are_listed_with_timms(tagged):
     assert cfg.input_size[0] == ours.patch_embed.proj.in_channels if tagged.startswith("mlit") else 3
 
 
-@pytest.mark.parametrize("name", ["vit_twin_xxs", "vit_twin_s", "resnet18_xxs"])
+@pytest.mark.parametrize(
+    "name", ["vit_twin_xxs", "vit_twin_s", "resnet18_xxs", "resnet20_xxs", "resnet_56", "convmixer_xxs"]
+)
 def test_peers_have_no_weights_and_say_so(name):
     with pytest.raises(RuntimeError, match="No pretrained weights"):
         timm.create_model(name, pretrained=True)

@@ -19,35 +19,35 @@ from .example import SMALL, digits
 
 
 def test_minutes_become_epochs_once(tmp_path, monkeypatch, ran):
-    speeds = {1e-3: 100.0, 5e-3: 50.0}
+    speeds = {"none": 100.0, "random": 50.0}
     measured = []
 
-    def step(config, **_):
-        measured.append(config.lr)
+    def step(config, *_, **__):
+        measured.append(config.augment.flip)
         assert (config.images.channels, config.img_size, config.arch.depth) == (1, 8, 2)
-        return {"images_per_s": speeds[config.lr]}
+        return dict.fromkeys(("images_per_s", "images_per_cpu_s"), speeds[config.augment.flip])
 
     monkeypatch.setattr(plans, "measure_step", step)
-    study = digits(epochs=None, minutes=0.1, seeds=(0,), fields={"batch_size": 16})
+    arms = {"slow": {"augment.flip": "none"}, "quick": {"augment.flip": "random"}}
+    study = digits(arms, epochs=None, minutes=0.1, seeds=(0,), fields={"batch_size": 16})
     run_study(study, tmp_path)
-    # 80 pictures in batches of 16 and 144 for validation, each a third of a training picture; six seconds
-    wanted = {"slow": [round(6 / ((80 + 144 / 3) / 100))], "quick": [round(6 / ((80 + 144 / 3) / 50))]}
+    wanted = {"slow": [round(6 * 100 / 80)], "quick": [round(6 * 50 / 80)]}  # six seconds, 80 images
     assert read_plan(tmp_path).epochs == wanted
     assert read_plan(tmp_path).images_per_s == {"slow": [100.0], "quick": [50.0]}
     assert read_cell(tmp_path, "slow", 0).figures["epochs"] == wanted["slow"]
-    speeds |= {1e-3: 1.0, 5e-3: 1.0, 2e-3: 200.0}
-    run_study(replace(study, arms={**study.arms, "new": {"lr": 2e-3}}), tmp_path, seeds=(0, 1))
-    assert measured == [1e-3, 5e-3, 2e-3]
-    assert read_plan(tmp_path).epochs == {**wanted, "new": [round(6 / ((80 + 144 / 3) / 200))]}
+    speeds |= {"none": 1.0, "random": 1.0, "alternating": 200.0}
+    run_study(replace(study, arms={**study.arms, "new": {"augment.flip": "alternating"}}), tmp_path, seeds=(0, 1))
+    assert measured == ["none", "random", "alternating"]
+    assert read_plan(tmp_path).epochs == {**wanted, "new": [round(6 * 200 / 80)]}
     assert read_cell(tmp_path, "slow", 1).figures["epochs"] == wanted["slow"]
 
 
 def test_a_stage_is_measured_with_the_model_that_it_takes_over(tmp_path, monkeypatch):
     seen = []
 
-    def step(config, **_):
+    def step(config, *_, **__):
         seen.append((config.arch.depth, config.arch.dim, config.patch_size))
-        return {"images_per_s": 100.0}
+        return {"images_per_s": 100.0, "images_per_cpu_s": 100.0}
 
     monkeypatch.setattr(plans, "measure_step", step)
     own = {"img_size": 8, "batch_size": 32, "split.train_per_class": 8}

@@ -1,0 +1,116 @@
+"""Trials: short runs of candidates, as learning rates, of which validation chooses one for each arm of a study.
+
+The trials of the study NAME are the study NAME-trials (`trials_of`). Its study.json, given to NAME, holds the validation
+accuracy of each candidate, and the speeds that its plan measured, so that all budgets follow from one measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, RunFolderError
+from .definition import Stage, Study
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Images per second of each stage, and the machine that measured them."""
+
+    images_per_s: list[float]
+    on: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was tried for one arm: candidate -> validation accuracy, None where its run failed; and the measured speeds."""
+
+    tried: Mapping[str, float | None]
+    measured: Measured | None
+
+    @property
+    def best(self) -> str:
+        return max(self.tried, key=lambda name: -math.inf if self.tried[name] is None else self.tried[name])
+
+
+def rates(lr: float) -> dict[str, Stage]:
+    """Candidates for an arm: a third of a learning rate, the rate, and three times the rate."""
+    return {f"lr {rate:.2g}": {"lr": float(f"{rate:.2g}")} for rate in (lr / 3, lr, 3 * lr)}
+
+
+def trials_of(study: Study) -> Study:
+    """The study that tries the candidates of `study`, an arm for each of them."""
+    arms = {
+        _named(arm, name): _changed(study, arm, change)
+        for arm, candidates in study.candidates.items()
+        for name, change in candidates.items()
+    }
+    question = f"Which candidates are best on validation images, for the study {study.name}?"
+    return Study(f"{study.name}-trials", question, study.base, arms, {"": study.trials})
+
+
+def with_choices(study: Study, path: Path | None) -> tuple[Study, dict[str, Trial]]:
+    """The study with the best candidate of each arm in its place, and the trials, by arm, from the study.json at `path`.
+
+    Raises ConfigError where trials are needed and missing, or given and not needed; RunFolderError for a file that is not
+    the result of the trials.
+    """
+    chosen = {arm: candidates for arm, candidates in study.candidates.items() if arm in study.arms}
+    if not chosen:
+        if path is not None:
+            raise ConfigError("trials are given, and no arm has candidates to choose from; leave them out")
+        return study, {}
+    name = f"{study.name}-trials"
+    run = f"feathervit study {name} --out FOLDER"
+    if path is None:
+        raise ConfigError(
+            f"{next(iter(chosen))} has candidates that validation chooses from; run {run} first, and give --trials "
+            "FOLDER/study.json"
+        )
+    found = _read(path, name)
+    trials = {arm: _trial(found, arm, candidates, path) for arm, candidates in chosen.items()}
+    arms = {
+        arm: _changed(study, arm, chosen[arm][trials[arm].best]) if arm in chosen else stages
+        for arm, stages in study.arms.items()
+    }
+    return replace(study, arms=arms), trials
+
+
+def _named(arm: str, candidate: str) -> str:
+    return f"{arm}, {candidate}"
+
+
+def _changed(study: Study, arm: str, change: Stage) -> tuple[Stage, ...]:
+    *before, last = study.stages(arm)
+    return (*before, {**last, **change})
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["name"] != name:
+            raise ValueError(f"it is of the study {found['name']!r:.80}")
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} is not a result of the study {name}: {error}") from error
+
+
+def _trial(found: dict[str, Any], arm: str, candidates: Mapping[str, Stage], path: Path) -> Trial:
+    tried: dict[str, float | None] = {}
+    measured = None
+    for name in candidates:
+        own = [c for c in found["cells"] if c["arm"] == _named(arm, name) and c["status"] in ("finished", "failed")]
+        if not own:
+            raise ConfigError(f"{path}: the trial {_named(arm, name)!r} has not ended; run it first")
+        tops = [cell["val_top1"] for cell in own if cell["status"] == "finished"]
+        tried[name] = statistics.mean(tops) if tops else None
+        if measured is None and (speeds := found["images_per_s"].get(_named(arm, name))):
+            measured = Measured(speeds, found["measured_on"][_named(arm, name)])
+    if all(top1 is None for top1 in tried.values()):
+        raise ConfigError(f"{path}: all trials of {arm!r} failed; choose other candidates")
+    return Trial(tried, measured)
