@@ -183,7 +183,21 @@ class PooledStem(PatchEmbed):
             self.rest.extend([conv, nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)])
 
     def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
-        return self.rest(self.proj(self.without_hidden(x_BCSS, place)))
+        x = self.proj(self.without_hidden(x_BCSS, place))
+        for i, layer in enumerate(self.rest):
+            x = layer(x)
+            if taken is not None and isinstance(layer, nn.MaxPool2d):
+                taken[f"rest.{i}.output"] = x
+        return x
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """The output of each max-pool."""
+        convs = [self.proj, *(layer for layer in self.rest if isinstance(layer, nn.Conv2d))]
+        return [
+            {"module": f"rest.{3 * i + 1}", "num_chs": conv.out_channels, "reduction": 2 ** (i + 1)}
+            for i, conv in enumerate(convs)
+        ]
 
 
 @register_notrace_module
