@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +97,27 @@ def small() -> dict:
         "optim.lr_batch": 0,
         "optim.warmup_epochs": 0.5,
     }
+
+
+def missing(what: str) -> None:
+    """Skips with a reason; where everything has to be there (CI=true), fails."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium with a camera that shows a test image and asks nobody."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None or shutil.which("chromedriver") is None:
+        missing("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream"):
+        options.add_argument(flag)
+    options.add_argument("--use-fake-ui-for-media-stream")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()

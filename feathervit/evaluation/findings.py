@@ -20,7 +20,7 @@ SAME = 500_000_000  # bytes of images that are compared with each other
 
 def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -> list[str]:
     """The three lines. `train_top1`: accuracy on `some_of` the training images, not augmented."""
-    lines = [f"accuracy   {said}"] if (said := accuracy(result)) else []
+    lines = [f"accuracy   {said[0]} ({said[1]})"] if (said := accuracy(result)) else []
     found, advice = limits(result, train, train_top1)
     lines.append(f"limits     {'; '.join(found) or 'none that these figures show'}")
     folder = shlex.quote(str(out))
@@ -28,15 +28,15 @@ def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -
     return [*lines, f"next       {first}   or   feathervit export {folder} --to web"]
 
 
-def accuracy(result: RunResult) -> str:
-    """The accuracy on test or else validation images, with its interval and the chance level; "" where none were held out."""
+def accuracy(result: RunResult) -> tuple[str, str] | None:
+    """The accuracy on test or else validation images, and its interval with the chance level; None without such images."""
     figures = result.test or result.val
     if not figures:
-        return ""
+        return None
     low, high = interval(figures["top1"], figures["n"])
     return (
-        f"{100 * figures['top1']:.1f} % of {figures['n']} {'test' if result.test else 'val'} images (95 % interval "
-        f"{100 * low:.1f} to {100 * high:.1f} %); chance level {100 * chance_level(figures):.1f} %"
+        f"{100 * figures['top1']:.1f} % of {figures['n']} {'test' if result.test else 'val'} images",
+        f"95 % interval {100 * low:.1f} to {100 * high:.1f} %; chance level {100 * chance_level(figures):.1f} %",
     )
 
 

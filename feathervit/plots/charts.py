@@ -1,6 +1,6 @@
 """The charts of a report, each as the bytes of a PNG without background: dark on nothing, to be inverted on a dark page.
 
-Legend: K classes, N images, E experts.
+Legend: K classes, N images, E experts, B bins.
 """
 
 from __future__ import annotations
@@ -17,31 +17,50 @@ from ..text import shown
 from .figures import COLOURS, new_figure, png
 
 DPI = 144
-FEW = 20  # classes that can be named beside a matrix
+COUNTED = 40  # classes up to which a confusion matrix shows counts in its cells
+NAMED = 120  # classes up to which it names them
+LONGEST = 20  # letters of a name beside a chart
+FEW_IMAGES = 200  # below this number, reliability is drawn in FEW_BINS bins
+FEW_BINS = 5
+TOO_FEW = 10  # images in a bin that are too few to say how often they are right
 
 
 def _drawn(figure: Figure) -> bytes:
     return png(figure, DPI, transparent=True)
 
 
-def _plain(axes: Any, x: str, y: str) -> None:
+def _plain(axes: Any, x: str, y: str, title: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+
+
+def short(name: str) -> str:
+    """A name as a chart shows it: printable, and cut after LONGEST letters."""
+    name = shown(name)
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def curves(
     rows: Sequence[Mapping[str, Any]],
     columns: Mapping[str, str],
+    title: str,
     what: str,
     best: int | None = None,
     log: bool = False,
     percent: bool = False,
+    chance: float | None = None,
 ) -> bytes | None:
-    """Columns of metrics.csv over epochs, each under its name; None where no row has any of them. `best`: the kept epoch."""
+    """Draws columns of metrics.csv over epochs. None where no row has any of them, or there is only one epoch.
+
+    `columns`: name in the legend -> column. `what`: the unit of the vertical axis. `best`: the epoch whose weights were
+    kept. `chance`: the accuracy of guessing, drawn as a line.
+    """
     there = {name: column for name, column in columns.items() if any(row.get(column) is not None for row in rows)}
-    if not there:
+    if not there or len(rows) < 2:
         return None
     figure = new_figure(5, 3.1)
     axes = figure.subplots()
@@ -49,9 +68,11 @@ def curves(
     for colour, (name, column) in zip(COLOURS, there.items(), strict=False):
         values = [np.nan if row.get(column) is None else row[column] for row in rows]
         axes.plot(epochs, values, color=colour, label=name, marker="o" if len(rows) < 30 else "", markersize=3.5)
+    if chance is not None:
+        axes.axhline(chance, color="0.5", linestyle="--", linewidth=1, label=f"chance, {100 * chance:.1f} %")
     if best is not None:
-        axes.axvline(best, color="0.4", linestyle=":", linewidth=1)
-    _plain(axes, "epoch", what)
+        axes.axvline(best, color="0.4", linestyle=":", linewidth=1, label=f"epoch {best}, kept")
+    _plain(axes, "epoch", what, title)
     if log:
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -63,70 +84,97 @@ def curves(
         axes.xaxis.get_major_locator().set_params(integer=True)
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    if len(there) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        axes.set_ylim(bottom=0)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize=8.5)
     return _drawn(figure)
 
 
 def confusion(counts_KK: Sequence[Sequence[int]], class_names: Sequence[str]) -> bytes:
-    """Rows are the true classes, columns what they were taken for; shaded by the share of the row."""
+    """Draws a confusion matrix: true classes downwards, predicted classes to the right, shaded by share of the row.
+
+    Names stand on both axes, the number of images beside those of the rows; the diagonal, where images are right, is
+    outlined. More than NAMED classes are numbered instead.
+    """
     counts = np.asarray(counts_KK)
-    share = counts / counts.sum(1, keepdims=True).clip(1)
-    few = len(counts) <= FEW
-    side = min(2.0 + 0.32 * len(counts), 7.0)
+    share, number = counts / counts.sum(1, keepdims=True).clip(1), len(counts)
+    cell = 0.36 if number <= COUNTED else 0.14
+    side = 2.2 + cell * min(number, NAMED)
     figure = new_figure(side, side)
     axes = figure.subplots()
     axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    if few:
+    if number <= COUNTED:
         for i, j in np.argwhere(counts > 0):
             colour = "white" if share[i, j] > 0.5 else "black"
             axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=colour)
-        names = [name if len(name) <= 16 else name[:15] + "…" for name in map(shown, class_names)]
-        turned = 0 if max(map(len, names)) <= 2 else 90
-        axes.set_xticks(range(len(names)), names, fontsize=8, rotation=turned, parse_math=False)
-        axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
-        axes.tick_params(length=0)
-    axes.set_xlabel("taken for" + ("" if few else " (number of the class)"))
-    axes.set_ylabel("true class" + ("" if few else " (number)"))
+    edge = np.arange(number + 1).repeat(2) - 0.5  # the outline of the diagonal cells, as stairs
+    for x, y in ((edge[:-1], edge[1:]), (edge[1:], edge[:-1])):
+        axes.plot(x, y, color=COLOURS[1], linewidth=1)
+    if number <= NAMED:
+        size = 9 if number <= COUNTED else 6.5
+        rows = [f"{short(name)} ({n})" for name, n in zip(class_names, counts.sum(1), strict=True)]
+        columns = [short(name) for name in class_names]
+        turned = 0 if max(map(len, columns)) <= 2 else 90
+        axes.set_xticks(range(number), columns, fontsize=size, rotation=turned, parse_math=False)
+        axes.set_yticks(range(number), rows, fontsize=size, parse_math=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted class" if number <= NAMED else "number of the predicted class")
+    axes.set_ylabel("true class (images)" if number <= NAMED else "number of the true class")
+    axes.set_title("True classes and what they were taken for", loc="left", fontsize=11, fontweight="bold")
     return _drawn(figure)
 
 
-def reliability(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> bytes:
-    """Accuracy over confidence in bins of equal width, as the calibration error takes them; below, how many fall in each."""
-    confidence = probabilities_NK.max(1).clip(0, 1)
-    mean, accuracy, count = bins(confidence, probabilities_NK.argmax(1) == labels_N)
-    figure = new_figure(4.6, 4.6)
+def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -> bytes:
+    """Draws accuracy over confidence, one line per entry of `probabilities` ([N, K] each), and how many images each bin has.
+
+    The bins are those of the calibration error, fewer below FEW_IMAGES images. Bins with fewer than TOO_FEW images have
+    hollow markers.
+    """
+    number = FEW_BINS if len(labels_N) < FEW_IMAGES else ECE_BINS
+    figure = new_figure(5, 4.6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    above.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, label="what it says is what it gets")
-    above.vlines(
-        mean, np.minimum(mean, accuracy), np.maximum(mean, accuracy), color=COLOURS[5], alpha=0.35, linewidth=5
-    )
-    above.plot(mean, accuracy, color=COLOURS[0], marker="o", markersize=4, label="this model")
+    above.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, label="as often right as it says")
+    hollow = False
+    for colour, (name, p_NK) in zip(COLOURS, probabilities.items(), strict=False):
+        confidence = p_NK.max(1).clip(0, 1)
+        mean, accuracy, count_B = bins(confidence, p_NK.argmax(1) == labels_N, number)
+        above.plot(mean, accuracy, color=colour, marker="o", markersize=5, label=name)
+        few = count_B[count_B > 0] < TOO_FEW
+        above.plot(
+            mean[few], accuracy[few], color=colour, linestyle="", marker="o", markersize=5, mfc="white", zorder=3
+        )
+        hollow = hollow or bool(few.any())
+        below.stairs(count_B, np.linspace(0, 1, number + 1), color=colour, fill=colour == COLOURS[0], alpha=0.8)
+    if hollow:
+        few = f"under {TOO_FEW} images: too few to tell"
+        above.plot([], [], color="0.4", linestyle="", marker="o", markersize=5, mfc="white", label=few)
     above.set_ylim(-0.02, 1.02)
-    _plain(above, "", "share that was right")
-    above.legend(frameon=False, fontsize=9)
-    middle = (np.arange(ECE_BINS) + 0.5) / ECE_BINS
-    below.bar(middle, count, width=0.9 / ECE_BINS, color=COLOURS[0])
     below.set_xlim(0, 1)
+    for axis in (above.yaxis, below.xaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    _plain(above, "", "images that are right", "How often the model is right, by its confidence")
     _plain(below, "confidence", "images")
+    above.legend(frameon=False, fontsize=8.5)
     return _drawn(figure)
 
 
-def bins(confidence_N: np.ndarray, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean confidence and accuracy of the bins (b / B, (b + 1) / B] that hold something, and the count of each of the B."""
-    which_N = np.clip(np.ceil(confidence_N * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    count = np.bincount(which_N, minlength=ECE_BINS)
+def bins(
+    confidence_N: np.ndarray, correct_N: np.ndarray, number: int = ECE_BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean confidence and accuracy of the bins (b / B, (b + 1) / B] that are not empty, and the count of each of the B."""
+    which_N = np.clip(np.ceil(confidence_N * number).astype(int) - 1, 0, number - 1)
+    count = np.bincount(which_N, minlength=number)
     held = count > 0
-    mean = np.bincount(which_N, confidence_N, ECE_BINS)[held] / count[held]
-    return mean, np.bincount(which_N, correct_N, ECE_BINS)[held] / count[held], count
+    mean = np.bincount(which_N, confidence_N, number)[held] / count[held]
+    return mean, np.bincount(which_N, correct_N, number)[held] / count[held], count
 
 
 def expert_load(use: Mapping[int, np.ndarray]) -> bytes:
-    """Layers downwards, experts to the right: the share of all tokens that take an expert; `use`: layer -> [E]."""
+    """Draws the share of all tokens that take an expert, layers downwards, experts to the right. `use`: layer -> [E]."""
     table = np.full((len(use), max(map(len, use.values()))), np.nan)
     for row, share_E in enumerate(use.values()):
         table[row, : len(share_E)] = share_E
-    figure = new_figure(1.6 + 0.75 * table.shape[1], 1.1 + 0.32 * len(table))
+    figure = new_figure(1.6 + 0.75 * table.shape[1], 1.3 + 0.32 * len(table))
     axes = figure.subplots()
     axes.imshow(table, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for i, j in np.argwhere(~np.isnan(table)):
@@ -141,4 +189,5 @@ def expert_load(use: Mapping[int, np.ndarray]) -> bytes:
     axes.tick_params(length=0)
     axes.set_xlabel("expert")
     axes.set_ylabel("layer")
+    axes.set_title("Tokens per expert", loc="left", fontsize=11, fontweight="bold")
     return _drawn(figure)

@@ -72,3 +72,17 @@ def own_splits(config: RunConfig) -> DataSplits:
 def some(images: ImageSet, count: int) -> ImageSet:
     """At most `count` of the images, evenly spaced."""
     return images.subset(torch.linspace(0, len(images) - 1, min(count, len(images))).round().long())
+
+
+def varied(images: ImageSet, count: int) -> ImageSet:
+    """At most `count` of the images, from as many classes as there are, in the order of the classes."""
+    order = torch.argsort(images.labels, stable=True)
+    classes, count_K = images.labels.unique(return_counts=True)
+    chosen = torch.linspace(0, len(classes) - 1, min(count, len(images))).round().long()
+    first_K = count_K.cumsum(0) - count_K
+    taken: dict[int, int] = {}
+    index = []
+    for k in chosen.tolist():
+        place = taken[k] = taken.get(k, -1) + 1
+        index.append(int(order[first_K[k] + place % count_K[k]]))
+    return images.subset(torch.tensor(index))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from ..config import RunConfig, changed, resolve
 from ..data import DataSplits
+from ..evaluation.confusion import worst_first
+from ..evaluation.metrics import Metrics
 from ..recipes import RECIPES
 from ..results import RunResult, read_splits
 
@@ -63,27 +66,63 @@ def figures_note(result: RunResult, pretraining: bool) -> str:
     return f"{kept}{chosen}{what}."
 
 
-def classes(found: dict[str, Any], data: DataSplits | None) -> list[dict[str, Any]]:
-    """The rows of the table of classes, from a split's figures."""
-    names, counts = found["class_names"], np.asarray(found["confusion"])
+def metrics(found: dict[str, Any]) -> Metrics:
+    """The figures of a split, as a result holds them, as `Metrics`. Raises KeyError where one is missing."""
+    return Metrics(**{field.name: found[field.name] for field in fields(Metrics)})
+
+
+def stopped(result: RunResult, config: RunConfig) -> str:
+    """Where a run stopped and how it goes on."""
+    return (
+        f"Unfinished: the run was stopped after epoch {len(result.epochs)} of {config.epochs}; --resume continues it."
+    )
+
+
+def classes(found: Metrics, data: DataSplits | None) -> list[dict[str, Any]]:
+    """The rows of the table of classes, the least recognised first, from a split's figures."""
+    counts = np.asarray(found.confusion)
     train = None
     if data is not None:
-        train = np.bincount(data.train.labels.numpy(), minlength=len(names)).tolist()
+        train = np.bincount(data.train.labels.numpy(), minlength=len(counts)).tolist()
     rows = []
-    for i, name in enumerate(names):
-        wrong = counts[i].copy()
-        wrong[i] = 0
-        other, named = int(wrong.argmax()), counts[:, i].sum()
+    for name, share, number, other, times in worst_first(found):
+        i = found.class_names.index(name)
+        named = counts[:, i].sum()
         rows.append(
             {
                 "name": name,
                 "train": train[i] if train else None,
-                "count": int(counts[i].sum()),
-                "recall": found["per_class"][name],
+                "count": number,
+                "recall": share,
                 "precision": counts[i, i] / named if named else None,
-                "mistaken": f"{names[other]} ({wrong[other]})" if wrong[other] else "",
+                "mistaken": f"{other} ({times})" if times else "",
             }
         )
+    return rows
+
+
+def exports(folder: Path) -> list[dict[str, str]]:
+    """The finished exports beside the weights: form, size, latency, agreement. One that cannot be read is left out."""
+    rows = []
+    for path in sorted(folder.glob("export-*/export.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not found["finished"]:
+                continue
+            form = found.get("precision", found["to"])
+            times = {"float32": "onnx"}.get(form, form)
+            ms = found.get("latency_ms", {}).get(times)
+            rows.append(
+                {
+                    "to": found["to"],
+                    "place": path.parent.name,
+                    "size": f"{found['bytes'] / 1e6:.2f} MB",
+                    "latency": f"{ms:.2f} ms" if ms is not None else "",
+                    "agreement": f"{percent(found['agreement'])} of {found['n']}",
+                    "top1": percent(found["top1"]),
+                    "passed": "yes" if found["passed"] else "no",
+                }
+            )
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 
 import feathervit
 
-from ..conftest import stripes
+from ..conftest import missing, stripes
 
 
 @pytest.fixture(scope="session")
@@ -52,11 +51,6 @@ def photographs_run(photographs, tmp_path_factory):
     model = {"model": "mlit_nano", "img_size": 16, "patch_size": 4}
     feathervit.train("folder", data=photographs, out=out, **model, **arch, **steps, **plain)
     return out
-
-
-def missing(what: str) -> None:
-    """Skips with a reason; where everything has to be there (CI=true), fails."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
 
 
 @pytest.fixture(scope="session")

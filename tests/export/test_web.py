@@ -19,10 +19,6 @@ import feathervit
 from feathervit.errors import ConfigError, DataError
 from feathervit.export import runtime
 
-from .conftest import missing
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
 
 @pytest.fixture(scope="module")
 def page(digits_run, web_cache, tmp_path_factory):
@@ -54,23 +50,6 @@ def served(folder):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None or shutil.which("chromedriver") is None:
-        missing("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream"):
-        options.add_argument(flag)
-    options.add_argument("--use-fake-ui-for-media-stream")  # the camera is a test picture and asks nobody
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 def wait(condition, what, seconds=60):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -80,8 +82,7 @@ def run(folder, small, tmp_path, with_report):
 def test_what_stands_in_it(run, folder):
     page, result = Page(run.folder / "report.html"), json.loads((run.folder / "result.json").read_text())
     assert page.headings == [
-        *("Figures", "Training", "Where it errs", "Worst mistakes", "How far it can be believed", "Experts", "Data"),
-        "How it was made",
+        *("Classes", "Worst mistakes", "Confidence", "Training", "Experts", "Data", "How it was made")
     ]
     rows = {row[0]: row[1:] for row in page.rows}
     figures = [row for row in page.rows if row[0] in ("val", "test") and len(row) > 3]
@@ -92,15 +93,15 @@ def test_what_stands_in_it(run, folder):
     assert "feathervit train 'a b'" in page.text
     confusion = np.array(result["test"]["confusion"])
     for i, name in enumerate(("flat", "tall", "tiles")):
-        counts = [int(rows[name][0]), int(rows[name][1])]
+        counts = [int(rows[name][2]), int(rows[name][3])]
         assert counts[1] == 8
         assert 20 <= counts[0] <= 22  # 24 less the held-out
-        assert rows[name][2] == f"{100 * confusion[i, i] / 8:.1f} %"
+        assert rows[name][0] == f"{100 * confusion[i, i] / 8:.1f} %"
         if confusion[:, i].sum():
             assert rows[name][4] == f"{100 * confusion[i, i] / confusion[:, i].sum():.1f} %"
     curves = [image["alt"] for image in page.images if "over epochs" in image["alt"]]
     assert [alt.removesuffix(" over epochs") for alt in curves] == [
-        *("Loss", "Accuracy", "Learning rate", "Balance of the experts")
+        *("Accuracy", "Loss", "Learning rate", "Balance of the experts")
     ]
     assert all(pixels(image).std() > 1 and image["alt"] for image in page.images)
 
@@ -111,12 +112,34 @@ def test_mistakes_are_those_the_model_was_surest_of(run, folder):
     wrong = [(p, f) for p, f in zip(predictor.predict(files), files, strict=True) if p.label != f.parent.name]
     wrong.sort(key=lambda pair: -pair[0].probabilities[0])
     shown = [image for image in page.images if image["alt"].startswith("an image of")]
-    assert len(shown) == min(24, len(wrong)) > 0
-    texts = [text for text in page.figures if " taken for " in text and " %" in text]
-    for image, text, (prediction, file) in zip(shown, texts, wrong, strict=True):
-        share = f"{100 * prediction.probabilities[0]:.1f} %"
-        assert text == f"{file.parent.name} taken for {prediction.label} {share} {file.name}"
+    assert len(shown) == min(12, len(wrong)) > 0
+    texts = [text for text in page.figures if "confident" in text]
+    like = [image for image in page.images if image["alt"].startswith("a training image of")][-len(shown) :]
+    samples = {p.parent.name: [] for p in files}
+    for path in (folder / "train").glob("*/*.png"):
+        samples[path.parent.name].append(np.asarray(Image.open(path).convert("RGB")))
+    for image, text, other, (prediction, file) in zip(shown, texts, like, wrong, strict=False):
+        assert f"{100 * prediction.probabilities[0]:.1f} %" in text
+        assert file.name in text
+        assert image["alt"].endswith(file.parent.name)
+        assert other["alt"].endswith(prediction.label)
         assert np.array_equal(pixels(image)[..., :3], np.asarray(Image.open(file).convert("RGB")))
+        assert any(np.array_equal(pixels(other)[..., :3], sample) for sample in samples[prediction.label])
+
+
+def test_confused_pairs_come_with_their_images(run, folder):
+    page, result = Page(run.folder / "report.html"), json.loads((run.folder / "result.json").read_text())
+    names, counts = result["test"]["class_names"], np.array(result["test"]["confusion"])
+    strips = [image for image in page.images if re.match("images of .* taken for", image["alt"])]
+    most = max(
+        ((counts[i, j], names[i], names[j]) for i in range(3) for j in range(3) if i != j), key=lambda row: row[0]
+    )
+    assert (most[0] > 0) == bool(strips)
+    _, true, taken = re.split("images of | taken for ", strips[0]["alt"])
+    assert counts[names.index(true), names.index(taken)] == most[0]
+    files = sorted((folder / "test" / true).glob("*.png"))
+    wrong = [f for f, p in zip(files, feathervit.load(run.folder).predict(files), strict=True) if p.label == taken]
+    assert np.array_equal(pixels(strips[0])[:16, :16, :3], np.asarray(Image.open(wrong[0]).convert("RGB")))
 
 
 def test_reliability_before_and_after(run, folder, tmp_path, small, with_report, monkeypatch):
@@ -127,18 +150,18 @@ def test_reliability_before_and_after(run, folder, tmp_path, small, with_report,
         assert len(shown) == len(found)
         return found
 
-    before, after = notes(run.folder)
+    (said,) = notes(run.folder)
     text = Page(run.folder / "report.html").text
-    assert "of 24 test images (95 % interval" in text  # the summary at the top, before all tables
-    assert text.index("chance level") < text.index("Figures") < text.index("fingerprint")
+    assert "24 test images" in text  # the summary at the top, before all tables
+    assert text.index("chance level") < text.index("right when named") < text.index("fingerprint")
     found = calibrate(run.folder)
-    for text, when in ((before, "before"), (after, "after")):
+    for when in ("before", "after"):
         figures = found["test"][when]  # fitted on val, shown on test
-        assert f"error {100 * figures['ece']:.1f} %, NLL {figures['nll']:.3f} of the" in text
-    assert "24 test images" in before
-    assert f"divided by {found['temperature']:.2f}, which fits the 7 val images" in after
+        assert f"error {100 * figures['ece']:.1f} %, NLL {figures['nll']:.3f} " in said
+    assert f"divided by {found['temperature']:.2f}, which fits the 7 val images" in said
+    assert "24 images are too few" in said
     report(run.folder)  # of calibrated weights it says the same
-    assert notes(run.folder) == [before, after]
+    assert notes(run.folder) == [said]
 
     def none(*_):
         raise DataError("too few")
@@ -146,20 +169,19 @@ def test_reliability_before_and_after(run, folder, tmp_path, small, with_report,
     with monkeypatch.context() as patch:
         patch.setattr("feathervit.plots.report.fit_temperature", none)
         report(run.folder)
-    assert notes(run.folder) == [f"{before} No temperature was fitted: too few."]
-    assert not (run.folder / "report" / "reliability-calibrated.png").exists()
+    (without,) = notes(run.folder)
+    assert "No temperature was fitted: too few." in without
+    assert "divided by" not in without
 
     shutil.rmtree(folder / "test")
     feathervit.train(data=folder, out=tmp_path / "val", epochs=2, **small)
-    before, after = notes(tmp_path / "val")
-    assert "the same ones" in after
+    assert "the same ones" in notes(tmp_path / "val")[0]
     feathervit.train(data=folder, out=tmp_path / "none", epochs=1, **small, **{"split.val_fraction": 0.0})
     assert notes(tmp_path / "none") == []
 
 
 def test_all_that_is_drawn_is_also_a_file(run, folder):
     charts = {"loss", "accuracy", "learning-rate", "balance-of-the-experts", "confusion", "experts", "reliability"}
-    charts |= {"reliability-calibrated"}
     files = {path.stem: Image.open(path) for path in (run.folder / "report").iterdir()}
     assert files.keys() == charts | {"samples", "mistakes"}
     assert all(file.mode == "RGB" and file.getpixel((0, 0)) == (255, 255, 255) for file in files.values())
@@ -176,9 +198,7 @@ def test_all_that_is_drawn_is_also_a_file(run, folder):
     assert (wide > 8 * 64) and high > 3 * 64
     shutil.rmtree(folder)
     report(run.folder)  # what could not be drawn any more is gone
-    assert {path.stem for path in (run.folder / "report").iterdir()} == charts - {
-        *("reliability", "reliability-calibrated", "experts")
-    }
+    assert {path.stem for path in (run.folder / "report").iterdir()} == charts - {"reliability", "experts"}
 
 
 def test_it_asks_for_nothing_and_names_are_only_names(tmp_path, small, with_report):
@@ -186,9 +206,12 @@ def test_it_asks_for_nothing_and_names_are_only_names(tmp_path, small, with_repo
     data = write_pictures(tmp_path / "<i>set", 12, classes=names)
     feathervit.train(data=data, out=tmp_path / "run", epochs=1, command="<img src=x>", **small)
     page = Page(tmp_path / "run" / "report.html")
-    assert not page.tags & {"script", "i>set", "link", "iframe", "object"}
-    assert len(page.fetched) == len(page.images) > 5
-    assert all(value.startswith("data:image/png;base64,") for value in page.fetched)
+    assert not page.tags & {"i>set", "link", "iframe", "object"}
+    (script,) = re.findall("<script>(.*?)</script>", page.html, re.DOTALL)  # one, which the page's policy knows
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in page.html
+    asked = [value for value in page.fetched if not value.startswith("#")]
+    assert len(asked) == len(page.images) > 5
+    assert all(value.startswith("data:image/png;base64,") for value in asked)
     assert not re.findall(r"url\(|@import|https?://", page.html)
     assert "default-src 'none'" in page.html
     assert "<img src=x>" in page.text
@@ -199,7 +222,7 @@ def test_pre_training(folder, small, tmp_path, with_report):
     fields = {k: v for k, v in small.items() if not k.startswith(("augment", "loss"))}
     done = feathervit.pretrain(data=folder, out=tmp_path / "mae", epochs=2, **fields)
     page = Page(tmp_path / "mae" / "report.html")
-    assert page.headings == ["Figures", "Training", "Reconstructions", "Experts", "Data", "How it was made"]
+    assert page.headings == ["Reconstructions", "Training", "Experts", "Data", "How it was made"]
     row = next(row for row in page.rows if row[0] == "test")
     assert f"{done.result.test['masked_mse']:.4f}" in row
     assert "logarithmic" in page.text
@@ -229,7 +252,7 @@ def test_models_without_experts_and_data_held_only_in_memory(fields, arrays, tmp
     feathervit.train(data=arrays, out=out, epochs=1, **fields)
     page = Page(out / "report.html")
     assert "Experts" not in page.headings
-    assert ("Where it errs" in page.headings) == ("split.val_fraction" not in fields)
+    assert ("Classes" in page.headings) == ("split.val_fraction" not in fields)
     assert "Samples of each class" in page.text
     report(out)  # from the folder alone: without the pictures, which are in no file
     page = Page(out / "report.html")
@@ -251,7 +274,7 @@ def test_data_that_is_gone_or_has_changed(run, folder, tmp_path, capsys):
     page = Page(run.folder / "report.html")
     assert "left out" in page.text
     assert "Worst mistakes" not in page.headings
-    assert "Where it errs" in page.headings  # the result knows the confusion
+    assert "Classes" in page.headings  # the result knows the confusion
 
 
 def test_what_is_no_finished_run(run, tmp_path, capsys):
@@ -285,3 +308,77 @@ def test_reliability_is_what_the_calibration_error_sums():
     held = count[count > 0]
     assert held.sum() == 300
     assert (held * np.abs(accuracy - mean)).sum() / 300 == pytest.approx(calibration_error(p, labels))
+
+
+class Halved(torch.nn.Module):
+    """An attention of somebody else: it has none of the names that ours have."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.own = torch.nn.Linear(dim, dim)
+
+    def forward(self, x_BND, place=None):
+        return self.own(x_BND) / 2
+
+
+def test_parts_of_others_break_no_report(folder, small, tmp_path, with_report):
+    @timm.models.register_model
+    def mlit_nano_halved(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
+        model = feathervit.create_model("mlit_nano", **kwargs)
+        for layer in model.blocks:
+            layer.attn = Halved(model.embed_dim)
+        return model
+
+    fields = {k: v for k, v in small.items() if not k.startswith("arch")} | {"model": "timm:mlit_nano_halved"}
+    feathervit.train(data=folder, out=tmp_path / "run", epochs=1, **fields)
+    page = Page(tmp_path / "run" / "report.html")
+    assert {"Classes", "Experts"} <= set(page.headings)
+    assert "left out" not in page.text
+
+
+def test_a_part_that_fails_is_left_out_with_a_note(run, monkeypatch):
+    def broken(*_, **__):
+        raise AttributeError("this model has no gates")
+
+    monkeypatch.setattr("feathervit.plots.report.expert_use", broken)
+    report(run.folder)
+    page = Page(run.folder / "report.html")
+    assert "this model has no gates" in page.text
+    assert "Experts" not in page.headings
+    assert "Classes" in page.headings
+
+
+def test_exports_that_exist_are_listed(run):
+    def write(name, **fields):
+        (run.folder / name).mkdir()
+        found = {"finished": True, "bytes": 612_345, "agreement": 0.9876, "n": 24, "top1": 0.875, "passed": True}
+        (run.folder / name / "export.json").write_text(json.dumps(found | fields))
+
+    write("export-int8", to="int8", latency_ms={"int8": 0.42, "onnx": 0.5})
+    write("export-web", to="web", precision="float32", latency_ms={"onnx": 0.77, "eager": 3.0})
+    write("export-onnx", to="onnx", finished=False)
+    (run.folder / "export-pt2").mkdir()
+    (run.folder / "export-pt2" / "export.json").write_text("{")
+    report(run.folder)
+    rows = {row[0]: row[1:] for row in Page(run.folder / "report.html").rows}
+    assert rows["int8"] == ["export-int8", "0.61 MB", "0.42 ms", "87.5 %", "98.8 % of 24", "yes"]
+    assert rows["web"][2] == "0.77 ms"
+    assert "onnx" not in rows
+
+
+def test_a_click_on_a_heading_sorts_the_classes(run, browser):
+    browser.get((run.folder / "report.html").as_uri())
+    shares = lambda: [  # noqa: E731
+        float(cell.text.split()[0])
+        for cell in browser.find_elements("css selector", "table.sortable tbody td:nth-child(2)")
+    ]
+    first = shares()
+    assert first == sorted(first)  # the worst first
+    button = browser.find_element("css selector", "table.sortable th:nth-child(2) button")
+    browser.execute_script("arguments[0].click()", button)
+    assert shares() == first[::-1]
+    name = browser.find_element("css selector", "table.sortable th button")
+    browser.execute_script("arguments[0].click()", name)
+    names = [cell.text for cell in browser.find_elements("css selector", "table.sortable tbody th")]
+    assert names == ["flat", "tall", "tiles"]
+    assert browser.get_log("browser") == []  # the page's policy had nothing to stop

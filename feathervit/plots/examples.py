@@ -1,0 +1,120 @@
+"""Images of a report: the worst mistakes, the most confused pairs of classes, samples of each class.
+
+Legend: B batch, C channels, S image side, K classes, N images.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from ..data import ImageSet
+from ..data.image import resize
+from . import texts
+from .subject import some
+from .tiles import png_bytes, rgb, tiles
+
+SAMPLES = 8  # of a class
+CLASSES = 30  # that have samples
+MISTAKES = 12
+PAIRS = 8
+PER_PAIR = 4  # mistaken images of a pair
+SIDE = 96  # px, the most that an image is kept at
+
+
+def mistakes(
+    p_NK: np.ndarray, images: ImageSet, train: ImageSet, files: dict[str, bytes]
+) -> tuple[list[dict[str, Any]], str]:
+    """The mistakes with the highest confidence, each beside a training image of the class it was taken for; and a note."""
+    guess, labels, names = p_NK.argmax(1), images.labels.numpy(), images.class_names
+    wrong = np.flatnonzero(guess != labels)
+    worst = wrong[np.argsort(-p_NK[wrong, guess[wrong]], kind="stable")][:MISTAKES]
+    rows = [
+        {
+            "uri": strip(images.images[i : i + 1]),
+            "true": names[labels[i]],
+            "guess": names[guess[i]],
+            "like": _like(train, guess[i]),
+            "confidence": float(p_NK[i, guess[i]]),
+            "source": images.sources[i],
+            "file": images.sources[i].rpartition("/")[2],
+        }
+        for i in worst.tolist()
+    ]
+    if rows:
+        captions = [f"{row['true']}, taken for {row['guess']} ({texts.percent(row['confidence'])})" for row in rows]
+        shown = small(images.images[torch.from_numpy(worst)])
+        files["mistakes"] = png_bytes(tiles(shown.split(1), captions))
+    most = f", the {len(rows)} with the highest confidence" if len(rows) < len(wrong) else ""
+    return rows, f"{len(wrong)} of {len(labels)} images are mistaken{most}."
+
+
+def _like(train: ImageSet, label: int) -> str:
+    """A training image of a class: the middle one. Empty where there is none."""
+    own = torch.nonzero(train.labels == int(label)).flatten()
+    return strip(train.images[own[len(own) // 2]][None]) if len(own) else ""
+
+
+def confused(
+    pairs: Sequence[tuple[str, str, int, int]],
+    guess_N: np.ndarray | None = None,
+    images: ImageSet | None = None,
+    train: ImageSet | None = None,
+) -> list[dict[str, Any]]:
+    """The PAIRS most confused pairs of `evaluation.confusion.confused_pairs`, with thumbnails where images are given."""
+    rows = []
+    for true, taken, times, n in pairs[:PAIRS]:
+        row = {"true": true, "guess": taken, "times": times, "n": n, "uri": "", "like": ""}
+        if images is not None and guess_N is not None:
+            names = images.class_names
+            own = np.flatnonzero((images.labels.numpy() == names.index(true)) & (guess_N == names.index(taken)))
+            row["uri"] = strip(images.images[torch.from_numpy(own[:PER_PAIR])], PER_PAIR)
+            row["like"] = _like(train, names.index(taken))
+        rows.append(row)
+    return rows
+
+
+def samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
+    """Strips of evenly spaced training images: of each class, or of all where there are no labels."""
+    count_K = np.bincount(train.labels.numpy(), minlength=len(train.class_names))
+    if len(count_K) < 2:
+        chosen = small(some(train, SAMPLES).images)
+        files["samples"] = png_bytes(tiles([chosen]))
+        return {"samples": [("training images", None, strip(chosen))], "samples_title": "Samples"}
+    shown = [k for k in range(len(count_K)) if count_K[k]][:CLASSES]
+    rows = []
+    for k in shown:
+        own = torch.nonzero(train.labels == k).flatten()
+        chosen = own[torch.linspace(0, len(own) - 1, min(SAMPLES, len(own))).round().long()]
+        rows.append((train.class_names[k], int(count_K[k]), small(train.images[chosen])))
+    files["samples"] = png_bytes(tiles([own for _, _, own in rows], [name for name, _, _ in rows]))
+    title = "Samples of each class" if len(shown) == len(count_K) else f"Samples of the first {len(shown)} classes"
+    return {"samples": [(name, count, strip(own, SAMPLES)) for name, count, own in rows], "samples_title": title}
+
+
+def small(images_BCRR: Tensor) -> Tensor:
+    """Images as they are, or at `SIDE` px where they are larger."""
+    return resize(images_BCRR, SIDE) if images_BCRR.shape[-1] > SIDE else images_BCRR
+
+
+def strip(images_BCSS: Tensor, places: int = 0) -> str:
+    """The address of images side by side with gaps, as wide as `places` of them."""
+    images_B4SS = F.pad(rgb(small(images_BCSS)), (0, 0, 0, 0, 0, 1), value=255)  # with an alpha channel
+    images_B4SS = F.pad(images_B4SS, (0, 0, 0, 0, 0, 0, 0, max(0, places - len(images_B4SS))))
+    side, count = images_B4SS.shape[-1], len(images_B4SS)
+    gap = max(1, side // 12)
+    row_4HW = make_grid(images_B4SS, nrow=count, padding=gap)
+    return uri(png_bytes(to_pil_image(row_4HW if count == 1 else row_4HW[:, gap : gap + side, gap:-gap])))
+
+
+def uri(png: bytes) -> str:
+    """The address of a PNG that stands inside the page."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
