@@ -20,7 +20,6 @@ KEYS = {  # unit -> which keys of result files hold such figures, and whether th
 }
 EVERY_EPOCH = {"epochs", "curves", "config", "per_class", "confusion", "changes", "base", "fields", "arms"}
 ALLOWED = {  # (page, figure): why it is no measurement, or where it is checked
-    ("measured.md", "0.4 %"): "of two figures of results/augment.json: tests/test_readme.py",
     ("choices.md", "0.01 x"): "the paper's weight of the balance losses",
     **{("gpu.md", f"{share} %"): "of the minutes that are given" for share in (60, 70, 75)},
     ("deploying.md", "99 %"): "what export demands",

@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 import tomllib
@@ -22,7 +21,6 @@ from feathervit import cli
 from feathervit.cli import VERBS
 from feathervit.config import MODELS, MAEConfig, RunConfig, to_dict, with_fields
 from feathervit.recipes import recipe
-from feathervit.results import read_result
 from feathervit.studies import read_study
 from feathervit.studies.report import table
 
@@ -270,33 +268,32 @@ def test_the_site_builds(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def figures():
-    spec = importlib.util.spec_from_file_location("docs_figures", ROOT / "docs" / "figures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tables():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        yield importlib.import_module("tables")
 
 
-def test_tables_are_what_the_code_says(figures):
-    for page in figures.PAGES:
-        assert figures.with_tables(page) == (ROOT / "docs" / page).read_text(), "run: python docs/figures.py"
+def test_tables_are_what_the_code_says(tables):
+    for page in tables.PAGES:
+        assert tables.with_tables(page) == (ROOT / "docs" / page).read_text(), "run: python docs/figures.py"
 
 
-def test_results_hold_no_figure_of_their_own(figures):
+def test_results_hold_no_figure_of_their_own(tables):
     """All figures of docs/results.md are in generated tables, and each table is in the page."""
     text = (ROOT / "docs" / "results.md").read_text()
     made = re.findall(r"<!-- results: ([\w-]+) -->", text)
-    assert set(made) | {"headline"} == set(figures.tables(ROOT / "results"))
+    assert set(made) | {"headline"} == set(tables.tables_of_papers(ROOT / "results"))
     rest = re.sub(r"<!-- results.*?<!-- end -->|^#.*?$|^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"(?<![\w.-])\d+\.\d+(?! ?dB)", rest)) <= {"2407.17783", "2402.03752", "2501.06220"}
 
 
 @pytest.mark.parametrize("name", ["mlit_nano", "poorvit_tiny"])
-def test_the_budget_leaves_nothing_out(figures, name):
+def test_the_budget_leaves_nothing_out(tables, name):
     from feathervit.models.cost import cost
 
-    parameters, macs = figures.budget(name)
-    found = cost(figures.create_model(name, num_classes=figures.CLASSES), figures.MODELS[name].img_size)
+    parameters, macs = tables.budget(name)
+    found = cost(tables.create_model(name, num_classes=tables.CLASSES), tables.MODELS[name].img_size)
     assert (sum(parameters.values()), sum(macs.values())) == (found.parameters, found.macs)
 
 
@@ -304,86 +301,6 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
-
-
-def test_figures_come_from_results():
-    """A table row of docs/measured.md that names results/NAME holds the means of the result files in there."""
-    rows = [line for line in MEASURED.read_text().splitlines() if line.startswith("|") and "results/" in line]
-    assert rows
-    for row in rows:
-        (name,) = re.findall(r"`results/([\w-]+)` *\|", row)
-        found = [read_result(path) for path in sorted((ROOT / "results" / name).glob("seed-*.json"))]
-        top1 = [100 * r.test["top1"] for r in found]
-        assert f"{statistics.mean(top1):.1f} % ({min(top1):.1f} to {max(top1):.1f}, {len(found)} seeds)" in row
-        assert f"| {statistics.mean(r.minutes for r in found):.1f} |" in row
-        assert f"| {found[0].model} |" in row
-        assert len({r.seed for r in found}) == len(found) >= 3
-
-
-def by_seed(study: str) -> dict[str, dict[int, float]]:
-    """Arm -> seed -> test top-1 in % of a study in results/."""
-    found = json.loads((ROOT / "results" / study / "study.json").read_text())
-    return {arm: {c["seed"]: 100 * c["test_top1"] for c in found["cells"] if c["arm"] == arm} for arm in found["arms"]}
-
-
-@pytest.mark.parametrize("study", ["feather", "peers", "transfer"])
-def test_figures_of_studies_come_from_results(study):
-    text = " ".join(MEASURED.read_text().split())
-    for seeds in by_seed(study).values():
-        values = seeds.values()
-        assert len(values) == 3
-        assert f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})" in text
-
-
-def test_our_models_gain_what_was_promised():
-    top1 = by_seed("feather")
-    gains = [top1["feather_xxs"][seed] - top1["mlit_xxs"][seed] for seed in top1["mlit_xxs"]]
-    assert min(gains) > 0
-    assert statistics.mean(gains) >= 5
-
-
-def test_augmentation_figures_come_from_results():
-    found = json.loads((ROOT / "results" / "augment.json").read_text())
-    ours = {(r["threads"], r["size"]): r["images_per_second"] for r in found["rows"] if r["name"] == "feathervit"}
-    ratios = {(s["threads"], s["size"]): s["ratio"] for s in found["summary"]}
-    for threads, word in ((1, "one"), (2, "two")):
-        cells = [f"{ours[threads, size]:,.0f} ({ratios[threads, size]:.1f} x)" for size in (32, 64, 96)]
-        assert f"| {word} thread{'s' * (threads > 1)} | {' | '.join(cells)} |" in MEASURED.read_text()
-    share = 100 * (1 - found["step"]["without"] / found["step"]["with"])
-    assert f"spends {share:.1f} % on augmentation" in MEASURED.read_text()
-
-
-def test_figures_of_few_labels_come_from_results():
-    rows = json.loads((ROOT / "results" / "demo.json").read_text())["rows"]
-    assert len(rows) == 5
-    text = " ".join(MEASURED.read_text().split())
-    names = {"scratch": "from scratch", "fine_tuned": "without labels first", "raw_pixel_1nn": "in raw pixels"}
-    for name, words in names.items():
-        found = [100 * row["top1"][name] for row in rows]
-        assert f"{words} {statistics.mean(found):.1f} % ({min(found):.1f} to {max(found):.1f})" in text
-
-
-def test_mixture_figures_come_from_results():
-    found = json.loads((ROOT / "results" / "moe.json").read_text())
-    text = " ".join(MEASURED.read_text().split())
-    summary = {kind: found["summary"][kind]["geometric_mean"] for kind in ("train", "infer")}
-    assert f"forward and backward {summary['train']:.2f} x, inference {summary['infer']:.2f} x" in text
-    for row in found["steps"]:
-        assert f"`{row['model']}` {row['step_ratio']:.2f} x" in text
-
-
-def test_training_speeds_come_from_results():
-    one, two = (
-        json.loads((ROOT / "results" / f"train_{name}.json").read_text())["rows"][-1]
-        for name in ("1_process", "2_processes")
-    )
-    assert (one["model"], one["batch_size"], one["processes"]) == ("mlit_xxs", 128, 1)
-    assert (two["model"], two["batch_size"], two["processes"]) == ("mlit_xxs", 128, 2)
-    text = " ".join(MEASURED.read_text().split())
-    assert (
-        f"at {one['images_per_s']:.0f} images/s in one process of one thread and at {two['images_per_s']:.0f} in two"
-        in text
-    )
 
 
 def test_tables_of_studies_come_from_results():
@@ -394,14 +311,3 @@ def test_tables_of_studies_come_from_results():
         made = table(json.loads(path.read_text()))
         assert made + "\n" == (path.parent / "table.md").read_text()
         assert made in (ROOT / "docs" / "studies.md").read_text()
-
-
-def test_decoding_figures_come_from_results():
-    found = json.loads((ROOT / "results" / "decode.json").read_text())
-    text = " ".join(MEASURED.read_text().split())
-    assert (
-        f"stored at {found['pictures_per_s']:.1f} per second, 3,000 in {found['seconds_for_3000'] / 60:.1f} minutes"
-        in text
-    )
-    assert f"with {found['peak_mb']:.0f} MB of memory at most" in text
-    assert f"of which {found['peak_mb_before_the_first']:.0f} MB are there" in text

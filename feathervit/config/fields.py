@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from dataclasses import replace
@@ -47,7 +48,7 @@ def from_dict(kind: Any, value: Any, where: str = "") -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise ConfigError(f"{where or 'configuration'} must be an object of fields, got {value!r:.80}")
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         given = dict(value)
         if given.pop("kind", kind_of(kind)) != kind_of(kind):
             raise ConfigError(f"{where}.kind: unknown part {value['kind']!r:.80}")
@@ -77,6 +78,9 @@ def from_dict(kind: Any, value: Any, where: str = "") -> Any:
     if kind is float and value != value:
         raise ConfigError(f"{where} must be a number, got {value}")
     return value
+
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 def changed(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:

@@ -37,10 +37,12 @@ def cost(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:
     image_BCHW = torch.empty(1, in_chans, img_size, img_size, device="meta")
     counter = FlopCounterMode(display=False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            with counter:
-                twin(image_BCHW)
-            features = twin.forward_features(image_BCHW) if hasattr(twin, "forward_features") else None
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            if hasattr(twin, "forward_features"):
+                features = twin.forward_features(image_BCHW)
+                twin.forward_head(features)
+            else:
+                features = twin(image_BCHW)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(
             f"{type(model).__name__} cannot take an image of {img_size} x {img_size} with {in_chans} channels: "

@@ -344,7 +344,7 @@ MISUSED = [
         copy("hub", lambda hub: (hub / "model.safetensors").unlink()),
     ),
     *(
-        Case(f"weights: ONNX file for {verb}", f"{verb} {{world}}/onnx/model.onnx {more}", ["no safetensors"])
+        Case(f"weights: ONNX file for {verb}", f"{verb} {{world}}/onnx/model.onnx {more}", ["safetensors"])
         for verb, more in {
             "evaluate": "",
             "predict": "{world}/good.png",
@@ -362,7 +362,7 @@ CASES = [
         Case(
             f"weights: {what}",
             ANY[i % len(ANY)],
-            ["w.safetensors", SAYS.get(what, "damaged or no safetensors")],
+            ["w.safetensors", SAYS.get(what, "damaged")],
             content if callable(content) else file("w.safetensors", content),
         )
         for i, (what, content) in enumerate(NOT_WEIGHTS.items())
