@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
 
-from .errors import RunFolderError
+from .errors import RunFolderError, warn
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -71,11 +73,58 @@ def make_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """$FEATHERVIT_CACHE, or `feathervit` in the platform's folder for a user's caches. It may not exist yet."""
+    """$FEATHERVIT_CACHE, or `feathervit` in the platform's folder for a user's caches; a temporary one where that cannot be
+    written, with a DataWarning. Not made here."""
+    wanted, why = _wanted_cache()
+    if wanted and not (why := _not_writable(wanted)):
+        return wanted
+    return _temporary_cache(f"{wanted} cannot be written: {why}" if wanted else why)
+
+
+def downloads(name: str) -> Path:
+    """The folder in the cache for a downloaded data set: that of a cache that cannot be written, where it is there."""
+    wanted, _ = _wanted_cache()
+    there = wanted and wanted / "downloads" / name
+    return there if there and there.is_dir() else cache_folder() / "downloads" / name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _wanted_cache() -> tuple[Path | None, str]:
+    """Where the cache should be; or None, and why there is no such place."""
     if chosen := os.environ.get("FEATHERVIT_CACHE"):
-        return expanded(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "feathervit"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "feathervit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feathervit"
+        return expanded(chosen), ""
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "feathervit", ""
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "feathervit", ""
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "feathervit", ""
+    except RuntimeError:
+        return None, "there is no home folder: HOME is not set, and the system does not know this user"
+
+
+def _not_writable(folder: Path) -> str:
+    """Why a folder cannot be made or written; "" where it can."""
+    try:
+        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not above.is_dir():
+            return f"{above} is a file"
+        return "" if os.access(above, os.W_OK | os.X_OK) else f"{above} does not let this user write"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+
+
+@functools.cache
+def _temporary_cache(why: str) -> Path:
+    """A folder of this user's own among the temporary ones; says so once."""
+    folder = Path(tempfile.gettempdir()) / f"feathervit-{os.getuid() if hasattr(os, 'getuid') else os.getlogin()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
+            raise PermissionError
+    except OSError:  # of another user, or a file
+        folder = Path(tempfile.mkdtemp(prefix="feathervit-"))
+    warn([f"{why}; the cache is {folder} (FEATHERVIT_CACHE names another folder)"])
+    return folder

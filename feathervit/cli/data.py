@@ -73,7 +73,7 @@ def data_cache(args: DataCache, _: dict) -> int:
     if args.clear:
         print(f"{clear_cache() / 1e6:.1f} MB freed in {cache_folder()}")
     else:
-        for part in ("decoded", "unpacked", "downloads"):
+        for part in ("decoded", "unpacked", "hub", "downloads"):
             size = sum(p.stat().st_size for p in (cache_folder() / part).glob("**/*") if p.is_file())
             print(f"{cache_folder() / part}: {size / 1e6:.1f} MB")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ..errors import ConfigError, UnknownNameError
 from .cache import FileImages, stamp
-from .columns import splits_of
+from .columns import index_labels, splits_of
 from .given import Array, as_image, as_images, as_labels, channels_first, stacked
 from .image import Source
 from .imageset import ArrayImages, Found, Images
@@ -40,18 +41,19 @@ def as_pairs(source: Any, labelled: bool = True) -> Pairs:
 def find_arrays(source: Any, labelled: bool = True) -> Found:
     """What `as_pairs` takes, as splits; the classes are train's labels, sorted. Raises ConfigError, UnknownNameError."""
     pairs = as_pairs(source, labelled)
-    values = np.unique(pairs["train"][1]).tolist()
-    place = {value: i for i, value in enumerate(values)}
-    splits = {}
     for split, (images, labels) in pairs.items():
-        strange = sorted(set(labels.tolist()) - set(values), key=str)
-        if strange:
-            raise UnknownNameError("class", str(strange[0]), map(str, values), f"it is in {split} and not in train")
         if len(images) != len(labels) or not len(images):
             raise ConfigError(f"{split}: {len(images)} images and {len(labels)} labels; one label per image is needed")
-        index = np.array([place[value] for value in labels.tolist()], dtype=np.int64)
-        splits[split] = _images(split, images, index)
-    return Found("arrays", tuple(map(str, values)), splits, dict.fromkeys(splits, "arrays"))
+    labels = index_labels("the data", {split: labels.tolist() for split, (_, labels) in pairs.items()})
+    splits = {}
+    for split, rows in labels.rows.items():
+        whole = _images(split, pairs[split][0], np.zeros(len(pairs[split][1]), np.int64))
+        splits[split] = replace(
+            whole if len(rows) == len(whole.labels) else whole.subset(rows), labels=labels.index[split]
+        )
+    return Found(
+        "arrays", labels.class_names, splits, dict.fromkeys(splits, "arrays"), labels.notes, None, labels.unknown
+    )
 
 
 def _pair(split: str, pair: Any, labelled: bool) -> tuple[Array | list[Source | Array], np.ndarray]:

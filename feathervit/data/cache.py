@@ -43,9 +43,9 @@ Form = tuple[
 
 
 def clear_cache() -> int:
-    """Remove every decoded image and unpacked archive; downloaded data sets stay. Returns the number of bytes freed."""
+    """Removes decoded images, unpacked archives and tables of local hub sets; downloads stay. Returns the bytes freed."""
     freed = 0
-    for folder in (_decoded_folder(), cache_folder() / "unpacked"):
+    for folder in (cache_folder() / part for part in ("decoded", "unpacked", "hub")):
         freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         shutil.rmtree(folder, ignore_errors=True)
     return freed

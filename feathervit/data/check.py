@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ..config import ReadingConfig
 from ..errors import DataError
 from ..files import expanded
@@ -25,7 +27,7 @@ from .finding import locate
 from .groups import across_splits, groups_by_pattern, suggested
 from .image import ImageError, Source, examined, header, quiet
 from .imageset import Found, Images, Progress, Values, pixel_digest
-from .scale import faults, find_scale, merged, too_dark
+from .scale import darkness, faults, find_scale, merged
 from .scale import found as said_of
 
 _FEW = 10  # images: a class with fewer is named
@@ -195,7 +197,10 @@ def check_data(
         report.modes = dict(Counter(seen[2] for seen in sizes).most_common())
         kinds = {seen[5] for seen in sizes}
         report.unguarded = {kind: what for kind, what in UNGUARDED.items() if kind in kinds}
-        report.warnings = [*faults(values, report.scale), *too_dark(max(seen[4] for seen in sizes))]
+        report.warnings = [
+            *faults(values, report.scale),
+            *darkness(np.array([seen[4] for seen in sizes]), values, report.scale),
+        ]
     return report
 
 

@@ -19,6 +19,7 @@ PATHS = (
     *("image_path", "img_path", "image_file", "image_name"),
 )
 LABELS = ("label", "labels", "fine_label", "class", "class_name", "classname", "target", "category", "label_name", "y")
+_NONE = (-1, "-1")  # how data sets write that an image has no label
 SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 
 
@@ -81,15 +82,15 @@ def index_labels(
 
     `labelled` False: where one is missing none is used, and all are of one class.
 
-    Missing are None, an empty text, a number that is not one, and -1 unless train uses it as a class. Raises DataError where
-    train, or all there is, has no label.
+    Missing are None, an empty text, NaN, and -1 unless train uses it as a class. Raises DataError where train, or all there
+    is, has no label.
     """
 
     def is_label(value: Any) -> bool:
         empty = value is None or value != value or (isinstance(value, str) and not value.strip())
-        return not empty and (value != -1 or minus_one)
+        return not empty and (value not in _NONE or minus_one)
 
-    minus_one = names is None and -1 in values.get("train", ())
+    minus_one = names is None and any(value in _NONE for value in values.get("train", ()))
     rows = {split: [i for i, value in enumerate(part) if is_label(value)] for split, part in values.items()}
     if not labelled and any(len(rows[split]) < len(part) for split, part in values.items()):
         return index_labels(where, {split: ["images"] * len(part) for split, part in values.items()})
@@ -112,6 +113,11 @@ def index_labels(
         found.rows[split] = np.array(rows[split], dtype=np.int64)
         found.index[split] = np.array([place[part[i]] for i in rows[split]], dtype=np.int64)
     return found
+
+
+def whole_number(value: Any) -> Any:
+    """A float that is a whole number as an integer, which is what it was before labels were missing beside it; else `value`."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _sorted(values: Iterable[Any]) -> list[Any]:

@@ -25,12 +25,15 @@ UNGUARDED = {
     "JPEG": "bytes that changed and leave as many blocks as there were",
     "WEBP": "bytes that changed",
     "AVIF": "bytes that changed",
+    "HEIF": "bytes that changed",
+    "JPEG2000": "bytes that changed",
     "GIF": "bytes that changed and leave as many pixels as there were",
     "TIFF": "bytes that changed, unless deflated",
     "BMP": "bytes that changed",
     "PPM": "bytes that changed",
 }
-CHECKED = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF")  # formats whose bytes are looked at
+BOXES = ("WEBP", "AVIF", "HEIF", "JPEG2000")  # formats whose compressed pixels lie in boxes with a name and a length
+CHECKED = ("JPEG", "MPO", "PNG", "TIFF", *BOXES)  # formats whose bytes are looked at
 
 _JUNK = bytes((0x5A, 0xC3, 0x96, 0x3C)) * 16  # no byte of it is part of a marker
 _RUN = 32  # zeros that no encoder writes, but for images of one colour
@@ -49,7 +52,7 @@ def fault(data: bytes, image: Image.Image) -> str | None:
         return next(
             (CHECKSUM for name, part, sum_ in _png_chunks(data) if name == b"IDAT" and sum_ != _crc(name, part)), None
         )
-    if kind in ("WEBP", "AVIF"):
+    if kind in BOXES:
         return ZEROS if _has_zeros(data, image) and not _has_flat_rows(image) else None
     if kind == "TIFF" and image.tag_v2.get(259) in (8, 32946):
         return None if all(map(_inflates, _strips(data, image))) else CHECKSUM
@@ -99,7 +102,7 @@ def _jpeg_fault(data: bytes, image: Image.Image) -> str | None:
 
 def _has_zeros(data: bytes, image: Image.Image) -> bool:
     """Whether there are more zeros in compressed data than an image of many colours leads to."""
-    if image.format in ("WEBP", "AVIF"):
+    if image.format in BOXES:
         return any(bytes(2 * _RUN) in part for part in _payload(data, image.format))
     jpeg = _parse(data)
     return jpeg is not None and any(data.find(bytes(2 * _RUN), *part) >= 0 for part in jpeg.parts)
@@ -198,7 +201,10 @@ def _crc(name: bytes, part: bytes) -> int:
 
 
 def _payload(data: bytes, kind: str) -> Iterator[bytes]:
-    """The parts of a WebP or AVIF file that hold compressed pixels."""
+    """The parts of a file that hold compressed pixels."""
+    if data.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000 without boxes
+        yield data
+        return
     at = 12 if kind == "WEBP" else 0
     while at + 8 <= len(data):
         if kind == "WEBP":
@@ -207,7 +213,7 @@ def _payload(data: bytes, kind: str) -> Iterator[bytes]:
         else:
             length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
             size = length if length >= 8 else len(data) - at  # 0: to the end; 1: longer than a file of an image is
-        if name in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF", b"mdat"):
+        if name in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF", b"mdat", b"jp2c"):
             yield data[at + 8 : at + size]
         at += size
 

@@ -58,14 +58,14 @@ def as_labels(given: Any, what: str = "labels") -> np.ndarray:
     wanted = f"{what} must be integers or texts, one per image"
     given = _plain(given, what)
     if isinstance(given, torch.Tensor):
-        given = given.detach().cpu().numpy()
+        given = np.array(given.tolist())
     if isinstance(given, np.ndarray):
         if given.ndim != 1:
             raise ConfigError(f"{wanted}, got an array of shape {list(given.shape)}")
-        if given.dtype.kind in "iuU":
+        if given.dtype.kind in "iuU" and not np.ma.is_masked(given):
             return given
         values = given.tolist()
-    elif isinstance(given, (str, bytes)):
+    elif isinstance(given, (str, bytes, bytearray)):
         raise ConfigError(f"{wanted}, got one text")
     else:
         values = [x.item() if isinstance(x, torch.Tensor) and x.ndim == 0 else x for x in _listed(given, what)]
@@ -154,7 +154,10 @@ def _wanted(channels: int) -> str:
 
 
 def _plain(given: Any, what: str) -> Any:
-    """A series of pandas or polars as an array; arrays of objects and of texts as lists. Raises ConfigError for tables."""
+    """A series of pandas or polars as an array, arrays of objects and of texts as lists, tensors on the CPU.
+
+    Raises ConfigError for tables and for tensors without values.
+    """
     if hasattr(given, "columns") and hasattr(given, "to_numpy"):
         raise ConfigError(f"{what} are a whole table; give its columns: (table['path'], table['label'])")
     if (
@@ -168,9 +171,15 @@ def _plain(given: Any, what: str) -> Any:
             raise ConfigError(f"{what} of type {type(given).__name__} are no array: {error}") from error
     if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind == "S":
         return [os.fsdecode(x) for x in given.tolist()]
-    if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "OU":
+    if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "OUT":
         return given.tolist()
-    return given
+    return _on_cpu(given, what) if isinstance(given, torch.Tensor) else given
+
+
+def _on_cpu(x: torch.Tensor, what: str) -> torch.Tensor:
+    if x.is_meta or x.layout != torch.strided:
+        raise ConfigError(f"{what} are a tensor on {x.device} of layout {x.layout}; give one with values, not sparse")
+    return x.detach().cpu()
 
 
 def _listed(given: Any, what: str) -> list[Any]:
@@ -193,10 +202,10 @@ def _element(item: Any, what: str) -> Source | Array:
         return item
     if hasattr(item, "read"):
         return _content(item, what)
-    if isinstance(item, torch.Tensor):
-        item = item.detach().cpu().numpy()
+    if np.ma.is_masked(item):
+        raise ConfigError(f"{what} has masked values; fill them in")
     try:
-        x = np.asarray(item)
+        x = np.asarray(_on_cpu(item, what) if isinstance(item, torch.Tensor) else item)
     except Exception as error:  # a ragged list, or an error of the item's own type
         raise ConfigError(f"{what} is not an image: {error}") from error
     if x.dtype.kind not in "biuf" or x.ndim < 2:
@@ -217,8 +226,8 @@ def _content(file: Any, what: str) -> bytes:
 
 
 def _levels(x: Array) -> torch.Tensor:
-    if isinstance(x, torch.Tensor):
-        x = x.detach().cpu()
+    if np.ma.is_masked(x):
+        raise ConfigError("images are an array with masked values; fill them in")
     if x.dtype not in (torch.uint8, np.uint8):
         raise ConfigError(f"images must be uint8 (0 to 255), got {x.dtype}: multiply 0-1 by 255, round, convert")
     return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.require(x, requirements="CW"))

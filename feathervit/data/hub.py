@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,12 +16,14 @@ import numpy as np
 
 from ..config import ReadingConfig
 from ..errors import ConfigError, DataError
-from ..files import expanded
-from .cache import FileImages
-from .columns import LABELS, choose_column, index_labels, plain, splits_of
+from ..files import cache_folder, expanded
+from .cache import FileImages, stamp
+from .columns import LABELS, choose_column, index_labels, plain, splits_of, whole_number
 from .image import Source
-from .imageset import Found
+from .imageset import Found, text_digest
 from .names import few
+
+_DATA = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".tar", ".zip")
 
 
 def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008 (frozen)
@@ -33,26 +36,28 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
         import datasets
     except ImportError as error:
         raise DataError("hf: needs the package datasets: pip install 'feathervit[hub]'") from error
-    try:
-        loaded = datasets.load_dataset(str(expanded(name)) if expanded(name).is_dir() else name)
-    except Exception as error:  # what it raises depends on the hub, the network, and the file format
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"cannot load hf:{name}: {why}") from error
+    loaded, unused = _loaded(name, datasets)
     where = f"hf:{name}"
     names = splits_of(where, [split for split in loaded if not any(fnmatchcase(split, p) for p in reading.ignore)])
-    if "train" not in names:
-        raise DataError(f"{where} has the splits {', '.join(loaded)}; it needs one named train")
+    if not names:
+        raise DataError(f"{where} has the splits {', '.join(loaded)}; none is named train, val or test")
     parts = {split: loaded[own] for split, own in names.items()}
-    image = _image_column(where, parts["train"], datasets, reading)
-    label = _label_column(where, parts["train"], datasets, reading, labelled)
+    first = next(iter(parts.values()))
+    image = _image_column(where, first, datasets, reading)
+    label = _label_column(where, first, datasets, reading, labelled)
     if label is None and labelled:
+        others = [column for column in first.features if column != image]
         raise DataError(
-            f"{where} has no column of class labels; its columns are {', '.join(parts['train'].features)}. --label-column"
+            f"{where} has no column of class labels by its name and type; its columns are {', '.join(first.features)}"
+            + (f"; name one: --label-column {others[0]}" if others else "")
         )
-    kind = parts["train"].features.get(label)
+    kind = first.features.get(label)
     values = {
-        split: list(part[label]) if label in part.features else [None] * len(part) for split, part in parts.items()
+        split: [whole_number(value) for value in part[label]] if label in part.features else [None] * len(part)
+        for split, part in parts.items()
     }
+    if any(isinstance(value, float) and value == value for part in values.values() for value in part):
+        raise ConfigError(f"{where}: the column {label} holds fractions, not classes; name another one: --label-column")
     labels = index_labels(where, values, kind.names if isinstance(kind, datasets.ClassLabel) else None, labelled)
     splits = {}
     for split, rows in labels.rows.items():
@@ -64,6 +69,7 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
     taken = ", ".join(f"{split} is {names[split]}" for split in splits)
     columns = f"images in the column {image}" + (f", labels in the column {label}" if label else "")
     skipped = [f"split {own} ({len(part)} images)" for own, part in loaded.items() if own not in names.values()]
+    skipped += [f"files of no split ({len(unused)}: {few(unused, 5)})"] if unused else []
     said = [f"taken for: {taken}; {columns}; {len(labels.class_names)} classes: {few(labels.class_names)}"]
     said += [f"skipped: {', '.join(skipped)}"] if skipped else []
     return Found(
@@ -73,8 +79,30 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
         how=dict.fromkeys(splits, f"split of {where}"),
         notes=["; ".join([*said, *labels.notes])],
         unknown=labels.unknown,
-        groups=_groups(parts, labels.rows, reading.groups) if reading.groups in parts["train"].features else None,
+        groups=_groups(parts, labels.rows, reading.groups) if reading.groups in first.features else None,
     )
+
+
+def _loaded(name: str, datasets: ModuleType) -> tuple[Any, list[str]]:
+    """A set by its name, or NAME:CONFIG, or a folder; and the data files in that folder that `datasets` leaves out.
+
+    Raises DataError.
+    """
+    folder, unused = expanded(name), []
+    try:
+        if not folder.is_dir():
+            return datasets.load_dataset(*name.split(":", 1)), unused
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _DATA and path.is_file())
+        # `datasets` knows a file by its path and time; one that was replaced with its time kept is found by our stamp.
+        key = text_digest(f"{path} {stamp(path.stat())}" for path in files).hexdigest()
+        builder = datasets.load_dataset_builder(str(folder), cache_dir=str(cache_folder() / "hub" / key))
+        used = {Path(file).resolve() for part in (builder.config.data_files or {}).values() for file in part}
+        builder.download_and_prepare()
+        return builder.as_dataset(), [str(path.relative_to(folder)) for path in files if path.resolve() not in used]
+    except Exception as error:  # what it raises depends on the hub, the network, and the file format
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        several = f"; name one: hf:{name}:CONFIG" if "onfig name is missing" in why else ""
+        raise DataError(f"cannot load hf:{name}: {why}{several}") from error
 
 
 def _groups(parts: dict[str, Any], rows: dict[str, np.ndarray], column: str) -> dict[str, list[str]]:
@@ -113,11 +141,11 @@ def _label_column(where: str, table: Any, datasets: ModuleType, reading: Reading
         column
         for column, feature in features.items()
         if isinstance(feature, datasets.ClassLabel)
-        or getattr(feature, "dtype", "").startswith(("int", "uint", "string", "large_string", "bool"))
+        or getattr(feature, "dtype", "").startswith(("int", "uint", "float", "string", "large_string", "bool"))
     ]
     asked = reading.label_column
     if asked in features and asked not in fits:
-        raise ConfigError(f"--label-column {asked}: {where} holds no integers or texts there, one per image")
+        raise ConfigError(f"--label-column {asked}: {where} holds no numbers or texts there, one per image")
     candidates = [c for c in fits if isinstance(features[c], datasets.ClassLabel) or plain(c) in LABELS]
     if not labelled and not asked and len(candidates) > 1:
         return None

@@ -30,6 +30,7 @@ from .opening import LARGE, MAX_GIB, Source, budget, decoded_bytes, opened, reas
 
 Fit = Literal["crop", "pad", "stretch"]
 _ORIENTATION = 0x0112  # the EXIF tag
+_PHOTOMETRIC = 262  # the TIFF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -314,6 +315,8 @@ def _file_bytes(source: Source) -> bytes:
 def _in_eight_bits(image: Image.Image, mode: str, source: Source, scale: float | None) -> Image.Image:
     """The same image, upright as the file is, with 8 bits per channel."""
     levels = eight_bits(_deep_values(image, mode, source), scale, alpha=mode in ("LA;16", "RGBA;16"))
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is 0: PIL inverts 8 bits, and not more
+        levels = 255 - levels
     out = Image.fromarray(levels if levels.ndim == 2 or levels.shape[2] > 1 else levels[..., 0])
     out.getexif()[_ORIENTATION] = _orientation(image)
     return _and_close(image, out)

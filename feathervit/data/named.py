@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from ..errors import DataError
-from ..files import cache_folder
+from ..files import downloads
 from .cache import FileImages, stamp
 from .imageset import ArrayImages, Found
 
@@ -44,7 +44,7 @@ def _cifar(name: str) -> Found:
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    at = _folder(name)
+    at = downloads(name)
     splits, class_names = {}, ()
     for split in ("train", "test"):
         part = _fetch(name, kind.url, at / kind.base_folder, lambda s=split: kind(at, s == "train", download=True))
@@ -56,7 +56,7 @@ def _cifar(name: str) -> Found:
 def _svhn(name: str) -> Found:
     from torchvision.datasets import SVHN
 
-    at = _folder(name)
+    at = downloads(name)
     splits = {}
     for split in ("train", "test"):
         url, file, _ = SVHN.split_list[split]
@@ -68,7 +68,7 @@ def _svhn(name: str) -> Found:
 def _flowers(name: str) -> Found:
     from torchvision.datasets import Flowers102
 
-    at = _folder(name)
+    at = downloads(name)
     folder = at / "flowers-102"
     url = "102flowers.tgz (unpacked there), imagelabels.mat and setid.mat of www.robots.ox.ac.uk/~vgg/data/flowers/102"
     splits = {}
@@ -89,10 +89,6 @@ NAMED: dict[str, Callable[[str], Found]] = {
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def _folder(name: str) -> Path:
-    return cache_folder() / "downloads" / name
 
 
 def _fetch(name: str, url: str, place: Path, make: Callable[[], Any]) -> Any:

@@ -17,11 +17,12 @@ from typing import Any
 from PIL import Image, features
 
 Source = str | os.PathLike | bytes | Image.Image
+_SAMPLE_FORMAT = 339  # the TIFF tag
 MAX_GIB = 1.0  # of memory that one decoded image may take, unless the user raises it
 
 # What Image.open may try. Others are left out on purpose: EPS, for one, would start Ghostscript on a stranger's file.
 _FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm"
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm .pfm"
 _OPTIONAL = {  # format -> its suffixes, whether it is read here, what it needs
     "AVIF": (".avif .avifs", features.check("avif"), "a Pillow that is built with AVIF"),
     "JPEG2000": (".jp2 .j2k .jpx .jpf .j2c", features.check("jpg_2000"), "a Pillow that is built with JPEG 2000"),
@@ -54,6 +55,8 @@ def opened(source: Source) -> Iterator[Image.Image]:
         _without_pixel_limit,
         Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image,
     ):
+        if image.format == "TIFF" and image.mode == "L" and image.tag_v2.get(_SAMPLE_FORMAT) == (2,):
+            raise OSError("its 8 bits are signed, which PIL reads as unsigned; convert it")
         yield image
 
 

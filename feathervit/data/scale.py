@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from ..errors import DataError
 from .depth import DEFAULTS
 from .imageset import Values
@@ -54,10 +56,10 @@ def faults(values: Values, scale: float | None) -> list[str]:
     """What may be wrong with images of more than 8 bits that are read at `scale`."""
     tops = _with_white(values, scale)
     out = []
-    if dark := sum(top < LEAST * white for top, white in tops):
+    if dark := _dark(tops):
         out.append(
-            f"{dark:,} of {len(tops):,} images of over 8 bits use under a quarter of the range up to {_names(tops)}, and are "
-            "nearly black; --images.scale of train names another white"
+            f"{len(dark):,} of {len(tops):,} images of over 8 bits use under a quarter of the range up to "
+            f"{_names(tops)}, and are nearly black; --images.scale of train names another white"
         )
     if over := sum(top > OVERSHOOT * white for top, white in tops):
         out.append(f"{over:,} of {len(tops):,} images hold values above {_names(tops)}, which become white")
@@ -66,16 +68,28 @@ def faults(values: Values, scale: float | None) -> list[str]:
     return out
 
 
-def too_dark(most: int) -> list[str]:
-    """A line where the brightest level of all images, from 0 to 255, is under a quarter of the range."""
-    if most >= LEAST * 255:
+def darkness(brightest_N: np.ndarray, values: Values, scale: float | None) -> list[str]:
+    """A line where images are nearly black as they are trained on, but for those that `faults` speaks of.
+
+    `brightest_N`: the highest of the 256 levels in each image.
+    """
+    dark = brightest_N[brightest_N < LEAST * 255]
+    if len(dark) <= len(_dark(_with_white(values, scale))):
         return []
-    return [f"all images are nearly black: they use levels from 0 to {most} of 255; scale their values"]
+    said = (
+        f"{len(dark):,} of {len(brightest_N):,} images are nearly black: they use levels from 0 to {dark.max()} of 255"
+    )
+    return [f"{said}; scale their values"]
 
 
 def _with_white(values: Values, scale: float | None) -> list[tuple[float, float]]:
     """(largest value, what is white) of each image."""
     return [(top, scale or DEFAULTS[kind]) for kind, tops in values.tops.items() for top in tops]
+
+
+def _dark(tops: list[tuple[float, float]]) -> list[float]:
+    """The largest values of the images that use under a quarter of the range."""
+    return [top for top, white in tops if top < LEAST * white]
 
 
 def _names(tops: list[tuple[float, float]]) -> str:

@@ -17,7 +17,7 @@ from ..config import ImageConfig, ReadingConfig, SplitConfig
 from ..errors import DataError, UnknownNameError, warn
 from . import scale
 from .finding import find
-from .imageset import DataSplits, Found, Images, ImageSet, Progress, Scan
+from .imageset import DataSplits, Found, Images, ImageSet, Progress, Scan, Values
 from .names import same_name
 from .splits import check_split, hold_out, thin_out
 
@@ -49,7 +49,7 @@ def load_data(
     if labelled and len(found.class_names) < 2:
         raise DataError(f"{found.name} has one class only ({found.class_names[0]!r}); a classifier needs at least two")
     how, notes = dict(found.how), list(found.notes)
-    images = _scaled(found, images, notes)
+    images, values = _scaled(found, images, notes)
     parts = _thinned(_with_val(found, split, how, notes), split, how, notes)
     native = {name: part.native_side() for name, part in found.splits.items()}
     native["val"] = native.get("val", native["train"])
@@ -57,7 +57,8 @@ def load_data(
     sizes["train"] = images.stored_size or native["train"] or -(-115 * img_size // 100)
     sets, skipped = _store(found, parts, sizes, images, skip_unreadable, progress)
     notes.append(_size_note(sizes["train"], native["train"], images, img_size))
-    notes += _warnings(scale.too_dark(max(int(part.images.max()) for part in sets.values() if len(part))))
+    brightest_N = np.concatenate([_brightest(part) for part in sets.values()])
+    notes += _warnings(scale.darkness(brightest_N, values, images.scale))
     if skipped:
         notes.append(f"skipped {len(skipped)} unreadable images")
     if labelled and len(np.unique(sets["train"].labels.numpy())) < 2:
@@ -109,7 +110,7 @@ def load_split(
     part = part.subset(pick(split_name, len(part.labels))) if pick else part
     sets, _ = _store(found, {split_name: part}, {split_name: size}, images, skip_unreadable)
     warn(scale.faults(part.values(), images.scale))
-    warn(scale.too_dark(int(sets[split_name].images.max())))
+    warn(scale.darkness(_brightest(sets[split_name]), part.values(), images.scale))
     return sets[split_name] if class_names is None else _relabelled(sets[split_name], tuple(class_names))
 
 
@@ -182,12 +183,17 @@ def _thinned(parts: dict[str, Images], split: SplitConfig, how: dict[str, str], 
     return {**parts, "train": train.subset(kept)}
 
 
-def _scaled(found: Found, images: ImageConfig, notes: list[str]) -> ImageConfig:
-    """The configuration with the value that is white in the whole set, where images have more than 8 bits and none is named."""
+def _scaled(found: Found, images: ImageConfig, notes: list[str]) -> tuple[ImageConfig, Values]:
+    """What images of more than 8 bits hold, and the configuration with the value that is white in the whole set."""
     values = scale.merged(part.values() for part in found.splits.values())
     white = images.scale or scale.find_scale(values)
     notes += [*scale.found(values, white), *_warnings(scale.faults(values, white))]
-    return replace(images, scale=white)
+    return replace(images, scale=white), values
+
+
+def _brightest(images: ImageSet) -> np.ndarray:
+    """The highest level of each image, uint8 [N]."""
+    return images.images.flatten(1).amax(1).numpy()
 
 
 def _warnings(lines: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from ..config import ReadingConfig
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..files import expanded
 from .cache import FileImages, stamp
-from .columns import LABELS, PATHS, SPLIT_COLUMNS, choose_column, index_labels, plain
+from .columns import LABELS, PATHS, SPLIT_COLUMNS, choose_column, index_labels, plain, whole_number
 from .imageset import Found
 from .names import SPLITS, few, find_splits
 
@@ -133,7 +133,9 @@ def _read_parquet(path: Path) -> Table:
         raise DataError(
             f"{path} holds images themselves, in the column {inside[0]}; give its folder, as hf:{path.parent}"
         )
-    return {name: [None if c is None or c != c else str(c) for c in cells] for name, cells in columns.items()}
+    return {
+        name: [None if c is None or c != c else str(whole_number(c)) for c in cells] for name, cells in columns.items()
+    }
 
 
 def _called(table: Table, names: tuple[str, ...]) -> list[str]:

@@ -6,9 +6,12 @@ import errno
 import io
 import json
 import os
+import pwd
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,11 +20,12 @@ import pytest
 import torch
 from PIL import Image
 
+from feathervit.cli import main
 from feathervit.data import cache
 from feathervit.data.cache import FileImages, clear_cache, decode
 from feathervit.data.image import to_stored
-from feathervit.errors import DataError
-from feathervit.files import cache_folder
+from feathervit.errors import DataError, DataWarning
+from feathervit.files import _temporary_cache, cache_folder, downloads
 
 
 @pytest.fixture
@@ -210,11 +214,58 @@ def test_a_full_disk_leaves_nothing_behind(files, monkeypatch):
     assert list(cache_folder().glob("decoded/*")) == []
 
 
-def test_a_cache_folder_that_cannot_be_made(files, tmp_path, monkeypatch):
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    """Where temporary folders are made, nothing in it."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    _temporary_cache.cache_clear()
+    yield tmp_path / "temporary"
+    _temporary_cache.cache_clear()
+
+
+def unknown_user(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: {}[0])
+    for name in ("FEATHERVIT_CACHE", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def file_in_the_way(monkeypatch, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match=r"cannot write decoded images to .*cache"):
-        decode(files, "key", 8, 3, "crop")
+
+
+def read_only(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    monkeypatch.delenv("FEATHERVIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "there"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users and modes")
+@pytest.mark.parametrize("fault", [unknown_user, file_in_the_way, read_only])
+def test_without_a_folder_for_it_the_cache_is_a_temporary_one(files, tmp_path, temporary, monkeypatch, capsys, fault):
+    fault(monkeypatch, tmp_path)
+    with pytest.warns(DataWarning, match=f"the cache is {temporary}"):
+        stored, _ = decode(files, "key", 8, 3, "crop")
+    assert len(stored) == len(files) and list(temporary.glob("*/decoded/*.npy"))
+    assert main(["data", "cache"]) == 0 and str(temporary) in capsys.readouterr().out
+    (own,) = temporary.iterdir()
+    assert own.stat().st_mode & 0o077 == 0
+    shutil.rmtree(own)
+    own.symlink_to(tmp_path)  # as another user may leave it
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    _temporary_cache.cache_clear()
+    with pytest.warns(DataWarning):
+        assert own.name != cache_folder().name
+
+
+def test_downloads_in_a_cache_that_cannot_be_written_are_used(tmp_path, temporary, monkeypatch):
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "shared"))
+    (tmp_path / "shared" / "downloads" / "cifar10").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert downloads("cifar10") == tmp_path / "shared" / "downloads" / "cifar10"
+    with pytest.warns(DataWarning):
+        assert downloads("svhn").is_relative_to(temporary)
 
 
 def test_interruption_leaves_nothing_behind(files):

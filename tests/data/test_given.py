@@ -117,6 +117,7 @@ IMAGES = {
     "list of paths": lambda f: f,
     "tuple of texts": lambda f: tuple(map(str, f)),
     "array of texts": lambda f: np.array([str(p) for p in f]),
+    "array of variable texts": lambda f: np.array([str(p) for p in f], dtype=np.dtypes.StringDType()),
     "array of bytes": lambda f: np.array([str(p).encode() for p in f]),
     "array of paths": lambda f: np.array(f, dtype=object),
     "series of texts": lambda f: pd.Series([str(p) for p in f]),
@@ -202,6 +203,18 @@ def test_labels_are_taken(arrays, kind):
     assert data.train.class_names == names
 
 
+def test_labels_are_read_as_those_of_files(arrays):
+    """One Unicode form for a class, and -1 where there is no label."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    images = arrays[0][:8]
+    data = load_data((images, [one, two, "dog", "dog"] * 2), img_size=16, split=SplitConfig(val_fraction=0))
+    assert data.train.class_names == (one, "dog") and data.train.labels.tolist() == [0, 0, 1, 1] * 2
+    pairs = {"train": (images, [0, 1] * 4), "val": (images[:4], [1, -1, 0, -1]), "test": (images, [-1] * 8)}
+    data = load_data(pairs, img_size=16)
+    assert data.val.labels.tolist() == [1, 0] and torch.equal(data.val.images, data.train.images[[0, 2]])
+    assert data.test is None and any("test has no labels (8 images): left out" in note for note in data.notes)
+
+
 # --- what is refused, in words
 
 X = np.zeros((8, 16, 16, 3), np.uint8)
@@ -253,6 +266,13 @@ SOURCES = {  # data for training
     "one-hot labels": (X, np.eye(2)[Y]),
     "one text": (X, "catdogca"),
     "a set of labels": (X, set(range(8))),
+    "labels masked": (X, np.ma.masked_array(Y, mask=[1] + [0] * 7)),
+    "labels as bytes": (X, bytearray(8)),
+    "images masked": (np.ma.masked_array(X, mask=X == 0), Y),
+    "a masked image": ([np.ma.masked_array(X[0], mask=X[0] == 0)] * 8, Y),
+    "a tensor without values": (torch.zeros(8, 3, 16, 16, dtype=torch.uint8, device="meta"), Y),
+    "labels without values": (X, torch.zeros(8, dtype=torch.int64, device="meta")),
+    "a sparse tensor": (torch.zeros(8, 3, 16, 16, dtype=torch.uint8).to_sparse(), Y),
     "dates": (X, pd.date_range("2020", periods=8)),
     "too few labels": (X, [0, 1]),
     "a path that is not there": (["/nowhere/a.png"] * 8, Y),
@@ -277,6 +297,7 @@ OTHERS = {
     "a table": pd.DataFrame({"path": ["a.png"]}),
     "floats": np.zeros((4, 4, 3)),
     "a vector": np.zeros(4, np.uint8),
+    "a tensor without values": torch.zeros(4, 4, 3, dtype=torch.uint8, device="meta"),
     "five axes": np.zeros((1, 1, 4, 4, 3), np.uint8),
     "other channels": np.zeros((4, 4, 2), np.uint8),
     "ragged rows": [[[1, 2], [3]]],

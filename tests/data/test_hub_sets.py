@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +106,70 @@ def test_hub_splits_and_images_without_labels(command, hub_set, kind, missing):
     assert [list(by_class.values()) for by_class in counts.values()] == [[2, 2], [1, 1]]
     assert "test has no labels (3 images): left out" in line
     assert "1 of 3 images of val have no label: left out" in line
+
+
+def test_numbers_that_missing_labels_made_floats(command, hub_set):
+    import datasets as hub
+
+    labels = {"label": [0.0, 1.0, float("nan"), 1.0]}
+    counts, line = command.counts(hub_set({"label": hub.Value("float64")}, train=labels))
+    assert counts == {"train": {"0": 1, "1": 2}} and "1 of 4 images of train have no label" in line
+
+
+def test_fractions_and_columns_of_other_names(command, hub_set):
+    import datasets as hub
+
+    kinds = {"label": hub.Value("float32"), "species": hub.Value("string")}
+    source = hub_set(kinds, train={"label": [0.5, 1.5], "species": ["cat", "dog"]})
+    assert "the column label holds fractions" in command.refusal(source)
+    assert command.counts(source, "--label-column", "species")[0] == {"train": {"cat": 1, "dog": 1}}
+    other = hub_set({"species": hub.Value("string")}, train={"species": ["cat", "dog"]})
+    assert "--label-column species" in command.refusal(other)
+
+
+def test_files_that_belong_to_no_split_are_said(command, hub_set):
+    import datasets as hub
+
+    columns = {"label": [0, 1]}
+    counts, line = command.counts(hub_set({"label": hub.Value("int64")}, train=columns, unsupervised=columns))
+    assert counts == {"train": {"0": 1, "1": 1}}
+    assert "files of no split (1: unsupervised-00000-of-00001.parquet)" in line
+
+
+def test_a_file_that_was_replaced_with_its_time_kept(command, hub_set):
+    import datasets as hub
+
+    def write(labels):
+        return hub_set({"label": hub.Value("int64")}, train={"label": labels})
+
+    source = write([0, 1, 1, 1])
+    (file,) = Path(source[3:]).glob("*.parquet")
+    before = file.stat()
+    assert command.counts(source)[0] == {"train": {"0": 1, "1": 3}}
+    write([0, 0, 0, 1])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    assert command.counts(source)[0] == {"train": {"0": 3, "1": 1}}
+
+
+def test_several_configurations_of_a_set_are_named(command, tmp_path, hub_set):
+    source = tmp_path / "set"
+    paint(source, "one/a/1.png two/a/2.png")
+    parts = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("one", "two"))
+    (source / "README.md").write_text(f"---\nconfigs:\n{parts}---\n")
+    assert "name one: hf:" in command.refusal(f"hf:{source}")
+
+
+def test_a_set_of_test_images_only_is_evaluated(command, hub_set):
+    import datasets as hub
+
+    kinds = {"label": hub.ClassLabel(names=["a", "b"])}
+    command.counts(hub_set(kinds, train={"label": [0, 1]}))
+    Path(tmp := hub_set(kinds, test={"label": [1, 1, 0]})[3:])
+    next(Path(tmp).glob("train*")).unlink()
+    status, said, error = command("evaluate", command.out / "1", "--data", f"hf:{tmp}", "--json")
+    assert status == 0, error
+    assert json.loads(said)["n"] == 3 and json.loads(said)["split"] == "test"
 
 
 def test_hub_set_whose_labels_are_all_missing(command, hub_set, tmp_path):

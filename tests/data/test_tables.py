@@ -34,11 +34,26 @@ def test_a_parquet_table(command, flat):
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     names, labels = zip(*ROWS, strict=True)
-    table = pandas.DataFrame({"path": names, "label": [None, *labels[1:]], "weight": 1.0})
-    table.to_parquet(flat / "images.parquet")
-    counts, line = command.counts(flat / "images.parquet")
-    assert counts == {"train": {"cat": 3, "dog": 4}}
-    assert "1 of 8 images of train have no label: left out" in line
+    for column, want in (
+        ([None, *labels[1:]], {"cat": 3, "dog": 4}),
+        ([None, *[1, 2, 3] * 2, 1], {"1": 3, "2": 2, "3": 2}),  # floats, to pandas
+    ):
+        table = pandas.DataFrame({"path": names, "label": column, "weight": 1.0})
+        table.to_parquet(flat / "images.parquet")
+        counts, line = command.counts(flat / "images.parquet")
+        assert counts == {"train": want}
+        assert "1 of 8 images of train have no label: left out" in line
+
+
+@pytest.mark.parametrize("missing", ["-1", ""])
+def test_a_split_of_a_table_without_labels_is_left_out(command, flat, missing):
+    splits = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+    rows = [
+        (path, missing if split == "test" else label, split) for (path, label), split in zip(ROWS, splits, strict=True)
+    ]
+    counts, line = command.counts(write_table(flat / "images.csv", joined(",", "path,label,split", rows)))
+    assert counts == {"train": {"cat": 2, "dog": 2}, "val": {"cat": 1, "dog": 1}}
+    assert "test has no labels (2 images): left out" in line
 
 
 def test_a_table_with_splits_and_a_root(command, flat, tmp_path):

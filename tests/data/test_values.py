@@ -17,6 +17,7 @@ from PIL import Image
 import feathervit
 from feathervit.data import cache, folders, load_data
 from feathervit.data.image import open_image
+from feathervit.errors import DataError
 
 from ..conftest import stripes
 from .commands import SMALL
@@ -144,6 +145,44 @@ def test_under_a_quarter_of_the_range_is_said(tmp_path, run):
     assert "nearly black" in errors
     _, _, errors = run("evaluate", tmp_path / "flat-run")
     assert "nearly black" in errors
+
+
+def tiff_of(values: np.ndarray, sample_format: int, photometric: int = 1) -> bytes:
+    """A TIFF of one strip, grey. sample_format: 1 unsigned, 2 signed, 3 float. photometric: 0 where 0 is white."""
+    data, (height, width) = values.tobytes(), values.shape
+    fields = [(256, width), (257, height), (258, 8 * values.itemsize), (259, 1), (262, photometric), (273, 8), (277, 1)]
+    fields += [(278, height), (279, len(data)), (339, sample_format)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(fields)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [("u1", None), ("<u2", 4095.0), ("<u4", 4095.0), ("<f4", 1.0)])
+def test_zero_is_white_where_the_file_says_so(tmp_path, dtype, white):
+    values = np.linspace(0, white or 255, 256).reshape(16, 16).astype(dtype)
+    read = []
+    for photometric in (0, 1):
+        (tmp_path / "a.tif").write_bytes(tiff_of(values, 3 if "f" in dtype else 1, photometric))
+        read.append(open_image(tmp_path / "a.tif", 1, white))
+    assert read[1][0, 0, 0] == 0 and torch.equal(read[0], 255 - read[1])
+
+
+def test_signed_bytes_are_refused(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff_of(np.arange(-128, 128, dtype=np.int8).reshape(16, 16), 2))
+    with pytest.raises(DataError, match="signed"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_some_dark_images_of_eight_bits_are_said(tmp_path, run):
+    """One class of 0 and 1, as masks are, the other of 0 and 255."""
+    deep_set(
+        tmp_path / "set",
+        "png",
+        grey(lambda path, v: tiff(np.uint8)(path, (v > 0.4) * (255 if path.parent.name == "flat" else 1))),
+        1,
+    )
+    for words in (("data", "check", tmp_path / "set"), ("train", "--data", tmp_path / "set", "--out", tmp_path / "a")):
+        status, out, _ = run(*words, *(SMALL if words[0] == "train" else ()))
+        assert status == 0 and "8 of 16 images are nearly black: they use levels from 0 to 1 of 255" in out
 
 
 def test_integers_and_floats_in_one_set(tmp_path, run):

@@ -157,9 +157,8 @@ def test_a_read_only_disk(whole, tmp_path, said, disk, monkeypatch):
     assert run(["evaluate", place / "whole"], said).status == 0  # what only reads goes on
     monkeypatch.setenv("FEATHERVIT_CACHE", str(place / "cache"))
     pictures = write_pictures(tmp_path / "set", 6)
-    refused(
-        run([*TRAIN, "--data", pictures, "--out", tmp_path / "x"], said), "read-only file system", "FEATHERVIT_CACHE"
-    )
+    ended = run([*TRAIN, "--data", pictures, "--out", tmp_path / "x"], said)
+    assert ended.status == 0 and "FEATHERVIT_CACHE" in ended.said  # a temporary cache serves
     disk("rw")
     assert (out / "state.safetensors").read_bytes() == before
     assert run(resume, said).status == 0
