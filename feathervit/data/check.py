@@ -197,10 +197,8 @@ def check_data(
         report.modes = dict(Counter(seen[2] for seen in sizes).most_common())
         kinds = {seen[5] for seen in sizes}
         report.unguarded = {kind: what for kind, what in UNGUARDED.items() if kind in kinds}
-        report.warnings = [
-            *faults(values, report.scale),
-            *darkness(np.array([seen[4] for seen in sizes]), values, report.scale),
-        ]
+        brightest_N = np.array([seen[4] for seen in sizes])
+        report.warnings = [*faults(values, report.scale), *darkness(brightest_N, values, report.scale)]
     return report
 
 
