@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from . import foreign
 from .config import ReadingConfig, RunConfig, from_dict, to_dict
 from .errors import CheckpointError, ConfigError, RunFolderError
 from .files import same_data, write_bytes
@@ -85,7 +86,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:  # checks the header against the file's size
             metadata = file.metadata() or {}
             if "feathervit" not in metadata or "checksum" not in metadata:
-                raise CheckpointError(f"{path} was not written by feathervit: it has no configuration")
+                other = foreign.of_another_program(file.keys(), metadata)
+                raise CheckpointError(f"{path} was not written by feathervit: it is {other}; {foreign.WAY_OUT}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise CheckpointError(
@@ -93,6 +95,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"({', '.join(list_weights())})"
         ) from None
     except (OSError, SafetensorError, UnicodeDecodeError, ValueError, RuntimeError) as error:
+        if other := foreign.kind(path):
+            raise CheckpointError(f"{path} is {other}, not a safetensors file; {foreign.WAY_OUT}") from error
         raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
     text = metadata["feathervit"]
     if metadata["checksum"] != _checksum(tensors, text):

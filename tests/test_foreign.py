@@ -1,0 +1,103 @@
+"""Files of weights from other programs are named for what they are, and nothing in them is run."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from feathervit.checkpoint import load_weights
+from feathervit.cli import main
+from feathervit.errors import CheckpointError
+
+
+class Harmful:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was loaded",)
+
+
+def torch_file(what, **options) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(what, buffer, **options)
+    return buffer.getvalue()
+
+
+def torchscript() -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
+    return buffer.getvalue()
+
+
+def exported() -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), buffer)
+    return buffer.getvalue()
+
+
+def keras() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("model.weights.h5", "x")
+    return buffer.getvalue()
+
+
+def arrays() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.zeros(3))
+    return buffer.getvalue()
+
+
+TENSORS = {"head.weight": torch.zeros(2, 2), "head.bias": torch.zeros(2)}
+FILES = {
+    "new.pth": (lambda: torch_file(TENSORS), "PyTorch checkpoint"),
+    "lightning.ckpt": (lambda: torch_file({"state_dict": TENSORS, "epoch": 3}), "PyTorch checkpoint"),
+    "old.pth": (lambda: torch_file(TENSORS, _use_new_zipfile_serialization=False), "pickle"),
+    "harmful.pth": (lambda: torch_file(Harmful()), "PyTorch checkpoint"),
+    "harmful.pkl": (lambda: pickle.dumps(Harmful()), "pickle"),
+    "script.pt": (torchscript, "TorchScript program"),
+    "program.pt2": (exported, "exported PyTorch program"),
+    "of_others.safetensors": (lambda: save(TENSORS, {"format": "pt"}), "another program (2 tensors"),
+    "without_metadata.safetensors": (lambda: save(TENSORS), "'head.bias'"),
+    "model.keras": (keras, "Keras model"),
+    "model.h5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
+    "model.gguf": (lambda: b"GGUF" + bytes(64), "GGUF"),
+    "model.tflite": (lambda: bytes(4) + b"TFL3" + bytes(64), "TensorFlow Lite"),
+    "model.onnx": (lambda: b"\x08\x08" + bytes(64), "ONNX"),
+    "arrays.npz": (arrays, "NumPy"),
+    "pointer.safetensors": (lambda: b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+    "page.safetensors": (lambda: b"<!DOCTYPE html>", "HTML"),
+    "nothing.safetensors": (lambda: b"", "an empty file"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_foreign_weights_are_named(tmp_path, name):
+    write, words = FILES[name]
+    path = tmp_path / name
+    path.write_bytes(write())
+    with pytest.raises(CheckpointError) as error:
+        load_weights(path)
+    assert words in str(error.value) and "timm:NAME" in str(error.value)
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    path = tmp_path / "resnet.pth"
+    path.write_bytes(torch_file(TENSORS))
+    for words in (
+        ["predict", path, "a.png"],
+        ["evaluate", path],
+        ["train", "--from", path, "--data", "digits", "--out", "x"],
+    ):
+        assert main(list(map(str, words))) == 2
+        assert "PyTorch checkpoint" in capsys.readouterr().err
+
+
+def test_what_is_not_known_is_not_guessed(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(bytes(100))
+    with pytest.raises(CheckpointError, match="damaged or not a safetensors file"):
+        load_weights(tmp_path / "a.safetensors")
