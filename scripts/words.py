@@ -50,15 +50,7 @@ UNCLEAN = {  # rooms whose English is not rewritten yet
     "feathervit/studies",
     "feathervit/studies/library",
     "feathervit/weights",
-    "tests/evaluation",
     "tests/export",
-    "tests/malformed",
-    "tests/models",
-    "tests/plots",
-    "tests/reference",
-    "tests/reliability",
-    "tests/studies",
-    "tests/training",
 }
 WORDS_PER_SENTENCE = 25
 

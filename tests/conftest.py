@@ -50,9 +50,7 @@ def stripes(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:
     return (np.where(on, light, dark) + rng.integers(0, 10, (size, size, 3))).clip(0, 255).astype(np.uint8)
 
 
-def write_pictures(
-    root: Path, per_class: int, size: int = 16, classes=("flat", "tall", "tiles"), seed: int = 0
-) -> Path:
+def write_images(root: Path, per_class: int, size: int = 16, classes=("flat", "tall", "tiles"), seed: int = 0) -> Path:
     """ROOT/<class>/<n>.png of `stripes`."""
     rng = np.random.default_rng(seed)
     for kind, name in enumerate(classes):
@@ -65,8 +63,8 @@ def write_pictures(
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Three classes with train/ (24 each) and test/ (8 each), 16 px."""
-    write_pictures(tmp_path / "set" / "train", 24)
-    write_pictures(tmp_path / "set" / "test", 8, seed=1)
+    write_images(tmp_path / "set" / "train", 24)
+    write_images(tmp_path / "set" / "test", 8, seed=1)
     return tmp_path / "set"
 
 

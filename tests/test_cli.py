@@ -107,7 +107,7 @@ def test_json_is_all_there_is_on_standard_output(folder, tmp_path, run):
 
 def test_predict_goes_on_after_a_file_it_cannot_read(trained, folder, tmp_path, run):
     bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     words = ("predict", trained, bad, folder / "test" / "tall" / "0.png")
     status, out, err = run(*words, "--json")
     assert (status, err) == (1, "")
@@ -386,7 +386,7 @@ def test_names_with_brackets_and_of_no_valid_unicode(folder, tmp_path, run, monk
 def test_a_mistake_found_late_costs_nothing(folder, tmp_path, run):
     out = tmp_path / "run"
     train = ["train", "--data", folder, "--out", out, "--epochs", 1, *SMALL]
-    (folder / "train" / "flat" / "0.png").write_bytes(b"no picture")
+    (folder / "train" / "flat" / "0.png").write_bytes(b"no image")
     assert run(*train)[0] == 2
     assert run(*train, "--skip-unreadable")[0] == 0  # the folder is still free
     before = (out / "best.safetensors").read_bytes()

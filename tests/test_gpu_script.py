@@ -16,7 +16,7 @@ import pytest
 from feathervit.cli import VERBS
 from feathervit.recipes import recipe
 
-from .conftest import write_pictures
+from .conftest import write_images
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu.py"
 
@@ -152,7 +152,7 @@ def test_a_whole_run_on_the_cpu(script, tmp_path):
     """Each step leaves its result at toy sizes, and a second call continues only the row."""
     sets, out = tmp_path / "sets", tmp_path / "out"
     for split in ("train", "test"):
-        write_pictures(sets / "cifar100" / split, 8, size=32)
+        write_images(sets / "cifar100" / split, 8, size=32)
     scale = script.Scale(
         device="cpu",
         forms=(("eager", "off"),),

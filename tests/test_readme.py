@@ -24,7 +24,7 @@ from feathervit.recipes import recipe
 from feathervit.studies import read_study
 from feathervit.studies.report import table
 
-from .conftest import write_pictures
+from .conftest import write_images
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -180,8 +180,8 @@ def test_a_wrong_command_would_be_found():
 def test_commands_run(page, tmp_path, monkeypatch, capsys):
     """Runs the commands in order, as a reader would, with small images, one layer and one epoch."""
     monkeypatch.chdir(tmp_path)
-    write_pictures(Path("pets"), 12, classes=("cat", "dog"))
-    write_pictures(Path("images"), 4)
+    write_images(Path("pets"), 12, classes=("cat", "dog"))
+    write_images(Path("images"), 4)
     rows = [f"pets/{kind}/{n}.png,{kind},{'ab'[n % 2]}{n // 4}" for kind in ("cat", "dog") for n in range(12)]
     Path("images.csv").write_text("\n".join(["path,label,person", *rows]))
     shutil.make_archive("pets", "zip", ".", "pets")

@@ -19,7 +19,7 @@ import feathervit
 from feathervit.cli import main
 from feathervit.streams import Words
 
-from .conftest import write_pictures
+from .conftest import write_images
 from .data.commands import SMALL
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="streams are closed by a POSIX shell")
@@ -34,7 +34,7 @@ def shell(line: str, **words) -> subprocess.CompletedProcess:
 def place(tmp_path_factory) -> Path:
     """A folder with pets/ (two classes), a damaged TIFF and a text named as one, and the run `done`."""
     place = tmp_path_factory.mktemp("streams")
-    write_pictures(place / "pets", 6, classes=("flat", "tall"))
+    write_images(place / "pets", 6, classes=("flat", "tall"))
     feathervit.train(data=place / "pets", out=place / "done", img_size=16, patch_size=4, model="mlit_nano", epochs=1)
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(

@@ -15,7 +15,7 @@ from feathervit.data.check import check_data
 from feathervit.errors import DataError, RunFolderError
 from feathervit.plots.samples import sample_grid
 
-from ..conftest import write_pictures
+from ..conftest import write_images
 
 
 def test_a_sound_folder(folder):
@@ -76,15 +76,15 @@ def test_duplicates_by_pixels_and_where_they_are(folder):
 
 
 def test_a_turned_or_reshaped_image_is_no_duplicate(tmp_path):
-    write_pictures(tmp_path, 1, classes=("a", "b"))
+    write_images(tmp_path, 1, classes=("a", "b"))
     for name, size in (("wide", (8, 4)), ("high", (4, 8)), ("other", (16, 2))):
         Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "a" / f"{name}.png")
     assert check_data(tmp_path).duplicates == []
 
 
 def test_classes_few_missing_unequal_and_alone(tmp_path):
-    write_pictures(tmp_path / "train", 20, classes=("a", "b"))
-    write_pictures(tmp_path / "test", 3, classes=("a", "b"), seed=1)
+    write_images(tmp_path / "train", 20, classes=("a", "b"))
+    write_images(tmp_path / "test", 3, classes=("a", "b"), seed=1)
     for i in range(5, 20):
         (tmp_path / "train" / "b" / f"{i}.png").unlink()
     report = check_data(tmp_path)

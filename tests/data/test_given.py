@@ -17,7 +17,7 @@ from feathervit.data import load_data
 from feathervit.data.given import channel_axis, channels_first, one_or_more
 from feathervit.errors import ConfigError, FeatherVitError
 
-from ..conftest import stripes, write_pictures
+from ..conftest import stripes, write_images
 
 FAST = {"img_size": 16, "patch_size": 4, "batch_size": 8, "epochs": 1, "model": "mlit_nano"}
 FAST |= {"arch.depth": 1, "arch.dim": 32}
@@ -80,7 +80,7 @@ def test_training_and_prediction_read_arrays_alike(kind):
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory):
-    folder = write_pictures(tmp_path_factory.mktemp("given") / "set", 8)
+    folder = write_images(tmp_path_factory.mktemp("given") / "set", 8)
     out = tmp_path_factory.mktemp("given") / "run"
     feathervit.train(data=folder, out=out, **FAST)
     return feathervit.load(out)
@@ -103,7 +103,7 @@ def test_three_wide_images_are_ambiguous_everywhere(predictor, tmp_path):
 
 @pytest.fixture
 def files(tmp_path) -> list[Path]:
-    return sorted(write_pictures(tmp_path / "set", 4, classes=("flat", "tall")).rglob("*.png"))
+    return sorted(write_images(tmp_path / "set", 4, classes=("flat", "tall")).rglob("*.png"))
 
 
 def ragged(files: list[Path]) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from feathervit.data.sources import summarise
 from feathervit.data.splits import hold_out
 from feathervit.errors import ConfigError, DataError, UnknownNameError
 
-from ..conftest import write_pictures
+from ..conftest import write_images
 from .images import counts, noise
 
 # --- folders
@@ -39,7 +39,7 @@ def test_train_val_and_test_folders(folder):
 
 
 def test_a_single_root_is_split_stratified_and_seeded(tmp_path):
-    write_pictures(tmp_path / "set", 40)
+    write_images(tmp_path / "set", 40)
     before = sorted(tmp_path.rglob("*"))
     data = load_data(str(tmp_path / "set"), img_size=16)
     assert counts(data.train) == [36] * 3
@@ -59,7 +59,7 @@ def test_a_single_root_is_split_stratified_and_seeded(tmp_path):
 
 
 def test_folds_partition_train(tmp_path):
-    write_pictures(tmp_path / "set", 10)
+    write_images(tmp_path / "set", 10)
     held = []
     for fold in range(5):
         data = load_data(tmp_path / "set", img_size=16, split=SplitConfig(folds=5, fold=fold))
@@ -80,7 +80,7 @@ def test_classes_are_sorted_and_images_may_lie_deeper(tmp_path):
 
 
 def test_links_hidden_files_and_other_files_do_no_harm(tmp_path):
-    root = write_pictures(tmp_path / "parent" / "set", 5)
+    root = write_images(tmp_path / "parent" / "set", 5)
     noise(tmp_path / "parent" / "other" / "z.png", 16, 16)
     (root / "flat" / "loop").symlink_to(root / "flat", target_is_directory=True)
     (root / "tall" / "up").symlink_to(root, target_is_directory=True)
@@ -109,7 +109,7 @@ def test_links_hidden_files_and_other_files_do_no_harm(tmp_path):
 
 
 def test_a_class_called_train_is_no_split(tmp_path):
-    write_pictures(tmp_path, 4, classes=("bus", "car", "train"))
+    write_images(tmp_path, 4, classes=("bus", "car", "train"))
     assert load_data(tmp_path, img_size=16).train.class_names == ("bus", "car", "train")
 
 
@@ -280,7 +280,7 @@ def test_load_split_takes_test_then_val_then_everything(folder, tmp_path):
     assert load_split(folder, img_size=16).name == "set/test"
     (folder / "test").rename(folder / "val")
     assert load_split(folder, img_size=16).name == "set/val"
-    root = write_pictures(tmp_path / "flat root", 10)
+    root = write_images(tmp_path / "flat root", 10)
     assert len(load_split(root, img_size=16)) == 30
     with pytest.raises(DataError, match="no split 'test'; it has train, val"):
         load_split(root, "test", img_size=16)
@@ -362,8 +362,8 @@ def test_summarise_grey_images_and_named_sets(tmp_path):
 
 
 def test_train_per_class_leaves_val_and_test_as_they_are(tmp_path):
-    write_pictures(tmp_path / "set" / "train", 40)
-    write_pictures(tmp_path / "set" / "test", 8, seed=1)
+    write_images(tmp_path / "set" / "train", 40)
+    write_images(tmp_path / "set" / "test", 8, seed=1)
     whole = load_data(tmp_path / "set", img_size=16)
     split = SplitConfig(train_per_class=5)
     part = load_data(tmp_path / "set", img_size=16, split=split)

@@ -1,4 +1,4 @@
-"""Temperatures against a grid of them and against ones that are known; what is stored, and who applies it."""
+"""Temperatures against a grid and against known ones; where a temperature is stored, and where it is applied."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def drawn(temperature: float, n: int = 20_000, k: int = 5) -> tuple[np.ndarray, 
 
 
 def nll(z_NK: np.ndarray, labels_N: np.ndarray, temperature: float) -> float:
-    """The mean of -log(e^(z_label / T) / sum_k e^(z_k / T)), picture by picture."""
+    """The mean of -log(e^(z_label / T) / sum_k e^(z_k / T)), image by image."""
     shares = [np.exp(z_K / temperature) / np.exp(z_K / temperature).sum() for z_K in z_NK]
     return -sum(math.log(p_K[label]) for p_K, label in zip(shares, labels_N, strict=True)) / len(labels_N)
 
@@ -54,7 +54,7 @@ def test_it_is_the_best_of_a_grid():
     assert fit_temperature(7 * z_NK, labels_N) == pytest.approx(7 * found, rel=1e-4)
 
 
-def test_pictures_that_determine_none():
+def test_images_that_determine_none():
     z_NK = np.eye(4)[[0, 1, 2, 3, 0]]
     with pytest.raises(DataError, match="5 are recognised"):
         fit_temperature(z_NK, np.array([0, 1, 2, 3, 0]))  # the colder the better
@@ -81,7 +81,7 @@ FIELDS = {
 
 
 def surer(out) -> None:
-    """Has a run's model be four times surer than it was trained to be: then a temperature helps on any images."""
+    """Makes a run's model four times more confident than after training, so that a temperature helps on any images."""
     stored = load_weights(out)
     weights = {name: 4 * t if name.startswith("head.") else t for name, t in stored.weights.items()}
     save_weights(out / "best.safetensors", dataclasses.replace(stored, weights=weights))
@@ -101,7 +101,7 @@ def run(trained, tmp_path):
 
 
 def error(p_NK: np.ndarray, labels_N: np.ndarray) -> float:
-    """The expected calibration error of fifteen bins, picture by picture."""
+    """The expected calibration error of fifteen bins, image by image."""
     bins = {}
     for p_K, label in zip(p_NK, labels_N, strict=True):
         bins.setdefault(int(np.ceil(15 * p_K.max())), []).append((p_K.max(), p_K.argmax() == label))
@@ -137,14 +137,14 @@ def test_what_is_stored_and_what_comes_of_it(run, capsys):
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated["nll"] == pytest.approx(found["test"]["after"]["nll"], rel=1e-5)
     assert evaluated["ece"] == pytest.approx(found["test"]["after"]["ece"], abs=1e-5)
-    assert calibrate(run) == found  # fitted anew to the logits, not to what the first one made of them
+    assert calibrate(run) == found  # fitted to the logits again, not to the logits over the first temperature
     assert main(["calibrate", str(run)]) == 0
     text = capsys.readouterr().out
     assert f"temperature {temperature:.3f}" in text
     assert f"{found['test']['after']['nll']:.4f}" in text
 
 
-def test_only_validation_pictures_choose(tmp_path, capsys):
+def test_only_validation_images_choose(tmp_path, capsys):
     out = tmp_path / "run"
     feathervit.train("digits", out=out, **FIELDS | {"split.val_fraction": 0.0, "epochs": 1})
     before = (out / "best.safetensors").read_bytes()
@@ -212,15 +212,15 @@ def test_unsure(run, tmp_path, capsys):
             q.classes[0],
         )  # the best guess stays
         assert q.label == (q.classes[0] if q.probabilities[0] >= limit else "unsure")
-    assert Prediction("x", ("unsure", "b"), (0.9, 0.1)).sure  # a class of that name is told apart by this
+    assert Prediction("x", ("unsure", "b"), (0.9, 0.1)).sure  # this distinguishes it from a class of that name
 
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / "pictures" / f"{i:02}.png")
-    predict = ["predict", str(run), str(tmp_path / "pictures"), "--min-confidence", str(limit)]
+        Image.fromarray(image).save(tmp_path / "images" / f"{i:02}.png")
+    predict = ["predict", str(run), str(tmp_path / "images"), "--min-confidence", str(limit)]
     assert main([*predict, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["predictions"]
-    assert [(p["label"], p["sure"], p["classes"][0]) for p in told] == [(p.label, p.sure, p.classes[0]) for p in found]
+    shown = json.loads(capsys.readouterr().out)["predictions"]
+    assert [(p["label"], p["sure"], p["classes"][0]) for p in shown] == [(p.label, p.sure, p.classes[0]) for p in found]
     assert main([*predict, "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(r["label"], r["class"]) for r in rows if r["rank"] == "1"] == [(p.label, p.classes[0]) for p in found]
@@ -242,7 +242,7 @@ def test_a_least_confidence_is_a_share(limit, run, capsys):
 
 
 def test_a_temperature_that_does_not_help_on_other_images_is_refused(run, monkeypatch):
-    """Labels drawn from the model's own probabilities: there is nothing to mend, and fitted noise makes it worse."""
+    """Labels drawn from the model's own probabilities: no temperature helps, and fitted noise makes it worse."""
     images = feathervit.load_data("digits", img_size=16).val.images[:20]
     p_NK = feathervit.load(run).probabilities(images).numpy().astype(float)
     p_NK /= p_NK.sum(1, keepdims=True)

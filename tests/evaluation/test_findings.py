@@ -1,4 +1,4 @@
-"""The three lines after training: what they find in data that have one flaw each."""
+"""The three lines after training, on data with one flaw each."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from feathervit.errors import ConfigError, DataError, DivergedError
 from feathervit.evaluation.metrics import Metrics, calibration_error, raw_pixel_knn, score
 
-# Four pictures, three classes; class "c" has no picture, and one picture of "b" is taken for it.
+# Four images, three classes. Class "c" has no image, and one image of "b" is predicted as "c".
 P = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.4, 0.5, 0.1], [0.1, 0.3, 0.6]]
 LABELS = [0, 1, 0, 1]
 NAMES = ["a", "b", "c"]
@@ -129,7 +129,7 @@ def test_raw_pixel_knn_does_not_wrap_around():
     assert raw_pixel_knn(train, [0, 1, 1], test, [0], k=1) == 1.0  # 5 - 250 in uint8 would be 11, 5 - 255 would be 6
 
 
-def test_raw_pixel_knn_few_pictures_and_other_sizes():
+def test_raw_pixel_knn_few_images_and_other_sizes():
     one = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     assert raw_pixel_knn(one, [2], one, [2], k=3) == 1.0
     with pytest.raises(ConfigError, match="same size"):

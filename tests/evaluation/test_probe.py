@@ -1,4 +1,4 @@
-"""Probes on frozen features, against scikit-learn called by hand; and the pictures of reconstructions."""
+"""Probes on frozen features against scikit-learn called directly, and images of reconstructions."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_what_cannot_be_probed(pretrained, folder, arrays):
         probe(pretrained, (arrays[0][..., 0], arrays[1]))
 
 
-def test_pictures_of_reconstructions(pretrained, folder, tmp_path, small):
+def test_images_of_reconstructions(pretrained, folder, tmp_path, small):
     """Visible patches are the original's, masked ones grey; the third row fills them."""
     for extra in ([], [str(folder / "test" / "flat" / "0.png")]):
         path = tmp_path / "out" / "r.png"
         assert main(["plot", "reconstructions", str(pretrained), *extra, "--out", str(path)]) == 0
         with Image.open(path) as png:
             pixels = np.asarray(png.convert("RGB")).astype(int)
-    rows = [pixels[top : top + 64, -68:-4] for top in (4, 72, 140)]  # one picture, 4 times as large
+    rows = [pixels[top : top + 64, -68:-4] for top in (4, 72, 140)]  # one image, 4 times as large
     original, masked, painted = (row[::4, ::4] for row in rows)
     assert (original == np.asarray(Image.open(folder / "test" / "flat" / "0.png"))).all()
     grey = (masked == 128).all(-1).reshape(4, 4, 4, 4).all((1, 3))

@@ -1,4 +1,4 @@
-"""A row of the table: what is malformed, how it is made, what is called, and what must be said of it."""
+"""A row of the table: what is malformed, how to make it, the command, and the expected message."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from feathervit import checkpoint
 from feathervit.config import to_dict
 
-Make = Callable[[Path, Path], None]  # (here, world): writes what is malformed into the folder `here`
+Make = Callable[[Path, Path], None]  # (here, world): writes the malformed input into the folder `here`
 
 
 @dataclass(frozen=True)
 class Case:
-    """`argv` may name {here}, the case's own folder, and {world}, the folder of the whole things that all share.
+    """`argv` may contain {here}, the case's own folder, and {world}, the folder of intact inputs that all cases share.
 
-    The one line that is said must hold each of `words`, in any case of letters.
+    The message must contain each of `words`; upper and lower case are equal.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Case:
 
 
 def file(name: str, content: bytes | str) -> Make:
-    """A file of that content."""
+    """Writes a file with this content."""
 
     def make(here: Path, world: Path) -> None:
         path = here / name
@@ -46,7 +46,7 @@ def file(name: str, content: bytes | str) -> Make:
 
 
 def copy(folder: str, change: Callable[[Path], Any] = lambda copied: None) -> Make:
-    """A copy of one of the world's folders, then changed."""
+    """Copies one of the world's folders and changes the copy."""
 
     def make(here: Path, world: Path) -> None:
         shutil.copytree(world / folder, here / folder)
@@ -71,13 +71,13 @@ def put(value: Any, place: str, new: Any) -> None:
 
 
 def raw_safetensors(header: Any, body: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file of any header, right or wrong."""
+    """A safetensors file with any header, valid or not."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
 
 def forged(change: Callable[[dict[str, Any], dict[str, Any]], Any], of: str = "run/best.safetensors") -> Make:
-    """w.safetensors: weights or a state whose content is changed by `change(tensors, meta)`, with a right checksum."""
+    """Writes w.safetensors: weights or a state after `change(tensors, meta)`, with a correct checksum."""
 
     def make(here: Path, world: Path) -> None:
         tensors, meta = checkpoint._read(world / of)

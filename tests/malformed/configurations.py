@@ -1,4 +1,4 @@
-"""config.json of a run that is to be resumed: no JSON, fields of the wrong type, numbers that cannot be."""
+"""config.json of a run to resume: not JSON, fields of the wrong type, numbers out of range."""
 
 from __future__ import annotations
 

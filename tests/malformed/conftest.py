@@ -1,4 +1,4 @@
-"""What the cases damage copies of: a data set, runs, a pre-training, exports and a study, each made once and small."""
+"""Intact inputs that the cases copy and damage: a dataset, runs, exports and a study, each small and made once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from feathervit.cli import main
 
-from ..conftest import write_pictures
+from ..conftest import write_images
 
 SMALL = [
     *("--img-size", "16", "--patch-size", "8", "--batch-size", "12", "--lr", "3e-3", "--model", "mlit_nano"),
@@ -32,8 +32,8 @@ STUDY = {
 def world(tmp_path_factory):
     """set/, run/ (a finished run), stopped/ (one that can be resumed), pretrained/, hub/, onnx/, study/ and good.png."""
     root = tmp_path_factory.mktemp("world")
-    write_pictures(root / "set" / "train", 8)
-    write_pictures(root / "set" / "test", 4, seed=1)
+    write_images(root / "set" / "train", 8)
+    write_images(root / "set" / "test", 4, seed=1)
     Image.fromarray(np.full((20, 24, 3), 90, np.uint8)).save(root / "good.png")
     study = {**STUDY, "data": str(root / "set")}
     (root / "study.json").write_text(json.dumps(study))

@@ -1,4 +1,4 @@
-"""Flags that name what is not there or numbers that cannot be, verb by verb."""
+"""Flags with names that do not exist or numbers out of range, for each verb."""
 
 from __future__ import annotations
 
@@ -193,7 +193,6 @@ OTHERS = [
     ("plot patches {world}/run --out {world}/good.png/a.png", "good.png"),
     ("plot positions {world}/run --out {world}/good.png/a.png", "good.png"),
     ("plot reconstructions {world}/pretrained --out {world}/good.png/a.png {world}/good.png", "good.png"),
-    ("pictures paint {world}/run", "plot"),
     ("data show {world}/set --out {here}/no/a.png", "a.png"),
     ("data show {world}/set --out {here}/a.png --per-class 0", "per_class"),
     ("data show {world}/set --out {here}/a.png --per-class=-1", "per_class"),

@@ -1,4 +1,4 @@
-"""Folders of pictures that nothing can be learnt from, and names of data that are none."""
+"""Folders of images that cannot be trained on, and invalid names of data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXPORT = "export {world}/run --data {here}/set --out {here}/out --to huggingface
 
 
 def tree(*names: str, root: str = "set") -> Make:
-    """Pictures of these names; a name with / at its end is an empty folder, one without a picture's suffix a text."""
+    """Writes images of these names. A name with a final / is an empty folder, a name without an image's suffix a text."""
 
     def make(here: Path, world: Path) -> None:
         (here / root).mkdir(exist_ok=True)
@@ -33,14 +33,14 @@ def tree(*names: str, root: str = "set") -> Make:
             if path.suffix in (".png", ".jpg"):
                 Image.new("RGB", (16, 16), (number % 256, 9, 99)).save(path)
             else:
-                path.write_text("no picture")
+                path.write_text("no image")
         return None
 
     return make
 
 
 def damaged(share: float, *names: str) -> Make:
-    """The world's data set with some of its pictures, or all of a folder, cut off."""
+    """Truncates some images, or all images of a folder, in a copy of the world's dataset."""
 
     def make(here: Path, world: Path) -> None:
         shutil.copytree(world / "set", here / "set")
@@ -87,8 +87,8 @@ NO_SET = {  # what: (way to make it, what is said, verbs)
     "an empty folder": (tree(), "no images", EACH),
     "empty class folders": (tree("a/", "b/"), "no images", EACH),
     "texts only": (tree("a/1.txt", "b/2.csv"), "no images", EACH),
-    "hidden pictures only": (tree("a/.1.png", ".b/2.png"), "no images", ("train", "pretrain", "check")),
-    "pictures beside each other": (tree("1.png", "2.png"), "beside each other", ("train", "show", "evaluate")),
+    "hidden images only": (tree("a/.1.png", ".b/2.png"), "no images", ("train", "pretrain", "check")),
+    "images beside each other": (tree("1.png", "2.png"), "beside each other", ("train", "show", "evaluate")),
     "links to nothing": (
         links(("a/1.png", "gone"), ("b/2.png", "gone")),
         "no images",
@@ -114,34 +114,34 @@ NO_SET = {  # what: (way to make it, what is said, verbs)
 }
 
 UNREADABLE = [
-    ("an empty picture", TRAIN, damaged(0, "train/flat/0.png"), "flat/0.png"),
-    ("a half picture", TRAIN, damaged(0.5, "train/tall/3.png"), "tall/3.png"),
-    ("a half picture in test", TRAIN, damaged(0.5, "test/tall/1.png"), "test/tall/1.png"),
-    ("half pictures to pre-train on", PRETRAIN, damaged(0.5, "train/flat"), "8 unreadable"),
-    ("a class of empty pictures", TRAIN, damaged(0, "train/flat"), "8 unreadable"),
-    ("empty pictures only", TRAIN, damaged(0, "train/flat", "train/tall", "train/tiles"), "can be read"),
+    ("an empty image", TRAIN, damaged(0, "train/flat/0.png"), "flat/0.png"),
+    ("a half image", TRAIN, damaged(0.5, "train/tall/3.png"), "tall/3.png"),
+    ("a half image in test", TRAIN, damaged(0.5, "test/tall/1.png"), "test/tall/1.png"),
+    ("half images to pre-train on", PRETRAIN, damaged(0.5, "train/flat"), "8 unreadable"),
+    ("a class of empty images", TRAIN, damaged(0, "train/flat"), "8 unreadable"),
+    ("empty images only", TRAIN, damaged(0, "train/flat", "train/tall", "train/tiles"), "can be read"),
     (
-        "empty pictures only, passed over",
+        "empty images only, passed over",
         TRAIN + " --skip-unreadable",
         damaged(0, "train/flat", "train/tall", "train/tiles"),
         "can be read",
     ),
     (
-        "a class of empty pictures, passed over",
+        "a class of empty images, passed over",
         TRAIN + " --skip-unreadable",
         damaged(0, "train/flat", "train/tall"),
         "one class",
     ),
-    ("a half picture to evaluate on", EVALUATE, damaged(0.5, "test/flat/1.png"), "flat/1.png"),
+    ("a half image to evaluate on", EVALUATE, damaged(0.5, "test/flat/1.png"), "flat/1.png"),
     (
-        "empty pictures only to evaluate on",
+        "empty images only to evaluate on",
         EVALUATE + " --skip-unreadable",
         damaged(0, "test/flat", "test/tall", "test/tiles"),
         "can be read",
     ),
-    ("empty pictures only to export with", EXPORT, damaged(0, "test/flat", "test/tall", "test/tiles"), "can be read"),
-    ("a half picture to probe on", PROBE, damaged(0.5, "train/flat/1.png"), "flat/1.png"),
-    ("a half picture to show", SHOW, damaged(0.5, "train/flat/1.png"), "flat/1.png"),
+    ("empty images only to export with", EXPORT, damaged(0, "test/flat", "test/tall", "test/tiles"), "can be read"),
+    ("a half image to probe on", PROBE, damaged(0.5, "train/flat/1.png"), "flat/1.png"),
+    ("a half image to show", SHOW, damaged(0.5, "train/flat/1.png"), "flat/1.png"),
 ]
 
 NAMES = [

@@ -1,4 +1,4 @@
-"""Picture files that are none, that break off, that claim what cannot be."""
+"""Image files that are not images, that are truncated, or whose headers are false."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ LIES = {
     "a PPM whose width is a word": b"P6 wide 16 255\n" + b"\0" * 999,
     "a WebP of nothing": b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0\0\0\0\0",
 }
-NO_PICTURES = {
+NOT_IMAGES = {
     "empty": b"",
     "one byte": b"\0",
-    "a text called .png": b"this is a picture of my cat",
+    "a text called .png": b"this is an image of my cat",
     "zeros": b"\0" * 4096,
     "a web page": b"<!doctype html><html><body>404</body></html>",
     "an SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
@@ -128,13 +128,13 @@ def linked(target: str) -> Make:
     return lambda here, world: (here / "x.png").symlink_to(here / target)
 
 
-FILES = {**NO_PICTURES, **HALF, **FEW, **BOMBS, **LIES}
+FILES = {**NOT_IMAGES, **HALF, **FEW, **BOMBS, **LIES}
 NOT_FILES = [
     ("that is not there", PREDICT + "gone.png", ["gone.png", "no such file"], None, 1),
     ("that is a link to nothing", PREDICT + "x.png", ["x.png", "no such file"], linked("gone.png"), 1),
     ("that is a link to itself", PREDICT + "x.png", ["x.png", "symbolic links"], linked("x.png"), 1),
     ("with a name of 5000 letters", ["predict", "{world}/run", "p" * 5000], ["name too long"], None, 2),
-    ("below a picture", "predict {world}/run {world}/good.png/x.png", ["x.png", "not a directory"], None, 1),
+    ("below an image", "predict {world}/run {world}/good.png/x.png", ["x.png", "not a directory"], None, 1),
     ("that is an empty folder", PREDICT + "x.png", ["no images in"], lambda here, world: (here / "x.png").mkdir(), 2),
     (
         "that is a folder of folders",
@@ -153,7 +153,7 @@ VERBS = {
 
 
 def wide(here: Path, world: Path) -> None:
-    """Few pixels, which padded to a square would be 3,600 million."""
+    """Few pixels, but 3,600 million after padding to a square."""
     Image.new("L", (60_000, 2)).save(here / "x.png")
     from feathervit import checkpoint
 
@@ -164,21 +164,21 @@ def wide(here: Path, world: Path) -> None:
 
 CASES = [
     *(
-        Case(f"picture: {what}", PREDICT + "x.png", ["cannot read", "x.png"], file("x.png", data), 1)
+        Case(f"image: {what}", PREDICT + "x.png", ["cannot read", "x.png"], file("x.png", data), 1)
         for what, data in FILES.items()
     ),
     *(
-        Case(f"picture: {what}", argv, words, make or (lambda here, world: None), status)
+        Case(f"image: {what}", argv, words, make or (lambda here, world: None), status)
         for what, argv, words, make, status in NOT_FILES
     ),
     *(
-        Case(f"picture: {what}, for {verb}", argv, ["cannot read", "x.png"], file("x.png", FILES[what]), status)
+        Case(f"image: {what}, for {verb}", argv, ["cannot read", "x.png"], file("x.png", FILES[what]), status)
         for verb, (argv, status) in VERBS.items()
         for what in ("empty", "half a JPEG", "a PNG of 10 gigapixels", "a text called .png")
     ),
-    *(Case(f"picture: not there, for {verb}", argv, ["x.png"]) for verb, (argv, _) in VERBS.items()),
+    *(Case(f"image: not there, for {verb}", argv, ["x.png"]) for verb, (argv, _) in VERBS.items()),
     Case(
-        "picture: a line padded to a square",
+        "image: a line padded to a square",
         "predict {here}/w.safetensors {here}/x.png",
         ["x.png", "--max-image-gib"],
         wide,

@@ -1,4 +1,4 @@
-"""Run folders: results, splits, rows and states that lie or are damaged, and what is no run folder at all."""
+"""Run folders with false or damaged results, splits, rows and states, and folders that are not run folders."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def without(folder: str, *names: str) -> Make:
 
 
 def state(change) -> Make:
-    """The stopped run with a state whose content is changed, the checksum being right."""
+    """The stopped run with a changed state and a correct checksum."""
 
     def damage(run: Path) -> None:
         for path in run.glob("state*.safetensors"):

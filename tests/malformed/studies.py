@@ -1,4 +1,4 @@
-"""Studies: files that describe none, plans and cells that lie."""
+"""Studies: files that are not studies, and false plans and cells."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FILES = [
     ("without recipe", study(recipe=...), "recipe"),
     ("with a recipe nobody knows", study(recipe="foldr"), "folder"),
     ("whose recipe is a number", study(recipe=3), "recipe"),
-    ("with a word nobody knows", study(surprise=1), "surprise"),
+    ("with an unknown word", study(surprise=1), "surprise"),
     ("without arms", study(arms={}), "arms or grid"),
     ("with arms and grid", study(grid={"lr": [1e-3]}), "arms or grid"),
     ("whose arms are a list", study(arms=[{"lr": 1}]), "arms"),
@@ -61,7 +61,7 @@ FILES = [
     ("with a model that is a number and a decoder", arms({"model": 5, "mae.decoder.dim": 16}), "model"),
     ("with a model nobody knows", arms({"model": "mlit_none"}), "mlit_none"),
     ("with a rate below 0", arms({"lr": -1.0}), "lr"),
-    ("with a rate that is no number", arms({"lr": float("nan")}), "lr"),
+    ("with a rate that is not a number", arms({"lr": float("nan")}), "lr"),
     ("with an image size of 0", arms({"img_size": 0}), "img_size"),
     ("with a patch size that is a list", arms({"patch_size": [8]}), "patch_size"),
     ("with an image size that is a text", arms({"img_size": "16"}), "img_size"),
@@ -114,7 +114,7 @@ FOLDERS = [
     ("plan empty", written("plan.json", b""), "plan.json"),
     ("plan half", written("plan.json", b'{"name": "st'), "plan.json"),
     ("plan a list", written("plan.json", b"[]"), "plan.json"),
-    ("plan with a word nobody knows", plan(lambda p: put(p, "surprise", 1)), "surprise"),
+    ("plan with an unknown word", plan(lambda p: put(p, "surprise", 1)), "surprise"),
     ("plan without base", plan(lambda p: p.pop("base") and None), "plan.json"),
     ("plan with an arm that leads outside", plan(lambda p: put(p, "arms", {"../../cells/plain": [{}]})), "plan.json"),
     ("plan with a seed that leads outside", plan(lambda p: put(p, "seeds", ["0/../../plain/seed-0"])), "plan.json"),

@@ -1,6 +1,6 @@
 """Malformed input to any verb: one clear line, status 1 or 2, nothing half-written, nothing run from a file.
 
-The rows are in the modules beside this one, by what is malformed.
+The other modules of this folder hold the rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CASES: list[Case] = [
 
 
 def snapshot(folder) -> dict[str, bytes | int | None]:
-    """Every file and folder below, with what is in it (of files too large to read, the size)."""
+    """The content of every file below `folder`, or the size of a file that is too large to read."""
     found: dict[str, bytes | int | None] = {}
     for path in folder.rglob("*"):
         size = path.lstat().st_size

@@ -1,4 +1,4 @@
-"""Properties that must hold for any configuration, folder, tensors and picture (hypothesis; the same examples every time)."""
+"""Properties of every configuration, folder, file of tensors and image (hypothesis, with the same examples every time)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ few = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    phases=[Phase.explicit, Phase.generate],  # a failure is shown as it was found: shrinking it takes minutes
-    suppress_health_check=[HealthCheck.too_slow],  # of a shared machine
+    phases=[Phase.explicit, Phase.generate],  # no shrinking of failures, which takes minutes
+    suppress_health_check=[HealthCheck.too_slow],  # machines are shared
 )
 some = settings(few, max_examples=12)
 
@@ -80,7 +80,7 @@ def test_any_json_in_the_place_of_a_field_is_taken_whole_or_refused(config, valu
     except ConfigError:
         return
     again = from_dict(RunConfig, json.loads(json.dumps(to_dict(found))))
-    assert repr(again) == repr(found)  # no number equals itself only so
+    assert repr(again) == repr(found)  # NaN does not equal itself
 
 
 # --- sources
@@ -96,7 +96,7 @@ trees = st.dictionaries(
 
 @some
 @given(trees, st.floats(0, 0.9), st.integers(0, 2**32 - 1))
-def test_every_picture_of_a_folder_is_found_once_and_split_alike_every_time(tree, fraction, seed):
+def test_every_image_of_a_folder_is_found_once_and_split_alike_every_time(tree, fraction, seed):
     with tempfile.TemporaryDirectory() as at, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEATHERVIT_CACHE", f"{at}/cache")
         root, wanted = Path(at) / "root", {}
@@ -181,7 +181,7 @@ def test_tensors_survive_a_file(content, meta):
 @few
 @given(contents, st.data())
 def test_one_damaged_byte_or_a_lost_end_is_noticed(content, data):
-    """All that can pass is a change that means nothing, as of a space in the header: what is read is what was written."""
+    """Only a change without meaning may pass, as of a space in the header: the content is then as it was written."""
     whole = checkpoint._pack(content, {"epoch": 3})
     at = data.draw(st.integers(0, len(whole) - 1))
     if data.draw(st.booleans()):
@@ -203,7 +203,7 @@ def test_no_bytes_are_taken_for_a_checkpoint(data):
         unpacked(data)
 
 
-# --- pictures
+# --- images
 
 MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "I;16"]
 
@@ -217,7 +217,7 @@ MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", 
     st.sampled_from([1, 3]),
     st.sampled_from(["crop", "pad", "stretch"]),
 )
-def test_any_picture_becomes_a_tensor_of_the_size_asked_for(mode, width, height, size, channels, fit):
+def test_any_image_becomes_a_tensor_of_the_size_asked_for(mode, width, height, size, channels, fit):
     x_CSS = to_stored(Image.new(mode, (width, height)), size, channels, fit)
     assert (x_CSS.shape, x_CSS.dtype) == ((channels, size, size), torch.uint8)
     assert normalise(x_CSS, (0.5,), (0.5,)).abs().max() <= 1
@@ -225,7 +225,7 @@ def test_any_picture_becomes_a_tensor_of_the_size_asked_for(mode, width, height,
 
 @few
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]), st.data())
-def test_a_damaged_picture_is_read_or_refused(kind, data):
+def test_a_damaged_image_is_read_or_refused(kind, data):
     noise = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(noise).save(out, kind)

@@ -1,4 +1,4 @@
-"""Weights files: what no safetensors file is, headers that lie, and files of ours whose content lies."""
+"""Weights files: not safetensors, false headers, and false content with a correct checksum."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ANY = (EVALUATE, PREDICT, FROM, TEACHER, PROBE, EXPORT, ATTENTION, ROUTING, PATC
 
 
 class Trap:
-    """Unpickled, it would leave a file that the test sees."""
+    """A pickle that writes a file when it is loaded, which the test would see."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -107,7 +107,7 @@ NOT_WEIGHTS = {  # name: (content or way to make it)
     "a text": "these are my weights",
     "random bytes": np.random.default_rng(0).bytes(5000),
     "a JSON file": '{"weights": [1, 2]}',
-    "a picture": b"\x89PNG\r\n\x1a\n" + b"\0" * 60,
+    "an image": b"\x89PNG\r\n\x1a\n" + b"\0" * 60,
     "a zip archive": zipped(),
     "a gzip archive": gzip.compress(b"weights" * 99),
     "a pickle": pickled("plain"),
@@ -215,7 +215,7 @@ def change_first(to):
     return change
 
 
-LYING = [  # the checksum is right: who forges the content can forge it too
+LYING = [  # the checksum is correct, because anyone who forges the content can compute it
     ("no configuration", PREDICT, meta(lambda m: m.pop("config")), "config"),
     ("a configuration that is a list", PROBE, meta(lambda m: m.update(config=[])), "config"),
     ("a configuration that is null", EXPORT, meta(lambda m: m.update(config=None)), "config"),
@@ -263,7 +263,7 @@ LYING = [  # the checksum is right: who forges the content can forge it too
     ("an image size the positions do not fit", PREDICT, config("img_size", 64), "do not fit"),
     ("a patch size of 0", PREDICT, config("patch_size", 0), "patch_size"),
     ("no patch size", POSITIONS, config("patch_size", None), "do not fit"),
-    ("a mean that is no number", PREDICT, config("images.mean", [float("nan")]), "images.mean"),
+    ("a mean that is not a number", PREDICT, config("images.mean", [float("nan")]), "images.mean"),
     ("a deviation of 0", PREDICT, config("images.std", [0.0]), "images.std"),
     ("means of two channels", PREDICT, config("images", {"mean": [0.5] * 2, "std": [0.5] * 2}), "channels"),
     ("an integer too large for a float", PREDICT, config("lr", 10**400), "lr"),
@@ -280,10 +280,10 @@ LYING = [  # the checksum is right: who forges the content can forge it too
     ("weights that are true or false", PREDICT, tensors(change_first(lambda w: w > 0)), "do not fit"),
     ("weights of 64 bits", EVALUATE, tensors(change_first(lambda w: w.double())), "do not fit"),
     ("weights of complex numbers", EVALUATE, tensors(change_first(lambda w: w.to(torch.complex64))), "do not fit"),
-    ("a weight that is no number", PREDICT, tensors(only_nan), "finite"),
+    ("a weight that is not a number", PREDICT, tensors(only_nan), "finite"),
     ("a weight that is infinite", EVALUATE, tensors(only_inf), "finite"),
-    ("a weight to start from that is no number", FROM, tensors(only_nan), "finite"),
-    ("a teacher's weight that is no number", TEACHER, tensors(only_nan), "finite"),
+    ("a weight to start from that is not a number", FROM, tensors(only_nan), "finite"),
+    ("a teacher's weight that is not a number", TEACHER, tensors(only_nan), "finite"),
     ("an empty tensor more", PREDICT, tensors(lambda t: t.update(none=torch.zeros(0, 4))), "do not fit"),
     ("to start from, with a tensor missing", FROM, tensors(lambda t: t.pop("patch_embed.proj.weight")), "is missing"),
     ("to start from, with a tensor of another shape", FROM, tensors(change_first(lambda w: w.T[:1])), "[1, 16] there"),

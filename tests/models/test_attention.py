@@ -1,4 +1,4 @@
-"""Grouped-query attention against torch's MultiheadAttention: with the same weights, and with groups written out."""
+"""Grouped-query attention against torch's MultiheadAttention with the same weights, groups written out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = D // HEADS
 
 
 def one_for_each_head(t: Tensor, kv_heads: int) -> Tensor:
-    """Rows of a key or value projection, each group's written once for each query head that uses it."""
+    """Rows of a key or value projection, repeated for each query head of the group."""
     groups = t.split(WIDTH)
     assert len(groups) == kv_heads
     return torch.cat([groups[head // (HEADS // kv_heads)] for head in range(HEADS)])
@@ -51,7 +51,7 @@ def test_equals_torch(kv_heads):
     (dx_expected,) = torch.autograd.grad((expected * probe).sum(), x, retain_graph=True)
     assert_close(dx, dx_expected, atol=1e-12, rtol=1e-12)
 
-    # A shared key or value gets the sum of the gradients of its copies.
+    # The gradient of a shared key or value is the sum over its copies.
     (got,) = torch.autograd.grad((y * probe).sum(), ours.qkv.weight)
     (copies,) = torch.autograd.grad((expected * probe).sum(), torchs.in_proj_weight)
     dq, dk, dv = copies.split(D)
@@ -60,7 +60,7 @@ def test_equals_torch(kv_heads):
 
 
 def test_float32_on_the_cpu_equals_float64():
-    """There projections have their own products and gradients."""
+    """On the CPU, projections have their own products and gradients."""
     torch.manual_seed(0)
     exact = GroupedQueryAttention(D, GQAConfig(HEADS, 3)).double()
     fast = copy.deepcopy(exact).float()
@@ -92,11 +92,11 @@ def test_refuses_what_does_not_divide(dim, heads, kv_heads, says):
 @pytest.mark.parametrize("low_rank", ["q", "k", "v", "qk", "qv", "kv", "qkv"])
 @pytest.mark.parametrize("rank", [5, D])
 def test_latent_attention_is_attention_with_the_products_of_its_pairs(low_rank, rank):
-    """q = U (D x) + b, as in PoorViTs; with the rank equal to the width any matrix is such a product."""
+    """q = U (D x) + b, as in PoorViTs. If the rank equals the width, any matrix is such a product."""
     torch.manual_seed(0)
     latent = LatentAttention(D, LatentConfig(HEADS, rank, low_rank)).double()
     whole = GroupedQueryAttention(D, GQAConfig(HEADS, HEADS)).double()
-    if rank == D:  # pairs are made to have the products that ordinary attention has as its matrices
+    if rank == D:  # set the pairs so that their products are the matrices of ordinary attention
         for name, matrix, bias in zip("qkv", whole.qkv.weight.split(D), whole.qkv.bias.split(D), strict=True):
             layer = getattr(latent, name)
             with torch.no_grad():

@@ -85,6 +85,6 @@ def test_the_model_is_left_as_it_is():
 
 
 @pytest.mark.parametrize(("size", "chans"), [(9, 3), (8, 1)])
-def test_a_picture_that_does_not_fit(size, chans):
+def test_an_image_that_does_not_fit(size, chans):
     with pytest.raises(ConfigError):
         cost(build(MLPConfig()), size, chans)

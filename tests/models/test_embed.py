@@ -32,7 +32,7 @@ from tests.reference.parts import all_patches
 
 
 def correlated(count: int = 40, channels: int = 3, size: int = 8) -> torch.Tensor:
-    """Smooth pictures with correlated channels and a mean that is not zero."""
+    """Smooth images with correlated channels and a mean that is not zero."""
     noise = torch.randn(count, channels, size + 2, size + 2, generator=torch.Generator().manual_seed(0))
     smooth = F.avg_pool2d(noise, 3, 1) * 2 + 0.3
     return smooth + 0.5 * smooth[:, :1]
@@ -122,8 +122,8 @@ def test_pooled_stem():
 
 @pytest.mark.parametrize("state", ["whole", "none yet"])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_run_initialises_from_its_training_pictures(frozen, state, arrays, tmp_path, small):
-    """With a learning rate of almost nothing the filters stay what the training pictures made them, also in a resumed run."""
+def test_a_run_initialises_from_its_training_images(frozen, state, arrays, tmp_path, small):
+    """With a learning rate near zero, the filters keep their values from the training images, also in a resumed run."""
     patches = WhitenedPatchesConfig(frozen=frozen)
     arch = with_fields(spec("mlit_nano").config, depth=1, dim=64, patches=patches)
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"lr": 1e-12, "optim.weight_decay": 0.0}

@@ -1,4 +1,4 @@
-"""The encoder: figures of the papers, the timm contract of every registered model, what does not fit is refused."""
+"""The encoder: the papers' figures, timm's contract for every registered model, and refusal of sizes that do not fit."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_parameter_counts_of_the_other_papers(name, parts, classes, exact, publi
 
 @pytest.mark.parametrize(("depth", "published"), [(6, 3.191), (7, 3.717)])
 def test_vit_lite_is_that_of_its_repository_but_for_biases(depth, published):
-    """There query, key and value have no bias, the patches and the head have one."""
+    """In the repository, query, key and value have no bias, and the patches and the head have one."""
     found = count(create_model(f"vit_lite_{depth}", num_classes=10))
     assert round((found - depth * 3 * 256 + 256 + 10) / 1e6, 3) == published
 
@@ -161,7 +161,7 @@ def test_biases_where_the_paper_has_them():
 
 def test_the_readout_token_is_an_all_zero_patch():
     model = build()
-    assert_close(model.patch_embed(torch.zeros(1, 3, 8, 8)), torch.zeros(1, 16, 12))  # what the projection makes of it
+    assert_close(model.patch_embed(torch.zeros(1, 3, 8, 8)), torch.zeros(1, 16, 12))  # its projection
     patches = torch.randn(2, 16, 12)
     tokens = model.readout.prepend(patches)
     assert model.num_prefix_tokens == 1
@@ -171,7 +171,7 @@ def test_the_readout_token_is_an_all_zero_patch():
 
 
 def test_the_order_of_tokens_is_only_in_their_positions():
-    """So the dummy at the front is the paper's dummy at the end."""
+    """A dummy token at the front is therefore equivalent to the paper's dummy at the end."""
     model = build().double().eval()
     tokens = torch.randn(2, 17, 12, dtype=torch.float64)
     moved = tokens.roll(-1, 1)
@@ -337,7 +337,7 @@ def test_refuses_what_does_not_fit(config, sizes, says):
         build(config, **sizes)
 
 
-def test_refuses_pictures_of_another_size():
+def test_refuses_images_of_another_size():
     with pytest.raises(ConfigError, match="8, 8"):
         build()(torch.randn(1, 3, 12, 12))
 

@@ -1,4 +1,4 @@
-"""Whole encoders in their fast forms for the CPU, against the same in float64 with plain modules."""
+"""Complete encoders in their fast forms for the CPU, against float64 with plain modules."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ def test_equals_the_formula(reduction, prefix, keep):
     x = torch.randn(2, prefix + kept.shape[1], D, dtype=torch.float64)
     y, balance = layer(x, Place(prefix, GRID, keep))
     assert balance.item() == 0
-    for picture in range(2):
-        expected = conv_feedforward(layer, x[picture], prefix, kept[picture].tolist(), GRID, reduction > 0)
-        assert_close(y[picture], expected, atol=1e-12, rtol=1e-12)
+    for image in range(2):
+        expected = conv_feedforward(layer, x[image], prefix, kept[image].tolist(), GRID, reduction > 0)
+        assert_close(y[image], expected, atol=1e-12, rtol=1e-12)
 
 
 def test_sizes():

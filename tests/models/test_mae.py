@@ -34,15 +34,15 @@ def build(mae: MAEConfig = MAE, encoder: EncoderConfig = ENCODER, img_size: int 
     return MaskedAutoencoder(Encoder(encoder, img_size, 2, 3, classes), mae)
 
 
-def pictures(batch: int = 4, size: int = 8) -> torch.Tensor:
+def images(batch: int = 4, size: int = 8) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(("ratio", "masked"), [(0.75, 12), (0.5, 8), (0.1, 2), (0.9, 14)])
-def test_every_picture_has_the_exact_number_of_masked_patches(ratio, masked):
-    found = build(replace(MAE, mask_ratio=ratio))(pictures(32))
+def test_every_image_has_the_exact_number_of_masked_patches(ratio, masked):
+    found = build(replace(MAE, mask_ratio=ratio))(images(32))
     assert (found.mask.sum(1) == masked).all()
-    assert len({tuple(row) for row in found.mask.tolist()}) > 16  # drawn for each picture by itself
+    assert len({tuple(row) for row in found.mask.tolist()}) > 16  # drawn for each image by itself
 
 
 def test_masks_are_uniform():
@@ -88,7 +88,7 @@ def test_visible_tokens_get_no_second_position_and_gaps_the_encoders():
 
 
 def test_patches_are_cut_as_the_projection_reads_them_and_put_together_again():
-    model, x = build(), pictures()
+    model, x = build(), images()
     patches = model.patchify(x)
     assert_close(patches[1, 6], x[1, :, 2:4, 4:6].reshape(-1))
     assert_close(model.unpatchify(patches), x)
@@ -99,7 +99,7 @@ def test_patches_are_cut_as_the_projection_reads_them_and_put_together_again():
 @pytest.mark.parametrize("norm_pixels", [False, True])
 def test_loss_is_equation_16(norm_pixels):
     model = build(replace(MAE, norm_pixels=norm_pixels, visible_weight=0.3))
-    x, balance = pictures(), 0.0
+    x, balance = images(), 0.0
     torch.manual_seed(5)
     loss, figures = Masked(model, LossConfig(moe=0.7))(x)
     torch.manual_seed(5)
@@ -122,14 +122,14 @@ def test_loss_is_equation_16(norm_pixels):
 
 def test_balance_losses_of_both_halves_enter():
     without = build(replace(MAE, decoder=replace(DECODER, feedforward=MLPConfig(2.0))))
-    assert without(pictures()).balance > 0  # the encoder's alone
+    assert without(images()).balance > 0  # the encoder's alone
     plain = build(MAE, replace(ENCODER, feedforward=MLPConfig(2.0)))
-    assert plain(pictures()).balance > 0  # the decoder's alone
+    assert plain(images()).balance > 0  # the decoder's alone
 
 
 def test_joint_loss_is_the_weighted_sum_of_both_passes():
     model = build(replace(MAE, visible_weight=0.0), classes=5)
-    x, y = pictures(), torch.tensor([0, 1, 2, 4])
+    x, y = images(), torch.tensor([0, 1, 2, 4])
     torch.manual_seed(5)
     loss, figures = Joint(model, LossConfig(label_share=0.2, moe=3.0))(x, y)
     torch.manual_seed(5)

@@ -1,4 +1,4 @@
-"""Encoding under a mask: only the kept patches go through the layers, and nothing of the others' pixels reaches them."""
+"""Encoding under a mask: only the kept patches go through the layers, and hidden pixels do not affect them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ KEEP = torch.tensor([[3, 0, 9, 14, 6], [15, 1, 2, 8, 5]])
 def pixels(patches: torch.Tensor, patch_size: int = 2, grid: int = 4) -> torch.Tensor:
     """[B, 1, S, S]: 1 where a pixel belongs to one of `patches`, written out patch by patch."""
     mask = torch.zeros(len(patches), 1, grid * patch_size, grid * patch_size, dtype=torch.float64)
-    for picture, row in enumerate(patches.tolist()):
+    for image, row in enumerate(patches.tolist()):
         for patch in row:
             i, j = patch_size * (patch // grid), patch_size * (patch % grid)
-            mask[picture, :, i : i + patch_size, j : j + patch_size] = 1
+            mask[image, :, i : i + patch_size, j : j + patch_size] = 1
     return mask
 
 
@@ -90,8 +90,8 @@ def test_keeping_all_is_no_mask_and_order_follows_the_indices(variant):
     order = torch.stack([torch.randperm(16) for _ in range(2)])
     tokens = model.encode(images, order)[0]
     assert_close(tokens[:, :prefix], whole[:, :prefix], atol=1e-12, rtol=1e-12)
-    for picture in range(2):
-        assert_close(tokens[picture, prefix:], whole[picture, prefix + order[picture]], atol=1e-12, rtol=1e-12)
+    for image in range(2):
+        assert_close(tokens[image, prefix:], whole[image, prefix + order[image]], atol=1e-12, rtol=1e-12)
 
 
 def test_the_layers_see_the_kept_embeddings_with_their_own_positions():
@@ -109,9 +109,9 @@ def test_kept_patches_on_the_grid():
     place = Place(1, 4, KEEP)
     patches = torch.randn(2, 5, 3)
     grid = place.on_grid(patches)
-    for picture in range(2):
-        for n, patch in enumerate(KEEP[picture].tolist()):
-            assert torch.equal(grid[picture, patch], patches[picture, n])
+    for image in range(2):
+        for n, patch in enumerate(KEEP[image].tolist()):
+            assert torch.equal(grid[image, patch], patches[image, n])
     assert (grid != 0).any(-1).sum() == 10
     whole = torch.randn(2, 16, 3)
     assert torch.equal(Place(1, 4).on_grid(whole), whole)

@@ -27,7 +27,7 @@ def build(sharing: str = "v_w2", experts: int = E, **fields) -> nn.Module:
     return SHARINGS[sharing](D, F, experts, config).double()
 
 
-def picture(seed: int = 1) -> Tensor:
+def image(seed: int = 1) -> Tensor:
     return 2 * torch.randn(2, 7, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -62,7 +62,7 @@ def literal_forward(layer: nn.Module, x: Tensor, noise: Tensor, sharing: str, k:
 
 
 def seeded(call, x: Tensor):
-    """What `call(x)` returns, and the gate noise it drew."""
+    """The result of `call(x)`, and the gate noise that it drew."""
     torch.manual_seed(5)
     out = call(x)
     torch.manual_seed(5)
@@ -74,13 +74,13 @@ def seeded(call, x: Tensor):
 @pytest.mark.parametrize("sharing", ["v_w2", "v_w", "w_w2", "none"])
 def test_equals_the_literal_mixture(sharing, k, balance):
     layer = build(sharing, top_k=k, balance=balance)
-    x = picture().requires_grad_()
+    x = image().requires_grad_()
     (y, loss), noise = seeded(layer, x)
     y_ref, _, loss_ref = literal_forward(layer, x, noise, sharing, k, balance == "cv_squared")
     assert_close(y, y_ref, **EXACT)
     assert_close(loss, loss_ref, **EXACT)
 
-    probe = picture(seed=2)
+    probe = image(seed=2)
     wanted = {"x": x, **dict(layer.named_parameters())}
     grads = torch.autograd.grad((y * probe).sum() + loss, wanted.values(), allow_unused=True)
     grads_ref = torch.autograd.grad((y_ref * probe).sum() + loss_ref, wanted.values(), allow_unused=True)
@@ -92,7 +92,7 @@ def test_equals_the_literal_mixture(sharing, k, balance):
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_gates(k):
     layer = build(top_k=k)
-    x = picture()
+    x = image()
     (gates, loss), noise = seeded(layer.gate, x)
     _, gates_ref, loss_ref = literal_forward(layer, x, noise, "v_w2", k, False)
     assert_close(gates, gates_ref, **EXACT)
@@ -104,7 +104,7 @@ def test_gates(k):
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)])
 def test_each_loss_alone(weights):
     layer = build(importance_weight=weights[0], load_weight=weights[1])
-    x = picture()
+    x = image()
     (_, loss), noise = seeded(layer, x)
     rows, noise = x.flatten(0, 1), noise.flatten(0, 1)
     w_gate, w_noise = layer.gate.w_gate.weight.T, layer.gate.w_noise.weight.T
@@ -120,7 +120,7 @@ def test_each_loss_alone(weights):
 @pytest.mark.parametrize("sharing", ["v_w2", "v_w", "w_w2", "none"])
 def test_evaluation_has_no_noise_and_no_loss(sharing):
     layer = build(sharing, dropout=0.5).eval()
-    x = picture()
+    x = image()
     chance = torch.get_rng_state()
     y, loss = layer(x)
     assert torch.equal(torch.get_rng_state(), chance)
@@ -131,7 +131,7 @@ def test_evaluation_has_no_noise_and_no_loss(sharing):
 
 
 def test_all_experts_chosen_gives_no_load_loss():
-    _, loss = build(top_k=E, importance_weight=0.0, load_weight=1.0)(picture())
+    _, loss = build(top_k=E, importance_weight=0.0, load_weight=1.0)(image())
     assert loss.item() == 0
 
 
@@ -139,7 +139,7 @@ def test_all_experts_chosen_gives_no_load_loss():
 def test_one_expert_has_no_gate(sharing):
     layer = build(sharing, experts=1, top_k=1)
     assert not [name for name, _ in layer.named_parameters() if "gate" in name or "noise" in name]
-    x = picture()
+    x = image()
     y, loss = layer(x)
     (expert,) = experts_of(layer, sharing, 1)
     assert_close(y, expert(x.flatten(0, 1)).view_as(x), **EXACT)
@@ -149,7 +149,7 @@ def test_one_expert_has_no_gate(sharing):
 def test_noise_off():
     layer = build(noise=False)
     assert not [name for name, _ in layer.named_parameters() if "noise" in name]
-    x = picture()
+    x = image()
     chance = torch.get_rng_state()
     y, loss = layer(x)
     assert torch.equal(torch.get_rng_state(), chance)
@@ -162,7 +162,7 @@ def test_noise_off():
 def test_gradient_at_perfect_balance_is_finite():
     layer = build(top_k=E, noise=False)
     nn.init.zeros_(layer.gate.w_gate.weight)
-    _, loss = layer(picture())
+    _, loss = layer(image())
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert layer.gate.w_gate.weight.grad.isfinite().all()
@@ -180,7 +180,7 @@ def test_vanishing_noise_keeps_gradients_finite():
 
 def test_dropout_falls_on_the_output():
     layer = build(dropout=0.4, noise=False)
-    x = picture()
+    x = image()
     whole = layer.eval()(x)[0]
     y = layer.train()(x)[0]
     kept = y != 0
@@ -190,7 +190,7 @@ def test_dropout_falls_on_the_output():
 
 def test_the_gate_runs_in_float32_under_autocast():
     layer = build(noise=False).float()
-    x = picture().float()
+    x = image().float()
     gates, loss = layer.gate(x)
     with torch.autocast("cpu", torch.bfloat16):
         gates_cast, loss_cast = layer.gate(x)
@@ -260,7 +260,7 @@ class TestOnTheCpuInFloat32:
         kept = y != 0
         assert kept.double().mean().item() == pytest.approx(0.7, abs=0.01)  # 24,000 draws: 0.003 is one deviation
         assert_close(y[kept], whole[kept] / 0.7, atol=1e-5, rtol=1e-5)
-        # The same mask in the gradient: that of the kept entries of the whole output, scaled.
+        # The gradient has the same mask: it is the scaled gradient of the kept entries.
         probe = torch.randn_like(whole)
         found = torch.autograd.grad((y * probe).sum(), [mine, fast.v.weight, fast.w2.bias])
         y = fast.eval()(mine)[0]

@@ -32,12 +32,12 @@ def test_hooks_fire_on_every_linear_layer(model):
     for name in linear:
         model.get_submodule(name).register_forward_hook(lambda *_, n=name: called.add(n))
     model(torch.randn(2, 3, 8, 8))
-    noise = {name for name in linear if name.endswith("w_noise")}  # drawn in training only
+    noise = {name for name in linear if name.endswith("w_noise")}  # used in training only
     assert called == set(linear) - noise
 
 
 class LowRank(nn.Module):
-    """The layer that LoRA (arXiv 2106.09685) puts in the place of a linear one."""
+    """The layer with which LoRA (arXiv 2106.09685) replaces a linear one."""
 
     def __init__(self, base: nn.Linear):
         super().__init__()

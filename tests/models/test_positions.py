@@ -51,7 +51,7 @@ def test_rotary_scores_depend_on_the_offset_alone():
 @torch.no_grad()
 @pytest.mark.parametrize("attention", [GQAConfig(3, 1), LatentConfig(3, 5)])
 def test_attention_turns_queries_and_keys_of_the_kept_patches(attention):
-    """The encoder's layers get the turns of each picture's own patches, in both kinds of attention."""
+    """The encoder's layers get the rotations of each image's own patches, in both kinds of attention."""
     config = EncoderConfig(12, 1, attention, MLPConfig(), positions="rotary", readout="class")
     model = build(config, img_size=6).double().eval()
     place = model.place(KEEP)
@@ -64,11 +64,11 @@ def test_attention_turns_queries_and_keys_of_the_kept_patches(attention):
     else:
         q, k, v = layer.q(x), layer.k(x), layer.v(x)
     q, k, v = (t.unflatten(-1, (3, 4)).transpose(1, 2).clone() for t in (q, k, v))
-    for picture in range(2):
-        for n, patch in enumerate(KEEP[picture].tolist()):
+    for image in range(2):
+        for n, patch in enumerate(KEEP[image].tolist()):
             for head in range(3):
-                q[picture, head, 1 + n] = rotated(q[picture, head, 1 + n], *divmod(patch, 3))
-                k[picture, head, 1 + n] = rotated(k[picture, head, 1 + n], *divmod(patch, 3))
+                q[image, head, 1 + n] = rotated(q[image, head, 1 + n], *divmod(patch, 3))
+                k[image, head, 1 + n] = rotated(k[image, head, 1 + n], *divmod(patch, 3))
     y = ((q @ k.mT) / 2).softmax(-1) @ v
     assert_close(layer(x, place), layer.proj(y.transpose(1, 2).flatten(2)), atol=1e-6, rtol=0)
 
@@ -97,7 +97,7 @@ def test_a_dummy_patch_without_a_position_of_its_own_is_a_zero_token():
     model.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     logits = model(torch.randn(2, 3, 8, 8))
     assert torch.equal(seen[0][:, 0], torch.zeros(2, 12))
-    assert (logits[0] - logits[1]).abs().max() > 1e-4  # it reads the picture all the same
+    assert (logits[0] - logits[1]).abs().max() > 1e-4  # it still reads the image
 
 
 def test_learned_is_the_default():

@@ -1,4 +1,4 @@
-"""What the head reads, and that configurations written before there were more read-outs still load."""
+"""The read-outs, and configurations of older files, which had no choice of read-out."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_sequence_pool_is_a_softmax_weighed_mean():
     assert model.num_prefix_tokens == 0
     tokens = torch.randn(2, 16, 12, dtype=torch.float64)
     w, b = model.readout.score.weight[0], model.readout.score.bias[0]
-    for picture in range(2):
-        shares = [math.exp((token @ w + b).item()) for token in tokens[picture]]
-        expected = sum(share * token for share, token in zip(shares, tokens[picture], strict=True)) / sum(shares)
-        assert_close(model.readout(tokens)[picture], expected, atol=1e-12, rtol=1e-12)
+    for image in range(2):
+        shares = [math.exp((token @ w + b).item()) for token in tokens[image]]
+        expected = sum(share * token for share, token in zip(shares, tokens[image], strict=True)) / sum(shares)
+        assert_close(model.readout(tokens)[image], expected, atol=1e-12, rtol=1e-12)
 
 
 def test_mean():

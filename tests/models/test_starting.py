@@ -39,7 +39,7 @@ def test_before_its_first_step_it_gives_the_same_features(source):
     assert "new: head.weight" in said
 
 
-def test_grey_pictures_are_colour_ones_with_equal_channels(source):
+def test_grey_images_are_colour_ones_with_equal_channels(source):
     path, old = source
     grey = create_model("mlit_nano", img_size=16, patch_size=4, in_chans=1, num_classes=2).eval()
     start_from(grey, path)

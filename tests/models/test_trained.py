@@ -1,4 +1,4 @@
-"""Every part and every named model trains for two steps and comes back from its checkpoint; so does the PoorViTs recipe."""
+"""Every part, every named model and the PoorViTs recipe train for a few steps and load from their checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIMISERS = ("adamw", "lion", "muon")
 
 
 def fitting(config: EncoderConfig) -> EncoderConfig:
-    """For pictures of 16 px and patches of 4."""
+    """For images of 16 px and patches of 4."""
     if isinstance(config.patches, ConvStemConfig):
         return replace(config, patches=ConvStemConfig(3))
     if isinstance(config.patches, ResidualStemConfig):
@@ -69,7 +69,7 @@ def test_poorvit_recipe(arrays, tmp_path):
 
 
 def test_poorvit_learning_rates():
-    """AdamW's 1e-3 whatever the batch, after a tenth of the run; 1e-6 at the end."""
+    """The rate is AdamW's 1e-3 for any batch, after a tenth of the run, and 1e-6 at the end."""
     config = recipe("poorvit_cifar10")
     peak = peak_learning_rate(config, 1024)
     assert peak == 1e-3

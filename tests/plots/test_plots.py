@@ -1,4 +1,4 @@
-"""The pictures of a model: what they are made from, against formulas written literally; the verbs, and what they refuse."""
+"""The plots of a model: their values against formulas written literally; the verbs, and what they refuse."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_readout_looks_as_the_weights_say():
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
     last, _ = readout_attention(model, images, config)
     weights = model.intermediates(images / 127.5 - 1)["blocks.2.attention"]
-    expected = weights[1, 2, :3, 3 + 4 * 1 + 3].mean()  # picture 1, head 2, the patch in row 1 and column 3
+    expected = weights[1, 2, :3, 3 + 4 * 1 + 3].mean()  # image 1, head 2, the patch in row 1 and column 3
     assert last.shape == (2, 4, 4, 4)
     assert_close(last[1, 2, 1, 3], expected.detach())
 
@@ -70,7 +70,7 @@ def test_use_of_experts_counts_tokens(trained):
         threes = [i for i in range(100) if data.labels[i] == 3]
         tokens = [gate[i, n] for i in threes for n in range(gate.shape[1])]
         expected = [sum(float(t[e]) > 0 for t in tokens) / len(tokens) for e in range(gate.shape[2])]
-        assert found[3].tolist() == pytest.approx(expected, abs=0.02)  # rounding of a picture's pixels may turn a token
+        assert found[3].tolist() == pytest.approx(expected, abs=0.02)  # rounding of an image's pixels may turn a token
 
 
 def test_filters_and_positions():
@@ -88,7 +88,7 @@ def test_filters_and_positions():
 
 
 @pytest.mark.parametrize("verb", ["routing", "attention", "patches", "positions"])
-def test_verbs_write_a_picture(verb, trained, tmp_path, capsys):
+def test_verbs_write_an_image(verb, trained, tmp_path, capsys):
     path = tmp_path / "new" / "out.png"
     assert main(["plot", verb, str(trained), "--out", str(path)]) == 0
     assert capsys.readouterr().out.strip() == str(path)
@@ -100,7 +100,7 @@ def test_verbs_write_a_picture(verb, trained, tmp_path, capsys):
         assert np.asarray(Image.open(path)).shape[0] < drawn.shape[0]
 
 
-def test_auto_encoders_have_pictures_too(folder, small, tmp_path):
+def test_auto_encoders_have_plots_too(folder, small, tmp_path):
     fields = {k: v for k, v in small.items() if not k.startswith(("augment", "loss"))}
     feathervit.pretrain(data=folder, out=tmp_path / "mae", epochs=1, **fields)
     for verb in ("routing", "patches", "positions"):

@@ -23,7 +23,7 @@ from feathervit.evaluation.calibration import calibrate
 from feathervit.evaluation.metrics import calibration_error
 from feathervit.plots import charts
 from feathervit.plots.report import report, report_at_end
-from tests.conftest import write_pictures
+from tests.conftest import write_images
 
 
 class Page(HTMLParser):
@@ -203,7 +203,7 @@ def test_all_that_is_drawn_is_also_a_file(run, folder):
 
 def test_it_asks_for_nothing_and_names_are_only_names(tmp_path, small, with_report):
     names = ("<script>alert(1)<", "a & $x_b$ \"q'", "{{ 7 * 7 }}日本")
-    data = write_pictures(tmp_path / "<i>set", 12, classes=names)
+    data = write_images(tmp_path / "<i>set", 12, classes=names)
     feathervit.train(data=data, out=tmp_path / "run", epochs=1, command="<img src=x>", **small)
     page = Page(tmp_path / "run" / "report.html")
     assert not page.tags & {"i>set", "link", "iframe", "object"}
@@ -254,7 +254,7 @@ def test_models_without_experts_and_data_held_only_in_memory(fields, arrays, tmp
     assert "Experts" not in page.headings
     assert ("Classes" in page.headings) == ("split.val_fraction" not in fields)
     assert "Samples of each class" in page.text
-    report(out)  # from the folder alone: without the pictures, which are in no file
+    report(out)  # from the folder alone: without the images, which are in no file
     page = Page(out / "report.html")
     assert "arrays given from Python" in page.text
     assert "Samples of each class" not in page.text

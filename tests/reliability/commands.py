@@ -1,7 +1,7 @@
 """The command line in a process of its own that is killed: at a moment after its start, or when a file changes.
 
-Most processes are forked from one that has loaded the libraries, so that they die at work and not at loading; others are
-started from nothing as a user's are.
+Most processes are forked from one that has loaded the libraries, so that a kill hits their work and not the loading. Others
+start as a user's do.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ class Ended:
 
 
 class Command:
-    """`feathervit WORDS` with a state at each epoch's end, on one thread. `fresh`: from nothing. `limit`: bytes of the
-    largest file that it may write."""
+    """Runs `feathervit WORDS` on one thread, with a state at the end of each epoch.
+
+    `fresh` starts a new interpreter. `limit`: bytes of the largest file that it may write.
+    """
 
     def __init__(self, words: Sequence[object], said: Path, *, fresh: bool = False, limit: int | None = None):
         self.said, self.began = said, time.monotonic()
@@ -100,8 +102,11 @@ def run(words: Sequence[object], said: Path, **options) -> Ended:
 
 
 def killed(words: Sequence[object], said: Path, folder: Path, chance: random.Random, seconds: float) -> Ended:
-    """Kills the command at a random moment: in one of four cases a process started from nothing, anywhere in the `seconds` that
-    it takes; else when a random number of files under `folder` has changed, at once or a moment later."""
+    """Kills the command at a random moment.
+
+    One of four times it is a new interpreter, killed at any time within `seconds`. Otherwise the kill comes when a random
+    number of files under `folder` has changed, at once or a moment later.
+    """
     if chance.random() < 0.25:
         command = Command(words, said, fresh=True)
         command.wait(chance.uniform(0, 2 * seconds))
@@ -118,7 +123,7 @@ def killed(words: Sequence[object], said: Path, folder: Path, chance: random.Ran
 
 
 def files(folder: Path) -> set[tuple[str, int]]:
-    """The files there are, each with its inode: one that is replaced is another."""
+    """The files, each with its inode, so that a replaced file counts as another."""
     found = set()
     for path, _, names in os.walk(folder):
         for name in names:
@@ -128,6 +133,6 @@ def files(folder: Path) -> set[tuple[str, int]]:
 
 
 def finished(ended: Ended) -> bool:
-    """Whether the command came to its end before it was killed. Anything else than these two is a failure."""
+    """Whether the command ended before it was killed. Any other status is a failure."""
     assert ended.status in (0, -signal.SIGKILL), ended.said
     return ended.status == 0

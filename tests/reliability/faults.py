@@ -1,4 +1,4 @@
-"""A process that dies, or a disk that is full, from any chosen moment on: the moments are the changes made to files."""
+"""Simulates a dead process or a full disk from a chosen change of a file on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from feathervit.errors import FeatherVitError
 
 
 class Killed(BaseException):
-    """Raised by every change of a file after the last that the process lived to make: also clean-up does nothing."""
+    """Raised by every change of a file after the process's last one, so that clean-up does nothing either."""
 
 
 def full() -> OSError:
@@ -58,11 +58,14 @@ def from_change(at: float, error: Callable[[], BaseException]) -> Iterator[list[
 
 
 def cut(at: int, error: Callable[[], BaseException], work: Callable[[], object], kind: type) -> list[str]:
-    """`work` done with the fault from change `at` on: it ends as one killed, or with an error of `kind`. The changes made."""
+    """Does `work` with the fault from change `at` on. It must end as if killed, or with an error of `kind`.
+
+    Returns the changes made.
+    """
     with from_change(at, error) as made:
         try:
             work()
-            assert error is full, "it outlived its end"  # what was left to do took no room
+            assert error is full, "it continued after its death"  # the remaining work needed no space
         except Killed:
             assert error is Killed
         except FeatherVitError as raised:
@@ -76,7 +79,7 @@ def same_weights(a: Path, b: Path) -> bool:
 
 
 def rows(run: Path) -> list[dict[str, str]]:
-    """metrics.csv but for the time."""
+    """metrics.csv without the time."""
     with (run / "metrics.csv").open() as file:
         return [{k: v for k, v in row.items() if k != "minutes"} for row in csv.DictReader(file)]
 

@@ -1,5 +1,5 @@
-"""Dead, or without room on the disk, at each single change of a file: what was finished stays, and the same command or
-`resume` goes on to the same end."""
+"""A process dies, or the disk is full, at each change of a file. Finished work stays, and the same command or `resume`
+continues to the same result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from feathervit.studies.claim import claim
 from feathervit.studies.report import read_cell
 from feathervit.training import loop
 
-from ..conftest import write_pictures
+from ..conftest import write_images
 from .faults import Killed, cut, drafts, from_change, full, rows, same_weights
 
 TINY = {"epochs": 2, "batch_size": 48, "arch.depth": 1, "arch.dim": 16}
@@ -36,7 +36,7 @@ TINY = {"epochs": 2, "batch_size": 48, "arch.depth": 1, "arch.dim": 16}
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    """Only a power cut shows what was not synced."""
+    """Turns syncing off: only a power cut would show the difference."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -78,7 +78,7 @@ def test_a_run(verb, error, stride, arrays, tmp_path, small, every_epoch):
 
 @EVERY
 def test_a_run_that_replaces_another(stride, arrays, tmp_path, small, every_epoch):
-    """Killed while it empties the folder, it is never taken for the earlier run; the same command begins it again."""
+    """Killed while it empties the folder, the run never looks like the earlier one. The same command restarts it."""
     arguments = {"data": arrays, **small, **TINY}
     feathervit.train(out=tmp_path / "whole", **arguments)
     feathervit.train(out=tmp_path / "earlier", **arguments | {"seed": 1})
@@ -132,7 +132,7 @@ def trained(tmp_path_factory):
 @EVERY
 @pytest.mark.parametrize("error", [Killed, full])
 def test_a_study(error, stride, tmp_path, trained, monkeypatch):
-    """Its own files; that a cell's run goes on is a matter of the run."""
+    """Tests the study's own files. Other tests resume the run of a cell."""
     ended = []
 
     def train(*_, out, **__):  # a run without the work
@@ -166,13 +166,13 @@ def test_a_study(error, stride, tmp_path, trained, monkeypatch):
 
 
 def test_a_study_does_not_mix_data_that_changed(tmp_path):
-    """Neither before a cell's first state nor after it; what has ended stays, and with the old data it goes on."""
-    pictures = write_pictures(tmp_path / "set", 6)
+    """It refuses before and after a cell's first state. Finished cells stay, and with the old data it continues."""
+    images = write_images(tmp_path / "set", 6)
     fields = {"img_size": 8, "patch_size": 2, "arch.depth": 1, "arch.dim": 16, "model": "mlit_nano", "batch_size": 8}
-    study = Study("s", "?", replace(recipe("folder"), data=str(pictures)), {"a": {}}, {"": Size((0, 1), fields, 1)})
+    study = Study("s", "?", replace(recipe("folder"), data=str(images)), {"a": {}}, {"": Size((0, 1), fields, 1)})
     run_study(study, tmp_path / "study", seeds=(0,))
     before = (tmp_path / "study" / "cells" / "a" / "seed-0" / "cell.json").read_bytes()
-    spoilt = pictures / "flat" / "0.png"
+    spoilt = images / "flat" / "0.png"
     spoilt.rename(tmp_path / "kept.png")
     with pytest.raises(RunFolderError, match="data has changed since the cell a, seed 0 ended"):
         run_study(study, tmp_path / "study")
@@ -198,7 +198,7 @@ def test_a_claim_that_a_full_disk_left_empty_is_held_by_nobody(tmp_path, monkeyp
 @EVERY
 @pytest.mark.parametrize("error", [Killed, full])
 def test_an_export(error, stride, tmp_path, trained):
-    """Whole with "finished" in its export.json, or done again by the same command; a full disk leaves no folder."""
+    """It is complete, with "finished" in export.json, or the same command repeats it. A full disk leaves no folder."""
     run = shutil.copytree(trained.folder, tmp_path / "run")
     with from_change(math.inf, Killed) as changes:
         export_model(run, "huggingface", tmp_path / "whole")
@@ -217,27 +217,27 @@ def test_an_export(error, stride, tmp_path, trained):
         assert json.loads((out / "export.json").read_text())["finished"]
 
 
-# --- the cache of decoded pictures
+# --- the cache of decoded images
 
 
 @pytest.mark.parametrize("error", [Killed, full])
 def test_a_cache(error, tmp_path, monkeypatch):
-    pictures = write_pictures(tmp_path / "set", 4)
-    whole = load_data(pictures, img_size=8).train.images.clone()
+    images = write_images(tmp_path / "set", 4)
+    whole = load_data(images, img_size=8).train.images.clone()
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "counted"))
     with from_change(math.inf, Killed) as changes:
-        load_data(pictures, img_size=8)
+        load_data(images, img_size=8)
     assert len(changes) > 10
     for at in range(len(changes)):
         monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / f"{at}"))
-        made = cut(at, error, lambda: load_data(pictures, img_size=8), DataError)
+        made = cut(at, error, lambda: load_data(images, img_size=8), DataError)
         if error is full:
             assert not list(Path(tmp_path / f"{at}").rglob("*.tmp")), made
-        assert torch.equal(load_data(pictures, img_size=8).train.images, whole), made
+        assert torch.equal(load_data(images, img_size=8).train.images, whole), made
 
 
 def test_a_cache_that_is_removed_while_it_is_in_use_goes_on_being_seen(tmp_path):
-    data = load_data(write_pictures(tmp_path / "set", 4), img_size=8)
+    data = load_data(write_images(tmp_path / "set", 4), img_size=8)
     before = data.train.images.clone()
     assert cache.clear_cache() > 0
     assert torch.equal(data.train.images, before)

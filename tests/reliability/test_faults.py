@@ -1,5 +1,5 @@
-"""Full disks, read-only folders, files that go away or change under a run: one clear line, what was finished stays, and when
-the fault is mended the run comes to the weights it would have had."""
+"""Full disks, read-only folders, and files that disappear or change during a run: one clear line, and finished work stays.
+After the fault is fixed, the run ends with the weights of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from feathervit.results import read_result
 
-from ..conftest import write_pictures
+from ..conftest import write_images
 from .commands import POSIX, SMALL, Command, Ended, run
 from .faults import drafts, rows, same_weights
 
@@ -28,7 +28,7 @@ MOMENT = ["--max-minutes", "0.00001"]
 
 @pytest.fixture
 def said(tmp_path) -> Path:
-    """What a command says."""
+    """The file for the output of a command."""
     return tmp_path / "said.txt"
 
 
@@ -40,7 +40,7 @@ def whole(tmp_path, said) -> Path:
 
 @pytest.fixture
 def disk(tmp_path) -> Iterator[Callable[..., Path]]:
-    """disk(options): a file system of memory, mounted with these options, or mounted again with them."""
+    """disk(options): mounts a file system in memory with these options, or remounts it."""
     place = tmp_path / "disk"
     place.mkdir()
 
@@ -80,7 +80,7 @@ def same_end(whole: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("limit", [5_000, 20_000, 50_000])
 def test_files_may_not_grow(limit, whole, tmp_path, said):
-    """Too little for splits.json, for the weights, for the state."""
+    """The limit is too small for splits.json, for the weights, or for the state."""
     sizes = {name: (whole / name).stat().st_size for name in ("splits.json", "best.safetensors", "state.safetensors")}
     assert any(size > limit for size in sizes.values())
     out = tmp_path / "run"
@@ -101,7 +101,7 @@ def test_a_state_that_does_not_fit_leaves_the_one_before(whole, tmp_path, said):
 
 
 def test_a_small_disk(whole, tmp_path, said, disk):
-    """Full in the middle of a run, whose report and log lie there too."""
+    """The disk is full in the middle of a run; its report and log are on the same disk."""
     state = (whole / "state.safetensors").stat().st_size
     out = disk(f"size={2 * state // 1024}k") / "run"
     refused(run([*DIGITS, "--out", out], said), "No space left on device", "KiB")
@@ -130,13 +130,13 @@ def test_a_small_disk_under_a_study_an_export_and_a_cache(whole, tmp_path, said,
     refused(run(export, said), "No space left on device")
     assert not (place / "export").exists()
     monkeypatch.setenv("FEATHERVIT_CACHE", str(place / "cache"))
-    pictures = write_pictures(tmp_path / "set", 40)
+    images = write_images(tmp_path / "set", 40)
     refused(
-        run([*TRAIN, "--data", pictures, "--out", tmp_path / "run"], said), "no space left on device", "MB are needed"
+        run([*TRAIN, "--data", images, "--out", tmp_path / "run"], said), "no space left on device", "MB are needed"
     )
     disk("size=16m")
     assert run(export, said).status == 0
-    assert run([*TRAIN, "--data", pictures, "--out", tmp_path / "run"], said).status == 0
+    assert run([*TRAIN, "--data", images, "--out", tmp_path / "run"], said).status == 0
 
 
 # --- folders that take nothing
@@ -156,8 +156,8 @@ def test_a_read_only_disk(whole, tmp_path, said, disk, monkeypatch):
     refused(run(["study", "sharing", "--data", "digits", "--out", place / "study"], said), "Read-only file system")
     assert run(["evaluate", place / "whole"], said).status == 0  # what only reads goes on
     monkeypatch.setenv("FEATHERVIT_CACHE", str(place / "cache"))
-    pictures = write_pictures(tmp_path / "set", 6)
-    ended = run([*TRAIN, "--data", pictures, "--out", tmp_path / "x"], said)
+    images = write_images(tmp_path / "set", 6)
+    ended = run([*TRAIN, "--data", images, "--out", tmp_path / "x"], said)
     assert ended.status == 0 and "FEATHERVIT_CACHE" in ended.said  # a temporary cache serves
     disk("rw")
     assert (out / "state.safetensors").read_bytes() == before
@@ -169,8 +169,8 @@ def test_a_read_only_disk(whole, tmp_path, said, disk, monkeypatch):
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
-    return write_pictures(tmp_path / "set", 24)
+def images(tmp_path) -> Path:
+    return write_images(tmp_path / "set", 24)
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def begun(words: list, out: Path, said: Path) -> Command:
-    """The command, once it trains."""
+    """Starts the command and waits until it trains."""
     command = Command(words, said)
     while command.status is None and not (out / "metrics.csv").exists():
         time.sleep(0.001)
@@ -189,24 +189,24 @@ def begun(words: list, out: Path, said: Path) -> Command:
 
 
 @pytest.fixture
-def long(pictures, cache, tmp_path, said) -> tuple[Path, list]:
-    """A whole run of the pictures, and its command but for --out."""
-    words = [*TRAIN, "--data", pictures, "--epochs", "30"]
+def long(images, cache, tmp_path, said) -> tuple[Path, list]:
+    """A complete run on the images, and its command without --out."""
+    words = [*TRAIN, "--data", images, "--epochs", "30"]
     assert run([*words, "--out", tmp_path / "whole"], said).status == 0
     return tmp_path / "whole", words
 
 
-def test_pictures_and_cache_removed_in_mid_run(long, pictures, cache, tmp_path, said):
+def test_images_and_cache_removed_in_mid_run(long, images, cache, tmp_path, said):
     whole, words = long
     command = begun([*words, "--out", tmp_path / "run"], tmp_path / "run", said)
-    shutil.rmtree(pictures)
+    shutil.rmtree(images)
     shutil.rmtree(cache)
     assert command.end().status == 0
     same_end(whole, tmp_path / "run")
 
 
 def test_a_cache_cut_off_in_mid_run(long, cache, tmp_path, said):
-    """It is mapped: the process may die of it, and is resumed."""
+    """The cache is memory-mapped, so the process may die; the run is then resumed."""
     whole, words = long
     command = begun([*words, "--out", tmp_path / "run"], tmp_path / "run", said)
     for path in cache.glob("decoded/*.npy"):
@@ -218,22 +218,22 @@ def test_a_cache_cut_off_in_mid_run(long, cache, tmp_path, said):
 
 
 @pytest.mark.parametrize("change", ["other pixels", "one less", "one more", "unreadable"])
-def test_data_changed_between_runs(change, long, pictures, tmp_path, said):
+def test_data_changed_between_runs(change, long, images, tmp_path, said):
     whole, words = long
-    out, picture = tmp_path / "run", pictures / "flat" / "3.png"
+    out, image = tmp_path / "run", images / "flat" / "3.png"
     assert run([*words, *MOMENT, "--out", out], said).status == 0
-    before, added = picture.read_bytes(), pictures / "flat" / "more.png"
+    before, added = image.read_bytes(), images / "flat" / "more.png"
     if change == "one less":
-        picture.unlink()
+        image.unlink()
     elif change == "one more":
         added.write_bytes(before)
     else:
-        picture.write_bytes((pictures / "tall" / "4.png").read_bytes() if change == "other pixels" else b"broken")
+        image.write_bytes((images / "tall" / "4.png").read_bytes() if change == "other pixels" else b"broken")
     resume = ["train", "--resume", "--threads", "1", "--out", out]
     ended = run(resume, said)
     assert ended.status == 2 and "Traceback" not in ended.said
     assert ("unreadable images" if change == "unreadable" else "data has changed") in ended.said
-    picture.write_bytes(before)
+    image.write_bytes(before)
     added.unlink(missing_ok=True)
     assert run(resume, said).status == 0
     same_end(whole, out)

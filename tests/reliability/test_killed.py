@@ -1,5 +1,5 @@
-"""Sixty SIGKILLs at seeded random moments of training, pre-training, a study, an export and the building of a cache: nothing
-that was finished is lost, and the same command, or `--resume`, comes to the end that the uncut one comes to."""
+"""Sixty SIGKILLs at seeded random moments of training, pre-training, a study, an export and the building of a cache.
+Nothing finished is lost, and the same command, or `--resume`, ends with the same result as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feathervit.data import load_data
 from feathervit.results import read_result
 from feathervit.studies.report import read_cell
 
-from ..conftest import write_pictures
+from ..conftest import write_images
 from .commands import POSIX, SMALL, Command, finished, killed, run
 from .faults import drafts, rows, same_weights
 
@@ -30,7 +30,7 @@ DIGITS = ["--data", "digits", "--threads", "1", *MODEL]
 
 @pytest.fixture
 def said(tmp_path) -> Path:
-    """What a command says."""
+    """The file for the output of a command."""
     return tmp_path / "said.txt"
 
 
@@ -156,12 +156,12 @@ def test_an_export(tmp_path, said):
 
 
 def test_a_cache(tmp_path, monkeypatch, said):
-    """Each time anew: half a cache is never used, and who comes next has the pixels of every picture."""
-    pictures = write_pictures(tmp_path / "set", 60, size=400)
-    words = ["train", "--data", pictures, "--threads", "1", "--epochs", "1", *MODEL, "--max-minutes", "0.0001"]
+    """Half a cache is never used: the next process has the pixels of every image."""
+    images = write_images(tmp_path / "set", 60, size=400)
+    words = ["train", "--data", images, "--threads", "1", "--epochs", "1", *MODEL, "--max-minutes", "0.0001"]
     cache = tmp_path / "cache"
     monkeypatch.setenv("FEATHERVIT_CACHE", str(cache / "whole"))
-    whole = load_data(pictures, img_size=8)
+    whole = load_data(images, img_size=8)
     chance, kills, building = random.Random("cache"), 0, 0
     while kills < KILLS:
         place = cache / f"{kills}"
@@ -172,7 +172,7 @@ def test_a_cache(tmp_path, monkeypatch, said):
         command.wait(chance.choice([0, chance.uniform(0, 0.5)]))
         kills += not finished(command.kill())
         building += len(list(place.glob("decoded/*.npy"))) < 2  # train's and val's
-        found = load_data(pictures, img_size=8)
+        found = load_data(images, img_size=8)
         for split in ("train", "val"):
             assert torch.equal(getattr(found, split).images, getattr(whole, split).images)
             assert getattr(found, split).sources == getattr(whole, split).sources

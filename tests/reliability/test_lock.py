@@ -1,4 +1,4 @@
-"""One training at a time in a run folder: the second is refused in one line; a killed one holds nothing."""
+"""A run folder holds one training at a time. A second one is refused in one line, and a killed one releases the folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESUME = ["train", "--resume", "--threads", "1"]
 
 
 def begun(words: list, out: Path, said: Path) -> Command:
-    """The command, once it trains."""
+    """Starts the command and waits until it trains."""
     command = Command([*words, "--out", out], said)
     while command.status is None and not (out / "metrics.csv").exists():
         time.sleep(0.01)

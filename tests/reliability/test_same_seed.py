@@ -1,4 +1,4 @@
-"""The same seed is the same model: a run in this process and one of the command line, whose hashes fall otherwise."""
+"""The same seed gives the same model, in this process and on the command line, which has another hash seed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_another_seed_is_another_model(tmp_path):
 
 @pytest.mark.slow
 def test_another_number_of_threads_is_equal_up_to_rounding(tmp_path):
-    """What the documentation says of threads (docs/choices.md, Resuming)."""
+    """docs/choices.md promises this of threads."""
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""What was trained."""
+"""Fixtures of studies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies: every cell once, whatever is killed or run side by side."""
+"""Studies run every cell once, also after kills and in several processes."""
 
 from __future__ import annotations
 

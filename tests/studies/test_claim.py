@@ -1,4 +1,4 @@
-"""Claims: held by one, taken over by one where the owner is dead."""
+"""A claim has one owner. If the owner is dead, one other process takes it over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study is, from Python and from files."""
+"""Studies from Python and from files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The papers' rows as arms of a study, arms that start from others, and the tables made of what was run."""
+"""The papers' rows as arms of a study, arms that start from other arms, and the tables of the results."""
 
 from __future__ import annotations
 

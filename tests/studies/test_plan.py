@@ -1,4 +1,4 @@
-"""The plan: what may be added to a study, and minutes that become epochs."""
+"""The plan of a study: permitted additions, and minutes that become epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies: what their folders and tables show, and that every registered one builds and runs."""
+"""The folders and tables of studies; every registered study builds and runs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ TINY = {"img_size": 16, "patch_size": 4, "batch_size": 8, "arch.depth": 3, "arch
 
 
 def tiny(study: Study, size: str) -> Study:
-    """The study with every stage cut to two steps of a small model, whatever else it changes left as it is."""
+    """The study with every stage reduced to two steps of a small model. All other changes stay."""
 
     def cut(stage):
         asked = {**study.sizes[size].fields, **stage}

@@ -1,4 +1,4 @@
-"""Distillation: the loss against its formula, the teacher's own size and normalisation, what cannot teach."""
+"""Distillation: the loss against its formula, the teacher's own size and normalisation, invalid teachers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_loss_is_hintons():
 
 
 def test_the_teacher_says_what_it_says_alone(teacher, arrays):
-    """Given pictures normalised for the student, its outputs are those of its own way from picture to class."""
+    """On images normalised for the student, its outputs are equal to those of its own predictor."""
     images = load_data(arrays, img_size=16).train.images
     config = RunConfig(teacher=str(teacher), img_size=16, images=ImageConfig(mean=(0.5,), std=(0.5,)))
     model = load_teacher(config, ("0", "1", "2"), 3)

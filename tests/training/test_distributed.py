@@ -79,7 +79,7 @@ def _buffers_process(rank: int, port: int, arguments: dict) -> None:
 
 
 def two_processes(process=_process, seconds: float = 120, **arguments) -> None:
-    """`process` in two processes that are one group; both must end well in time."""
+    """Runs `process` in two processes of one group. Both must end in time without an error."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -128,8 +128,10 @@ def test_counters_are_each_processs_own_and_running_statistics_the_firsts(tmp_pa
 
 
 def test_two_processes_equal_two_micro_steps_with_all_randomness(arrays, tmp_path, small):
-    """A share has its own noise, so this holds with augmentation, gate noise, dropout and balance losses on; the balance
-    loss that is logged is the mean of the shares' own."""
+    """Each share has its own noise, so this holds with augmentation, gate noise, dropout and balance losses.
+
+    The logged balance loss is the mean over shares.
+    """
     arguments = {
         "data": arrays,
         "epochs": 2,
@@ -161,7 +163,7 @@ def test_begun_by_two_and_ended_by_one(arrays, tmp_path, small):
 
 
 def _without_a_compiler(rank: int, port: int, arguments: dict) -> None:
-    """The second process finds no C++ compiler, nor what another compiled before."""
+    """Hides the C++ compiler and the compiler's cache from the second process."""
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     if rank == 1:
         os.environ |= {"PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(arguments["out"].with_name("compiled"))}
@@ -204,7 +206,7 @@ def test_two_processes_compiled_equal_two_that_are_not(arrays, tmp_path, small):
 
 
 def test_stopped_again_where_every_step_since_was_skipped(arrays, tmp_path, small):
-    """The first process alone knows of the images before the first stop. The rate is such that one step ends all sense."""
+    """Only the first process knows the images before the first stop. At this rate one step breaks the weights."""
     rate = {"lr": 1e30, "optim.name": "adamw", "optim.warmup_epochs": 0, "on_nonfinite": "skip", "max_minutes": 1e-6}
     arguments = {"data": arrays, "out": tmp_path / "run", "epochs": 2, **{**small, **rate, "batch_size": 16}}
     two_processes(seconds=60, **arguments)

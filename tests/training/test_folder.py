@@ -1,4 +1,4 @@
-"""A run folder is one training's at a time. Whole commands that compete: tests/reliability/test_lock.py."""
+"""A run folder holds one training at a time. tests/reliability/test_lock.py does the same with commands."""
 
 from __future__ import annotations
 

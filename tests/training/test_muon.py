@@ -25,7 +25,7 @@ from feathervit.training.optim import build_optimizer, set_learning_rate
 
 
 def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
-    """As the reference writes it, for one matrix."""
+    """The reference's formula for one matrix."""
     a, b, c = (3.4445, -4.7750, 2.0315)
     x = matrix.mT if matrix.size(0) > matrix.size(1) else matrix
     x = x / (x.norm() + 1e-7)

@@ -1,4 +1,4 @@
-"""The learning rate that each weight really gets, and the schedule."""
+"""The learning rate of each weight, and the schedule."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_weight_decay_spares_biases_norms_and_positions(sharing):
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_lion_is_its_papers_with_its_papers_betas(decay):
-    """Algorithm 2 of arXiv 2302.06675 with its defaults, 0.9 and 0.99; gradients that change sign tell the two apart."""
+    """Algorithm 2 of arXiv 2302.06675 with its defaults, 0.9 and 0.99; gradients that change sign distinguish the two."""
     config = resolve(RunConfig(optim=OptimConfig(name="lion", weight_decay=decay)))
     assert config.optim.betas == (0.9, 0.99)
     layer = nn.Linear(3, 2, bias=False)

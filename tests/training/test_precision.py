@@ -1,4 +1,4 @@
-"""Which precision a run on the CPU takes."""
+"""The precision of a run on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pre-training runs: without labels, in pieces, and what is taken from them."""
+"""Pre-training: without labels, in pieces, and fine-tuning from its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feathervit.models.loading import load_model
 from feathervit.models.starting import start_from
 from feathervit.recipes import RECIPES, recipe
 
-from ..conftest import write_pictures
+from ..conftest import write_images
 from .test_train import same_weights
 
 
@@ -50,27 +50,27 @@ def test_it_overfits_a_few_images(arrays, tmp_path, masked):
 
 
 @pytest.mark.parametrize("lie", ["flat", "nested", "train"])
-def test_pictures_may_lie_anywhere(folder, tmp_path, masked, lie):
+def test_images_may_lie_anywhere(folder, tmp_path, masked, lie):
     root = {"flat": folder / "train" / "flat", "nested": folder / "train", "train": folder}[lie]
     outcome = feathervit.pretrain(data=root, out=tmp_path / "run", epochs=2, **masked)
-    expected = {"flat": (24, 0), "nested": (72, 0), "train": (72, 24)}[lie]  # never the test pictures
+    expected = {"flat": (24, 0), "nested": (72, 0), "train": (72, 24)}[lie]  # test images are not trained on
     assert (outcome.result.data["n_train"], outcome.result.data["n_test"]) == expected
     assert outcome.result.test is None or 0 < outcome.result.test["masked_mse"] < 2
 
 
 def test_odd_layouts(folder, tmp_path, masked, capsys):
-    """Folders beside train/ are learnt from, val/ and test/ are not, and what is no picture is told of."""
-    write_pictures(folder / "unlabelled", 10)
+    """Folders beside train/ are used, val/ and test/ are not, and files that are not images are listed."""
+    write_images(folder / "unlabelled", 10)
     (folder / "train" / "flat" / "phone.dng").write_bytes(b"")
     Image.new("RGB", (16, 16)).save(folder / "loose.png")
     outcome = feathervit.pretrain(data=folder, out=tmp_path / "run", epochs=1, **masked)
     assert outcome.result.data["n_train"] == 72 + 30 + 1
     assert "(1: 1 .dng)" in capsys.readouterr().err
-    write_pictures(folder / "Train", 1)
+    write_images(folder / "Train", 1)
     with pytest.raises(DataError, match="two folders for the split 'train'"):
         feathervit.pretrain(data=folder, out=tmp_path / "two", epochs=1, **masked)
     with pytest.raises(DataError, match="but for those in test/"):
-        write_pictures(tmp_path / "only" / "test", 2)
+        write_images(tmp_path / "only" / "test", 2)
         feathervit.pretrain(data=tmp_path / "only", out=tmp_path / "none", epochs=1, **masked)
 
 
@@ -80,7 +80,7 @@ def test_images_in_a_list_or_by_split(arrays, tmp_path, masked):
 
 
 def test_it_pretrains_or_refuses(arrays, folder, tmp_path, masked, small):
-    """What was begun as something else is not gone on with, and a recipe may be named again."""
+    """A run of another objective is not resumed, and a recipe may be named again."""
     feathervit.train(data=arrays, out=tmp_path / "classifier", epochs=1, **small)
     with pytest.raises(ConfigError, match="objective reconstruction, not classification"):
         feathervit.pretrain(data=arrays, out=tmp_path / "classifier", resume=True)
@@ -108,7 +108,7 @@ def test_a_part_of_each_folder_is_the_same_with_and_without_labels(folder, tmp_p
     assert first["train"]["count"] == 15
 
 
-def test_a_folder_without_pictures(tmp_path):
+def test_a_folder_without_images(tmp_path):
     (tmp_path / "none" / "inside").mkdir(parents=True)
     with pytest.raises(DataError, match="no images below"):
         feathervit.pretrain(data=tmp_path / "none", out=tmp_path / "run")
@@ -126,7 +126,7 @@ def test_a_run_in_pieces_equals_an_uncut_one(arrays, tmp_path, masked):
         assert same_weights(tmp_path / "whole" / f"{name}.safetensors", tmp_path / "cut" / f"{name}.safetensors")
 
 
-def test_the_best_epoch_is_the_one_with_the_least_error_on_held_out_pictures(arrays, tmp_path, masked):
+def test_the_best_epoch_is_the_one_with_the_least_error_on_held_out_images(arrays, tmp_path, masked):
     result = feathervit.pretrain(
         data=arrays[0], out=tmp_path / "run", epochs=5, **{**masked, "split.val_fraction": 0.2}
     ).result
@@ -147,7 +147,7 @@ def test_fine_tuning_starts_from_the_pretrained_encoders_features(pretrained):
 
 
 def test_the_model_is_that_of_the_weights_unless_another_is_named(pretrained, folder, tmp_path, capsys):
-    """Also where the recipe would choose another for the pictures."""
+    """It stays, even if the recipe would choose another model for the images."""
     arguments = {"data": folder, "start_from": pretrained, "epochs": 1, "batch_size": 32}
     outcome = feathervit.train(out=tmp_path / "a", **arguments)
     config = load_weights(tmp_path / "a").config

@@ -37,7 +37,7 @@ AUGMENTED = {
 
 
 def _train_until(step: int, arguments: dict) -> None:
-    """In a process of its own: states after every step, SIGKILL when `step` begins."""
+    """Trains in another process with a state after every step, and gets SIGKILL when `step` starts."""
     whole = loop.Trainer.train_step
 
     def dying(self, number, lr):
@@ -139,7 +139,7 @@ def test_a_run_can_be_made_shorter_and_its_schedule_ends_there(arrays, tmp_path,
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_resume_refuses_other_pictures_in_any_split(arrays, tmp_path, small, split):
+def test_resume_refuses_other_images_in_any_split(arrays, tmp_path, small, split):
     images, labels = arrays
     data = {
         "train": (images[:60], labels[:60]),

@@ -1,4 +1,4 @@
-"""TensorBoard's own reader finds in the events what stands in metrics.csv."""
+"""TensorBoard's own reader finds the figures of metrics.csv in the events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feathervit.training.records import EventsFile, MetricsFile
 
 
 def scalars(folder) -> dict[int, dict[str, float]]:
-    """epoch -> name -> value, as TensorBoard shows them; an epoch written twice would be seen."""
+    """epoch -> name -> value, as TensorBoard shows them. An epoch that was written twice would show."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     found: dict[int, dict[str, float]] = {}

@@ -30,7 +30,7 @@ def test_the_epochs_of_a_budget_fit_into_it_and_one_more_would_not():
 
 
 def test_minutes_give_the_run_that_its_epochs_give(arrays, tmp_path, small, monkeypatch):
-    """Measuring changes nothing of what is trained, and the epochs are in config.json for a resumed run."""
+    """Measuring does not change the training, and config.json holds the epochs for a resumed run."""
     ticks = itertools.count()
     monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(ticks)))  # a second passes from look to look
     fields = {**small, "optim.ema": 0.9, "augment.mixup": 0.2, "augment.flip": "random"}

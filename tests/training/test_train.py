@@ -50,7 +50,7 @@ def test_run_folder_and_figures(folder, tmp_path, small):
 
 
 def test_prediction_goes_the_same_way_as_evaluation(folder, tmp_path, small):
-    """From the files and from the stored set, a picture gets the same probabilities."""
+    """An image gets the same probabilities from its file and from the stored dataset."""
     feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
     predictor = feathervit.load(tmp_path / "run")
     config = predictor.config
@@ -110,7 +110,7 @@ def test_global_randomness_has_no_say(arrays, tmp_path, small):
 
 
 def test_what_is_kept_is_the_moving_average(arrays, tmp_path, small, monkeypatch):
-    """Against the average written literally over the weights after each step."""
+    """Compares with the average written literally over the weights after each step."""
     seen: list[dict] = []
     whole = loop.Trainer.train_step
 
@@ -148,7 +148,7 @@ def test_predicts_what_people_have_in_their_hands(folder, arrays, tmp_path, smal
     for guess in found:
         assert guess.classes == by_path.classes
         assert guess.probabilities == pytest.approx(by_path.probabilities, abs=1e-6)
-    mixed = predictor.predict([arrays[0][0], np.asarray(upright), arrays[0][:2]])  # three sizes, four pictures
+    mixed = predictor.predict([arrays[0][0], np.asarray(upright), arrays[0][:2]])  # three sizes, four images
     assert [p.source for p in mixed] == [f"images[{i}]" for i in range(4)]
     assert mixed[2].probabilities == pytest.approx(mixed[0].probabilities, abs=1e-6)
     assert predictor.predict([]) == []
@@ -172,7 +172,7 @@ def test_folders_that_hold_something_are_refused(arrays, tmp_path, small):
 
 
 def test_a_file_that_cannot_be_read_stops_before_the_start(folder, tmp_path, small):
-    (folder / "train" / "flat" / "0.png").write_bytes(b"no picture")
+    (folder / "train" / "flat" / "0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"0\.png"):
         feathervit.train(data=folder, out=tmp_path / "run", epochs=1, **small)
     outcome = feathervit.train(data=folder, out=tmp_path / "run2", epochs=1, skip_unreadable=True, **small)
@@ -180,12 +180,12 @@ def test_a_file_that_cannot_be_read_stops_before_the_start(folder, tmp_path, sma
     assert "0.png" in json.loads((tmp_path / "run2" / "splits.json").read_text())["skipped"][0]
 
 
-def test_a_loss_that_is_no_number_stops_the_run(arrays, tmp_path, small):
+def test_a_loss_that_is_not_finite_stops_the_run(arrays, tmp_path, small):
     with pytest.raises(DivergedError, match="learning rate"):
         feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **{**small, "lr": 1e30, "arch.drop_rate": 0.0})
 
 
-def test_a_step_whose_loss_is_no_number_can_be_skipped(arrays, tmp_path, small, monkeypatch, capsys):
+def test_a_step_whose_loss_is_not_finite_can_be_skipped(arrays, tmp_path, small, monkeypatch, capsys):
     from feathervit.training.objectives import Classification
 
     whole, calls = Classification.forward, []
@@ -228,7 +228,7 @@ def test_a_state_whose_weights_were_never_seen_to_work_is_not_the_last_good_one(
 
 
 def test_a_good_state_outlives_any_number_of_attempts(arrays, tmp_path, small, monkeypatch):
-    """The weights break in the first step after it, which is seen at the end of the epoch."""
+    """The weights break in the first step after it; the end of the epoch notices it."""
     whole = loop.Trainer.train_step
 
     def breaking(self, number, lr):
@@ -363,7 +363,7 @@ def test_no_data_named(tmp_path):
 
 
 def test_the_last_epoch_is_kept_where_asked_for(folder, tmp_path, small, monkeypatch):
-    """Whatever validation says, here: the earlier the better. The training itself is the same."""
+    """The validation figures here fall with each epoch. The training itself is the same."""
     validate, falling = loop.accuracy_and_loss, itertools.count(99, -1)
     monkeypatch.setattr(loop, "accuracy_and_loss", lambda *words: (next(falling) / 100, validate(*words)[1]))
     for keep in ("best", "last"):
