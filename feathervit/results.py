@@ -16,7 +16,7 @@ import re
 import shlex
 import statistics
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -242,3 +242,9 @@ def spread(values: list[float], form: str = ".2f") -> str:
 def alike(texts: Iterable[str]) -> str:
     """Joins the different texts, each once, in order."""
     return " / ".join(dict.fromkeys(texts))
+
+
+def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]], left: int) -> str:
+    """Lines of cells as a table in Markdown; the first `left` columns are aligned to the left, the others to the right."""
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))

@@ -68,6 +68,20 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Statement:
+    """A claim of a paper, as comparisons of arms.
+
+    `says`: with the published figures. `above`: pairs of arms, the first of which is claimed to be better. `decides`: what
+    would decide it, beyond more seeds and epochs.
+    """
+
+    number: int
+    says: str
+    above: tuple[tuple[str, str], ...]
+    decides: str
+
+
+@dataclass(frozen=True)
 class Study:
     """A question, and the runs that answer it.
 
@@ -75,7 +89,7 @@ class Study:
     `sizes`: name -> `Size`; the first is the default. `published`: arm -> what a paper reports; a name that is not an arm is a
     row that is quoted and not run. `candidates`: arm -> name -> changes to its last stage, of which validation chooses one
     in the study `trials_of`, which runs at the size `trials`. `flip`: cells also report the test accuracy of the mean of an
-    image's logits and those of its mirror image.
+    image's logits and those of its mirror image. `statements`: the claims that its arms test.
     """
 
     name: str
@@ -87,6 +101,7 @@ class Study:
     candidates: Mapping[str, Mapping[str, Stage]] = field(default_factory=dict)
     trials: Size | None = None
     flip: bool = False
+    statements: tuple[Statement, ...] = ()
 
     def stages(self, arm: str) -> tuple[Stage, ...]:
         """The arm's stages, in order."""

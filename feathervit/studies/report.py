@@ -23,6 +23,7 @@ from ..files import write_bytes
 from ..results import alike, spread, write_json
 from ..training.records import MetricsFile
 from .plan import Plan, read_plan
+from .verdicts import paired
 
 SCHEMA = 1
 FEW_SEEDS = 5  # with fewer, a table says what its spread cannot show
@@ -169,8 +170,14 @@ def public(value: Any, private: dict[str, str]) -> Any:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: one row an arm, mean (range) over its finished cells; differences are to the first arm, seed by seed."""
-    first = next(iter(found["arms"]))
+    """Markdown: one row per arm, mean (range) over its finished cells.
+
+    Differences are to the first arm on the same images, seed by seed.
+    """
+    firsts: dict[Any, str] = {}
+    for arm in found["arms"]:
+        firsts.setdefault(_images_of(found, arm), arm)
+    first = next(iter(found["arms"])) if len(firsts) == 1 else "the first arm of its images"
     split = "test" if any(c.get("test_top1") is not None for c in found["cells"]) else "val"
     published = found.get("published") or {}
     beside = "Published" if published else f"{split.title()} less {first}, points"
@@ -186,7 +193,8 @@ def table(found: dict[str, Any]) -> str:
             own = published.get(arm, {}).get("value")
             against = "" if own is None else f"{own:g}"
         else:
-            against = "" if arm == first else spread(paired(found["cells"], first, arm, f"{split}_top1"), "+.2f")
+            own = firsts[_images_of(found, arm)]
+            against = "" if arm == own else spread(paired(found["cells"], own, arm, f"{split}_top1"), "+.2f")
         rows.append(
             [
                 arm,
@@ -214,6 +222,12 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(text).strip()
 
 
+def _images_of(found: dict[str, Any], arm: str) -> tuple:
+    """What an arm trains on: the name of its data, and images per class."""
+    stage = found["arms"][arm][-1]
+    return stage.get("data"), stage.get("split.train_per_class")
+
+
 def _chosen(found: dict[str, Any]) -> str:
     """What trials chose for each arm, with the validation accuracies of all candidates."""
     texts = []
@@ -237,15 +251,6 @@ def doubt(found: dict[str, Any]) -> str:
         f"Of {n} seeds the spread itself is uncertain: the true standard deviation is, at 95 %, {low:.1f} to {high:.1f} times "
         f"the measured one, and {n} differences of one sign have a chance of {2 / 2**n:.3g} where arms are equal."
     )
-
-
-def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> list[float]:
-    """Points by which `arm` is above `first`, one for each seed that both have finished."""
-    values = {
-        (c["arm"], c["seed"]): c[figure] for c in cells if c["status"] == "finished" and c.get(figure) is not None
-    }
-    seeds = [seed for name, seed in values if name == arm and (first, seed) in values]
-    return [100 * (values[arm, seed] - values[first, seed]) for seed in seeds]
 
 
 def _values(cells: list[dict[str, Any]], figure: str) -> list[Any]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunFolderError
-from ..results import alike, read_result, spread
+from ..results import alike, markdown_table, read_result, spread
+from .claims_table import claims_table
 from .definition import Published
 from .library.papers import TABLES, papers
 
@@ -35,7 +36,7 @@ def tables(results: str | Path) -> dict[str, str]:
         ran = [arm for arm in arms if arm in found]
         written = (_losses if name == "pretraining" else _accuracies)(ran, found)
         made[name] = "\n\n".join(filter(None, [written, _not_run([arm for arm in arms if arm not in found])]))
-    return {**made, "seeds": _seeds(results), "weights": _weights(results)}
+    return {**made, "claims": claims_table(results), "seeds": _seeds(results), "weights": _weights(results)}
 
 
 def read_papers(results: Path) -> dict[str, Cells]:
@@ -86,14 +87,28 @@ def _reported(own: Published, notes: Notes) -> str:
 
 
 def _not_run(arms: list[str]) -> str:
-    """One line: the rows that were not run, each with the figure of the paper."""
+    """The rows that were not run, each with the figure of the paper, in parts that a page shows when asked."""
+    quoted = [arm for arm in arms if arm not in papers.arms]
+    parts = {
+        "not run here": [arm for arm in arms if arm in papers.arms],
+        "quoted as published, and not to be run here": quoted,
+    }
+    return "\n\n".join(
+        f"<details><summary>{len(rows)} row{'s' * (len(rows) > 1)} {words}</summary>\n\n{_figures(rows)}\n\n</details>"
+        for words, rows in parts.items()
+        if rows
+    )
+
+
+def _figures(arms: list[str]) -> str:
+    """The figures of the paper for some rows, as one line."""
     rows = [papers.published[arm] for arm in arms]
     several = len({own.data for own in rows}) > 1
     figures: dict[str, list[str]] = defaultdict(list)
     for own in rows:
         figures[own.name].append(f"{DATA_NAMES[own.data]} {_figure(own)}" if several else _figure(own))
     texts = [f"{name} ({', '.join(filter(None, own))})" if any(own) else name for name, own in figures.items()]
-    return f"Not run here, with the figures of the paper: {'; '.join(texts)}." if texts else ""
+    return f"With the figures of the paper: {'; '.join(texts)}."
 
 
 def _cell(cells: Cells, read: Callable[[dict[str, Any]], str]) -> str:
@@ -138,7 +153,7 @@ def _accuracies(arms: list[str], found: dict[str, Cells]) -> str:
                 _cell(done or cells, _file),
             ]
         )
-    return _table(head, lines, left=2) + notes.lines() if lines else ""
+    return markdown_table(head, lines, left=2) + notes.lines() if lines else ""
 
 
 def _losses(arms: list[str], found: dict[str, Cells]) -> str:
@@ -160,7 +175,7 @@ def _losses(arms: list[str], found: dict[str, Cells]) -> str:
         parameters = f"{cell['parameters']:,}" if "parameters" in cell else ""
         own = papers.published[arm]
         lines.append([own.name, _reported(own, notes), *figures, _progress(cell), parameters, _file(cell)])
-    return _table((*head, "File"), lines, left=1) + notes.lines() if lines else ""
+    return markdown_table((*head, "File"), lines, left=1) + notes.lines() if lines else ""
 
 
 def _file(cell: dict[str, Any]) -> str:
@@ -188,7 +203,7 @@ def _seeds(results: Path) -> str:
                 f"{statistics.mean(r.minutes for r in runs):.1f}",
             ]
         )
-    return _table(head, lines, left=2)
+    return markdown_table(head, lines, left=2)
 
 
 def _weights(results: Path) -> str:
@@ -200,9 +215,4 @@ def _weights(results: Path) -> str:
         tops = [100 * run["test_top1"] for run in found["runs"] if "test_top1" in run]
         line = [f"`{path.stem}`", f"{found['parameters']:,}", f"{found['bytes']:,}", own, spread(tops)]
         lines.append([*line, str(len(found["runs"])), f"`results/weights/{path.name}`"])
-    return _table(head, lines, left=1)
-
-
-def _table(head: tuple[str, ...], lines: list[list[str]], left: int) -> str:
-    rule = ["---"] * left + ["---:"] * (len(head) - left)
-    return "\n".join("| " + " | ".join(line) + " |" for line in ([*head], rule, *lines))
+    return markdown_table(head, lines, left=1)

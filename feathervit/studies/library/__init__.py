@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from ..definition import Study
+from .claims import claims, claims_deep, poorvit_claims, poorvit_claims_trials
 from .design import DESIGN
 from .feather import feather
+from .folders import folders
 from .papers import papers
 from .peers import peers, peers_trials
 from .pretraining import pretrain_or_scratch
 from .sharing import sharing
-from .transfer import transfer
+from .transfer import transfer, transfer_trials
 
 STUDIES: dict[str, Study] = {
-    s.name: s for s in (sharing, pretrain_or_scratch, *DESIGN, feather, peers, peers_trials, transfer, papers)
+    study.name: study
+    for study in (
+        *(sharing, pretrain_or_scratch, *DESIGN, feather),
+        *(peers_trials, peers, folders, transfer_trials, transfer),
+        *(claims, claims_deep, poorvit_claims_trials, poorvit_claims, papers),
+    )
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...config import DecoderConfig, GQAConfig, MLPConfig
 from ...recipes import recipe
 from ...recipes.joint import CIFAR10_MEAN, CIFAR10_STD
 from ..definition import Published, Size, Stage, Study
@@ -21,6 +22,7 @@ TABLES = {  # name -> caption
     "table-8": f"{MLIT}, Table 8: 100 epochs of training or fine-tuning",
     "table-9": f"{MLIT}, Table 9: what the experts of a layer share (mmLiT-S, CIFAR-100, 300 epochs)",
     "poorvits": f"{POORVIT}, the main table of its repository: CIFAR-10",
+    "cct": f"{CCT}: 200 epochs by the short script of its repository",
     "feather": "Ours, by their own recipes, for the 100 epochs of Table 8",
 }
 SETS = ("cifar100", "cifar10", "svhn", "flowers102")
@@ -77,8 +79,9 @@ def _tables_7_and_9() -> None:
         millions=3.62,
         note=f"figure of {MAE_VIT}; fine-tuned as mmLiT is",
     )
-    note = f"{QUOTED} ({CCT})"
-    _row("resnet-56", "table-7", "ResNet-56", "cifar100", 74.81, certainty="recovered", millions=0.85, note=note)
+    stage = {"recipe": "resnet_cifar100", "model": "timm:resnet_56", "epochs": 300}
+    words = {"stage": stage, "certainty": "recovered", "millions": 0.85, "note": f"figure of {CCT}; its usual recipe"}
+    _row("resnet-56", "table-7", "ResNet-56", "cifar100", 74.81, **words)
     for sharing, value in {"v_w": 78.34, "w_w2": 78.87}.items():
         stage = {"recipe": "mmlit_cifar100", "model": "mlit_s", "arch.feedforward.sharing": sharing}
         _row(
@@ -108,13 +111,23 @@ _PEERS = {  # name: (millions of parameters, timm's model, patch at 32 px, figur
     "Swin-T": (29, "timm:swin_tiny_patch4_window7_224", 2, (53.28, 59.47, 71.60, 34.51)),
     "ResNet-50": (25.6, "timm:resnet50", None, (72.80, 91.78, 96.45, 46.92)),
 }
+_VIT_T = {  # timm's ViT-T as one of our encoders, with the decoder of SSAT's code
+    "model": "poorvit_tiny",
+    "arch.attention": GQAConfig(3, 3),
+    "arch.feedforward": MLPConfig(4.0),
+    "arch.positions": "sincos",
+    "arch.drop_path_rate": 0.0,
+    "mae.decoder": DecoderConfig(128, 2, GQAConfig(16, 16), MLPConfig(4.0), "learned"),
+}
 _QUOTED = {
     "CVT-13": (20, (73.50, 89.02, 91.47, 54.29)),
-    "ViT-T+SSAT": (5.8, (69.64, 91.65, 97.52, 57.20)),
     "ViT-S+SSAT": (21.8, (73.37, 94.05, 97.87, 61.15)),
     "CVT-13+SSAT": (20.3, (75.16, 95.93, 97.00, 68.82)),
     "Swin-T+SSAT": (29.3, (60.68, 83.12, 85.83, 54.72)),
 }
+
+
+_JOINT = (5.8, (69.64, 91.65, 97.52, 57.20))  # ViT-T+SSAT
 
 
 def _peer_stage(model: str, patch: int | None, data: str) -> Stage:
@@ -145,6 +158,10 @@ def _table_8() -> None:
             words["note"] = f"recipe of {SSAT}; patch of 32 px images ours" if patch else f"recipe of {SSAT}"
             arm = f"{name.lower()}-{data}"
             _row(arm, name=f"{name} (`{model}`)", value=values[i], stage=stage, millions=millions, **words)
+        joint = {**_peer_stage("", 16 if data == "flowers102" else 4, data), **_VIT_T, "objective": "joint"}
+        joint |= {"patch_size": 16 if data == "flowers102" else 4}
+        words["note"] = f"recipe of {SSAT}; patch of 32 px images and the decoder's positions ours"
+        _row(f"vit-t+ssat-{data}", name="ViT-T+SSAT", value=_JOINT[1][i], stage=joint, millions=_JOINT[0], **words)
         words["note"] = QUOTED
         for name, (millions, values) in _QUOTED.items():
             _row(f"{name.lower()}-{data}", name=name, value=values[i], millions=millions, **words)
@@ -167,22 +184,36 @@ def _poorvits() -> None:
     _row("poorvit-batch-256-processes", "poorvits", name, "cifar10", 93.44, note=note)
 
 
+def _peers() -> None:
+    """CCT by the short script of its repository."""
+    for depth, (millions, *values) in {2: (0.284, 66.90, 89.17), 4: (0.482, 70.46, 91.45)}.items():
+        for data, value in zip(SETS[:2], values, strict=True):
+            pixels = {"images.mean": CIFAR10_MEAN, "images.std": CIFAR10_STD} if data == "cifar10" else {}
+            stage = {"recipe": "cct_cifar100", "model": f"cct_{depth}_3x2", **pixels}
+            words = {
+                "stage": stage,
+                "millions": millions,
+                "note": "the repository's figure, best epoch on the test images",
+            }
+            _row(f"cct-{depth}-3x2-{data}", "cct", f"CCT-{depth}/3x2", data, value, **words)
+
+
 def _feather() -> None:
-    for size in SIZES:
+    for size in ("nano", *SIZES):
         for data in SETS[:2]:
             name = f"feather_{size}"
             stage = {"recipe": f"feather_{data}", "model": name}
             _row(f"feather-{size}-{data}", "feather", name, data, None, stage=stage)
 
 
-for _part in (_pretraining, _tables_7_and_9, _table_8, _poorvits, _feather):
+for _part in (_pretraining, _tables_7_and_9, _table_8, _poorvits, _peers, _feather):
     _part()
 
 # The arms in the order in which they are worth running; one that starts from another comes after it.
 _TRANSFERS = {size: [f"mmlit-{size}-{data}" for data in SETS] for size in SIZES}
 _FIRST = (
     *(f"mlit-{size}-{data}" for data in SETS[:2] for size in ("xxs", "xs", "s")),
-    *("feather-xxs-cifar100", "feather-xxs-cifar10"),
+    *("feather-xxs-cifar100", "feather-xxs-cifar10", "feather-nano-cifar100"),
     *("mae-xxs", *_TRANSFERS["xxs"]),
     *("mae-s", *_TRANSFERS["s"]),
     "poorvit-baseline",

@@ -1,22 +1,38 @@
-"""What weights of the package are worth on a small set that they never saw."""
+"""What the weights in the package add on small sets that they never saw, at native size and by the recipe for folders.
+
+The linear probe trains the head alone: a layer-wise decay of 1e-9 leaves all layers below as they are. Trials choose between
+fine-tuning with layer-wise decay and without.
+"""
 
 from __future__ import annotations
 
 from ...recipes import recipe
-from ..definition import Size, Study
+from ..definition import Size, Stage, Study
+from ..trials import trials_of
 
-_FIELDS = {"patch_size": 8, "batch_size": 32}
+WEIGHTS = "feather_xxs.cifar100"
+_FEW = {"split.seed": "{seed}"}  # each seed draws other images
+_DATA: dict[str, Stage] = {
+    "20 per class of sign-digits": {"data": "sign-digits", "split.train_per_class": 20, **_FEW},
+    "sign-digits": {"data": "sign-digits"},
+    "flowers102": {"data": "flowers102"},
+    "20 per class of cifar10": {"data": "cifar10", "split.train_per_class": 20, **_FEW},
+    "500 per class of cifar10": {"data": "cifar10", "split.train_per_class": 500, **_FEW},
+}
+_WAYS: dict[str, Stage] = {
+    "scratch": {"start_from": "none"},
+    "linear probe": {"start_from": WEIGHTS, "optim.layer_decay": 1e-9},
+    "fine-tuned": {"start_from": WEIGHTS},
+}
+_DECAYS = {f"layer decay {decay}": {"optim.layer_decay": decay} for decay in (1.0, 0.9, 0.65)}
 
 transfer = Study(
     name="transfer",
-    question="On few pictures of another kind: what do weights trained on CIFAR-100 add to training from scratch?",
-    base=recipe("feather_cifar100"),
-    arms={
-        "scratch": {},
-        "from feather_xxs.cifar100": {"start_from": "feather_xxs.cifar100"},
-    },
-    sizes={
-        "cpu": Size(epochs=20, fields={"img_size": 32, "split.train_per_class": 20, **_FIELDS}),
-        "gpu": Size(epochs=100, fields={"img_size": 64, **_FIELDS}),
-    },
+    question=f"On small sets of other images: what do the weights {WEIGHTS} add to training from scratch in the same time?",
+    base=recipe("folder"),
+    arms={f"{way} on {data}": {**stage, **change} for data, stage in _DATA.items() for way, change in _WAYS.items()},
+    sizes={"cpu": Size(minutes=3)},
+    candidates={f"fine-tuned on {data}": _DECAYS for data in _DATA},
+    trials=Size((0,), minutes=1),
 )
+transfer_trials = trials_of(transfer)

@@ -1,0 +1,86 @@
+"""The table of claims and verdicts in Markdown, from the result files of the studies that test them. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunFolderError
+from ..results import alike, markdown_table
+from .definition import Study
+from .library import STUDIES
+from .verdicts import Comparison, compare, verdict
+
+LATENCY = "infer_36.json"
+FORMS = {"plain": "PyTorch", "onnx": "ONNX", "int8": "ONNX int8"}
+
+
+def claims_table(results: Path) -> str:
+    """A row per claim that was tested, by its number, then a line of those that were not.
+
+    A study NAME-deep, which is longer, replaces NAME for a claim whose arms it has run with at least two seeds.
+    """
+    found = _read(results)
+    rows, waiting = [], []
+    for study in (s for s in STUDIES.values() if s.statements and not s.name.endswith("-deep")):
+        for statement in study.statements:
+            own, comparisons = study, compare(statement, found.get(study.name, {}).get("cells", []))
+            if longer := STUDIES.get(f"{study.name}-deep"):
+                deep = compare(statement, found.get(longer.name, {}).get("cells", []))
+                if all(len(comparison.points) > 1 for comparison in deep):
+                    own, comparisons = longer, deep
+            word = verdict(comparisons)
+            if word == "not run":
+                waiting.append(f"{statement.number}. {statement.says}")
+                continue
+            here = "<br>".join(c.text() for c in comparisons) + f"<br>`results/{found[own.name]['folder']}`"
+            rows.append((statement.number, statement.says, f"{_scale(own, found[own.name], comparisons)}{here}", word))
+            rows[-1] += ("" if word == "holds" else statement.decides,)
+    rows += _latency(results)
+    lines = [[f"{number}. {says}", *rest] for number, says, *rest in sorted(rows)]
+    head = ("Claim", "Here, scaled", "Verdict", "What would decide it")
+    made = markdown_table(head, lines, left=4) if lines else ""
+    rest = "Not run yet: " + "; ".join(waiting) + "." if waiting else ""
+    return "\n\n".join(filter(None, [made, rest]))
+
+
+def _scale(study: Study, found: dict[str, Any], comparisons: list[Comparison]) -> str:
+    arms = {arm for comparison in comparisons for arm in (comparison.above, comparison.below)}
+    epochs = alike(
+        " + ".join(map(str, found["epochs"][arm])) for arm in study.arms if arm in arms & set(found["epochs"])
+    )
+    return f"epochs: {epochs}<br>"
+
+
+def _read(results: Path) -> dict[str, dict[str, Any]]:
+    """Name of a study with claims -> what its study.json holds, and the "folder" that it stands in."""
+    found = {}
+    for path in sorted(results.glob("*/study.json")):
+        try:
+            study = json.loads(path.read_text(encoding="utf-8"))
+            if study["name"] in STUDIES and STUDIES[study["name"]].statements:
+                found[study["name"]] = {**study, "folder": path.parent.name}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunFolderError(f"{path} is not a result of a study: {error}; run it again, or remove it") from error
+    return found
+
+
+def _latency(results: Path) -> list[tuple]:
+    """The row on latency, from the file of `feathervit benchmark infer`; none where it lacks the models."""
+    path = results / LATENCY
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = {row["model"]: row["latency_ms"] for row in found["rows"]}
+    if not {"mlit_xxs", "twin:mlit_xxs"} <= set(rows):
+        return []
+    ours, twin = ({form: rows[name][form]["1"] for form in FORMS} for name in ("mlit_xxs", "twin:mlit_xxs"))
+    ratios = {form: ours[form] / twin[form] for form in FORMS}
+    text = "<br>".join(
+        f"{FORMS[form]}: {ours[form]:.2f} ms, {ratio:.2f} of the ViT's" for form, ratio in ratios.items()
+    )
+    faster = [ratio <= 1 for ratio in ratios.values()]
+    word = "holds" if all(faster) else "undecided" if any(faster) else "does not hold"
+    says = "mlit_xxs is as fast as a ViT of equal parameters, width and depth (one image, one thread; ours to ask)"
+    return [(8, says, f"{text}<br>`results/{LATENCY}`", word, "" if word == "holds" else "the device it is meant for")]

@@ -1,0 +1,43 @@
+"""Small folders of images from scratch: which model is best in three minutes of one thread?
+
+Signed digits and Flowers-102 at 64 px, and a folder of 600 images: 43 classes of CIFAR-100 with 14 images each, whose other
+training images validate.
+"""
+
+from __future__ import annotations
+
+from ...recipes import recipe
+from ..definition import Size, Stage, Study
+
+CLASSES = (  # every second class of CIFAR-100 by name, the first 43 of them
+    *("apple", "baby", "beaver", "bee", "bicycle", "bowl", "bridge"),
+    *("butterfly", "can", "caterpillar", "chair", "clock", "cockroach", "crab"),
+    *("cup", "dolphin", "flatfish", "fox", "hamster", "kangaroo", "lamp"),
+    *("leopard", "lizard", "man", "motorcycle", "mouse", "oak_tree", "orchid"),
+    *("palm_tree", "pickup_truck", "plain", "poppy", "possum", "raccoon", "road"),
+    *("rose", "seal", "shrew", "skyscraper", "snake", "squirrel", "sunflower"),
+    "table",
+)
+_DATA: dict[str, Stage] = {
+    "sign-digits": {"data": "sign-digits", "img_size": 64},
+    "flowers102": {"data": "flowers102", "img_size": 64},
+    "600 of cifar100": {"data": "cifar100", "img_size": 32, "reading.classes": CLASSES, "split.train_per_class": 14},
+}
+_MODELS = {
+    "feather_xxs": "feather_xxs",
+    "feather_nano": "feather_nano",
+    "mlit_nano": "mlit_nano",
+    "ResNet-18 a quarter as wide": "timm:resnet18_xxs",
+}
+
+folders = Study(
+    name="folders",
+    question="Which model is best on a small folder of images, from scratch in three minutes of one thread?",
+    base=recipe("folder"),
+    arms={
+        f"{name} on {data}": {**stage, "model": model, "start_from": "none"}
+        for data, stage in _DATA.items()
+        for name, model in _MODELS.items()
+    },
+    sizes={"cpu": Size(minutes=3)},
+)

@@ -1,0 +1,79 @@
+"""What the runs of a study say of a paper's claims, each tested scaled: holds, does not hold, or undecided.
+
+A claim is one or more comparisons "this arm is above that arm". The differences are taken seed by seed. A comparison holds if
+the 95 % interval of their mean (Student's t) lies above zero, and does not hold if it lies below. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scipy.stats import t as student
+
+from .definition import Statement
+
+Word = Literal["holds", "does not hold", "undecided", "not run"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Points by which one arm is above another, one per seed that both have, and what follows."""
+
+    above: str
+    below: str
+    points: list[float]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the mean difference, in points; infinite for fewer than two seeds."""
+        n = len(self.points)
+        if n < 2:
+            return -math.inf, math.inf
+        mean, half = (
+            statistics.mean(self.points),
+            student.ppf(0.975, n - 1) * statistics.stdev(self.points) / math.sqrt(n),
+        )
+        return mean - half, mean + half
+
+    @property
+    def word(self) -> Word:
+        low, high = self.interval
+        if not self.points:
+            return "not run"
+        return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
+
+    def text(self) -> str:
+        """The difference in words."""
+        if not self.points:
+            return f"{self.above} over {self.below}: not run"
+        mean, (low, high) = statistics.mean(self.points), self.interval
+        seeds = f"{len(self.points)} seeds, 95 % {low:+.2f} to {high:+.2f}" if len(self.points) > 1 else "one seed"
+        return f"{self.above} over {self.below}: {mean:+.2f} points ({seeds})"
+
+
+def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> list[float]:
+    """Points by which `arm` is above `first`, one for each seed that both have finished."""
+    values = {
+        (c["arm"], c["seed"]): c[figure] for c in cells if c["status"] == "finished" and c.get(figure) is not None
+    }
+    seeds = [seed for name, seed in values if name == arm and (first, seed) in values]
+    return [100 * (values[arm, seed] - values[first, seed]) for seed in seeds]
+
+
+def compare(statement: Statement, cells: list[dict[str, Any]]) -> list[Comparison]:
+    """The comparisons of a claim, from the cells of study.json."""
+    return [Comparison(above, below, paired(cells, below, above, "test_top1")) for above, below in statement.above]
+
+
+def verdict(comparisons: Iterable[Comparison]) -> Word:
+    """What follows for the claim: it holds if every comparison does, and does not hold if one does not."""
+    words = {comparison.word for comparison in comparisons}
+    if "does not hold" in words:
+        return "does not hold"
+    if words == {"not run"}:
+        return "not run"
+    return "holds" if words == {"holds"} else "undecided"
