@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tables import PAGES, PARTS, budget, with_tables
+from accuracy import draw_accuracy, draw_minutes
+from tables import PAGES, PARTS, RESULTS, budget, with_tables
 from torch import nn
 
 from feathervit.config import MODELS, MoEConfig, SwiGLUConfig, resolve
@@ -96,6 +97,8 @@ def main() -> None:
     (HERE / "figures").mkdir(exist_ok=True)
     for draw in (draw_hidden, draw_budget, draw_masks):
         draw(plt)
+    save(draw_accuracy(plt, RESULTS), "accuracy")
+    save(draw_minutes(plt, RESULTS), "minutes")
     for page in PAGES:
         (HERE / page).write_text(with_tables(page))
 

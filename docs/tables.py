@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accuracy import points_table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -252,6 +253,7 @@ TABLES = {  # page -> name of the table -> what writes it
     "recipes.md": {"recipes": recipes_table},
     "images.md": {"sizes": sizes_table, "budgets": budgets_table},
     "studies.md": {"studies": studies_table},
+    "results.md": {"points": lambda: points_table(RESULTS)},
     "measured.md": {
         "repeated-runs": repeated_runs_table,
         "few-labels": few_labels_table,

@@ -25,6 +25,7 @@ ALLOWED = {  # (page, figure): why it is no measurement, or where it is checked
     ("deploying.md", "99 %"): "what export demands",
     ("deploying.md", "97 %"): "what export demands of int8",
     ("deploying.md", "5 %"): "the level of McNemar's test",
+    ("results.md", "95 %"): "the level of an interval",
     ("studies.md", "95 %"): "the level of an interval, in the tables",
     ("images.md", "95 %"): "the level of Wilson's interval",
 }

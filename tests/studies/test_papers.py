@@ -67,7 +67,7 @@ def test_the_study_can_be_run_and_its_rows_stand_in_tables() -> None:
 
 
 def test_joint_training_is_around_the_vit_of_timm() -> None:
-    """The encoder has the parameters of timm's ViT-T, but for its learned positions; with the decoder it is the paper's 5.8 M."""
+    """The encoder has the parameters of timm's ViT-T but for learned positions; with the decoder it is the paper's 5.8 M."""
     stage = dict(papers.arms["vit-t+ssat-cifar100"])
     config, _ = planned(recipe(stage.pop("recipe")), None, stage.pop("data"), stage)
     with torch.device("meta"):

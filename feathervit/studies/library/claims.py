@@ -60,13 +60,13 @@ def _arms(times: int) -> dict[str, Any]:
 _MMLIT = (
     Statement(
         1,
-        "More parameters, higher accuracy from scratch (Table 8: S 60.58, XS 57.93, XXS 56.98 %)",
+        "More parameters, higher accuracy from scratch (Table 8, in %: S 60.58, XS 57.93, XXS 56.98)",
         (("S", "XS"), ("XS", "XXS")),
         "the 100 epochs of all images of the paper",
     ),
     Statement(
         2,
-        "Masked pre-training, then fine-tuning, is better than training from scratch (Table 8, XXS: 73.42 against 56.98 %)",
+        "Masked pre-training, then fine-tuning, is better than training from scratch (Table 8, XXS, in %: 73.42 against 56.98)",
         (
             ("XXS pre-trained, 100 per cent of labels", "XXS"),
             ("XXS pre-trained, 10 per cent of labels", "XXS, 10 per cent of labels"),
@@ -76,8 +76,8 @@ _MMLIT = (
     ),
     Statement(
         3,
-        "What was pre-trained on CIFAR-100 helps on other data (Table 8, XXS: CIFAR-10 92.21 against 80.78, Flowers-102 "
-        "48.59 against 35.34 %; sign-digits are ours)",
+        "What was pre-trained on CIFAR-100 helps on other data (Table 8, XXS, in %: CIFAR-10 92.21 against 80.78, Flowers-102 "
+        "48.59 against 35.34; sign-digits are ours)",
         tuple((f"XXS pre-trained on {data}", f"XXS on {data}") for data in _OTHER_DATA),
         "pre-training for hundreds of epochs of all images",
     ),
@@ -90,7 +90,7 @@ _MMLIT = (
     ),
     Statement(
         5,
-        "Experts that share V and W2 are better than others (Table 9: V, W2 79.15; V, W 78.34; W, W2 78.87 %)",
+        "Experts that share V and W2 are better than others (Table 9, in %: V, W2 79.15; V, W 78.34; W, W2 78.87)",
         (("XXS", "sharing v_w"), ("XXS", "sharing w_w2"), ("XXS", "sharing none")),
         "mmLiT-S after its pre-training, and at least ten seeds: the published differences are 0.3 to 0.8 points",
     ),
@@ -142,7 +142,7 @@ _CHOICES: dict[str, Any] = {
 _POORVITS = (
     Statement(
         9,
-        "Low-rank q costs little, low-rank k more, low-rank q, k and v most (93.65, 93.32, 92.50, 91.80 %)",
+        "Low-rank q costs little, low-rank k more, low-rank q, k and v most (in %: 93.65, 93.32, 92.50, 91.80)",
         (("baseline", "low-rank q"), ("low-rank q", "low-rank k"), ("low-rank k", "low-rank qkv")),
         "its 300 epochs of CIFAR-10 with several seeds: the published figures are single runs",
     ),
@@ -154,19 +154,19 @@ _POORVITS = (
     ),
     Statement(
         11,
-        "Whitened patches do not raise the accuracy (93.28 against 93.65 %)",
+        "Whitened patches do not raise the accuracy (in %: 93.28 against 93.65)",
         (("baseline", "whitened patches"),),
         "its 300 epochs, and more seeds: the published difference is 0.4 points of single runs",
     ),
     Statement(
         12,
-        "Lion, and Muon, are better than AdamW, each at its best of three rates (batch 1024: Lion 92.38, AdamW 92.09 %)",
+        "Lion, and Muon, are better than AdamW, each at its best of three rates (batch 1024, in %: Lion 92.38, AdamW 92.09)",
         (("Lion", "AdamW"), ("Muon", "AdamW")),
         "its batch of 1,024 images and 300 epochs",
     ),
     Statement(
         13,
-        "Augmentation raises the accuracy (without AutoAugment 92.14, without CutMix 92.77, with both 93.65 %)",
+        "Augmentation raises the accuracy (in %: without AutoAugment 92.14, without CutMix 92.77, with both 93.65)",
         (("baseline", "no augmentation"),),
         "enough epochs to over-fit without augmentation",
     ),

@@ -1,0 +1,161 @@
+"""What docs/results.md opens with: CIFAR-100 accuracy against parameters, and against CPU minutes.
+
+Published points come from published.json, ours from result files: the weights of the package, the papers' rows that were run,
+and the studies `peers`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from feathervit.results import markdown_table
+from feathervit.studies.library.papers import papers
+from feathervit.studies.tables import read_papers
+
+HERE = Path(__file__).resolve().parent
+MOST_MILLIONS = 2.5
+LABEL = 1.0  # width of a label, as a difference of logarithms
+KINDS = {"attention": ("o", "C0"), "convolutions": ("s", "C7"), "ours": ("*", "C3")}  # marker and colour
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model on CIFAR-100. `top1` in %; `minutes` of one CPU thread, None where nothing is known of them."""
+
+    name: str
+    millions: float
+    top1: float
+    kind: str
+    cost: str
+    source: str
+    minutes: float | None = None
+
+
+def published() -> list[Point]:
+    return [Point(**row) for row in json.loads((HERE / "published.json").read_text(encoding="utf-8"))]
+
+
+def ours(results: Path) -> list[Point]:
+    """Our models trained on all of CIFAR-100."""
+    points = []
+    for path in sorted((results / "weights").glob("*.cifar100.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        minutes = sum(run["minutes"] * run["threads"] for run in found["runs"]) / len(found["runs"])
+        cost = f"{found['runs'][0]['epochs']} epochs, {minutes / 60:.1f} core-hours"
+        top1 = 100 * statistics.mean(run["test_top1"] for run in found["runs"])
+        source = f"`results/weights/{path.name}`"
+        points.append(Point(path.stem, found["parameters"] / 1e6, top1, "ours", cost, source, minutes))
+    for arm, cells in read_papers(results).items():
+        own = papers.published[arm]
+        done = [cell for cell in cells if cell["status"] == "finished"]
+        if own.data == "cifar100" and own.figure == "test_top1" and done:
+            top1 = 100 * statistics.mean(cell["test_top1"] for cell in done)
+            cost = " + ".join(f"{n:,}" for n in done[0]["epochs"]) + " epochs"
+            source = f"`results/{done[0]['file'].parent.name}`"
+            points.append(Point(own.name, done[0]["parameters"] / 1e6, top1, "ours", cost, source))
+    return points
+
+
+def in_minutes(results: Path) -> list[Point]:
+    """Arms of the studies `peers`, on 10,000 images, in the minutes of their budget."""
+    points = []
+    for path in sorted(results.glob("peers*/study.json")):
+        study = json.loads(path.read_text(encoding="utf-8"))
+        minutes = study["budget"].get("minutes")
+        if study["name"] != "peers" or minutes is None:
+            continue
+        for arm in study["arms"]:
+            done = [cell for cell in study["cells"] if cell["arm"] == arm and cell["status"] == "finished"]
+            if done:
+                top1 = 100 * statistics.mean(cell["test_top1"] for cell in done)
+                kind = (
+                    "ours"
+                    if arm.startswith("feather")
+                    else "convolutions"
+                    if "ResNet" in arm or "Conv" in arm
+                    else "attention"
+                )
+                source = f"`results/{path.parent.name}`"
+                points.append(
+                    Point(arm, done[0]["parameters"] / 1e6, top1, kind, f"{minutes:g} minutes", source, minutes)
+                )
+    return points
+
+
+def points_table(results: Path) -> str:
+    """All points of the first chart, by falling accuracy."""
+    found = [p for p in (*published(), *ours(results)) if p.millions < MOST_MILLIONS]
+    lines = [
+        (
+            p.name,
+            "ours" if p.kind == "ours" else f"published, {p.kind}",
+            f"{p.millions:.3g}",
+            f"{p.top1:.2f}",
+            p.cost,
+            p.source,
+        )
+        for p in sorted(found, key=lambda p: -p.top1)
+    ]
+    return markdown_table(("Model", "Kind", "Million parameters", "Test top-1, %", "Cost", "Source"), lines, left=2)
+
+
+def draw_accuracy(plt, results: Path):
+    """CIFAR-100 accuracy against parameters; each point with its cost."""
+    figure, axis = plt.subplots(figsize=(8.6, 6.4), layout="constrained")
+    _scatter(axis, [p for p in (*published(), *ours(results)) if p.millions < MOST_MILLIONS], lambda p: p.millions)
+    axis.set(xscale="log", xlabel="million parameters", ylabel="CIFAR-100 test top-1, %", xlim=(0.12, 4.2))
+    axis.set_xticks([0.15, 0.3, 0.6, 1.2, 2.4], ["0.15", "0.3", "0.6", "1.2", "2.4"])
+    axis.minorticks_off()
+    axis.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def draw_minutes(plt, results: Path):
+    """CIFAR-100 accuracy against minutes of one CPU thread."""
+    figure, axis = plt.subplots(figsize=(8.6, 5.2), layout="constrained")
+    _scatter(axis, [*in_minutes(results), *(p for p in ours(results) if p.minutes)], lambda p: p.minutes)
+    axis.set(xscale="log", xlabel="minutes of one CPU thread", ylabel="CIFAR-100 test top-1, %", xlim=(6, 3000))
+    axis.set_xticks([10, 30, 100, 300, 1000], ["10", "30", "100", "300", "1000"])
+    axis.minorticks_off()
+    axis.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _scatter(axis, points: list[Point], place) -> None:
+    for kind, (marker, colour) in KINDS.items():
+        own = [p for p in points if p.kind == kind]
+        label = (
+            "ours"
+            if kind == "ours"
+            else f"published, {kind}"
+            if any(p.minutes is None for p in own)
+            else f"peers, {kind}"
+        )
+        size = 110 if kind == "ours" else 28
+        axis.scatter([place(p) for p in own], [p.top1 for p in own], size, colour, marker, label=label, zorder=3)
+    for p, height in _without_overlap(points, place):
+        weight = "bold" if p.kind == "ours" else "normal"
+        right = place(p) > 0.6 * max(map(place, points))  # then the label is on the left
+        words = {"ha": "right" if right else "left", "va": "center", "fontsize": 6.5, "fontweight": weight}
+        text = axis.text(place(p) * (0.96 if right else 1.04), height, f"{p.name}: {p.cost}", **words)
+        text.set_in_layout(False)
+    axis.grid(alpha=0.3)
+
+
+def _without_overlap(points: list[Point], place) -> Iterator[tuple[Point, float]]:
+    """Each point with the height of its label: from below, a label moves up until it clears those near it."""
+    tops = [p.top1 for p in points]
+    line = 0.024 * (max(tops) - min(tops))
+    placed: list[tuple[float, float]] = []
+    for p in sorted(points, key=lambda p: (p.top1, place(p))):
+        height, x = p.top1, math.log(place(p))
+        for other, taken in sorted(placed, key=lambda label: label[1]):
+            if abs(other - x) < LABEL and abs(taken - height) < line:
+                height = taken + line
+        placed.append((x, height))
+        yield p, height
