@@ -57,12 +57,12 @@ def run(
     before = torch.get_num_threads()
     if device != "cpu":
         for size in sorted({36, *sizes}):
-            speeds = _speeds({OURS: _fed(pictures(batch, size), torch.device(device))}, repeats, device)
+            speeds = _speeds({OURS: _fed(random_images(batch, size), torch.device(device))}, repeats, device)
             rows += _rows(speeds, size, None, device)
     else:
         try:
             for size in sizes:
-                images = pictures(batch, size)
+                images = random_images(batch, size)
                 contenders = {OURS: (_ours(images), batch)}
                 contenders |= {name: (loop, _LOOP) for name, loop in loops(images[:_LOOP]).items()}
                 for count in threads:
@@ -115,7 +115,7 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def pictures(n: int, size: int) -> Tensor:
+def random_images(n: int, size: int) -> Tensor:
     """uint8 [n, 3, size, size]: squares of several scales cut from scikit-learn's two sample photographs."""
     from sklearn.datasets import load_sample_images
 

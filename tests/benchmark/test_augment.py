@@ -25,14 +25,14 @@ def test_the_benchmark_reports_every_contender(monkeypatch):
 
 
 def test_on_an_accelerator_whole_groups_are_measured():
-    work, count = augment._fed(augment.pictures(256, 24), torch.device("meta"))
+    work, count = augment._fed(augment.random_images(256, 24), torch.device("meta"))
     assert count == 128 * ((1 << 24) // (128 * 3 * 24 * 24))
     work()
 
 
 def test_every_loop_gives_a_normalised_batch():
     torch.manual_seed(0)
-    images = augment.pictures(64, 24)
+    images = augment.random_images(64, 24)
     ours = augment._ours(images)()
     for name, loop in augment.loops(images).items():
         batch = loop()

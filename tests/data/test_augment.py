@@ -15,7 +15,7 @@ from timm.data.random_erasing import RandomErasing
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from feathervit.benchmark.augment import pictures as images
+from feathervit.benchmark.augment import random_images as images
 from feathervit.chance import Chance
 from feathervit.config import Augmentation
 from feathervit.data import geometry
@@ -394,7 +394,7 @@ def test_a_gpu_gives_the_same_images_and_never_waits_for_the_host():
 
 MEMORY = """
 import torch
-from feathervit.benchmark.augment import pictures as images
+from feathervit.benchmark.augment import random_images as images
 from feathervit.chance import Chance
 from feathervit.config import Augmentation
 from feathervit.data.augment import Augmenter

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from feathervit.benchmark.augment import pictures as images
+from feathervit.benchmark.augment import random_images as images
 from feathervit.chance import Chance
 from feathervit.config import Augmentation
 from feathervit.data import feed as feeds

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from timm.data.auto_augment import NAME_TO_OP
 
-from feathervit.benchmark.augment import pictures as images
+from feathervit.benchmark.augment import random_images as images
 from feathervit.data.operations import apply_policy, plan_policy
 from feathervit.data.policies import AFFINE, ENHANCEMENTS, OPERATIONS, Draws, draw_policy, magnitudes, rand_magnitudes
 
