@@ -42,7 +42,7 @@ from ..recipes import recipe, recipe_for
 from ..results import read_config
 from ..streams import Result, Words, open_closed
 from ..text import REPLACED, shown
-from .help import short_help
+from .help import overview, short_help, verb_help
 from .reading import as_fields
 from .train import Pretrain, Train
 from .verbs import SUCCESSORS, VERBS
@@ -108,7 +108,7 @@ def _run(argv: list[str], debug: bool) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview())
+        print(overview(VERBS))
         return 0
     if argv[0] == "--version":
         print(f"feathervit {__version__}")
@@ -167,7 +167,7 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
     if argv[0] in rooms:
         inside = [name.split()[1] for name in VERBS if name.startswith(argv[0] + " ")]
         if len(argv) < 2 or argv[1] in ("-h", "--help"):
-            print(_overview(argv[0]))
+            print(overview(VERBS, argv[0]))
             raise SystemExit(0)
         if argv[1] not in inside:
             raise UnknownNameError(f"verb of {argv[0]}", argv[1], inside)
@@ -175,19 +175,6 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
     if argv[0] not in VERBS:
         raise UnknownNameError("verb", argv[0], [*VERBS, *rooms])
     return argv[0], argv[1:]
-
-
-def _overview(room: str = "") -> str:
-    lines = [
-        "feathervit: ultra-light vision transformers for small images",
-        "",
-        f"usage: feathervit {room or 'VERB'} ...",
-        "",
-    ]
-    for name, (kind, _) in VERBS.items():
-        if name.startswith(room):
-            lines.append(f"  {name:<24} {(kind.__doc__ or '').splitlines()[0]}")
-    return "\n".join([*lines, "", "feathervit VERB --help shows the flags of a verb; --debug shows tracebacks."])
 
 
 def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]:
@@ -203,6 +190,11 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
             print(short_help(verb, default))
             raise SystemExit(0)
         words = ["--help" if word == "--help-all" else word for word in words]
+    elif {"-h", "--help"} & set(words):
+        print(verb_help(verb, kind))
+        raise SystemExit(0)
+    if verb == "predict":
+        words = _from_first(words)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -259,6 +251,16 @@ def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[s
         spot = next(i for i, word in enumerate(argv) if word.partition("=")[0] == f"--{flag}")
         argv = argv[:spot] + argv[spot + (1 if "=" in argv[spot] else 2) :]
     return config, argv
+
+
+def _from_first(argv: list[str]) -> list[str]:
+    """The words of `predict` with the weights of `--from NAME` in their place: before the images."""
+    name = _value_of(argv, "from")
+    if name is None:
+        return argv
+    spot = next(i for i, word in enumerate(argv) if word.partition("=")[0] == "--from")
+    rest = argv[:spot] + argv[spot + (1 if "=" in argv[spot] else 2) :]
+    return [name, *rest]
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:

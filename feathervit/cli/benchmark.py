@@ -23,12 +23,15 @@ class BenchmarkAugment:
     threads: tuple[int, ...] = (1, 2)
     """CPU threads to measure with."""
     batch: int = 1024
+    """Images per batch."""
     repeats: int = 7
     """Runs of which the median counts."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where the augmentation runs."""
     out: str | None = None
     """Also write the JSON here."""
     json: bool = False
+    """Print one JSON object on standard output and nothing else."""
 
 
 def benchmark_augment(args: BenchmarkAugment, _: dict) -> int:
@@ -45,7 +48,7 @@ def benchmark_augment(args: BenchmarkAugment, _: dict) -> int:
 
 @dataclass
 class BenchmarkTrain:
-    """What a training step costs: images a second, memory, and the shares of its parts, for any model.
+    """What a training step costs: images per second, memory, and the shares of its parts, for any model.
 
     Several models, image sizes or batch sizes make a table with one row for each combination. Under torchrun the batch is
     divided among the processes.
@@ -62,18 +65,23 @@ class BenchmarkTrain:
     img_size: tuple[int, ...] = ()
     """The model's own if none is given."""
     patch_size: int | None = None
+    """Patch side in pixels; the model's own if not given."""
     batch_size: tuple[int, ...] = ()
     """The recipe's if none is given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; auto: a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Floating-point format of the step; auto is what a run takes."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
     """torch.compile; auto is what a long run takes."""
     rounds: int = 5
     """Rounds of which the median counts."""
     threads: int | None = None
+    """CPU threads (PyTorch's choice if not given)."""
     out: str | None = None
     """Also write the JSON here."""
     json: bool = False
+    """Print one JSON object on standard output and nothing else."""
 
 
 def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
@@ -126,6 +134,7 @@ class BenchmarkInfer:
     out: str | None = None
     """Also write the JSON here."""
     json: bool = False
+    """Print one JSON object on standard output and nothing else."""
 
 
 def benchmark_infer(args: BenchmarkInfer, _: dict) -> int:

@@ -23,8 +23,11 @@ class Calibrate(ReadingFlags):
     data: str | None = None
     """A name or folder; the data the checkpoint was trained on if not given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; auto: a GPU where there is one."""
     skip_unreadable: bool = False
+    """Skip images that cannot be read, and count them."""
     threads: int | None = None
+    """CPU threads (PyTorch's choice if not given)."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 

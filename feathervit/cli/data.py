@@ -49,6 +49,7 @@ class DataShow(ReadingFlags):
     per_class: int = 8
     """Samples of each class."""
     seed: int = 0
+    """Seed of what is drawn."""
 
 
 def data_show(args: DataShow, _: dict) -> int:

@@ -15,7 +15,9 @@ class Demo:
     out: str = "runs/demo"
     """Folder of the three runs; what an earlier demo left there is replaced."""
     seed: int = 0
+    """Seed of what is drawn."""
     json: bool = False
+    """Print one JSON object on standard output and nothing else."""
 
 
 def demo(args: Demo, _: dict) -> int:

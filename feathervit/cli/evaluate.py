@@ -30,10 +30,13 @@ class Evaluate(ReadingFlags):
     split: Literal["train", "val", "test"] | None = None
     """Which split; the test split, else val, else all there is, if not given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; auto: a GPU where there is one."""
     skip_unreadable: bool = False
+    """Skip images that cannot be read, and count them."""
     flip: bool = False
     """Average the logits of each image and of its mirror image."""
     threads: int | None = None
+    """CPU threads (PyTorch's choice if not given)."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -73,17 +76,21 @@ class Predict:
     """Name the classes of image files."""
 
     checkpoint: Positional[str]
-    """A weights file, or a run folder (its best weights)."""
+    """A weights file, a run folder (its best weights), or weights in the package; also as --from NAME."""
     images: Positional[tuple[str, ...]]
-    """Image files, or folders of them."""
+    """Image files, folders of them, or patterns such as 'photos/*.jpg'."""
     top: int = 3
     """How many classes to name for each image."""
     min_confidence: float = 0.0
     """Answer "unsure" where the best guess has a probability under this, from 0 to 1."""
     max_image_gib: float | None = None
     """Memory that one image may take when it is decoded, in GiB (as in training if not given)."""
+    draw: str | None = None
+    """A folder for copies of the images with their labels drawn."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; auto: a GPU where there is one."""
     threads: int | None = None
+    """CPU threads (PyTorch's choice if not given)."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
     csv: bool = False
@@ -112,19 +119,15 @@ def predict(args: Predict, _: dict) -> int:
         found, failures = run(
             args.checkpoint, args.images, args.top, args.device, args.min_confidence, args.max_image_gib
         )
+        if args.draw:
+            from ..checkpoint import load_weights
+            from ..plots.labelled import draw_predictions
+
+            draw_predictions(found, args.draw, load_weights(args.checkpoint).config)
     if args.json:
         print_json(
             {
-                "predictions": [
-                    {
-                        "file": p.source,
-                        "label": p.label,
-                        "sure": p.sure,
-                        "classes": p.classes,
-                        "probabilities": p.probabilities,
-                    }
-                    for p in found
-                ],
+                "predictions": [prediction.to_dict() for prediction in found],
                 "unreadable": failures,
                 "warnings": [str(w.message) for w in said if issubclass(w.category, DataWarning)],
             }

@@ -30,6 +30,8 @@ class Export(ReadingFlags):
     accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
     batch: int | None = None
     """A fixed number of images at once (onnx and int8), which CoreML and NNAPI need; any number if not given."""
+    samples: int = 0
+    """Copy so many of the held-out images into the page, for its visitors to try (web). They become as public as the page."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -51,6 +53,7 @@ def export(args: Export, _: dict) -> int:
         input=args.input,
         min_agreement=args.min_agreement,
         batch=args.batch,
+        samples=args.samples,
         say=say,
     )
     if args.json:

@@ -1,4 +1,7 @@
-"""The short help of the training verbs: the flags that people use, in groups, with the defaults of the recipe."""
+"""The help at 80 columns: the flags of a verb with what they do and their defaults.
+
+Of the training verbs it shows the flags that people use, in groups, with the defaults of the recipe.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ import inspect
 import itertools
 import textwrap
 import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
 from typing import Any, Literal
+
+from tyro.conf import Positional
 
 from ..config import RunConfig
 from ..recipes import ADAPTIVE
+from .reading import ReadingFlags
 
 WIDTH = 80
 COLUMN = 26  # where the descriptions begin
-FLAGS = {
+FLAGS = {  # of the training verbs
     "data": ("data", "classes", "img-size"),
     "model": ("model", "from", "pretrained", "recipe"),
     "training": ("epochs", "minutes", "batch-size", "lr", "optim.name", "seed"),
@@ -23,15 +31,71 @@ FLAGS = {
 }
 BY_THE_IMAGES = ("model", "img_size", "patch_size", "epochs")  # what a recipe that looks at the images chooses
 FIELDS = {"from": "start_from", "classes": "reading.classes", "config": "config_file"}
+POSITIONAL = typing.get_args(Positional[int])[1]  # how tyro marks it
+
+
+def overview(verbs: Mapping[str, tuple[type, Any]], room: str = "") -> str:
+    """The help of the command, or of the verbs in `room`: each verb with the first line of its description."""
+    lines = [
+        "feathervit: ultra-light vision models for small images",
+        "",
+        f"usage: feathervit {room or 'VERB'} ...",
+        "",
+    ]
+    for name, (kind, _) in verbs.items():
+        if name.startswith(room):
+            lines += _item(f"  {name}", _summary(kind))
+    return "\n".join(
+        [*lines, "", *_wrapped("feathervit VERB --help shows the flags of a verb; --debug shows tracebacks.")]
+    )
+
+
+def verb_help(verb: str, kind: type) -> str:
+    """The help of a verb: `kind` is its dataclass of flags."""
+    hints, texts = typing.get_type_hints(kind, include_extras=True), descriptions(kind)
+    places = {f.name: f for f in fields(kind) if POSITIONAL in typing.get_args(hints[f.name])}
+    common = {f.name for f in fields(ReadingFlags)} if issubclass(kind, ReadingFlags) else set()
+    named = [f for f in fields(kind) if f.name not in places]
+    words = [f.name.upper() + ("..." if _is_many(hints[f.name]) else "") for f in places.values()]
+    words = [word if places[name].default is MISSING else f"[{word}]" for name, word in zip(places, words, strict=True)]
+    whole = inspect.getdoc(kind) or ""
+    lines = [" ".join(["usage: feathervit", verb, *words, "[FLAGS]"])]
+    for paragraph in whole.split("\n\n"):
+        lines += ["", *_wrapped(" ".join(paragraph.split()))]
+    groups = {
+        "arguments": list(places.values()),
+        "flags": [f for f in named if f.name not in common],
+        "how data is read": [f for f in named if f.name in common],
+    }
+    for group, members in groups.items():
+        if members or group == "flags":
+            lines += ["", f"{group}:"]
+            for f in members:
+                lines += _field(f, hints[f.name], texts.get(f.name, ""), f.name in places)
+            if group == "flags":
+                lines += _item("  --help", "Show this help.")
+    return "\n".join(lines)
+
+
+def _field(f: Field, hint: Any, text: str, positional: bool) -> list[str]:
+    plain = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+    choices = _choices(plain)
+    if choices:
+        text += f" One of {', '.join(choices)}."
+    value = f.default
+    if not (value is None or value is False or value is MISSING or value in ("", (), 0)):
+        text += f" (default: {value})"
+    name = f.name.upper() if positional else "--" + f.name.replace("_", "-")
+    return _item(f"  {name}{'' if positional or plain is bool else ' ' + _word(plain, choices)}", text)
+
+
+def _is_many(hint: Any) -> bool:
+    return typing.get_origin(typing.get_args(hint)[0]) is tuple
 
 
 def short_help(verb: str, flags: Any) -> str:
-    """The help of `flags`, an instance of the verb's dataclass whose `config` is the recipe's configuration."""
-    lines = [
-        f"usage: feathervit {verb} --data FOLDER --out RUN [FLAGS]",
-        "",
-        *textwrap.wrap(inspect.getdoc(type(flags)).partition("\n\n")[0], WIDTH),
-    ]
+    """The help of a training verb. `flags`: an instance of its dataclass whose `config` is the recipe's configuration."""
+    lines = [f"usage: feathervit {verb} --data FOLDER --out RUN [FLAGS]", "", *_wrapped(_summary(type(flags)))]
     for group, names in FLAGS.items():
         lines += ["", f"{group}:"]
         for name in names:
@@ -42,7 +106,7 @@ def short_help(verb: str, flags: Any) -> str:
         "all, with --recipe NAME or --model NAME before it those of another. feathervit recipes and feathervit models list "
         "them."
     )
-    return "\n".join([*lines, "", *textwrap.wrap(more, WIDTH, break_on_hyphens=False)])
+    return "\n".join([*lines, "", *_wrapped(more)])
 
 
 def _lines(name: str, flags: Any) -> list[str]:
@@ -53,7 +117,7 @@ def _lines(name: str, flags: Any) -> list[str]:
     for part in path:
         owner = getattr(owner, part)
     value, kind = getattr(owner, last), typing.get_type_hints(type(owner))[last]
-    text = _descriptions(type(owner))[last]
+    text = descriptions(type(owner))[last]
     if choices := _choices(kind):
         text += f" One of {', '.join(choices)}."
     if isinstance(owner, RunConfig) and owner.recipe in ADAPTIVE and last in BY_THE_IMAGES:
@@ -61,14 +125,30 @@ def _lines(name: str, flags: Any) -> list[str]:
     else:
         default = "" if value is None or value is False or value in ("", ()) else str(value)
     text += f" (default: {default})" if default else ""
-    head = f"  --{name}{'' if kind is bool else ' ' + _word(kind, choices)}"
-    lines = textwrap.wrap(text, WIDTH - COLUMN, break_long_words=False, break_on_hyphens=False)
+    return _item(f"  --{name}{'' if kind is bool else ' ' + _word(kind, choices)}", text)
+
+
+def _summary(kind: type) -> str:
+    """The first paragraph of a verb's description."""
+    return " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
+
+
+def _wrapped(text: str, width: int = WIDTH) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _item(head: str, text: str) -> list[str]:
+    """A name and what it means, wrapped with a hanging indent."""
+    lines = _wrapped(text, WIDTH - COLUMN) or [""]
     first = [f"{head:<{COLUMN - 1}} {lines[0]}"] if len(head) < COLUMN else [head, " " * COLUMN + lines[0]]
     return first + [" " * COLUMN + line for line in lines[1:]]
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    """The values of a Literal, also of one that may be None."""
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)
+    return next((typing.get_args(part) for part in typing.get_args(kind) if typing.get_origin(part) is Literal), ())
 
 
 def _word(kind: Any, choices: tuple[str, ...]) -> str:
@@ -79,7 +159,7 @@ def _word(kind: Any, choices: tuple[str, ...]) -> str:
     return "N" if int in kinds and not choices else "NAME"
 
 
-def _descriptions(kind: type) -> dict[str, str]:
+def descriptions(kind: type) -> dict[str, str]:
     """The string below each field of a dataclass, its bases' among them."""
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):

@@ -15,6 +15,7 @@ class Models:
     """The named models: parameters, multiply-accumulates, tokens, source."""
 
     json: bool = False
+    """Print one JSON object on standard output and nothing else."""
 
 
 def models(args: Models, _: dict) -> int:
@@ -55,6 +56,7 @@ class Recipes:
     """The recipes: where each comes from, what it needs, what it should reach."""
 
     json: bool = False
+    """Print one JSON object on standard output and nothing else."""
 
 
 def recipes(args: Recipes, _: dict) -> int:

@@ -35,6 +35,7 @@ from .plot import (
 )
 from .probe import Probe, probe
 from .results import ResultsTable, results_table
+from .serve import Serve, serve
 from .study import StudyFlags, study
 from .train import Pretrain, Train, train
 
@@ -48,6 +49,7 @@ VERBS: dict[str, Verb] = {
     "predict": (Predict, predict),
     "probe": (Probe, probe),
     "export": (Export, export),
+    "serve": (Serve, serve),
     "report": (Report, report),
     "models": (Models, models),
     "recipes": (Recipes, recipes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from ..checkpoint import load_weights
 from ..data import ImageSet, load_split
 from ..data.finding import find
 from ..data.image import quiet
+from ..data.opening import SUFFIXES
 from ..data.walk import walk
 from ..device import choose_device
 from ..errors import DataError, FeatherVitError
@@ -116,7 +118,10 @@ def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
 
 
 def _files(images: Sequence[str | Path]) -> list[Path]:
-    """Files as named; folders as the images below them, in order, but for what no data set takes in."""
+    """Lists the files: those named, the images in folders and below, what matches a pattern. Each file comes once.
+
+    Raises DataError for a folder without images and a pattern that matches nothing.
+    """
     out: list[Path] = []
     for image in map(Path, images):
         if image.is_dir():
@@ -124,6 +129,16 @@ def _files(images: Sequence[str | Path]) -> list[Path]:
             if not inside:
                 raise DataError(f"no images in {image}")
             out += inside
+        elif glob.has_magic(str(image)) and not image.exists():
+            matching = sorted(glob.glob(str(image), recursive=True))
+            if not matching:
+                raise DataError(f"no files match {image}")
+            out += _files([name for name in matching if not _is_other(Path(name))])
         else:
             out.append(image)
-    return out
+    return list(dict.fromkeys(out))
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a pattern matched something beside the images: a file of another kind, or a folder."""
+    return path.is_dir() or path.suffix.lower() not in SUFFIXES

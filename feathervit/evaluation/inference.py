@@ -90,6 +90,16 @@ class Prediction:
     def label(self) -> str:
         return self.classes[0] if self.sure else UNSURE
 
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction as `predict --json` prints it."""
+        return {
+            "file": self.source,
+            "label": self.label,
+            "sure": self.sure,
+            "classes": self.classes,
+            "probabilities": self.probabilities,
+        }
+
 
 class Predictor:
     """A trained model with everything needed to use it on images.

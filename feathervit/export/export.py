@@ -20,6 +20,7 @@ from .job import prepare
 from .verify import check_extra
 
 Target = Literal["onnx", "int8", "pt2", "web", "huggingface"]
+MOST_SAMPLES = 100
 
 
 def export_model(
@@ -31,6 +32,7 @@ def export_model(
     input: Literal["image", "tensor"] = "image",
     min_agreement: float | None = None,
     batch: int | None = None,
+    samples: int = 0,
     reading: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def export_model(
     agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` for int8 and the page, where None asks
     that accuracy is kept instead (`verify.as_accurate`).
     `batch`: so many images at once and no other number, for accelerators of devices that want every shape fixed (ONNX only).
+    `samples`: so many of the held-out images are copied into the page, for its visitors to try (web only).
     `reading`: fields of `ReadingConfig` that are not to be as in training. `say` hears what is going on.
 
     Raises FeatherVitError.
@@ -60,9 +63,11 @@ def export_model(
         raise ConfigError(f"--input tensor is for --to onnx and --to int8; --to {to} takes pictures")
     if batch is not None and (to not in ("onnx", "int8") or batch < 1):
         raise ConfigError(f"--batch is for --to onnx and --to int8, and at least 1; got {batch} for --to {to}")
+    if (samples and to != "web") or not 0 <= samples <= MOST_SAMPLES:
+        raise ConfigError(f"--samples is for --to web, and from 0 to {MOST_SAMPLES}; got {samples} for --to {to}")
     if to in ("onnx", "int8", "web"):
         check_extra(f"--to {to}")
-    job = prepare(checkpoint, data, input, min_agreement, say, reading, batch)
+    job = prepare(checkpoint, data, input, min_agreement, say, reading, batch, samples)
     folder = Path(out) if out else job.folder / f"export-{to}"
     writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
     writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")

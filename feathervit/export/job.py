@@ -65,6 +65,7 @@ class Job:
     min_agreement: float | None
     say: Callable[[str], None]
     batch: int | None = None  # images at once that an ONNX file takes; None: any number
+    samples: int = 0  # held-out images that the page ships
 
     @cached_property
     def calibration(self) -> Images:
@@ -170,6 +171,7 @@ def prepare(
     say: Callable[[str], None],
     reading: Mapping[str, Any],
     batch: int | None = None,
+    samples: int = 0,
 ) -> Job:
     """The checkpoint and its images. `reading`: fields of `ReadingConfig`. Raises CheckpointError, DataError, ConfigError."""
     path, weights = Path(checkpoint), load_weights(checkpoint)
@@ -193,7 +195,9 @@ def prepare(
     some = _spread(len(sources), ORIGINALS) if place else ()
     originals = [items[i] for items, i in (place[sources[number]] for number in some)]
     folder = path if path.is_dir() else path.parent
-    return Job(predictor, weights, folder, data, checking, originals, alone[0], input, min_agreement, say, batch)
+    return Job(
+        predictor, weights, folder, data, checking, originals, alone[0], input, min_agreement, say, batch, samples
+    )
 
 
 def _load(

@@ -6,7 +6,7 @@ anything: its content security policy forbids it.
 
 from __future__ import annotations
 
-from importlib import resources
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,15 @@ from ..files import write_bytes
 from ..results import write_json
 from .files import check, float32, int8, pack
 from .job import Job
+from .pages import page_files, sample_images, sample_places, task, thresholds
 from .runtime import NOTICE, browser_runtime
-from .verify import MIN_AGREEMENT
-
-PAGE = ("index.html", "page.css", "page.js", "png.js")
+from .verify import MIN_AGREEMENT, probabilities, session
 
 
 def write_web(job: Job, folder: Path) -> dict[str, Any]:
     """The page with the int8 model, or where there is none or it does not agree on enough images, the one in 32 bits."""
     if job.predictor.in_chans not in (1, 3):
-        raise ConfigError(f"the model takes {job.predictor.in_chans} channels; a page can show it pictures of 1 or 3")
+        raise ConfigError(f"the model takes {job.predictor.in_chans} channels; a page can show it images of 1 or 3")
     runtime = browser_runtime()
     proto = float32(job)
     whole = pack(job, proto)
@@ -43,27 +42,41 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         job.say(f"  {why}: the page gets the model in 32 bits")
         small, found = proto, tried | check(job, proto, {"onnx": whole}, MIN_AGREEMENT)
     precision = "float32" if why else "int8"
+    shipped = sample_images(job.checking, job.samples)
+    labels = [
+        job.predictor.class_names[job.checking.labels[i]] for i in sample_places(job.checking.labels, job.samples)
+    ]
     files = {
         "model.onnx": pack(job, small, routed=True),
-        **{name: (resources.files(__package__) / "page" / name).read_bytes() for name in PAGE},
+        **page_files(),
         **runtime,
+        **shipped,
         "NOTICE.txt": NOTICE.encode(),
     }
+    for name in folder.glob("sample-*.png"):  # of an earlier export
+        name.unlink()
     for name, data in files.items():
         write_bytes(folder / name, data)
+    p_NK = probabilities(session(pack(job, small)), job.feed(job.checking, job.input))
     model = job.predictor.model
     prefix = getattr(model, "num_prefix_tokens", 0)
     description = job.facts | {
+        "task": task(job.predictor.config.data if job.data is None else job.data),
         "parameters": sum(p.numel() for p in model.parameters()),
         "precision": precision,
         "agreement": found["agreement"],
         "top1": found["top1"],
         "n": found["n"],
         "split": job.checking.name,
+        "held_out": not job.shared,
         "routed": [out.name for out in small.graph.output[1:] if _tokens(out) > prefix],  # the last may have no patches
         "depth": len(getattr(model, "blocks", ())),
         "prefix_tokens": prefix,
+        "thresholds": thresholds(p_NK, job.checking.labels),
+        "samples": [{"file": name, "label": label} for name, label in zip(shipped, labels, strict=True)],
         "model_bytes": len(files["model.onnx"]),
+        "runtime_bytes": sum(map(len, runtime.values())),
+        "runtime_packed": sum(len(gzip.compress(data, 6)) for data in runtime.values()),
         "page_bytes": sum(map(len, files.values())),
     }
     write_json(folder / "model.json", description)

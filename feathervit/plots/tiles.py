@@ -32,19 +32,22 @@ def tiles(rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[s
     whole = [F.pad(row, (0, side - row.shape[-1]) * 2 + (0, 0, 0, count - len(row)), value=255) for row in cells]
     grid = to_pil_image(make_grid(torch.cat(whole), nrow=count, padding=GAP, pad_value=255))
     names, columns = [shown(name) for name in names], [shown(name) for name in columns]
-    # Matplotlib's own copy of DejaVu Sans: it is there on every platform and knows more than Latin letters.
-    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 16)
-    small = font.font_variant(size=11)
-    left = max((int(font.getlength(name)) + 2 * GAP for name in names), default=0)
+    large, small = font(16), font(11)
+    left = max((int(large.getlength(name)) + 2 * GAP for name in names), default=0)
     top = 16 if any(columns) else 0
     canvas = Image.new("RGB", (left + grid.width, top + grid.height), "white")
     canvas.paste(grid, (left, top))
     draw = ImageDraw.Draw(canvas)
     for i, name in enumerate(names):
-        draw.text((GAP, top + GAP + i * (side + GAP) + side // 2), name, fill="black", font=font, anchor="lm")
+        draw.text((GAP, top + GAP + i * (side + GAP) + side // 2), name, fill="black", font=large, anchor="lm")
     for i, name in enumerate(columns):
         draw.text((left + GAP + i * (side + GAP) + side // 2, top), name, fill="black", font=small, anchor="mb")
     return canvas
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's own copy of DejaVu Sans, which is there on every platform and knows more than Latin letters."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def png_bytes(image: Image.Image) -> bytes:

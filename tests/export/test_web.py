@@ -26,7 +26,7 @@ def page(digits_run, web_cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEATHERVIT_CACHE", str(web_cache))
-        report = feathervit.export_model(digits_run, "web", out)
+        report = feathervit.export_model(digits_run, "web", out, samples=12)
     assert report["passed"]
     return out
 
@@ -122,7 +122,11 @@ def test_experts_and_sizes(browser, address, page, pictures):
     opened(browser, address)
     shown(browser, pictures[0])
     model = json.loads((page / "model.json").read_text())
-    assert f"{model['model_bytes'] / 1e6:.2f} MB" in text(browser, "sizes")
+    facts = text(browser, "facts").replace("\N{NO-BREAK SPACE}", " ")
+    for what in ("model", "runtime", "page"):
+        size = model[f"{what}_bytes"]
+        assert f"{size / 1e6:.{2 if size < 1e6 else 1}f} MB" in facts
+    assert f"{100 * model['agreement']:.1f} % of them" in facts
     assert model["page_bytes"] == sum(
         p.stat().st_size for p in page.iterdir() if p.name not in ("export.json", "model.json")
     )
@@ -136,6 +140,50 @@ def test_experts_and_sizes(browser, address, page, pictures):
     assert (len(first), len(last)) == (3, 4)  # of the last layer only the read-out token is computed
     for rows in (first, last):
         assert sum(int(row.split(": ")[1].split()[0]) for row in rows) == pytest.approx(100, abs=3)
+
+
+def test_samples_and_threshold(browser, address, page, digits_run):
+    """The samples are held-out images of all classes; what the threshold does is what the checked images show."""
+    model = json.loads((page / "model.json").read_text())
+    held_out = feathervit.load_data("digits", img_size=16).test
+    assert {sample["label"] for sample in model["samples"]} == set(held_out.class_names)
+    opened(browser, address)
+    buttons = browser.find_elements("css selector", "#samples button")
+    assert [button.get_attribute("title") for button in buttons] == [sample["label"] for sample in model["samples"]]
+    for button, sample in list(zip(buttons, model["samples"], strict=True))[::6]:
+        pixels = np.asarray(Image.open(page / sample["file"]))
+        place = next(i for i, image in enumerate(held_out.images) if np.array_equal(image[0].numpy(), pixels))
+        assert held_out.class_names[held_out.labels[place]] == sample["label"]
+        browser.execute_script("document.getElementById('spoken').textContent = ''; arguments[0].click()", button)
+        wait(lambda: text(browser, "spoken"), "the sample is classified")
+        assert text(browser, "truth").endswith(sample["label"])
+        assert text(browser, "answer") == feathervit.load(digits_run).predict(page / sample["file"])[0].label
+    slide = (
+        "const t = document.getElementById('threshold'); t.value = arguments[0]; t.dispatchEvent(new Event('input'))"
+    )
+    browser.execute_script(slide, 100)
+    assert text(browser, "answer").startswith("Unsure")
+    browser.execute_script(slide, 0)
+    assert not text(browser, "answer").startswith("Unsure")
+    assert text(browser, "trade").startswith("100 %")
+    answered, right = model["thresholds"]["answered"], model["thresholds"]["right"]
+    assert answered == sorted(answered, reverse=True)
+    assert right[0] == pytest.approx(model["top1"], abs=1e-4)
+
+
+def test_what_thresholds_do():
+    from feathervit.export.pages import thresholds
+
+    found = thresholds(np.array([[0.9, 0.1], [0.4, 0.6], [0.25, 0.75]]), np.array([0, 0, 1]))
+    assert (found["answered"][0], found["right"][0]) == (1.0, pytest.approx(2 / 3, abs=1e-4))
+    assert (found["answered"][70], found["right"][70]) == (pytest.approx(2 / 3, abs=1e-4), 1.0)
+    assert (found["answered"][95], found["right"][95]) == (0.0, None)
+
+
+def test_samples_are_for_the_page_only(digits_run, tmp_path):
+    for words in ({"to": "onnx", "samples": 4}, {"to": "web", "samples": -1}):
+        with pytest.raises(ConfigError, match="samples"):
+            feathervit.export_model(digits_run, out=tmp_path / "out", **words)
 
 
 def test_a_page_in_colour(browser, photographs_run, photographs, web_cache, tmp_path, monkeypatch):
@@ -161,6 +209,7 @@ def test_a_page_in_colour(browser, photographs_run, photographs, web_cache, tmp_
             (name, share), *_ = shown(browser, picture)
             assert name == expected.label
             assert float(share.split()[0]) == pytest.approx(100 * expected.probabilities[0], abs=3)
+        assert not browser.find_element("id", "shipped").is_displayed()  # no samples unless they are asked for
         assert text(browser, "layer-number") == "2 of 3"  # the first has one expert
         browser.execute_script("window.Uint8Array = function () { throw new Error('no room') }")
         assert shown(browser, picture) is not None

@@ -1,38 +1,71 @@
-// An image to class names, in the browser. The graph does all that happens to pixels but decoding; see docs/deploying.md.
-import * as ort from "./ort.js";
+// From an image to class names, in the browser or, where model.json says so, by the server's model (`feathervit serve`).
+// The graph does everything with the pixels except decoding; see docs/deploying.md.
 import { levelsOf } from "./png.js";
 
 const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2", "#999999"]; // Okabe and Ito
-const [SHORT, LONG] = [2048, 8192]; // pixels at most of an image's sides; what is larger is halved first
-const [RUNS, BUDGET] = [10, 500]; // runs and milliseconds at most of which the time is the mean: a browser's clock is coarse
+const [SHORT, LONG] = [2048, 8192]; // the most pixels of an image's sides; what is larger is halved first
+const [RUNS, BUDGET] = [10, 500]; // the time is the mean of this many runs or milliseconds: a browser's clock is coarse
+const NAMED = 12; // classes that the first line names
 const $ = (id) => document.getElementById(id);
 
-let model, session, last; // last: what the graph gave out for the image that is shown
+let model, ort, session, last; // last: the graph's outputs for the image that is shown
 let turn = 0; // counts images, so that an earlier one's timing ends when another comes
 
 async function start() {
   model = await (await fetch("model.json")).json();
-  ort.env.wasm.numThreads = 1;
-  ort.env.wasm.proxy = false;
-  ort.env.wasm.wasmPaths = { mjs: new URL("ort-wasm.js", import.meta.url).href, wasm: new URL("ort-wasm.wasm", import.meta.url).href };
-  const bytes = new Uint8Array(await (await fetch("model.onnx")).arrayBuffer());
-  session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
-  await run(new Uint8Array(model.img_size ** 2 * model.channels), model.img_size, model.img_size); // warms up
+  if (!model.endpoint) {
+    ort = await import("./ort.js");
+    ort.env.wasm.numThreads = 1;
+    ort.env.wasm.proxy = false;
+    ort.env.wasm.wasmPaths = { mjs: new URL("ort-wasm.js", import.meta.url).href, wasm: new URL("ort-wasm.wasm", import.meta.url).href };
+    const bytes = new Uint8Array(await (await fetch("model.onnx")).arrayBuffer());
+    session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+    await run(new Uint8Array(model.img_size ** 2 * model.channels), model.img_size, model.img_size); // warms up
+  }
   describe();
   listen();
 }
 
 function describe() {
   const count = (n) => n.toLocaleString("en");
-  const megabytes = (n) => `${(n / 1e6).toFixed(n < 1e6 ? 2 : 1)} MB`;
-  document.title = $("title").textContent = `${model.model}: ${model.class_names.length} classes`;
-  $("about").textContent =
-    `${count(model.parameters)} parameters, ${model.img_size} × ${model.img_size} pixels, ${model.precision}. ` +
-    `${(100 * model.top1).toFixed(1)} % right on ${count(model.n)} images of ${model.split}; ` +
-    `${(100 * model.agreement).toFixed(1)} % answered as the trained model does.`;
-  $("sizes").textContent = `Model ${megabytes(model.model_bytes)}, whole page ${megabytes(model.page_bytes)}.`;
-  $("layer").max = model.routed.length;
-  $("routes").hidden = $("routing").hidden = !model.routed.length;
+  const megabytes = (n) => `${(n / 1e6).toFixed(n < 1e6 ? 2 : 1)}\u00a0MB`;
+  const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+  const names = model.class_names;
+  const more = names.length > NAMED ? ` and ${names.length - NAMED} more` : "";
+  document.title = $("title").textContent = model.task || model.model;
+  $("task").textContent = `Recognises ${names.length} classes: ${names.slice(0, NAMED).join(", ")}${more}.`;
+  const facts = [`${model.model}: ${count(model.parameters)} parameters; it sees ${model.img_size} × ${model.img_size} pixels.`];
+  const kind = model.held_out ? "images that it was not trained on" : "training images";
+  if (model.n) facts.push(`Right on ${percent(model.top1)} of ${count(model.n)} ${kind}.`);
+  if (model.agreement !== undefined) {
+    const bits = model.precision === "int8" ? "In eight bits: the" : "The";
+    facts.push(`${bits} same answer as the trained model on ${percent(model.agreement)} of them.`);
+  }
+  if (model.model_bytes) {
+    const packed = model.runtime_packed ? `, ${megabytes(model.runtime_packed)} compressed` : "";
+    facts.push(`Model ${megabytes(model.model_bytes)}, runtime ${megabytes(model.runtime_bytes)}${packed}, whole page ${megabytes(model.page_bytes)}.`);
+  }
+  facts.push(model.endpoint ? "The model runs in the program that serves this page; images go nowhere else." : "Everything runs in this browser; no image leaves it.");
+  $("facts").replaceChildren(...facts.map((fact) => element("li", "", fact)));
+  $("layer").max = model.routed?.length || 1;
+  $("routes").hidden = $("routing").hidden = !model.routed?.length;
+  $("views").classList.toggle("alone", !model.routed?.length);
+  $("shipped").hidden = !model.samples?.length;
+  $("shipped-note").textContent = `Or try one of these${model.held_out ? ". The model was not trained on them" : ""}.`;
+  $("samples").replaceChildren(...(model.samples ?? []).map(sampleButton));
+  trade();
+}
+
+function sampleButton({ file, label }) {
+  const button = element("button", "");
+  const image = element("img", "");
+  image.src = file;
+  image.alt = label;
+  button.type = "button";
+  button.title = label;
+  button.append(image);
+  button.onclick = async () => take(new File([await (await fetch(file)).blob()], file.split("/").pop()), null, label);
+  return button;
 }
 
 // Images -----------------------------------------------------------------------------------------------------------
@@ -47,6 +80,7 @@ function listen() {
   for (const name of ["dragenter", "dragover"]) $("drop").addEventListener(name, () => $("drop").classList.add("over"));
   for (const name of ["dragleave", "drop"]) $("drop").addEventListener(name, () => $("drop").classList.remove("over"));
   $("layer").oninput = drawExperts;
+  $("threshold").oninput = trade;
   $("camera").onclick = () => ($("video").srcObject ? closeCamera() : openCamera());
   $("shoot").onclick = shoot;
   navigator.mediaDevices?.enumerateDevices().then((all) => ($("camera").hidden = !all.some((d) => d.kind === "videoinput")));
@@ -54,7 +88,7 @@ function listen() {
 
 const imageIn = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
 
-async function take(file, event) {
+async function take(file, event, truth = "") {
   event?.preventDefault();
   if (!file) return event?.type === "drop" && complain("That is not an image file.");
   let bitmap;
@@ -66,7 +100,7 @@ async function take(file, event) {
     return complain(`${file.name || "The image"} cannot be read as an image.`);
   }
   closeCamera();
-  await classify(bitmap, bitmap.width, bitmap.height, file.name || "pasted image");
+  await classify(bitmap, bitmap.width, bitmap.height, file.name || "pasted image", file, truth);
   bitmap.close();
 }
 
@@ -136,20 +170,40 @@ function run(levels, width, height) {
   return session.run({ image: new ort.Tensor(model.scale ? "float32" : "uint8", values, [1, height, width, model.channels]) });
 }
 
-async function classify(source, width, height, name) {
+/** Classifies `source` and shows the answer. `file`: its bytes as they are, for the server; `truth`: its class, if known. */
+async function classify(source, width, height, name, file = null, truth = "") {
   const mine = ++turn;
   complain("");
   try {
     const canvas = drawn(source, width, height);
-    const pixels = pixelsOf(canvas);
-    const found = await run(pixels, canvas.width, canvas.height);
+    const once = model.endpoint ? await asked(canvas, file) : ran(canvas);
+    const found = await once();
     if (mine !== turn) return;
     last = found;
-    present(canvas, `${name}, ${width} by ${height} pixels`);
-    await time(() => run(pixels, canvas.width, canvas.height), mine);
+    present(canvas, `${name}, ${width} by ${height} pixels`, truth);
+    await time(once, mine);
   } catch (error) {
     complain(`${name} could not be classified: ${error.message ?? error}`);
   }
+}
+
+/** A call that runs the graph on what the canvas shows. */
+function ran(canvas) {
+  const pixels = pixelsOf(canvas);
+  return () => run(pixels, canvas.width, canvas.height);
+}
+
+/** A call that asks the server about a file, or else about what the canvas shows. */
+async function asked(canvas, file) {
+  const body = file ?? (await new Promise((done) => canvas.toBlob(done, "image/png")));
+  return async () => {
+    const answer = await fetch(`predict?top=${model.class_names.length}`, { method: "POST", body });
+    const found = await answer.json();
+    if (!answer.ok) throw new Error(found.error);
+    const { classes, probabilities } = found.predictions[0];
+    const share = new Map(classes.map((name, i) => [name, probabilities[i]]));
+    return { probabilities: { data: Float32Array.from(model.class_names, (name) => share.get(name)) } };
+  };
 }
 
 /** The mean time of `once` after the result is on the screen, unless another image comes. */
@@ -163,34 +217,56 @@ async function time(once, mine) {
     runs++;
   }
   const milliseconds = (performance.now() - begin) / runs;
-  if (mine === turn) $("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 2 : 0)} ms an image, resizing included; one thread.`;
+  if (mine === turn) $("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 2 : 0)} ms per image${model.endpoint ? "" : ", resizing included; one thread"}.`;
 }
 
-function present(canvas, description) {
+function present(canvas, description, truth) {
   canvas.hidden = Boolean($("video").srcObject);
   canvas.classList.toggle("small", canvas.width < 200);
   canvas.setAttribute("aria-label", description);
   $("drop").classList.add("full");
-  $("waiting").hidden = true;
-  $("sight").hidden = false;
-  tell();
-  drawSeen();
-  if (model.routed.length) drawExperts();
+  $("truth").hidden = !truth;
+  $("truth").textContent = `True class: ${truth}`;
+  $("sight").hidden = !last.seen;
+  answer();
+  if (last.seen) drawSeen();
+  if (last.seen && model.routed.length) drawExperts();
+  $("result").scrollIntoView({ block: "nearest", behavior: "smooth" });
 }
 
-function tell() {
-  const best = [...last.probabilities.data.keys()].sort((a, b) => last.probabilities.data[b] - last.probabilities.data[a]).slice(0, 5);
-  const percent = (i) => `${(100 * last.probabilities.data[i]).toFixed(1)} %`;
+/** The five most probable classes with bars below their names, and whether the first is probable enough. */
+function answer() {
+  const shares = last.probabilities.data;
+  const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 5);
+  const percent = (i) => `${(100 * shares[i]).toFixed(1)} %`;
+  const unsure = 100 * shares[best[0]] < Number($("threshold").value);
+  $("answer").textContent = unsure ? `Unsure. Best guess: ${model.class_names[best[0]]}` : model.class_names[best[0]];
+  $("answer").className = unsure ? "unsure" : "sure";
   $("classes").replaceChildren(
     ...best.map((i) => {
       const row = element("li", "");
       const bar = element("span", "bar");
-      bar.style.width = `${100 * last.probabilities.data[i]}%`;
-      row.append(bar, element("span", "name", model.class_names[i]), element("span", "share", percent(i)));
+      bar.append(element("span", "fill"));
+      bar.firstChild.style.width = `${100 * shares[i]}%`;
+      row.append(element("span", "name", model.class_names[i]), element("span", "share", percent(i)), bar);
       return row;
     }),
   );
-  $("spoken").textContent = `Most likely ${model.class_names[best[0]]}, ${percent(best[0])}; then ${model.class_names[best[1]]}, ${percent(best[1])}.`;
+  const first = `${model.class_names[best[0]]}, ${percent(best[0])}`;
+  $("spoken").textContent = `${unsure ? "Unsure, best guess" : "Most likely"} ${first}; then ${model.class_names[best[1]]}, ${percent(best[1])}.`;
+}
+
+/** What the threshold does, from the images that the model was checked on. */
+function trade() {
+  const value = Number($("threshold").value);
+  $("threshold-value").textContent = `${value} %`;
+  if (last) answer();
+  if (!model.thresholds) return;
+  const { answered, right } = model.thresholds;
+  const whole = (share) => `${Math.round(100 * share)} %`;
+  $("trade").textContent = answered[value]
+    ? `${whole(answered[value])} of the ${model.n.toLocaleString("en")} images it was checked on then get an answer, ${whole(right[value])} of these the right one.`
+    : "No image then gets an answer.";
 }
 
 // What the model sees, and the experts its patches chose ---------------------------------------------------------------
@@ -260,6 +336,6 @@ function element(tag, className, text = "") {
 }
 
 start().catch((error) => {
-  $("about").textContent = "The model could not be loaded.";
+  $("task").textContent = "The model could not be loaded.";
   complain(`${error.message ?? error} (this page must be served, also locally: python -m http.server)`);
 });

@@ -1,0 +1,202 @@
+"""`feathervit serve`: the page and a JSON endpoint on this machine, with the model kept in memory.
+
+The page is the one of `--to web`, but the answers come from the endpoint: no runtime for browsers is needed. Only the
+standard library serves. Requests are bounded in size and time, and a name of another host is refused, so that no website
+can reach the model through a visitor's browser.
+"""
+
+from __future__ import annotations
+
+import email.policy
+import json
+import threading
+from email.parser import BytesParser
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import torch
+
+from ..errors import ConfigError, FeatherVitError
+from ..evaluation.inference import Predictor
+from ..results import read_result
+from .pages import page_files, task
+
+MOST_BYTES = 32 * 2**20  # of one request
+MOST_IMAGES = 64  # of one request
+SECONDS = 30  # that a client may keep a connection waiting
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".json": "application/json"}
+
+
+class Refused(Exception):
+    """A request that is answered with an error: the status and why."""
+
+    def __init__(self, status: HTTPStatus, why: str):
+        super().__init__(why)
+        self.status = status
+
+
+def serve(checkpoint: str | Path, predictor: Predictor, host: str = "127.0.0.1", port: int = 8000) -> Server:
+    """A server that is bound and has run the model once; `serve_forever()` starts it.
+
+    `port` 0: any free one. Raises ConfigError where the address cannot be used.
+    """
+    try:
+        server = Server((host, port), Handler)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot serve on {host}, port {port}: {why}; choose another with --port") from error
+    server.files = {"/" + name: data for name, data in page_files().items()}
+    server.files["/"] = server.files["/index.html"]
+    server.files["/model.json"] = json.dumps(describe(checkpoint, predictor)).encode()
+    server.predictor = predictor
+    side = predictor.config.img_size
+    predictor.probabilities(torch.zeros(1, predictor.in_chans, side, side, dtype=torch.uint8))
+    return server
+
+
+def describe(checkpoint: str | Path, predictor: Predictor) -> dict[str, Any]:
+    """What the page shows of the model. Accuracy is that of the run's result, where there is one."""
+    config, figures = predictor.config, {}
+    if (path := Path(checkpoint) / "result.json").exists():
+        result = read_result(path)
+        found = result.test or result.val or {}
+        figures = {name: found[name] for name in ("top1", "n") if name in found}
+    return {
+        "endpoint": True,
+        "task": task(config.data),
+        "model": config.model,
+        "class_names": list(predictor.class_names),
+        "img_size": config.img_size,
+        "channels": predictor.in_chans,
+        "scale": config.images.scale,
+        "parameters": sum(p.numel() for p in predictor.model.parameters()),
+        "held_out": True,
+        **figures,
+    }
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    files: dict[str, bytes]
+    predictor: Predictor
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]):
+        super().__init__(address, handler)
+        self.lock = threading.Lock()  # one request at a time computes
+
+    @property
+    def url(self) -> str:
+        host, port = self.server_address[:2]
+        return f"http://{host}:{port}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing: a client that hangs up is no error of the server."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    timeout = SECONDS
+    server_version, sys_version = "feathervit", ""
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        try:
+            self._check_host()
+            if path not in self.server.files:
+                raise Refused(
+                    HTTPStatus.NOT_FOUND, f"there is no {path} here; the page is at /, POST images to /predict"
+                )
+        except Refused as refused:
+            return self._answer(refused.status, {"error": str(refused)})
+        kind = KINDS[Path(path).suffix or ".html"]
+        self._send(HTTPStatus.OK, self.server.files[path], kind)
+
+    def do_POST(self) -> None:
+        try:
+            self._check_host()
+            place = urlsplit(self.path)
+            if place.path != "/predict":
+                raise Refused(HTTPStatus.NOT_FOUND, f"there is no {place.path} here; POST images to /predict")
+            top, least = _numbers(parse_qs(place.query))
+            images = _images(self.headers.get("Content-Type", ""), self._body())
+            self._answer(HTTPStatus.OK, predictions(self.server, images, top, least))
+        except Refused as refused:
+            self._answer(refused.status, {"error": str(refused)})
+
+    def _check_host(self) -> None:
+        """Raises Refused where the request names another host than this machine: a website that points its name here."""
+        if self.server.server_address[0] in LOOPBACK:
+            for name in filter(None, (self.headers.get("Host"), urlsplit(self.headers.get("Origin", "")).netloc)):
+                if urlsplit(f"//{name}").hostname not in LOOPBACK:
+                    raise Refused(HTTPStatus.FORBIDDEN, "requests must name this machine; --host serves others")
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request needs a Content-Length")
+        if int(length) > MOST_BYTES:
+            for _ in range(0, min(int(length), 2 * MOST_BYTES), 2**16):  # a client that still sends hears no answer
+                self.rfile.read(2**16)
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_BYTES // 2**20} MiB")
+        return self.rfile.read(int(length))
+
+    def _answer(self, status: HTTPStatus, found: dict[str, Any]) -> None:
+        self._send(status, json.dumps(found).encode(), KINDS[".json"])
+
+    def _send(self, status: HTTPStatus, data: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing of each request."""
+
+
+def predictions(server: Server, images: list[tuple[str, bytes]], top: int, least: float) -> dict[str, Any]:
+    """What `predict --json` prints, of images by name. Raises Refused where none of them can be read."""
+    squares, failures = {}, []
+    for name, data in images:
+        try:
+            squares[name] = server.predictor.read(data)
+        except FeatherVitError as error:
+            failures.append(f"{name}: {' '.join(str(error).split())}")
+    if not squares:
+        raise Refused(HTTPStatus.BAD_REQUEST, "; ".join(failures) or "no images in the request")
+    with server.lock:
+        found = server.predictor.classify(list(squares.values()), list(squares), top, least)
+    return {"predictions": [prediction.to_dict() for prediction in found], "unreadable": failures}
+
+
+def _numbers(query: dict[str, list[str]]) -> tuple[int, float]:
+    """`top` and `min_confidence` of a query. Raises Refused."""
+    try:
+        top, least = int(query.get("top", ["3"])[-1]), float(query.get("min_confidence", ["0"])[-1])
+    except ValueError as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"top and min_confidence must be numbers: {error}") from error
+    if top < 1 or not 0 <= least <= 1:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"top must be at least 1, min_confidence from 0 to 1; got {top}, {least}")
+    return top, least
+
+
+def _images(kind: str, body: bytes) -> list[tuple[str, bytes]]:
+    """(name, bytes) of each image of a request: its body, or the files of a form. Raises Refused."""
+    if not kind.lower().startswith("multipart/form-data"):
+        return [("image", body)] if body else []
+    whole = BytesParser(policy=email.policy.HTTP).parsebytes(
+        b"Content-Type: " + kind.encode("latin-1") + b"\r\n\r\n" + body
+    )
+    parts = [part for part in whole.iter_parts() if part.get_filename()]
+    if len(parts) > MOST_IMAGES:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_IMAGES} images; got {len(parts)}")
+    found: dict[str, bytes] = {}
+    for part in parts:
+        name = part.get_filename()
+        found[name if name not in found else f"{name} ({len(found) + 1})"] = part.get_payload(decode=True) or b""
+    return list(found.items())
