@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu lint docs reproduce gpu wheels clean
+.PHONY: demo test test-slow test-gpu lint docs dist reproduce gpu wheels clean
 
 demo: .venv/installed
 	$(BIN)/feathervit demo
@@ -24,6 +24,12 @@ lint: .venv/installed
 
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The files for a package index, checked: dist/*.whl and dist/*.tar.gz.
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 # make reproduce ROW=mlit-xxs-cifar100: a row of the papers' tables (none: all of them, in order); the same command continues.
 ROW ?=

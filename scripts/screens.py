@@ -87,6 +87,8 @@ def take(driver: webdriver.Chrome, address: str, path: Path) -> None:
             media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
             driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
             driver.get(address)
+            driver.execute_script("localStorage.clear()")  # the documentation keeps the scheme of the first visit
+            driver.refresh()
             if driver.find_elements("id", "classes"):
                 classify_sample(driver)
             time.sleep(0.5)  # fonts, and what fades in

@@ -139,8 +139,9 @@ class Handler(BaseHTTPRequestHandler):
         if not length.isdecimal():
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request needs a Content-Length")
         if int(length) > MOST_BYTES:
-            for _ in range(0, min(int(length), 2 * MOST_BYTES), 2**16):  # a client that still sends hears no answer
-                self.rfile.read(2**16)
+            left = min(int(length), 2 * MOST_BYTES)  # a client that is still sending would not read the answer
+            while left > 0 and (part := self.rfile.read(min(left, 2**16))):
+                left -= len(part)
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_BYTES // 2**20} MiB")
         return self.rfile.read(int(length))
 

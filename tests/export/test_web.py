@@ -253,13 +253,13 @@ def test_every_control_has_a_name_and_is_reached_by_keyboard(browser, address, p
     opened(browser, address)
     shown(browser, pictures[0])
     reached = set()
-    for _ in range(12):
+    for _ in range(24):  # there are twelve samples
         ActionChains(browser).send_keys(Keys.TAB).perform()
         focused = browser.switch_to.active_element
         if focused.tag_name in ("button", "input"):
             assert focused.accessible_name
             reached.add(focused.get_attribute("id"))
-    assert {"choose", "layer"} <= reached
+    assert {"choose", "threshold", "layer"} <= reached
     for canvas in browser.find_elements("css selector", "canvas"):
         assert canvas.accessible_name
 
