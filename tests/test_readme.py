@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MEASURED = ROOT / "docs" / "measured.md"
 # Kinds of blocks: run, run or parsed, parsed, and for people only (running needs more than a test has).
-LANGUAGES = {"python", "sh", "json"} | {"text", "py"}
+LANGUAGES = {"python", "sh", "json"} | {"text", "py", "math"}
 # Commands that are only parsed: they download, take minutes, or have other tests.
 HEAVY = re.compile(
     r"^feathervit (demo|benchmark|calibrate|results)|cifar|--data DATA|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
 from ..errors import CheckpointError
 
-SHOWN = 6  # images of the data that are drawn
+SHOWN = 8  # images of the data that are drawn
 COUNTED = 512  # images of the data by which the use of the experts is counted
 
 
@@ -20,7 +21,7 @@ class PlotReconstructions:
     checkpoint: Positional[str]
     """A weights file, or the run folder of a pre-training."""
     images: Positional[tuple[str, ...]] = ()
-    """Image files; the first ones of the data it was trained on (test, else train) if not given."""
+    """Image files; some of the data it was trained on (test, else val, else train) if not given."""
     out: str = "reconstructions.png"
     """The PNG file to write."""
 
@@ -30,13 +31,13 @@ def plot_reconstructions(args: PlotReconstructions, _: dict) -> int:
     from ..models import MaskedAutoencoder
     from ..models.loading import load_model
     from ..plots.reconstructions import write_reconstructions
-    from ..plots.subject import own_data, read_images
+    from ..plots.subject import own_data, read_images, some
 
     stored = load_weights(args.checkpoint)
     model, config = load_model(stored, args.checkpoint), stored.config
     if not isinstance(model, MaskedAutoencoder):
         raise CheckpointError(f"{args.checkpoint} is a classifier; reconstructions need a run of feathervit pretrain")
-    images = read_images(args.images, stored) if args.images else own_data(config).images[:8]
+    images = read_images(args.images, stored) if args.images else some(own_data(config), SHOWN).images
     print(write_reconstructions(model, images, config, Path(args.out)))
     return 0
 
@@ -55,15 +56,12 @@ class PlotRouting:
 
 def plot_routing(args: PlotRouting, _: dict) -> int:
     from ..plots.routing import write_routing
-    from ..plots.subject import load_encoder, own_data, read_images, some
+    from ..plots.subject import load_encoder, own_data, some
 
     encoder, stored = load_encoder(args.checkpoint)
-    if args.images:
-        images, labelled = read_images(args.images, stored), None
-    else:
-        data = own_data(stored.config)
-        images, labelled = some(data, SHOWN).images, some(data, COUNTED)
-    print(write_routing(encoder, images, stored.config, Path(args.out), labelled))
+    images, names = _subject(encoder, stored, args.images)
+    labelled = None if args.images else some(own_data(stored.config), COUNTED)
+    print(write_routing(encoder, images, stored.config, Path(args.out), labelled, names))
     return 0
 
 
@@ -81,15 +79,23 @@ class PlotAttention:
 
 def plot_attention(args: PlotAttention, _: dict) -> int:
     from ..plots.attention import write_attention
-    from ..plots.subject import load_encoder, own_data, read_images, some
+    from ..plots.subject import load_encoder
 
     encoder, stored = load_encoder(args.checkpoint)
-    if args.images:
-        images = read_images(args.images, stored)
-    else:
-        images = some(own_data(stored.config), SHOWN).images
-    print(write_attention(encoder, images, stored.config, Path(args.out)))
+    images, names = _subject(encoder, stored, args.images)
+    print(write_attention(encoder, images, stored.config, Path(args.out), names))
     return 0
+
+
+def _subject(encoder: Any, stored: Any, paths: tuple[str, ...]) -> tuple[Any, list[str]]:
+    """The images of a plot and what stands beside them: the files, or else images of several classes of the data."""
+    from ..plots.subject import own_data, read_images, row_names, varied
+
+    if paths:
+        images = read_images(paths, stored)
+        return images, row_names(encoder, images, stored)
+    data = varied(own_data(stored.config), SHOWN)
+    return data.images, row_names(encoder, data.images, stored, data.labels)
 
 
 @dataclass

@@ -5,6 +5,7 @@ Legend: B batch, H heads, N tokens, P prefix tokens, G grid side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -49,9 +50,13 @@ def readout_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) 
     return last_BHG.unflatten(-1, (grid, grid)), through_BG.unflatten(-1, (grid, grid))
 
 
-def write_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
-    """A PNG: each image, the last layer's mean over heads, the rollout, then each head of the last layer; each map over its
-    own largest value. Raises ConfigError, RunFolderError."""
+def write_attention(
+    encoder: Encoder, images_BCRR: Tensor, config: RunConfig, path: Path, names: Sequence[str] = ()
+) -> Path:
+    """Writes a PNG: each image, the last layer's mean over heads, the rollout, then each head of the last layer.
+
+    Each map is divided by its own largest value. `names` stand beside the images. Raises ConfigError, RunFolderError.
+    """
     last_BHGG, through_BGG = readout_attention(encoder, images_BCRR, config)
     maps_BMGG = torch.cat([last_BHGG.mean(1, keepdim=True), through_BGG.unsqueeze(1), last_BHGG], 1)
     maps_BM3GG = heat(maps_BMGG / maps_BMGG.amax((-2, -1), keepdim=True).clamp_min(1e-12))
@@ -59,4 +64,4 @@ def write_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig, pa
     maps_BM3SS = enlarge(maps_BM3GG, images_B3SS.shape[-1])
     rows = [torch.cat([image[None], over(image, own, 0.7)]) for image, own in zip(images_B3SS, maps_BM3SS, strict=True)]
     columns = ["image", "last layer", "rollout", *(f"head {h + 1}" for h in range(last_BHGG.shape[1]))]
-    return write_tiles(path, rows, columns=columns)
+    return write_tiles(path, rows, names, columns, "Where the read-out token looks")

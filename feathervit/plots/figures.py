@@ -26,7 +26,7 @@ def png(figure: Figure, dpi: int = 100, transparent: bool = False) -> bytes:
     out = io.BytesIO()
     with warnings.catch_warnings():  # of letters that the font lacks: a box is drawn in their place
         warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(out, format="png", dpi=dpi, transparent=transparent)
+        figure.savefig(out, format="png", dpi=dpi, transparent=transparent, bbox_inches="tight", pad_inches=0.08)
     return out.getvalue()
 
 

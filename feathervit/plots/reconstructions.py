@@ -45,4 +45,5 @@ def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunCo
 
 def write_reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
     """A PNG of `reconstructions`, its folder made where it is missing. Raises RunFolderError where it cannot be written."""
-    return write_tiles(path, reconstructions(model, images_BCRR, config), ("original", "masked", "reconstructed"))
+    rows = reconstructions(model, images_BCRR, config)
+    return write_tiles(path, rows, ("original", "masked", "reconstructed"), title="Reconstructions of masked images")

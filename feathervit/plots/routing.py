@@ -5,6 +5,7 @@ Legend: B batch, N tokens (prefix tokens first), E experts, G grid side, K class
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -68,10 +69,18 @@ def experts_map(gate_NE: np.ndarray, side: int) -> np.ndarray:
 
 
 def write_routing(
-    encoder: Encoder, images_BCRR: Tensor, config: RunConfig, path: Path, labelled: ImageSet | None = None
+    encoder: Encoder,
+    images_BCRR: Tensor,
+    config: RunConfig,
+    path: Path,
+    labelled: ImageSet | None = None,
+    names: Sequence[str] = (),
 ) -> Path:
-    """A PNG: each image, then the experts of its patches layer by layer (see `experts_map`); with `labelled`, the use of
-    the experts by class below. Raises ConfigError, RunFolderError."""
+    """Writes a PNG: each image, then the experts of its patches layer by layer (see `experts_map`).
+
+    `names` stand beside the images. With `labelled`, the use of the experts by class is drawn below. Raises ConfigError,
+    RunFolderError.
+    """
     found, prefix = gates(encoder, images_BCRR, config), encoder.num_prefix_tokens
     images_B3SS, most = (
         enlarge(rgb(resize(images_BCRR, config.img_size)), SIDE),
@@ -82,7 +91,7 @@ def write_routing(
     for b, image in enumerate(images_B3SS):
         maps = [palette_E3[experts_map(gate[b][prefix:].numpy(), image.shape[-1])] for gate in found.values()]
         rows.append(torch.cat([image[None], over(image, torch.from_numpy(np.stack(maps)).movedim(-1, 1), 0.65)]))
-    whole = tiles(rows, columns=["image", *(f"layer {layer + 1}" for layer in found)])
+    whole = tiles(rows, names, ["image", *(f"layer {layer + 1}" for layer in found)])
     use = expert_use(encoder, labelled, config) if labelled is not None else {}
     width, height = whole.width / 90, whole.height / 90
     below = 0.6 + 0.22 * len(labelled.class_names) if use else 0.0
@@ -90,6 +99,7 @@ def write_routing(
     axes = figure.subplots(2 if use else 1, 1, height_ratios=[height, below] if use else None, squeeze=False)[:, 0]
     axes[0].imshow(whole)
     axes[0].axis("off")
+    axes[0].set_title("The experts that each patch takes", loc="left", fontsize=11, fontweight="bold")
     keys = [Patch(color=colour, label=f"expert {e + 1}") for e, colour in enumerate(map(tuple, palette_E3))]
     figure.legend(handles=keys, loc="outside upper center", ncols=min(most, 8), frameon=False, fontsize=9)
     if use:
@@ -108,4 +118,4 @@ def draw_use(axes, use: dict[int, np.ndarray], class_names: tuple[str, ...]) -> 
     axes.set_yticks(range(len(names)), names or None, fontsize=8, parse_math=False)
     axes.tick_params(length=0)
     axes.figure.colorbar(drawn, ax=axes, label="share of the tokens that\ntake an expert", fraction=0.03, pad=0.01)
-    axes.set_title("experts 1, 2, ... of each layer by class", fontsize=9)
+    axes.set_title("How often the patches of each class take each expert", loc="left", fontsize=11, fontweight="bold")

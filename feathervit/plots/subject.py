@@ -13,6 +13,7 @@ from ..config import RunConfig
 from ..data import DataSplits, ImageSet, load_data
 from ..data.image import quiet, to_stored
 from ..errors import CheckpointError, DataError
+from ..evaluation.inference import logits
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
 
@@ -77,12 +78,30 @@ def some(images: ImageSet, count: int) -> ImageSet:
 def varied(images: ImageSet, count: int) -> ImageSet:
     """At most `count` of the images, from as many classes as there are, in the order of the classes."""
     order = torch.argsort(images.labels, stable=True)
-    classes, count_K = images.labels.unique(return_counts=True)
-    chosen = torch.linspace(0, len(classes) - 1, min(count, len(images))).round().long()
-    first_K = count_K.cumsum(0) - count_K
-    taken: dict[int, int] = {}
-    index = []
-    for k in chosen.tolist():
-        place = taken[k] = taken.get(k, -1) + 1
-        index.append(int(order[first_K[k] + place % count_K[k]]))
-    return images.subset(torch.tensor(index))
+    own = [part for part in order.split(images.labels.bincount().tolist()) if len(part)]
+    share_K = torch.linspace(0, len(own) - 1, min(count, len(images))).round().long().bincount(minlength=len(own))
+    chosen = [
+        part[torch.linspace(0, len(part) - 1, min(int(n), len(part))).round().long()]
+        for part, n in zip(own, share_K, strict=True)
+        if n
+    ]
+    return images.subset(torch.cat(chosen))
+
+
+def row_names(
+    encoder: Encoder, images_BCRR: Tensor, checkpoint: Checkpoint, labels_B: Tensor | None = None
+) -> list[str]:
+    """What stands beside the images of a plot: their true class, where it is known, and below it the predicted one.
+
+    Empty for the encoder of a pre-training, which predicts none.
+    """
+    names = checkpoint.class_names
+    if not names:
+        return []
+    guess_B = logits(encoder, images_BCRR, checkpoint.config, encoder.norm.weight.device).argmax(1)
+    if labels_B is None:
+        return [f"predicted\n{names[guess]}" for guess in guess_B]
+    return [
+        f"true {names[label]}\n{'right' if label == guess else f'predicted {names[guess]}'}"
+        for label, guess in zip(labels_B, guess_B, strict=True)
+    ]

@@ -25,19 +25,28 @@ SIDE = 64  # px, the least side of an image
 GAP = 4
 
 
-def tiles(rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = ()) -> Image.Image:
-    """One image of rows of images, uint8 [B, C, S, S] each. `names` stand on the left of the rows, `columns` above."""
+def tiles(
+    rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = (), title: str = ""
+) -> Image.Image:
+    """One image of rows of images, uint8 [B, C, S, S] each.
+
+    `names` stand on the left of the rows, in several lines where they have some; `columns` above, and `title` above all.
+    """
     cells = [enlarge(rgb(row), SIDE) for row in rows]
     side, count = max(row.shape[-1] for row in cells), max(map(len, cells))
     whole = [F.pad(row, (0, side - row.shape[-1]) * 2 + (0, 0, 0, count - len(row)), value=255) for row in cells]
     grid = to_pil_image(make_grid(torch.cat(whole), nrow=count, padding=GAP, pad_value=255))
-    names, columns = [shown(name) for name in names], [shown(name) for name in columns]
+    names = ["\n".join(map(shown, name.split("\n"))) for name in names]
+    columns = [shown(name) for name in columns]
     large, small = font(16), font(11)
-    left = max((int(large.getlength(name)) + 2 * GAP for name in names), default=0)
-    top = 16 if any(columns) else 0
-    canvas = Image.new("RGB", (left + grid.width, top + grid.height), "white")
+    left = max((int(large.getlength(line)) + 2 * GAP for name in names for line in name.split("\n")), default=0)
+    head = 24 if title else 0
+    top = head + (16 if any(columns) else 0)
+    width = max(left + grid.width, int(large.getlength(title)) + 2 * GAP)
+    canvas = Image.new("RGB", (width, top + grid.height), "white")
     canvas.paste(grid, (left, top))
     draw = ImageDraw.Draw(canvas)
+    draw.text((GAP, GAP), title, fill="black", font=large)
     for i, name in enumerate(names):
         draw.text((GAP, top + GAP + i * (side + GAP) + side // 2), name, fill="black", font=large, anchor="lm")
     for i, name in enumerate(columns):
@@ -56,10 +65,12 @@ def png_bytes(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def write_tiles(path: Path, rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = ()) -> Path:
+def write_tiles(
+    path: Path, rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = (), title: str = ""
+) -> Path:
     """Writes `tiles` as a PNG and returns its path. Raises RunFolderError if it cannot be written."""
     make_folder(path.parent)
-    write_bytes(path, png_bytes(tiles(rows, names, columns)))
+    write_bytes(path, png_bytes(tiles(rows, names, columns, title)))
     return path
 
 

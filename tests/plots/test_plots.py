@@ -100,6 +100,33 @@ def test_verbs_write_an_image(verb, trained, tmp_path, capsys):
         assert np.asarray(Image.open(path)).shape[0] < drawn.shape[0]
 
 
+def test_rows_say_the_true_and_the_predicted_class(trained):
+    from feathervit.plots.subject import row_names, varied
+
+    encoder, stored = load_encoder(trained)
+    data = varied(own_data(stored.config), 20)
+    assert data.labels.bincount().tolist() == [2] * 10
+    guesses = [p.label for p in feathervit.load(trained).predict(list(data.images[:, 0].numpy()))]
+    for text, label, guess in zip(
+        row_names(encoder, data.images, stored, data.labels), data.labels, guesses, strict=True
+    ):
+        true = data.class_names[label]
+        assert text.split("\n") == [f"true {true}", "right" if guess == true else f"predicted {guess}"]
+    assert [text.split("\n")[1] for text in row_names(encoder, data.images, stored)] == guesses
+
+
+def test_varied_images_of_few_classes_are_spread(arrays):
+    from feathervit.data import ImageSet
+    from feathervit.plots.subject import varied
+
+    images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1)
+    one = ImageSet(images, torch.zeros(40, dtype=torch.long), ("all",), tuple(map(str, range(40))), "x/train")
+    assert varied(one, 4).images.flatten().tolist() == [0, 13, 26, 39]
+    labels = torch.tensor([0] * 38 + [2, 2])  # class 1 is empty
+    two = ImageSet(images, labels, ("a", "b", "c"), tuple(map(str, range(40))), "x/train")
+    assert varied(two, 4).labels.tolist() == [0, 0, 2, 2]
+
+
 def test_auto_encoders_have_plots_too(folder, small, tmp_path):
     fields = {k: v for k, v in small.items() if not k.startswith(("augment", "loss"))}
     feathervit.pretrain(data=folder, out=tmp_path / "mae", epochs=1, **fields)
