@@ -53,7 +53,7 @@ def overview(verbs: Mapping[str, tuple[type, Any]], room: str = "") -> str:
 def verb_help(verb: str, kind: type) -> str:
     """The help of a verb: `kind` is its dataclass of flags."""
     hints, texts = typing.get_type_hints(kind, include_extras=True), descriptions(kind)
-    places = {f.name: f for f in fields(kind) if POSITIONAL in typing.get_args(hints[f.name])}
+    places = positionals(kind)
     common = {f.name for f in fields(ReadingFlags)} if issubclass(kind, ReadingFlags) else set()
     named = [f for f in fields(kind) if f.name not in places]
     words = [f.name.upper() + ("..." if _is_many(hints[f.name]) else "") for f in places.values()]
@@ -75,6 +75,12 @@ def verb_help(verb: str, kind: type) -> str:
             if group == "flags":
                 lines += _item("  --help", "Show this help.")
     return "\n".join(lines)
+
+
+def positionals(kind: type) -> dict[str, Field]:
+    """The fields of a verb that are given without a flag, by name."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {f.name: f for f in fields(kind) if POSITIONAL in typing.get_args(hints[f.name])}
 
 
 def _field(f: Field, hint: Any, text: str, positional: bool) -> list[str]:

@@ -14,6 +14,7 @@ from .benchmark import (
     benchmark_train,
 )
 from .calibrate import Calibrate, calibrate
+from .completion import Completion, completion
 from .data import DataCache, DataCheck, DataShow, data_cache, data_check, data_show
 from .demo import Demo, demo
 from .evaluate import Evaluate, Predict, evaluate, predict
@@ -66,6 +67,7 @@ VERBS: dict[str, Verb] = {
     "benchmark train": (BenchmarkTrain, benchmark_train),
     "benchmark infer": (BenchmarkInfer, benchmark_infer),
     "results table": (ResultsTable, results_table),
+    "completion": (Completion, completion),
 }
 
 # A verb that is gone -> what to use in its place

@@ -101,7 +101,4 @@ def row_names(
     guess_B = logits(encoder, images_BCRR, checkpoint.config, encoder.norm.weight.device).argmax(1)
     if labels_B is None:
         return [f"predicted\n{names[guess]}" for guess in guess_B]
-    return [
-        f"true {names[label]}\n{'right' if label == guess else f'predicted {names[guess]}'}"
-        for label, guess in zip(labels_B, guess_B, strict=True)
-    ]
+    return [f"true {names[label]}\npredicted {names[guess]}" for label, guess in zip(labels_B, guess_B, strict=True)]

@@ -110,8 +110,7 @@ def test_rows_say_the_true_and_the_predicted_class(trained):
     for text, label, guess in zip(
         row_names(encoder, data.images, stored, data.labels), data.labels, guesses, strict=True
     ):
-        true = data.class_names[label]
-        assert text.split("\n") == [f"true {true}", "right" if guess == true else f"predicted {guess}"]
+        assert text.split("\n") == [f"true {data.class_names[label]}", f"predicted {guess}"]
     assert [text.split("\n")[1] for text in row_names(encoder, data.images, stored)] == guesses
 
 

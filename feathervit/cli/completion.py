@@ -1,0 +1,55 @@
+"""The verb `completion`: a script with which bash and zsh complete verbs, flags and files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from tyro.conf import Positional
+
+from .help import FLAGS, positionals
+from .train import Train
+
+SCRIPT = """\
+{start}_feathervit() {{
+  local word="${{COMP_WORDS[COMP_CWORD]}}" words=""
+  case "${{COMP_WORDS[1]}} ${{COMP_WORDS[2]}}" in
+{cases}
+  esac
+  case "$COMP_CWORD,${{COMP_WORDS[1]}}" in
+    1,*) words="{first}" ;;
+{seconds}
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _feathervit feathervit"""
+
+
+@dataclass
+class Completion:
+    """Print a script that completes verbs and flags: eval "$(feathervit completion bash)"."""
+
+    shell: Positional[Literal["bash", "zsh"]]
+    """The shell: bash or zsh."""
+
+
+def completion(args: Completion, _: dict) -> int:
+    from .verbs import VERBS
+
+    rooms: dict[str, list[str]] = {}
+    for verb in VERBS:
+        room, _, rest = verb.partition(" ")
+        rooms.setdefault(room, []).extend([rest] if rest else [])
+    cases = [f'    "{verb}"*) words="{" ".join(_flags(kind))}" ;;' for verb, (kind, _) in VERBS.items()]
+    seconds = [f'    2,{room}) words="{" ".join(inside)}" ;;' for room, inside in rooms.items() if inside]
+    start = "autoload -U +X bashcompinit && bashcompinit\n" if args.shell == "zsh" else ""
+    print(SCRIPT.format(start=start, cases="\n".join(cases), first=" ".join(rooms), seconds="\n".join(seconds)))
+    return 0
+
+
+def _flags(kind: type) -> list[str]:
+    """The flags of a verb; of training those of the short help."""
+    if issubclass(kind, Train):
+        return [f"--{name}" for names in FLAGS.values() for name in names] + ["--help", "--help-all"]
+    taken = positionals(kind)
+    return ["--" + f.name.replace("_", "-") for f in fields(kind) if f.name not in taken] + ["--help"]
