@@ -19,9 +19,10 @@ def one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def no_reports():
-    """Turns reports off: drawing takes longer than most runs of the tests. Tests of the report turn them on."""
+    """Turns reports and charts of studies off: drawing takes longer than most runs of the tests. Their own tests draw."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("feathervit.training.train.report_at_end", lambda *_: "no report in tests")
+        patch.setattr("feathervit.studies.report._chart", lambda found, path: path.write_bytes(b"chart"))
         yield
 
 

@@ -15,7 +15,7 @@ from feathervit.training.loop import Trainer
 from feathervit.training.resizing import Resizing
 
 
-@pytest.mark.parametrize("model", ["mlit_nano", "timm:resnet10t"])
+@pytest.mark.parametrize("model", ["mlit_nano", "timm:test_resnet"])
 def test_figures(model):
     augment = Augmentation(flip="random", crop="resized", policy="cifar10", mixup=0.2)
     config = RunConfig(

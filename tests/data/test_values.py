@@ -232,7 +232,7 @@ def test_a_run_goes_on_with_its_scale(tmp_path, run):
     assert status == 0 and "images.scale 4095.0: of the weights it starts from" in out
 
 
-@pytest.mark.parametrize("to", ["onnx", "pt2"])
+@pytest.mark.parametrize("to", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_exports_take_the_values_as_they_are(tmp_path, run, to):
     shares = deep_set(tmp_path / "set", "png", grey(tiff(np.uint16)), 4095)
     assert run("train", "--data", tmp_path / "set", "--out", tmp_path / "run", *SMALL)[0] == 0

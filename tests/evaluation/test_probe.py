@@ -62,7 +62,7 @@ def test_a_classifier_and_a_timm_model(folder, tmp_path, small, capsys):
     assert main(["probe", str(tmp_path / "ours"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tokens"]["dummy patch"]["linear"]["top1"] > 0.8
-    fields = {"model": "timm:resnet10t", "img_size": 32, "batch_size": 32, "epochs": 1}
+    fields = {"model": "timm:test_resnet", "img_size": 32, "batch_size": 32, "epochs": 1}
     feathervit.train(data=folder, out=tmp_path / "timm", **fields)
     assert main(["probe", str(tmp_path / "timm")]) == 0
     assert "pooled features" in capsys.readouterr().out

@@ -133,7 +133,7 @@ def check_model_of_timm(name, size, **words):
     )
 
 
-@pytest.mark.parametrize("name, words", [("resnet10t", {}), ("vit_tiny_patch16_224", {"depth": 2})])
+@pytest.mark.parametrize("name, words", [("test_resnet", {}), ("vit_tiny_patch16_224", {"depth": 2})])
 def test_models_of_timm(name, words):
     check_model_of_timm(name, 32, **words)
 
@@ -293,6 +293,6 @@ def test_int8_answers_nearly_the_same(nano, method):
 
 def test_dynamic_int8_has_nothing_to_do_on_convolutions():
     torch.manual_seed(0)
-    proto = core(create_model("timm:resnet10t", num_classes=7), 32, 3)
+    proto = core(create_model("timm:test_resnet", num_classes=7), 32, 3)
     assert float_share(quantise(proto, "dynamic", unseen(4, 32).numpy())) > 0.5
     assert float_share(quantise(proto, "static", unseen(4, 32).numpy())) < 0.1

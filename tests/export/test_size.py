@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from feathervit.config import ImageConfig
 
 
+@pytest.mark.slow  # an export of the whole model
 def test_int8_of_mlit_xxs_is_under_a_megabyte():
     from feathervit.export.int8 import quantise
     from feathervit.export.onnx import core, finish

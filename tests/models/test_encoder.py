@@ -279,7 +279,9 @@ def test_weights_go_to_another_image_size(variant):
     assert all(torch.equal(p, same[n]) for n, p in large.named_parameters() if n != "pos_embed")
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [v if v in ("moe", "residual", "all") else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
+)
 def test_evaluation_is_one_static_graph_for_any_batch(variant):
     model = build(VARIANTS[variant]).eval()
     batch = {"x_BCSS": {0: torch.export.Dim("batch", min=1, max=64)}}

@@ -110,19 +110,19 @@ def test_a_run_of_a_peer_is_started_from(model, patch, arrays, tmp_path):
         feathervit.train(
             out=tmp_path / "third",
             start_from=str(tmp_path / "first"),
-            model="timm:resnet10t",
+            model="timm:test_resnet",
             **fields | {"patch_size": None},
         )
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """No network, and weights of timm's resnet10t in the hub's cache. Their state dict."""
+    """No network, and weights of timm's test_resnet in the hub's cache. Their state dict."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     torch.manual_seed(3)
-    weights = timm.create_model("resnet10t").state_dict()
-    repository = tmp_path / "hub" / "models--timm--resnet10t.c3_in1k"
+    weights = timm.create_model("test_resnet").state_dict()
+    repository = tmp_path / "hub" / "models--timm--test_resnet.r160_in1k"
     place = repository / "snapshots" / ("0" * 40)
     place.mkdir(parents=True)
     (repository / "refs").mkdir()
@@ -133,17 +133,17 @@ def hub(tmp_path, monkeypatch):
 
 def test_weights_that_the_model_names_are_loaded(hub, arrays, tmp_path):
     fields = {"data": arrays, "patch_size": None, **QUICK}
-    said = said_by(out=tmp_path / "run", model="timm:resnet10t.c3_in1k", lr=1e-12, **fields)
-    assert "the weights resnet10t.c3_in1k of timm" in said and "from scratch" not in said
+    said = said_by(out=tmp_path / "run", model="timm:test_resnet.r160_in1k", lr=1e-12, **fields)
+    assert "the weights test_resnet.r160_in1k of timm" in said and "from scratch" not in said
     found = load_weights(tmp_path / "run").weights
     for name in ("conv1.0.weight", "layer4.0.conv2.weight"):
         torch.testing.assert_close(found[name], hub[name])
     assert found["fc.weight"].shape[0] == 3
     # who starts from that run has its weights, not those that it began with
     said = said_by(out=tmp_path / "next", start_from=str(tmp_path / "run"), **fields)
-    assert "model timm:resnet10t: of the weights" in said and "tensors loaded" in said
+    assert "model timm:test_resnet: of the weights" in said and "tensors loaded" in said
     with pytest.raises(ConfigError, match="exclude each other"):
-        both = {"start_from": str(tmp_path / "run"), "model": "timm:resnet10t.c3_in1k"}
+        both = {"start_from": str(tmp_path / "run"), "model": "timm:test_resnet.r160_in1k"}
         feathervit.train(out=tmp_path / "both", **both, **fields)
 
 
@@ -152,10 +152,10 @@ def test_weights_that_cannot_be_had_are_refused(arrays, tmp_path, monkeypatch, c
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     out = tmp_path / "run"
     words = ["train", "--recipe", "digits", "--img-size", "32", "--patch-size", "None", "--out", str(out), "--model"]
-    assert main([*words, "timm:resnet10t.c3_in1k"]) == 2
+    assert main([*words, "timm:test_resnet.r160_in1k"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("feathervit: ")]
-    assert "the weights of timm:resnet10t.c3_in1k cannot be loaded" in line
-    assert "timm:resnet10t starts from scratch" in line
-    assert main([*words, "timm:resnet10t.c4_in1k"]) == 2
-    assert "did you mean resnet10t.c3_in1k?" in capsys.readouterr().err
+    assert "the weights of timm:test_resnet.r160_in1k cannot be loaded" in line
+    assert "timm:test_resnet starts from scratch" in line
+    assert main([*words, "timm:test_resnet.r161_in1k"]) == 2
+    assert "did you mean test_resnet.r160_in1k?" in capsys.readouterr().err
     assert not out.exists()

@@ -17,7 +17,7 @@ from feathervit.results import read_result
 from feathervit.studies import STUDIES, Size, Study
 from feathervit.studies import plan as plans
 from feathervit.studies.cells import run_study
-from feathervit.studies.report import doubt, paired, table
+from feathervit.studies.report import _chart, doubt, paired, table
 from feathervit.weights import list_weights
 
 from .example import SMALL, digits
@@ -45,6 +45,7 @@ def test_table_is_literal_mean_range_and_paired_difference(tmp_path):
     assert rows["slow"][3].strip() == ""
     assert (tmp_path / "table.md").read_text() == table(ended.found) + "\n"
     assert json.loads((tmp_path / "study.json").read_text()) == ended.found
+    _chart(ended.found, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
     for cell in ended.found["cells"]:
         rows = read_result(tmp_path / "cells" / cell["arm"] / f"seed-{cell['seed']}" / "1" / "result.json").epochs

@@ -16,7 +16,7 @@ from feathervit.results import read_config
 def test_the_weights_are_taken_but_for_the_head_and_the_images_are_normalised_as_theirs(arrays, tmp_path, monkeypatch):
     whole = timm.create_model
     torch.manual_seed(1)
-    theirs = whole("resnet10t", num_classes=1000)
+    theirs = whole("test_resnet", num_classes=1000)
 
     def create(name, pretrained=False, **words):
         model = whole(name, **words)
@@ -27,10 +27,10 @@ def test_the_weights_are_taken_but_for_the_head_and_the_images_are_normalised_as
 
     monkeypatch.setattr(timm, "create_model", create)
     words = {"img_size": 32, "batch_size": 32, "epochs": 1, "lr": 1e-12}
-    feathervit.train(data=arrays, out=tmp_path / "run", start_from="timm:resnet10t", **words)
+    feathervit.train(data=arrays, out=tmp_path / "run", start_from="timm:test_resnet", **words)
     config, stored = read_config(tmp_path / "run"), load_weights(tmp_path / "run")
-    cfg = timm.models.get_pretrained_cfg("resnet10t")
-    assert (config.model, config.images.mean, config.images.std) == (f"timm:resnet10t.{cfg.tag}", cfg.mean, cfg.std)
+    cfg = timm.models.get_pretrained_cfg("test_resnet")
+    assert (config.model, config.images.mean, config.images.std) == (f"timm:test_resnet.{cfg.tag}", cfg.mean, cfg.std)
     assert stored.weights["fc.weight"].shape[0] == 3
     for name, parameter in theirs.named_parameters():
         if not name.startswith("fc."):
@@ -39,9 +39,9 @@ def test_the_weights_are_taken_but_for_the_head_and_the_images_are_normalised_as
 
 def test_models_without_published_weights_and_unknown_ones():
     with pytest.raises(UnknownNameError):
-        published("timm:resnet10tt")
+        published("timm:test_resnett")
     with pytest.raises(ConfigError, match="publishes no weights"):
-        published("timm:resnet10t.no_such_tag")
+        published("timm:test_resnet.no_such_tag")
     with pytest.raises(ConfigError, match="publishes no weights"):
         published("timm:botnet50ts_256")  # registered without weights
 
@@ -49,5 +49,5 @@ def test_models_without_published_weights_and_unknown_ones():
 def test_weights_of_another_model_are_refused(arrays, tmp_path):
     with pytest.raises(ConfigError, match="same model"):
         feathervit.train(
-            data=arrays, out=tmp_path / "run", model="timm:resnet18", start_from="timm:resnet10t", img_size=32
+            data=arrays, out=tmp_path / "run", model="timm:resnet18", start_from="timm:test_resnet", img_size=32
         )
