@@ -1,9 +1,9 @@
 """Images per second of the batched augmentation, beside torchvision's and timm's loops over images.
 
-All do the same: random resized crop, flip, AutoAugment's CIFAR-10 policy, normalise, a float32 batch. Every loop starts from
-pictures already decoded (as PIL images, or as uint8 tensors) and ends in `torch.stack`; the loops have no worker processes.
-In every round each contender runs once, one after another, so that a busy machine troubles all alike; medians are given.
-On an accelerator only ours runs, in batches of 128 as a training run gets them. The last figures are of reading a batch's
+All do the same: random resized crop, flip, AutoAugment's CIFAR-10 policy, normalisation, a float32 batch. Every loop starts
+from decoded images (as PIL images, or as uint8 tensors) and ends in `torch.stack`. The loops have no worker processes.
+In every round each contender runs once, so that other programs slow all down alike. The figures are medians.
+On an accelerator only ours runs, in batches of 128 as in a training run. The last figures are of reading a batch's
 random rows from memory and from a memory-mapped file.
 """
 
@@ -35,7 +35,7 @@ from . import train
 
 _AUGMENT = Augmentation(flip="random", crop="resized", crop_scale=(0.08, 1.0), policy="cifar10")
 _MEAN = _STD = (0.5, 0.5, 0.5)
-_LOOP = 256  # pictures that a loop works through in a round: its speed does not depend on the batch
+_LOOP = 256  # images that a loop processes per round: its speed does not depend on the batch
 _MAPPED = 256 << 20  # bytes of the memory-mapped set
 OURS = "feathervit"
 
@@ -47,10 +47,10 @@ def run(
     repeats: int = 7,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """The measurements, JSON-ready; `table` prints them.
+    """Measures all contenders; returns JSON-ready figures, which `table` prints.
 
-    "rows": one for each size, thread count and contender: images_per_second (median of `repeats`). "summary": ours over the
-    fastest loop for each size and thread count (CPU). "reading": images per second of gathering batches of 64 px pictures.
+    "rows": one per size, thread count and contender: images_per_second (median of `repeats`). "summary": ours over the
+    fastest loop per size and thread count (CPU). "reading": images per second of gathering batches of 64 px images.
     "step": seconds of a training step of `mlit_xxs` with and without augmentation, with the most threads.
     """
     rows, summary = [], []
@@ -89,7 +89,7 @@ def run(
 
 
 def table(found: dict[str, Any]) -> str:
-    """The measurements of `run` as text."""
+    """Formats the measurements of `run` as text."""
     m = found["machine"]
     lines = [
         f"{found['what']}; batches of {found['batch']}, medians of {found['repeats']}",
@@ -109,7 +109,7 @@ def table(found: dict[str, Any]) -> str:
     share = 1 - step["without"] / step["with"]
     times = f"{1e3 * step['with']:.1f} ms with the mlit_cifar100 recipe's augmentation, {1e3 * step['without']:.1f} ms without"
     lines.append(
-        f"a step of mlit_xxs, {step['batch']} pictures of 36 px, {step['threads']} thread(s): {times} ({100 * share:.1f} %)"
+        f"a step of mlit_xxs, {step['batch']} images of 36 px, {step['threads']} thread(s): {times} ({100 * share:.1f} %)"
     )
     lines += [f"reading, {name}: {speed:,.0f} images/s" for name, speed in found["reading"].items()]
     return "\n".join(lines)
@@ -133,7 +133,7 @@ def random_images(n: int, size: int) -> Tensor:
 
 
 def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """The per-image loops, each from decoded pictures to a normalised float32 batch."""
+    """The per-image loops, each from decoded images to a normalised float32 batch."""
     from PIL import Image
     from timm.data.auto_augment import AugmentOp
     from timm.data.auto_augment import AutoAugment as TimmAutoAugment
@@ -176,10 +176,10 @@ def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
 
 
 def reading(batch: int, repeats: int) -> dict[str, float]:
-    """Images per second of gathering random rows of a set of 64 px pictures.
+    """Images per second of gathering random rows of a set of 64 px images.
 
-    From memory, from a memory-mapped file that the system holds in its cache, and (where it can be asked to drop the file
-    from there, as on Linux) from one that is read from the disk, as of a set larger than memory.
+    The rows come from memory, from a memory-mapped file in the system's cache, and from a file on the disk, as for a set larger
+    than memory. The last needs a system that can drop a file from its cache, as Linux.
     """
     shape = (_MAPPED // (3 * 64 * 64), 3, 64, 64)
     rounds = [torch.randint(shape[0], (batch,), generator=Chance(0, i).generator("rows")) for i in range(repeats)]
@@ -236,7 +236,7 @@ def _ours(images: Tensor) -> Callable[[], Tensor]:
 
 
 def _fed(images: Tensor, device: torch.device) -> tuple[Callable[[], None], int]:
-    """All batches of a group, as a run on an accelerator gets them, and how many images these are."""
+    """A function that gathers the batches of a group, as in a run on an accelerator, and the number of their images."""
     augmenter = Augmenter(_AUGMENT, images.shape[-1], 10, _MEAN, _STD)
     n = len(images)
     feed = Feed(images, torch.zeros(n, dtype=torch.long), [Sampler(n, min(n, 128), 0)], augmenter, 0, device)
@@ -250,9 +250,9 @@ def _fed(images: Tensor, device: torch.device) -> tuple[Callable[[], None], int]
 
 
 def _speeds(contenders: dict[str, tuple[Callable[[], Tensor], int]], repeats: int, device: str) -> dict[str, float]:
-    """Median images per second of each contender (work, images that it works on)."""
+    """Median images per second of each contender, which is (work, number of its images)."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    times = 1 if device == "cpu" else 5  # calls that are measured together, so that a GPU's queue is full
+    times = 1 if device == "cpu" else 5  # calls that are measured together, to keep a GPU's queue full
     for repeat in range(-1, repeats):  # the first round warms up
         for name, (work, _) in contenders.items():
             _wait(device)

@@ -1,9 +1,9 @@
-"""What it costs to use a model: latency, throughput, memory, size, of ours and their peers in several forms.
+"""Latency, throughput, memory and size of models in several forms, ours and their peers.
 
-Measured on random images that are normalised already, with random weights: neither changes what is computed. All models and
-forms take turns, one image each, so that whatever else the machine does falls on all alike; medians. Forms: "eager" PyTorch,
-"compiled" (torch.compile), "plain" (PyTorch's ONNX exporter as it is), "onnx" (what `export` writes), "int8" (the quicker of
-`export`'s two ways; accuracy is not looked at here). A form that a model cannot have is left out with a word.
+The images are random and already normalised, and the weights are random: neither changes the work. All models and
+forms take turns, one image each, so that other programs slow all down alike. The figures are medians. Forms: "eager" PyTorch,
+"compiled" (torch.compile), "plain" (PyTorch's ONNX exporter as it is), "onnx" (what `export` writes), "int8" (the faster of
+`export`'s two ways; accuracy is not checked here). A form that a model cannot have is left out with a message.
 """
 
 from __future__ import annotations
@@ -40,9 +40,12 @@ def run(
     threads: Sequence[int] = (1, 2),
     rounds: int = 30,
 ) -> dict[str, Any]:
-    """Figures of `models` (see `peers`), JSON-ready. "latency_ms": form -> threads -> median milliseconds of a batch of one;
-    "images_per_s": form -> of batches of 32 with the most threads; "peak_mb": form -> of a process of its own, one thread;
-    "bytes": form -> of the file; "absent": what could not be measured -> why. Raises UnknownNameError, ConfigError."""
+    """Measures `models` (named as in `peers`); returns JSON-ready figures.
+
+    "latency_ms": form -> threads -> median milliseconds of a batch of one. "images_per_s": form -> of batches of 32 with the
+    most threads. "peak_mb": form -> of a separate process, one thread. "bytes": form -> of the file. "absent": what could not
+    be measured -> why. Raises UnknownNameError, ConfigError.
+    """
     if unknown := sorted(set(forms) - set(FORMS)):
         raise ConfigError(f"no form {unknown[0]!r}; there are {', '.join(FORMS)}")
     if onnx := set(forms) - {"eager", "compiled"}:
@@ -80,7 +83,7 @@ def run(
 
 
 def table(found: dict[str, Any]) -> str:
-    """The figures of `run` as text."""
+    """Formats the figures of `run` as text."""
     lines = [
         f"{found['machine']['cpu']}; {found['img_size']} px; medians of {found['rounds']}, taking turns; torch "
         f"{found['torch']}" + (f", ONNX Runtime {found['onnxruntime']}" if found["onnxruntime"] else ""),
@@ -102,7 +105,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def chart(found: dict[str, Any], path: Path) -> None:
-    """Latency of a batch of one on the fewest threads, each model a group of bars, as a PNG."""
+    """Draws the latency of a batch of one with the fewest threads as a PNG: a group of bars per model."""
     from matplotlib.figure import Figure
 
     rows, number = found["rows"], str(found["threads"][0])
@@ -118,7 +121,7 @@ def chart(found: dict[str, Any], path: Path) -> None:
         axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=7)
     axes.set_yticks([i * (len(forms) + 1) + (len(forms) - 1) / 2 for i in range(len(rows))], [r["model"] for r in rows])
     axes.invert_yaxis()
-    axes.set_xlabel(f"milliseconds an image of {found['img_size']} px, {number} thread, {found['machine']['cpu']}")
+    axes.set_xlabel(f"milliseconds per image of {found['img_size']} px, {number} thread, {found['machine']['cpu']}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     drawn = io.BytesIO()
@@ -141,7 +144,7 @@ def _row(
         parts["compiled"] = torch.compile(model)
         try:
             parts["compiled"](torch.from_numpy(pixels[:1]))
-        except Exception as error:  # there may be no compiler for what it writes, or it may not know an operator
+        except Exception as error:  # no C++ compiler, or an operator that it does not support
             del parts["compiled"], measured["compiled"]
             absent["compiled"] = " ".join(str(error).split())[:200]
     files, method = _files(name, model, img_size, forms, pixels)
@@ -176,7 +179,7 @@ def _row(
 def _files(
     name: str, model: torch.nn.Module, img_size: int, forms: Sequence[str], pixels: np.ndarray
 ) -> tuple[dict[str, bytes], str | None]:
-    """The ONNX files of those forms that are, and which of the two ways to int8 was the quicker."""
+    """The ONNX files of the forms that have one, and the faster of the two ways to int8."""
     if not set(forms) & {"plain", "onnx", "int8"}:
         return {}, None
     from ..export.int8 import METHODS, float_share, quantise

@@ -1,8 +1,8 @@
-"""The most memory that a process of its own needs to load a model and compute one image.
+"""Peak memory of a process that loads a model and computes one image.
 
-`python -m feathervit.benchmark.memory` FILE.onnx, or "eager" or "compiled" and a model's words as JSON. Prints megabytes. A
-process of its own, because what one has used before stays in its peak; and nothing is loaded here that the model does not
-need.
+`python -m feathervit.benchmark.memory` takes FILE.onnx, or "eager" or "compiled" and the arguments of a model as JSON. It
+prints megabytes. It runs in a separate process, since earlier work would stay in the peak. It loads nothing that the model
+does not need.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ def main(argv: list[str]) -> None:
 def _peak_bytes() -> int:
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    lines = (
-        Path("/proc/self/status").read_text().splitlines()
-    )  # Linux's ru_maxrss would be the parent's, where that is larger
+    # Linux's ru_maxrss would be the parent's, if that is larger.
+    lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 

@@ -1,4 +1,4 @@
-"""Models to measure by name: ours, timm's as `timm:NAME`, and `twin:NAME`, timm's VisionTransformer made as one of ours is."""
+"""Models to measure by name: ours, timm's as `timm:NAME`, and `twin:NAME`, timm's VisionTransformer of the size of ours."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from ..models import create_model, twin
 
 
 def build(name: str, img_size: int, patch_size: int | None, num_classes: int) -> nn.Module:
-    """The model in evaluation mode, with random weights drawn from seed 0. `patch_size` is for ours and their twins; None:
-    their own. Raises UnknownNameError, ConfigError."""
+    """Builds the model in evaluation mode, with random weights drawn from seed 0.
+
+    `patch_size` is for ours and their twins; None: their own. Raises UnknownNameError, ConfigError.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         if name.startswith("twin:"):

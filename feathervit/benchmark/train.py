@@ -1,8 +1,8 @@
-"""What a training step costs: images per second, peak memory, and where the time goes, for any model.
+"""Cost of a training step of any model: images per second, peak memory, and the time of each part.
 
-The step is the trainer's own, `Trainer.train_step`, on random images. The shares are of steps with a wait for the device
-between the parts, the speed of steps without; medians of several rounds. FLOP/s are those of matrix products and
-convolutions, a step counted as three forward passes; what compiling or recomputing adds or saves is not seen. Under torchrun
+The step is the trainer's own, `Trainer.train_step`, on random images. The parts are timed with a wait for the device
+between them, the speed without; the figures are medians of several rounds. FLOP/s count matrix products and
+convolutions, with a step as three forward passes; compilation and recomputation do not change them. Under torchrun
 the batch is divided among the processes, and images per second are those of all together.
 """
 
@@ -48,7 +48,7 @@ LEARNING_RATE = 1e-4
 
 
 def scaling(configs: Iterable[RunConfig], group: Group, rounds: int = 5) -> dict[str, Any]:
-    """`run` of each configuration: {"rows": [...]}, JSON-ready."""
+    """Runs each configuration; returns {"rows": [...]}, JSON-ready."""
     return {"rows": [run(config, rounds=rounds, group=group) for config in configs]}
 
 
@@ -59,13 +59,13 @@ def run(
     class_names: tuple[str, ...] = CLASSES,
     group: Group | None = None,
 ) -> dict[str, Any]:
-    """Figures of a training step of `config` on random images at the model's input size, JSON-ready.
+    """Measures a training step of `config` on random images at the model's input size; returns JSON-ready figures.
 
     "images_per_s": median over `rounds` of `steps` steps each; with progressive resizing, the mean over the run.
     "images_per_cpu_s": the same per second of this process's CPU time, which other programs hardly change; None on a GPU.
     "ms": median milliseconds of each part of a step. "peak_mb": of the device's allocator, or this process's resident memory
-    on the CPU. "tflops": 10^12 floating-point operations per second, None where they cannot be counted. Raises what the
-    configuration's own checks raise.
+    on the CPU. "tflops": 10^12 floating-point operations per second, None where they cannot be counted. Raises the errors of
+    the configuration's own checks.
     """
     config, group = resolve(config), group or Group()
     device, _ = choose_device(config.device)
@@ -88,7 +88,7 @@ def run(
         def sized(side: int) -> None:
             trainer.resizing.side = lambda _: side
 
-        for side in dict.fromkeys((*shares, config.img_size)):  # warms up
+        for side in dict.fromkeys((*shares, config.img_size)):  # warm-up
             sized(side)
             for _ in range(max(2, ahead)):
                 step()
@@ -143,7 +143,7 @@ def _trainer(
     folder: Path,
     console: Console,
 ) -> Trainer:
-    """The trainer of a long run on random images, four batches of them."""
+    """The trainer of a long run on four batches of random images."""
     n = 4 * config.batch_size
     pixels = torch.randint(0, 256, (n, channels, config.img_size, config.img_size), dtype=torch.uint8)
     images = ImageSet(pixels, torch.arange(n) % len(class_names), class_names, list(map(str, range(n))), "random")
@@ -169,7 +169,7 @@ def _trainer(
 
 
 def table(found: dict[str, Any]) -> str:
-    """The rows of `scaling` as text: the figures of each, and above them what they have in common."""
+    """Formats the rows of `scaling` as text, with what they have in common first."""
     first = found["rows"][0]
     m = first["machine"]
     lines = [
@@ -192,13 +192,13 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _forward_macs(objective: nn.Module, shape: tuple[int, ...]) -> int | None:
-    """Multiply-accumulates of one picture through the objective, training; None where it does not run without data."""
+    """Multiply-accumulates of one image in a forward pass of the objective; None if it does not run without data."""
     twin = copy.deepcopy(objective).to("meta")
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             twin(torch.empty(shape, device="meta"), torch.zeros(1, dtype=torch.long, device="meta"))
-    except (RuntimeError, ValueError, NotImplementedError):  # batch norm of one picture, operators without shapes
+    except (RuntimeError, ValueError, NotImplementedError):  # batch norm of one image, operators without shapes
         return None
     return counter.get_total_flops() // 2
 
@@ -255,7 +255,7 @@ def _forget_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
     elif _STATUS.exists():
         with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak of the resident memory starts anew
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident memory
 
 
 def _peak_mb(device: torch.device) -> float:

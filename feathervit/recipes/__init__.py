@@ -1,6 +1,6 @@
-"""The recipes: functions that return a `RunConfig`, one file a paper table or task.
+"""The recipes: named configurations, one file per paper table or task.
 
-`RECIPES` names them; a data set with a recipe of its own gets it when none is asked for, any other the `folder` recipe.
+`RECIPES` names them. A dataset with its own recipe gets it by default; any other gets the `folder` recipe.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ def recipe(name: str) -> RunConfig:
     return RECIPES[name].config
 
 
-ADAPTIVE = ("folder", "mae_folder")  # recipes that look at the pictures
+ADAPTIVE = ("folder", "mae_folder")  # recipes that look at the images
 
 
 def recipe_for(data: str, pretraining: bool = False, fine_tuning: bool = False) -> RunConfig:
-    """The recipe a data set gets when none is asked for: to train a classifier, to pre-train without labels, or to fine-tune
-    pre-trained weights, which is told by its layer-wise decay where the set has such a recipe."""
+    """The default recipe of a dataset: to train a classifier, to pre-train without labels, or to fine-tune weights.
+
+    A dataset's recipe for fine-tuning, if it has one, is the one with layer-wise decay.
+    """
     fits = [r.config for r in RECIPES.values() if (r.config.objective == "reconstruction") == pretraining]
     fits = [c for c in fits if data and c.data == data]
     fits = [c for c in fits if fine_tuning and c.optim.layer_decay < 1] + fits

@@ -1,4 +1,4 @@
-"""What a recipe is."""
+"""The type of a recipe."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..config import RunConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named configuration and what a reader wants to know before running it.
+    """A named configuration, with its source, needs, expected result and cost.
 
-    `trained_in`: the precision that the source trained in, where it is known and not float32.
+    `trained_in`: the precision that the source trained in, if it is known and not float32.
     """
 
     config: RunConfig

@@ -57,7 +57,7 @@ few_digits = Recipe(
         loss=LossConfig(label_smoothing=0.1),
     ),
     source="ours",
-    needs="nothing: the images come with scikit-learn; 10 labels a class, and with --from what mae_digits has learnt",
+    needs="nothing: the images come with scikit-learn; 10 labels per class, and for --from a run of mae_digits",
     expected="about 4 points more with pre-training than from scratch",
     cost="under a minute on two cores",
 )

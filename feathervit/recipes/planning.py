@@ -1,4 +1,4 @@
-"""What a run shall be, before anything is loaded: the resolved configuration of a new run, or of one that goes on."""
+"""Plans a run before anything is loaded: the resolved configuration of a new run, or of one that is resumed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from . import ADAPTIVE, recipe, recipe_for
 from .folder import adapt
 from .published import published
 
-# Moving the data or the run to another place changes nothing of what is computed; the data's fingerprint is compared.
+# Moving the data or the run changes no result; the data's fingerprint is compared.
 FREE_TO_CHANGE = {"data", "reading.root", "reading.max_image_gib", "device", "on_nonfinite", "tensorboard"}
 PLACES = ("start_from", "teacher", "reading.root")  # fields that name files
 
 
 def whole(name: str) -> str:
-    """The name of a data set; of a folder or file the whole path, so that the run goes on from anywhere."""
+    """The name of a dataset, or the absolute path of a folder or file, so that the run resumes from anywhere."""
     path = expanded(name)
     return str(path.absolute()) if name and name not in NAMED and path.exists() else name
 
@@ -41,10 +41,10 @@ def whole(name: str) -> str:
 def planned(
     config: RunConfig | str | None, source: Any, name: str, fields: dict[str, Any], settled: bool = False
 ) -> tuple[RunConfig, list[str]]:
-    """The resolved configuration of a new run, and the reasons of what was chosen for it.
+    """The resolved configuration of a new run, and the reason of each choice.
 
-    `config` None: the recipe that fits the data `name`, where weights to start from are given the fine-tuning one. `source`:
-    arrays in the place of named data. `settled`: `config` is that of a run, and nothing is chosen for it.
+    `config` None: the recipe that fits the data `name`, and if weights to start from are given, the one for fine-tuning.
+    `source`: arrays in place of named data. `settled`: `config` is that of a run, and nothing is chosen for it.
     """
     fields = _places(fields)
     if config is None:
@@ -88,7 +88,7 @@ def planned(
 
 
 def _own_weights(config: RunConfig, fields: dict[str, Any]) -> str:
-    """The weights in the package that images of a user's own start from; "" where something asked for does not fit them."""
+    """The weights in the package that a user's images start from; "" if a field that was set does not fit them."""
     name = fields.get("model", config.model)
     other = [n for n in fields if n in ("start_from", "patch_size", "images.mean", "images.std", "objective")]
     if config.recipe != "folder" or other or any(n == "arch" or n.startswith("arch.") for n in fields):
@@ -104,10 +104,10 @@ def _places(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of the run `stored` that a run of `config` takes over with its weights, where they were not asked for.
+    """Fields of the run `stored` that a run of `config` takes over with its weights, unless they are set.
 
-    The value that is white, and where no model was asked for, the model. The image size too where the recipe leaves it open,
-    unless the model takes any size as it is.
+    These are the value that is white and, if no model is set, the model. The image size follows if the recipe leaves it open,
+    unless the model takes any size.
     """
     white = stored.images.scale
     taken = {"images.scale": white} if white is not None and "images.scale" not in fields else {}
@@ -118,13 +118,13 @@ def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any])
     open_size = not any_size if adaptive else config.img_size is None
     names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
     taken |= {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
-    if named_weights(stored.model):  # those it began with
+    if named_weights(stored.model):  # that it started from
         taken["model"] = f"timm:{architecture(stored.model)}"
     return taken
 
 
 def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:
-    """The configuration to go on with. Raises RunFolderError when what is asked for differs from what was begun."""
+    """The configuration of a run to resume. Raises RunFolderError if other settings are given than it began with."""
     if not (out / "config.json").exists():
         raise RunFolderError(f"{out} holds no run to resume; train without --resume")
     stored = read_config(out)

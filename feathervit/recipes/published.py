@@ -1,4 +1,4 @@
-"""What is known of weights that timm publishes, before they are downloaded."""
+"""Facts of weights that timm publishes, without a download."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ..errors import ConfigError, UnknownNameError
 
 
 def published(name: str) -> dict[str, Any]:
-    """Fields of a run that starts from timm's weights `timm:NAME` or `timm:NAME.TAG`: the model with its tag, and images in
-    colour, normalised as in the weights' own training.
+    """Fields of a run that starts from timm's weights `timm:NAME` or `timm:NAME.TAG`.
+
+    These are the model with its tag, and images in colour, normalised as in the training of the weights.
 
     Downloads nothing. Raises UnknownNameError, and ConfigError for a model without published weights.
     """
@@ -22,7 +23,7 @@ def published(name: str) -> dict[str, Any]:
         raise UnknownNameError("timm model", known, timm.list_models())
     try:
         found = get_pretrained_cfg(name.removeprefix("timm:"))
-    except RuntimeError:  # a tag that there is not
+    except RuntimeError:  # an unknown tag
         found = None
     if found is None or not found.has_weights:
         there = ", ".join(f"timm:{n}" for n in timm.list_pretrained(known)) or "none"

@@ -8,7 +8,7 @@ from .library import STUDIES
 
 
 def study(name: str) -> Study:
-    """A named study, or the one in a file NAME.json. Raises UnknownNameError with the nearest names, ConfigError."""
+    """Returns a named study, or the one in a file NAME.json. Raises UnknownNameError with the nearest names, ConfigError."""
     if name.endswith(".json"):
         return read_study(name)
     if name not in STUDIES:

@@ -1,4 +1,4 @@
-"""One cell of a study: the runs of its stages, and what they show."""
+"""One cell of a study: the runs of its stages, and its figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .report import Cell, cell_folder, read_cell, training_figures
 
 
 class CellRun:
-    """One cell, from wherever it was left."""
+    """Runs one cell from the point where it stopped."""
 
     def __init__(self, study: Study, fields: Any, plan: Plan, out: Path, arm: str, seed: int, end: float, command: str):
         self.study, self.fields, self.plan, self.end, self.command = study, fields, plan, end, command
@@ -37,7 +37,7 @@ class CellRun:
         self.needed = {name: read_cell(out, name, plan.seeds[0]) for name in study.needs(arm)}
 
     def forget_failure(self) -> None:
-        """Lets a failed cell begin again after its last stage that was finished."""
+        """Lets a failed cell start again after its last finished stage."""
         cell = read_cell(self.out, self.arm, self.seed)
         if cell is None:
             return
@@ -46,7 +46,7 @@ class CellRun:
         (self.folder / "cell.json").unlink()
 
     def run(self, held: Claim) -> Cell | None:
-        """The cell, written; None where it was stopped before its end."""
+        """Runs the cell and writes it; returns None if it was stopped before its end."""
         stages = self.study.stages(self.arm)
         cell = Cell(self.arm, self.seed, "finished", self.plan.arms[self.arm])
         results: list[RunResult] = []
@@ -61,14 +61,14 @@ class CellRun:
             published = self.study.published.get(self.arm)
             probed = published is None or published.figure != "train_loss"
             cell.figures = figures(results, self.folder / str(len(stages)), probed, self.study.flip)
-            for own in self.needed.values():  # what came before belongs to it
+            for own in self.needed.values():  # its pre-training counts
                 cell.figures["minutes"] += own.figures["minutes"]
                 for name in ("epochs", "steps"):
                     cell.figures[name] = [*own.figures[name], *cell.figures[name]]
             cell.note = data_note(results[-1].config["data"])
         except (DataError, RunFolderError):
-            raise  # of the place it ran in, not of the arm: to be mended, and run again
-        except (FeatherVitError, RuntimeError, ValueError) as error:  # also no memory on the device
+            raise  # a fault of this machine, not of the arm: the cell can run later
+        except (FeatherVitError, RuntimeError, ValueError) as error:  # also when the device has no memory left
             cell.status, cell.message = "failed", " ".join(str(error).split())
         cell.stages = [asdict(result) for result in results]
         if held.mine:
@@ -113,11 +113,11 @@ class CellRun:
         return outcome.result if outcome.finished else None
 
     def _require_same_data(self, config: RunConfig) -> None:
-        """Raises RunFolderError where an ended cell's run that read the same data in the same way saw other pictures."""
+        """Raises RunFolderError if the data has changed since a run that read it in the same way."""
 
         def way(config: RunConfig) -> tuple:
             name = Path(config.data).name
-            images = replace(config.images, scale=None)  # found by the run
+            images = replace(config.images, scale=None)  # the run finds it
             return name, config.reading, config.img_size, images, config.split, config.objective
 
         for arm, seed in itertools.product(self.plan.arms, self.plan.seeds):
@@ -142,12 +142,12 @@ class CellRun:
 
 
 def figures(results: list[RunResult], last: Path, probed: bool = True, flip: bool = False) -> dict[str, Any]:
-    """What a cell shows: accuracies, size and speed of its last stage's model, in `last`; minutes of all stages.
+    """The figures of a cell: accuracies, size and speed of the model of its last stage, in `last`; minutes of all stages.
 
     `flip`: also "flip_test_top1", of the mean of an image's logits and those of its mirror image.
 
-    A cell that ends with pre-training holds the losses of the kept epoch, and where it is `probed`, accuracies of its frozen
-    features, on the mean of the patch tokens: its accuracy is the linear probe's, "knn_top1" the nearest neighbours'.
+    A cell that ends with pre-training holds the losses of the kept epoch. If it is `probed`, it also holds accuracies on its
+    frozen features, the mean of the patch tokens: of a linear probe, and as "knn_top1" of nearest neighbours.
     """
     result = results[-1]
     stored = load_weights(last)
@@ -182,7 +182,7 @@ def _steps(result: RunResult) -> int:
 
 
 def data_note(folder: str) -> str:
-    """A note on a data set in image files: how many of its training images are stored with losses."""
+    """A note on a dataset of image files: how many of its training images are JPEG files, which lose detail."""
     train = Path(folder) / "train"
     files = [path.suffix.lower() for path in (train if train.is_dir() else Path(folder)).rglob("*") if path.is_file()]
     lossy = sum(suffix in (".jpg", ".jpeg") for suffix in files)

@@ -1,11 +1,11 @@
 """Runs the cells of a study into a folder that any number of processes and machines may share.
 
     OUT/plan.json                     the study and the epochs of each stage (plan.py)
-    OUT/cells/ARM/seed-N/cell.json    an ended cell: it is never run again
-    OUT/cells/ARM/seed-N/1, 2, ...    run folders of its stages; log.txt says what they said
-    OUT/study.json, table.md, chart.png   what the cells show (report.py)
+    OUT/cells/ARM/seed-N/cell.json    a finished or failed cell: it never runs again
+    OUT/cells/ARM/seed-N/1, 2, ...    run folders of its stages; log.txt holds their messages
+    OUT/study.json, table.md, chart.png   the results of the cells (report.py)
 
-Seeds come before arms, so that a study that is cut short can still be compared seed by seed.
+All arms run with one seed before the next seed, so that a study that stops early can still be compared seed by seed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Ended:
-    """How a call ended. `left`: cells that this call should have ended and did not, `elsewhere`: of these, cells that
-    other processes hold; `failed`: cells of the study whose run failed. `found`: what study.json holds."""
+    """The outcome of a call.
+
+    `found`: the content of study.json. `left`: cells of this call that have not ended. `elsewhere`: those of them that other
+    processes run. `failed`: cells of the study whose run failed.
+    """
 
     found: dict[str, Any]
     left: int
@@ -61,16 +64,16 @@ def run_study(
     console: Console | None = None,
     command: str = "feathervit.studies.cells.run_study(...)",
 ) -> Ended:
-    """Runs the cells of `study` that have not ended and that no other process works on.
+    """Runs the cells of `study` that have not ended and that no other process runs.
 
-    `size`: one of the study's sizes (None: its first). `data`: a name or a folder instead of the recipe's; where the arms name
-    their data sets, a folder with a folder for each, and an arm whose set is not there is skipped. `arms`: only these, in this
-    order, and those that they start from. `epochs`: arm -> its epochs instead of the recipe's. `seeds` and `minutes` replace
-    the size's. `shard` "i/n": only the i-th of n parts of the cells, i from 1. `retry_failed`: cells
-    that failed start anew. `max_minutes`: stop with the running cell's state saved. `trials`: the study.json of the study's
+    `size`: one of the study's sizes (None: its first). `data`: a name or a folder instead of the recipe's. If the arms name
+    their datasets, it is a folder with a folder for each, and an arm whose dataset is missing is skipped. `arms`: only these,
+    in this order, and those that they start from. `epochs`: arm -> its epochs instead of the recipe's. `seeds` and `minutes`
+    replace the size's. `shard` "i/n": only the i-th of n parts of the cells, i from 1. `retry_failed`: failed cells start
+    again. `max_minutes`: stop after so long, with the running cell's state saved. `trials`: the study.json of the study's
     trials, where arms have candidates. `plan_only`: run no cell, but settle the epochs of all. A cell whose run raises a
-    FeatherVitError is recorded as failed and the study goes on; but DataError and RunFolderError, which say that this
-    place lacks something, end the call. Raises ConfigError too.
+    FeatherVitError is recorded as failed, and the study continues. DataError and RunFolderError are faults of the machine and
+    end the call. Raises ConfigError too.
     """
     console = console or words_console()
 
@@ -107,17 +110,17 @@ def run_study(
     for number, (arm, seed) in enumerate([] if plan_only else cells, 1):
         if _ended(out, arm, seed, retry_failed):
             continue
-        if begun and time.monotonic() > end:  # every call gets on, however short
+        if begun and time.monotonic() > end:  # a short call makes progress too
             break
         waits = any(not _ended(out, needed, plan.seeds[0], False) for needed in study.needs(arm))
-        if waits:  # for cells that this call does not run, or that others hold
+        if waits:  # for cells of other calls or processes
             continue
         held = claim(cell_folder(out, arm, seed))
         if held is None:
             elsewhere += 1
             continue
         with held:
-            if _ended(out, arm, seed, retry_failed):  # by the process that held it until now
+            if _ended(out, arm, seed, retry_failed):  # by the process that held it before
                 continue
             say(f"cell {number} of {len(cells)}: {arm}, seed {seed} ({cell_folder(out, arm, seed)})")
             begun += 1
@@ -145,7 +148,7 @@ def _part(cells: list[tuple[str, int]], shard: str) -> list[tuple[str, int]]:
 
 
 def _lengthened(study: Study, arm: str, epochs: int | None) -> Any:
-    """The arm's stages, with so many epochs where they are given. Raises ConfigError where it has several."""
+    """The arm's stages with `epochs`, if they are given. Raises ConfigError if the arm has several stages."""
     stages = study.stages(arm)
     if epochs is None:
         return stages
@@ -157,9 +160,9 @@ def _lengthened(study: Study, arm: str, epochs: int | None) -> Any:
 
 
 def _with_data(study: Study, data: str | Path, say: Callable[[str], None]) -> Study:
-    """The study on data of this machine: one set for all, or a folder of the sets that its arms name.
+    """The study on data of this machine: one dataset for all arms, or a folder of the datasets that they name.
 
-    Raises DataError where that folder has none of them.
+    Raises DataError if the folder has none of them.
     """
     named = {arm: [stage["data"] for stage in study.stages(arm) if "data" in stage] for arm in study.arms}
     if not any(named.values()):
@@ -170,9 +173,7 @@ def _with_data(study: Study, data: str | Path, say: Callable[[str], None]) -> St
         say(f"skipped, as {data} has no folder {name}: {', '.join(arms)}")
     kept = [arm for arm in study.arms if not {arm, *study.needs(arm)} & set(missing)]
     if not kept:
-        raise DataError(
-            f"{data} has no folder {next(iter(missing.values()))}; name the folder that holds the data sets"
-        )
+        raise DataError(f"{data} has no folder {next(iter(missing.values()))}; name the folder that holds the datasets")
 
     def here(stage: Stage) -> Stage:
         return {**stage, "data": whole(str(Path(data) / stage["data"]))} if "data" in stage else stage

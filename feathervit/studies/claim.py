@@ -1,10 +1,11 @@
-"""Who works on what, among processes and machines that share a folder. No server, no lock that outlives its owner.
+"""Claims of cells, among processes and machines that share a folder: without a server, and without stale locks.
 
-Claim number n is a file made with O_CREAT | O_EXCL: one process makes it, all others fail. The highest number counts.
-It is held while its owner lives: on the owner's machine (where the system tells when a process began) that process is
-there, on others its time is fresh (a thread touches it). It is given back by setting its time to long ago, which also a
-full disk takes. A claim that is not held is taken over by making number n + 1. No claim is ever removed or renamed, so two
-processes that find the same owner dead cannot both follow it. The machines' clocks must agree within a minute or so.
+Claim number n is a file made with O_CREAT | O_EXCL: one process creates it, and all others fail. The highest number counts.
+A claim is held while its owner lives. On the owner's machine, the process and its start time show that. On others, the
+file's time must be recent; a thread of the owner updates it. An owner releases a claim by setting its time to long ago, which
+works on a full disk too. Another process takes over a released claim by creating number n + 1. No claim is ever removed or
+renamed, so two processes that find the same owner dead cannot both take over. The clocks of the machines must agree within
+about a minute.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STALE_SECONDS = 300.0
 
 
 class Claim:
-    """What this process has claimed; given back at the end of a `with` block."""
+    """A claim of this process, released at the end of a `with` block."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -35,12 +36,12 @@ class Claim:
 
     @property
     def mine(self) -> bool:
-        """False when another process took this one for dead."""
+        """Whether no other process has taken over the claim."""
         return _latest(self.path.parent) == _number(self.path)
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):  # the next beat may fare better
+            with contextlib.suppress(OSError):  # the next one may succeed
                 os.utime(self.path)
 
     def __enter__(self) -> Claim:
@@ -53,7 +54,7 @@ class Claim:
 
 
 def claim(folder: Path) -> Claim | None:
-    """Claims `folder`, which is made; None while another process holds it. Raises RunFolderError."""
+    """Claims `folder`, which is created; returns None while another process holds it. Raises RunFolderError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = _latest(folder)
@@ -77,7 +78,7 @@ def claim(folder: Path) -> Claim | None:
 
 
 def _give_back(path: Path) -> None:
-    with contextlib.suppress(OSError):  # then it is free when this process has ended
+    with contextlib.suppress(OSError):  # then it is free when this process ends
         os.utime(path, (0, 0))
 
 
@@ -98,16 +99,16 @@ def _held(path: Path) -> bool:
     fresh = time.time() - touched < STALE_SECONDS
     try:
         owner: Any = json.loads(path.read_text())
-    except ValueError:  # made a moment ago and not written yet
+    except ValueError:  # just created, and not written yet
         return fresh
     here = owner["host"] == _host()
-    if here and owner.get("began"):  # however long it, or the machine, has slept
+    if here and owner.get("began"):  # also after a long sleep of the machine
         return touched > 0 and _began(owner["pid"]) == owner["began"]
     return fresh and (not here or _lives(owner["pid"]))
 
 
 def _host() -> str:
-    """This machine, and the name space that its process numbers are of (containers have their own)."""
+    """The name of this machine and the namespace of its process numbers, since containers have their own."""
     space = ""
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
@@ -115,7 +116,7 @@ def _host() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """When a living process began, in the kernel's ticks, which tells it from a later one of the same number."""
+    """The start time of a living process in the kernel's ticks; a later process of the same number has another."""
     with contextlib.suppress(OSError, IndexError):
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state == "Z" else rest[18]
@@ -124,11 +125,11 @@ def _began(pid: int) -> str | None:
 
 def _lives(pid: int) -> bool:
     if os.name != "posix":
-        return True  # there only the time tells
+        return True  # only the time is known
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's
+        pass  # of another user
     return True

@@ -1,13 +1,13 @@
-"""What a study is: one question, a base recipe, arms that change fields of it, seeds, a budget.
+"""The definition of a study: one question, a base recipe, arms that change its fields, seeds, a budget.
 
-From Python as a `Study`, or from a JSON file with the same words (`read_study`). A cell of a study is (arm, seed). An arm
-is one stage or several that run one after another; a stage is a mapping of changes by dotted field name. Some words in
+It is a `Study` in Python, or a JSON file with the same words (`read_study`). A cell of a study is (arm, seed). An arm
+is one stage or several that run one after another. A stage is a mapping of changes by dotted field name. These words in
 it are not fields or mean more:
 
     "recipe"   the named recipe is this stage's base instead of the study's
-    "share"    of the arm's budget that this stage takes (equal shares where none is given)
-    "epochs"   this stage's epochs, whatever the budget
-    "data"     the data set of this stage instead of the base's
+    "share"    this stage's share of the arm's budget (equal shares by default)
+    "epochs"   this stage's epochs, for any budget
+    "data"     the dataset of this stage instead of the base's
     "{previous}", "{seed}", "{ARM}"  as values: the run folder of the stage before, the cell's seed, and the run folder of
                another arm's last stage. That arm is run once, under the study's first seed, and before this one.
 """
@@ -29,16 +29,16 @@ from ..errors import ConfigError, UnknownNameError
 from ..recipes import recipe
 
 Stage = Mapping[str, Any]
-NAME = re.compile(r"[\w(][\w.,:;=+()\[\] -]*")  # of an arm: it names a folder
+NAME = re.compile(r"[\w(][\w.,:;=+()\[\] -]*")  # of an arm, which names a folder
 PLACE = re.compile(r"\{.*\}")  # a value that is replaced when a cell runs
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a study is run: changes that all stages begin with, seeds, a budget, and which arms (empty: all).
+    """A scale to run a study at: changes that all stages begin with, seeds, a budget, and the arms (empty: all).
 
-    `epochs` or `minutes` is the budget of one cell, over its stages; neither: the recipe's epochs. Minutes are turned
-    into epochs once, from the speed of each stage's training step.
+    `epochs` or `minutes` is the budget of one cell, over its stages. With neither, the recipe's epochs are run. Minutes become
+    epochs once, from the speed of each stage's training step.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -50,11 +50,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper reports for an arm: a row of its tables.
+    """A paper's figure for an arm: a row of its tables.
 
-    `value`: top-1 in %, or the loss of the last epoch where `figure` is "train_loss"; None: none is reported. `certainty`:
-    printed in a text at hand, recovered from other sources where the table is lost, or derived from differences that the
-    text gives. `tables`: the names of the tables that hold the row. `millions`: of parameters, as published.
+    `value`: top-1 in %, or for `figure` "train_loss" the loss of the last epoch; None: not reported. `certainty`:
+    printed in an available text, recovered from other sources since the table is lost, or derived from differences in the
+    text. `tables`: the names of the tables that hold the row. `millions`: of parameters, as published.
     """
 
     name: str
@@ -104,28 +104,28 @@ class Study:
     statements: tuple[Statement, ...] = ()
 
     def stages(self, arm: str) -> tuple[Stage, ...]:
-        """The arm's stages, in order."""
+        """Returns the stages of an arm, in order."""
         found = self.arms[arm]
         return (found,) if isinstance(found, Mapping) else tuple(found)
 
     def needs(self, arm: str) -> tuple[str, ...]:
-        """The arms whose runs this one starts from."""
+        """Returns the arms that this one starts from."""
         values = [value for stage in self.stages(arm) for value in stage.values() if isinstance(value, str)]
         return tuple(
             value[1:-1] for value in values if PLACE.fullmatch(value) and value[1:-1] not in ("previous", "seed")
         )
 
     def shared(self) -> frozenset[str]:
-        """The arms that others start from; they are run once."""
+        """Returns the arms that others start from; they run once."""
         return frozenset(itertools.chain.from_iterable(map(self.needs, self.arms)))
 
     def only(self, arms: Sequence[str]) -> Study:
-        """The study of these arms alone, in this order, each after those that it starts from. Raises UnknownNameError."""
+        """Returns the study with these arms only, each after those that it starts from. Raises UnknownNameError."""
         chosen: dict[str, Stage | Sequence[Stage]] = {}
 
         def take(arm: str) -> None:
             if arm not in self.arms:
-                hint = "it is quoted as published and never run here" if arm in self.published else ""
+                hint = "it is quoted as published and not run here" if arm in self.published else ""
                 raise UnknownNameError(f"arm of {self.name!r}", arm, self.arms, hint)
             for needed in self.needs(arm):
                 take(needed)
@@ -136,7 +136,7 @@ class Study:
         return dataclasses.replace(self, arms=chosen)
 
     def size(self, name: str | None) -> Size:
-        """The size of that name (None: the first). Raises ConfigError."""
+        """Returns the size of that name (None: the first). Raises ConfigError."""
         if name is None:
             return next(iter(self.sizes.values()))
         if name not in self.sizes:
@@ -149,7 +149,7 @@ class Study:
 
 
 def grid(**fields: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """Arms of all combinations of values: `grid(**{"optim.name": ["adamw", "muon"], "lr": [1e-3, 3e-3]})`.
+    """Returns arms of all combinations of values: `grid(**{"optim.name": ["adamw", "muon"], "lr": [1e-3, 3e-3]})`.
 
     An arm is named "optim.name=adamw,lr=0.001".
     """
@@ -169,13 +169,13 @@ def _word(value: Any) -> str:
 
 
 def check_study(study: Study, size: Size) -> None:
-    """Raises ConfigError, naming the place, for a study that cannot be run. Fields are checked when cells are planned."""
+    """Raises ConfigError, naming the place, for a study that cannot run. The plan of the cells checks fields."""
     if not study.arms:
         raise ConfigError("arms: a study needs at least one")
     before: set[str] = set()
     for arm in study.arms:
         if unknown := [name for name in study.needs(arm) if name not in before]:
-            raise ConfigError(f"arms.{arm}: {{{unknown[0]}}} must name an arm that stands before this one")
+            raise ConfigError(f"arms.{arm}: {{{unknown[0]}}} must name an arm that comes before this one")
         before.add(arm)
         if not NAME.fullmatch(arm) or len(arm.encode()) > 200:
             raise ConfigError(
@@ -195,7 +195,7 @@ def check_study(study: Study, size: Size) -> None:
                 raise ConfigError(f"arms.{arm}.seed: the study's seeds set it; leave it out")
     for name in ("seed", "epochs", "recipe", "data"):
         if name in size.fields:
-            raise ConfigError(f"fields.{name}: the study has a word of its own for that; leave it out")
+            raise ConfigError(f"fields.{name}: the study sets it by a word outside of fields; leave it out")
     if not size.seeds or len(set(size.seeds)) < len(size.seeds) or min(size.seeds) < 0:
         raise ConfigError(f"seeds must be different whole numbers from 0, got {list(size.seeds)}")
     if size.epochs is not None and size.minutes is not None:
@@ -230,7 +230,7 @@ class _File:
 
 
 def read_study(path: str | Path) -> Study:
-    """The study in a JSON file, named as the file. Raises ConfigError naming the file and the place in it."""
+    """Reads the study in a JSON file, named as the file. Raises ConfigError naming the file and the place in it."""
     path = Path(path)
     try:
         file = from_dict(_File, json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""The plan of a study folder, plan.json: what is asked, and the epochs of each stage, settled once for all processes.
+"""The plan of a study folder, plan.json: the definition, and the epochs of each stage, fixed once for all processes.
 
 A budget in minutes becomes epochs here: the time of an epoch is that of its training images at the measured speed of the
 stage's training step (`benchmark.train`). With one thread on a CPU, time is CPU time, so that a study can be planned beside
@@ -31,7 +31,7 @@ from .definition import NAME, Published, Stage, Study, check_study
 from .trials import Measured, Trial
 
 STEPS, ROUNDS = 2, 3  # of a measurement
-WORDS = ("recipe", "share", "data")  # in a stage, and no fields of the run
+WORDS = ("recipe", "share", "data")  # words of a stage that are not fields of the run
 
 
 @dataclass
@@ -59,10 +59,10 @@ class Plan:
 def stage_run(
     study: Study, fields: Stage, stage: Stage, seed: int, folders: Mapping[str, str], epochs: int | None
 ) -> tuple[RunConfig, str, dict[str, Any]]:
-    """(base, data, changes) of one stage's run, as `train` takes them; `epochs` None leaves the recipe's own.
+    """Returns (base, data, changes) of one stage's run, as `train` takes them; `epochs` None: the recipe's.
 
-    `folders`: "previous" or the name of an arm -> the run folder that a value "{previous}" or "{ARM}" stands for. A warm-up
-    that is not set by name keeps the share of the run that it has in the recipe.
+    `folders`: "previous" or the name of an arm -> the run folder for a value "{previous}" or "{ARM}". A warm-up
+    that is not set by name keeps its share of the run from the recipe.
     """
     stage = {**fields, **stage}
     base = recipe(stage["recipe"]) if "recipe" in stage else study.base
@@ -87,12 +87,10 @@ def make_plan(
     say: Callable[[str], None],
     trials: Mapping[str, Trial] = MappingProxyType({}),
 ) -> Plan:
-    """The plan of folder `out` for this study, made or read; new arms and seeds are added to it.
+    """Reads or makes the plan of folder `out` for this study; new arms and seeds are added to it.
 
-    `trials`: what was tried for arms, and the speeds measured there.
-
-    Raises RunFolderError where the folder holds another study, naming what differs, ConfigError for a study that
-    cannot be run, naming the arm.
+    `trials`: the trials of arms, with the speeds measured there. Raises RunFolderError if the folder holds another study,
+    naming what differs, and ConfigError for a study that cannot run, naming the arm.
     """
     size = study.size(size_name)
     check_study(study, size)
@@ -116,7 +114,7 @@ def make_plan(
         speeds: dict[str, float] = {}
         if held := claim(out / "plan"):
             with held:
-                stored = read_plan(out) if path.exists() else None  # another process may have been quicker
+                stored = read_plan(out) if path.exists() else None  # another process may have written it
                 plan = _merged(stored, asked, out)
                 for arm in asked.arms:
                     if arm not in plan.epochs:
@@ -125,12 +123,12 @@ def make_plan(
                         write_json(path, plan)  # a call that is stopped measures none again
                 write_json(path, plan)
             continue
-        say("another process is planning this study; waiting for it")
+        say("another process is planning this study; waiting")
         time.sleep(2)
 
 
 def read_plan(out: Path) -> Plan:
-    """The plan of a study folder. Raises RunFolderError where there is none that can be read."""
+    """Reads the plan of a study folder. Raises RunFolderError if there is none, or if it cannot be read."""
     try:
         plan = from_dict(Plan, json.loads((out / "plan.json").read_text(encoding="utf-8")))
         if not plan.arms or not all(
@@ -158,14 +156,14 @@ def _json(stage: Stage) -> dict[str, Any]:
 
 
 def _moved(stage: Any) -> Any:
-    """The stage with the name of its data set alone, which may lie elsewhere."""
+    """The stage with only the name of its dataset, whose place may change."""
     if isinstance(stage, dict) and isinstance(data := stage.get("data"), str):
         return {**stage, "data": Path(data).name}
     return stage
 
 
 def _require_same(stored: Plan, asked: Plan, out: Path) -> None:
-    """Seeds and arms may be added, and the data lie elsewhere; whatever else differs makes another study."""
+    """Raises RunFolderError for another study. Seeds and arms may be added, and the data may be in another place."""
     before, now = (from_dict(RunConfig, plan.base) for plan in (stored, asked))
     differ = {f"base.{k}": v for k, v in changed(before, now).items() if k not in ("data", "device")}
     differ |= changed(
@@ -194,7 +192,7 @@ def _merged(stored: Plan | None, asked: Plan, out: Path) -> Plan:
 
 
 def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[RunConfig]:
-    """The resolved configuration of each stage of an arm. Raises ConfigError naming the stage."""
+    """Returns the resolved configuration of each stage of an arm. Raises ConfigError naming the stage."""
     configs = []
     nowhere = dict.fromkeys(("previous", *study.needs(arm)), "")
     for number, stage in enumerate(study.stages(arm), 1):
@@ -204,7 +202,7 @@ def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[Run
             before = configs if start == "{previous}" else []
             if start[1:-1] in study.needs(arm):
                 before = _stage_configs(study, fields, start[1:-1], seed)
-            if before:  # no weights yet, but their model is known
+            if before:  # there are no weights yet, but their model is known
                 changes = {**of_the_weights(before[-1], base, changes), **changes}
             configs.append(planned(base, None, data, changes)[0])
         except FeatherVitError as error:
@@ -221,9 +219,9 @@ def _settle(
     measured: dict[str, float],
     known: Measured | None,
 ) -> None:
-    """Writes the epochs of the arm's stages into the plan; so every field of them is checked before anything runs.
+    """Writes the epochs of the arm's stages into the plan, and so checks every field before anything runs.
 
-    `measured`: speeds of this call by configuration, so that arms that differ in a rate alone are measured once. `known`:
+    `measured`: speeds of this call by configuration, so that arms that differ only in a rate are measured once. `known`:
     the speeds that trials measured.
     """
     stages = study.stages(arm)
@@ -253,9 +251,9 @@ def _settle(
 
 
 def _speed(config: RunConfig, given: float | None, measured: dict[str, float]) -> tuple[float, int]:
-    """(images per second of a training step, images of an epoch) of a resolved configuration on this machine.
+    """Returns (images per second of a training step, images per epoch) of a resolved configuration on this machine.
 
-    `given`: the speed, where it is known. `measured`: speeds by configuration, which is added to.
+    `given`: the speed, if it is known. `measured`: speeds by configuration; a new one is added.
     """
     labelled = config.objective != "reconstruction"
     data = load_data(
@@ -270,7 +268,7 @@ def _speed(config: RunConfig, given: float | None, measured: dict[str, float]) -
     seen = sampler.steps_per_epoch * min(config.batch_size, len(data.train) * config.augment.repeats)
     if given is not None:
         return given, seen
-    if config.objective == "distillation" and not config.teacher:  # it is a stage before this one
+    if config.objective == "distillation" and not config.teacher:  # a stage before this one
         config = replace(config, objective="classification")
     key = json.dumps(to_dict(replace(config, lr=0.0)), sort_keys=True)
     if key not in measured:

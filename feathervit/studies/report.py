@@ -1,6 +1,6 @@
-"""What a study folder shows: study.json, table.md and chart.png, made anew from its cells whenever one ends.
+"""The results of a study folder: study.json, table.md and chart.png, written from its cells whenever one ends.
 
-study.json is meant to be kept: it holds no path of the machine and no weights. Accuracies are fractions in it.
+study.json is the file to keep: it holds no path of the machine and no weights. Accuracies are fractions in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .plan import Plan, read_plan
 from .verdicts import paired
 
 SCHEMA = 1
-FEW_SEEDS = 5  # with fewer, a table says what its spread cannot show
+FEW_SEEDS = 5  # with fewer, a table states what its spread cannot show
 POINTS = 200  # of a training curve, at most
 ABSOLUTE = re.compile(r"""(?<![\w.:/~])/(?:[^/\s'"]+/)*([^/\s'"]+)""")
 ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "precision", "machine")
@@ -34,7 +34,7 @@ ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "pre
 
 @dataclass
 class Cell:
-    """cell.json: one arm with one seed, ended. `changes`: its stages as run, `stages`: the `RunResult` of each.
+    """The content of cell.json: one arm with one seed. `changes`: its stages as run. `stages`: the `RunResult` of each.
 
     `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s", and of each stage "epochs" and "steps";
     of pre-training "train_loss" and its parts. `note`: a remark on the data.
@@ -56,7 +56,7 @@ def cell_folder(out: Path, arm: str, seed: int) -> Path:
 
 
 def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
-    """The cell, or None where it has not ended. Raises RunFolderError for a file that is none."""
+    """Reads the cell; returns None if it has not ended. Raises RunFolderError for a file that is not a cell."""
     path = cell_folder(out, arm, seed) / "cell.json"
     try:
         cell = from_dict(Cell, json.loads(path.read_text(encoding="utf-8")))
@@ -71,11 +71,13 @@ def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
-        raise RunFolderError(f"{path} is no cell of the study: {error}; remove it, and the cell runs again") from error
+        raise RunFolderError(
+            f"{path} is not a cell of the study: {error}; remove it, and the cell runs again"
+        ) from error
 
 
 def rebuild(out: Path) -> dict[str, Any]:
-    """Writes study.json, table.md and chart.png from the cells in `out`; returns what study.json holds."""
+    """Writes study.json, table.md and chart.png from the cells in `out`; returns the content of study.json."""
     plan = read_plan(out)
     found = collect(out, plan)
     write_json(out / "study.json", found)
@@ -85,7 +87,7 @@ def rebuild(out: Path) -> dict[str, Any]:
 
 
 def collect(out: Path, plan: Plan) -> dict[str, Any]:
-    """All that is known of the study, JSON-ready. "ran_on" lists the environments, to which each cell points."""
+    """Collects all results of the study, JSON-ready. "ran_on" lists the environments, to which each cell points."""
     environments: list[dict] = []
     cells = []
     for seed in plan.seeds:
@@ -113,7 +115,7 @@ def collect(out: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _begun(out: Path, arm: str, seed: int) -> list[dict[str, Any]]:
-    """What is known of a cell that has not ended: the epochs of its present stage and the figures of the last of them."""
+    """The figures so far of a cell that has not ended: the epochs of its present stage, and the last of them."""
     files = sorted(cell_folder(out, arm, seed).glob("[0-9]*/metrics.csv"), key=lambda path: int(path.parent.name))
     rows = MetricsFile(files[-1]).rows() if files else []
     if not rows:
@@ -123,12 +125,12 @@ def _begun(out: Path, arm: str, seed: int) -> list[dict[str, Any]]:
 
 
 def training_figures(row: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The figures of an epoch's row that are of training: "train_loss" and its parts."""
+    """The training figures of an epoch's row: "train_loss" and its parts."""
     return {name: value for name, value in (row or {}).items() if name.startswith("train_")}
 
 
 def training_curve(rows: list[dict[str, Any]]) -> dict[str, list]:
-    """The training figures of at most POINTS epochs, evenly spaced, the last one among them."""
+    """The training figures of at most POINTS epochs, evenly spaced, with the last one."""
     rows = rows[::-1][:: max(1, -(-len(rows) // POINTS))][::-1]
     names = ["epoch", *training_figures(rows[0])] if rows else []
     return {name: [_short(row.get(name)) for row in rows] for name in names}
@@ -139,7 +141,7 @@ def _short(value: Any) -> Any:
 
 
 def _curve(stages: list[dict[str, Any]]) -> list[list[float]]:
-    """[minutes since the cell began, validation top-1] of every epoch that has one."""
+    """[minutes since the start of the cell, validation top-1] of every epoch that has one."""
     points, begun = [], 0.0
     for stage in stages:
         rows = [row for row in stage["epochs"] if row.get("val_top1") is not None]
@@ -153,7 +155,7 @@ def from_plan(plan: Plan) -> dict[str, Any]:
 
 
 def public(value: Any, private: dict[str, str]) -> Any:
-    """The value with the study's and the data's folder cut to their names, and any other absolute path too."""
+    """The value with all absolute paths cut to their last name."""
     if isinstance(value, dict):
         return {public(k, private): public(v, private) for k, v in value.items()}
     if isinstance(value, list):
@@ -239,7 +241,7 @@ def _chosen(found: dict[str, Any]) -> str:
 
 
 def doubt(found: dict[str, Any]) -> str:
-    """What the spread of fewer than FEW_SEEDS seeds cannot show; "" for more."""
+    """A sentence on what the spread of fewer than FEW_SEEDS seeds cannot show; "" for more seeds."""
     counts = Counter(c["arm"] for c in found["cells"] if c["status"] == "finished")
     n = max(counts.values(), default=0)
     if not 0 < n < FEW_SEEDS:
@@ -258,7 +260,7 @@ def _values(cells: list[dict[str, Any]], figure: str) -> list[Any]:
 
 
 def _chart(found: dict[str, Any], path: Path) -> None:
-    """Left, dots: one seed each; bars: the mean of an arm. Right: validation accuracy over time, a line a seed."""
+    """Draws the chart: left, a dot per seed and a bar at an arm's mean; right, validation accuracy over time, a line per seed."""
     import io
 
     from matplotlib.figure import Figure
@@ -282,7 +284,7 @@ def _chart(found: dict[str, Any], path: Path) -> None:
     ends.set_xlabel(f"{split} top-1, %; dots: seeds, bars: means")
     ends.grid(axis="x", alpha=0.3)
     ways.set_xlabel("minutes")
-    ways.set_ylabel("val top-1, %; a line a seed")
+    ways.set_ylabel("val top-1, %; a line per seed")
     ways.grid(alpha=0.3)
     figure.suptitle(found["name"], fontsize=10)
     drawn = io.BytesIO()

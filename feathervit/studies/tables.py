@@ -1,7 +1,7 @@
-"""The papers' tables in Markdown, made of result files: the rows that were run, then one line of those that were not.
+"""The papers' tables in Markdown, from result files: the rows that were run, and collapsed, those that were not.
 
-The rows come from RESULTS/NAME/study.json of the study `papers`, in as many folders as there are. Repeated runs of one
-command are RESULTS/NAME/seed-N.json (scripts/seeds.py), weights of the package RESULTS/weights/NAME.json. Loads no torch.
+The rows come from all RESULTS/NAME/study.json of the study `papers`. Repeated runs of one command are
+RESULTS/NAME/seed-N.json (scripts/seeds.py), and weights of the package RESULTS/weights/NAME.json. Loads no torch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .definition import Published
 from .library.papers import TABLES, papers
 
 DATA_NAMES = {"cifar100": "CIFAR-100", "cifar10": "CIFAR-10", "svhn": "SVHN", "flowers102": "Flowers-102"}
-RECOVERED = "the table's figures are lost in the text at hand; recovered from what it and its sources say elsewhere"
-DERIVED = "derived from a difference that the text gives"
+RECOVERED = "the table is lost in the available text; recovered from other passages and sources"
+DERIVED = "derived from a difference in the text"
 Cells = list[dict[str, Any]]
 
 
 def tables(results: str | Path) -> dict[str, str]:
-    """Name -> Markdown: "headline" (all rows that were run), each of `TABLES`, "seeds" and "weights"."""
+    """Makes name -> Markdown: "headline" (all rows that were run), each of `TABLES`, "claims", "seeds" and "weights"."""
     results = Path(results)
     found = read_papers(results)
     runs = [arm for arm, own in papers.published.items() if arm in found and own.figure == "test_top1"]
@@ -40,7 +40,7 @@ def tables(results: str | Path) -> dict[str, str]:
 
 
 def read_papers(results: Path) -> dict[str, Cells]:
-    """Arm -> its cells, each with the "file" that it stands in. Raises RunFolderError for a file that cannot be read."""
+    """Reads arm -> its cells, each with its "file". Raises RunFolderError for a file that cannot be read."""
     found: dict[str, Cells] = defaultdict(list)
     for path in sorted(results.glob("*/study.json")):
         try:
@@ -49,7 +49,7 @@ def read_papers(results: Path) -> dict[str, Cells]:
                 continue
             for cell in study["cells"]:
                 if cell["arm"] not in papers.arms:
-                    raise ValueError(f"{cell['arm']!r:.80} is no arm of the study")
+                    raise ValueError(f"{cell['arm']!r:.80} is not an arm of the study")
                 if cell["seed"] in [other["seed"] for other in found[cell["arm"]]]:
                     raise ValueError(f"{cell['arm']}, seed {cell['seed']}, is in another file too")
                 found[cell["arm"]].append({**cell, "file": path, "planned": study["epochs"][cell["arm"]]})
@@ -59,7 +59,7 @@ def read_papers(results: Path) -> dict[str, Cells]:
 
 
 class Notes:
-    """Footnotes, numbered as they come, each text once."""
+    """Footnotes, numbered in order, each text once."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
@@ -81,13 +81,13 @@ def _figure(own: Published) -> str:
 
 
 def _reported(own: Published, notes: Notes) -> str:
-    """The figure of the paper with its notes."""
+    """The paper's figure with its notes."""
     certainty = {"recovered": RECOVERED, "derived": DERIVED}.get(own.certainty, "")
     return (_figure(own) + notes.mark(certainty if own.value is not None else "", own.note)).strip()
 
 
 def _not_run(arms: list[str]) -> str:
-    """The rows that were not run, each with the figure of the paper, in parts that a page shows when asked."""
+    """The rows that were not run, each with the paper's figure, in parts that are collapsed on a page."""
     quoted = [arm for arm in arms if arm not in papers.arms]
     parts = {
         "not run here": [arm for arm in arms if arm in papers.arms],
@@ -101,14 +101,15 @@ def _not_run(arms: list[str]) -> str:
 
 
 def _figures(arms: list[str]) -> str:
-    """The figures of the paper for some rows, as one line."""
+    """The paper's figures for some rows, as one line."""
     rows = [papers.published[arm] for arm in arms]
     several = len({own.data for own in rows}) > 1
     figures: dict[str, list[str]] = defaultdict(list)
     for own in rows:
-        figures[own.name].append(f"{DATA_NAMES[own.data]} {_figure(own)}" if several else _figure(own))
+        figures[own.name].append(f"{DATA_NAMES[own.data]} {_figure(own)}".strip() if several else _figure(own))
     texts = [f"{name} ({', '.join(filter(None, own))})" if any(own) else name for name, own in figures.items()]
-    return f"With the figures of the paper: {'; '.join(texts)}."
+    said = "With the paper's figures: " if any(map(_figure, rows)) else ""
+    return f"{said}{'; '.join(texts)}."
 
 
 def _cell(cells: Cells, read: Callable[[dict[str, Any]], str]) -> str:
@@ -116,7 +117,7 @@ def _cell(cells: Cells, read: Callable[[dict[str, Any]], str]) -> str:
 
 
 def _progress(cell: dict[str, Any]) -> str:
-    """The epochs of a cell's stages; of one that has not ended, how many of them are done."""
+    """The epochs of a cell's stages; for one that has not ended, how many are done."""
     if cell["status"] == "begun":
         return f"{cell['epochs_run']} of {cell['planned'][cell['stage'] - 1]}"
     return " + ".join(map(str, cell.get("epochs", cell["planned"])))
@@ -186,7 +187,7 @@ def _seeds(results: Path) -> str:
     groups = defaultdict(list)
     for path in sorted(results.glob("*/seed-*.json")):
         groups[path.parent.name].append(read_result(path))
-    head = ("Runs", "Data", "Test pictures", "Model", "Parameters", "Test top-1, %", "Seeds", "Epochs", "Minutes")
+    head = ("Runs", "Data", "Test images", "Model", "Parameters", "Test top-1, %", "Seeds", "Epochs", "Minutes")
     lines = []
     for name, runs in groups.items():
         tests = [r.test for r in runs if r.test]

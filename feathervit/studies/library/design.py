@@ -1,6 +1,6 @@
-"""The design space of tiny vision transformers, and the questions that arXiv 2407.17783 leaves open.
+"""The design space of tiny vision transformers, and questions that arXiv 2407.17783 leaves open.
 
-Where arms are held at equal parameters, that is within 1 % at 32 px in patches of 4 with 100 classes.
+"At equal parameters" means within 1 %, at 32 px in patches of 4 with 100 classes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ moe_vs_conv = _mlit(
 )
 
 hidden_schedule = _mlit(
-    "How far may the experts' hidden size fall from the first layer to the last?",
+    "How far can the experts' hidden size fall from the first layer to the last?",
     "hidden-schedule",
     {f"81 to {last}": {"arch.feedforward.hidden_last": last} for last in (81, 54, 27, 14, 4)},
 )
@@ -55,7 +55,7 @@ stages = _mlit(
 )
 
 gates = _mlit(
-    "What do noise, the number of experts kept and the balance losses of the gates matter?",
+    "How much do noise, the number of kept experts and the balance losses of the gates matter?",
     "gates",
     {
         "paper": {},
@@ -69,7 +69,7 @@ gates = _mlit(
 )
 
 kv_groups = _mlit(
-    "How many query heads may share a key and value head?",
+    "How many query heads can share a key and value head?",
     "kv-groups",
     {f"{heads} of 6": {"arch.attention.kv_heads": heads} for heads in (6, 3, 2, 1)},
 )
@@ -104,7 +104,7 @@ training_recipe = _mlit(
         "label smoothing": {"loss.label_smoothing": 0.1},
         "averaged weights": {"optim.ema": 0.99},
         "Muon": {"optim.name": "muon", "optim.betas": (0.9, 0.95), "optim.lr_batch": 0},
-        "24 px, then 32 px": [  # the head starts anew in the second stage
+        "24 px, then 32 px": [  # the second stage has a new head
             {"img_size": 24, "share": 0.5},
             {"start_from": "{previous}", "share": 0.5},
         ],

@@ -1,4 +1,4 @@
-"""Our models beside the paper's."""
+"""Our models compared with the paper's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The rows of the papers' tables as arms of one study, each with the published figure beside it.
+"""The rows of the papers' tables as arms of one study, each with its published figure.
 
-An arm trains on all of train and reports the last epoch. One that starts from pre-training names that arm: it is run once
-for all of them, under the first seed. Rows that are quoted as published and never run here have a figure and no arm.
+An arm trains on all of train and reports the last epoch. One that starts from pre-training names that arm, which runs once
+for all of them, with the first seed. Rows that are quoted as published and not run here have a figure and no arm.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _stages: dict[str, Stage] = {}
 
 
 def _row(arm: str, table: str | tuple[str, ...], name: str, data: str, value: float | None, **rest: Any) -> None:
-    """Adds a row. `rest`: the stage of the arm, if it is run, under "stage"; else fields of `Published`."""
+    """Adds a row. `rest`: under "stage" the stage of the arm, if it is run, and fields of `Published`."""
     if stage := rest.pop("stage", None):
         _stages[arm] = {"data": data, **stage}
     _published[arm] = Published(name, data, value, (table,) if isinstance(table, str) else table, **rest)
@@ -50,7 +50,7 @@ def _pretraining() -> None:
         stage = {"recipe": "mae_cifar100_s", **fields}
         _row(f"mae-s-{sharing}", name=f"mmLiT-S, {named} shared", value=None, stage=stage, **words)
     stage = {"recipe": "mae_cifar100_s", "model": "mae_vit"}
-    note = "its hyper-parameters are not at hand: mmLiT-S's"
+    note = "its hyper-parameters are not available; those of mmLiT-S"
     _row("mae-vit", name="Mae-ViT-C100", value=None, stage=stage, note=note, **words)
 
 
@@ -132,7 +132,7 @@ _JOINT = (5.8, (69.64, 91.65, 97.52, 57.20))  # ViT-T+SSAT
 
 def _peer_stage(model: str, patch: int | None, data: str) -> Stage:
     """The supervised training of arXiv 2310.20704, whose figures these are: its recipe without the reconstruction."""
-    if data == "flowers102":  # the one set that these models see at 224 px, in patches of their own
+    if data == "flowers102":  # the one dataset at 224 px, in the models' own patches
         sizes: Stage = {"img_size": 224, "batch_size": 64}
     else:
         sizes = {"img_size": 32, **({"patch_size": patch} if patch else {})}
@@ -209,7 +209,7 @@ def _feather() -> None:
 for _part in (_pretraining, _tables_7_and_9, _table_8, _poorvits, _peers, _feather):
     _part()
 
-# The arms in the order in which they are worth running; one that starts from another comes after it.
+# The arms, the most useful first; one that starts from another comes after it.
 _TRANSFERS = {size: [f"mmlit-{size}-{data}" for data in SETS] for size in SIZES}
 _FIRST = (
     *(f"mlit-{size}-{data}" for data in SETS[:2] for size in ("xxs", "xs", "s")),
@@ -222,7 +222,7 @@ _FIRST = (
 
 papers = Study(
     name="papers",
-    question="What do the rows of the papers' tables give here?",
+    question="What accuracy do the rows of the papers' tables reach here?",
     base=recipe("mlit_cifar100"),
     arms={arm: _stages[arm] for arm in dict.fromkeys([*_FIRST, *_stages])},
     sizes={"": Size(fields={"split.val_fraction": 0.0, "split.keep": "last"})},

@@ -1,4 +1,4 @@
-"""What pre-training on the same pictures is worth, at an equal budget."""
+"""The value of pre-training on the same images, at an equal budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ...recipes import recipe
 from ..definition import Size, Study
 from .sizes import SMALLEST
 
-# Table 3 at a size where its learning rate, for batches of 1280, would warm up for longer than the run.
+# Table 3 for a run that is shorter than the warm-up of its learning rate, which is for batches of 1280.
 PRETRAIN = {
     "recipe": "mae_cifar100_xxs",
     "batch_size": 128,
@@ -19,7 +19,7 @@ _FINE_TUNE = {"start_from": "{previous}"}
 
 pretrain_or_scratch = Study(
     name="pretrain-or-scratch",
-    question="At an equal budget on the same few pictures: is it better to train on labels from scratch, to pre-train "
+    question="At an equal budget on the same few images: is it better to train on labels from scratch, to pre-train "
     "without labels and fine-tune, or to do both at once?",
     base=recipe("mlit_cifar100"),
     arms={

@@ -1,4 +1,4 @@
-"""What the experts of a layer share: Table 9 of arXiv 2407.17783."""
+"""Which matrices the experts of a layer share: Table 9 of arXiv 2407.17783."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sizes that several studies are run at."""
+"""Sizes that several studies share."""
 
 from __future__ import annotations
 
-# 50 pictures of each class at 32 px in 64 patches: of CIFAR-100, what two cores train on in minutes.
+# 50 images per class at 32 px in 64 patches: of CIFAR-100, a run of minutes on two cores.
 FEW = {"img_size": 32, "patch_size": 4, "split.val_fraction": 0.02, "split.train_per_class": 50}
 SMALLEST = {"model": "mlit_xxs", **FEW}
