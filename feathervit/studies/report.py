@@ -260,7 +260,7 @@ def _values(cells: list[dict[str, Any]], figure: str) -> list[Any]:
 
 
 def _chart(found: dict[str, Any], path: Path) -> None:
-    """Draws the chart: left, a dot per seed and a bar at an arm's mean; right, validation accuracy over time, a line per seed."""
+    """Draws the chart: left, a dot per seed and a bar at an arm's mean; right, a line of validation accuracy per seed."""
     import io
 
     from matplotlib.figure import Figure

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from feathervit.checkpoint import load_weights
+from feathervit.data import load_data
 from feathervit.errors import ConfigError, DataError
+from feathervit.evaluation.inference import load
 from feathervit.results import read_result
 from feathervit.studies import Study
 from feathervit.studies import cell as runs
@@ -69,6 +71,22 @@ def test_stages_run_one_after_another(tmp_path):
     assert config["split"]["seed"] == 0
     own = read_cell(tmp_path, "own", 3).stages[1]["config"]
     assert (own["split"]["seed"], own["optim"]["warmup_epochs"]) == (3, 1.5)
+
+
+def test_flips_are_averaged_where_the_study_asks_for_it(tmp_path):
+    """The accuracy is that of the mean of two logits by hand; the plain figure stays what it was."""
+    plain = run_study(digits({"one": {}}, seeds=(0,)), tmp_path / "plain").found["cells"][0]
+    ended = run_study(replace(digits({"one": {}}, seeds=(0,)), flip=True), tmp_path / "flip")
+    (cell,) = ended.found["cells"]
+    predictor = load(tmp_path / "flip" / "cells" / "one" / "seed-0" / "1")
+    test = load_data("digits", img_size=8).test
+    x = (test.images.float() / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        logits = predictor.model(x) + predictor.model(x.flip(-1))
+    assert cell["flip_test_top1"] == pytest.approx((logits.argmax(1) == test.labels).float().mean().item())
+    assert cell["test_top1"] == plain["test_top1"] != cell["flip_test_top1"]
+    assert "flip_test_top1" not in plain
+    assert "| Test, flip averaged |" in table(ended.found)
 
 
 def test_a_failed_cell_is_recorded_and_the_study_goes_on(tmp_path, ran):

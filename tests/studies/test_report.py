@@ -111,6 +111,8 @@ def tiny(study: Study, size: str) -> Study:
             fields["patch_size"] = 8
         if isinstance(asked.get("arch"), EncoderConfig):
             fields = {k: v for k, v in fields.items() if k != "arch.dim"}
+        if stage.get("arch.depth") == 0:  # a net without layers stays one
+            fields["arch.depth"] = 0
         kept = {name: value for name, value in stage.items() if name not in ("data", "reading.classes")}
         return {**kept, **fields, "epochs": 1}
 
