@@ -151,7 +151,7 @@ NOT_WEIGHTS = {  # name: (content or way to make it)
 }
 SAYS = {"a folder": "no checkpoint", "a pipe": "not a file", "a link to nothing": "no checkpoint"}
 SAYS["a file of 16 GiB"] = "damaged"
-SAYS |= {"empty": "empty file", "a JSON file": "JSON file", "a picture": "an image", "a zip archive": "a zip archive"}
+SAYS |= {"empty": "empty file", "a JSON file": "JSON file", "an image": "an image", "a zip archive": "a zip archive"}
 SAYS |= {"a pickle": "a pickle", "a PyTorch file": "a PyTorch checkpoint", "an npz with a pickle": "NumPy arrays"}
 
 NOT_OURS = [
