@@ -170,7 +170,7 @@ def test_reliability_before_and_after(run, folder, tmp_path, small, with_report,
         patch.setattr("feathervit.plots.report.fit_temperature", none)
         report(run.folder)
     (without,) = notes(run.folder)
-    assert "No temperature was fitted: too few." in without
+    assert "too few" in without
     assert "divided by" not in without
 
     shutil.rmtree(folder / "test")
