@@ -101,6 +101,7 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
         "loss.label_share": (config.objective == "joint", "objective joint"),
         "loss.label_smoothing": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
         "loss.class_weights": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
+        "augment.sampling": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
         "reading.classes": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
         "split.fold": (config.split.folds > 0, "split.folds"),
     }

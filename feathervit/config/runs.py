@@ -113,6 +113,9 @@ class Augmentation:
     """Side of the first training images as a share of the image size. It grows for four fifths of the run (1: always full)."""
     repeats: Count = 1
     """Views of one image in a batch (repeated augmentation)."""
+    sampling: Literal["all", "balanced"] = "all"
+    """all: an epoch shows every image once. balanced: it shows as many images of each class, those of small classes
+    several times. An epoch has the same number of steps."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..config import ReadingConfig
 from ..errors import DataError
@@ -29,6 +30,7 @@ from .image import ImageError, Source, examined, header, quiet
 from .imageset import Found, Images, Progress, Values, pixel_digest
 from .scale import darkness, faults, find_scale, merged
 from .scale import found as said_of
+from .similar import Thumbnail, alike, thumbnail
 
 _FEW = 10  # images: a class with fewer is named
 _TRUNCATED = ("truncated", "premature", "unexpected end", "broken data stream", "eof")
@@ -43,7 +45,8 @@ class Report:
     Images go by a path from the data's folder, with /, or by a name such as "test[3]". `notes`: what the data was taken for,
     and what was skipped, in a line. `counts`: split -> class -> images that can be read. `unreadable`, `truncated`: path ->
     why. `empty`: files of no bytes. `duplicates`: groups of same images in one split; `across_splits`: in several;
-    `two_labels`: with more than one class. `groups_in_splits`: group -> its splits, where `reading.groups` is set and it has
+    `two_labels`: with more than one class. `near_duplicates`: pairs of images that differ in their pixels and show the same, of
+    two splits, or of train where no other split is there. `groups_in_splits`: group -> its splits, where `reading.groups` is set and it has
     several. `suggested_groups`: a sentence on groups that paths suggest. `sizes`: "width" and "height" -> (smallest, median,
     largest). `values`: what images of more than 8 bits hold; `scale`: which value is white in them; `no_scale`: why there is
     none. `warnings`: what may be wrong with the whole set. `outdated`: files whose content changed while their size, times and
@@ -65,6 +68,7 @@ class Report:
     duplicates: list[list[str]] = field(default_factory=list)
     across_splits: list[list[str]] = field(default_factory=list)
     two_labels: list[list[str]] = field(default_factory=list)
+    near_duplicates: list[list[str]] = field(default_factory=list)
     not_in_train: dict[str, list[str]] = field(default_factory=dict)
     groups_in_splits: dict[str, list[str]] = field(default_factory=dict)
     suggested_groups: str = ""
@@ -127,6 +131,12 @@ class Report:
             *self.warnings,
             *_listed("perhaps damaged", [f"{name} ({why})" for name, why in self.doubtful.items()]),
             *_listed("changed since they were decoded (to be decoded again)", self.outdated),
+            *_listed(
+                "nearly the same image in two splits"
+                if len(self.counts) > 1
+                else "nearly the same image twice (a random validation split may part them; --groups keeps them together)",
+                [" ~ ".join(pair) for pair in self.near_duplicates],
+            ),
             *_listed("same image under two labels", [" = ".join(group) for group in self.two_labels]),
             *_listed("same image twice in a split", [" = ".join(group) for group in self.duplicates]),
             *_listed(f"classes under {_FEW} images", [f"{name} ({n})" for name, n in self.small_classes.items()]),
@@ -187,6 +197,7 @@ def check_data(
                 report.doubtful[file] = seen[6]
     report.counts = {split: dict(sorted(count.items())) for split, count in counts.items()}
     _sort_out_duplicates(report, list(same.values()))
+    report.near_duplicates = _near_duplicates(names, examined)
     if labelled:
         _judge_classes(report)
     sizes = [seen for seen in examined if not isinstance(seen, str)]
@@ -204,8 +215,8 @@ def check_data(
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-# (width, height, mode, digest of the pixels, brightest level, format, what may be wrong), or why it cannot be read
-Seen = tuple[int, int, str, str, int, str | None, str | None] | str
+# (width, height, mode, digest of the pixels, brightest level, format, what may be wrong, thumbnail), or why it cannot be read
+Seen = tuple[int, int, str, str, int, str | None, str | None, Thumbnail] | str
 
 
 def _find_scale(report: Report, found: Found) -> Values:
@@ -241,7 +252,7 @@ def _seen(images: Images) -> Iterator[Seen]:
     else:
         mode = next(iter(images.scan().modes))
         for x_CHW in images.images:
-            yield *reversed(x_CHW.shape[1:]), mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), None, None
+            yield *reversed(x_CHW.shape[1:]), *_of_pixels(x_CHW, mode, None, None)
 
 
 def _look(item: Source, scale: float | None, max_gib: float) -> Seen:
@@ -250,9 +261,33 @@ def _look(item: Source, scale: float | None, max_gib: float) -> Seen:
             return _NO_BYTES
         width, height, mode = header(item)
         with examined(item, 3, scale, max_gib) as (x_CHW, kind, doubted):
-            return width, height, mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), kind, doubted
+            return width, height, *_of_pixels(x_CHW, mode, kind, doubted)
     except ImageError as error:
         return error.why
+
+
+def _of_pixels(x_CHW: torch.Tensor, mode: str, kind: str | None, doubted: str | None) -> tuple:
+    """What `Seen` holds behind the sides."""
+    small = thumbnail(x_CHW if x_CHW.shape[0] in (1, 3) else x_CHW[:1])
+    return mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), kind, doubted, small
+
+
+def _near_duplicates(names: list[tuple[str, str, str]], examined: list[Seen]) -> list[list[str]]:
+    """Pairs of paths; images with the same pixels are compared once in each split, and reported elsewhere."""
+    parts: dict[str, dict[str, tuple[str, Thumbnail]]] = defaultdict(dict)  # split -> digest -> (path, thumbnail)
+    for (split, _, file), seen in zip(names, examined, strict=True):
+        if not isinstance(seen, str):
+            parts[split].setdefault(seen[3], (file, seen[7]))
+    splits = [list(part.items()) for part in parts.values()]
+    pairs = [(a, b) for i, a in enumerate(splits) for b in splits[i + 1 :]]
+    found = []
+    for first, second in pairs or [(part, None) for part in splits]:
+        other = first if second is None else second
+        for i, j in alike([s for _, (_, s) in first], second and [s for _, (_, s) in second]):
+            (digest, (file, _)), (digest_2, (file_2, _)) = first[i], other[j]
+            if digest != digest_2:
+                found.append([file, file_2])
+    return found
 
 
 def _suggested(found: Found) -> str:

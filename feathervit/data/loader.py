@@ -20,6 +20,7 @@ class Sampler:
 
     `n`: images in the set; `batch_size`: views in a batch of one process, a multiple of `repeats`. A partial batch is
     shared out evenly: where its images do not divide by `world`, some of them are seen by two processes.
+    `labels` int64 [n]: an epoch shows as many images of each class (None: every image once).
     Raises ConfigError for sizes that do not fit together, DataError for an empty set.
     """
 
@@ -31,6 +32,7 @@ class Sampler:
         rank: int = 0,
         world: int = 1,
         repeats: int = 1,
+        labels: Tensor | None = None,
     ):
         if n < 1:
             raise DataError("the training set holds no images; check the data folder and its classes")
@@ -43,14 +45,25 @@ class Sampler:
         self.rank, self.world, self.repeats = rank, world, repeats
         self.images = batch_size // repeats  # different images in a batch of one process
         self.steps_per_epoch = max(1, n // (self.images * world))
+        self.classes = [] if labels is None else [(labels == k).nonzero()[:, 0] for k in labels.unique()]
         self._order: tuple[int, Tensor] | None = None
 
     def permutation(self, epoch: int) -> Tensor:
         """The order of an epoch, int64 [n]; the same on every process."""
         if self._order is None or self._order[0] != epoch:
             generator = Chance(self.seed, epoch).generator("order")
-            self._order = epoch, torch.randperm(self.n, generator=generator)
+            self._order = epoch, self._balanced(generator) if self.classes else torch.randperm(self.n, generator=generator)
         return self._order[1]
+
+    def _balanced(self, generator: torch.Generator) -> Tensor:
+        """n indices with as many of each class, to within one: small classes again and again, a part of large ones."""
+        one_more = torch.randperm(len(self.classes), generator=generator) < self.n % len(self.classes)
+        parts = []
+        for own, more in zip(self.classes, one_more.tolist(), strict=True):
+            quota = self.n // len(self.classes) + more
+            rounds = [own[torch.randperm(len(own), generator=generator)] for _ in range(-(-quota // len(own)))]
+            parts += [torch.cat(rounds)[:quota]] if quota else []
+        return torch.cat(parts)[torch.randperm(self.n, generator=generator)]
 
     def batch(self, step: int) -> Tensor:
         """Indices of this process's batch at `step`, int64 [B] on the CPU, an image's views side by side."""

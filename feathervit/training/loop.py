@@ -146,6 +146,7 @@ class Trainer:
                 rank=self.group.rank * accumulate + micro,
                 world=shares,
                 repeats=config.augment.repeats,
+                labels=self.data.train.labels if config.augment.sampling == "balanced" else None,
             )
             for micro in range(accumulate)
         ]

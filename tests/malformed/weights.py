@@ -331,7 +331,7 @@ MISUSED = [
         Case(
             f"weights: hub folder with {what}",
             "predict {here}/hub {world}/good.png",
-            ["hub", "damaged"],
+            ["hub", "not a safetensors file"],
             copy("hub", change),
         )
         for what, change in {

@@ -1,0 +1,66 @@
+"""Near-duplicates: images that show the same, though their pixels differ: encoded again, resized, brighter, mirrored.
+
+Candidates have perceptual hashes that differ in few bits: the signs of the lowest cosine frequencies of a grey thumbnail, as in
+pHash (Zauner, 2010). A pair counts if its colour thumbnails correlate too, since simple images share hashes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.fft import dctn
+
+from .image import resize
+from .imageset import with_channels
+
+BITS = 10  # of 64 that may differ
+CORRELATION = 0.98  # of two thumbnails, at least
+FLAT = 2.0  # standard deviation of levels under which an image shows nothing to compare
+_GREY, _COLOUR, _LOW = 32, 16, 8  # sides of the thumbnails, and of the block of frequencies
+_PAIRS = 1 << 22  # of hashes compared at one time
+
+
+class Thumbnail(NamedTuple):
+    """`hashes`: 64 bits of an image and of its mirror image. `levels`: uint8 [3, 16, 16]. `flat`: of one colour."""
+
+    hashes: tuple[int, int]
+    levels: np.ndarray
+    flat: bool
+
+
+def thumbnail(x_CHW: torch.Tensor) -> Thumbnail:
+    """The thumbnail of an image, uint8 [1 or 3, H, W]."""
+    small = with_channels(x_CHW[None], 3) if x_CHW.shape[0] == 1 else x_CHW[None]
+    grey_HW = resize(with_channels(small, 1), _GREY)[0, 0].numpy().astype(np.float32)
+    levels = resize(small, _COLOUR)[0].numpy()
+    return Thumbnail((_hash(grey_HW), _hash(grey_HW[:, ::-1])), levels, bool(grey_HW.std() < FLAT))
+
+
+def alike(first: list[Thumbnail], second: list[Thumbnail] | None = None) -> list[tuple[int, int]]:
+    """(index in `first`, index in `second`) of near-duplicates, sorted; without `second`, pairs i < j inside `first`."""
+    if not first or second == []:
+        return []
+    inside, second = second is None, first if second is None else second
+    own_N = np.array([t.hashes[0] for t in first], np.uint64)
+    hashes_M2 = np.array([t.hashes for t in second], np.uint64)
+    found, rows = [], max(1, _PAIRS // len(second))
+    for start in range(0, len(first), rows):
+        differ_BM2 = np.bitwise_count(own_N[start : start + rows, None, None] ^ hashes_M2)
+        for i, j in np.argwhere((differ_BM2 <= BITS).any(-1)).tolist():
+            if (not inside or start + i < j) and _correlate(first[start + i], second[j]):
+                found.append((start + i, j))
+    return found
+
+
+def _hash(grey_HW: np.ndarray) -> int:
+    low = dctn(grey_HW, norm="ortho")[:_LOW, :_LOW].ravel()
+    bits = low > np.median(low)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _correlate(a: Thumbnail, b: Thumbnail) -> bool:
+    if a.flat or b.flat:
+        return False
+    return any(np.corrcoef(a.levels.ravel(), other.ravel())[0, 1] >= CORRELATION for other in (b.levels, b.levels[..., ::-1]))
