@@ -14,7 +14,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,27 @@ FORMAT = 1
 STATES = ("state.safetensors", "state.previous.safetensors")  # the latest first
 
 
+@dataclass(frozen=True)
+class OtherAnswer:
+    """When the answer is "other", none of the classes: where the best guess has a probability under `threshold`.
+
+    Error rates, shares from 0 to 1, on `n` validation images: `known`: images of the classes that get this answer; `mistaken`:
+    wrong guesses that do not (None: there were none); `strangers`: images of no class that do not (None: none were given).
+    """
+
+    threshold: float = 0.0
+    known: float = 0.0
+    n: int = 0
+    mistaken: float | None = None
+    strangers: float | None = None
+
+
 @dataclass
 class Checkpoint:
     """Weights and what their use needs.
 
     `figures`: measurements at the time of saving. `temperature`: divides logits before the softmax; 1 unless it was fitted
-    later (`evaluation/calibration.py`).
+    later (`evaluation/calibration.py`). `other`: fitted with it.
     """
 
     config: RunConfig
@@ -49,6 +64,7 @@ class Checkpoint:
     step: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
+    other: OtherAnswer | None = None
 
     def read_as(self, reading: Mapping[str, Any], data: Any = None) -> Checkpoint:
         """A copy for use on `data` (None: the training data), which is read as in training except for `reading`.
@@ -121,6 +137,7 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
         "step": checkpoint.step,
         "figures": checkpoint.figures,
         "temperature": checkpoint.temperature,
+        "other": checkpoint.other and asdict(checkpoint.other),
     }
     write_bytes(path, _pack(checkpoint.weights, meta))
 
@@ -157,6 +174,7 @@ def load_weights(path: str | Path) -> Checkpoint:
     temperature = meta.get("temperature", 1.0)
     if type(temperature) is not float or not 0 < temperature < math.inf:
         raise CheckpointError(f"{path}: temperature must be a number above 0, got {temperature!r:.40}")
+    other = _other_answer(path, meta.get("other"))
     if len(set(names)) < len(names):
         raise CheckpointError(f"{path}: its class names are not unique")
     epoch, step, figures = meta.get("epoch", 0), meta.get("step", 0), meta.get("figures") or {}
@@ -166,7 +184,20 @@ def load_weights(path: str | Path) -> Checkpoint:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path}: not all values of {name} are finite; the run that wrote them failed")
-    return Checkpoint(config, tuple(names), chans, tensors, epoch, step, figures, temperature)
+    return Checkpoint(config, tuple(names), chans, tensors, epoch, step, figures, temperature, other)
+
+
+def _other_answer(path: Path, stored: Any) -> OtherAnswer | None:
+    if stored is None:
+        return None
+    try:
+        other = from_dict(OtherAnswer, stored, "other")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    shares = [other.threshold, other.known, other.mistaken or 0.0, other.strangers or 0.0]
+    if not all(0 <= share <= 1 for share in shares):
+        raise CheckpointError(f"{path}: other must hold shares from 0 to 1, got {shares}")
+    return other
 
 
 # ---------------------------------------------------------------------------------------------------------------------

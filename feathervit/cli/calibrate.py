@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from .printing import add_row, new_table, print_json, print_result, set_threads
+from .printing import add_row, new_table, other_line, print_json, print_result, set_threads
 from .reading import ReadingFlags
 
 
@@ -22,6 +22,8 @@ class Calibrate(ReadingFlags):
     """A weights file, or a run folder (its best weights)."""
     data: str | None = None
     """A name or folder; the data the checkpoint was trained on if not given."""
+    others: tuple[str, ...] = ()
+    """Files or folders of images of none of the classes: how many of them still get a class is measured."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU where there is one."""
     skip_unreadable: bool = False
@@ -36,7 +38,7 @@ def calibrate(args: Calibrate, _: dict) -> int:
     from ..evaluation.calibration import calibrate as run
 
     set_threads(args.threads)
-    found = run(args.checkpoint, args.data, args.device, args.skip_unreadable, args.fields())
+    found = run(args.checkpoint, args.data, args.device, args.skip_unreadable, args.fields(), args.others)
     if args.json:
         print_json(found)
         return 0
@@ -55,4 +57,5 @@ def calibrate(args: Calibrate, _: dict) -> int:
     if crossed >= before:
         text += "; warning: it does not fall, so these images are too few to say that probabilities mean more now"
     print_result(text, highlight=False, soft_wrap=True)
+    print_result(other_line(found["other"]), highlight=False, soft_wrap=True)
     return 0

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from tyro.conf import Positional
 
 from ..errors import ConfigError, DataWarning
-from ..evaluation.confusion import confused_pairs, interval, worst_first
+from ..evaluation.confusion import confused_pairs, interval, macro_accuracy, worst_first
 from ..streams import quiet_libraries
-from .printing import add_row, new_table, print_json, print_result, set_threads
+from .printing import add_row, new_table, other_line, print_json, print_result, set_threads
 from .reading import ReadingFlags
 
 PAIRS = 10  # of confused classes that are named
@@ -52,9 +52,10 @@ def evaluate(args: Evaluate, _: dict) -> int:
         print_json({"checkpoint": args.checkpoint, "split": split, **found.to_dict()})
         return 0
     low, high = interval(found.top1, found.n)
+    macro = f"macro accuracy {100 * found.balanced_accuracy:.2f} %"
     print_result(
         f"{split}: top-1 {100 * found.top1:.2f} % of {found.n} images (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
-        f"top-{found.top5_k} {100 * found.top5:.2f} %, balanced {100 * found.balanced_accuracy:.2f} %; "
+        f"top-{found.top5_k} {100 * found.top5:.2f} %, {macro_accuracy(found.to_dict()) or macro}; "
         f"calibration error {100 * found.ece:.2f} %",
         highlight=False,
     )
@@ -81,8 +82,8 @@ class Predict:
     """Image files, folders of them, or patterns such as 'photos/*.jpg'."""
     top: int = 3
     """How many classes to name for each image."""
-    min_confidence: float = 0.0
-    """Answer "unsure" where the best guess has a probability under this, from 0 to 1."""
+    min_confidence: float | None = None
+    """Answer "other" where the best guess has a probability under this, from 0 to 1 (that of `calibrate` if not given)."""
     max_image_gib: float | None = None
     """Memory that one image may take when it is decoded, in GiB (as in training if not given)."""
     draw: str | None = None
@@ -108,7 +109,7 @@ def predict(args: Predict, _: dict) -> int:
         raise ConfigError("no images named: give files or folders after the checkpoint")
     if args.top < 1:
         raise ConfigError(f"--top must be at least 1, got {args.top}")
-    if not 0 <= args.min_confidence <= 1:
+    if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         raise ConfigError(f"--min-confidence must be a share from 0 to 1, got {args.min_confidence}")
     set_threads(args.threads)
     with contextlib.ExitStack() as quiet:
@@ -116,7 +117,7 @@ def predict(args: Predict, _: dict) -> int:
         if args.json:  # all that is said is in the object, also where both streams go to one place
             said = quiet.enter_context(warnings.catch_warnings(record=True))
             quiet.enter_context(quiet_libraries())
-        found, failures = run(
+        found, failures, other = run(
             args.checkpoint, args.images, args.top, args.device, args.min_confidence, args.max_image_gib
         )
         if args.draw:
@@ -128,6 +129,7 @@ def predict(args: Predict, _: dict) -> int:
         print_json(
             {
                 "predictions": [prediction.to_dict() for prediction in found],
+                "other": other and asdict(other),
                 "unreadable": failures,
                 "warnings": [str(w.message) for w in said if issubclass(w.category, DataWarning)],
             }
@@ -142,10 +144,12 @@ def predict(args: Predict, _: dict) -> int:
             for rank, (name, share) in enumerate(zip(p.classes, p.probabilities, strict=True), 1):
                 out.writerow([p.source, rank, name, f"{share:.6f}", p.label])
     elif found:
-        asked = args.min_confidence > 0
+        asked = bool(other or args.min_confidence)
         table = new_table("file", *["label"] * asked, *(f"{n}." for n in range(1, len(found[0].classes) + 1)))
         for p in found:
             guesses = (f"{c} {100 * s:.1f} %" for c, s in zip(p.classes, p.probabilities, strict=True))
             add_row(table, p.source, *[p.label] * asked, *guesses)
         print_result(table)
+        if other:
+            print_result(other_line(asdict(other)), highlight=False, soft_wrap=True)
     return 1 if failures else 0

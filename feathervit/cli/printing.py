@@ -73,3 +73,15 @@ def show(found: dict[str, Any], table: Callable[[dict[str, Any]], str], out: str
     else:
         print(table(found))
     return 0
+
+
+def other_line(other: dict[str, Any]) -> str:
+    """When "other" is the answer, and how often that is wrong; `other`: the fields of `OtherAnswer`."""
+    rates = [f"{100 * other['known']:.1f} % of {other['n']} validation images get it"]
+    if other["mistaken"] is not None:
+        rates.append(f"{100 * other['mistaken']:.1f} % of wrong guesses do not")
+    if other["strangers"] is None:
+        rates.append("how many images of no class do not is unknown: calibrate --others FOLDER measures it")
+    else:
+        rates.append(f"{100 * other['strangers']:.1f} % of images of no class do not")
+    return f'the answer is "other" where the best guess is under {100 * other["threshold"]:.1f} %: {", ".join(rates)}'

@@ -34,6 +34,8 @@ def resolve(config: RunConfig) -> RunConfig:
             f"images.mean and images.std must hold one finite value, or one per channel, and std must be above 0; got "
             f"{config.images.mean} and {config.images.std}"
         )
+    if config.augment.sampling == config.loss.class_weights == "balanced":
+        raise ConfigError("augment.sampling and loss.class_weights both balance the classes; leave one out")
     masked = config.objective in ("reconstruction", "joint")
     if masked and config.optim.layer_decay < 1:
         raise ConfigError(

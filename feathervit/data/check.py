@@ -45,8 +45,8 @@ class Report:
     Images go by a path from the data's folder, with /, or by a name such as "test[3]". `notes`: what the data was taken for,
     and what was skipped, in a line. `counts`: split -> class -> images that can be read. `unreadable`, `truncated`: path ->
     why. `empty`: files of no bytes. `duplicates`: groups of same images in one split; `across_splits`: in several;
-    `two_labels`: with more than one class. `near_duplicates`: pairs of images that differ in their pixels and show the same, of
-    two splits, or of train where no other split is there. `groups_in_splits`: group -> its splits, where `reading.groups` is set and it has
+    `two_labels`: with more than one class. `near_duplicates`: pairs of images that show the same with other pixels, of two
+    splits, or of train where it is alone. `groups_in_splits`: group -> its splits, where `reading.groups` is set and it has
     several. `suggested_groups`: a sentence on groups that paths suggest. `sizes`: "width" and "height" -> (smallest, median,
     largest). `values`: what images of more than 8 bits hold; `scale`: which value is white in them; `no_scale`: why there is
     none. `warnings`: what may be wrong with the whole set. `outdated`: files whose content changed while their size, times and

@@ -52,7 +52,10 @@ class Sampler:
         """The order of an epoch, int64 [n]; the same on every process."""
         if self._order is None or self._order[0] != epoch:
             generator = Chance(self.seed, epoch).generator("order")
-            self._order = epoch, self._balanced(generator) if self.classes else torch.randperm(self.n, generator=generator)
+            self._order = (
+                epoch,
+                self._balanced(generator) if self.classes else torch.randperm(self.n, generator=generator),
+            )
         return self._order[1]
 
     def _balanced(self, generator: torch.Generator) -> Tensor:

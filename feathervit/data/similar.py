@@ -15,27 +15,27 @@ from scipy.fft import dctn
 from .image import resize
 from .imageset import with_channels
 
-BITS = 10  # of 64 that may differ
-CORRELATION = 0.98  # of two thumbnails, at least
+BITS = 6  # of 64 that may differ
+CORRELATION = 0.97  # of two thumbnails, at least
 FLAT = 2.0  # standard deviation of levels under which an image shows nothing to compare
 _GREY, _COLOUR, _LOW = 32, 16, 8  # sides of the thumbnails, and of the block of frequencies
 _PAIRS = 1 << 22  # of hashes compared at one time
 
 
 class Thumbnail(NamedTuple):
-    """`hashes`: 64 bits of an image and of its mirror image. `levels`: uint8 [3, 16, 16]. `flat`: of one colour."""
+    """`hashes`: 64 bits of an image and of its mirror image. `levels`: int16 [3, 16, 16], less each channel's mean."""
 
     hashes: tuple[int, int]
     levels: np.ndarray
-    flat: bool
 
 
 def thumbnail(x_CHW: torch.Tensor) -> Thumbnail:
     """The thumbnail of an image, uint8 [1 or 3, H, W]."""
     small = with_channels(x_CHW[None], 3) if x_CHW.shape[0] == 1 else x_CHW[None]
     grey_HW = resize(with_channels(small, 1), _GREY)[0, 0].numpy().astype(np.float32)
-    levels = resize(small, _COLOUR)[0].numpy()
-    return Thumbnail((_hash(grey_HW), _hash(grey_HW[:, ::-1])), levels, bool(grey_HW.std() < FLAT))
+    levels = resize(small, _COLOUR)[0].numpy().astype(np.int16)
+    levels -= levels.mean((1, 2), keepdims=True).astype(np.int16)
+    return Thumbnail((_hash(grey_HW), _hash(grey_HW[:, ::-1])), levels)
 
 
 def alike(first: list[Thumbnail], second: list[Thumbnail] | None = None) -> list[tuple[int, int]]:
@@ -61,6 +61,8 @@ def _hash(grey_HW: np.ndarray) -> int:
 
 
 def _correlate(a: Thumbnail, b: Thumbnail) -> bool:
-    if a.flat or b.flat:
+    if a.levels.std() < FLAT or b.levels.std() < FLAT:
         return False
-    return any(np.corrcoef(a.levels.ravel(), other.ravel())[0, 1] >= CORRELATION for other in (b.levels, b.levels[..., ::-1]))
+    return any(
+        np.corrcoef(a.levels.ravel(), other.ravel())[0, 1] >= CORRELATION for other in (b.levels, b.levels[..., ::-1])
+    )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,17 +21,18 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.model_selection import KFold
 
-from ..checkpoint import load_weights, save_weights, weights_file
+from ..checkpoint import OtherAnswer, load_weights, save_weights, weights_file
 from ..data import ImageSet
 from ..data.finding import find
 from ..device import choose_device
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, warn
 from ..weights import FOLDER
-from .evaluate import labelled
+from .evaluate import labelled, predict_files
 from .inference import Predictor, logits
 from .metrics import score
 
 FOLDS = 5
+KNOWN_AS_OTHER = 0.05  # share of the images of its classes that a model may answer with "other"
 BOUNDS = (0.01, 100.0)  # between which a temperature is sought
 FIGURES = ("nll", "ece", "top1")
 
@@ -66,20 +67,45 @@ def cross_validated(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     return out_NK
 
 
+def other_answer(best_N: np.ndarray, right_N: np.ndarray, strangers_M: np.ndarray | None = None) -> OtherAnswer:
+    """When "other" is the answer: the threshold under which KNOWN_AS_OTHER of the validation images are, and its error rates.
+
+    `best_N`: the probability of the best guess for each of them, `right_N` whether it is right, `strangers_M` the same
+    probability for images of none of the classes. The rate of known images is cross-validated.
+    """
+
+    def threshold(best: np.ndarray) -> float:
+        return float(np.quantile(best, KNOWN_AS_OTHER, method="lower"))
+
+    refused_N = np.zeros(len(best_N), bool)
+    for others, own in KFold(min(FOLDS, len(best_N)), shuffle=True, random_state=0).split(best_N):
+        refused_N[own] = best_N[own] < threshold(best_N[others])
+    limit = threshold(best_N)
+    wrong_W = best_N[~right_N]
+    rates = [
+        None if part is None or not len(part) else float((part >= limit).mean()) for part in (wrong_W, strangers_M)
+    ]
+    return OtherAnswer(limit, float(refused_N.mean()), len(best_N), *rates)
+
+
 def calibrate(
     checkpoint: str | Path,
     data: Any = None,
     device: str = "auto",
     skip_unreadable: bool = False,
     reading: Mapping[str, Any] = MappingProxyType({}),
+    others: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Fits a temperature on the validation split of `data` (None: what the checkpoint was trained on) and stores it.
 
     `data`: a name, a folder, or arrays by split, as in `load_data`. `reading`: fields of `ReadingConfig` that are
-    not to be as in training. Returns {"checkpoint": the file, "temperature", "val": what
-    `before_and_after` finds, "test": the same where `data` has such a split}. A temperature that was stored before is
-    replaced. "val" also has "cross_validated": figures of images with the temperature of others. Raises DataError where there
-    is no validation split, or the likelihood of such images does not rise, CheckpointError, RunFolderError.
+    not to be as in training. `others`: files or folders of images of none of the classes. The threshold of the answer "other"
+    is stored too. What was stored before is replaced.
+
+    Returns {"checkpoint": the file, "temperature", "other": fields of `OtherAnswer`, "val": what `before_and_after` finds,
+    "test": the same where `data` has such a split}. "val" also has "cross_validated": figures of images with the temperature
+    of others. Raises DataError where there is no validation split, or the likelihood of such images does not rise,
+    CheckpointError, RunFolderError.
     """
     where, _ = choose_device(device)
     path = weights_file(checkpoint)
@@ -116,10 +142,16 @@ def calibrate(
             f"a temperature fitted on four fifths of these {len(images)} validation images does not help on the others (NLL "
             f"{before['nll']:.3f} before, {crossed['nll']:.3f} after); nothing is stored: hold out more images"
         )
-    save_weights(path, replace(stored, temperature=temperature))
+    p_NK = softmax(z_NK / temperature, axis=1)
+    predictor.temperature = temperature
+    strangers, failures = predict_files(predictor, others, 1, 0.0) if others else ([], [])
+    warn(failures)
+    strangers_M = np.array([guess.probabilities[0] for guess in strangers]) if others else None
+    other = other_answer(p_NK.max(1), p_NK.argmax(1) == images.labels.numpy(), strangers_M)
+    save_weights(path, replace(stored, temperature=temperature, other=other))
     found = {name: before_and_after(z_NK, images, temperature) for name, (images, z_NK) in parts.items()}
     found["val"]["cross_validated"] = crossed
-    return {"checkpoint": str(path), "temperature": temperature, **found}
+    return {"checkpoint": str(path), "temperature": temperature, "other": asdict(other), **found}
 
 
 def before_and_after(logits_NK: np.ndarray, images: ImageSet, temperature: float) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from .metrics import Metrics
 
+IMBALANCE = 3.0  # images of the largest class over those of the smallest
+
 
 def interval(accuracy: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of an accuracy measured on `n` images (Wilson 1927, without continuity correction)."""
@@ -18,6 +20,17 @@ def interval(accuracy: float, n: int) -> tuple[float, float]:
 def chance_level(figures: dict[str, Any]) -> float:
     """The accuracy of always naming the most frequent class of the images that `figures` (of `Metrics`) are of."""
     return max(map(sum, figures["confusion"])) / figures["n"]
+
+
+def macro_accuracy(figures: dict[str, Any]) -> str:
+    """The mean accuracy of the classes in words, where they differ by more than 3 to 1 in the images that `figures` (of
+    `Metrics`) are of; else ""."""
+    sizes = [size for row in figures["confusion"] if (size := sum(row))]
+    if max(sizes) <= IMBALANCE * min(sizes):
+        return ""
+    return (
+        f"macro accuracy {100 * figures['balanced_accuracy']:.2f} % over classes of {min(sizes)} to {max(sizes)} images"
+    )
 
 
 def worst_first(found: Metrics) -> list[tuple[str, float | None, int, str, int]]:

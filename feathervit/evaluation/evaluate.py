@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..checkpoint import load_weights
+from ..checkpoint import OtherAnswer, load_weights
 from ..data import ImageSet, load_split
 from ..data.finding import find
 from ..data.image import quiet
@@ -86,16 +86,25 @@ def predict(
     images: Sequence[str | Path],
     top: int = 3,
     device: str = "auto",
-    min_confidence: float = 0.0,
+    min_confidence: float | None = None,
     max_image_gib: float | None = None,
-) -> tuple[list[Prediction], list[str]]:
-    """Predictions of image files and folders of them, and a line on each file that could not be read.
+) -> tuple[list[Prediction], list[str], OtherAnswer | None]:
+    """Predictions of image files and folders of them, a line on each file that could not be read, and when "other" is the
+    answer, where the weights say so and no `min_confidence` was given.
 
     `max_image_gib`: memory that one image may take when it is decoded (None: as in training).
     """
     where, _ = choose_device(device)
     reading = {} if max_image_gib is None else {"max_image_gib": max_image_gib}
     predictor = Predictor(load_weights(checkpoint).read_as(reading), checkpoint, str(where))
+    found, failures = predict_files(predictor, images, top, min_confidence)
+    return found, failures, predictor.other if min_confidence is None else None
+
+
+def predict_files(
+    predictor: Predictor, images: Sequence[str | Path], top: int, min_confidence: float | None = None
+) -> tuple[list[Prediction], list[str]]:
+    """Predictions of image files and folders of them, and a line on each file that could not be read."""
     found: list[Prediction] = []
     failures: list[str] = []
     files = _files(images)

@@ -9,10 +9,9 @@ from pathlib import Path
 from ..data import ImageSet
 from ..data.imageset import pixel_digest
 from ..results import RunResult
-from .confusion import chance_level, interval
+from .confusion import IMBALANCE, chance_level, interval, macro_accuracy
 
 FEW = 50  # training images per class: with fewer, more of them help most
-IMBALANCE = 3.0  # images of the largest class over those of the smallest
 GAP = 0.1  # of accuracy between training and validation images that is worth a word
 MOST = 1_000  # training images that the accuracy is taken of
 SAME = 500_000_000  # bytes of images that are compared with each other
@@ -34,8 +33,9 @@ def accuracy(result: RunResult) -> tuple[str, str] | None:
     if not figures:
         return None
     low, high = interval(figures["top1"], figures["n"])
+    macro = f", {said}" if (said := macro_accuracy(figures)) else ""
     return (
-        f"{100 * figures['top1']:.1f} % of {figures['n']} {'test' if result.test else 'val'} images",
+        f"{100 * figures['top1']:.1f} % of {figures['n']} {'test' if result.test else 'val'} images{macro}",
         f"95 % interval {100 * low:.1f} to {100 * high:.1f} %; chance level {100 * chance_level(figures):.1f} %",
     )
 
@@ -47,7 +47,7 @@ def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[
     middle = counts[len(counts) // 2]
     if middle < FEW:
         found.append(f"few images per class ({middle}): more of them help most")
-    weighted = result.config["loss"]["class_weights"] == "balanced"
+    weighted = "balanced" in (result.config["loss"]["class_weights"], result.config.get("augment", {}).get("sampling"))
     if counts[0] and counts[-1] / counts[0] >= IMBALANCE and not weighted:
         found.append(f"classes of {counts[0]} to {counts[-1]} images: --loss.class-weights balanced weighs them alike")
     if conflicts := label_conflicts(train):

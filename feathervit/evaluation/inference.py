@@ -28,7 +28,7 @@ from ..models.fast import accelerate
 from ..models.loading import load_model
 
 BATCH = 500
-UNSURE = "unsure"
+OTHER = "other"
 
 
 @torch.inference_mode()
@@ -78,7 +78,7 @@ class Prediction:
     """Class names with their probabilities, most probable first.
 
     `sure`: whether the first is at least as probable as was asked for. `classes[0]` is the best guess in any case, `label` is
-    it only where it is sure, else "unsure".
+    it only where it is sure, else "other".
     """
 
     source: str
@@ -88,7 +88,7 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        return self.classes[0] if self.sure else UNSURE
+        return self.classes[0] if self.sure else OTHER
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction as `predict --json` prints it."""
@@ -118,15 +118,16 @@ class Predictor:
         if self.device.type == "cpu":
             accelerate(self.model, torch.float32)
         self.config, self.class_names = checkpoint.config, checkpoint.class_names
-        self.in_chans, self.temperature = checkpoint.in_chans, checkpoint.temperature
+        self.in_chans, self.temperature, self.other = checkpoint.in_chans, checkpoint.temperature, checkpoint.other
 
     def probabilities(self, images_NCRR: Tensor, flip: bool = False) -> Tensor:
         """Class probabilities, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]; `flip` as in `logits`."""
         found_NK = logits(self.model, images_NCRR, self.config, self.device, flip=flip)
         return (found_NK / self.temperature).softmax(-1)
 
-    def predict(self, images: Any, top: int = 5, min_confidence: float = 0.0) -> list[Prediction]:
-        """The `top` classes of each image; one whose best has a probability under `min_confidence` is labelled "unsure".
+    def predict(self, images: Any, top: int = 5, min_confidence: float | None = None) -> list[Prediction]:
+        """The `top` classes of each image; one whose best has a probability under `min_confidence` is labelled "other"
+        (None: the threshold of the calibration, or none).
 
         `images`: a path, bytes, an open file or a PIL image, or any list or series of them; images as an array or tensor,
         uint8: [H, W] or [N, H, W] for one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]; or a list of such,
@@ -145,9 +146,11 @@ class Predictor:
         return self.classify(squares, sources, top, min_confidence)
 
     def classify(
-        self, squares: list[Tensor], sources: list[str], top: int = 5, min_confidence: float = 0.0
+        self, squares: list[Tensor], sources: list[str], top: int = 5, min_confidence: float | None = None
     ) -> list[Prediction]:
         """`predict` for images as `read` gives them, uint8 [C, S, S] each; `sources` names them."""
+        if min_confidence is None:
+            min_confidence = self.other.threshold if self.other else 0.0
         if not 0 <= min_confidence <= 1:
             raise ConfigError(f"the least confidence must be a share from 0 to 1, got {min_confidence}")
         if not squares:

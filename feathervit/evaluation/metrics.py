@@ -66,7 +66,8 @@ def score(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Metric
     support_K = confusion_KK.sum(axis=1)
     k = min(5, len(names))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+        for message in ("y_pred contains classes not in y_true", "A single label was found"):
+            warnings.filterwarnings("ignore", message=message)
         balanced = metrics.balanced_accuracy_score(labels_N, guess_N)
     return Metrics(
         n=len(labels_N),

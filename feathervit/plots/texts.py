@@ -22,7 +22,7 @@ FIGURES = {
     "n": "images",
     "top1": "top-1",
     "top5": "top-{k}",
-    "balanced_accuracy": "balanced",
+    "balanced_accuracy": "macro accuracy",
     "nll": "NLL",
     "ece": "calibration error",
     "masked_mse": "masked MSE",

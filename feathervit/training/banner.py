@@ -8,6 +8,7 @@ import torch
 
 from ..config import RunConfig
 from ..data import DataSplits
+from ..evaluation.confusion import macro_accuracy
 from ..recipes import RECIPES
 from ..results import RunResult
 from .loop import Trainer
@@ -68,7 +69,9 @@ def summary(result: RunResult, out: Path) -> str:
     figures = [
         f"{name} masked MSE {split['masked_mse']:.5f} of {split['n']}"
         if masked
-        else f"{name} top-1 {100 * split['top1']:.2f} % of {split['n']}"
+        else ", ".join(
+            filter(None, [f"{name} top-1 {100 * split['top1']:.2f} % of {split['n']}", macro_accuracy(split)])
+        )
         for name, split in (("validation", result.val), ("test", result.test))
         if split
     ]

@@ -9,6 +9,8 @@ import torch
 from feathervit.data.loader import Sampler
 from feathervit.errors import ConfigError, DataError
 
+from .commands import TINY, paint
+
 
 def epoch_of(sampler: Sampler, epoch: int = 0) -> torch.Tensor:
     steps = range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch)
@@ -90,3 +92,44 @@ def test_rows_of_a_mapped_file_are_read_by_index(tmp_path):
     mapped = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
     indices = Sampler(50, 16, seed=0).batch(1)
     assert torch.equal(mapped[indices], torch.from_numpy(images[indices.numpy()]))
+
+
+def test_balanced_sampling_shows_as_many_images_of_each_class():
+    labels = torch.tensor([0] * 80 + [1] * 15 + [3] * 6)  # none of class 2
+    sampler = Sampler(101, 10, seed=3, labels=labels)
+    for epoch in range(3):
+        order = sampler.permutation(epoch)
+        assert sorted(labels[order].bincount()[[0, 1, 3]].tolist()) == [33, 34, 34]
+        for k, own in ((0, 80), (1, 15), (3, 6)):  # images of a class are shown equally often, to within one
+            times = order[labels[order] == k].bincount(minlength=101)[labels == k]
+            assert len(times) == own and times.max() - times.min() <= 1
+    assert not torch.equal(
+        sampler.permutation(0).sort()[0], sampler.permutation(1).sort()[0]
+    )  # other ones of the large class
+    again = Sampler(101, 10, seed=3, labels=labels)
+    assert torch.equal(again.batch(23), sampler.batch(23))
+    assert torch.equal(
+        torch.cat([Sampler(101, 5, 3, rank, 2, labels=labels).batch(4) for rank in (0, 1)]), sampler.batch(4)
+    )
+    few = Sampler(2, 2, seed=0, labels=torch.tensor([0, 1]))
+    assert sorted(few.batch(0).tolist()) == [0, 1]
+    assert len(Sampler(3, 3, seed=0, labels=torch.arange(3)).batch(0)) == 3
+
+
+@pytest.mark.parametrize(("flags", "status"), [([], 0), (["--loss.class-weights", "balanced"], 2)])
+def test_balanced_sampling_on_the_command_line(command, tmp_path, flags, status):
+    names = (
+        [f"train/a/{i}.png" for i in range(12)] + ["train/b/x.png"] + [f"test/{k}/{i}.png" for k in "ab" for i in "12"]
+    )
+    words = [
+        "train",
+        "--data",
+        paint(tmp_path / "set", names),
+        "--out",
+        tmp_path / "run",
+        "--augment.sampling",
+        "balanced",
+    ]
+    ended, _, error = command(*words, *TINY, *flags)
+    assert ended == status, error
+    assert ("leave one out" in error) == (status == 2)

@@ -17,11 +17,12 @@ from PIL import Image
 from sklearn.metrics import log_loss
 
 import feathervit
-from feathervit.checkpoint import Checkpoint, load_weights, save_weights
+from feathervit import checkpoint as checkpoint_module
+from feathervit.checkpoint import Checkpoint, OtherAnswer, load_weights, save_weights
 from feathervit.cli import main
 from feathervit.config import RunConfig
 from feathervit.errors import CheckpointError, ConfigError, DataError, RunFolderError
-from feathervit.evaluation.calibration import calibrate, cross_validated, fit_temperature
+from feathervit.evaluation.calibration import calibrate, cross_validated, fit_temperature, other_answer
 from feathervit.evaluation.inference import Prediction
 
 
@@ -131,7 +132,9 @@ def test_what_is_stored_and_what_comes_of_it(run, capsys):
     assert found["val"]["after"]["nll"] < found["val"]["before"]["nll"]
     again = load_weights(run)
     assert all(torch.equal(a, again.weights[name]) for name, a in stored.weights.items())
-    assert dataclasses.replace(again, weights={}, temperature=1.0) == dataclasses.replace(stored, weights={})
+    assert dataclasses.replace(again, weights={}, temperature=1.0, other=None) == dataclasses.replace(
+        stored, weights={}
+    )
 
     assert main(["evaluate", str(run), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
@@ -162,7 +165,7 @@ def test_arrays_go_by_name(arrays, tmp_path, small):
         calibrate(out)
     surer(out)
     found = calibrate(out, {"train": arrays, "val": (images, labels)})
-    assert found.keys() == {"checkpoint", "temperature", "val"}
+    assert found.keys() == {"checkpoint", "temperature", "other", "val"}
     assert feathervit.load(out).temperature == found["temperature"]
 
 
@@ -199,7 +202,7 @@ def test_a_file_from_before_there_were_temperatures(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_unsure(run, tmp_path, capsys):
+def test_less_confidence_than_asked_for(run, tmp_path, capsys):
     predictor, images = feathervit.load(run), feathervit.load_data("digits", img_size=16).test.images[:40, 0].numpy()
     plain = predictor.predict(images, top=2)
     limit = sorted(p.probabilities[0] for p in plain)[20]
@@ -211,8 +214,8 @@ def test_unsure(run, tmp_path, capsys):
             q.probabilities,
             q.classes[0],
         )  # the best guess stays
-        assert q.label == (q.classes[0] if q.probabilities[0] >= limit else "unsure")
-    assert Prediction("x", ("unsure", "b"), (0.9, 0.1)).sure  # this distinguishes it from a class of that name
+        assert q.label == (q.classes[0] if q.probabilities[0] >= limit else "other")
+    assert Prediction("x", ("other", "b"), (0.9, 0.1)).sure  # this distinguishes it from a class of that name
 
     (tmp_path / "images").mkdir()
     for i, image in enumerate(images):
@@ -230,7 +233,7 @@ def test_unsure(run, tmp_path, capsys):
         assert line.split()[1] == p.label
         assert f"{p.classes[0]} {100 * p.probabilities[0]:.1f} %" in line
     assert main(predict[:-2]) == 0
-    assert all(" unsure " not in line for line in capsys.readouterr().out.splitlines())
+    assert all(" other " not in line for line in capsys.readouterr().out.splitlines())
 
 
 @pytest.mark.parametrize("limit", [-0.1, 1.5, 80, float("nan")])
@@ -261,3 +264,51 @@ def test_a_temperature_that_does_not_help_on_other_images_is_refused(run, monkey
             before = found["temperature"]
             assert found["val"]["cross_validated"]["nll"] < found["val"]["before"]["nll"]
     assert refused
+
+
+def test_the_threshold_of_other_keeps_its_promise():
+    rng = np.random.default_rng(0)
+    best, right = rng.beta(5, 1, 400), rng.random(400) < 0.8
+    found = other_answer(best, right, rng.random(50))
+    assert (best < found.threshold).mean() == pytest.approx(0.05, abs=1.01 / 400)
+    assert found.known == pytest.approx(0.05, abs=0.03) and found.n == 400
+    assert found.mistaken == (best[~right] >= found.threshold).mean()
+    again = other_answer(best, np.ones(400, bool))
+    assert again.mistaken is None and again.strangers is None and again.threshold == found.threshold
+
+
+def test_other_on_the_command_line(run, tmp_path, capsys):
+    """Calibrated weights answer "other", and state how often that is wrong; noise is what no digit looks like."""
+    copy, noise = tmp_path / "copy.safetensors", tmp_path / "noise"
+    shutil.copy(run / "best.safetensors", copy)
+    noise.mkdir()
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16), dtype=np.uint8)
+        Image.fromarray(pixels).save(noise / f"{i}.png")
+    assert main(["calibrate", str(copy), "--others", str(noise), "--json"]) == 0
+    stored = json.loads(capsys.readouterr().out)["other"]
+    assert dataclasses.asdict(load_weights(copy).other) == stored and 0 <= stored["known"] < 0.2
+    assert main(["predict", str(copy), str(noise), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["other"] == stored
+    answered = [p["label"] != "other" for p in found["predictions"]]
+    assert np.mean(answered) == pytest.approx(stored["strangers"])
+    assert all(p["sure"] == (p["probabilities"][0] >= stored["threshold"]) for p in found["predictions"])
+    assert main(["predict", str(copy), str(noise)]) == 0
+    said = capsys.readouterr().out
+    assert f"{100 * stored['known']:.1f} % of {stored['n']} validation images get it" in said
+    assert f"{100 * stored['strangers']:.1f} % of images of no class do not" in said
+    assert main(["predict", str(copy), str(noise), "--min-confidence", "0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["other"] is None and all(p["sure"] for p in found["predictions"])
+    assert main(["calibrate", str(copy)]) == 0
+    assert "--others FOLDER measures it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("other", [7, {"threshold": 2.0}, {"threshold": 0.5, "strangers": -1.0}, {"limit": 0.5}])
+def test_a_threshold_that_cannot_be(run, tmp_path, monkeypatch, other):
+    whole = load_weights(run)
+    monkeypatch.setattr(checkpoint_module, "asdict", lambda _: other)
+    save_weights(tmp_path / "a.safetensors", dataclasses.replace(whole, other=OtherAnswer(0.5, 0.1, 3)))
+    with pytest.raises(CheckpointError, match="other"):
+        load_weights(tmp_path / "a.safetensors")

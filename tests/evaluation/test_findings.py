@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 import torch
 
 import feathervit
+from feathervit.cli import main
 from feathervit.data import ImageSet
-from feathervit.evaluation.confusion import chance_level, confused_pairs, interval, worst_first
+from feathervit.evaluation.confusion import chance_level, confused_pairs, interval, macro_accuracy, worst_first
 from feathervit.evaluation.findings import label_conflicts, limits, some_of
 from feathervit.evaluation.metrics import score
+
+from ..conftest import write_images
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (33, 60), (60, 60)])
@@ -38,6 +42,29 @@ def test_classes_come_worst_first_and_mistakes_by_how_often_they_are_made():
     assert rows[3][1:3] == (None, 0)
     assert confused_pairs(some_figures()) == [("a", "b", 2, 4), ("c", "b", 1, 1), ("b", "a", 1, 2)]
     assert chance_level(some_figures().to_dict()) == pytest.approx(4 / 7)
+
+
+def test_macro_accuracy_is_said_where_classes_differ_by_more_than_three_to_one():
+    assert macro_accuracy(some_figures().to_dict()) == "macro accuracy 33.33 % over classes of 1 to 4 images"
+    even = score(np.eye(2)[[0, 0, 0, 1]], np.array([0, 0, 0, 1]), ["a", "b"])
+    assert macro_accuracy(even.to_dict()) == ""
+
+
+def test_a_run_and_its_evaluation_say_the_macro_accuracy(tmp_path, capsys):
+    for split in ("train", "test"):
+        write_images(tmp_path / "set" / split, 8, classes=("flat", "tall"))
+        for n in range(2, 8):
+            (tmp_path / "set" / split / "tall" / f"{n}.png").unlink()
+    words = ["--model", "mlit_nano", "--img-size", "16", "--patch-size", "8", "--arch.depth", "1", "--arch.dim", "16"]
+    words += ["--epochs", "1", "--split.val-fraction", "0", "--threads", "1", "--out", str(tmp_path / "run")]
+    assert main(["train", "--data", str(tmp_path / "set"), *words]) == 0
+    said = capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    share = json.loads(capsys.readouterr().out)["balanced_accuracy"]
+    wanted = f"macro accuracy {100 * share:.2f} % over classes of 2 to 8 images"
+    assert sum(wanted in line for line in said.splitlines()) >= 2
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert wanted in capsys.readouterr().out
 
 
 def images(per_class) -> ImageSet:
