@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
         """Says nothing of each request."""
 
 
-def predictions(server: Server, images: list[tuple[str, bytes]], top: int, least: float) -> dict[str, Any]:
+def predictions(server: Server, images: list[tuple[str, bytes]], top: int, least: float | None) -> dict[str, Any]:
     """What `predict --json` prints, of images by name. Raises Refused where none of them can be read."""
     squares, failures = {}, []
     for name, data in images:
@@ -175,13 +175,14 @@ def predictions(server: Server, images: list[tuple[str, bytes]], top: int, least
     return {"predictions": [prediction.to_dict() for prediction in found], "unreadable": failures}
 
 
-def _numbers(query: dict[str, list[str]]) -> tuple[int, float]:
-    """`top` and `min_confidence` of a query. Raises Refused."""
+def _numbers(query: dict[str, list[str]]) -> tuple[int, float | None]:
+    """`top` and `min_confidence` of a query (None: the threshold of the calibration). Raises Refused."""
     try:
-        top, least = int(query.get("top", ["3"])[-1]), float(query.get("min_confidence", ["0"])[-1])
+        top = int(query.get("top", ["3"])[-1])
+        least = float(query["min_confidence"][-1]) if "min_confidence" in query else None
     except ValueError as error:
         raise Refused(HTTPStatus.BAD_REQUEST, f"top and min_confidence must be numbers: {error}") from error
-    if top < 1 or not 0 <= least <= 1:
+    if top < 1 or not 0 <= (least or 0) <= 1:
         raise Refused(HTTPStatus.BAD_REQUEST, f"top must be at least 1, min_confidence from 0 to 1; got {top}, {least}")
     return top, least
 

@@ -58,7 +58,7 @@ def test_an_image_gets_the_classes_that_python_gives(server, digits, digits_run)
         assert row["classes"] == list(expected.classes)
         assert row["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
         assert row["label"] == expected.label
-    assert ask(server, "/predict?min_confidence=1", digits[0][0])[1]["predictions"][0]["label"] == "unsure"
+    assert ask(server, "/predict?min_confidence=1", digits[0][0])[1]["predictions"][0]["label"] == "other"
 
 
 def test_a_form_holds_several_images(server, digits):
