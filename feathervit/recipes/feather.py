@@ -1,6 +1,7 @@
 """Our own models from scratch: `feather_nano`, `feather_xxs`, `feather_xs`, `feather_s`.
 
 The parts come from the records of fast training: alternating flip, padded crop, label smoothing, Muon, averaged weights.
+TrivialAugment and the weight decay were chosen on 5,000 validation images after 27 epochs on 10,000 others (one seed).
 
 Command: feathervit train --recipe feather_cifar100 --model feather_xxs --out RUN
 """
@@ -20,7 +21,7 @@ def _feather(data: str) -> Recipe:
             epochs=100,
             batch_size=64,
             lr=0.02,
-            augment=Augmentation(flip="alternating", crop="pad"),
+            augment=Augmentation(flip="alternating", crop="pad", policy="trivial"),
             optim=OptimConfig(
                 name="muon",
                 betas=(0.9, 0.95),
@@ -28,7 +29,7 @@ def _feather(data: str) -> Recipe:
                 warmup_epochs=5,
                 ema=0.99,
                 matrix_rate=0.15,
-                weight_decay=0.005,
+                weight_decay=0.05,
             ),
             loss=LossConfig(label_smoothing=0.1),
         ),
