@@ -46,7 +46,10 @@ class Command:
         return status, said.out, said.err
 
     def counts(self, data, *flags) -> tuple[dict[str, dict[str, int]], str]:
-        """split -> class -> images, alike for both verbs, and the line on what the data was taken for."""
+        """split -> class -> images, alike for both verbs, and the line on what the data was taken for.
+
+        `checked` and `trained` are what the verbs printed.
+        """
         status, said, error = self("data", "check", data, "--json", *flags)
         assert status in (0, 1), error
         report = json.loads(said)
@@ -56,6 +59,8 @@ class Command:
         assert status == 0, error
         (line,) = report["notes"]
         assert any(line in printed for printed in said.splitlines())
+        self.trained = said
+        self.checked = "\n".join([line, *report["values"], *report["warnings"]])
         splits = json.loads((out / "splits.json").read_text())["splits"]
         assert {name: part["count"] for name, part in splits.items()} == {
             name: sum(by_class.values()) for name, by_class in report["counts"].items()
