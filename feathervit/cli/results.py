@@ -19,7 +19,7 @@ class ResultsTable:
     results: Positional[str] = "results"
     """The folder: NAME/study.json of the study papers, NAME/seed-N.json and weights/NAME.json in it are read."""
     only: str | None = None
-    """One of the tables: pretraining, table-7, table-8, table-9, poorvits, feather, headline, seeds, weights."""
+    """One of the tables: claims, pretraining, table-7, table-8, table-9, poorvits, cct, feather, headline, seeds, weights."""
     json: bool = False
     """Print one JSON object on standard output and nothing else: name -> Markdown."""
 
