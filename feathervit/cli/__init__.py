@@ -61,7 +61,7 @@ SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb and returns the exit status: 0, 1 (a check failed), 2 (a mistake to mend), 130 (interrupted)."""
+    """Runs one verb and returns the exit status: 0, 1 (a check failed), 2 (a mistake of the user), 130 (interrupted)."""
     # Threads that spin for long while they wait are several times slower on a shared machine (see docs/choices.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -90,9 +90,7 @@ def _run(argv: list[str], debug: bool) -> int:
         return 130
     except BrokenPipeError:  # `feathervit models | head`
         return 1
-    except (
-        OSError
-    ) as error:  # of the machine: a name that is too long, a file that may not be read, a disk that is full
+    except OSError as error:  # for example a name that is too long, a file without permission, a full disk
         if debug:
             raise
         where = f"{str(error.filename)[:200]}: " if error.filename is not None else ""
@@ -139,7 +137,7 @@ def _kept_traceback(argv: list[str]) -> str:
 
 @contextlib.contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    """Warnings about the user's data as errors are printed; other warnings as Python prints them."""
+    """Prints warnings about the user's data in one line, as errors are; other warnings as Python does."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", DataWarning)
         others = warnings.showwarning
@@ -155,7 +153,7 @@ def _warnings_in_a_line() -> Iterator[None]:
 
 
 def _hyphens(word: str) -> str:
-    """A flag as `--help` writes it: people write `--img_size` too."""
+    """Writes a flag with hyphens: people type `--img_size` too."""
     return re.sub(r"^--[\w.-]+", lambda match: match[0].replace("_", "-"), word)
 
 
@@ -178,7 +176,7 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]:
-    """The verb's flags, and the fields of its configuration that were given, by dotted name."""
+    """Parses the flags of a verb. Returns them, and the fields of its configuration that were given, by dotted name."""
     default = tyro.MISSING_NONPROP
     config, words = None, argv
     if issubclass(kind, Train):
@@ -215,7 +213,7 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
 
 
 def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
-    """The recipe that the flags' defaults come from, with the model's architecture so that `--arch.*` has a default."""
+    """Returns the recipe that gives the flags' defaults, with the model's architecture so that `--arch.*` has defaults."""
     named = {name: _value_of(argv, name) for name in ("recipe", "model", "data", "out", "config")}
     if named["config"] and named["recipe"]:
         raise ConfigError("--config and --recipe exclude each other: the file holds every field of a recipe")
@@ -235,8 +233,10 @@ def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
 
 
 def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str]]:
-    """The configuration with another kind of a part where `argv` names one (`--arch.attention latent`), and the words left:
-    tyro would want a subcommand for it. What both kinds have, as the heads, is kept."""
+    """Returns the configuration with the kinds of parts that `argv` names (`--arch.attention latent`), and the words left.
+
+    tyro would need a subcommand for them. Fields that both kinds have, such as the heads, are kept.
+    """
     for field, kinds in PARTS.items():
         flag = f"arch.{field}"
         name = _value_of(argv, flag)
@@ -254,7 +254,7 @@ def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[s
 
 
 def _from_first(argv: list[str]) -> list[str]:
-    """The words of `predict` with the weights of `--from NAME` in their place: before the images."""
+    """Moves the weights of `--from NAME` to their place in the words of `predict`: before the images."""
     name = _value_of(argv, "from")
     if name is None:
         return argv
@@ -273,7 +273,7 @@ def _value_of(argv: list[str], flag: str) -> str | None:
 
 
 def _given(argv: list[str], after: RunConfig) -> dict[str, Any]:
-    """Fields named in `argv`, also those set to what they were: to name a value is to fix it."""
+    """Returns the fields named in `argv`, also those set to their default: a value that is named stays."""
     given = {}
     for word in argv:
         if word.startswith("--"):
@@ -290,7 +290,7 @@ def _given(argv: list[str], after: RunConfig) -> dict[str, Any]:
 
 
 def _first_words(box: str) -> str:
-    """The first paragraph of tyro's boxed message as one line."""
+    """Returns the first paragraph of tyro's boxed message as one line."""
     lines = [re.sub(r"^[│╭╰]\s?|\s*[│╮╯]$", "", line).strip() for line in box.splitlines()]
     lines = [line for line in lines if not line.startswith("─") or not line.strip("─ ")]
     text: list[str] = []

@@ -16,7 +16,7 @@ from .printing import check_places, set_threads, show
 
 @dataclass
 class BenchmarkAugment:
-    """Augmentation against torchvision's and timm's loops over images, in one run."""
+    """Time augmentation beside torchvision's and timm's loops over images, in one run."""
 
     sizes: tuple[int, ...] = (32, 64, 96)
     """Image sides in pixels."""
@@ -48,7 +48,7 @@ def benchmark_augment(args: BenchmarkAugment, _: dict) -> int:
 
 @dataclass
 class BenchmarkTrain:
-    """What a training step costs: images per second, memory, and the shares of its parts, for any model.
+    """Measure a training step: images per second, memory, and the shares of its parts, for any model.
 
     Several models, image sizes or batch sizes make a table with one row for each combination. Under torchrun the batch is
     divided among the processes.
@@ -109,7 +109,7 @@ def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
 
 @dataclass
 class BenchmarkInfer:
-    """What it costs to use a model, and its peers, in PyTorch and ONNX Runtime: latency, throughput, memory, size."""
+    """Measure a model and its peers in PyTorch and ONNX Runtime: latency, throughput, memory, size."""
 
     models: Positional[tuple[str, ...]] = ("mlit_nano", "mlit_xxs", "twin:mlit_xxs")
     """Ours, timm:NAME, or twin:NAME, timm's VisionTransformer made as ours called NAME is."""

@@ -14,7 +14,7 @@ from .reading import ReadingFlags
 
 @dataclass
 class DataCheck(ReadingFlags):
-    """Look for what is wrong with a data set. Exit status 1 when something must be fixed."""
+    """Check a dataset for errors. Exit status 1 if something must be fixed."""
 
     path: Positional[str]
     """A folder, or any other data that `train` takes."""
@@ -61,7 +61,7 @@ def data_show(args: DataShow, _: dict) -> int:
 
 @dataclass
 class DataCache:
-    """The cache of decoded images and unpacked archives: where it is and how large, or --clear it."""
+    """Show where the cache of decoded images and archives is and how large, or --clear it."""
 
     clear: bool = False
     """Remove decoded images and unpacked archives; downloads stay."""

@@ -10,7 +10,7 @@ from .printing import new_console, print_json
 
 @dataclass
 class Demo:
-    """Pre-train on handwritten digits, then train on ten labels a class, with it and from scratch. No download."""
+    """Pre-train on handwritten digits, then train on ten labels per class, with it and from scratch. No download."""
 
     out: str = "runs/demo"
     """Folder of the three runs; what an earlier demo left there is replaced."""

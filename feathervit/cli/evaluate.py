@@ -21,7 +21,7 @@ PAIRS = 10  # of confused classes that are named
 
 @dataclass
 class Evaluate(ReadingFlags):
-    """Figures of a checkpoint on labelled images: accuracy, calibration, each class, most confused pairs."""
+    """Evaluate a checkpoint on labelled images: accuracy, calibration, each class, most confused pairs."""
 
     checkpoint: Positional[str]
     """A weights file, or a run folder (its best weights)."""

@@ -65,7 +65,7 @@ def export(args: Export, _: dict) -> int:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """What an export came to, for people."""
+    """Returns the result of an export as lines for people."""
     from ..export.verify import mcnemar
 
     times = found.get("latency_ms", {})

@@ -35,7 +35,7 @@ POSITIONAL = typing.get_args(Positional[int])[1]  # how tyro marks it
 
 
 def overview(verbs: Mapping[str, tuple[type, Any]], room: str = "") -> str:
-    """The help of the command, or of the verbs in `room`: each verb with the first line of its description."""
+    """Returns the help of the command, or of the verbs in `room`: each with the first line of its description."""
     lines = [
         "feathervit: ultra-light vision models for small images",
         "",
@@ -51,7 +51,7 @@ def overview(verbs: Mapping[str, tuple[type, Any]], room: str = "") -> str:
 
 
 def verb_help(verb: str, kind: type) -> str:
-    """The help of a verb: `kind` is its dataclass of flags."""
+    """Returns the help of a verb. `kind`: its dataclass of flags."""
     hints, texts = typing.get_type_hints(kind, include_extras=True), descriptions(kind)
     places = positionals(kind)
     common = {f.name for f in fields(ReadingFlags)} if issubclass(kind, ReadingFlags) else set()
@@ -78,7 +78,7 @@ def verb_help(verb: str, kind: type) -> str:
 
 
 def positionals(kind: type) -> dict[str, Field]:
-    """The fields of a verb that are given without a flag, by name."""
+    """Returns the fields of a verb that are given without a flag, by name."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {f.name: f for f in fields(kind) if POSITIONAL in typing.get_args(hints[f.name])}
 
@@ -100,7 +100,7 @@ def _is_many(hint: Any) -> bool:
 
 
 def short_help(verb: str, flags: Any) -> str:
-    """The help of a training verb. `flags`: an instance of its dataclass whose `config` is the recipe's configuration."""
+    """Returns the help of a training verb. `flags`: its dataclass, whose `config` is the recipe's configuration."""
     lines = [f"usage: feathervit {verb} --data FOLDER --out RUN [FLAGS]", "", *_wrapped(_summary(type(flags)))]
     for group, names in FLAGS.items():
         lines += ["", f"{group}:"]
@@ -158,7 +158,7 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 def _word(kind: Any, choices: tuple[str, ...]) -> str:
-    """What stands for a flag's value: N, X (a number), NAME."""
+    """Returns the placeholder of a flag's value: N (whole number), X (number) or NAME."""
     kinds = {kind, *typing.get_args(kind)}
     if float in kinds:
         return "X"
@@ -166,7 +166,7 @@ def _word(kind: Any, choices: tuple[str, ...]) -> str:
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """The string below each field of a dataclass, its bases' among them."""
+    """Returns the string below each field of a dataclass and of its bases, by field."""
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body

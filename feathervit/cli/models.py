@@ -12,7 +12,7 @@ from .printing import new_table, print_json, print_result
 
 @dataclass
 class Models:
-    """The named models: parameters, multiply-accumulates, tokens, source."""
+    """List the named models: parameters, multiply-accumulates, tokens, source."""
 
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
@@ -53,7 +53,7 @@ def models(args: Models, _: dict) -> int:
 
 @dataclass
 class Recipes:
-    """The recipes: where each comes from, what it needs, what it should reach."""
+    """List the recipes: source, requirements and expected result of each."""
 
     json: bool = False
     """Print one JSON object on standard output and nothing else."""

@@ -16,7 +16,7 @@ COUNTED = 512  # images of the data by which the use of the experts is counted
 
 @dataclass
 class PlotReconstructions:
-    """Original, masked and reconstructed images of a pre-trained auto-encoder, as a PNG."""
+    """Draw original, masked and reconstructed images of a pre-trained auto-encoder, as a PNG."""
 
     checkpoint: Positional[str]
     """A weights file, or the run folder of a pre-training."""
@@ -44,7 +44,7 @@ def plot_reconstructions(args: PlotReconstructions, _: dict) -> int:
 
 @dataclass
 class PlotRouting:
-    """The experts of each patch in each layer, over the image, and the use of the experts by class, as a PNG."""
+    """Draw the experts of each patch in each layer, and the use of the experts by class, as a PNG."""
 
     checkpoint: Positional[str]
     """A weights file or a run folder; of pre-training or of a classifier."""
@@ -67,7 +67,7 @@ def plot_routing(args: PlotRouting, _: dict) -> int:
 
 @dataclass
 class PlotAttention:
-    """Where the read-out token looks, in the last layer's heads and through all layers (rollout), as a PNG."""
+    """Draw where the read-out token looks, in the last layer and through all layers (rollout), as a PNG."""
 
     checkpoint: Positional[str]
     """A weights file or a run folder; of pre-training or of a classifier."""
@@ -88,7 +88,7 @@ def plot_attention(args: PlotAttention, _: dict) -> int:
 
 
 def _subject(encoder: Any, stored: Any, paths: tuple[str, ...]) -> tuple[Any, list[str]]:
-    """The images of a plot and what stands beside them: the files, or else images of several classes of the data."""
+    """Returns the images of a plot and their captions: of the files, or else of several classes of the data."""
     from ..plots.subject import own_data, read_images, row_names, varied
 
     if paths:
@@ -100,7 +100,7 @@ def _subject(encoder: Any, stored: Any, paths: tuple[str, ...]) -> tuple[Any, li
 
 @dataclass
 class PlotPatches:
-    """The filters of the patch embedding, as a PNG."""
+    """Draw the filters of the patch embedding, as a PNG."""
 
     checkpoint: Positional[str]
     """A weights file or a run folder; of pre-training or of a classifier."""
@@ -119,7 +119,7 @@ def plot_patches(args: PlotPatches, _: dict) -> int:
 
 @dataclass
 class PlotPositions:
-    """How alike the learned positions of the patches are, as a PNG."""
+    """Draw how similar the learned positions of the patches are, as a PNG."""
 
     checkpoint: Positional[str]
     """A weights file or a run folder; of pre-training or of a classifier."""
@@ -138,7 +138,7 @@ def plot_positions(args: PlotPositions, _: dict) -> int:
 
 @dataclass
 class Report:
-    """The report of a finished run as one HTML page in its folder, and as PNGs: figures, curves, mistakes, data, settings."""
+    """Write the report of a run into its folder, as one HTML page and PNGs: figures, mistakes, curves, data, settings."""
 
     run: Positional[str]
     """The run folder."""

@@ -1,4 +1,4 @@
-"""How the verbs talk: to people through rich, to programs in JSON."""
+"""Output of the verbs: tables and lines for people, through rich, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..text import shown
 
 
 def new_console(json_wanted: bool):
-    """Where progress is said: standard output, or standard error when standard output is for a program."""
+    """Returns the console for progress: standard output, or standard error if a program reads standard output."""
     return console(stderr=json_wanted)
 
 
 def print_result(*parts: Any, **words: Any) -> None:
-    """A table or line that was asked for, on standard output."""
+    """Prints a table or line on standard output."""
     from rich.console import Console
 
     Console(emoji=False, width=None if sys.stdout.isatty() else 4096).print(*parts, **words)
 
 
 def new_table(*columns: str):
-    """A table whose first column, which one copies from, is never broken."""
+    """Returns a table whose first column is never broken, so that it can be copied."""
     from rich.table import Column, Table
 
     first, *rest = columns
@@ -35,7 +35,7 @@ def new_table(*columns: str):
 
 
 def add_row(table: Any, *cells: str) -> None:
-    """A row of text as it is: names may hold square brackets, which rich would take for markup, or line ends."""
+    """Adds a row of plain text: names may hold line ends, or square brackets, which rich would read as markup."""
     from rich.text import Text
 
     table.add_row(*(Text(shown(cell)) for cell in cells))
@@ -62,7 +62,7 @@ def check_places(*paths: str | None) -> None:
 
 
 def show(found: dict[str, Any], table: Callable[[dict[str, Any]], str], out: str | None, as_json: bool) -> int:
-    """What a benchmark found, as text or JSON, and in the file `out` with the command and commit that it came of."""
+    """Prints the result of a benchmark as text or JSON, and writes it to `out` with its command and commit."""
     if out:
         from ..results import commit, public_command, write_json
 

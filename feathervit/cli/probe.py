@@ -13,7 +13,7 @@ from .reading import ReadingFlags
 
 @dataclass
 class Probe(ReadingFlags):
-    """What frozen features know of the classes: nearest neighbours and a linear classifier on them."""
+    """Measure frozen features: nearest neighbours and a linear classifier on them."""
 
     checkpoint: Positional[str]
     """A weights file or a run folder; of pre-training or of a classifier."""

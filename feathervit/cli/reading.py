@@ -1,4 +1,4 @@
-"""Flags that settle what data is taken for, of all verbs that read a data set; in training also called `--reading.*`."""
+"""Flags of all verbs that read a dataset: how its files are read. Training also has them as `--reading.*`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 @dataclass(kw_only=True)
 class ReadingFlags:
-    """What a verb with data has besides its own flags."""
+    """The flags that every verb with data has."""
 
     classes: Names = ()
     """The class folders or labels to use, with commas between; others are skipped."""
@@ -33,7 +33,7 @@ class ReadingFlags:
     """Memory that one image may take when it is decoded, in GiB (1, or as in training, if not given)."""
 
     def fields(self) -> dict[str, Any]:
-        """The fields of `ReadingConfig` that were given. Raises ConfigError for a value that cannot be."""
+        """Returns the fields of `ReadingConfig` that were given. Raises ConfigError for an invalid value."""
         given = {name: value for name in SHORT if (value := getattr(self, name)) not in ((), "", None)}
         from_dict(ReadingConfig, given, "reading")
         return given
@@ -43,7 +43,7 @@ SHORT = tuple(field.name for field in fields(ReadingFlags))
 
 
 def as_fields(argv: list[str]) -> list[str]:
-    """The words of a training verb with these flags written as the fields of the recipe that they set."""
+    """Rewrites these flags, in the words of a training verb, as the fields of the recipe that they set."""
     out, given = [], {name: [] for name in SHORT}
     words = iter(argv)
     for word in words:

@@ -29,7 +29,7 @@ def results_table(args: ResultsTable, _: dict[str, Any]) -> int:
     from ..studies.tables import tables
 
     if not Path(args.results).is_dir():
-        raise ConfigError(f"{args.results} is no folder; name the one with the result files")
+        raise ConfigError(f"{args.results} is not a folder; name the one with the result files")
     made = tables(args.results)
     if args.only is not None and args.only not in made:
         raise UnknownNameError("table", args.only, made)

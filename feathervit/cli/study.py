@@ -18,7 +18,7 @@ from .printing import new_console, print_json, set_threads
 class StudyFlags:
     """Answer a question by runs: arms x seeds, shared by any number of processes, into one table and chart.
 
-    A cell (arm, seed) that has ended is never run again; one that was stopped or killed goes on where it was. Several
+    A cell (arm, seed) that has ended never runs again; one that was stopped or killed continues. Several
     processes or machines may work on one folder at a time.
     """
 
@@ -41,7 +41,7 @@ class StudyFlags:
     shard: str | None = None
     """Only part i of n of the cells, as 1/3; not needed where processes share the folder."""
     retry_failed: bool = False
-    """Start cells anew that failed."""
+    """Start failed cells again."""
     max_minutes: float | None = None
     """Stop after this many minutes, the running cell's state saved; the same command goes on."""
     trials: str | None = None
@@ -51,7 +51,7 @@ class StudyFlags:
     list: bool = False
     """Run nothing: print the arms, each with what a paper reports."""
     show: bool = False
-    """Run nothing: write table and chart anew from what there is."""
+    """Run nothing: write table and chart again from the results there are."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
     json: bool = False

@@ -20,7 +20,7 @@ class Train:
 
     Every field of the recipe can be set by its dotted name; --from, --folds and --fold are short for --start-from,
     --split.folds and --split.fold, --classes A,B and --ignore PATTERN for --reading.classes and --reading.ignore. With no
-    recipe named, the recipe is the one that fits the data; for one's own images that is `folder`, which chooses model, sizes
+    recipe named, the recipe is the one that fits the data; for your own images that is `folder`, which chooses model, sizes
     and epochs by the images and says why. --arch.attention, --arch.feedforward and --arch.patches take the name of another
     kind of part, whose fields --help-all then shows.
     """
@@ -54,7 +54,7 @@ class Pretrain(Train):
     """Pre-train a masked auto-encoder without labels: what `train --from` starts from.
 
     Images may lie in any folders inside --data. Every field of the recipe can be set by its dotted name. With no recipe
-    named, the recipe is the pre-training one that fits the data; for one's own images that is `mae_folder`, which chooses
+    named, the recipe is the pre-training one that fits the data; for your own images that is `mae_folder`, which chooses
     by the images and says why.
     """
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError
-from .image import Fit, fit_square, resize
+from .image import Fit, fit_square, normalise, resize
 from .names import wanted_classes
 
 if TYPE_CHECKING:
@@ -49,6 +49,16 @@ class ImageSet:
         sources = [self.sources[i] for i in index_N.tolist()]
         return ImageSet(self.images[index_N], self.labels[index_N], self.class_names, sources, self.name)
 
+    def dataset(
+        self, img_size: int | None = None, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.5,)
+    ) -> InputDataset:
+        """The images as a model takes them, for a `torch.utils.data.DataLoader` and a training loop of your own.
+
+        `img_size` None: the size they are stored at, which may be larger than a model's. `mean` and `std`: one value, or one
+        per channel, on a scale from 0 to 1; the default is that of the recipes.
+        """
+        return InputDataset(self, img_size or self.images.shape[-1], mean, std)
+
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change with the sources, labels, classes, image shape or pixels.
 
@@ -58,6 +68,25 @@ class ImageSet:
         digest.update(self.labels.numpy().tobytes())
         digest.update(pixel_digest(self.images.numpy(), 8_000_000_000).encode())
         return digest.hexdigest()
+
+
+class InputDataset(torch.utils.data.Dataset):
+    """(image float32 [C, S, S], label) of each image of a set, resized and normalised batch by batch."""
+
+    def __init__(self, images: ImageSet, img_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.images, self.img_size, self.mean, self.std = images, img_size, mean, std
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What a DataLoader asks for: a whole batch at once."""
+        index_B = torch.as_tensor(indices)
+        x_BCSS = normalise(resize(self.images.images[index_B], self.img_size), self.mean, self.std)
+        return list(zip(x_BCSS, self.images.labels[index_B], strict=True))
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Temperature scaling: one number that divides all logits, so that probabilities mean what they say (arXiv 1706.04599).
 
-It is fitted on the validation split and stored with the weights; whatever uses the weights then applies it. The order of
-the classes, and so the accuracy, stays what it is.
+It is fitted on the validation split and stored with the weights. All that uses the weights then applies it. The order of
+the classes does not change, so the accuracy does not either.
 
 Legend: N images, K classes.
 """
@@ -38,9 +38,9 @@ FIGURES = ("nll", "ece", "top1")
 
 
 def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
-    """The temperature with the least mean negative log-likelihood of `labels_N` (section 4.2 of the paper).
+    """Fits the temperature that minimises the mean negative log-likelihood of `labels_N` (section 4.2 of the paper).
 
-    Raises DataError where there is none between BOUNDS: for one, where every image is recognised.
+    Raises DataError if there is none between BOUNDS, for example if every image is recognised.
     """
     z_NK, rows = np.asarray(logits_NK, np.float64), np.arange(len(labels_N))
 
@@ -59,7 +59,7 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
 
 
 def cross_validated(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """The logits, each divided by the temperature of the folds that it is not in; by 1 where those determine none."""
+    """Divides each image's logits by the temperature fitted on the other folds, or by 1 if they determine none."""
     out_NK = np.array(logits_NK, np.float64)
     for others, own in KFold(min(FOLDS, len(out_NK)), shuffle=True, random_state=0).split(out_NK):
         with contextlib.suppress(DataError):
@@ -155,7 +155,7 @@ def calibrate(
 
 
 def before_and_after(logits_NK: np.ndarray, images: ImageSet, temperature: float) -> dict[str, Any]:
-    """{"n", "before": {"nll", "ece", "top1"}, "after": {...}} of the images with these logits."""
+    """Returns {"n", "before": {"nll", "ece", "top1"}, "after": {...}} of the images with these logits."""
     both = {"before": logits_NK, "after": logits_NK / temperature}
     return {"n": len(images), **{when: _figures(z_NK, images) for when, z_NK in both.items()}}
 

@@ -1,4 +1,4 @@
-"""What a classifier's figures say of its classes, and how sure an accuracy is. Loads no torch."""
+"""Classes and mistakes of a classifier from its figures, and the interval of an accuracy. Loads no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ IMBALANCE = 3.0  # images of the largest class over those of the smallest
 
 
 def interval(accuracy: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an accuracy measured on `n` images (Wilson 1927, without continuity correction)."""
+    """Returns Wilson's 95 % interval of an accuracy measured on `n` images (Wilson 1927, without continuity correction)."""
     from scipy.stats import binomtest
 
     found = binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson")
@@ -18,7 +18,7 @@ def interval(accuracy: float, n: int) -> tuple[float, float]:
 
 
 def chance_level(figures: dict[str, Any]) -> float:
-    """The accuracy of always naming the most frequent class of the images that `figures` (of `Metrics`) are of."""
+    """Returns the accuracy of always naming the most frequent class. `figures`: those of `Metrics`."""
     return max(map(sum, figures["confusion"])) / figures["n"]
 
 
@@ -34,7 +34,7 @@ def macro_accuracy(figures: dict[str, Any]) -> str:
 
 
 def worst_first(found: Metrics) -> list[tuple[str, float | None, int, str, int]]:
-    """(class, share recognised, its images, the class that they are most often taken for, how often) of every class.
+    """Returns (class, share recognised, its images, the class they are most often taken for, how often) per class.
 
     The least recognised come first, of equals those with more images; classes without images (share None) come last.
     """
@@ -47,7 +47,7 @@ def worst_first(found: Metrics) -> list[tuple[str, float | None, int, str, int]]
 
 
 def confused_pairs(found: Metrics) -> list[tuple[str, str, int, int]]:
-    """(class, class it was taken for, how often, of how many images) of every mistake, the most frequent first."""
+    """Returns (class, class it was taken for, how often, of how many images) per pair, the most frequent first."""
     pairs = [
         (found.class_names[i], found.class_names[j], times, sum(row))
         for i, row in enumerate(found.confusion)

@@ -33,7 +33,7 @@ def evaluate(
     reading: Mapping[str, Any] = MappingProxyType({}),
     flip: bool = False,
 ) -> tuple[str, Metrics]:
-    """The split that was used and its figures.
+    """Evaluates a checkpoint. Returns the split that was used and its figures.
 
     `flip`: of the mean of an image's logits and those of its mirror image.
 
@@ -55,7 +55,7 @@ def labelled(
     skip_unreadable: bool = False,
     pick: Callable[[str, int], np.ndarray] | None = None,
 ) -> ImageSet:
-    """Images to evaluate a model on, chosen as `evaluate` says and labelled by its classes; `pick` as in `load_split`."""
+    """Loads images to evaluate a model on, chosen as in `evaluate`, labelled by its classes; `pick` as in `load_split`."""
     config = predictor.config
     source = data if data is not None else config.data
     if (
@@ -89,8 +89,9 @@ def predict(
     min_confidence: float | None = None,
     max_image_gib: float | None = None,
 ) -> tuple[list[Prediction], list[str], OtherAnswer | None]:
-    """Predictions of image files and folders of them, a line on each file that could not be read, and when "other" is the
-    answer, where the weights say so and no `min_confidence` was given.
+    """Returns predictions of image files, folders and patterns, a line per file that could not be read, and the other answer.
+
+    The other answer is None where the weights have none or `min_confidence` is given. Labels are then "other" below it.
 
     `max_image_gib`: memory that one image may take when it is decoded (None: as in training).
     """
@@ -122,7 +123,7 @@ def predict_files(
 
 
 def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
-    """`paths` in lists of at most `size` (itertools has this from Python 3.12 on)."""
+    """Splits `paths` into lists of at most `size` (itertools has this from Python 3.12 on)."""
     return (paths[start : start + size] for start in range(0, len(paths), size))
 
 

@@ -1,4 +1,4 @@
-"""What a finished run says in three lines: how good it is and how sure that is, what limits it, what to do next."""
+"""The three lines at the end of a run: its accuracy with an interval, what limits it, what to do next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAME = 500_000_000  # bytes of images that are compared with each other
 
 
 def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -> list[str]:
-    """The three lines. `train_top1`: accuracy on `some_of` the training images, not augmented."""
+    """Returns the three lines. `train_top1`: accuracy on `some_of` the training images, not augmented."""
     lines = [f"accuracy   {said[0]} ({said[1]})"] if (said := accuracy(result)) else []
     found, advice = limits(result, train, train_top1)
     lines.append(f"limits     {'; '.join(found) or 'none that these figures show'}")
@@ -28,7 +28,7 @@ def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -
 
 
 def accuracy(result: RunResult) -> tuple[str, str] | None:
-    """The accuracy on test or else validation images, and its interval with the chance level; None without such images."""
+    """Returns the accuracy on test or else validation images, and its interval with the chance level. None without them."""
     figures = result.test or result.val
     if not figures:
         return None
@@ -41,7 +41,7 @@ def accuracy(result: RunResult) -> tuple[str, str] | None:
 
 
 def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[str], str]:
-    """What may keep the accuracy from being better, and a command that may help ("" where none does)."""
+    """Returns what may limit the accuracy, and a command that may help ("" if there is none)."""
     found, advice = [], ""
     counts = sorted(train.labels.bincount(minlength=len(train.class_names)).tolist())
     middle = counts[len(counts) // 2]
@@ -67,7 +67,7 @@ def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[
 
 
 def label_conflicts(images: ImageSet) -> int:
-    """How many different images are there with more than one label; 0 for sets that are too large to compare."""
+    """Counts the different images that have more than one label. 0 for sets that are too large to compare."""
     if images.images.nbytes > SAME:
         return 0
     labels = defaultdict(set)
@@ -77,5 +77,5 @@ def label_conflicts(images: ImageSet) -> int:
 
 
 def some_of(images: ImageSet) -> ImageSet:
-    """At most MOST of the images, evenly spaced."""
+    """Returns at most MOST of the images, evenly spaced."""
     return images.subset(range(0, len(images), -(-len(images) // MOST)))

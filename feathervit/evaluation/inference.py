@@ -40,7 +40,7 @@ def logits(
     dtype: torch.dtype = torch.float32,
     flip: bool = False,
 ) -> Tensor:
-    """Logits, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]. Sets evaluation mode.
+    """Computes logits, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]. Sets evaluation mode.
 
     `flip`: the mean of an image's logits and those of its mirror image (left and right).
     """
@@ -58,9 +58,9 @@ def logits(
 def accuracy_and_loss(
     model: nn.Module, images: ImageSet, config: RunConfig, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[float, float]:
-    """Top-1 accuracy and mean cross-entropy in nats, which is all that training looks at after an epoch.
+    """Computes top-1 accuracy and mean cross-entropy in nats, the figures of an epoch of training.
 
-    The host waits once, at the end. The loss is not finite where a logit is none. Sets evaluation mode.
+    The host waits once, at the end. The loss is not finite if a logit is not. Sets evaluation mode.
     """
     model.eval()
     right, losses = [], []
@@ -77,8 +77,8 @@ def accuracy_and_loss(
 class Prediction:
     """Class names with their probabilities, most probable first.
 
-    `sure`: whether the first is at least as probable as was asked for. `classes[0]` is the best guess in any case, `label` is
-    it only where it is sure, else "other".
+    `sure`: whether the first is at least as probable as the caller asked for. `classes[0]` is always the best guess. `label`
+    is the same if it is sure, else "other".
     """
 
     source: str
@@ -91,7 +91,7 @@ class Prediction:
         return self.classes[0] if self.sure else OTHER
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction as `predict --json` prints it."""
+        """Returns the prediction as `predict --json` prints it."""
         return {
             "file": self.source,
             "label": self.label,
@@ -121,13 +121,14 @@ class Predictor:
         self.in_chans, self.temperature, self.other = checkpoint.in_chans, checkpoint.temperature, checkpoint.other
 
     def probabilities(self, images_NCRR: Tensor, flip: bool = False) -> Tensor:
-        """Class probabilities, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]; `flip` as in `logits`."""
+        """Computes class probabilities, float32 [N, K] on the CPU, of stored images [N, C, R, R]; `flip`: see `logits`."""
         found_NK = logits(self.model, images_NCRR, self.config, self.device, flip=flip)
         return (found_NK / self.temperature).softmax(-1)
 
     def predict(self, images: Any, top: int = 5, min_confidence: float | None = None) -> list[Prediction]:
-        """The `top` classes of each image; one whose best has a probability under `min_confidence` is labelled "other"
-        (None: the threshold of the calibration, or none).
+        """Returns the `top` classes of each image. Its label is "other" if the best has less than `min_confidence`.
+
+        `min_confidence` None: the threshold of the calibration, or none.
 
         `images`: a path, bytes, an open file or a PIL image, or any list or series of them; images as an array or tensor,
         uint8: [H, W] or [N, H, W] for one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]; or a list of such,
@@ -148,7 +149,7 @@ class Predictor:
     def classify(
         self, squares: list[Tensor], sources: list[str], top: int = 5, min_confidence: float | None = None
     ) -> list[Prediction]:
-        """`predict` for images as `read` gives them, uint8 [C, S, S] each; `sources` names them."""
+        """Predicts from images as `read` gives them, uint8 [C, S, S] each; `sources` names them."""
         if min_confidence is None:
             min_confidence = self.other.threshold if self.other else 0.0
         if not 0 <= min_confidence <= 1:
@@ -163,7 +164,7 @@ class Predictor:
         ]
 
     def read(self, image: Source) -> Tensor:
-        """An image as the model sees it: uint8 [C, S, S]. Raises DataError when it cannot be read."""
+        """Reads an image as the model sees it: uint8 [C, S, S]. Raises DataError when it cannot be read."""
         if self.in_chans not in (1, 3):
             raise DataError(f"the model takes {self.in_chans} channels; an image file has 1 or 3, give arrays instead")
         images = self.config.images
@@ -171,11 +172,11 @@ class Predictor:
         return to_stored(image, self.config.img_size, self.in_chans, images.fit, images.scale, gib)
 
     def warn_of_values(self, images: Sequence[Source]) -> None:
-        """A DataWarning where images of more than 8 bits are too dark, or too bright, for the scale of the training data."""
+        """Warns with a DataWarning if images of more than 8 bits do not fit the scale of the training data."""
         warn(faults(look(images, self.config.reading.max_image_gib), self.config.images.scale))
 
     def _squares(self, item: Source | Array) -> list[Tensor]:
-        """The images that an item of `predict` holds, as `read` gives them."""
+        """Returns the images in an item of `predict`, as `read` gives them."""
         if not isinstance(item, (np.ndarray, Tensor)):
             return [self.read(item)]
         x_NCHW = fit_square(one_or_more(item, self.in_chans), self.config.images.fit)
@@ -183,5 +184,5 @@ class Predictor:
 
 
 def load(path: str | Path, device: str = "cpu") -> Predictor:
-    """The predictor of a checkpoint file, or of a run folder (its best weights, else its last). Raises CheckpointError."""
+    """Loads the predictor of a checkpoint file or run folder (best weights, else last). Raises CheckpointError."""
     return Predictor(load_weights(path), path, device)

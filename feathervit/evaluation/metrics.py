@@ -1,4 +1,4 @@
-"""Figures of a classifier from its probabilities, and the raw-pixel neighbour baseline to hold them against.
+"""Figures of a classifier from its probabilities, and the raw-pixel neighbour baseline beside them.
 
 scikit-learn computes what it has; only the calibration error is ours. All figures are fractions from 0 to 1 except
 `nll`, and everything in `Metrics` goes into JSON as it stands: a class without images has accuracy None, never NaN.
@@ -46,7 +46,7 @@ class Metrics:
 
 
 def score(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Metrics:
-    """All figures of a classifier.
+    """Computes all figures of a classifier.
 
     `probabilities` [N, K] (tensor on the CPU or array, rows summing to one), `labels` [N] integers in 0..K-1,
     `class_names` K distinct names. Raises DataError where there is nothing to score, the shapes disagree or a label
@@ -92,7 +92,7 @@ def _check(p_NK: np.ndarray, labels_N: np.ndarray, names: list[str]) -> None:
             "fit together; give [N, K], [N] and K"
         )
     if len(labels_N) == 0:
-        raise DataError("there is no image to score; give a data set with at least one")
+        raise DataError("the data to score is empty; give at least one image")
     if len(names) < 2:
         raise DataError(f"a classifier needs at least 2 classes to be scored, got {len(names)}: {names}")
     if labels_N.min() < 0 or labels_N.max() >= len(names):
@@ -109,7 +109,7 @@ def _check(p_NK: np.ndarray, labels_N: np.ndarray, names: list[str]) -> None:
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Expected calibration error: sum over bins b of n_b / N * |accuracy_b - confidence_b|.
+    """Computes the expected calibration error: sum over bins b of n_b / N * |accuracy_b - confidence_b|.
 
     `probabilities` [N, K], `labels` [N]. An image's confidence is its largest probability; bin b of B =
     `ECE_BINS` equally wide ones holds the confidences in (b / B, (b + 1) / B] (Guo et al., arXiv 1706.04599, Eq. 3).
@@ -123,7 +123,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def raw_pixel_knn(train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, k: int = 3) -> float:
-    """Accuracy of k nearest neighbours (Euclidean) on plain pixels: what a model has to beat to have learnt anything.
+    """Returns the accuracy of k nearest neighbours (Euclidean) on plain pixels, the least that a model must beat.
 
     Images are uint8 [N, C, R, R] (tensors on the CPU or arrays), all of one shape, labels [N]. Where there are fewer
     than `k` training images all of them vote. Raises ConfigError where training and test images differ in shape.
@@ -133,7 +133,7 @@ def raw_pixel_knn(train_images: Any, train_labels: Any, test_images: Any, test_l
     train, test = np.asarray(train_images), np.asarray(test_images)
     if train.shape[1:] != test.shape[1:]:
         raise ConfigError(
-            f"neighbours are sought among images of one shape; training images are {train.shape[1:]}, "
+            f"neighbours must be images of one shape; training images are {train.shape[1:]}, "
             f"test images {test.shape[1:]}: load both at the same size"
         )
     # float32, since uint8 differences would wrap around

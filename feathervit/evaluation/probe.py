@@ -1,4 +1,4 @@
-"""How much frozen features know of the classes: nearest neighbours and a linear classifier on them (scikit-learn).
+"""Probes of frozen features: nearest neighbours and a linear classifier on them (scikit-learn).
 
 Works on a pre-trained auto-encoder, whose encoder sees the whole image, and on any classifier. Features are taken from
 two places where the model is ours: the read-out token (as the head reads it) and the mean of the patch tokens, both after
@@ -35,7 +35,7 @@ READOUTS = {"dummy": "dummy patch", "class": "class tokens", "mean": PATCHES, "p
 
 @torch.inference_mode()
 def features(model: nn.Module, images: ImageSet, config: RunConfig, device: torch.device) -> dict[str, Tensor]:
-    """Token name -> features [N, D] on the CPU. Sets evaluation mode."""
+    """Returns token name -> features [N, D] on the CPU. Sets evaluation mode."""
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     encoder.eval().to(device)
     found: dict[str, list[Tensor]] = {}
@@ -62,7 +62,7 @@ def probe(
     skip_unreadable: bool = False,
     reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Accuracies of both probes for each token: {"split", "n", "n_train", "neighbours", "tokens": {name: {...}}}.
+    """Returns the accuracies of both probes per token: {"split", "n", "n_train", "neighbours", "tokens": {name: {...}}}.
 
     Fitted on the training split of `data` (None: what the checkpoint was trained on), scored on its test split, else on its
     validation split. `reading`: fields of `ReadingConfig` that are not to be as in training.

@@ -1,4 +1,4 @@
-"""How well a masked auto-encoder paints images: the same masks for every model and run, so that figures compare."""
+"""Errors of a masked auto-encoder's predictions, with the same masks for every model and run, so that figures compare."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .inference import BATCH
 
 
 def fixed_order(model: MaskedAutoencoder, count: int) -> Tensor:
-    """The orders of patches [count, N] that evaluation masks by: always the same, drawn from no run's randomness."""
+    """Returns the orders of patches [count, N] that evaluation masks by. They are the same in every run."""
     return model.draw(count, torch.device("cpu"), torch.Generator().manual_seed(0))
 
 
@@ -25,7 +25,7 @@ def reconstruction_error(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """{"masked_mse", "visible_mse", "n"} over stored uint8 images [N, C, R, R], in the units of the normalised pixels.
+    """Returns {"masked_mse", "visible_mse", "n"} over stored uint8 images [N, C, R, R], in the units of the normalised pixels.
 
     Sets evaluation mode.
     """

@@ -36,7 +36,8 @@ def create_model(
     """Creates a model by name: ours, or any of timm's as `timm:NAME`.
 
     `img_size` and `patch_size` default to the model's own, `in_chans` to 3 and `num_classes` to 100. `global_pool` is as in
-    `reset_classifier`. `config` replaces the named configuration, and `parts` replace fields of it (`drop_path_rate=0.1`).
+    `reset_classifier`. `config` replaces the named configuration, and `parts` replace fields of it (`drop_path_rate=0.1`),
+    also those of its attention, feed-forward and patches (`kv_heads=1`).
     `pretrained` loads weights of the package: "mlit_nano.digits" names them, "mlit_nano" takes the first of that model. All
     defaults are then those of the weights, and another number of classes gets a new head.
     Raises UnknownNameError, and ConfigError or CheckpointError if sizes do not fit.
@@ -54,14 +55,26 @@ def create_model(
         return _timm_model(name.removeprefix("timm:"), img_size, patch_size, in_chans, num_classes, parts)
     known = spec(name)
     config = config or known.config
-    unknown = sorted(set(parts) - set(EncoderConfig.__dataclass_fields__))
-    if unknown:
-        raise ConfigError(
-            f"{name} has no setting {unknown[0]!r}; it has {', '.join(EncoderConfig.__dataclass_fields__)}"
-        )
-    config = from_dict(EncoderConfig, to_dict(replace(config, **parts)))  # checks the types of `parts`
+    config = from_dict(EncoderConfig, to_dict(_replaced(name, config, parts)))  # checks the types of `parts`
     sizes = (img_size or known.img_size, patch_size or known.patch_size, in_chans, num_classes)
     return Encoder(config, *sizes, global_pool)
+
+
+def _replaced(name: str, config: EncoderConfig, parts: dict[str, Any]) -> EncoderConfig:
+    """The configuration with fields of it, or of one of its parts, replaced. Raises ConfigError for an unknown field."""
+    own = {field: value for field, value in parts.items() if field in EncoderConfig.__dataclass_fields__}
+    config = replace(config, **own)
+    for field, value in parts.items():
+        if field in own:
+            continue
+        kinds = {part: getattr(config, part) for part in ("attention", "feedforward", "patches")}
+        owners = [part for part, kind in kinds.items() if field in getattr(kind, "__dataclass_fields__", ())]
+        if len(owners) != 1:
+            inner = [f for kind in kinds.values() for f in getattr(kind, "__dataclass_fields__", ())]
+            known = ", ".join([*EncoderConfig.__dataclass_fields__, *dict.fromkeys(inner)])
+            raise ConfigError(f"{name} has no setting {field!r}; it has {known}")
+        config = replace(config, **{owners[0]: replace(kinds[owners[0]], **{field: value})})
+    return config
 
 
 def build_model(

@@ -21,7 +21,7 @@ SIDE = 96  # px, the least side of an image
 
 
 def rollout(weights: list[Tensor]) -> Tensor:
-    """Attention through all layers [B, N, N], of each layer's weights [B, H, N, N], first layer first.
+    """Computes attention through all layers [B, N, N] from each layer's weights [B, H, N, N], first layer first.
 
     The product of (mean over heads + identity) / 2, the identity being the residual stream (Abnar and Zuidema,
     arXiv 2005.00928, section 3). Rows sum to 1.
@@ -35,8 +35,10 @@ def rollout(weights: list[Tensor]) -> Tensor:
 
 @torch.inference_mode()
 def readout_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> tuple[Tensor, Tensor]:
-    """([B, H, G, G] of the last layer, [B, G, G] of the rollout): how much the read-out token looks at each patch, of all
-    that it looks at; of several class tokens the mean. Raises ConfigError for a model without a read-out token."""
+    """Returns how much the read-out token looks at each patch: [B, H, G, G] in the last layer, [B, G, G] in the rollout.
+
+    Of several class tokens it is the mean. Raises ConfigError for a model without a read-out token.
+    """
     prefix, grid = encoder.num_prefix_tokens, encoder.patch_embed.grid_size
     if not prefix:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The charts of a report, each as the bytes of a PNG without background: dark on nothing, to be inverted on a dark page.
+"""The charts of a report, each as the bytes of a PNG. The background is transparent, and a dark page inverts the colours.
 
 Legend: K classes, N images, E experts, B bins.
 """
@@ -39,7 +39,7 @@ def _plain(axes: Any, x: str, y: str, title: str = "") -> None:
 
 
 def short(name: str) -> str:
-    """A name as a chart shows it: printable, and cut after LONGEST letters."""
+    """Makes a name printable and cuts it after LONGEST letters."""
     name = shown(name)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
@@ -146,7 +146,7 @@ def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -
         hollow = hollow or bool(few.any())
         below.stairs(count_B, np.linspace(0, 1, number + 1), color=colour, fill=colour == COLOURS[0], alpha=0.8)
     if hollow:
-        few = f"under {TOO_FEW} images: too few to tell"
+        few = f"under {TOO_FEW} images: too few to say"
         above.plot([], [], color="0.4", linestyle="", marker="o", markersize=5, mfc="white", label=few)
     above.set_ylim(-0.02, 1.02)
     below.set_xlim(0, 1)
@@ -161,7 +161,7 @@ def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -
 def bins(
     confidence_N: np.ndarray, correct_N: np.ndarray, number: int = ECE_BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean confidence and accuracy of the bins (b / B, (b + 1) / B] that are not empty, and the count of each of the B."""
+    """Returns mean confidence and accuracy of the bins (b / B, (b + 1) / B] that are not empty, and the count of all B."""
     which_N = np.clip(np.ceil(confidence_N * number).astype(int) - 1, 0, number - 1)
     count = np.bincount(which_N, minlength=number)
     held = count > 0

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from ..files import make_folder, write_bytes
 
-# Okabe and Ito's colours, which people with any colour vision tell apart
+# Okabe and Ito's colours, which people with any colour vision can distinguish
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+    """Returns an empty figure of this size in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -31,7 +31,7 @@ def png(figure: Figure, dpi: int = 100, transparent: bool = False) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the figure, its folder made where it is missing. Raises RunFolderError where it cannot be written."""
+    """Writes the figure and makes its folder. Raises RunFolderError if it cannot be written."""
     make_folder(path.parent)
     write_bytes(path, png(figure))
     return path

@@ -24,8 +24,8 @@ SIZE = 16  # px of the letters
 def draw_predictions(predictions: Sequence[Prediction], folder: str | Path, config: RunConfig) -> list[Path]:
     """Writes a labelled copy of each image of `predictions` into `folder`, as PNGs, and returns their paths.
 
-    Subfolders are kept: the copies lie as the images do below the folder that all of them share. `config`: of the model,
-    for how files are read. Raises ConfigError where a copy would replace an image, RunFolderError where none can be written.
+    Subfolders are kept, below the folder that all images share. `config`: of the model,
+    for how files are read. Raises ConfigError if a copy would replace an image, RunFolderError if a copy cannot be written.
     """
     folder, sources = Path(folder), [Path(p.source).absolute() for p in predictions]
     if not sources:

@@ -1,4 +1,4 @@
-"""The filters that the patch embedding has learnt: what of the pixels each of its outputs answers to.
+"""The learned filters of the patch embedding: what each of its outputs responds to.
 
 Legend: D filters, C channels, p side of a filter.
 """
@@ -19,7 +19,10 @@ MOST = 256
 
 
 def filters(encoder: Encoder) -> Tensor:
-    """[D, C, p, p] on the CPU, the largest first: of a convolutional stem its first layer's, of frozen whitening both kinds."""
+    """Returns the filters [D, C, p, p] on the CPU, the largest first.
+
+    A convolutional stem has those of its first layer, frozen whitening has both kinds.
+    """
     embed = encoder.patch_embed
     weight = embed.proj.weight.detach().float().cpu()
     if isinstance(embed, FrozenWhitenedPatchEmbed):
@@ -28,8 +31,11 @@ def filters(encoder: Encoder) -> Tensor:
 
 
 def write_patches(encoder: Encoder, path: Path) -> Path:
-    """A PNG of the filters, the largest first, each over its own largest value: zero is grey, and of three channels each is a
-    colour; of other numbers of channels the mean is shown, red above zero and blue below. Raises RunFolderError."""
+    """Writes a PNG of the filters, the largest first, each divided by its own largest value.
+
+    Three channels are drawn as colours with zero as grey. Of other numbers the mean is drawn, red above zero and blue below.
+    Raises RunFolderError.
+    """
     weight = filters(encoder)[:MOST]
     weight = weight / weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     if weight.shape[1] == 3:

@@ -1,4 +1,4 @@
-"""How alike the learned positions are: for each patch, a map of its position's cosine similarity with all others.
+"""Similarity of the learned positions: for each patch, a map of its position's cosine similarity with all others.
 
 Legend: D width, G grid side.
 """
@@ -21,19 +21,19 @@ MOST = 14  # maps a side
 
 
 def similarity(encoder: Encoder, config: RunConfig) -> Tensor:
-    """[G, G, G, G]: of the position of the patch in row i and column j with that in row k and column l.
+    """Returns [G, G, G, G]: the similarity of the position in row i and column j with that in row k and column l.
 
     Raises ConfigError for a model whose positions are not learned.
     """
     kind, grid = encoder.config.positions, encoder.patch_embed.grid_size
     if kind != "learned":
-        raise ConfigError(f"{config.model} has positions {kind!r}: only learned ones can be looked at")
+        raise ConfigError(f"{config.model} has positions {kind!r}: only learned ones can be drawn")
     position_ND = F.normalize(encoder.pos_embed[0, encoder.num_prefix_tokens :].detach().float().cpu(), dim=-1)
     return (position_ND @ position_ND.T).view(grid, grid, grid, grid)
 
 
 def write_positions(encoder: Encoder, config: RunConfig, path: Path) -> Path:
-    """A PNG of `similarity`, the maps laid out as the patches are; of large grids only some, evenly spaced."""
+    """Writes a PNG of `similarity` with the maps in the order of the patches. Large grids show some, evenly spaced."""
     maps = similarity(encoder, config)
     grid = len(maps)
     shown = torch.linspace(0, grid - 1, min(grid, MOST)).round().long().unique()

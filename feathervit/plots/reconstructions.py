@@ -21,9 +21,9 @@ GREY = 128  # of a masked patch
 
 @torch.inference_mode()
 def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """(original, masked, reconstructed), each uint8 [B, C, S, S] on the CPU, of stored uint8 images.
+    """Returns (original, masked, reconstructed), each uint8 [B, C, S, S] on the CPU, of stored uint8 images.
 
-    Masked patches are grey; the reconstruction shows what the decoder paints in their place beside the visible ones. The
+    Masked patches are grey; the reconstruction shows the decoder's prediction in their place, beside the visible ones. The
     masks are the same in every call. Sets evaluation mode.
     """
     model.eval()
@@ -44,6 +44,6 @@ def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunCo
 
 
 def write_reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
-    """A PNG of `reconstructions`, its folder made where it is missing. Raises RunFolderError where it cannot be written."""
+    """Writes a PNG of `reconstructions`. Raises RunFolderError if it cannot be written."""
     rows = reconstructions(model, images_BCRR, config)
     return write_tiles(path, rows, ("original", "masked", "reconstructed"), title="Reconstructions of masked images")

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that asks nothing of any other file or server, its charts and images inside it.
+"""The report of a run: one HTML page with its charts and images inside. It loads nothing from other files or servers.
 
 The same charts and images are also written as PNGs into a folder beside it. `report` writes both from a run folder,
 `report_at_end` from what a run holds when it ends. Parts that need the images are left out, with a note, where the data
@@ -112,7 +112,7 @@ def write_report(
 
 
 def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list[str]]:
-    """The data of the run, if it is still what it was, else None and why."""
+    """Loads the data of the run if it has not changed. Otherwise returns None and the reason."""
     gone = "The images are left out, and what is made of them: "
     if config.data == "arrays":
         return None, [gone + "the data were arrays given from Python."]
@@ -126,7 +126,7 @@ def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list
 
 
 def _of_result(folder: Path, result: RunResult, data: DataSplits | None, files: dict[str, bytes]) -> dict[str, Any]:
-    """What the template names and the run's result holds; `files` takes the PNGs to be written, by name."""
+    """Returns the template's values that the result holds. `files` gets the PNGs to be written, by name."""
     config = from_dict(RunConfig, result.config)
     pretraining = config.objective == "reconstruction"
     found = result.test or result.val
@@ -168,7 +168,7 @@ def _of_model(
     files: dict[str, bytes],
     notes: list[str],
 ) -> dict[str, Any]:
-    """What the template names and only the model on its images shows. A part that fails is left out, with a note."""
+    """Returns the template's values that need the model and its images. A part that fails is left out, with a note."""
     values: dict[str, Any] = dict.fromkeys(("reconstructions", "mistakes", "limits", "samples"), ())
     values |= dict.fromkeys(("reliability", "load"))
     values |= dict.fromkeys(("mistakes_note", "reliability_note", "load_note", "samples_title"), "")
@@ -235,7 +235,7 @@ def _reconstructed(
 
 
 def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> Iterator[tuple[str, str, str]]:
-    """(title, note, address) of each chart that the rows have something for."""
+    """Yields (title, note, address) of each chart that the rows have values for."""
     rows, best = result.epochs, (result.best or {}).get("epoch") if result.val else None
     errors = {"training, masked": "train_masked_mse", "training, visible": "train_visible_mse"}
     errors["validation, masked"] = "val_masked_mse"
@@ -264,7 +264,7 @@ def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> It
 def _reliability(
     z_NK: np.ndarray, images: ImageSet, z_val: np.ndarray | None, val: ImageSet | None, files: dict[str, bytes]
 ) -> dict[str, Any]:
-    """The diagram of the images with logits `z_NK`: as they are, and at the temperature that fits those of `val`."""
+    """Draws reliability of the images with logits `z_NK`: as they are, and at the temperature that fits `val`."""
     labels_N, split = images.labels.numpy(), images.name.rpartition("/")[2]
     temperature, note = None, ""
     if val is not None:
@@ -283,7 +283,7 @@ def _reliability(
             f"images best{same}; feathervit calibrate stores it with the weights."
         )
     if len(labels_N) < charts.FEW_IMAGES:
-        said += f" {len(labels_N)} images are too few to tell more than the {charts.FEW_BINS} bins show."
+        said += f" {len(labels_N)} images are too few for more than {charts.FEW_BINS} bins."
     return {"reliability": _chart(files, "reliability", charts.reliability(lines, labels_N)), "reliability_note": said}
 
 
@@ -305,7 +305,7 @@ def _load(model: nn.Module, images: ImageSet, config: RunConfig, files: dict[str
 
 
 def _chart(files: dict[str, bytes], name: str, png: bytes) -> str:
-    """The address of a chart in the page; the file of that name gets the white ground that the page gives it."""
+    """Returns the address of a chart in the page. The file of that name gets a white background."""
     drawn = Image.open(io.BytesIO(png)).convert("RGBA")
     ground = Image.new("RGBA", drawn.size, "white")
     ground.alpha_composite(drawn)

@@ -29,7 +29,7 @@ SIDE = 96  # px, the least side of an image
 
 @torch.inference_mode()
 def gates(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> dict[int, Tensor]:
-    """Layer -> gates [B, N, E] on the CPU, of stored uint8 images. Raises ConfigError for a model without experts."""
+    """Returns layer -> gates [B, N, E] on the CPU, of stored uint8 images. Raises ConfigError for a model without experts."""
     encoder.eval()
     x_BCSS = as_input(images_BCRR.to(encoder.norm.weight.device), config)
     found = {
@@ -41,8 +41,10 @@ def gates(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> dict[int,
 
 
 def expert_use(encoder: Encoder, images: ImageSet, config: RunConfig) -> dict[int, np.ndarray]:
-    """Layer -> [K, E]: the share of a class's tokens that go to an expert, in evaluation; a row sums to the k that each
-    token takes. Classes without images have NaN. Raises ConfigError for a model without experts."""
+    """Returns layer -> [K, E]: the share of a class's tokens that go to an expert, in evaluation.
+
+    A row sums to the k that each token takes. Classes without images have NaN. Raises ConfigError for a model without experts.
+    """
     counts: dict[int, Tensor] = {}
     index_K = torch.zeros(len(images.class_names), dtype=torch.float64)
     for start in range(0, len(images), BATCH):
@@ -56,8 +58,10 @@ def expert_use(encoder: Encoder, images: ImageSet, config: RunConfig) -> dict[in
 
 
 def experts_map(gate_NE: np.ndarray, side: int) -> np.ndarray:
-    """[side, side], the expert to be drawn at each pixel: each patch of the grid is divided from left to right among its
-    experts as its gates are, the largest first. `side` is a multiple of the grid's."""
+    """Returns [side, side], the expert to draw at each pixel. `side` is a multiple of the grid's.
+
+    Each patch is divided from left to right among its experts, in proportion to its gates, the largest first.
+    """
     grid = round(len(gate_NE) ** 0.5)
     wide = side // grid
     order_NE = np.argsort(-gate_NE, axis=1, kind="stable")
@@ -108,7 +112,7 @@ def write_routing(
 
 
 def draw_use(axes, use: dict[int, np.ndarray], class_names: tuple[str, ...]) -> None:
-    """Classes downwards, the layers' experts side by side; the darker, the more of a class's tokens go to an expert."""
+    """Draws classes downwards and the layers' experts side by side. Darker means more of a class's tokens."""
     edges = np.cumsum([0, *(share.shape[1] for share in use.values())])
     drawn = axes.imshow(np.concatenate(list(use.values()), 1), vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for edge in edges[1:-1]:

@@ -1,4 +1,4 @@
-"""A PNG of samples by class: one row a class with its name, originals above augmented versions where asked for."""
+"""A PNG of samples by class: one row per class with its name, and on request augmented versions below the originals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def show(
     seed: int = 0,
     reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """`sample_grid` of a named set or folder as the recipe stores it; with a recipe named, its augmentation below.
+    """Writes `sample_grid` of a named set or folder as the recipe stores it. A named recipe adds its augmentation.
 
     `reading`: fields of `ReadingConfig`. What mixes images (mixup, CutMix) is left out, since a mixture shows neither.
     Raises what loading raises.
@@ -85,7 +85,7 @@ def show(
 
 
 def _choose(images: ImageSet, per_class: int, seed: int) -> dict[int, torch.Tensor]:
-    """label -> places of its samples, for the classes that have images."""
+    """Returns label -> places of its samples, for the classes that have images."""
     order = torch.randperm(len(images), generator=Chance(seed).generator("samples"))
     drawn = images.labels[order]
     chosen = {label: order[drawn == label][:per_class] for label in range(len(images.class_names))}

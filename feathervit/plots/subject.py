@@ -1,4 +1,4 @@
-"""What is drawn, and on which images: the encoder of a checkpoint, image files or the first of its data."""
+"""What a plot draws: the encoder of a checkpoint, on image files or images of its data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..models.loading import load_model
 
 
 def load_encoder(path: str | Path) -> tuple[Encoder, Checkpoint]:
-    """The encoder, in evaluation mode, of a classifier or of a masked auto-encoder. Raises CheckpointError for others."""
+    """Loads the encoder of a classifier or of a masked auto-encoder, in evaluation mode. Raises CheckpointError for others."""
     stored = load_weights(path)
     model = load_model(stored, path)
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
@@ -29,7 +29,7 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Checkpoint]:
 
 
 def read_images(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor:
-    """Image files as the model sees them: uint8 [B, C, S, S]. Raises DataError."""
+    """Reads image files as the model sees them: uint8 [B, C, S, S]. Raises DataError."""
     config, chans = checkpoint.config, checkpoint.in_chans
     if chans not in (1, 3):
         raise DataError(f"the model takes {chans} channels; an image file has 1 or 3")
@@ -50,13 +50,13 @@ def read_images(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor:
 
 
 def own_data(config: RunConfig) -> ImageSet:
-    """Images of the data the model was trained on: test, else val, else train. Raises DataError where it is gone."""
+    """Loads images of the data the model was trained on: test, else val, else train. Raises DataError if it is gone."""
     splits = own_splits(config)
     return splits.test or splits.val or splits.train
 
 
 def own_splits(config: RunConfig) -> DataSplits:
-    """The data the model was trained on; images that cannot be read are left out. Raises DataError where it is gone."""
+    """Loads the data the model was trained on, without unreadable images. Raises DataError if it is gone."""
     if config.data == "arrays":
         raise DataError("the model was trained on arrays given from Python, which are in no file; name image files")
     return load_data(
@@ -71,12 +71,12 @@ def own_splits(config: RunConfig) -> DataSplits:
 
 
 def some(images: ImageSet, count: int) -> ImageSet:
-    """At most `count` of the images, evenly spaced."""
+    """Returns at most `count` of the images, evenly spaced."""
     return images.subset(torch.linspace(0, len(images) - 1, min(count, len(images))).round().long())
 
 
 def varied(images: ImageSet, count: int) -> ImageSet:
-    """At most `count` of the images, from as many classes as there are, in the order of the classes."""
+    """Returns at most `count` of the images from as many classes as possible, in the order of the classes."""
     order = torch.argsort(images.labels, stable=True)
     own = [part for part in order.split(images.labels.bincount().tolist()) if len(part)]
     share_K = torch.linspace(0, len(own) - 1, min(count, len(images))).round().long().bincount(minlength=len(own))
@@ -91,7 +91,7 @@ def varied(images: ImageSet, count: int) -> ImageSet:
 def row_names(
     encoder: Encoder, images_BCRR: Tensor, checkpoint: Checkpoint, labels_B: Tensor | None = None
 ) -> list[str]:
-    """What stands beside the images of a plot: their true class, where it is known, and below it the predicted one.
+    """Returns the captions of a plot's images: the true class, if known, and the predicted one.
 
     Empty for the encoder of a pre-training, which predicts none.
     """

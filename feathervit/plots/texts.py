@@ -1,4 +1,4 @@
-"""The texts and tables of a report: what a result, a configuration and the splits of a run say, in words and rows."""
+"""The texts and tables of a report, from the result, configuration and splits of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXACT = {"n", "nll", "masked_mse", "visible_mse"}  # no shares
 
 
 def facts(result: RunResult, weights: int) -> Iterator[tuple[str, str]]:
-    """What comes first: name and value; `weights` in bytes."""
+    """Yields name and value of the facts at the top. `weights` in bytes."""
     for split in ("test", "val"):
         found = getattr(result, split)
         if found and "top1" in found:
@@ -48,7 +48,7 @@ def facts(result: RunResult, weights: int) -> Iterator[tuple[str, str]]:
 
 
 def figures(found: dict[str, Any]) -> dict[str, str]:
-    """Those of one split, by their names for people."""
+    """Returns the figures of one split by their names for people."""
     return {
         name.format(k=found.get("top5_k", 5)): (
             str(found[key]) if key == "n" else f"{found[key]:.4f}" if key in EXACT else percent(found[key])
@@ -59,7 +59,7 @@ def figures(found: dict[str, Any]) -> dict[str, str]:
 
 
 def figures_note(result: RunResult, pretraining: bool) -> str:
-    """Of which weights the figures are."""
+    """Says to which weights the figures belong."""
     kept = f"Of the weights of epoch {result.best['epoch']}" if result.best else "Of the kept weights"
     chosen = ", chosen on val" if result.val else ", the last"
     what = "" if pretraining else ". NLL: mean negative log-likelihood in nats"
@@ -67,19 +67,19 @@ def figures_note(result: RunResult, pretraining: bool) -> str:
 
 
 def metrics(found: dict[str, Any]) -> Metrics:
-    """The figures of a split, as a result holds them, as `Metrics`. Raises KeyError where one is missing."""
+    """Returns the figures of a split, from a result, as `Metrics`. Raises KeyError where one is missing."""
     return Metrics(**{field.name: found[field.name] for field in fields(Metrics)})
 
 
 def stopped(result: RunResult, config: RunConfig) -> str:
-    """Where a run stopped and how it goes on."""
+    """Says where a run stopped and how to continue it."""
     return (
         f"Unfinished: the run was stopped after epoch {len(result.epochs)} of {config.epochs}; --resume continues it."
     )
 
 
 def classes(found: Metrics, data: DataSplits | None) -> list[dict[str, Any]]:
-    """The rows of the table of classes, the least recognised first, from a split's figures."""
+    """Returns the rows of the table of classes, the least recognised first, from a split's figures."""
     counts = np.asarray(found.confusion)
     train = None
     if data is not None:
@@ -102,7 +102,7 @@ def classes(found: Metrics, data: DataSplits | None) -> list[dict[str, Any]]:
 
 
 def exports(folder: Path) -> list[dict[str, str]]:
-    """The finished exports beside the weights: form, size, latency, agreement. One that cannot be read is left out."""
+    """Returns the finished exports beside the weights: form, size, latency, agreement. One that cannot be read is left out."""
     rows = []
     for path in sorted(folder.glob("export-*/export.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -127,12 +127,12 @@ def exports(folder: Path) -> list[dict[str, str]]:
 
 
 def splits(folder: Path) -> list[tuple[str, int, str]]:
-    """Name, images and origin of each split. Raises RunFolderError."""
+    """Returns name, images and origin of each split. Raises RunFolderError."""
     return [(name, part["count"], part["how"]) for name, part in read_splits(folder / "splits.json").items()]
 
 
 def changed_settings(config: RunConfig) -> list[tuple[str, str]]:
-    """Dotted name and value of what differs from the recipe for this model and data."""
+    """Returns dotted name and value of what differs from the recipe for this model and data."""
     base = RECIPES[config.recipe].config if config.recipe in RECIPES else RunConfig()
     if base.model != config.model:
         base = replace(base, model=config.model, arch=None)
@@ -141,7 +141,7 @@ def changed_settings(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def flat(value: Any, where: str = "") -> list[tuple[str, str]]:
-    """Dotted name and value of everything in a configuration as JSON holds it."""
+    """Returns dotted name and value of everything in a configuration as JSON holds it."""
     if not isinstance(value, dict):
         return [(where, _text(value))]
     return [row for key, inner in value.items() for row in flat(inner, f"{where}.{key}" if where else key)]
@@ -154,7 +154,7 @@ def _text(value: Any) -> str:
 
 
 def environment(result: RunResult) -> list[tuple[str, str]]:
-    """Name and value of what the run ran on."""
+    """Returns name and value of the run's environment."""
     machine = result.machine
     memory = f"{machine['memory_gib']} GiB" if machine["memory_gib"] else "unknown"
     rows = {

@@ -28,7 +28,7 @@ GAP = 4
 def tiles(
     rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = (), title: str = ""
 ) -> Image.Image:
-    """One image of rows of images, uint8 [B, C, S, S] each.
+    """Puts rows of images into one image, uint8 [B, C, S, S] each.
 
     `names` stand on the left of the rows, in several lines where they have some; `columns` above, and `title` above all.
     """
@@ -55,7 +55,7 @@ def tiles(
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own copy of DejaVu Sans, which is there on every platform and knows more than Latin letters."""
+    """Returns Matplotlib's own copy of DejaVu Sans, which is there on every platform and knows more than Latin letters."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
@@ -75,24 +75,24 @@ def write_tiles(
 
 
 def rgb(images_BCSS: Tensor) -> Tensor:
-    """uint8 [B, 3, S, S] on the CPU, of uint8 images with any number of channels; if not 1 or 3, the first is shown."""
+    """Converts uint8 images of any number of channels to [B, 3, S, S] on the CPU. If not 1 or 3, the first is shown."""
     if images_BCSS.shape[1] not in (1, 3):
         images_BCSS = images_BCSS[:, :1]
     return with_channels(images_BCSS.cpu(), 3)
 
 
 def enlarge(images: Tensor, least: int) -> Tensor:
-    """[..., S, S] made at least `least` wide by a whole number, so that pixels keep their edges."""
+    """Enlarges [..., S, S] by a whole number to at least `least`, so that pixels keep their edges."""
     times = max(1, -(-least // images.shape[-1]))
     return images.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
 def over(image_3SS: Tensor, maps_B3SS: Tensor, share: float) -> Tensor:
-    """uint8 [B, 3, S, S]: maps of colours, 0-1, over the grey uint8 image; `share` is the weight of the maps."""
+    """Blends colour maps, 0-1, with the grey uint8 image: uint8 [B, 3, S, S]. `share` is the weight of the maps."""
     grey_3SS = rgb_to_grayscale(image_3SS, 3)
     return (255 * share * maps_B3SS + (1 - share) * grey_3SS).round().byte()
 
 
 def heat(values: Tensor, name: str = "inferno") -> Tensor:
-    """Values 0-1 [..., G, G] as colours 0-1 [..., 3, G, G]."""
+    """Maps values 0-1 [..., G, G] to colours 0-1 [..., 3, G, G]."""
     return torch.from_numpy(matplotlib.colormaps[name](values.numpy())[..., :3]).movedim(-1, -3)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import feathervit
 from feathervit.checkpoint import Checkpoint, load_weights, save_weights
 from feathervit.config import resolve, to_dict
-from feathervit.errors import CheckpointError
+from feathervit.errors import CheckpointError, ConfigError
 from feathervit.models import create_model
 from feathervit.weights import list_weights, shipped_file
 
@@ -132,3 +132,13 @@ def test_weights_of_the_package_are_listed_with_timms(tagged):
 def test_peers_have_no_weights_and_say_so(name):
     with pytest.raises(RuntimeError, match="No pretrained weights"):
         timm.create_model(name, pretrained=True)
+
+
+def test_fields_of_parts_are_words_of_create_model():
+    model = feathervit.create_model("mlit_nano", kv_heads=1, top_k=1, depth=2)
+    attention = model.config.attention
+    assert (attention.kv_heads, model.config.feedforward.top_k, model.config.depth) == (1, 1, 2)
+    head = model.embed_dim // attention.heads
+    assert model.blocks[0].attn.qkv.out_features == model.embed_dim + 2 * head  # one head of keys and of values
+    with pytest.raises(ConfigError, match="kv_head"):
+        feathervit.create_model("mlit_nano", kv_head=1)

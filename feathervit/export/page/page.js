@@ -9,7 +9,7 @@ const NAMED = 12; // classes that the first line names
 const $ = (id) => document.getElementById(id);
 
 let model, ort, session, last; // last: the graph's outputs for the image that is shown
-let turn = 0; // counts images, so that an earlier one's timing ends when another comes
+let turn = 0; // counts images, so that the timing of an earlier one ends when another comes
 
 async function start() {
   model = await (await fetch("model.json")).json();
