@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -33,18 +34,16 @@ class Completion:
     """The shell: bash or zsh."""
 
 
-def completion(args: Completion, _: dict) -> int:
-    from .verbs import VERBS
-
+def completion(shell: str, verbs: Mapping[str, tuple[type, Any]]) -> str:
+    """Returns the script for these verbs."""
     rooms: dict[str, list[str]] = {}
-    for verb in VERBS:
+    for verb in verbs:
         room, _, rest = verb.partition(" ")
         rooms.setdefault(room, []).extend([rest] if rest else [])
-    cases = [f'    "{verb}"*) words="{" ".join(_flags(kind))}" ;;' for verb, (kind, _) in VERBS.items()]
+    cases = [f'    "{verb}"*) words="{" ".join(_flags(kind))}" ;;' for verb, (kind, _) in verbs.items()]
     seconds = [f'    2,{room}) words="{" ".join(inside)}" ;;' for room, inside in rooms.items() if inside]
-    start = "autoload -U +X bashcompinit && bashcompinit\n" if args.shell == "zsh" else ""
-    print(SCRIPT.format(start=start, cases="\n".join(cases), first=" ".join(rooms), seconds="\n".join(seconds)))
-    return 0
+    start = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
+    return SCRIPT.format(start=start, cases="\n".join(cases), first=" ".join(rooms), seconds="\n".join(seconds))
 
 
 def _flags(kind: type) -> list[str]:

@@ -40,6 +40,12 @@ from .serve import Serve, serve
 from .study import StudyFlags, study
 from .train import Pretrain, Train, train
 
+
+def _completion(args: Completion, _: dict[str, Any]) -> int:
+    print(completion(args.shell, VERBS))
+    return 0
+
+
 Verb = tuple[type, Callable[[Any, dict[str, Any]], int]]
 VERBS: dict[str, Verb] = {
     "demo": (Demo, demo),
@@ -67,7 +73,7 @@ VERBS: dict[str, Verb] = {
     "benchmark train": (BenchmarkTrain, benchmark_train),
     "benchmark infer": (BenchmarkInfer, benchmark_infer),
     "results table": (ResultsTable, results_table),
-    "completion": (Completion, completion),
+    "completion": (Completion, _completion),
 }
 
 # A verb that is gone -> what to use in its place
