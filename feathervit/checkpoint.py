@@ -26,7 +26,7 @@ from torch import Tensor
 from . import foreign
 from .config import ReadingConfig, RunConfig, from_dict, to_dict
 from .errors import CheckpointError, ConfigError, RunFolderError
-from .files import same_data, write_bytes
+from .files import expanded, same_data, write_bytes
 from .weights import list_weights, shipped_file
 
 FORMAT = 1
@@ -147,7 +147,7 @@ def weights_file(path: str | Path) -> Path:
     the package by name ("mlit_nano.digits")."""
     if str(path) in list_weights() and not Path(path).exists():
         return shipped_file(str(path))
-    path = Path(path)
+    path = expanded(path)
     if not path.is_dir():
         return path
     names = [path / f"{name}.safetensors" for name in ("best", "last", "model")]

@@ -66,13 +66,21 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
-    argv = [_hyphens(word) for word in argv if word != "--debug"]
+    argv = [_hyphens(_from_home(word)) for word in argv if word != "--debug"]
     open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=REPLACED)  # file names need not be valid Unicode
     with contextlib.redirect_stdout(Result(sys.stdout)), contextlib.redirect_stderr(Words(sys.stderr)):
         return _run(argv, debug)
+
+
+def _from_home(word: str) -> str:
+    """A path that begins with ~, as a word or behind "--flag=", where shells leave it as it is."""
+    flag, equals, value = word.partition("=")
+    if word.startswith("-") and value.startswith("~"):
+        return flag + equals + os.path.expanduser(value)
+    return os.path.expanduser(word) if word.startswith("~") else word
 
 
 def _run(argv: list[str], debug: bool) -> int:

@@ -54,12 +54,14 @@ def check_exists(root: Path, hint: str = "") -> Path:
     if root.is_dir():
         return root
     if root.exists():
-        raise DataError(f"{root} is a file; a folder of images is expected (unpack an archive first)")
+        raise DataError(
+            f"{root} is a file; a folder, a table ({', '.join(TABLES)}) or an archive (.zip, .tar, .tar.gz, ...) is expected"
+        )
     parent = root.parent
     beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(root.name, beside, n=3, cutoff=0.5)
     advice = f"; did you mean {' or '.join(str(parent / n) for n in near)}?" if near else hint
-    raise DataError(f"no folder {root}{advice}")
+    raise DataError(f"no folder {root}{advice}; where the data of a run has moved, --data names its new place")
 
 
 def _images(root: Path, part: Part, class_names: tuple[str, ...]) -> FileImages:

@@ -19,7 +19,7 @@ from ..data.opening import SUFFIXES
 from ..data.walk import walk
 from ..device import choose_device
 from ..errors import DataError, FeatherVitError
-from ..files import same_data
+from ..files import expanded, same_data
 from .inference import BATCH, Prediction, Predictor
 from .metrics import Metrics, score
 
@@ -133,7 +133,7 @@ def _files(images: Sequence[str | Path]) -> list[Path]:
     Raises DataError for a folder without images and a pattern that matches nothing.
     """
     out: list[Path] = []
-    for image in map(Path, images):
+    for image in map(expanded, images):
         if image.is_dir():
             inside = [image / path for path, _ in walk(image)[0].all_images()]
             if not inside:

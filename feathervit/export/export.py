@@ -14,7 +14,7 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError, RunFolderError, UnknownNameError
-from ..files import clear_drafts
+from ..files import clear_drafts, expanded
 from ..results import commit, machine, write_json
 from .job import prepare
 from .verify import check_extra
@@ -68,7 +68,7 @@ def export_model(
     if to in ("onnx", "int8", "web"):
         check_extra(f"--to {to}")
     job = prepare(checkpoint, data, input, min_agreement, say, reading, batch, samples)
-    folder = Path(out) if out else job.folder / f"export-{to}"
+    folder = expanded(out) if out else job.folder / f"export-{to}"
     writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
     writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")
     new = _claim(folder, to)

@@ -33,7 +33,7 @@ from ..errors import ConfigError, RunFolderError
 from ..evaluation.findings import findings, some_of
 from ..evaluation.inference import accuracy_and_loss
 from ..evaluation.metrics import Metrics
-from ..files import write_bytes
+from ..files import expanded, write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..models.starting import start_from
 from ..plots.report import report_at_end
@@ -103,7 +103,7 @@ def train(
     if minutes is not None and (resume or "epochs" in fields):
         why = "the epochs of a run are chosen when it starts" if resume else "they exclude each other"
         raise ConfigError(f"minutes cannot be given with {'resume' if resume else 'epochs'}: {why}; leave one out")
-    out = Path(out)
+    out = expanded(out)
     settled = isinstance(config, Path)
     config = read_config(config) if settled else config
     source = kept(data) if data is not None and not isinstance(data, (str, os.PathLike)) else None
@@ -148,8 +148,8 @@ def pretrain(
     begun = read_config(config) if isinstance(config, Path) else config
     if isinstance(config, str):
         begun = recipe(config)
-    elif rest.get("resume") and (Path(out) / "config.json").exists():
-        begun = read_config(Path(out))
+    elif rest.get("resume") and (expanded(out) / "config.json").exists():
+        begun = read_config(expanded(out))
     objective = rest.get("objective", begun.objective if begun else "reconstruction")
     if objective != "reconstruction":
         raise ConfigError(

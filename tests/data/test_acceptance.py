@@ -293,3 +293,35 @@ def test_8_and_10_in_python(command, tmp_path):
 def test_18_near_duplicates_are_reported(command, tmp_path):
     report = json.loads(command("data", "check", *alike(tmp_path), "--json")[1])
     assert report["near_duplicates"] == [["train/a/photo.png", "test/a/photo.jpg"]]
+
+
+def test_11_home_and_data_that_has_moved(command, tmp_path, monkeypatch):
+    """~ is the home folder in every path, also behind "=", where the shell leaves it; an error names --data."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(paint(tmp_path, ["home/.keep"]))
+    paint(tmp_path / "home" / "pets", PETS)
+    words = [
+        ["train", "--data=~/pets", "--out=~/run", *TINY],
+        ["data", "check", "~/pets"],
+        ["evaluate", "~/run", "--data", "~/pets"],
+        ["predict", "~/run", "~/pets/a/1.png", "~/pets/b"],
+        ["train", "--from=~/run", "--data=~/pets", "--out", "~/more", *TINY],
+        ["train", "--resume", "--out", "~/more", "--epochs", "2"],
+        ["export", "~/run", "--to=huggingface", "--out=~/hub"],
+        ["data", "show", "~/pets", "--out", "~/samples.png"],
+        ["plot", "patches", "~/run", "--out=~/patches.png"],
+    ]
+    for argv in words:
+        status, _, error = command(*argv)
+        assert status == 0, (argv, error)
+    assert feathervit.load("~/run").class_names == ("a", "b")
+    feathervit.load("~/run").predict("~/pets/a/1.png")
+    assert not (tmp_path / "~").exists()
+    made = {path.name for path in (tmp_path / "home").iterdir()}
+    assert made >= {"pets", "run", "more", "hub", "samples.png", "patches.png"}
+    (tmp_path / "home" / "pets").rename(tmp_path / "home" / "dogs")
+    for argv in (["evaluate", "~/run"], ["train", "--resume", "--out", "~/run", "--epochs", "2"], ["probe", "~/run"]):
+        status, _, error = command(*argv)
+        assert status == 2 and "--data" in error
+    assert command("evaluate", "~/run", "--data", "~/dogs")[0] == 0
+    assert command("train", "--resume", "--out", "~/run", "--epochs", "2", "--data", "~/dogs")[0] == 0
