@@ -27,6 +27,7 @@ ALLOWED = {  # (page, figure): why it is no measurement, or where it is checked
     ("deploying.md", "5 %"): "the level of McNemar's test",
     ("results.md", "95 %"): "the level of an interval",
     ("studies.md", "95 %"): "the level of an interval, in the tables",
+    ("images.md", "5 %"): "the share that a threshold is set for",
     ("images.md", "95 %"): "the level of Wilson's interval",
 }
 
