@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import ImageSet, load_data
+from .data import ImageSet, load_run_data
 from .evaluation.inference import load
 from .evaluation.metrics import raw_pixel_knn
 from .recipes import recipe
@@ -46,7 +46,7 @@ def run(out: Path, seed: int, console: Console) -> dict[str, Any]:
     if not outcomes[-1].finished:
         return {"finished": False}
     first, scratch, tuned = (outcome.result for outcome in outcomes)
-    splits = load_data(config.data, img_size=config.img_size, images=config.images, split=config.split)
+    splits = load_run_data(config)
     labelled, test = splits.train, splits.test
     top1 = {
         "raw_pixel_1nn": raw_pixel_knn(labelled.images, labelled.labels, test.images, test.labels, k=1),

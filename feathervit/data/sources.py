@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import ImageConfig, ReadingConfig, SplitConfig
+from ..config import ImageConfig, ReadingConfig, RunConfig, SplitConfig
 from ..errors import DataError, UnknownNameError, warn
 from . import scale
 from .finding import find
@@ -21,7 +21,7 @@ from .imageset import DataSplits, Found, Images, ImageSet, Progress, Scan, Value
 from .names import same_name
 from .splits import check_split, hold_out, thin_out
 
-__all__ = ["DataSplits", "DataSummary", "ImageSet", "find", "load_data", "load_split", "summarise"]
+__all__ = ["DataSplits", "DataSummary", "ImageSet", "find", "load_data", "load_run_data", "load_split", "summarise"]
 
 
 def load_data(
@@ -35,12 +35,15 @@ def load_data(
     progress: Progress | None = None,
     labelled: bool = True,
 ) -> DataSplits:
-    """The splits of a data set, decoded.
+    """Decodes a dataset and returns its splits.
 
-    source: "digits", "cifar10", "cifar100", "svhn", "flowers102"; a folder; "hf:OWNER/NAME" or "hf:FOLDER"; arrays
-    (images, labels) or a dict of such pairs by split. img_size: the model's input in pixels. progress(done, total)
-    counts the images of all splits. labelled False: no labels are needed, so a folder's images may lie anywhere in it,
-    and images without labels do as arrays. Raises DataError, UnknownNameError, ConfigError.
+    - `source`: "digits", "cifar10", "cifar100", "svhn", "flowers102"; a folder; "hf:OWNER/NAME" or "hf:FOLDER"; arrays
+      (images, labels), or a dict of such pairs by split.
+    - `img_size`: the model's input in pixels.
+    - `progress(done, total)` counts the images of all splits.
+    - `labelled` False: labels are not needed. A folder may have images at any depth, and arrays may have no labels.
+
+    Raises DataError, UnknownNameError, ConfigError.
     """
     check_split(split)
     found = find(source, labelled, reading)
@@ -75,6 +78,19 @@ def load_data(
         "scale": images.scale,
     }
     return DataSplits(sets["train"], sets.get("val"), sets.get("test"), record, notes, skipped, images.scale)
+
+
+def load_run_data(config: RunConfig, source: Any = None, **options: Any) -> DataSplits:
+    """Decodes the data of a run, as its configuration says. `source` replaces `config.data`; options as in `load_data`."""
+    return load_data(
+        config.data if source is None else source,
+        img_size=config.img_size,
+        images=config.images,
+        reading=config.reading,
+        split=config.split,
+        labelled=config.objective != "reconstruction",
+        **options,
+    )
 
 
 def load_split(

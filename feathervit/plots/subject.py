@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint, load_weights
 from ..config import RunConfig
-from ..data import DataSplits, ImageSet, load_data
+from ..data import DataSplits, ImageSet, load_run_data
 from ..data.image import quiet, to_stored
 from ..errors import CheckpointError, DataError
 from ..evaluation.inference import logits
@@ -59,15 +59,7 @@ def own_splits(config: RunConfig) -> DataSplits:
     """Loads the data the model was trained on, without unreadable images. Raises DataError if it is gone."""
     if config.data == "arrays":
         raise DataError("the model was trained on arrays given from Python, which are in no file; name image files")
-    return load_data(
-        config.data,
-        img_size=config.img_size,
-        images=config.images,
-        reading=config.reading,
-        split=config.split,
-        skip_unreadable=True,
-        labelled=config.objective != "reconstruction",
-    )
+    return load_run_data(config, skip_unreadable=True)
 
 
 def some(images: ImageSet, count: int) -> ImageSet:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checkpoint import load_weights, states
 from ..config import RunConfig, from_dict
-from ..data import load_data
+from ..data import load_run_data
 from ..data.loader import Sampler
 from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
 from ..evaluation.evaluate import evaluate
@@ -125,14 +125,7 @@ class CellRun:
             for stage in cell.stages if cell else ():
                 if way(from_dict(RunConfig, stage["config"])) != way(config):
                     continue
-                data = load_data(
-                    config.data,
-                    img_size=config.img_size,
-                    images=config.images,
-                    reading=config.reading,
-                    split=config.split,
-                    labelled=config.objective != "reconstruction",
-                )
+                data = load_run_data(config)
                 if data.train.fingerprint() != stage["data"]["fingerprint"]:
                     raise RunFolderError(
                         f"the data has changed since the cell {arm}, seed {seed} ended ({config.data}: other files, labels "

@@ -20,7 +20,7 @@ import torch
 
 from ..benchmark.train import run as measure_step
 from ..config import RunConfig, changed, from_dict, to_dict
-from ..data import load_data
+from ..data import load_run_data
 from ..data.loader import Sampler
 from ..errors import ConfigError, FeatherVitError, RunFolderError
 from ..recipes import recipe
@@ -256,14 +256,7 @@ def _speed(config: RunConfig, given: float | None, measured: dict[str, float]) -
     `given`: the speed, if it is known. `measured`: speeds by configuration; a new one is added.
     """
     labelled = config.objective != "reconstruction"
-    data = load_data(
-        config.data,
-        img_size=config.img_size,
-        images=config.images,
-        reading=config.reading,
-        split=config.split,
-        labelled=labelled,
-    )
+    data = load_run_data(config)
     sampler = Sampler(len(data.train), config.batch_size, 0, repeats=config.augment.repeats)
     seen = sampler.steps_per_epoch * min(config.batch_size, len(data.train) * config.augment.repeats)
     if given is not None:

@@ -25,7 +25,7 @@ from .. import __version__
 from ..chance import Chance
 from ..checkpoint import drop_state, load_state, load_weights, states
 from ..config import RunConfig, check_channels, named_weights, to_dict
-from ..data import DataSplits, ImageSet, load_data
+from ..data import DataSplits, ImageSet, load_run_data
 from ..data.given import kept
 from ..data.image import as_input
 from ..device import choose_device, choose_precision, own_randomness, seed
@@ -176,16 +176,7 @@ def _run(
     if not group.is_main:
         group.wait()  # the first process downloads and decodes; the others then read the cache
     with decoding(console) as progress:
-        data = load_data(
-            source if source is not None else config.data,
-            img_size=config.img_size,
-            images=config.images,
-            reading=config.reading,
-            split=config.split,
-            skip_unreadable=skip_unreadable,
-            progress=progress,
-            labelled=config.objective != "reconstruction",
-        )
+        data = load_run_data(config, source, skip_unreadable=skip_unreadable, progress=progress)
     if group.is_main:
         group.wait()
     config = replace(config, images=replace(config.images, scale=data.scale))  # kept with the weights
