@@ -64,7 +64,7 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
     if not args.out:
         raise ConfigError("no folder named: give --out FOLDER")
     seeds = seeds_of(args.seeds) if args.seeds is not None else None
-    from ..studies.report import rebuild, table
+    from ..studies.report import rebuild, short_table, table
 
     if args.show:
         found, status = rebuild(Path(args.out)), 0
@@ -97,6 +97,9 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
             console.print(f"{ended.left} cells have not ended{others}", highlight=False)
     if args.json:
         print_json(found)
+    elif sys.stdout.isatty():
+        print("\n".join(short_table(found)))
+        print(f"The whole table: {Path(args.out) / 'table.md'}")
     else:
         print(table(found))
     return status

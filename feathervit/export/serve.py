@@ -75,6 +75,7 @@ def describe(checkpoint: str | Path, predictor: Predictor) -> dict[str, Any]:
         "scale": config.images.scale,
         "parameters": sum(p.numel() for p in predictor.model.parameters()),
         "held_out": True,
+        "threshold": predictor.other.threshold if predictor.other else None,
         **figures,
     }
 

@@ -72,6 +72,7 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         "routed": [out.name for out in small.graph.output[1:] if _tokens(out) > prefix],  # the last may have no patches
         "depth": len(getattr(model, "blocks", ())),
         "prefix_tokens": prefix,
+        "threshold": job.predictor.other.threshold if job.predictor.other else None,
         "thresholds": thresholds(p_NK, job.checking.labels),
         "samples": [{"file": name, "label": label} for name, label in zip(shipped, labels, strict=True)],
         "model_bytes": len(files["model.onnx"]),

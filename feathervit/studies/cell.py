@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..checkpoint import load_weights, states
 from ..config import RunConfig, from_dict
@@ -27,10 +28,40 @@ from .plan import Plan, stage_run
 from .report import Cell, cell_folder, read_cell, training_figures
 
 
+class _Log:
+    """The log of a cell, as a file for rich. Its lines on the progress of the run are also said."""
+
+    def __init__(self, file: TextIO, say: Callable[[str], None]):
+        self.file, self.say, self.line = file, say, ""
+
+    def write(self, text: str) -> int:
+        self.file.write(text)
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            if line.startswith("epoch "):
+                self.say(f"  {line}")
+        return len(text)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 class CellRun:
     """Runs one cell from the point where it stopped."""
 
-    def __init__(self, study: Study, fields: Any, plan: Plan, out: Path, arm: str, seed: int, end: float, command: str):
+    def __init__(
+        self,
+        study: Study,
+        fields: Any,
+        plan: Plan,
+        out: Path,
+        arm: str,
+        seed: int,
+        end: float,
+        command: str,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        self.say = say
         self.study, self.fields, self.plan, self.end, self.command = study, fields, plan, end, command
         self.out, self.arm, self.seed, self.folder = out, arm, seed, cell_folder(out, arm, seed)
         self.interrupted = False
@@ -101,7 +132,7 @@ class CellRun:
                     resume=resume,
                     overwrite=not resume,
                     max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
-                    console=Console(file=log, width=120),
+                    console=Console(file=_Log(log, self.say), width=120),
                     command=self.command,
                     **({} if resume else changes),
                 )

@@ -124,7 +124,7 @@ def run_study(
                 continue
             say(f"cell {number} of {len(cells)}: {arm}, seed {seed} ({cell_folder(out, arm, seed)})")
             begun += 1
-            work = CellRun(study, study.size(name).fields, plan, out, arm, seed, end, command)
+            work = CellRun(study, study.size(name).fields, plan, out, arm, seed, end, command, say)
             if retry_failed:
                 work.forget_failure()
             cell = work.run(held)

@@ -171,6 +171,20 @@ def public(value: Any, private: dict[str, str]) -> Any:
 # Table and chart
 
 
+def short_table(found: dict[str, Any]) -> list[str]:
+    """The table of a terminal of 80 columns: accuracy, number of cells and minutes of each arm."""
+    split = "test" if any(c.get("test_top1") is not None for c in found["cells"]) else "val"
+    wide = min(40, max(map(len, ("arm", *found["arms"]))))
+    lines = [f"{'arm':<{wide}}  {split + ' top-1, %':<21}  {'n':<3}  minutes"]
+    for arm in found["arms"]:
+        done = [c for c in found["cells"] if c["arm"] == arm and c["status"] == "finished"]
+        top1 = spread([100 * v for v in _values(done, f"{split}_top1")], ".1f")
+        minutes = statistics.mean(spent) if (spent := _values(done, "minutes")) else None
+        said = "" if minutes is None else f"{minutes:.1f}"
+        lines.append(f"{arm:<{wide}}  {top1:<21}  {len(done):<3}  {said}".rstrip())
+    return lines
+
+
 def table(found: dict[str, Any]) -> str:
     """Markdown: one row per arm, mean (range) over its finished cells.
 

@@ -96,7 +96,7 @@ def test_metrics_are_strict_json_and_silent():
 @pytest.mark.parametrize(
     ("p", "labels", "names", "error", "says"),
     [
-        (np.zeros((0, 3)), [], NAMES, DataError, "no image"),
+        (np.zeros((0, 3)), [], NAMES, DataError, "is empty"),
         (P, LABELS, ["a", "b"], DataError, "do not fit"),
         (P, [0, 1], NAMES, DataError, "do not fit"),
         (P, [0, 1, 2, 3], NAMES, DataError, "0 to 3"),

@@ -22,7 +22,7 @@ from feathervit.studies import Study
 from feathervit.studies import cell as runs
 from feathervit.studies.cells import run_study
 from feathervit.studies.plan import read_plan
-from feathervit.studies.report import read_cell, rebuild, table
+from feathervit.studies.report import cell_folder, read_cell, rebuild, short_table, table
 from feathervit.training import loop
 
 from .example import digits
@@ -50,6 +50,41 @@ def test_every_cell_is_run_once_with_its_changes(tmp_path, ran):
     assert ran[4:] == ["third/seed-0/1", "slow/seed-5/1", "third/seed-5/1"]
     assert list(read_plan(tmp_path).arms) == ["slow", "quick", "third"]
     assert read_plan(tmp_path).seeds == [0, 1, 5]
+
+
+def test_progress_inside_a_cell_is_said_and_logged(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("rich.console.Console.print", _heard(said))
+    run_study(digits({"only": {}}, seeds=(0,)), tmp_path)
+    lines = [line for line in said if line.startswith("  epoch ")]
+    assert any("2/2" in line for line in lines)
+    log = (cell_folder(tmp_path, "only", 0) / "log.txt").read_text()
+    assert all(line.removeprefix("  ") in log for line in lines)
+
+
+def _heard(said):
+    from rich.console import Console
+
+    whole = Console.print
+
+    def print(self, *words, **rest):
+        said.append(" ".join(map(str, words)))
+        whole(self, *words, **rest)
+
+    return print
+
+
+def test_the_table_of_a_terminal_fits_80_columns():
+    names = ["short", "a-name-of-forty-letters-" + "x" * 16]
+    cells = [
+        {"arm": arm, "status": status, "test_top1": 0.5 + seed / 10, "minutes": 123.45}
+        for arm in names
+        for seed, status in enumerate(("finished", "finished", "failed"))
+    ]
+    lines = short_table({"arms": dict.fromkeys(names), "cells": cells})
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["short", "55.0", "(50.0", "to", "60.0)", "2", "123.5"] or "123.4" in lines[1]
+    assert lines[2].startswith(names[1] + " ")
 
 
 def test_stages_run_one_after_another(tmp_path):

@@ -53,6 +53,7 @@ function describe() {
   $("shipped").hidden = !model.samples?.length;
   $("shipped-note").textContent = `Or try one of these${model.held_out ? ". The model was not trained on them" : ""}.`;
   $("samples").replaceChildren(...(model.samples ?? []).map(sampleButton));
+  if (model.threshold != null) $("threshold").value = Math.round(100 * model.threshold);
   trade();
 }
 
