@@ -1,7 +1,7 @@
-"""Data in a .zip or .tar file: unpacked into the cache once, and never anywhere else.
+"""Unpacks data in a .zip or .tar file into the cache, once.
 
-Nothing in an archive is trusted: a path that leads outside is an error, links and devices are skipped, and what is unpacked is
-bounded by the size of the archive and by the room on the disk, counted as it is written and not as the archive claims.
+An archive is not trusted. A path that leads outside is an error. Links and devices are skipped. The size of the archive and the
+free space on the disk limit what is unpacked. The limit counts bytes as they are written, not as the archive declares them.
 """
 
 from __future__ import annotations

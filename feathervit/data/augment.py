@@ -208,10 +208,10 @@ class Augmenter:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[int]:
-    """Torch works with one thread inside; gives the number that it had.
+    """Makes torch work with one thread inside; gives the number of threads it had.
 
-    The operations here are many and short: whole parts of a batch on a thread each are faster than every operation on
-    all threads, and (a part being whole images) the bits are the same for any number of threads.
+    The operations here are many and short. A thread for each part of a batch is faster than all threads for each operation.
+    A part holds complete images, so the bits are the same for any number of threads.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that are started inside take this over

@@ -1,9 +1,9 @@
-"""Image files, decoded once: in parallel, straight into one .npy file that is memory-mapped ever after.
+"""Decodes image files once, in parallel, into one .npy file that is memory-mapped from then on.
 
-Threads do the work: they need no guard in the user's script, start at once, and PIL and torch let go of the interpreter
-while they decode (benchmarks/decode.py). A file is written under a temporary name, synced and renamed, and a small JSON
-record that is written last makes it valid: shape, digest, and what could not be read. So a half-written or truncated
-cache is never used, and two processes that build one cache at a time both end with a whole one.
+Threads decode. They need no guard in the user's script and start at once. PIL and torch release the interpreter while they
+decode (benchmarks/decode.py). A file is written under a temporary name, synced and renamed. A small JSON record that is written
+last makes it valid: shape, digest, and what could not be read. A half-written or truncated cache is therefore never used.
+Two processes that build one cache at the same time both end with a complete one.
 """
 
 from __future__ import annotations
@@ -149,8 +149,10 @@ def look(items: Sequence[Source], max_gib: float = MAX_GIB) -> Values:
 
 
 def drop_outdated(root: str) -> list[str]:
-    """Removes what is known of the images below `root` where a file's content has changed and its stamp has not, as on file
-    systems that keep neither inodes nor change times. Returns the sources of such files."""
+    """Removes the decoded images below `root` if the content of a file has changed and its stamp has not.
+
+    File systems without inodes and change times need this. Returns the sources of such files.
+    """
     changed: dict[str, bool] = {}
     known = []
     for path in _decoded_folder().glob("*.json"):

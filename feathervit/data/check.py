@@ -1,7 +1,7 @@
-"""The data doctor: what is wrong with a data set, found as training finds it, and what is only worth knowing.
+"""Checks a data set: what must be fixed, found as training finds it, and what is only worth knowing.
 
-Every image is decoded whole, so a file that breaks off is found even where its header is sound. Two images are the
-same when their pixels are, however they are encoded.
+Every image is decoded completely, so a truncated file is found even if its header is sound. Two images are the same if their
+pixels are, in any encoding.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Columns of tables and of hub sets: which holds the labels, what the labels mean, which rows have none.
+"""Finds columns of tables and hub sets: which holds the labels, what the labels mean, which rows have none.
 
-What could be several columns is an error that names the flag which settles it. Missing labels are left out, and said so.
+Several candidates are an error that names the flag to choose one. Rows without a label are left out with a message.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Damage that decoders pass over in silence: image data that is missing, left over, or not what its checksum says.
+"""Finds damage that decoders ignore: image data that is missing, left over, or does not match its checksum.
 
-libjpeg fills what is missing with grey and warns; Pillow does not pass the warning on. So a doubtful JPEG is decoded again with
-bytes added at the ends of its data: of a sound one nothing changes, since the decoder has all that it needs before them.
-PNG and deflated TIFF carry checksums. Compressed data holds long runs of zeros for images of one colour only. Of files without
-compression only an end of zeros can be seen. What cannot be found at all: `UNGUARDED`.
+libjpeg fills missing data with grey and warns; Pillow drops the warning. A doubtful JPEG is therefore decoded again with bytes
+added at the ends of its data. In a sound one nothing changes, because the decoder has all it needs before them.
+PNG and deflated TIFF carry checksums. Compressed data holds long runs of zeros only for images of one colour. In files without
+compression only zeros at the end can be seen. `UNGUARDED` names what cannot be found.
 """
 
 from __future__ import annotations

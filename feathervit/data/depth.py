@@ -1,7 +1,7 @@
-"""Images of more than 8 bits per channel: what their files hold, and how a value becomes one of 256 levels.
+"""Reads images of more than 8 bits per channel: what their files hold, and how a value becomes one of 256 levels.
 
-What is white is never guessed from one image. It is `scale`, found once for a data set (scale.py) and kept with the weights.
-Without one, it is the most that the kind of values holds by convention: 65,535 for integers, 1 for floats.
+One image never decides what is white. That is `scale`, found once for a data set (scale.py) and kept with the weights.
+Without a scale, white is the usual maximum of the type: 65,535 for integers, 1 for floats.
 """
 
 from __future__ import annotations

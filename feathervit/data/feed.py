@@ -1,8 +1,8 @@
-"""The batches of a run as the model sees them, each a function of (seed, step, rank).
+"""Makes the batches of a run as the model sees them, each a function of (seed, step, rank).
 
-On the CPU a batch is made when it is asked for. A GPU gets several steps' batches at a time, before they are needed: a thread
-draws what they undergo, one pinned copy takes all of it over, and the images are worked on in a stream of their own while the
-model trains on the group before. Groups are stretches of absolute steps, so that a resumed run makes the same ones.
+On the CPU a batch is made when it is needed. A GPU gets the batches of several steps before it needs them. A thread draws their
+augmentation, and one pinned copy moves all of it. The images are augmented in a separate stream while the model trains on the
+previous group. Groups are ranges of absolute steps, so that a resumed run makes the same ones.
 
 Legend: G batches of a group, B batch, C channels, R stored side, S image side.
 """

@@ -1,4 +1,4 @@
-"""From what a user names to what is found there: a name, a folder, a table, a hub set, arrays; nothing is decoded."""
+"""Finds what a user names: a name, a folder, a table, an archive, a hub set or arrays. Decodes nothing."""
 
 from __future__ import annotations
 

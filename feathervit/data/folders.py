@@ -1,4 +1,4 @@
-"""Image folders as data: found without opening a file (layout.py says what a folder is taken for)."""
+"""Finds image folders as data, without opening a file (layout.py decides how a folder is read)."""
 
 from __future__ import annotations
 

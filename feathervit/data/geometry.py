@@ -1,8 +1,8 @@
-"""Boxes and samplings of a batch, one for each image.
+"""Draws and applies boxes and resampling for a batch, one for each image.
 
-A random resized crop, its resize and its flip are two small matrix products: image b becomes Wy_b @ image @ Wx_b^T,
-where a row of W holds the weights with which one output pixel averages the stored ones. That is exactly the antialiased
-filter of torch.nn.functional.interpolate on the crop, with a crop of its own for every image of the batch.
+A random resized crop, its resize and its flip are two small matrix products: image b becomes Wy_b @ image @ Wx_b^T.
+A row of W holds the weights with which one output pixel averages the stored ones. This is the antialiased filter of
+torch.nn.functional.interpolate, applied to a different crop of each image.
 Boxes are drawn on the CPU with the distributions of torchvision's RandomResizedCrop and RandomErasing.
 """
 

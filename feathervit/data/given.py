@@ -1,7 +1,7 @@
-"""What Python programs give as images and labels: taken, or refused with a ConfigError; never a raw exception.
+"""Reads what Python programs give as images and labels, or refuses it with a ConfigError, never a raw exception.
 
-Images are an array or a tensor, or any series or iterable of paths, bytes, open files, PIL images and arrays, whose sizes may
-differ. Labels are any sequence of integers or of texts. There is one rule on where the channels are: `channel_axis`.
+Images are an array or a tensor, or any series or iterable of paths, bytes, open files, PIL images and arrays. Their sizes may
+differ. Labels are any sequence of integers or of texts. `channel_axis` is the one rule for the axis of the channels.
 """
 
 from __future__ import annotations

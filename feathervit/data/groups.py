@@ -1,4 +1,4 @@
-"""Groups of images that belong together, a person, an animal or a video: never on both sides of a split."""
+"""Groups images that belong together, of a person, an animal or a video: no group is on both sides of a split."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Hugging Face data sets, `hf:OWNER/NAME`, or a local folder of parquet files, `hf:PATH`, by `datasets` (extra `hub`).
+"""Reads Hugging Face data sets by the package `datasets` (extra `hub`): `hf:OWNER/NAME`, or a local folder, `hf:PATH`.
 
-The columns are found by their types: an Image, and a ClassLabel or a column named as labels are. Images stay encoded and are
-decoded through our cache, as files are.
+The types of the columns identify them: an Image, and a ClassLabel or a column with a usual name of labels. Images stay encoded;
+our cache decodes them as it does files.
 """
 
 from __future__ import annotations

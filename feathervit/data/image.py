@@ -1,9 +1,9 @@
-"""The one way from an image to pixels, for training, evaluation, prediction, export and the browser alike.
+"""Turns an image into pixels, in one way for training, evaluation, prediction, export and the browser.
 
-Open (first frame, upright by EXIF, grey or RGB, scaled to 8 bits, transparency over white), make square, resize once (float32
-bilinear with antialiasing, rounded), normalise. A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8
-(libjpeg's scaled decoding), never below twice the size asked for; its square is then cut at fractions of the decoded
-pixels, so that it is the same part of the image. Memory is bounded: the images that are being decoded at one moment,
+Steps: open, make square, resize once, normalise. Opening takes the first frame, turns it upright by EXIF, converts it to grey
+or RGB in 8 bits and puts transparency on white. The resize is float32 bilinear with antialiasing, rounded.
+A much larger JPEG is decoded at 1/2, 1/4 or 1/8 by libjpeg, never below twice the size asked for. Its square is then cut at
+fractions of the decoded pixels, so that it is the same part of the image. Memory is bounded: all images that are being decoded,
 in all threads, share a budget of pixels.
 """
 

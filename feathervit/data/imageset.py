@@ -1,8 +1,8 @@
-"""What a data set is, before and after decoding.
+"""Holds a data set, before and after decoding.
 
-After: an `ImageSet`, one uint8 tensor with its labels. Before: `Images`, which know their labels and where they come
-from and can be split, counted and looked at without decoding; `ArrayImages` are pixels already, files are in
-cache.py. Every source (a name, a folder, the hub, arrays) is found as `Found` and stored by the same few lines.
+After: an `ImageSet`, one uint8 tensor with its labels. Before: `Images`, which have labels and sources. They can be split,
+counted and looked at without decoding. `ArrayImages` are pixels already; files are in cache.py. Every source (a name, a folder,
+the hub, arrays) is found as `Found` and stored by the same few lines.
 """
 
 from __future__ import annotations

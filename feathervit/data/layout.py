@@ -1,7 +1,7 @@
-"""What a folder of images is taken for: splits, classes, and what was skipped and why.
+"""Decides how a folder of images is read: splits, classes, and what is skipped and why.
 
-Two layouts are read, ROOT/CLASS/1.jpg and ROOT/SPLIT/CLASS/1.jpg, in as many wrapping folders as an archive may have. What
-might be either, or neither, is an error: to guess would train on test images, or take splits for classes.
+Two layouts are read, ROOT/CLASS/1.jpg and ROOT/SPLIT/CLASS/1.jpg, inside any wrapping folders of an archive. A folder that
+could be read in several ways, or in none, is an error: a guess could train on test images, or take splits for classes.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ class Layout:
 
 
 def read_layout(root: Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Layout:  # noqa: B008
-    """What `root` holds. `labelled` False: every image counts, in any folders; a folder at the top is a class of its own.
+    """Reads what `root` holds. `labelled` False: every image counts, in any folders; each folder at the top is a class.
 
-    Raises ConfigError where it could be several things or nothing that is known, DataError where a split is there twice or
-    train holds no classes, UnknownNameError for a class in `reading` that is not there.
+    Raises ConfigError if `root` fits several layouts or none. Raises DataError if a split is there twice or train holds no
+    classes. Raises UnknownNameError for a class in `reading` that is not there.
     """
     top, skipped = walk(root, reading.ignore, reading.classes)
     layout = Layout(root, labelled, skipped=skipped, others=top.all_others())

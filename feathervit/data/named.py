@@ -1,7 +1,7 @@
-"""Data sets by name: scikit-learn's digits, which need no download, and torchvision's CIFAR-10/100, SVHN, Flowers-102.
+"""Finds data sets by name: scikit-learn's digits, which need no download, and torchvision's CIFAR-10/100, SVHN, Flowers-102.
 
-torchvision downloads into the cache folder and checks each file's MD5; its CIFAR reader unpickles only files that have
-passed. Splits, label order and class names are the official ones.
+torchvision downloads into the cache folder and checks each file's MD5. Its CIFAR reader unpickles only files that have passed.
+Splits, label order and class names are the official ones.
 """
 
 from __future__ import annotations

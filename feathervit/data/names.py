@@ -1,7 +1,7 @@
-"""Names of splits, recognised generously, and of classes, for folders, tables, hub sets and arrays alike.
+"""Recognises names of splits and compares names of classes, for folders, tables, hub sets and arrays alike.
 
 "Training", "train_images", "train2017" and "01-train" all mean train. "pets_train" does only beside "pets_test": alone, or
-beside "pets_dogs", it may as well be a class.
+beside "pets_dogs", it may be a class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Image files, opened: which formats, how much memory one may take when it is decoded, and how much all threads together."""
+"""Opens image files: which formats, how much memory one image may take when decoded, and how much all threads together."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The operations of the augmentation policies on a batch of uint8 images, each for the images that drew it.
+"""Applies the operations of the augmentation policies to a batch of uint8 images, each to the images that drew it.
 
-Slot by slot the images are sorted by the operation they drew, so that each operation works on one contiguous stretch and
-nothing is scattered back; one permutation at the end restores their places. `plan_policy` works all of that out on the CPU,
-and `apply_policy` needs no word from the host but its plan. Operations on single values (invert, equalise, contrast, ...) are
-a table of 256 entries for each image, or image and channel, and one look-up applies them all. The results are those of
-torchvision.transforms.functional on uint8 tensors: the float32 arithmetic is the same, step for step.
+The images of each slot are sorted by the operation they drew. Each operation then works on one contiguous range, and nothing is
+scattered back; one permutation at the end restores the order. `plan_policy` computes all of that on the CPU. `apply_policy`
+needs only this plan from the host. Operations on single values (invert, equalise, contrast, ...) are a table of 256 entries for
+each image, or image and channel. One look-up applies them all. The results equal those of torchvision.transforms.functional on
+uint8 tensors: the float32 arithmetic is the same in every step.
 """
 
 from __future__ import annotations

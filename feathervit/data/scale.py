@@ -1,7 +1,8 @@
-"""Which value is white in a data set's images of more than 8 bits: found once over all of its files, and said.
+"""Finds which value is white in the images of more than 8 bits of a data set, once for all its files.
 
-The scale is the full range of the fewest bits that hold the largest value (255, 1023, 4095, 16383, 65535, ...), and of
-floats 1, 255 or 65535, where a tenth more is taken for overshoot. It is kept in the configuration (`images.scale`).
+The scale of integers is the full range of the fewest bits that hold the largest value (255, 1023, 4095, 16383, 65535, ...).
+The scale of floats is 1, 255 or 65535; values of up to a tenth more count as overshoot. The configuration keeps the scale
+(`images.scale`).
 """
 
 from __future__ import annotations

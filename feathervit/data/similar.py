@@ -1,7 +1,7 @@
-"""Near-duplicates: images that show the same, though their pixels differ: encoded again, resized, brighter, mirrored.
+"""Finds near-duplicates: images that show the same with other pixels: encoded again, resized, brighter, mirrored.
 
 Candidates have perceptual hashes that differ in few bits: the signs of the lowest cosine frequencies of a grey thumbnail, as in
-pHash (Zauner, 2010). A pair counts if its colour thumbnails correlate too, since simple images share hashes.
+pHash (Zauner, 2010). A pair counts only if its colour thumbnails correlate too, because simple images share hashes.
 """
 
 from __future__ import annotations

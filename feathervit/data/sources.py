@@ -1,7 +1,7 @@
-"""From what a user names to tensors: find the source, hold out validation images, store every split, keep the record.
+"""Loads data as tensors: finds the source, holds out validation images, stores every split and keeps the record.
 
-Training images are stored somewhat larger than the model's input, so that crops stay sharp; evaluation images at
-exactly its size, so that evaluation and prediction resize once. Small square ones, all alike, stay as they are.
+Training images are stored somewhat larger than the model's input, so that crops stay sharp. Evaluation images are stored at its
+exact size, so that evaluation and prediction resize once. Small square images of one size stay as they are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which images are held out of train for validation, and which are trained on: stratified, seeded, said in words."""
+"""Chooses which images are held out of train for validation, and which are trained on: stratified and seeded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels in a table: a .csv, .tsv or .parquet file with a column of paths, one of labels, and optionally one of splits."""
+"""Reads labels from a table: a .csv, .tsv or .parquet file with columns of paths, of labels, and optionally of splits."""
 
 from __future__ import annotations
 

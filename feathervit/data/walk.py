@@ -1,7 +1,7 @@
-"""What is below a folder, read once: folders, images, other files, and what is skipped because it is nobody's data.
+"""Lists what is below a folder, once: folders, images, other files, and what is skipped because it is not data.
 
-Skipped, and counted by kind at any depth: what operating systems, storage boxes and tools leave behind; runs, exports and
-studies of ours; virtual environments; the cache; and what the user asks to ignore.
+These are skipped at any depth and counted by kind: what operating systems, storage boxes and tools leave behind; runs, exports
+and studies of feathervit; virtual environments; the cache; what the user asks to ignore.
 """
 
 from __future__ import annotations
