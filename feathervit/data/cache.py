@@ -89,8 +89,10 @@ class FileImages:
     def values(self) -> Values:
         try:
             modes = self.scan().modes
-        except DataError:  # none can be read, which is said when they are decoded
-            return Values()
+        except DataError:
+            if any(map(_header_or_none, self.items)):  # the cache cannot be written
+                raise
+            return Values()  # no image can be read, which is said when they are decoded
         if not any(map(is_deep, modes)):
             return Values()
         return Values(**self._remembered(f"values-{self.max_gib:g}", lambda: asdict(look(self.items, self.max_gib))))

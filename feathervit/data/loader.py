@@ -2,8 +2,8 @@
 
 Each epoch is one permutation without replacement. Step t takes the t-th slice of it, and each process a part of that slice, so
 the processes' batches are disjoint. With `repeats` k a batch holds k views of each of its images, and an epoch shows every
-image k times. The rest at an epoch's end is dropped (other images in each epoch). Only a set smaller than one global batch gives
-a smaller batch.
+image k times. The rest at an epoch's end is dropped (other images in each epoch).
+Only a set smaller than one global batch gives a smaller batch.
 """
 
 from __future__ import annotations

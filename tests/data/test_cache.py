@@ -359,3 +359,14 @@ def test_native_side_and_scan(tmp_path):
     again = make("f", (10, 60), (50, 20), (30, 30), mode="L").scan()
     assert again == scan
     assert make("g", (10, 20), (10, 20)).scan().common == (10, 20)
+
+
+def test_values_are_not_lost_where_the_cache_cannot_be_written(tmp_path, monkeypatch):
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "a.png")
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "file")  # as a disk that has become full
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot write"):
+        listed([tmp_path / "a.png"]).values()
+    (tmp_path / "b.png").write_text("not an image")
+    assert listed([tmp_path / "b.png"]).values().tops == {}
