@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import compatibility
 import torch
 from accuracy import points_table
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -249,7 +250,11 @@ def studies_table() -> str:
 
 TABLES = {  # page -> name of the table -> what writes it
     "../README.md": {"peers": peers_table},
-    "models.md": {"models": models_table},
+    "compatibility.md": {
+        "timm": lambda: table(*compatibility.timm_tests()),
+        "exports": lambda: table(*compatibility.exports()),
+    },
+    "models.md": {"models": models_table, "forms": lambda: table(*compatibility.forms())},
     "recipes.md": {"recipes": recipes_table},
     "images.md": {"sizes": sizes_table, "budgets": budgets_table},
     "studies.md": {"studies": studies_table},

@@ -91,7 +91,8 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
 def _pack(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     text = json.dumps({"format": FORMAT, **meta})
-    return save(tensors, {"feathervit": text, "checksum": _checksum(tensors, text)})
+    # transformers reads from "format" that the tensors are PyTorch's
+    return save(tensors, {"format": "pt", "feathervit": text, "checksum": _checksum(tensors, text)})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

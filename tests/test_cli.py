@@ -357,7 +357,7 @@ def test_flags_of_train_are_frozen(run):
             "--seed",
         ),
         *("--device", "--precision", "--compile", "--patience", "--on-nonfinite", "--accumulate"),
-        "--tensorboard",
+        "--log",
     }
 
 

@@ -33,7 +33,8 @@ MEASURED = ROOT / "docs" / "measured.md"
 LANGUAGES = {"python", "sh", "json"} | {"text", "py", "math"}
 # Commands that are only parsed: they download, take minutes, or have other tests.
 HEAVY = re.compile(
-    r"^feathervit (demo|benchmark|calibrate|results|serve)|cifar|--data DATA|--to (onnx|int8|web|pt2)|^torchrun|^(make|pip) "
+    r"^feathervit (demo|benchmark|calibrate|results|serve)|cifar"
+    r"|--data DATA|--to (onnx|int8|web|pt2|executorch)|^torchrun|^(make|pip) "
     r"|^python benchmarks/"
 )
 QUICK = {  # flags of the trainings that run here

@@ -2,8 +2,8 @@
 
 The images are random and already normalised, and the weights are random: neither changes the work. All models and
 forms take turns, one image each, so that other programs slow all down alike. The figures are medians. Forms: "eager" PyTorch,
-"compiled" (torch.compile), "plain" (PyTorch's ONNX exporter as it is), "onnx" (what `export` writes), "int8" (the faster of
-`export`'s two ways; accuracy is not checked here). A form that a model cannot have is left out with a message.
+"compiled" (torch.compile), "plain" (PyTorch's ONNX exporter as it is), "onnx" (what `export` writes), "int8" (the fastest of
+`export`'s ways; accuracy is not checked here). A form that a model cannot have is left out with a message.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _row(
             absent["compiled"] = " ".join(str(error).split())[:200]
     files, method = _files(name, model, img_size, forms, pixels)
     if "int8" in forms and method is None:
-        absent["int8"] = "both ways leave most of its weights in floating point"
+        absent["int8"] = "every way leaves most of its weights in floating point"
     for form, data in files.items():
         parts[form] = data
         path = folder / f"{name.replace(':', '-')}.{form}.onnx"
@@ -179,10 +179,10 @@ def _row(
 def _files(
     name: str, model: torch.nn.Module, img_size: int, forms: Sequence[str], pixels: np.ndarray
 ) -> tuple[dict[str, bytes], str | None]:
-    """The ONNX files of the forms that have one, and the faster of the two ways to int8."""
+    """The ONNX files of the forms that have one, and the fastest way to int8."""
     if not set(forms) & {"plain", "onnx", "int8"}:
         return {}, None
-    from ..export.int8 import METHODS, float_share, quantise
+    from ..export.int8 import float_share, methods, quantise
     from ..export.onnx import core, finish
 
     facts = {"model": name, "feathervit": "benchmark", "img_size": img_size, "channels": 3}
@@ -198,7 +198,7 @@ def _files(
     if "onnx" in forms:
         files["onnx"] = packed(proto)
     if "int8" in forms:
-        small = {m: quantise(proto, m, pixels) for m in METHODS}
+        small = {m: quantise(proto, m, pixels) for m in methods(proto)}
         ready = {m: packed(p) for m, p in small.items() if float_share(p) < 0.5}
         if ready:
             times = race({m: runner(session(data), pixels[:1]) for m, data in ready.items()})

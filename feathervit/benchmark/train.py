@@ -155,7 +155,7 @@ def _trainer(
     parameters = sum(p.numel() for p in model.parameters())
     mode, _ = choose_compile(config.compile, device, parameters=parameters, steps=FEWEST_STEPS, world=group.world)
     return Trainer(
-        replace(config, compile=mode, tensorboard=False),
+        replace(config, compile=mode, log=()),
         DataSplits(images, None, None, {}),
         model,
         folder,

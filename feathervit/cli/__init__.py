@@ -60,6 +60,9 @@ PARTS = {  # the kinds of a model's parts, by what they are called on the comman
 SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short words for fields of a recipe
 
 
+RENAMED = {"--tensorboard": "--log tensorboard"}  # flags of earlier versions
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb and returns the exit status: 0, 1 (a check failed), 2 (a mistake of the user), 130 (interrupted)."""
     # Threads that spin for long while they wait are several times slower on a shared machine (see docs/choices.md).
@@ -121,6 +124,9 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     verb, rest = _verb(argv)
     kind, function = VERBS[verb]
+    for word in rest:
+        if (name := word.partition("=")[0]) in RENAMED:
+            raise ConfigError(f"{name} is now {RENAMED[name]}")
     args, explicit = _parse(verb, kind, rest)
     with _warnings_in_a_line():
         return function(args, explicit)

@@ -17,21 +17,25 @@ class Export(ReadingFlags):
 
     checkpoint: Positional[str]
     """A weights file, or a run folder (its best weights)."""
-    to: Literal["onnx", "int8", "pt2", "web", "huggingface"] = "onnx"
-    """ONNX in 32 or 8 bits, a torch.export program, a page for the browser, a folder for the Hugging Face hub."""
+    to: Literal["onnx", "int8", "pt2", "executorch", "web", "huggingface"] = "onnx"
+    """ONNX in 32 or 8 bits, a torch.export program, ExecuTorch programs in 32 and 8 bits, a page for the browser, a folder
+    for the Hugging Face hub."""
     out: str | None = None
     """The folder to write; export-TO beside the weights if not given."""
     data: str | None = None
     """Labelled images to calibrate and check on; what the checkpoint was trained on if not given."""
     input: Literal["image", "tensor"] = "image"
-    """What the file takes: images of any size, or tensors that are resized and normalised already (onnx and int8)."""
+    """What the file takes: images of any size, or tensors that are resized and normalised already (onnx, int8 and pt2).
+    ExecuTorch programs always take tensors."""
     min_agreement: float | None = None
-    """Share of the images on which eight bits must answer as the model does (int8 and web). If not given, eight bits must be as
-    accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
+    """Share of the images on which eight bits must answer as the model does (int8, executorch and web). If not given, eight
+    bits must be as accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
     batch: int | None = None
     """A fixed number of images at once (onnx and int8), which CoreML and NNAPI need; any number if not given."""
     samples: int = 0
     """Copy so many of the held-out images into the page, for its visitors to try (web). They become as public as the page."""
+    push: str | None = None
+    """Upload the folder to OWNER/NAME on the Hugging Face hub (huggingface), with the token of `hf auth login`."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -54,6 +58,7 @@ def export(args: Export, _: dict) -> int:
         min_agreement=args.min_agreement,
         batch=args.batch,
         samples=args.samples,
+        push=args.push,
         say=say,
     )
     if args.json:
@@ -90,8 +95,16 @@ def lines(found: dict[str, Any]) -> list[str]:
     if times:
         named = ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items())
         out.append(f"one image on one thread of {found['machine']['cpu']}: {named}")
-    if "int8" in times and times["int8"] >= times["onnx"]:
+    if "int8" in found and found["int8"]["file"]:
+        small = found["int8"]
+        out.append(
+            f"{found['out']}/{small['file']}: {small['bytes'] / 1e6:.3f} MB, agrees on {100 * small['agreement']:.2f} %, "
+            f"top-1 {100 * small['top1']:.2f} %"
+        )
+    if "int8" in times and times["int8"] >= times.get("onnx", times.get("executorch")):
         out.append("int8 is no quicker than float32 on this machine; it is only smaller")
+    if "pushed" in found:
+        out.append(f"uploaded to {found['pushed']}")
     if not found["passed"]:
         advice = "use --to onnx, which keeps 32 bits" if found["to"] in ("int8", "web") else "do not use it"
         out.append(f"FAILED: the exported model does not answer as the model does; {advice}")

@@ -49,7 +49,7 @@ def from_dict(kind: Any, value: Any, where: str = "") -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where or 'configuration'} must be an object of fields, got {value!r:.80}")
         hints = _hints(kind)
-        given = dict(value)
+        given = getattr(kind, "updated", dict)(value)
         if given.pop("kind", kind_of(kind)) != kind_of(kind):
             raise ConfigError(f"{where}.kind: unknown part {value['kind']!r:.80}")
         unknown = sorted(set(given) - set(hints))

@@ -224,8 +224,8 @@ class RunConfig:
     """auto: bfloat16 on GPUs that have it, float16 on older ones, float32 elsewhere."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
     """Mode of torch.compile. reduce-overhead uses CUDA graphs; auto chooses by the model and the length of the run."""
-    tensorboard: bool = False
-    """Write the rows of metrics.csv also into tensorboard/ of the run folder (needs the extra tensorboard)."""
+    log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Trackers that get the rows of metrics.csv, the configuration and the report; each is an extra of the package."""
     arch: EncoderConfig | None = None
     """The model's architecture (None: the registered one)."""
     images: ImageConfig = ImageConfig()
@@ -242,3 +242,11 @@ class RunConfig:
     """Terms of the loss."""
     mae: MAEConfig = MAEConfig()
     """Masked auto-encoding."""
+
+    @staticmethod
+    def updated(value: dict) -> dict:
+        """Values as an earlier version wrote them, with the names of this one."""
+        given = dict(value)
+        if given.pop("tensorboard", False) is True:
+            given["log"] = ["tensorboard"]
+        return given

@@ -37,7 +37,7 @@ _MARKERS = (  # what only such a folder holds, and what it then is
     (("pyvenv.cfg",), "a virtual environment"),
     (("conda-meta",), "a virtual environment"),
 )
-_IN_A_RUN = ("report", "reconstructions", "tensorboard")  # folders that a run writes
+_IN_A_RUN = ("report", "reconstructions", "tensorboard", "wandb")  # folders that a run writes
 
 
 @dataclass

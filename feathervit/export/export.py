@@ -1,4 +1,4 @@
-"""Export as the command line does it: from a checkpoint to a folder with the files, checked, and export.json beside them."""
+"""Exports a checkpoint into a folder: the files, checked, and export.json beside them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from ..results import commit, machine, write_json
 from .job import prepare
 from .verify import check_extra
 
-Target = Literal["onnx", "int8", "pt2", "web", "huggingface"]
+Target = Literal["onnx", "int8", "pt2", "executorch", "web", "huggingface"]
 MOST_SAMPLES = 100
+NEEDS = {"onnx": "export", "int8": "export", "web": "export", "executorch": "executorch"}  # the extra of a target
 
 
 def export_model(
@@ -33,19 +34,21 @@ def export_model(
     min_agreement: float | None = None,
     batch: int | None = None,
     samples: int = 0,
+    push: str | None = None,
     reading: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Writes the model of a checkpoint in the form `to`, checks it on real images, returns what export.json holds and "out".
+    """Writes the model of a checkpoint in the form `to` and checks it on real images; returns what export.json holds and "out".
 
     `out`: a folder, by default `export-TO` beside the weights. `data`: labelled images as in `load_data`, by default what the
-    checkpoint was trained on; those it is checked on are never used for calibration. `input`: pictures of any size (uint8
-    [batch, height, width, channels]), or "tensor": resized and normalised already. "passed" says whether the exported model
-    agrees with the model on enough images: 99 % where it keeps 32 bits, `min_agreement` for int8 and the page, where None asks
-    that accuracy is kept instead (`verify.as_accurate`).
-    `batch`: so many images at once and no other number, for accelerators of devices that want every shape fixed (ONNX only).
-    `samples`: so many of the held-out images are copied into the page, for its visitors to try (web only).
-    `reading`: fields of `ReadingConfig` that are not to be as in training. `say` hears what is going on.
+    checkpoint was trained on. Images that are checked are never used for calibration. `input`: images of any size (uint8
+    [batch, height, width, channels]), or "tensor": resized and normalised already, which ExecuTorch always takes. "passed"
+    says whether the exported model agrees with the model on enough images: 99 % in 32 bits, and `min_agreement` in eight;
+    None asks that accuracy is kept instead (`verify.as_accurate`). `batch`: a fixed number of images, for accelerators of
+    devices that need fixed shapes (ONNX only). `push`: OWNER/NAME on the Hugging Face hub, where the folder is uploaded if it
+    passes; "pushed" is its address. `samples`: the number of held-out images that are copied into the page,
+    for its visitors to try (web only). `reading`: fields of `ReadingConfig` that differ from training. `say`
+    receives messages on progress.
 
     Raises FeatherVitError.
     """
@@ -53,30 +56,34 @@ def export_model(
         raise UnknownNameError("target", to, get_args(Target))
     if input not in ("image", "tensor"):
         raise UnknownNameError("input", input, ("image", "tensor"))
-    if min_agreement is not None and to not in ("int8", "web"):
+    if min_agreement is not None and to not in ("int8", "executorch", "web"):
         raise ConfigError(
-            f"--min-agreement is for --to int8 and --to web; what --to {to} must agree on is fixed, leave it out"
+            f"--min-agreement is for eight bits (--to int8, executorch and web); the share for --to {to} is fixed, leave it out"
         )
     if not 0 <= (min_agreement or 0) <= 1:
         raise ConfigError(f"--min-agreement must be from 0 to 1, got {min_agreement}")
-    if input == "tensor" and to not in ("onnx", "int8"):
-        raise ConfigError(f"--input tensor is for --to onnx and --to int8; --to {to} takes pictures")
+    if to == "executorch":
+        input = "tensor"
+    if input == "tensor" and to not in ("onnx", "int8", "pt2", "executorch"):
+        raise ConfigError(f"--input tensor is for --to onnx, int8 and pt2; --to {to} takes images")
     if batch is not None and (to not in ("onnx", "int8") or batch < 1):
         raise ConfigError(f"--batch is for --to onnx and --to int8, and at least 1; got {batch} for --to {to}")
     if (samples and to != "web") or not 0 <= samples <= MOST_SAMPLES:
         raise ConfigError(f"--samples is for --to web, and from 0 to {MOST_SAMPLES}; got {samples} for --to {to}")
-    if to in ("onnx", "int8", "web"):
-        check_extra(f"--to {to}")
-    job = prepare(checkpoint, data, input, min_agreement, say, reading, batch, samples)
-    folder = expanded(out) if out else job.folder / f"export-{to}"
-    writers = {"onnx": "files", "int8": "files", "pt2": "pt2", "web": "web", "huggingface": "huggingface"}
-    writer = getattr(importlib.import_module(f".{writers[to]}", __package__), f"write_{to}")
+    if push is not None and to != "huggingface":
+        raise ConfigError(f"--push is for --to huggingface, not --to {to}; leave it out")
+    if to in NEEDS:
+        check_extra(f"--to {to}", NEEDS[to])
+    job = prepare(checkpoint, data, input, min_agreement, say, reading, batch, samples, push)
+    folder = Path(out) if out else job.folder / f"export-{to}"
+    room = "files" if to in ("onnx", "int8") else to
+    writer = getattr(importlib.import_module(f".{room}", __package__), f"write_{to}")
     new = _claim(folder, to)
     config = job.predictor.config
     found = {
         "to": to,
         "finished": True,
-        "checkpoint": Path(checkpoint).resolve().name,  # no more: the folder may be published
+        "checkpoint": Path(checkpoint).resolve().name,  # not the path: the folder may be published
         "model": config.model,
         "parameters": sum(p.numel() for p in job.predictor.model.parameters()),
         "classes": len(job.predictor.class_names),
@@ -85,18 +92,22 @@ def export_model(
     }
     of = {"feathervit": __version__, "commit": commit(), "torch": torch.__version__, "machine": machine()}
     try:
-        write_json(folder / "export.json", {"to": to, "finished": False})  # again when all is there and checked
+        write_json(folder / "export.json", {"to": to, "finished": False})  # replaced when all is written and checked
         found |= writer(job, folder) | of
         write_json(folder / "export.json", found)
     except BaseException:
         if new:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    if push and found["passed"]:
+        from .huggingface import push as upload
+
+        found["pushed"] = upload(folder, push)
     return found | {"out": str(folder)}
 
 
 def _claim(folder: Path, to: Target) -> bool:
-    """Makes the folder; whether it is new. Only what an earlier export of the same kind wrote is ever replaced."""
+    """Makes the folder and returns whether it is new. Only files of an earlier export of the same kind are replaced."""
     try:
         new = not folder.exists()
         clear_drafts(folder)

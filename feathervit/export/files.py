@@ -1,4 +1,4 @@
-"""`--to onnx` and `--to int8`: one file each, compared with the model on images that nothing was chosen by."""
+"""`--to onnx` and `--to int8`: one file each, compared with the model on images that no choice was made with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx
 
 from ..errors import ConfigError
 from ..files import write_bytes
-from .int8 import METHODS, float_share, quantise
+from .int8 import float_share, methods, quantise
 from .job import Job
 from .onnx import core, finish
 from .preprocess import OPSET
@@ -17,7 +17,7 @@ from .verify import MIN_AGREEMENT, compare, one_thread, passes, probabilities, r
 
 
 def write_onnx(job: Job, folder: Path) -> dict[str, Any]:
-    """model.onnx, and what is known of it."""
+    """Writes model.onnx and returns what is known of it."""
     proto = float32(job)
     data = pack(job, proto)
     write_bytes(folder / "model.onnx", data)
@@ -25,7 +25,7 @@ def write_onnx(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def write_int8(job: Job, folder: Path) -> dict[str, Any]:
-    """model.int8.onnx, and what is known of it and of the ways that were tried."""
+    """Writes model.int8.onnx and returns what is known of it and of the ways that were tried."""
     proto = float32(job)
     small, tried = int8(job, proto)
     data = pack(job, small)
@@ -47,17 +47,19 @@ def pack(job: Job, proto: onnx.ModelProto, *, routed: bool = False) -> bytes:
 
 
 def int8(job: Job, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The quicker of the two ways that keeps accuracy, and the figures of both on the images to choose by.
+    """The fastest of the ways of `int8.METHODS` that keeps accuracy, and the figures of all on the images to choose by.
 
-    A way that leaves most weights in floating point (dynamic, on convolutions) is none. Where neither keeps accuracy the
-    more accurate one comes back, to be refused when it is checked. Raises ConfigError where neither is a way.
+    A way that leaves most weights in floating point (dynamic, for convolutions) does not count. If none keeps accuracy, the
+    most accurate one is returned, to be refused when it is checked. Raises ConfigError if no way is left.
     """
     calibration = job.tensors(job.calibration)
-    protos = {name: quantise(proto, name, calibration) for name in METHODS}
+    protos = {name: quantise(proto, name, calibration) for name in methods(proto)}
     left = {name: float_share(small) for name, small in protos.items()}
     protos = {name: small for name, small in protos.items() if left[name] < 0.5}
     if not protos:
-        raise ConfigError(f"most weights of {job.predictor.config.model} cannot be had in eight bits; use --to onnx")
+        raise ConfigError(
+            f"most weights of {job.predictor.config.model} cannot be quantised to eight bits; use --to onnx"
+        )
     files = {name: pack(job, p) for name, p in {**protos, "onnx": proto}.items()}
     sessions = {name: session(data) for name, data in files.items()}
     feed, before = job.feed(job.choosing, job.input), job.before(job.choosing)
@@ -77,7 +79,7 @@ def int8(job: Job, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, A
 
 
 def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: float | None) -> dict[str, Any]:
-    """How the first of `files`, made of `proto`, compares with the model on images of their own; times of them all."""
+    """Compares the first of `files`, made from `proto`, with the model on the checked images; times all of them."""
     (form, data), *_ = files.items()
     sessions = {name: session(file) for name, file in files.items()}
     feed = job.feed(job.checking, job.input)
@@ -86,11 +88,11 @@ def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: floa
     one = job.checking.some(1)
     with one_thread():
         times = race({"eager": lambda: job.before(one), **runs})
-    found |= job.on_originals(lambda picture: probabilities(sessions[form], picture))
+    found |= job.on_originals(lambda image: probabilities(sessions[form], image))
     routing = _routing(job, proto)
     live = (
         form == "int8" or routing.get("same_expert", 1.0) >= least
-    )  # in eight bits tokens near the border change sides
+    )  # in eight bits, tokens between two experts may take the other
     return {
         "bytes": len(data),
         "split": job.checking.name,
@@ -103,7 +105,7 @@ def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: floa
 
 
 def _routing(job: Job, proto: onnx.ModelProto) -> dict[str, Any]:
-    """What `Job.routing` says of the graph that the file is made of, with its gates given out."""
+    """`Job.routing` of the graph that the file is made from, with its gates as outputs."""
     run = session(finish(proto, job.facts, None, routed=True).SerializeToString())
     names = [out.name for out in proto.graph.output[1:]]
     return job.routing(lambda images: run.run(names, {"pixels": job.tensors(images)}))

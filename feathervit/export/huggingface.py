@@ -1,7 +1,7 @@
-"""`--to huggingface`: a folder as the Hugging Face hub wants it: config.json, model.safetensors, README.md (the model card).
+"""`--to huggingface`: a folder for the Hugging Face hub: config.json, model.safetensors, README.md (the model card).
 
-`feathervit.load(FOLDER)` takes it back, as does timm's `create_model("local-dir:FOLDER", pretrained=True)`; `hf upload
-OWNER/NAME FOLDER` publishes it, `hf download` brings it elsewhere.
+`feathervit.load(FOLDER)` loads it. So do timm's `create_model("local-dir:FOLDER", pretrained=True)` and transformers'
+`AutoModelForImageClassification.from_pretrained("FOLDER")` after `import feathervit.models`. `--push OWNER/NAME` uploads it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import HfApi
 from torch import nn
 
 from .. import __version__
 from ..checkpoint import load_weights, save_weights
 from ..config import RunConfig, architecture, to_dict
-from ..errors import FeatherVitError
+from ..errors import ConfigError, FeatherVitError
 from ..evaluation.inference import Predictor
 from ..files import write_bytes
 from ..models import described
@@ -27,9 +28,34 @@ from ..results import RunResult, name_of, public_command, read_result, write_jso
 from .job import Job
 from .verify import compare
 
+FILES = ("config.json", "model.safetensors", "README.md")
+
+
+def push(folder: Path, repository: str) -> str:
+    """Uploads the files of an exported folder to OWNER/NAME on the hub, which is made if it is new; returns its address.
+
+    The token is that of `hf auth login`, or HF_TOKEN. Raises ConfigError if the hub refuses or cannot be reached.
+    """
+    api = HfApi(library_name="feathervit", library_version=__version__)
+    try:
+        address = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=list(FILES),
+            commit_message=f"feathervit {__version__}",
+        )
+    except Exception as error:  # what is raised depends on the network, the hub and the HTTP library
+        why = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"cannot push to {repository}: {why}; the folder {folder} is whole, log in with `hf auth login` and export again, "
+            f"or run: hf upload {repository} {folder}"
+        ) from error
+    return str(address)
+
 
 def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
-    """The folder; what comes back out of it is compared with the model."""
+    """Writes the folder, compares the model loaded from it with the original, and returns what is known."""
     config = public(job.predictor.config)
     save_weights(folder / "model.safetensors", dataclasses.replace(job.checkpoint, config=config))
     names = job.predictor.class_names
@@ -38,9 +64,8 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
         "library_name": "feathervit",
         "architecture": architecture(config.model),
         "num_classes": len(names),
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-        "model_args": _model_args(config, job.predictor.in_chans, len(names)),
+        "label_names": list(names),
+        "model_args": _model_args(config, job.predictor.in_chans),
         "pretrained_cfg": _pretrained_cfg(config, job.predictor.in_chans, len(names), job.predictor.model),
         "fit": config.images.fit,
         "temperature": job.predictor.temperature,
@@ -54,7 +79,7 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
     after = dataclasses.replace(job, predictor=again).before(job.checking)
     checked = compare(job.before(job.checking), after, job.checking.labels)
     if (folder / "README.md").exists():  # the licence may have been written into it
-        job.say(f"  {folder / 'README.md'} is kept as it is; remove it to have the card written anew")
+        job.say(f"  {folder / 'README.md'} is kept; remove it to get a new card")
     else:
         text = model_card(job, card, checked, _result_of(job))
         write_bytes(folder / "README.md", text.encode(errors="backslashreplace"))
@@ -68,12 +93,12 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
     }
 
 
-def _model_args(config: RunConfig, in_chans: int, num_classes: int) -> dict[str, Any]:
-    """The words with which timm builds the model again."""
+def _model_args(config: RunConfig, in_chans: int) -> dict[str, Any]:
+    """The arguments that timm builds the model with, besides the number of classes, which has its own place in config.json."""
     sizes = {"img_size": config.img_size, "patch_size": config.patch_size}
-    words = {"in_chans": in_chans, "num_classes": num_classes}
+    words = {"in_chans": in_chans}
     if config.arch is not None:
-        return {**words, **sizes, "config": to_dict(config.arch)}
+        return {**words, **sizes, **to_dict(config.arch)}  # by field: "config" is taken in transformers
     sizes = {name: size for name, size in sizes.items() if size is not None}
     try:
         with torch.device("meta"):
@@ -84,25 +109,27 @@ def _model_args(config: RunConfig, in_chans: int, num_classes: int) -> dict[str,
 
 
 def _pretrained_cfg(config: RunConfig, in_chans: int, num_classes: int, model: nn.Module) -> dict[str, Any]:
-    """What timm wants to know of the weights; for a model of its own with the names of the parts that it adapts."""
+    """timm's description of the weights; for timm's own models with the names of the parts that it adapts."""
     theirs = getattr(model, "pretrained_cfg", {}) if config.arch is None else {}
     names = {key: theirs[key] for key in ("first_conv", "classifier", "fixed_input_size") if key in theirs}
     return {**described(config, in_chans, num_classes), **names}
 
 
 def public(config: RunConfig) -> RunConfig:
-    """The configuration without the folders of this machine: of paths the last name is left."""
+    """The configuration without the folders of this machine: only the last name of a path is kept."""
     named = {field: name_of(getattr(config, field)) for field in ("data", "start_from", "teacher")}
     return dataclasses.replace(config, **named)
 
 
 def _escaped(name: str) -> str:
-    """Text that Markdown and HTML show as it is."""
+    """Text with the characters escaped that Markdown and HTML interpret."""
     return re.sub(r"([\\`*_{}\[\]<>|#&])", r"\\\1", " ".join(name.split()))
 
 
 def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: RunResult | None) -> str:
-    """README.md: what the model is, from what data by which recipe, its figures, its limits, its licence."""
+    """README.md: the model, its data and recipe, its figures, its limits, its licence."""
+    place = job.push or "FOLDER"
+    source = "hf-hub" if job.push else "local-dir"
     config = job.predictor.config
     data = _escaped(name_of(config.data))
     names = [_escaped(name) for name in job.predictor.class_names]
@@ -125,7 +152,7 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             "---",
             "library_name: feathervit",
             "pipeline_tag: image-classification",
-            "tags: [image-classification, vision-transformer, feathervit]",
+            "tags: [image-classification, timm, transformers, feathervit]",
             "---",
             "",
             f"# {config.model} on {data}",
@@ -141,17 +168,19 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             "```python",
             "import feathervit",
             "",
-            'predictor = feathervit.load("FOLDER")  # this folder, wherever it is',
-            'print(predictor.predict("picture.jpg")[0].label)',
+            'predictor = feathervit.load("FOLDER")  # the downloaded folder',
+            'print(predictor.predict("image.jpg")[0].label)',
             "```",
             "",
-            "In timm:",
+            "In timm and transformers:",
             "",
             "```python",
-            "import feathervit.models",
+            "import feathervit.models  # registers the architecture in timm",
             "import timm",
+            "from transformers import pipeline",
             "",
-            'model = timm.create_model("local-dir:FOLDER", pretrained=True)',
+            f'model = timm.create_model("{source}:{place}", pretrained=True)',
+            f'classify = pipeline("image-classification", model="{place}")',
             "```",
             "",
             "## Data and training",
@@ -167,13 +196,13 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             "",
             "## Limits",
             "",
-            "The model names one of its classes for any picture, also for one that shows none of them. It was measured on "
-            f"images like those it was trained on; on others it may be worse. {_calibration(job.predictor.temperature)}",
+            "The model names one of its classes for every image, also for one that shows none of them. It was measured on "
+            f"images like its training images; it may be worse on others. {_calibration(job.predictor.temperature)}",
             "",
             "## Licence",
             "",
-            "The licence of these weights is for whoever publishes them to choose, and depends on that of the data; feathervit "
-            "itself is Apache-2.0. Write it here and into the header (`license: ...`).",
+            "The publisher chooses the licence of these weights, which depends on that of the data. feathervit "
+            "itself is Apache-2.0. Write the licence here and into the header (`license: ...`).",
             "",
         ]
     )
@@ -186,7 +215,7 @@ def _calibration(temperature: float) -> str:
 
 
 def _result_of(job: Job) -> RunResult | None:
-    """result.json of the run, where it lies beside the weights."""
+    """result.json of the run, if it is beside the weights."""
     try:
         return read_result(job.folder / "result.json")
     except FeatherVitError:

@@ -1,8 +1,10 @@
-"""Weights in eight bits, two ways: dynamic (a token's range is found as it comes) and static (ranges found beforehand on
-real images). ONNX Runtime's quantiser does the work.
+"""Weights in eight bits, three ways. ONNX Runtime's quantiser does the work.
 
-Weights are signed, one scale a column, and use seven of their bits: x86 processors without VNNI add two products in sixteen
-bits, which eight would overflow, so the figures that are measured on one machine would not hold on another. Products of two
+"dynamic": the range of each image is found as it comes (matrices only). "static": ranges are found before, on real images.
+"mixed": convolutions static, matrices dynamic.
+
+Weights are signed, with one scale per column, and use seven of their bits. x86 processors without VNNI add two products in
+sixteen bits, and eight would overflow: figures measured on one machine would not hold on another. Products of two
 activations (attention) stay in float32.
 """
 
@@ -12,40 +14,48 @@ import contextlib
 import logging
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
-METHODS = ("dynamic", "static")
+METHODS = ("dynamic", "static", "mixed")
 MATRICES = ("MatMul", "Gemm")
+SHARED = {"per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8}
+
+
+def methods(proto: onnx.ModelProto) -> tuple[str, ...]:
+    """The ways that differ for this graph: without convolutions "mixed" is "dynamic"."""
+    convolves = any(node.op_type == "Conv" for node in proto.graph.node)
+    return METHODS if convolves else tuple(name for name in METHODS if name != "mixed")
 
 
 def quantise(proto: onnx.ModelProto, method: str, calibration_BCSS: np.ndarray) -> onnx.ModelProto:
-    """The graph of `onnx.core` with int8 weights.
+    """The graph of `onnx.core` with int8 weights, by one of METHODS.
 
-    "dynamic": every matrix; "static": every matrix and convolution. `calibration_BCSS`: normalised float32 images, which
-    only "static" looks at.
+    `calibration_BCSS`: normalised float32 images, which "static" and "mixed" find ranges on.
     """
-    shared = {"per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8}
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "int8.onnx"
-        if method == "dynamic":
-            quantize_dynamic(_copy(proto), path, op_types_to_quantize=list(MATRICES), **shared)
-        else:
+        path, small = Path(folder) / "int8.onnx", _copy(proto)
+        if method != "dynamic":
+            kinds = ["Conv"] if method == "mixed" else [*MATRICES, "Conv"]
             quantize_static(
-                _copy(proto),
+                small,
                 path,
                 _Images(calibration_BCSS),
-                op_types_to_quantize=[*MATRICES, "Conv"],
-                nodes_to_quantize=_weighted(proto),
+                op_types_to_quantize=kinds,
+                nodes_to_quantize=_weighted(proto, kinds),
                 activation_type=QuantType.QUInt8,
                 extra_options={"OpTypesToExcludeOutputQuantization": list(MATRICES)},
-                **shared,
+                **SHARED,
             )
-        return onnx.load(path)
+            small = onnx.load(path)
+        if method != "static":
+            quantize_dynamic(small, path, op_types_to_quantize=list(MATRICES), **SHARED)
+            small = onnx.load(path)
+        return small
 
 
 def float_share(proto: onnx.ModelProto) -> float:
@@ -57,10 +67,9 @@ def float_share(proto: onnx.ModelProto) -> float:
     return sizes[True] / max(1, sum(sizes.values()))
 
 
-def _weighted(proto: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that multiply by a constant."""
+def _weighted(proto: onnx.ModelProto, kinds: Sequence[str]) -> list[str]:
+    """Names of the nodes of these kinds that multiply by a constant."""
     constant = {tensor.name for tensor in proto.graph.initializer}
-    kinds = (*MATRICES, "Conv")
     return [node.name for node in proto.graph.node if node.op_type in kinds and node.input[1] in constant]
 
 
@@ -74,7 +83,7 @@ class _Images(CalibrationDataReader):
 
 
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()  # the quantiser writes into what it is given
+    copy = onnx.ModelProto()  # the quantiser changes its input
     copy.CopyFrom(proto)
     return copy
 
@@ -82,7 +91,7 @@ def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it recommends preprocessing that the exporter has done
+    logging.disable(logging.WARNING)  # it recommends preprocessing that the exporter did already
     try:
         yield
     finally:

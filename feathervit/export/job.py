@@ -1,4 +1,4 @@
-"""What one export works on: the checkpoint, images to calibrate on and others to check on.
+"""The input of one export: the checkpoint, images to calibrate on and others to check on.
 
 Legend: N images, C channels, R stored side, K classes.
 """
@@ -32,7 +32,7 @@ CALIBRATION, CHOOSING, CHECKING, ORIGINALS, ROUTED = 200, 500, 2000, 100, 200  #
 
 @dataclass(frozen=True)
 class Images:
-    """uint8 images [N, C, R, R] with their labels [N], and where they are from: "digits/test"."""
+    """uint8 images [N, C, R, R], their labels [N], and the name of their split, as "digits/test"."""
 
     pixels: Tensor
     labels: np.ndarray
@@ -48,10 +48,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Job:
-    """A checkpoint to export, and the folder it lies in. No image is in two of `calibration`, `choosing` and `checking`.
+    """A checkpoint to export, and its folder. No image is in two of `calibration`, `choosing` and `checking`.
 
-    `originals`: some of the files that `checking` was made from, empty where the data are arrays. `shared`: whether all three
-    are shares of one split, which is then "train" or all there is.
+    `originals`: some of the files that `checking` was made from; empty for arrays. `shared`: whether all three are shares of
+    one split, either "train" or the only one.
     """
 
     predictor: Predictor
@@ -66,14 +66,16 @@ class Job:
     say: Callable[[str], None]
     batch: int | None = None  # images at once that an ONNX file takes; None: any number
     samples: int = 0  # held-out images that the page ships
+    push: str | None = None  # OWNER/NAME on the hub that the folder is for
 
     @cached_property
     def calibration(self) -> Images:
-        """Read when a target wants them: most do not."""
+        """Images to find ranges on, read when first used: most targets do not."""
         return self._training(CALIBRATION, 0)
 
     @cached_property
     def choosing(self) -> Images:
+        """Images to choose between ways by."""
         return self._training(CHOOSING, 1)
 
     def _training(self, most: int, share: int) -> Images:
@@ -104,23 +106,25 @@ class Job:
         return self.predictor.probabilities(images.pixels).numpy()
 
     def tensors(self, images: Images) -> np.ndarray:
-        """Images as the model takes them: resized, normalised, float32 [N, C, S, S]."""
+        """Images as the model's input: resized, normalised, float32 [N, C, S, S]."""
         return as_input(images.pixels, self.predictor.config).numpy()
 
     def feed(self, images: Images, kind: str) -> np.ndarray:
-        """Images as an exported file takes them: "image" or "tensor"."""
+        """Images as the input of an exported file of this kind: "image" or "tensor"."""
         return (
             self.tensors(images) if kind == "tensor" else self._values(images.pixels.permute(0, 2, 3, 1).contiguous())
         )
 
     def _values(self, levels: Tensor) -> np.ndarray:
-        """uint8 levels as an exported file takes them: as they are, or float32 values up to the data's scale."""
+        """uint8 levels as the input of an exported file: unchanged, or float32 values up to the scale of the data."""
         scale = self.predictor.config.images.scale
         return levels.numpy() if scale is None else (levels.float() * (scale / 255)).numpy()
 
     def on_originals(self, run: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
-        """How an exported file that takes pictures answers on picture files as they are, one by one at their own sizes, against
-        the model by the package's own way from a file. `run`: an image [1, H, W, C] to probabilities [1, K]."""
+        """Compares an exported file with the model on image files at their own sizes, one by one.
+
+        The model gets them by the package's own way from a file. `run`: an image [1, H, W, C] to probabilities [1, K].
+        """
         if not self.originals or self.input == "tensor":
             return {}
         config, channels = self.predictor.config, self.predictor.in_chans
@@ -128,14 +132,16 @@ class Job:
         whole = (
             open_image(source, channels, scale, gib).permute(1, 2, 0)[None].contiguous() for source in self.originals
         )
-        theirs_NK = np.concatenate([run(self._values(picture)) for picture in whole])
+        theirs_NK = np.concatenate([run(self._values(image)) for image in whole])
         squares = [to_stored(source, config.img_size, channels, fit, scale, gib) for source in self.originals]
         ours_NK = self.before(Images(torch.stack(squares), np.zeros(len(squares), int), self.checking.name))
         return {"originals": {"n": len(squares), **agreement(ours_NK, theirs_NK)}}
 
     def routing(self, run: Callable[[Images], Sequence[np.ndarray]]) -> dict[str, Any]:
-        """For models with experts: the share of tokens whose most weighted expert is the model's, and how many experts of a
-        layer were that for some token. A router that an exporter had frozen would show here. `run`: to each layer's gates."""
+        """For models with experts: the share of tokens with the same most weighted expert, and how many experts a layer uses.
+
+        It shows a router that an exporter froze. `run`: images to the gates of each layer.
+        """
         images = self.checking.some(ROUTED)
         with noted_gates(self.predictor.model) as gates:
             self.before(images)
@@ -152,7 +158,7 @@ class Job:
 
 @contextmanager
 def noted_gates(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The gates [B, N, E] of each layer that has experts to choose from, as they are computed inside the block."""
+    """The gates [B, N, E] of each layer with experts to choose from, as they are computed inside the block."""
     gates: list[Tensor] = []
     routers = [part for part in model.modules() if isinstance(part, NoisyTopKGate)]
     hooks = [router.register_forward_hook(lambda _, __, out: gates.append(out[0])) for router in routers]
@@ -172,6 +178,7 @@ def prepare(
     reading: Mapping[str, Any],
     batch: int | None = None,
     samples: int = 0,
+    push: str | None = None,
 ) -> Job:
     """The checkpoint and its images. `reading`: fields of `ReadingConfig`. Raises CheckpointError, DataError, ConfigError."""
     path, weights = Path(checkpoint), load_weights(checkpoint)
@@ -182,21 +189,21 @@ def prepare(
     alone: list[bool] = []
 
     def pick(split: str, count: int) -> np.ndarray:
-        alone.append(split == "train" or "train" not in found.splits)  # all there is has to serve for everything
+        alone.append(split == "train" or "train" not in found.splits)  # the only split serves for everything
         return _spread(count, CHECKING, (2, 3), 4) if alone[0] else _spread(count, CHECKING)
 
     checking, sources = _load(predictor, data, None, pick, say)
     place = {
-        name: (pictures.items, i)
-        for pictures in found.splits.values()
-        if isinstance(pictures, FileImages)
-        for i, name in enumerate(pictures.sources)
+        name: (images.items, i)
+        for images in found.splits.values()
+        if isinstance(images, FileImages)
+        for i, name in enumerate(images.sources)
     }
     some = _spread(len(sources), ORIGINALS) if place else ()
     originals = [items[i] for items, i in (place[sources[number]] for number in some)]
     folder = path if path.is_dir() else path.parent
     return Job(
-        predictor, weights, folder, data, checking, originals, alone[0], input, min_agreement, say, batch, samples
+        predictor, weights, folder, data, checking, originals, alone[0], input, min_agreement, say, batch, samples, push
     )
 
 
@@ -207,25 +214,23 @@ def _load(
     pick: Callable[[str, int], np.ndarray],
     say: Callable[[str], None],
 ) -> tuple[Images, list[str]]:
-    """The images that `pick` chooses, and their sources. Images that cannot be read are left out with a word."""
+    """The images that `pick` chooses, and their sources. Images that cannot be read are skipped with a message."""
     wanted = []
 
     def choose(name: str, count: int) -> np.ndarray:
         index = pick(name, count)
         if not len(index):
-            raise DataError(
-                f"{count} images are too few to check on, and to calibrate and choose by; give more with --data"
-            )
+            raise DataError(f"{count} images are too few to check, calibrate and choose with; give more with --data")
         wanted.append(len(index))
         return index
 
     found = labelled(predictor, data, split, skip_unreadable=True, pick=choose)
     if len(found) < wanted[0]:
-        say(f"  {wanted[0] - len(found)} of {wanted[0]} images of {found.name} cannot be read and were left out")
+        say(f"  {wanted[0] - len(found)} of {wanted[0]} images of {found.name} cannot be read and are skipped")
     return Images(found.images, found.labels.numpy(), found.name), found.sources
 
 
 def _spread(count: int, most: int, shares: tuple[int, ...] = (0,), of: int = 1) -> np.ndarray:
-    """At most `most` numbers below `count`, spread evenly over those that modulo `of` are one of `shares`."""
+    """At most `most` numbers below `count`, spread evenly over those whose remainder modulo `of` is in `shares`."""
     index = np.flatnonzero(np.isin(np.arange(count) % of, shares))
     return index[np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).astype(int))]

@@ -1,12 +1,12 @@
-"""An encoder rewritten for inference: the same function of the same weights, in the operators that runtimes do best.
+"""Rewrites an encoder for inference: the same function of the same weights, in the operators that runtimes do best.
 
-Notable: the attention's scale lies in the query's weights, and the queries of a group are one product with their shared keys;
-gate, W and V are one product; patches are cut out and multiplied instead of convolved, so that every weight is a matrix;
-and the last layer computes what the head reads, the prefix tokens, and nothing else. Parts it does not know stay as they
-are. The k largest gates are found by comparisons, in operators that every runtime has, also on a GPU in the browser.
+Notable: the attention's scale is in the query's weights, and the queries of a group are one product with their shared keys.
+Gate, W and V are one product. Patches are cut out and multiplied instead of convolved, so that every weight is a matrix. Batch
+norms are folded into convolutions. The last layer computes the prefix tokens alone if the head reads nothing else. The k
+largest gates are found by comparisons, in operators that every runtime has. Unknown parts stay as they are.
 
 Legend: B batch, C channels, S image side, N tokens, M tokens that ask, D width, H heads, G key/value heads, R queries a
-group, K head width, E experts, F hidden size, P prefix tokens.
+group, K head width (of probabilities: classes), E experts, F hidden size, P prefix tokens.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..models import Encoder
 from ..models.attention import GroupedQueryAttention
+from ..models.embed import ResidualBlock, ResidualStem
 from ..models.fast import plain
 from ..models.feedforward import MLP, SwiGLU
 from ..models.moe import SHARINGS, SharedVW2
 
-LEAST = -1e30  # under any score, and finite: shaders need not know infinity
+LEAST = -1e30  # below any score, and finite: shaders need no infinity
 TOKENWISE = (MLP, SwiGLU, *SHARINGS.values())  # feed-forwards that look at one token at a time
 
 
 class Routes:
-    """Gates [B, N, E] by the layer's number, from 1, in one forward pass: for graphs that give them out."""
+    """Gates [B, N, E] by the number of the layer, from 1, in one forward pass: for graphs that have them as outputs."""
 
     def __init__(self) -> None:
         self.gates: dict[int, Tensor] = {}
@@ -37,6 +39,26 @@ class Routes:
     def note(self, number: int) -> Callable[..., None]:
         """A forward hook for the router of that layer."""
         return lambda _, __, out: self.gates.__setitem__(number, out[0])
+
+
+class Probabilities(nn.Module):
+    """Normalised images [B, C, S, S] to class probabilities [B, K], by the lean form of a model of ours or by another model.
+
+    `temperature` divides the logits. `routed`: to a tuple, with the gates [B, N, E] of each layer that has experts.
+    """
+
+    def __init__(self, model: nn.Module, temperature: float = 1.0, *, routed: bool = False, rewrite: bool = True):
+        super().__init__()
+        self.model, self.routes = lean(model) if rewrite else (model, Routes())
+        self.temperature, self.routed = temperature, routed
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
+        self.routes.gates.clear()
+        logits_BK = self.model(pixels)
+        if self.temperature != 1:  # else the graph needs no step for it
+            logits_BK = logits_BK / self.temperature
+        return (logits_BK.softmax(-1), *self.routes.gates.values()) if self.routed else logits_BK.softmax(-1)
 
 
 class Patches(nn.Module):
@@ -51,6 +73,38 @@ class Patches(nn.Module):
         p, g, chans = self.patch_size, self.grid_size, x_BCSS.shape[1]
         x = x_BCSS.reshape(-1, chans, g, p, g, p).permute(0, 2, 4, 3, 5, 1)
         return self.proj(x.reshape(-1, g * g, p * p * chans))
+
+
+class Block(nn.Module):
+    """`ResidualBlock` on maps of `side` pixels, its batch norms in the weights: [B, I, H, H] to [B, O, H/s, H/s]."""
+
+    def __init__(self, block: ResidualBlock, side: int):
+        super().__init__()
+        stride = block.stride
+        self.conv1, self.conv2 = fuse_conv_bn_eval(block.conv1, block.bn1), fuse_conv_bn_eval(block.conv2, block.bn2)
+        self.shortcut = block.shortcut if block.bn3 is None else fuse_conv_bn_eval(block.shortcut, block.bn3)
+        self.pool = (
+            nn.AvgPool2d(stride) if stride > 1 and side % stride == 0 else block.pool
+        )  # XNNPACK knows no ceil_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(self.pool(x)))
+
+
+class Stem(nn.Module):
+    """`ResidualStem` without masks, its batch norms in the weights: [B, C, S, S] to [B, G^2, D]."""
+
+    def __init__(self, embed: ResidualStem):
+        super().__init__()
+        self.patch_size, self.grid_size = embed.patch_size, embed.grid_size
+        self.proj, self.out = fuse_conv_bn_eval(embed.proj, embed.bn), embed.out
+        self.residual, side = nn.Sequential(), -(-embed.img_size // embed.stride)
+        for block in embed.residual:
+            self.residual.append(Block(block, side))
+            side = -(-side // block.stride)
+
+    def forward(self, x_BCSS: Tensor, *place) -> Tensor:
+        return self.out(self.residual(F.relu(self.proj(x_BCSS)))).flatten(2).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -108,7 +162,7 @@ class GatedFeedForward(nn.Module):
             return self.w2(F.silu(w_BNF) * v_BNF), x_BND.new_zeros(())
         h_BNE, w, v_BNF = self.up(x_BND).split([e, e * f, f], dim=-1)
         theirs_BN1E, own_BNE1 = h_BNE.unsqueeze(-2), h_BNE.unsqueeze(-1)
-        equal_BNEE = (theirs_BN1E == own_BNE1).to(h_BNE.dtype) * self.earlier  # of equals the first wins
+        equal_BNEE = (theirs_BN1E == own_BNE1).to(h_BNE.dtype) * self.earlier  # the first of equals wins
         rank_BNE = ((theirs_BN1E > own_BNE1).to(h_BNE.dtype) + equal_BNEE).sum(-1)
         gate_BNE = torch.where(rank_BNE < self.top_k, h_BNE, LEAST).softmax(-1)
         self.routes.gates[self.number] = gate_BNE
@@ -117,7 +171,7 @@ class GatedFeedForward(nn.Module):
 
 
 class LastLayer(nn.Module):
-    """A layer of which only the prefix tokens are wanted: [B, N, D] to [B, P, D]."""
+    """A layer that computes the prefix tokens alone: [B, N, D] to [B, P, D]."""
 
     def __init__(self, layer: nn.Module, prefix: int):
         super().__init__()
@@ -134,7 +188,7 @@ class LastLayer(nn.Module):
 def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
     """A model that computes what `model` does in evaluation, up to rounding, and the routes it notes when it runs.
 
-    A copy: `model` is left as it is. Any other model than ours comes back as a plain copy in evaluation mode.
+    `model` is not changed. A model that is not ours is only copied, in evaluation mode.
     """
     model, routes = plain(copy.deepcopy(model)).eval(), Routes()
     if type(model) is not Encoder:
@@ -143,6 +197,8 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
     tokens = prefix + model.patch_embed.grid_size**2
     if _is_linear(model.patch_embed):
         model.patch_embed = Patches(model.patch_embed)
+    elif type(model.patch_embed) is ResidualStem:
+        model.patch_embed = Stem(model.patch_embed)
     turned = model.turns is not None  # rotary positions turn queries and keys
     for number, layer in enumerate(model.blocks, start=1):
         known = type(layer.attn) is GroupedQueryAttention and not turned

@@ -1,4 +1,4 @@
-"""A model as an ONNX graph: `core` holds the model alone, `finish` puts its preprocessing in front and the facts beside it.
+"""Exports a model as an ONNX graph: `core` makes the model alone, `finish` adds preprocessing and metadata.
 
 Legend: B batch, C channels, S image side, K classes, N tokens, E experts.
 """
@@ -16,27 +16,12 @@ from typing import Any
 import onnx
 import torch
 from onnx import compose
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import ImageConfig
 from ..errors import ConfigError
-from .lean import Routes, lean
+from .lean import Probabilities
 from .preprocess import IR_VERSION, OPSET, RUNTIME, keep_used, preprocessing
-
-
-class Probabilities(nn.Module):
-    """Images [B, C, S, S] to class probabilities [B, K] and each layer's gates [B, N, E]."""
-
-    def __init__(self, model: nn.Module, routes: Routes, temperature: float):
-        super().__init__()
-        self.model, self.routes, self.temperature = model, routes, temperature
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        self.routes.gates.clear()
-        logits_BK = self.model(pixels)
-        if self.temperature != 1:  # else the graph needs no step for it
-            logits_BK = logits_BK / self.temperature
-        return (logits_BK.softmax(-1), *self.routes.gates.values())
 
 
 def core(
@@ -44,11 +29,11 @@ def core(
 ) -> onnx.ModelProto:
     """`pixels` [batch, channels, img_size, img_size] to `probabilities` [batch, K], for any batch.
 
-    With `rewrite` ours are written for inference first (`lean`); `experts.1`, `experts.2`, ... are then the gates
-    [batch, N, E] of those layers that have them. `temperature` divides the logits. Raises ConfigError for a model that the
+    With `rewrite`, our models are rewritten for inference first (`lean`). `experts.1`, `experts.2`, ... are then the gates
+    [batch, N, E] of the layers that have them. `temperature` divides the logits. Raises ConfigError for a model that the
     exporter cannot trace.
     """
-    whole = Probabilities(*(lean(model) if rewrite else (model.eval(), Routes())), temperature).eval()
+    whole = Probabilities(model, temperature, routed=True, rewrite=rewrite)
     example = torch.randn(2, channels, img_size, img_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole(example)
@@ -83,19 +68,19 @@ def finish(
     routed: bool = False,
     batch: int | None = None,
 ) -> onnx.ModelProto:
-    """The model as it is shipped: with its preprocessing where `images` is given, and `facts` as metadata.
+    """The complete model: with its preprocessing if `images` is given, and `facts` as metadata.
 
     The input is then `image`, uint8 [batch, height, width, channels], else `pixels` as in `core`. `routed` keeps the gates as
-    outputs and, with preprocessing, gives out `seen`: the picture as the model sees it, float32 grey levels. `batch`: so
-    many images at a time and no other number, so that every shape is known beforehand. Values of the metadata that are no text
-    are JSON; the metadata also say the opset and the oldest ONNX Runtime that is known to load the file.
+    outputs and, with preprocessing, adds `seen`: the image as the model sees it, float32 grey levels. `batch`: a fixed number
+    of images, so that every shape is known. Values of the metadata that are not text are JSON. The metadata also name the
+    opset and the oldest ONNX Runtime that is known to load the file.
     """
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
     if not routed:
         del whole.graph.output[1:]
     if images is not None:
-        _shorten(whole)  # some models' values have names that the preprocessing's have too
+        _shorten(whole)  # some models have values of the same names as the preprocessing
         first = preprocessing(images, facts["img_size"], facts["channels"])
         first.opset_import.extend(o for o in proto.opset_import if o.domain)
         outputs = [out.name for out in whole.graph.output] + (["seen"] if routed else [])
@@ -116,7 +101,7 @@ def finish(
 
 
 def strip(proto: onnx.ModelProto) -> None:
-    """Takes out the exporter's debug metadata and whatever nothing reads: source lines, scopes, shapes of inner values."""
+    """Removes what no runtime reads: source lines, scopes, shapes of inner values."""
     graph = proto.graph
     del proto.functions[:], proto.metadata_props[:], graph.value_info[:], graph.metadata_props[:]
     proto.doc_string = graph.doc_string = ""
@@ -127,7 +112,7 @@ def strip(proto: onnx.ModelProto) -> None:
 
 
 def _shorten(proto: onnx.ModelProto) -> None:
-    """Nodes without names, values with short ones: in small models the names would weigh as much as a tenth of the weights."""
+    """Removes the names of nodes and shortens those of values: in small models they are a tenth of the file."""
     graph = proto.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
     short: dict[str, str] = {"": ""}
@@ -145,7 +130,7 @@ def _shorten(proto: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's remarks on its own progress unseen."""
+    """Hides the exporter's messages on its progress."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
-"""From a picture's pixels to the model's input, as an ONNX graph: what `data/image.py` does, in ONNX's own operators.
+"""From the pixels of an image to the model's input, as an ONNX graph: what `data/image.py` does, in ONNX's operators.
 
 Square, one antialiased bilinear resize in float32, rounded, normalised. Resize with `exclude_outside` weighs pixels at the
-border as PyTorch and Pillow do; without it they would differ there by up to 19 grey levels. The size is given for all four
+border as PyTorch and Pillow do. Without it they would differ there by up to 19 grey levels. The size is given for all four
 axes, because ONNX Runtime's optimiser mishandles the shorter form with `axes`.
 """
 
@@ -13,7 +13,7 @@ from onnx import parser
 from ..config import ImageConfig
 
 OPSET = 18  # the first with antialiased Resize
-IR_VERSION = 8  # of the release with that opset: what it needs of a runtime, and no more
+IR_VERSION = 8  # of the release with that opset, so that older runtimes load the file
 RUNTIME = "1.17"  # the oldest ONNX Runtime that an exported file was loaded in
 
 _SIDES = """
@@ -94,7 +94,7 @@ preprocess ({kind}[batch, height, width, {channels}] image) =>
 
 
 def keep_used(graph: onnx.GraphProto) -> None:
-    """Takes out the constants that no node reads."""
+    """Removes the constants that no node reads."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]

@@ -1,11 +1,10 @@
-"""`--to pt2`: a program of `torch.export`, pictures in, probabilities out, for PyTorch without this package.
+"""`--to pt2`: a program of `torch.export` from images to probabilities, for PyTorch without this package.
 
 Legend: B batch, H height, W width, C channels, S image side, K classes.
 """
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import warnings
@@ -21,21 +20,21 @@ from torch.export import Dim
 from ..config import ImageConfig
 from ..errors import ConfigError
 from ..files import write_bytes
-from ..models.fast import plain
-from .job import Images, Job, noted_gates
+from .job import Images, Job
+from .lean import Probabilities
 from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
 
 
-class Pictures(nn.Module):
-    """uint8 [B, H, W, C], or float32 values where the configuration names a scale, to probabilities [B, K].
+class Preprocess(nn.Module):
+    """Images of one size to the model's input [B, C, S, S], as `data/image.py` does.
 
-    What `data/image.py` does, by looking pixels up: its slices would bind the traced program to wide or to tall pictures.
+    uint8 [B, H, W, C], or float32 values if the configuration names a scale. It looks pixels up by index, since slices would
+    bind the traced program to wide or to tall images.
     """
 
-    def __init__(self, model: nn.Module, images: ImageConfig, img_size: int, temperature: float = 1.0):
+    def __init__(self, images: ImageConfig, img_size: int):
         super().__init__()
-        self.model, self.fit, self.img_size, self.temperature = model, images.fit, img_size, temperature
-        self.scale = images.scale
+        self.fit, self.img_size, self.scale = images.fit, img_size, images.scale
         self.register_buffer("mean", torch.tensor(images.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(images.std).view(-1, 1, 1))
 
@@ -52,36 +51,27 @@ class Pictures(nn.Module):
         size = (self.img_size, self.img_size)
         x_BCSS = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
         levels_BCSS = x_BCSS.round().clamp(0, 255)
-        return (self.model((levels_BCSS / 255 - self.mean) / self.std) / self.temperature).softmax(-1)
-
-
-class Routed(Pictures):
-    """What `Pictures` takes to the gates of each layer that has experts."""
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        with noted_gates(self.model) as gates:
-            super().forward(image)
-        return tuple(gates)
+        return (levels_BCSS / 255 - self.mean) / self.std
 
 
 def _centred(side: int, length: int) -> Tensor:
-    """Which pixel of `length` each of `side` is; what lies outside is to be black. Floors as `fit_square` does."""
+    """The pixel of `length` that each of `side` shows; those outside become black. Floors as `fit_square` does."""
     before = torch.sym_max(length - side, 0) // 2 - torch.sym_max(side - length, 0) // 2
     return torch.arange(side) + before
 
 
 def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
-    """model.pt2 with its metadata in the extra file "feathervit.json", and what is known of it."""
-    program = _traced(job, Pictures)
+    """Writes model.pt2, its metadata in the extra file "feathervit.json", and returns what is known of it."""
+    program = _traced(job)
     saved = io.BytesIO()
     torch.export.save(program, saved, extra_files={"feathervit.json": json.dumps(job.facts)})
     write_bytes(folder / "model.pt2", saved.getvalue())
     loaded = torch.export.load(folder / "model.pt2").module()
-    images = torch.from_numpy(job.feed(job.checking, "image"))
+    images = torch.from_numpy(job.feed(job.checking, job.input))
     with torch.inference_mode(), one_thread():
         theirs = torch.cat([loaded(batch) for batch in images.split(50)]).numpy()
         found = compare(job.before(job.checking), theirs, job.checking.labels)
-        found |= job.on_originals(lambda picture: loaded(torch.from_numpy(picture)).numpy())
+        found |= job.on_originals(lambda image: loaded(torch.from_numpy(image)).numpy())
         one = job.checking.some(1)
         times = race({"eager": lambda: job.before(one), "pt2": lambda: loaded(images[:1])})
     routing = job.routing(lambda images: _gates(job, images))
@@ -97,23 +87,34 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
     }
 
 
-def _traced(job: Job, kind: type[Pictures]) -> torch.export.ExportedProgram:
-    config = job.predictor.config
-    model = plain(copy.deepcopy(job.predictor.model))
-    whole = kind(model, config.images, config.img_size, job.predictor.temperature).eval()
-    number = torch.uint8 if config.images.scale is None else torch.float32
-    example = torch.zeros(2, config.img_size + 4, config.img_size + 6, job.predictor.in_chans, dtype=number)
-    shapes = {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
+def _traced(job: Job, *, routed: bool = False) -> torch.export.ExportedProgram:
+    """Images or normalised tensors, in batches of any size, to probabilities; `routed`: and to the gates."""
+    config, chans = job.predictor.config, job.predictor.in_chans
+    whole: nn.Module = Probabilities(job.predictor.model, job.predictor.temperature, routed=routed)
+    example = torch.zeros(2, chans, config.img_size, config.img_size)
+    shapes = {0: Dim.DYNAMIC}
+    if job.input == "image":
+        whole = nn.Sequential(Preprocess(config.images, config.img_size), whole).eval()
+        number = torch.uint8 if config.images.scale is None else torch.float32
+        example = torch.zeros(2, config.img_size + 4, config.img_size + 6, chans, dtype=number)
+        shapes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
+    return trace(whole, example, config.model, shapes)
+
+
+def trace(
+    model: nn.Module, example: Tensor, name: str, shapes: dict[int, Any] | None = None
+) -> torch.export.ExportedProgram:
+    """`torch.export` of a model of one input. Raises ConfigError, naming the model, if it cannot be traced."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(whole, (example,), dynamic_shapes=shapes)
+            return torch.export.export(model, (example,), dynamic_shapes=shapes and (shapes,))
     except Exception as error:  # tracing runs the model's own code, which may raise anything
-        raise ConfigError(f"torch.export cannot trace {config.model}: {' '.join(str(error).split())[:400]}") from error
+        raise ConfigError(f"torch.export cannot trace {name}: {' '.join(str(error).split())[:400]}") from error
 
 
 def _gates(job: Job, images: Images) -> list[np.ndarray]:
-    """What a program that is traced in the same way, with its gates given out, chooses for images it never saw."""
+    """The gates of a program that is traced in the same way, for images it never saw."""
     with torch.inference_mode():
-        found = _traced(job, Routed).module()(torch.from_numpy(job.feed(images, "image")))
-    return [gate.numpy() for gate in found]
+        _, *gates = _traced(job, routed=True).module()(torch.from_numpy(job.feed(images, job.input)))
+    return [gate.numpy() for gate in gates]

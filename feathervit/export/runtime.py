@@ -1,6 +1,6 @@
-"""ONNX Runtime's build for browsers: fetched once through the user's npm, checked against a pinned checksum, kept in the cache.
+"""ONNX Runtime's build for browsers: downloaded once by npm, checked against a pinned checksum, kept in the cache.
 
-What npm brings is never run here: three files are taken out of the archive by name.
+Nothing of the download is run here: three files are read from the archive by name.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def browser_runtime() -> dict[str, bytes]:
     data = path.read_bytes()
     if base64.b64encode(hashlib.sha512(data).digest()).decode() != SHA512:
         path.unlink()
-        raise DataError(f"{PACKAGE} is not what its checksum says and was removed from {path.parent}; try again")
+        raise DataError(f"{PACKAGE} does not have the expected checksum and was removed from {path.parent}; try again")
     with tarfile.open(path) as archive:
         return {name: archive.extractfile(member).read() for name, member in FILES.items()}
 
 
 def _fetch(path: Path) -> None:
-    mend = f"or lay {PACKAGE} into {path.parent} yourself"
+    instead = f"or put {PACKAGE} into {path.parent} yourself"
     npm = shutil.which("npm")
     if npm is None:
-        raise ConfigError(f"--to web needs npm once, to fetch onnxruntime-web {VERSION}; install Node.js, {mend}")
+        raise ConfigError(f"--to web needs npm once, to fetch onnxruntime-web {VERSION}; install Node.js, {instead}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,11 +68,11 @@ def _fetch(path: Path) -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=600)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ConfigError(f"npm did not fetch onnxruntime-web {VERSION}: {error}; try again, {mend}") from error
+            raise ConfigError(f"npm did not fetch onnxruntime-web {VERSION}: {error}; try again, {instead}") from error
         if done.returncode or not (Path(folder) / PACKAGE).exists():
-            lines = [line for line in done.stderr.splitlines() if "complete log" not in line]  # a path, and no reason
+            lines = [line for line in done.stderr.splitlines() if "complete log" not in line]  # a path, not a reason
             why = " ".join(" ".join(lines).split())[:300]
             raise ConfigError(
-                f"npm did not fetch onnxruntime-web {VERSION}: {why or 'no file came'}; try again, {mend}"
+                f"npm did not fetch onnxruntime-web {VERSION}: {why or 'no file came'}; try again, {instead}"
             )
         write_bytes(path, (Path(folder) / PACKAGE).read_bytes())

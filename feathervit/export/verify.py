@@ -1,6 +1,6 @@
-"""Whether an exported model does what the model does: on real images, and how long it takes.
+"""Compares an exported model with the model on real images, and times them.
 
-ONNX Runtime is imported when it is used: two of the five targets need none of the extra `export`.
+ONNX Runtime is imported when it is used: three of the six targets work without it.
 
 Legend: N images, K classes.
 """
@@ -23,21 +23,22 @@ from ..errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     import onnxruntime
 
-MIN_AGREEMENT = 0.99  # share of the images on which an export must answer as the model does, where weights keep 32 bits
-LEVEL = 0.05  # of McNemar's test: eight bits are refused where they are less accurate at this level
+MIN_AGREEMENT = 0.99  # share of the images on which an export in 32 bits must answer as the model does
+LEVEL = 0.05  # of McNemar's test: eight bits are refused if they are less accurate at this level
 ROUNDS = 100
+EXTRAS = {"export": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch", "torchao")}
 Key = TypeVar("Key")
 
 
-def check_extra(what: str) -> None:
-    """Raises ConfigError where a package of the extra `export` is missing."""
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+def check_extra(what: str, extra: str = "export") -> None:
+    """Raises ConfigError if a package of the extra is missing."""
+    missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{what} needs {', '.join(missing)}: pip install 'feathervit[export]'")
+        raise ConfigError(f"{what} needs {', '.join(missing)}: pip install 'feathervit[{extra}]'")
 
 
 def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU. Raises CheckpointError for what it does not load."""
+    """An ONNX Runtime session on the CPU. Raises CheckpointError for a model that it does not load."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -51,15 +52,15 @@ def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def probabilities(run: onnxruntime.InferenceSession, images: NDArray, batch: int = 50) -> NDArray:
-    """Class probabilities [N, K] of `images` as the graph's input takes them; a graph of a fixed batch gets that many at once,
-    the last of them repeated where images run out."""
+    """Class probabilities [N, K] of `images` in the form of the graph's input. The last batch of a graph of a fixed batch is
+    filled up with its last image."""
     batch = fixed_batch(run) or batch
     call = [runner(run, images[i : i + batch]) for i in range(0, len(images), batch)]
     return np.concatenate([one()[0] for one in call])[: len(images)]
 
 
 def fixed_batch(run: onnxruntime.InferenceSession) -> int | None:
-    """How many images at once the graph takes, None for any number."""
+    """The fixed batch of the graph, or None."""
     size = run.get_inputs()[0].shape[0]
     return size if isinstance(size, int) else None
 
@@ -73,8 +74,10 @@ def agreement(ours_NK: NDArray, theirs_NK: NDArray) -> dict[str, float]:
 
 
 def compare(ours_NK: NDArray, theirs_NK: NDArray, labels_N: NDArray) -> dict[str, float]:
-    """`agreement`, and the share of images that each recognises: "top1" the exported model, "top1_before" the model it was
-    made from. "lost": images that only the model recognises; "won": that only the exported model does."""
+    """`agreement`, and accuracies: "top1" of the exported model, "top1_before" of the model it was made from.
+
+    "lost": images that only the model recognises; "won": images that only the exported model does.
+    """
     before_N, after_N = ours_NK.argmax(1) == labels_N, theirs_NK.argmax(1) == labels_N
     return {
         "n": len(labels_N),
@@ -99,8 +102,10 @@ def mcnemar(lost: int, won: int) -> float:
 
 
 def as_accurate(found: Mapping[str, Any]) -> bool:
-    """Whether eight bits keep the accuracy, as far as these images show: at most one image is lost on balance, or McNemar's
-    test finds no loss at LEVEL. On image files as they are the answers must agree as often, but for one image."""
+    """Whether eight bits keep the accuracy on these images: at most one is lost on balance, or McNemar's test finds no loss.
+
+    The level of the test is LEVEL. On image files the answers must agree as often, except for one image.
+    """
     lost, won = found["lost"], found["won"]
     keeps = lost - won <= 1 or mcnemar(lost, won) >= LEVEL
     files = found.get("originals")
@@ -113,7 +118,7 @@ def passes(found: Mapping[str, Any], least: float | None) -> bool:
 
 
 def race(runs: Mapping[Key, Callable[[], object]], rounds: int = ROUNDS) -> dict[Key, float]:
-    """Median milliseconds of each; they take turns, so that whatever else the machine does falls on all alike."""
+    """Median milliseconds of each; they take turns, so that other programs slow all alike."""
     times: dict[Key, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 3):
         for name, run in runs.items():
@@ -136,7 +141,7 @@ def one_thread() -> Iterator[None]:
 
 
 def runner(run: onnxruntime.InferenceSession, images: NDArray) -> Callable[[], list[NDArray]]:
-    """A call that computes one batch, for `race`; `images` are filled up to a fixed batch with the last one."""
+    """A call that computes one batch, for `race`. `images` are filled up to a fixed batch with the last one."""
     missing = (fixed_batch(run) or 0) - len(images)
     if missing > 0:
         images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])

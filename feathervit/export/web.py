@@ -1,7 +1,7 @@
 """`--to web`: a page that runs the model in the browser, as static files that any server can serve.
 
-The page is feathervit/export/page/; it reads model.json, which is written here. Nothing on it asks another origin for
-anything: its content security policy forbids it.
+The page is feathervit/export/page/; it reads model.json, which is written here. It loads nothing from other origins: its
+content security policy forbids it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .verify import MIN_AGREEMENT, probabilities, session
 
 
 def write_web(job: Job, folder: Path) -> dict[str, Any]:
-    """The page with the int8 model, or where there is none or it does not agree on enough images, the one in 32 bits."""
+    """Writes the page with the int8 model, or with the one in 32 bits if int8 is not accurate enough."""
     if job.predictor.in_chans not in (1, 3):
         raise ConfigError(f"the model takes {job.predictor.in_chans} channels; a page can show it images of 1 or 3")
     runtime = browser_runtime()
@@ -39,7 +39,7 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
     except FeatherVitError as error:
         tried, why = {}, str(error)
     if why:
-        job.say(f"  {why}: the page gets the model in 32 bits")
+        job.say(f"  {why}: the page has the model in 32 bits")
         small, found = proto, tried | check(job, proto, {"onnx": whole}, MIN_AGREEMENT)
     precision = "float32" if why else "int8"
     shipped = sample_images(job.checking, job.samples)

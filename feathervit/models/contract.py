@@ -180,11 +180,17 @@ class TimmContract:
         if self.config.positions == "learned":
             resized = resize_positions(self.pos_embed, grid, prefix)
             self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
-        elif self.config.positions == "sincos":
-            self.pos_embed = sincos_positions(grid, prefix, self.embed_dim).to(self.pos_embed)
-        elif self.config.positions == "rotary":
-            self.turns = rotary_turns(grid, prefix, self.blocks[0].attn.head_dim).to(self.turns)
+        self.init_non_persistent_buffers()
         self._traits = {**getattr(self, "_traits", {}), "img_size": (embed.img_size,) * 2}  # what timm saves
+
+    @torch.no_grad()
+    def init_non_persistent_buffers(self) -> None:
+        """Computes the positions that no weights file holds; timm's models have it and transformers calls it."""
+        grid, prefix, like = self.patch_embed.grid_size, self.num_prefix_tokens, self.patch_embed.proj.weight
+        if self.config.positions == "sincos":
+            self.pos_embed = sincos_positions(grid, prefix, self.embed_dim).to(like)
+        elif self.config.positions == "rotary":
+            self.turns = rotary_turns(grid, prefix, self.blocks[0].attn.head_dim).to(like)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of the same model for another image size, with its positions resized to this model's grid."""

@@ -233,6 +233,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_chans: int, out_chans: int, stride: int):
         super().__init__()
+        self.stride, self.out_chans = stride, out_chans  # not asked of the convolutions, which adapters may wrap
         self.conv1 = nn.Conv2d(in_chans, out_chans, 3, stride, padding=1, bias=False)
         self.bn1 = MaskedBatchNorm2d(out_chans)
         self.conv2 = nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False)
@@ -268,7 +269,8 @@ class ResidualStem(PatchEmbed):
         reached = math.prod(s.stride for s in config.stages)
         if patch_size not in (reached, 2 * reached):
             raise ConfigError(f"this residual stem makes patch sizes {reached} and {2 * reached}, not {patch_size}")
-        self.proj = nn.Conv2d(in_chans, config.width, 3, patch_size // reached, padding=1, bias=False)
+        self.stride = patch_size // reached  # of the first convolution
+        self.proj = nn.Conv2d(in_chans, config.width, 3, self.stride, padding=1, bias=False)
         self.bn = MaskedBatchNorm2d(config.width)
         widths = [config.width, *(s.width for s in config.stages)]
         self.residual = nn.ModuleList(
@@ -287,7 +289,7 @@ class ResidualStem(PatchEmbed):
         x = self.proj(x)
         x = F.relu(self.bn(x, _enlarged(kept_B1GG, x.shape[-1])))
         for i, block in enumerate(self.residual):
-            x = block(x, _enlarged(kept_B1GG, -(-x.shape[-1] // block.conv1.stride[0])))
+            x = block(x, _enlarged(kept_B1GG, -(-x.shape[-1] // block.stride)))
             if taken is not None and i in self.ends:
                 taken[f"residual.{i}.output"] = x
         return self.out(x)
@@ -295,11 +297,11 @@ class ResidualStem(PatchEmbed):
     @property
     def feature_info(self) -> list[dict[str, Any]]:
         """The output of each stage."""
-        found, reduction = [], self.proj.stride[0]
+        found, reduction = [], self.stride
         for i, block in enumerate(self.residual):
-            reduction *= block.conv1.stride[0]
+            reduction *= block.stride
             if i in self.ends:
-                found.append({"module": f"residual.{i}", "num_chs": block.conv2.out_channels, "reduction": reduction})
+                found.append({"module": f"residual.{i}", "num_chs": block.out_chans, "reduction": reduction})
         return found
 
 

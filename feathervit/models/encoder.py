@@ -26,7 +26,6 @@ from .contract import TimmContract
 from .embed import build_patch_embed
 from .feedforward import build_feedforward, check_feedforward
 from .place import Place
-from .positions import rotary_turns, sincos_positions
 from .readout import build_readout
 from .taken import Taken
 
@@ -107,11 +106,10 @@ class Encoder(TimmContract, nn.Module):
         if config.positions == "learned":  # added to the tokens, [1, P + G^2, D] or None
             self.pos_embed = nn.Parameter(torch.empty(1, prefix + grid**2, config.dim).normal_(std=0.02))
         else:
-            fixed = sincos_positions(grid, prefix, config.dim) if config.positions == "sincos" else None
-            self.register_buffer("pos_embed", fixed, persistent=False)
+            self.register_buffer("pos_embed", None, persistent=False)
         self.blocks = nn.ModuleList([Layer(config, i) for i in range(config.depth)])
-        turns = rotary_turns(grid, prefix, self.blocks[0].attn.head_dim) if config.positions == "rotary" else None
-        self.register_buffer("turns", turns, persistent=False)  # [1, P + G^2, 2K]
+        self.register_buffer("turns", None, persistent=False)  # [1, P + G^2, 2K] of rotary positions
+        self.init_non_persistent_buffers()
         self.norm = nn.LayerNorm(config.dim)
         self.head_drop = nn.Dropout(config.drop_rate)
         self.grad_checkpointing = False

@@ -43,6 +43,10 @@ class NoisyTopKGate(nn.Module):
         # Tokens per expert in training since the last call of `starving`; on the device, like batch norm's counter
         self.register_buffer("taken", torch.zeros(experts, dtype=torch.int64), persistent=False)
 
+    def init_non_persistent_buffers(self) -> None:
+        """What transformers calls after `to_empty`."""
+        self.taken.zero_()
+
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
         """Returns gates [B, N, E], whose rows have k non-zeros and sum to 1, and the weighted balance loss (0 in evaluation).
 

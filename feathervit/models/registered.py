@@ -80,7 +80,7 @@ def _create(
         words = {"num_classes": cfg["num_classes"], **words}
     if words.get("img_size") is not None:
         words["img_size"] = side(words["img_size"])
-    if isinstance(words.get("config"), dict):  # as config.json of an export has it
+    if isinstance(words.get("config"), dict):  # as config.json of earlier exports has it
         words["config"] = from_dict(EncoderConfig, words["config"], "config")
     with torch.device(device) if device is not None else nullcontext():
         model = create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained and not elsewhere, **words)
@@ -98,14 +98,16 @@ def _create(
     if pretrained and not (tag or elsewhere):
         tag = list_weights(name)[0].partition(".")[2]
     known = get_pretrained_cfg(f"{name}.{tag}" if tag else name).to_dict()
+    shown = {key: value for key, value in cfg.items() if key != "state_dict"}
+    sizes = {
+        "input_size": (model.in_chans, *(known | shown)["input_size"][1:])
+    }  # timm's loaders make images of this shape
     return (
         build_model_with_cfg(  # which has nothing left to build: it describes the model, and wraps it for its features
             lambda **_: model.to(dtype=dtype),
             name,
             pretrained=False,
-            pretrained_cfg=known
-            | {key: value for key, value in cfg.items() if key != "state_dict"}
-            | {"architecture": name},
+            pretrained_cfg=known | shown | sizes | {"architecture": name},
             pretrained_model_args=pretrained_model_args,
             img_size=model.patch_embed.img_size,
             features_only=features_only,

@@ -28,7 +28,7 @@ from .folder import adapt
 from .published import published
 
 # Moving the data or the run changes no result; the data's fingerprint is compared.
-FREE_TO_CHANGE = {"data", "reading.root", "reading.max_image_gib", "device", "on_nonfinite", "tensorboard"}
+FREE_TO_CHANGE = {"data", "reading.root", "reading.max_image_gib", "device", "on_nonfinite", "log"}
 PLACES = ("start_from", "teacher", "reading.root")  # fields that name files
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from ..checkpoint import STATES
 from ..errors import FeatherVitError, RunFolderError
 from ..files import clear_drafts
+from .trackers import IDENTIFIERS
 
 LOCK = ".feathervit.lock"
 
@@ -92,6 +93,7 @@ def empty(out: Path) -> None:
             "report/*.png",
             "metrics.csv",
             "tensorboard/events.*",
+            IDENTIFIERS,
         ):
             for path in out.glob(pattern):
                 path.unlink()

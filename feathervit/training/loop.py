@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -41,9 +41,10 @@ from .interrupt import Interrupt
 from .objectives import balanced_class_weights, build_objective
 from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
 from .progress import Progress
-from .records import EventsFile, MetricsFile
+from .records import MetricsFile
 from .resizing import Resizing
 from .teacher import load_teacher
+from .trackers import Trackers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,7 +119,7 @@ class Trainer:
         self.names = ("loss", *objective.figures)
         self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)  # each times images, then the images
         self.metrics = MetricsFile(folder / "metrics.csv")
-        self.events = EventsFile(folder / "tensorboard") if config.tensorboard and self.group.is_main else None
+        self.trackers = Trackers(config.log if self.group.is_main else (), folder)
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
         self.warned: set[tuple[str, int]] = set()  # experts that already had a warning
         self.interrupt = Interrupt()
@@ -241,8 +242,7 @@ class Trainer:
         total = self.config.epochs * per_epoch
         started, before = time.monotonic(), self.progress.seconds
         begun, first = self.progress.step, self.progress.images
-        events = closing(self.events) if self.events else nullcontext()
-        with Display(self.console, self.config.epochs, per_epoch) as display, self.interrupt, events:
+        with Display(self.console, self.config.epochs, per_epoch) as display, self.interrupt:
             ended = self.group.any(self._out_of_patience())
             while self.progress.step < total and not ended:
                 step = self.progress.step
@@ -358,8 +358,7 @@ class Trainer:
         row["minutes"] = self.progress.seconds / 60
         if self.group.is_main:
             self.metrics.write(row)
-            if self.events:
-                self.events.write(row)
+            self.trackers.write(row)
             self._warn_of_starving(epoch)
             epochs = self.config.epochs
             due = RECONSTRUCTIONS * epoch // epochs > RECONSTRUCTIONS * (epoch - 1) // epochs

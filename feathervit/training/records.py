@@ -1,4 +1,4 @@
-"""Writes the figures of a run, one row per epoch, to metrics.csv and to TensorBoard's events.
+"""Writes the figures of a run, one row per epoch, to metrics.csv.
 
 A process may be killed at any byte: `MetricsFile` drops a half-written last line, and a resumed run cuts the file back to
 the epoch that it continues from.
@@ -7,19 +7,15 @@ the epoch that it continues from.
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ConfigError, RunFolderError
+from ..errors import RunFolderError
 from ..files import write_bytes
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class MetricsFile:
@@ -99,36 +95,3 @@ def _value(cell: str) -> Any:
         except ValueError:
             pass
     return cell or None
-
-
-class EventsFile:
-    """Writes the rows of metrics.csv as TensorBoard's events: one scalar per column, with the epoch as the step.
-
-    A resumed run appends, and TensorBoard ignores the earlier events of epochs that run again. Raises ConfigError if the
-    extra is not installed, and RunFolderError if `folder` cannot be written.
-    """
-
-    def __init__(self, folder: Path):
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError("--tensorboard needs tensorboard: pip install 'feathervit[tensorboard]', or leave it out")
-        self.folder = folder
-        self._writer: SummaryWriter | None = None
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Adds one row and flushes it. Skips cells that are not numbers."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        epoch = row["epoch"]
-        try:
-            if self._writer is None:
-                self._writer = SummaryWriter(self.folder, purge_step=epoch)
-            for name, value in row.items():
-                if name != "epoch" and isinstance(value, (int, float)):
-                    self._writer.add_scalar(name, value, epoch)
-            self._writer.flush()
-        except OSError as error:
-            raise RunFolderError(f"cannot write into {self.folder}: {error.strerror or error}") from error
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()

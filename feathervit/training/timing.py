@@ -75,7 +75,7 @@ def measure(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         trainer = Trainer(
-            replace(config, tensorboard=False, on_nonfinite="skip"),
+            replace(config, log=(), on_nonfinite="skip"),
             data,
             copy.deepcopy(model),
             Path(),

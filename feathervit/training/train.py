@@ -12,7 +12,7 @@ import os
 import platform
 import shlex
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -241,6 +241,7 @@ def _run(
         _restore(trainer, out, identity, note)
     elif group.is_main:
         empty(out)
+    trainer.trackers.start(to_dict(config))
     if group.is_main:
         write_json(out / "config.json", to_dict(config))  # first, so that the run can be resumed from here on
         write_json(out / "splits.json", data.record)
@@ -248,6 +249,13 @@ def _run(
     for line in [*banner(config, data, trainer, parameters, device_reason, dtype_reason), *lines, *started]:
         say(console, line, 11)
 
+    with closing(trainer.trackers):
+        return _work(trainer, data, command, note)
+
+
+def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str], None]) -> Outcome:
+    """Trains, measures the chosen weights and writes the result and the report."""
+    config, out = trainer.config, trainer.folder
     finished = trainer.run()
     done, total = trainer.progress.step, config.epochs * trainer.steps_per_epoch
     trainer.save_weights("last", trainer.kept.state_dict(), done // trainer.steps_per_epoch, {})
@@ -259,7 +267,7 @@ def _run(
             f"feathervit train --resume --out {shlex.quote(str(out))}"
         )
     result = None
-    if group.is_main and trainer.metrics.rows():  # a run that stopped in its first epoch has no figures
+    if trainer.group.is_main and trainer.metrics.rows():  # a run that stopped in its first epoch has no figures
         result = _conclude(trainer, data, command, finished)
         write_json(out / "result.json", result)
         note(summary(result, out))
@@ -267,8 +275,10 @@ def _run(
             some = some_of(data.train)
             top1, _ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
             for line in findings(result, data.train, top1, out):
-                say(console, line, 11)
+                say(trainer.console, line, 11)
         note(report_at_end(out, result, data, trainer.kept, trainer.device))
+        trainer.trackers.report(out / "report.html")
+    trainer.trackers.finished = finished
     return Outcome(out, finished, trainer.interrupt.asked, result)
 
 

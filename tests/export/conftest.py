@@ -1,4 +1,4 @@
-"""Small models, of digits and of picture files, trained once for all tests of exports."""
+"""Small models, of digits and of image files, trained once for all tests of exports."""
 
 from __future__ import annotations
 

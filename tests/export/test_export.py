@@ -102,6 +102,19 @@ def test_ready_tensors(digits_run, held_out, tmp_path):
     assert (probabilities(run, x).argmax(1) == held_out.labels.numpy()).mean() == pytest.approx(report["top1"])
 
 
+def test_pt2_of_ready_tensors(digits_run, held_out, tmp_path):
+    from feathervit.data.image import normalise, resize
+
+    report = feathervit.export_model(digits_run, "pt2", tmp_path / "out", input="tensor")
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    x = normalise(resize(held_out.images, 16), (0.5,), (0.5,))
+    expected = feathervit.load(digits_run).probabilities(held_out.images)
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(program(x[:1]), expected[:1], atol=1e-4, rtol=0)
+    assert report["passed"] and report["same_expert"] > 0.999
+
+
 def test_pt2(digits_run, held_out, tmp_path):
     report = feathervit.export_model(digits_run, "pt2", tmp_path / "out")
     assert report["passed"]
@@ -110,10 +123,10 @@ def test_pt2(digits_run, held_out, tmp_path):
     assert json.loads(extra["feathervit.json"])["class_names"] == list("0123456789")
     predictor = feathervit.load(digits_run)
     for height, width in ((16, 16), (8, 8), (40, 31), (20, 45)):  # sizes and batches that were not traced
-        pictures = torch.randint(0, 256, (3, height, width, 1), dtype=torch.uint8)
-        expected = [sorted(p.probabilities) for p in predictor.predict(pictures, top=10)]
+        images = torch.randint(0, 256, (3, height, width, 1), dtype=torch.uint8)
+        expected = [sorted(p.probabilities) for p in predictor.predict(images, top=10)]
         with torch.no_grad():
-            got = program(pictures).sort(-1).values.numpy()
+            got = program(images).sort(-1).values.numpy()
         np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
@@ -121,14 +134,13 @@ def test_pt2(digits_run, held_out, tmp_path):
 def test_pt2_makes_squares_as_the_package_does(fit):
     from feathervit.config import ImageConfig
     from feathervit.data.image import fit_square, normalise, resize
-    from feathervit.export.pt2 import Pictures
+    from feathervit.export.pt2 import Preprocess
 
-    pictures = Pictures(torch.nn.Flatten(), ImageConfig(fit=fit), 6)
+    preprocess = Preprocess(ImageConfig(fit=fit), 6)
     for height, width in ((6, 6), (9, 14), (14, 9), (5, 30)):
         x = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8)
         squares = resize(fit_square(x.permute(0, 3, 1, 2), fit), 6)
-        expected = normalise(squares, (0.5,), (0.5,)).flatten(1).softmax(-1)
-        torch.testing.assert_close(pictures(x), expected)
+        torch.testing.assert_close(preprocess(x), normalise(squares, (0.5,), (0.5,)))
 
 
 def test_hugging_face_folder_comes_back(digits_run, held_out, tmp_path):
@@ -139,7 +151,7 @@ def test_hugging_face_folder_comes_back(digits_run, held_out, tmp_path):
     assert feathervit.load(folder).predict(images) == feathervit.load(digits_run).predict(images)
     config = json.loads((folder / "config.json").read_text())
     assert config["architecture"] == "mlit_nano"
-    assert config["id2label"]["7"] == "7"
+    assert config["label_names"][7] == "7"
     assert config["num_classes"] == 10
     card = (folder / "README.md").read_text()
     test = json.loads((digits_run / "result.json").read_text())["test"]
@@ -149,7 +161,7 @@ def test_hugging_face_folder_comes_back(digits_run, held_out, tmp_path):
         assert words in text
 
 
-def test_picture_files_as_they_are(photographs_run, photographs, tmp_path, capsys):
+def test_image_files_as_they_are(photographs_run, photographs, tmp_path, capsys):
     """The files themselves go through the graph that crops, resizes and normalises; the report and the output say so."""
     files = sorted((photographs / "test").glob("*/*.jpg"))
     labels = [p.label for p in feathervit.load(photographs_run).predict(list(map(str, files)))]
@@ -237,7 +249,7 @@ def test_arrays_and_few_images(digits_run, held_out, tmp_path):
 
 def test_what_cannot_be_read_is_said(photographs_run, photographs, tmp_path):
     shutil.copytree(photographs / "test", tmp_path / "set" / "test")
-    (tmp_path / "set" / "test" / "flat" / "0.jpg").write_bytes(b"no picture")
+    (tmp_path / "set" / "test" / "flat" / "0.jpg").write_bytes(b"not an image")
     said = []
     made = prepare(photographs_run, tmp_path / "set", "image", 0.97, said.append, {})
     assert "1 of 8 images of set/test cannot be read" in said[0]  # all there is serves for everything: half to check on
@@ -368,10 +380,10 @@ def test_mistakes(digits_run, tmp_path, monkeypatch):
     with pytest.raises(UnknownNameError, match="onnx"):
         feathervit.export_model(digits_run, "onyx", tmp_path / "a")
     with pytest.raises(UnknownNameError, match="image"):
-        feathervit.export_model(digits_run, "onnx", tmp_path / "a", input="picture")
+        feathervit.export_model(digits_run, "onnx", tmp_path / "a", input="pixels")
     monkeypatch.setattr("importlib.util.find_spec", lambda name, find=None: None)
-    for to in ("onnx", "int8", "web"):
-        with pytest.raises(ConfigError, match=r"feathervit\[export\]"):
+    for to, extra in {"onnx": "export", "int8": "export", "web": "export", "executorch": "executorch"}.items():
+        with pytest.raises(ConfigError, match=rf"feathervit\[{extra}\]"):
             feathervit.export_model(digits_run, to, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
@@ -400,7 +412,7 @@ except ConfigError as error:
 def test_32_bits_that_do_not_agree_fail(digits_run, tmp_path, monkeypatch):
     from feathervit.export import files, pt2
 
-    core, forward = files.core, pt2.Pictures.forward
+    core, forward = files.core, pt2.Preprocess.forward
 
     def turned(*args):
         proto = core(*args)
@@ -410,7 +422,7 @@ def test_32_bits_that_do_not_agree_fail(digits_run, tmp_path, monkeypatch):
         return proto
 
     monkeypatch.setattr(files, "core", turned)
-    monkeypatch.setattr(pt2.Pictures, "forward", lambda self, image: forward(self, image).flip(-1))
+    monkeypatch.setattr(pt2.Preprocess, "forward", lambda self, image: forward(self, image).flip(-1, -2))
     for to in ("onnx", "pt2"):
         assert main(["export", str(digits_run), "--to", to, "--out", str(tmp_path / to)]) == 1
         assert not json.loads((tmp_path / to / "export.json").read_text())["passed"]

@@ -1,4 +1,4 @@
-"""The graph computes what the model computes, in ONNX Runtime, for any batch and size of picture."""
+"""The graph computes what the model computes, in ONNX Runtime, for any batch and size of image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from feathervit.config import (
     with_fields,
 )
 from feathervit.data.image import fit_square, normalise, resize
-from feathervit.export.int8 import METHODS, float_share, quantise
+from feathervit.export.int8 import METHODS, float_share, methods, quantise
 from feathervit.export.lean import lean
 from feathervit.export.onnx import core, finish
 from feathervit.export.preprocess import OPSET
@@ -126,11 +126,9 @@ def check_model_of_timm(name, size, **words):
     x = unseen(3, size)
     proto = core(model, size, 3)
     np.testing.assert_allclose(probabilities(ready(proto, size), x.numpy()), expected(model, x), atol=1e-4)
-    pictures = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
-    ours = expected(model, normalise(pictures.permute(0, 3, 1, 2), (0.5,), (0.5,)))
-    np.testing.assert_allclose(
-        probabilities(ready(proto, size, images=ImageConfig()), pictures.numpy()), ours, atol=1e-4
-    )
+    levels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    ours = expected(model, normalise(levels.permute(0, 3, 1, 2), (0.5,), (0.5,)))
+    np.testing.assert_allclose(probabilities(ready(proto, size, images=ImageConfig()), levels.numpy()), ours, atol=1e-4)
 
 
 @pytest.mark.parametrize("name, words", [("test_resnet", {}), ("vit_tiny_patch16_224", {"depth": 2})])
@@ -182,7 +180,7 @@ def photographs():
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_pictures_go_the_packages_own_way(nano, fit):
+def test_images_go_the_packages_own_way(nano, fit):
     model, proto = nano
     images = ImageConfig(fit=fit, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
     run = ready(proto, 24, images=images, routed=True)
@@ -194,7 +192,7 @@ def test_pictures_go_the_packages_own_way(nano, fit):
         np.testing.assert_allclose(p, expected(model, normalise(squares, images.mean, images.std)), atol=1e-3)
 
 
-def test_a_batch_of_pictures_of_one_size_and_one_channel():
+def test_a_batch_of_images_of_one_size_and_one_channel():
     torch.manual_seed(0)
     model = create_model("mlit_nano", num_classes=3, in_chans=1, depth=1)
     run = ready(core(model, 16, 1), 16, 1, ImageConfig())
@@ -260,7 +258,7 @@ def test_of_equal_scores_the_first_is_kept():
     assert (routes.gates[1][..., :2] == 0.5).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["dynamic", "static"])
 def test_int8_leaves_no_matrix_in_float(nano, method):
     model, proto = nano
     small = quantise(proto, method, unseen(16, 24).numpy())
@@ -281,14 +279,37 @@ def test_int8_leaves_no_matrix_in_float(nano, method):
     noise = sum(layer.ffn.gate.w_noise.weight.numel() for layer in model.blocks)  # not in the graph
     assert eight == weights - noise
     assert float_share(small) < 0.1 < float_share(proto) == 1
+    assert methods(proto) == ("dynamic", "static")  # there is no convolution
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["dynamic", "static"])
 def test_int8_answers_nearly_the_same(nano, method):
     model, proto = nano
     x = unseen(64, 24, seed=3)
     run = ready(quantise(proto, method, unseen(32, 24, seed=4).numpy()), 24)
     assert np.abs(probabilities(run, x.numpy()) - expected(model, x)).max() < 0.05
+
+
+def test_convolutions_are_static_and_products_take_the_faster_way():
+    """A residual stem in eight bits: per-channel QDQ convolutions, beside dynamic products or static ones."""
+    torch.manual_seed(0)
+    model = create_model("feather_nano", num_classes=7)
+    proto = core(model, 32, 3)
+    kinds = [node.op_type for node in proto.graph.node]
+    assert "Conv" in kinds and "BatchNormalization" not in kinds
+    assert methods(proto) == METHODS
+    x = unseen(32, 32, seed=3)
+    for method in ("static", "mixed"):
+        small = quantise(proto, method, unseen(32, 32, seed=4).numpy())
+        made = {out: node for node in small.graph.node for out in node.output}
+        weights = [made[node.input[1]] for node in small.graph.node if node.op_type == "Conv"]
+        assert {node.op_type for node in weights} == {"DequantizeLinear"}
+        scales = {t.name: onnx.numpy_helper.to_array(t) for t in small.graph.initializer}
+        assert all(scales[node.input[1]].size > 1 for node in weights)
+        dynamic = {node.op_type for node in small.graph.node} & {"DynamicQuantizeLinear", "MatMulInteger"}
+        assert bool(dynamic) == (method == "mixed")
+        assert float_share(small) < 0.1
+        assert np.abs(probabilities(ready(small, 32), x.numpy()) - expected(model, x)).max() < 0.05
 
 
 def test_dynamic_int8_has_nothing_to_do_on_convolutions():

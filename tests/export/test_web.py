@@ -69,18 +69,18 @@ def opened(browser, address):
     assert not text(browser, "error")
 
 
-def shown(browser, picture):
+def shown(browser, image):
     before = text(browser, "time")
     browser.execute_script("document.getElementById('spoken').textContent = ''")
-    browser.find_element("id", "file").send_keys(str(picture))
-    wait(lambda: text(browser, "spoken") or text(browser, "error"), f"{picture} after {before}")
+    browser.find_element("id", "file").send_keys(str(image))
+    wait(lambda: text(browser, "spoken") or text(browser, "error"), f"{image} after {before}")
     return [row.text.rsplit("\n", 1) for row in browser.find_elements("css selector", "#classes li")]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Digits as they are, one wide and one tall, one with transparency, and a photograph."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     held_out = feathervit.load_data("digits", img_size=16).test.images
     for i in range(8):
         Image.fromarray(held_out[i, 0].numpy()).save(folder / f"digit-{i}.png")
@@ -96,21 +96,21 @@ def pictures(tmp_path_factory):
     return sorted(folder.glob("*.png"))
 
 
-def test_the_page_names_pythons_classes_and_asks_nobody_else(browser, address, page, pictures, digits_run):
+def test_the_page_names_pythons_classes_and_asks_nobody_else(browser, address, page, images, digits_run):
     from feathervit.export.verify import session
 
     run = session((page / "model.onnx").read_bytes())
     assert json.loads((page / "model.json").read_text())["precision"] == "int8"
     predictor = feathervit.load(digits_run)
     opened(browser, address)
-    for picture in pictures:
-        rows = shown(browser, picture)
-        pixels = np.asarray(predictor.read(picture))[None].transpose(0, 2, 3, 1)
+    for image in images:
+        rows = shown(browser, image)
+        pixels = np.asarray(predictor.read(image))[None].transpose(0, 2, 3, 1)
         p_K = run.run(["probabilities"], {"image": pixels})[0][0]  # the same file, the pixels as Python reads them
-        assert rows[0][0] == predictor.class_names[p_K.argmax()], picture.name
-        assert float(rows[0][1].split()[0]) == pytest.approx(100 * p_K.max(), abs=2), picture.name
-        if "digit" in picture.name:
-            assert rows[0][0] == predictor.predict(picture)[0].label
+        assert rows[0][0] == predictor.class_names[p_K.argmax()], image.name
+        assert float(rows[0][1].split()[0]) == pytest.approx(100 * p_K.max(), abs=2), image.name
+        if "digit" in image.name:
+            assert rows[0][0] == predictor.predict(image)[0].label
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert any(url.endswith("model.onnx") for url in asked)
@@ -118,9 +118,9 @@ def test_the_page_names_pythons_classes_and_asks_nobody_else(browser, address, p
     assert browser.get_log("browser") == []  # no error, nothing that the page's own policy had to stop
 
 
-def test_experts_and_sizes(browser, address, page, pictures):
+def test_experts_and_sizes(browser, address, page, images):
     opened(browser, address)
-    shown(browser, pictures[0])
+    shown(browser, images[0])
     model = json.loads((page / "model.json").read_text())
     facts = text(browser, "facts").replace("\N{NO-BREAK SPACE}", " ")
     for what in ("model", "runtime", "page"):
@@ -204,22 +204,22 @@ def test_a_page_in_colour(browser, photographs_run, photographs, web_cache, tmp_
     predictor = feathervit.load(photographs_run)
     with served(tmp_path / "out") as url:
         opened(browser, url)
-        for picture in (photographs / "test" / "<b>tall" / "5.jpg", photographs / "test" / "flat" / "0.jpg"):
-            expected = predictor.predict(picture)[0]
-            (name, share), *_ = shown(browser, picture)
+        for image in (photographs / "test" / "<b>tall" / "5.jpg", photographs / "test" / "flat" / "0.jpg"):
+            expected = predictor.predict(image)[0]
+            (name, share), *_ = shown(browser, image)
             assert name == expected.label
             assert float(share.split()[0]) == pytest.approx(100 * expected.probabilities[0], abs=3)
         assert not browser.find_element("id", "shipped").is_displayed()  # no samples unless they are asked for
         assert text(browser, "layer-number") == "2 of 3"  # the first has one expert
         browser.execute_script("window.Uint8Array = function () { throw new Error('no room') }")
-        assert shown(browser, picture) is not None
+        assert shown(browser, image) is not None
         assert "0.jpg could not be classified: no room" in text(browser, "error")
 
 
-def test_camera_and_what_is_no_picture(browser, address, tmp_path):
+def test_camera_and_what_is_not_an_image(browser, address, tmp_path):
     opened(browser, address)
     bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"not an image")
     browser.find_element("id", "file").send_keys(str(bad))
     wait(lambda: "bad.png" in text(browser, "error"), "an unreadable file is named")
     camera = browser.find_element("id", "camera")
@@ -238,20 +238,20 @@ def test_camera_and_what_is_no_picture(browser, address, tmp_path):
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_nothing_is_wider_than_the_screen(browser, address, pictures, width):
+def test_nothing_is_wider_than_the_screen(browser, address, images, width):
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     opened(browser, address)
-    shown(browser, pictures[-1])
+    shown(browser, images[-1])
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_every_control_has_a_name_and_is_reached_by_keyboard(browser, address, pictures):
+def test_every_control_has_a_name_and_is_reached_by_keyboard(browser, address, images):
     from selenium.webdriver import ActionChains, Keys
 
     opened(browser, address)
-    shown(browser, pictures[0])
+    shown(browser, images[0])
     reached = set()
     for _ in range(24):  # there are twelve samples
         ActionChains(browser).send_keys(Keys.TAB).perform()

@@ -102,6 +102,14 @@ def test_features_of_weights_in_the_package():
     assert_close(features(x)[0], whole.forward_intermediates(x, [1], intermediates_only=True)[0])
 
 
+def test_images_have_as_many_channels_as_the_model():
+    """timm's validate asks for three channels and for the weights of the name, which may be of grey images."""
+    model = timm.create_model("mlit_nano", pretrained=True, in_chans=3)
+    assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 16, 16)
+    grey = timm.create_model("feather_nano", in_chans=1)
+    assert timm.data.resolve_model_data_config(grey)["input_size"] == (1, 32, 32)
+
+
 def test_weights_for_another_size_have_their_positions_resized():
     x = torch.randn(1, 1, 24, 24)
     theirs = timm.create_model("mlit_nano.digits", pretrained=True, img_size=24).eval()

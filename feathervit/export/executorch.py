@@ -1,0 +1,148 @@
+"""`--to executorch`: programs for ExecuTorch on devices, lowered to XNNPACK, in 32 bits and in eight.
+
+Notable: the input is one normalised image, since devices have their own ways to crop and resize. The method "facts" of a
+program returns its metadata as JSON. Eight bits are static: torchao's PT2E finds the ranges on training images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import CheckpointError, ConfigError
+from ..files import write_bytes
+from .job import Images, Job
+from .lean import Probabilities
+from .pt2 import trace
+from .verify import MIN_AGREEMENT, agrees, compare, one_thread, passes, race
+
+
+def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
+    """Writes model.pte, and model.int8.pte if eight bits keep accuracy; returns what is known of them."""
+    with quiet():
+        exact = _program(job)
+        small = _program(job, calibration=job.calibration)
+    labels, before = job.checking.labels, job.before(job.checking)
+    runs = {"executorch": loaded(exact), "int8": loaded(small)}
+    answers = {name: _answers(job, run, job.checking)[0] for name, run in runs.items()}
+    found = compare(before, answers["executorch"], labels)
+    eight = compare(before, answers["int8"], labels)
+    keeps = passes(eight, job.min_agreement)
+    if not keeps:
+        top1, theirs = 100 * eight["top1_before"], 100 * eight["top1"]
+        job.say(
+            f"  int8 recognises {theirs:.1f} % of {eight['n']} images, the model {top1:.1f} %: only 32 bits are written"
+        )
+    write_bytes(folder / "model.pte", exact)
+    write_bytes(folder / "model.int8.pte", small) if keeps else (folder / "model.int8.pte").unlink(missing_ok=True)
+    with quiet():
+        routing = job.routing(lambda images: _answers(job, loaded(_program(job, routed=True)), images)[1:])
+    one, image = job.checking.some(1), torch.from_numpy(job.tensors(job.checking.some(1)))
+    with torch.inference_mode(), one_thread(), one_thread_of_executorch():
+        times = race(
+            {"eager": lambda: job.before(one), **{name: lambda run=run: run(image) for name, run in runs.items()}}
+        )
+    return {
+        "file": "model.pte",
+        "bytes": len(exact),
+        "split": job.checking.name,
+        **found,
+        **routing,
+        "int8": {"file": "model.int8.pte" if keeps else None, "bytes": len(small), **eight},
+        "latency_ms": times,
+        "min_agreement": MIN_AGREEMENT,
+        "passed": agrees(found, MIN_AGREEMENT) and routing.get("same_expert", 1.0) >= MIN_AGREEMENT,
+    }
+
+
+def _program(job: Job, *, calibration: Images | None = None, routed: bool = False) -> bytes:
+    """The file: pixels, float32 [1, C, S, S], to probabilities [1, K]. In eight bits with `calibration`."""
+    name, image = job.predictor.config.model, torch.from_numpy(job.tensors(job.checking.some(1)))
+    program = trace(Probabilities(job.predictor.model, job.predictor.temperature, routed=routed), image, name)
+    if calibration is not None:
+        program = trace(eight_bits(program, job.tensors(calibration)), image, name)
+    return lower(program, name, facts=json.dumps(job.facts))
+
+
+def lower(program: torch.export.ExportedProgram, name: str, **constants: str) -> bytes:
+    """A traced program as a file for XNNPACK, with methods that return `constants`. Raises ConfigError if it cannot be."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    try:
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=constants)
+        return lowered.to_executorch().buffer
+    except Exception as error:  # passes over the graph may raise anything
+        raise ConfigError(f"ExecuTorch cannot lower {name}: {' '.join(str(error).split())[:400]}") from error
+
+
+def eight_bits(traced: torch.export.ExportedProgram, images_NCSS: np.ndarray) -> torch.nn.Module:
+    """Convolutions and products in eight bits, one scale per channel, with ranges found on `images_NCSS`."""
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(traced.module(), quantizer)
+    with torch.no_grad():
+        for image in torch.from_numpy(images_NCSS).split(1):
+            prepared(image)
+    return convert_pt2e(prepared)
+
+
+def loaded(program: bytes) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """A call that runs a program on one image by ExecuTorch's own runtime. Raises CheckpointError if it does not load."""
+    from executorch.runtime import Runtime
+
+    try:
+        kept = Runtime.get().load_program(program)
+        method = kept.load_method("forward")
+    except RuntimeError as error:
+        raise CheckpointError(f"ExecuTorch cannot load the exported model: {error}") from error
+
+    def run(image: torch.Tensor, _kept: tuple = (program, kept)) -> list[torch.Tensor]:  # the method reads their memory
+        return method.execute([image])
+
+    return run
+
+
+def _answers(job: Job, run: Callable[[torch.Tensor], list[torch.Tensor]], images: Images) -> list[np.ndarray]:
+    """Probabilities [N, K], and the gates of a routed program."""
+    outputs = [[out.clone() for out in run(image)] for image in torch.from_numpy(job.tensors(images)).split(1)]
+    return [torch.cat(column).numpy() for column in zip(*outputs, strict=True)]
+
+
+@contextlib.contextmanager
+def one_thread_of_executorch() -> Iterator[None]:
+    """ExecuTorch on a single thread. Its Python runtime has no public setting for that."""
+    from executorch.extension.pybindings import portable_lib
+
+    threads = portable_lib._threadpool_get_thread_count()
+    portable_lib._unsafe_reset_threadpool(1)
+    try:
+        yield
+    finally:
+        portable_lib._unsafe_reset_threadpool(threads)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hides the lowering's remarks on its own progress."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,188 @@
+"""Experiment trackers: TensorBoard, Weights & Biases, MLflow. Each gets the rows of metrics.csv, the configuration, the report.
+
+Notable: all write offline. TensorBoard's events are in the run folder. W&B is offline with WANDB_MODE=offline; MLflow is
+unless MLFLOW_TRACKING_URI names a server. A resumed run continues the same record; trackers.json in the run folder holds its
+identifiers. A step of a tracker is an epoch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import ConfigError, RunFolderError
+from ..files import write_bytes
+
+IDENTIFIERS = "trackers.json"
+
+
+class Tracker(Protocol):
+    """One record of one run."""
+
+    def write(self, figures: Mapping[str, float], epoch: int) -> None:
+        """Adds the figures of an epoch."""
+
+    def report(self, page: Path) -> None:
+        """Adds the report of a finished run."""
+
+    def close(self, finished: bool) -> None:
+        """Ends the record; `finished`: whether the run reached its end."""
+
+
+class Trackers:
+    """The trackers that `log` names. Raises ConfigError if an extra is missing."""
+
+    def __init__(self, log: Sequence[str], folder: Path):
+        self.log, self.folder = tuple(dict.fromkeys(log)), folder
+        self.trackers: list[Tracker] = []
+        self.finished = False
+        for name in self.log:
+            if importlib.util.find_spec(name) is None:
+                raise ConfigError(f"--log {name} needs {name}: pip install 'feathervit[{name}]', or leave it out")
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Begins or continues the records. Raises ConfigError if a tracker does not start."""
+        for name in self.log:
+            try:
+                self.trackers.append(KINDS[name](self.folder, config))
+            except Exception as error:  # what is raised depends on the tracker and its server
+                self.close()
+                why = " ".join(str(error).split())[:300]
+                raise ConfigError(f"--log {name} does not start: {why}; {HINTS[name]}, or leave it out") from error
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Adds one row of metrics.csv; cells that are not numbers are left out."""
+        figures = {name: value for name, value in row.items() if name != "epoch" and isinstance(value, (int, float))}
+        for tracker in self.trackers:
+            tracker.write(figures, row["epoch"])
+
+    def report(self, page: Path) -> None:
+        """Adds report.html, if it was written."""
+        for tracker in self.trackers if page.exists() else ():
+            tracker.report(page)
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close(self.finished)
+
+
+class TensorBoard:
+    """Events in the run folder's tensorboard/; of the report its charts, since TensorBoard has no artifacts.
+
+    A resumed run appends, and TensorBoard hides what was written before of the epochs that run again. Raises RunFolderError
+    if the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
+        self.folder, self.config, self.epoch = folder / "tensorboard", config, 0
+        self._writer: Any = None
+
+    def write(self, figures: Mapping[str, float], epoch: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.epoch = epoch
+        try:
+            if self._writer is None:
+                self._writer = SummaryWriter(self.folder, purge_step=epoch)
+                self._writer.add_text("config", f"```json\n{json.dumps(self.config, indent=1)}\n```", epoch)
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, epoch)
+            self._writer.flush()
+        except OSError as error:
+            raise RunFolderError(f"cannot write into {self.folder}: {error.strerror or error}") from error
+
+    def report(self, page: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        for path in sorted((page.parent / "report").glob("*.png")) if self._writer else ():
+            with Image.open(path) as chart:
+                self._writer.add_image(
+                    f"report/{path.stem}", np.asarray(chart.convert("RGB")), self.epoch, dataformats="HWC"
+                )
+
+    def close(self, finished: bool) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandB:
+    """A run of the project "feathervit" (WANDB_PROJECT) in Weights & Biases, named after the run folder."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
+        import wandb
+
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "feathervit"),
+            name=folder.resolve().name,
+            id=_known(folder).get("wandb"),
+            resume="allow",
+            dir=folder,
+            config=dict(config),
+            settings=wandb.Settings(silent=True),
+        )
+        _remember(folder, wandb=self.run.id)
+
+    def write(self, figures: Mapping[str, float], epoch: int) -> None:
+        self.run.log(dict(figures), step=epoch)
+
+    def report(self, page: Path) -> None:
+        self.run.log_artifact(str(page), name=f"report-{self.run.id}", type="report")
+
+    def close(self, finished: bool) -> None:
+        self.run.finish(exit_code=0 if finished else 1)
+
+
+class MLflow:
+    """A run in MLflow, named after the run folder; without MLFLOW_TRACKING_URI in MLflow's own default place."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient()
+        self.id = _known(folder).get("mlflow")
+        if self.id is None:
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "feathervit")
+            found = self.client.get_experiment_by_name(name)
+            experiment = found.experiment_id if found else self.client.create_experiment(name)
+            self.id = self.client.create_run(experiment, run_name=folder.resolve().name).info.run_id
+            _remember(folder, mlflow=self.id)
+        self.client.update_run(self.id, "RUNNING")
+        self.client.log_dict(self.id, dict(config), "config.json")
+
+    def write(self, figures: Mapping[str, float], epoch: int) -> None:
+        for name, value in figures.items():
+            self.client.log_metric(self.id, name, value, step=epoch)
+
+    def report(self, page: Path) -> None:
+        self.client.log_artifact(self.id, str(page))
+
+    def close(self, finished: bool) -> None:
+        self.client.set_terminated(self.id, "FINISHED" if finished else "KILLED")
+
+
+KINDS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "mlflow": MLflow,
+}
+HINTS = {
+    "tensorboard": "install it again",
+    "wandb": "log in with `wandb login`, or set WANDB_MODE=offline",
+    "mlflow": "check MLFLOW_TRACKING_URI",
+}
+
+
+def _known(folder: Path) -> dict[str, str]:
+    """The identifiers of the run's records by tracker."""
+    path = folder / IDENTIFIERS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _remember(folder: Path, **identifier: str) -> None:
+    """Keeps an identifier in the run folder, so that a resumed run continues the record."""
+    write_bytes(folder / IDENTIFIERS, json.dumps(_known(folder) | identifier).encode())

@@ -1,0 +1,188 @@
+"""Writes results/compatibility.json: what passes of timm's tests and of the exports, sizes, operators, latency.
+
+    python scripts/compatibility.py timm                    # timm's own tests/test_models.py over every model
+    python scripts/compatibility.py exports                 # every export of every model, on random weights and images
+    python scripts/compatibility.py latency                 # on a quiet machine: one image, one thread, forms in turns
+
+Each part replaces what it measured before and keeps the rest. `--models` and `--forms` choose; a form whose extra is missing
+is skipped with a message. `python docs/figures.py` then writes the tables of docs/compatibility.md and docs/models.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from feathervit.config import MODELS
+from feathervit.errors import ConfigError
+from feathervit.export.executorch import eight_bits, loaded, lower, one_thread_of_executorch, quiet
+from feathervit.export.int8 import float_share, methods, quantise
+from feathervit.export.lean import Probabilities
+from feathervit.export.onnx import core, finish
+from feathervit.export.pt2 import trace
+from feathervit.export.verify import check_extra, one_thread, probabilities, race, runner, session
+from feathervit.models import create_model
+from feathervit.models.cost import cost
+from feathervit.results import commit, machine
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "results" / "compatibility.json"
+WEBGPU = ROOT / "tests" / "export" / "webgpu.txt"
+FORMS = ("onnx", "int8", "pt2", "executorch", "executorch_int8")
+IMAGES, CLASSES, ROUNDS = 16, 100, 200
+
+
+def timm_tests(names: list[str]) -> dict[str, Any]:
+    """Test -> model -> passed, failed or skipped, of the tests in the source distribution of the installed timm."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = [f"timm=={timm.__version__}", "--no-binary", "timm", "--no-deps", "-q", "-d", folder]
+        subprocess.run([sys.executable, "-m", "pip", "download", *wanted], check=True)
+        (archive,) = Path(folder).glob("timm-*.tar.gz")
+        with tarfile.open(archive) as source:
+            source.extractall(folder, filter="data")
+        root = archive.with_name(archive.name.removesuffix(".tar.gz"))
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "scripts.timm_tests", "-c", root / "pyproject.toml"]
+        found = f"{folder}/found.xml"
+        chosen = " or ".join(f"-{name}]" for name in names)
+        options = ["-W", "ignore", f"--junit-xml={found}", "-k", chosen, root / "tests" / "test_models.py"]
+        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        subprocess.run([*command, *options], cwd=ROOT, env=os.environ | {"PYTHONPATH": paths})
+        tests: dict[str, dict[str, str]] = {}
+        for case in ElementTree.parse(found).iter("testcase"):
+            test, _, of = case.get("name").partition("[")
+            ended = {"failure": "failed", "error": "failed", "skipped": "skipped"}
+            states = [ended[child.tag] for child in case if child.tag in ended]
+            model = next(name for name in names if of.removesuffix("]").removeprefix("1-").removeprefix("2-") == name)
+            tests.setdefault(test, {})[model] = states[0] if states else "passed"
+    return {"version": timm.__version__, "tests": tests}
+
+
+@dataclasses.dataclass
+class Form:
+    """An exported model: its file, a call for one image, and for ONNX its operators."""
+
+    data: bytes
+    run: Callable[[np.ndarray], np.ndarray]
+    operators: tuple[str, ...] = ()
+
+
+def forms(name: str, wanted: list[str]) -> dict[str, Form]:
+    """The exports of a model of random weights, for normalised images [1, 3, S, S]."""
+    torch.manual_seed(0)
+    size = MODELS[name].img_size
+    model = create_model(name, num_classes=CLASSES).eval()
+    facts = {"model": name, "feathervit": "0", "img_size": size, "channels": 3}
+    calibration, found = pixels(name, 32, seed=1), {}
+    proto = core(model, size, 3) if {"onnx", "int8"} & set(wanted) else None
+    for form in wanted:
+        if form in ("onnx", "int8"):
+            small = proto
+            if form == "int8":
+                ways = [quantise(proto, way, calibration) for way in methods(proto)]
+                packed = {i: session(finish(w, facts, None).SerializeToString()) for i, w in enumerate(ways)}
+                times = race(
+                    {i: runner(s, calibration[:1]) for i, s in packed.items() if float_share(ways[i]) < 0.5}, 20
+                )
+                small = ways[min(times, key=times.__getitem__)]
+            data = finish(small, facts, None).SerializeToString()
+            run = session(data)
+            operators = tuple(sorted({node.op_type for node in small.graph.node}))
+            found[form] = Form(data, lambda x, run=run: probabilities(run, x, 1), operators)
+            continue
+        with quiet():
+            program = trace(Probabilities(model), torch.from_numpy(calibration[:1]), name)
+            if form == "pt2":
+                call = program.module()
+                found[form] = Form(b"", lambda x, call=call: call(torch.from_numpy(x)).numpy())
+                continue
+            if form == "executorch_int8":
+                program = trace(eight_bits(program, calibration), torch.from_numpy(calibration[:1]), name)
+            data = lower(program, name)
+        call = loaded(data)
+        found[form] = Form(data, lambda x, call=call: call(torch.from_numpy(x))[0].numpy())
+    return found
+
+
+def pixels(name: str, count: int, seed: int) -> np.ndarray:
+    shape = (count, 3, *[MODELS[name].img_size] * 2)
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+@torch.no_grad()
+def exported(name: str, wanted: list[str]) -> dict[str, Any]:
+    """Form -> largest difference of a probability from the model's, bytes, and operators that WebGPU has not."""
+    torch.manual_seed(0)
+    model, x = create_model(name, num_classes=CLASSES).eval(), pixels(name, IMAGES, seed=2)
+    expected = model(torch.from_numpy(x)).softmax(-1).numpy()
+    known, rows = set(WEBGPU.read_text().split()), {}
+    for form, made in forms(name, wanted).items():
+        answers = np.concatenate([np.array(made.run(image)) for image in np.split(x, IMAGES)])
+        rows[form] = {"largest_difference": float(np.abs(answers - expected).max())}
+        rows[form] |= {"bytes": len(made.data)} if made.data else {}
+        if form == "onnx":
+            rows[form] |= {"operators": made.operators, "not_in_webgpu": sorted(set(made.operators) - known)}
+    counted = cost(model, MODELS[name].img_size)
+    return {"parameters": counted.parameters, "macs": counted.macs, "forms": rows}
+
+
+@torch.no_grad()
+def latencies(names: list[str], wanted: list[str]) -> dict[str, Any]:
+    """Model -> form -> median milliseconds of one image on one thread; all models and forms take turns."""
+    calls = {}
+    for name in names:
+        torch.manual_seed(0)
+        model, x = create_model(name, num_classes=CLASSES).eval(), pixels(name, 1, seed=2)
+        image = torch.from_numpy(x)
+        calls[name, "eager"] = lambda model=model, image=image: model(image)
+        for form, made in forms(name, wanted).items():
+            calls[name, form] = lambda made=made, x=x: made.run(x)
+    with one_thread(), one_thread_of_executorch() if any("executorch" in form for form in wanted) else one_thread():
+        times = race(calls, ROUNDS)
+    return {"rounds": ROUNDS, "ms": {n: {form: ms for (m, form), ms in times.items() if m == n} for n in names}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["timm", "exports", "latency"])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
+    args = parser.parse_args()
+    wanted = []
+    for form in args.forms:
+        try:
+            extra = "executorch" if form.startswith("executorch") else "export"
+            check_extra(form, extra)
+            wanted.append(form)
+        except ConfigError as error:
+            print(f"skipped: {error}")
+    held = json.loads(OUT.read_text()) if OUT.exists() else {}
+    of = {"torch": torch.__version__, "commit": commit(), "machine": machine()}
+    if args.part == "timm":
+        held["timm"] = timm_tests(args.models) | of
+    elif args.part == "latency":
+        held["latency"] = latencies(args.models, wanted) | of
+    for name in args.models if args.part == "exports" else ():
+        found = exported(name, wanted)
+        before = held.setdefault("exports", {}).get(name, {}).get("forms", {})
+        held["exports"][name] = found | {"forms": before | found["forms"]} | of
+        print(name, {form: f"{row['largest_difference']:.1e}" for form, row in found["forms"].items()}, flush=True)
+        OUT.write_text(json.dumps(held, indent=1) + "\n")
+    OUT.write_text(json.dumps(held, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
