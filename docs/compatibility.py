@@ -29,7 +29,7 @@ def _found() -> dict:
 def timm_tests() -> Table:
     """What passes of timm's own tests, by test, with the reason where one does not apply."""
     rows = []
-    for test, models in sorted(_found()["timm"]["tests"].items()):
+    for test, models in sorted(_found().get("timm", {}).get("tests", {}).items()):
         passed = sum(state == "passed" for state in models.values())
         failed = ", ".join(f"`{name}`" for name, state in models.items() if state != "passed")
         why = NOT_APPLICABLE.get(test, f"not: {failed}" if failed else "")
@@ -40,7 +40,7 @@ def timm_tests() -> Table:
 def exports() -> Table:
     """The largest difference of any probability from the model's, by model and form."""
     rows = []
-    for name, found in _found()["exports"].items():
+    for name, found in _found().get("exports", {}).items():
         cells = [found["forms"].get(form, {}).get("largest_difference") for form in FORMS]
         outside = found["forms"].get("onnx", {}).get("not_in_webgpu")
         webgpu = "not run" if outside is None else "all" if not outside else f"all but {', '.join(outside)}"
@@ -52,7 +52,7 @@ def forms() -> Table:
     """Parameters, cost, sizes, latency and tags of each model. A column that nothing was measured for is left out."""
     found, rows = _found(), []
     latency, tags = found.get("latency", {}).get("ms", {}), list_weights()
-    models = found["exports"]
+    models = found.get("exports", {})
     sized = [form for form in FORMS if any("bytes" in row["forms"].get(form, {}) for row in models.values())]
     timed = [form for form in ("eager", *FORMS) if any(form in times for times in latency.values())]
     for name, row in models.items():
