@@ -75,7 +75,7 @@ def export_model(
     if to in NEEDS:
         check_extra(f"--to {to}", NEEDS[to])
     job = prepare(checkpoint, data, input, min_agreement, say, reading, batch, samples, push)
-    folder = Path(out) if out else job.folder / f"export-{to}"
+    folder = expanded(out) if out else job.folder / f"export-{to}"
     room = "files" if to in ("onnx", "int8") else to
     writer = getattr(importlib.import_module(f".{room}", __package__), f"write_{to}")
     new = _claim(folder, to)
