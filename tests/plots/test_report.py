@@ -382,3 +382,13 @@ def test_a_click_on_a_heading_sorts_the_classes(run, browser):
     names = [cell.text for cell in browser.find_elements("css selector", "table.sortable tbody th")]
     assert names == ["flat", "tall", "tiles"]
     assert browser.get_log("browser") == []  # the page's policy had nothing to stop
+
+
+def test_a_stopped_run_has_a_report_that_says_so(arrays, small, tmp_path, with_report):
+    stopped = feathervit.train(data=arrays, out=tmp_path / "run", max_minutes=1e-6, epochs=30, **small)
+    while stopped.result is None:  # its first epoch has not ended
+        stopped = feathervit.train(data=arrays, out=tmp_path / "run", resume=True, max_minutes=1e-6)
+    page = Page(tmp_path / "run" / "report.html")
+    assert not stopped.finished
+    assert "Unfinished: the run was stopped after epoch 1 of 30" in page.text
+    assert "Classes" in page.headings
