@@ -48,7 +48,7 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
     if label is None and labelled:
         others = [column for column in first.features if column != image]
         raise DataError(
-            f"{where} has no column of class labels by its name and type; its columns are {', '.join(first.features)}"
+            f"{where} has no column of class labels; its columns are {', '.join(first.features)}"
             + (f"; name one: --label-column {others[0]}" if others else "")
         )
     kind = first.features.get(label)

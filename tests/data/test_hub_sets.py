@@ -154,10 +154,11 @@ def test_a_file_that_was_replaced_with_its_time_kept(command, hub_set):
 
 def test_several_configurations_of_a_set_are_named(command, tmp_path, hub_set):
     source = tmp_path / "set"
-    paint(source, "one/a/1.png two/a/2.png")
+    paint(source, "one/a/1.png one/b/2.png two/a/3.png two/c/4.png")
     parts = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("one", "two"))
     (source / "README.md").write_text(f"---\nconfigs:\n{parts}---\n")
     assert "name one: hf:" in command.refusal(f"hf:{source}")
+    assert command.counts(f"hf:{source}:two")[0] == {"train": {"a": 1, "c": 1}}
 
 
 def test_a_set_of_test_images_only_is_evaluated(command, hub_set):

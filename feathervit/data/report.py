@@ -1,0 +1,141 @@
+"""Says what `data check` found, for people and as JSON: what must be fixed, and what is only worth knowing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..text import shown
+
+FEW = 10  # images: a class with fewer is named
+_SHOWN = 10  # names in a line of the report
+
+
+@dataclass
+class Report:
+    """What was found in a data set. Widths and heights are in pixels, as stored.
+
+    Images go by a path from the data's folder, with /, or by a name such as "test[3]". `notes`: what the data was taken for,
+    and what was skipped, in a line. `counts`: split -> class -> images that can be read. `unreadable`, `truncated`: path ->
+    why. `empty`: files of no bytes. `duplicates`: groups of same images in one split; `across_splits`: in several;
+    `two_labels`: with more than one class. `near_duplicates`: pairs of images that show the same with other pixels, of two
+    splits, or of train where it is alone. `groups_in_splits`: group -> its splits, where `reading.groups` is set and it has
+    several. `suggested_groups`: a sentence on groups that paths suggest. `sizes`: "width" and "height" -> (smallest, median,
+    largest). `values`: what images of more than 8 bits hold; `scale`: which value is white in them; `no_scale`: why there is
+    none. `warnings`: what may be wrong with the whole set. `outdated`: files whose content changed while their size, times and
+    inode stayed: what was decoded of them was removed. `doubtful`: path -> what may be wrong with it; `unguarded`: format ->
+    damage that cannot be found.
+    """
+
+    path: str
+    labelled: bool = True
+    notes: list[str] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    truncated: dict[str, str] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+    empty_classes: list[str] = field(default_factory=list)
+    outside_classes: list[str] = field(default_factory=list)
+    lost_classes: dict[str, str] = field(default_factory=dict)
+    not_images: list[str] = field(default_factory=list)
+    duplicates: list[list[str]] = field(default_factory=list)
+    across_splits: list[list[str]] = field(default_factory=list)
+    two_labels: list[list[str]] = field(default_factory=list)
+    near_duplicates: list[list[str]] = field(default_factory=list)
+    not_in_train: dict[str, list[str]] = field(default_factory=dict)
+    groups_in_splits: dict[str, list[str]] = field(default_factory=dict)
+    suggested_groups: str = ""
+    small_classes: dict[str, int] = field(default_factory=dict)
+    imbalance: float = 1.0
+    sizes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
+    values: list[str] = field(default_factory=list)
+    scale: float | None = None
+    no_scale: str = ""
+    warnings: list[str] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)
+    doubtful: dict[str, str] = field(default_factory=dict)
+    unguarded: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def one_class(self) -> bool:
+        return self.labelled and len(training(self.counts)) < 2
+
+    @property
+    def must_fix(self) -> bool:
+        """Whether training would stop, or its figures would mislead."""
+        broken = self.unreadable or self.truncated or self.empty
+        mixed = self.lost_classes or self.across_splits or self.not_in_train or self.groups_in_splits
+        return bool(broken or mixed or self.one_class or self.no_scale)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self) | {"one_class": self.one_class, "must_fix": self.must_fix}
+
+    def lines(self) -> list[str]:
+        """For people: counts first, then what must be fixed, then what is worth knowing."""
+        out = [shown(self.path), *(f"  {note}" for note in self.notes)]
+        for split, by_class in self.counts.items():
+            classes = f" in {len(by_class)} classes" if self.labelled else ""
+            out.append(f"  {split}: {sum(by_class.values()):,} images{classes}")
+        for side, (low, middle, high) in self.sizes.items():
+            out.append(f"  {side}: {low} to {high} px, median {middle}")
+        if self.modes:
+            out.append("  modes: " + ", ".join(f"{mode} {n:,}" for mode, n in self.modes.items()))
+        out += [f"  values: {line}" for line in self.values]
+        fix = [
+            *_listed("unreadable", [f"{name} ({why})" for name, why in self.unreadable.items()]),
+            *_listed("truncated", list(self.truncated)),
+            *_listed("empty files", self.empty),
+            *_listed(
+                "class folders with no image that is read here", [f"{n} ({k})" for n, k in self.lost_classes.items()]
+            ),
+            *_listed("same image in several splits", [" = ".join(group) for group in self.across_splits]),
+            *_listed(
+                "classes missing from train", [f"{name} ({', '.join(s)})" for name, s in self.not_in_train.items()]
+            ),
+            *_listed(
+                "groups in several splits", [f"{name} ({', '.join(s)})" for name, s in self.groups_in_splits.items()]
+            ),
+            *(["one class only: a classifier needs at least two"] if self.one_class else []),
+            *([self.no_scale] if self.no_scale else []),
+        ]
+        know = [
+            *self.warnings,
+            *_listed("perhaps damaged", [f"{name} ({why})" for name, why in self.doubtful.items()]),
+            *_listed("changed since they were decoded (to be decoded again)", self.outdated),
+            *_listed(
+                "nearly the same image in two splits"
+                if len(self.counts) > 1
+                else "nearly the same image twice (a random validation split may part them; --groups keeps them together)",
+                [" ~ ".join(pair) for pair in self.near_duplicates],
+            ),
+            *_listed("same image under two labels", [" = ".join(group) for group in self.two_labels]),
+            *_listed("same image twice in a split", [" = ".join(group) for group in self.duplicates]),
+            *_listed(f"classes under {FEW} images", [f"{name} ({n})" for name, n in self.small_classes.items()]),
+            *_listed("class folders without images", self.empty_classes),
+            *_listed("images outside the class folders", self.outside_classes),
+            *_listed("files that are no images", self.not_images),
+        ]
+        if self.suggested_groups:
+            know.append(self.suggested_groups)
+        if self.imbalance >= 3:
+            know.append(f"imbalance: the largest class has {self.imbalance:.1f} times the images of the smallest")
+        cannot = "; ".join(f"{kind}: {what}" for kind, what in self.unguarded.items())
+        out += [f"  damage that cannot be found: {cannot}"] if cannot else []
+        out += ["must be fixed:", *(f"  {line}" for line in fix)] if fix else ["nothing must be fixed"]
+        return out + (["worth knowing:", *(f"  {line}" for line in know)] if know else [])
+
+
+def training(counts: dict[str, dict[str, int]]) -> dict[str, int]:
+    return counts.get("train") or next(iter(counts.values()), {})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = [f"  and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return [f"{what}: {len(names)}", *(f"  {shown(name)}" for name in names[:_SHOWN]), *more]
