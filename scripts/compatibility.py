@@ -57,7 +57,7 @@ def timm_tests(names: list[str]) -> dict[str, Any]:
         root = archive.with_name(archive.name.removesuffix(".tar.gz"))
         command = [sys.executable, "-m", "pytest", "-q", "-p", "scripts.timm_tests", "-c", root / "pyproject.toml"]
         found = f"{folder}/found.xml"
-        chosen = " or ".join(f"-{name}]" for name in names)
+        chosen = " or ".join(f"{name}]" for name in names)
         options = ["-W", "ignore", f"--junit-xml={found}", "-k", chosen, root / "tests" / "test_models.py"]
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         subprocess.run([*command, *options], cwd=ROOT, env=os.environ | {"PYTHONPATH": paths})
