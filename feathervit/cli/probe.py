@@ -48,7 +48,12 @@ def probe(args: Probe, _: dict) -> int:
         return 0
     table = new_table("features", f"{found['neighbours']} nearest neighbours", "linear classifier")
     for name, figures in found["tokens"].items():
-        add_row(table, name, *(f"{100 * figures[kind]['top1']:.2f} %" for kind in ("knn", "linear")))
+        add_row(table, name, *(_accuracy(figures[kind], found["imbalanced"]) for kind in ("knn", "linear")))
     print_result(table)
     print_result(f"top-1 on {found['n']} {found['split']} images, fitted on {found['n_train']}", highlight=False)
     return 0
+
+
+def _accuracy(figures: dict[str, float], imbalanced: bool) -> str:
+    macro = f", macro {100 * figures['balanced_accuracy']:.2f} %" if imbalanced else ""
+    return f"{100 * figures['top1']:.2f} %{macro}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from .metrics import Metrics
@@ -17,6 +18,12 @@ def interval(accuracy: float, n: int) -> tuple[float, float]:
     return found.low, found.high
 
 
+def imbalanced(sizes: Iterable[int]) -> bool:
+    """Whether the classes that have images differ by more than 3 to 1."""
+    some = [size for size in sizes if size]
+    return bool(some) and max(some) > IMBALANCE * min(some)
+
+
 def chance_level(figures: dict[str, Any]) -> float:
     """Returns the accuracy of always naming the most frequent class. `figures`: those of `Metrics`."""
     return max(map(sum, figures["confusion"])) / figures["n"]
@@ -26,7 +33,7 @@ def macro_accuracy(figures: dict[str, Any]) -> str:
     """The mean accuracy of the classes in words, where they differ by more than 3 to 1 in the images that `figures` (of
     `Metrics`) are of; else ""."""
     sizes = [size for row in figures["confusion"] if (size := sum(row))]
-    if max(sizes) <= IMBALANCE * min(sizes):
+    if not imbalanced(sizes):
         return ""
     return (
         f"macro accuracy {100 * figures['balanced_accuracy']:.2f} % over classes of {min(sizes)} to {max(sizes)} images"

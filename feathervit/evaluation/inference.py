@@ -57,20 +57,27 @@ def logits(
 @torch.inference_mode()
 def accuracy_and_loss(
     model: nn.Module, images: ImageSet, config: RunConfig, device: torch.device, dtype: torch.dtype = torch.float32
-) -> tuple[float, float]:
-    """Computes top-1 accuracy and mean cross-entropy in nats, the figures of an epoch of training.
+) -> tuple[float, float, float]:
+    """Computes top-1 accuracy, mean cross-entropy in nats and macro accuracy, the figures of an epoch of training.
 
-    The host waits once, at the end. The loss is not finite if a logit is not. Sets evaluation mode.
+    The macro accuracy is the mean accuracy of the classes that have images. The host waits once, at the end. The loss is
+    not finite if a logit is not. Sets evaluation mode.
     """
     model.eval()
+    classes = len(images.class_names)
     right, losses = [], []
     for images_BCRR, labels_B in zip(images.images.split(BATCH), images.labels.split(BATCH), strict=True):
         with autocast(device, dtype):
             logits_BK = model(as_input(images_BCRR.to(device), config))
         labels_B = labels_B.to(device)
-        right.append((logits_BK.argmax(1) == labels_B).sum())
+        hits_B = (logits_BK.argmax(1) == labels_B).float()
+        right.append(torch.zeros(classes, device=device).index_add_(0, labels_B, hits_B))
         losses.append(F.cross_entropy(logits_BK.float(), labels_B, reduction="sum"))
-    return tuple(torch.stack(sums).cpu().double().sum().item() / len(images) for sums in (right, losses))
+    right_K, losses = torch.stack(right).cpu().double().sum(0), torch.stack(losses).cpu().double()
+    count_K = images.labels.cpu().bincount(minlength=classes)
+    some = count_K > 0
+    macro = (right_K[some] / count_K[some]).mean().item()
+    return right_K.sum().item() / len(images), losses.sum().item() / len(images), macro
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from ..device import choose_device
 from ..errors import ConfigError, DataError
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
+from .confusion import imbalanced
 from .inference import BATCH
 
 PATCHES = "mean of patches"
@@ -103,13 +105,23 @@ def probe(
         knn = KNeighborsClassifier(min(neighbours, len(y)), metric="cosine", weights="distance")
         linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         tokens[name] = {
-            kind: {"top1": float(probe.fit(x[name].numpy(), y).score(x_new[name].numpy(), y_new))}
+            kind: _accuracies(y_new, probe.fit(x[name].numpy(), y).predict(x_new[name].numpy()))
             for kind, probe in (("knn", knn), ("linear", linear))
         }
     return {
+        "imbalanced": imbalanced(target.labels.bincount().tolist()),
         "split": target.name.rpartition("/")[2],
         "n": len(target),
         "n_train": len(splits.train),
         "neighbours": neighbours,
         "tokens": tokens,
+    }
+
+
+def _accuracies(labels: np.ndarray, guesses: np.ndarray) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, recall_score
+
+    return {
+        "top1": float(accuracy_score(labels, guesses)),
+        "balanced_accuracy": float(recall_score(labels, guesses, labels=np.unique(labels), average="macro")),
     }

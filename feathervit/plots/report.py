@@ -197,7 +197,7 @@ def _of_model(
 def _limits(
     result: RunResult, data: DataSplits, model: nn.Module, config: RunConfig, device: torch.device
 ) -> list[str]:
-    top1, _ = accuracy_and_loss(model, some_of(data.train), config, device)
+    top1, *_ = accuracy_and_loss(model, some_of(data.train), config, device)
     found, _ = limits(result, data.train, top1)
     return found or ["These figures show nothing that limits it."]
 

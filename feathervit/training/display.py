@@ -117,7 +117,8 @@ def _figure(row: Mapping[str, Any]) -> str:
     """The figure that an epoch is judged by: accuracy or reconstruction error, on validation images if there are any."""
     for name in ("val", "train"):
         if (top1 := row.get(f"{name}_top1")) is not None:
-            return f"{name} {100 * top1:.1f}%"
+            macro = row.get(f"{name}_macro")
+            return f"{name} {100 * top1:.1f}%" + (f" macro {100 * macro:.1f}%" if macro is not None else "")
         if (error := row.get(f"{name}_masked_mse")) is not None:
             return f"{name} MSE {error:.3g}"
     return ""

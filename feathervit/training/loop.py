@@ -27,6 +27,7 @@ from ..data.feed import Feed, fits
 from ..data.loader import Sampler
 from ..device import autocast, seed
 from ..errors import CheckpointError, ConfigError, DivergedError, RunFolderError
+from ..evaluation.confusion import imbalanced
 from ..evaluation.inference import accuracy_and_loss, logits
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
@@ -385,8 +386,10 @@ class Trainer:
             top1, loss = 0.0, self.measure(self.val)["masked_mse"]
             row = {"val_masked_mse": loss}
         else:
-            top1, loss = accuracy_and_loss(self.kept, self.val, self.config, self.device, self.dtype)
+            top1, loss, macro = accuracy_and_loss(self.kept, self.val, self.config, self.device, self.dtype)
             row = {"val_loss": loss, "val_top1": top1}
+            if imbalanced(self.data.val.labels.bincount().tolist()):
+                row["val_macro"] = macro
         if not math.isfinite(loss):
             raise self._diverged(progress.step, lr)
         if (top1, -loss) > (progress.best_top1, -progress.best_loss):  # small sets tie often

@@ -273,7 +273,7 @@ def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str]
         note(summary(result, out))
         if config.objective != "reconstruction":
             some = some_of(data.train)
-            top1, _ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
+            top1, *_ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
             for line in findings(result, data.train, top1, out):
                 say(trainer.console, line, 11)
         note(report_at_end(out, result, data, trainer.kept, trainer.device))

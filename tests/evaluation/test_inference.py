@@ -39,10 +39,11 @@ def images(n: int, classes: int) -> ImageSet:
 @pytest.mark.parametrize("n", [7, 500, 1203])
 def test_accuracy_and_loss_are_those_of_the_full_figures(n):
     data, model = images(n, 6), Linear(6).train()
-    top1, loss = accuracy_and_loss(model, data, CONFIG, CPU)
+    top1, loss, macro = accuracy_and_loss(model, data, CONFIG, CPU)
     found = score(logits(model, data.images, CONFIG, CPU).softmax(-1), data.labels, data.class_names)
     assert top1 == pytest.approx(found.top1, abs=1e-12)
     assert loss == pytest.approx(found.nll, rel=1e-5)
+    assert macro == pytest.approx(found.balanced_accuracy, abs=1e-6)
 
 
 def test_a_logit_that_is_not_finite_shows_in_the_loss():

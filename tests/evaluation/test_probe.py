@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -19,6 +20,7 @@ from feathervit.data import load_data
 from feathervit.errors import CheckpointError, ConfigError, DataError
 from feathervit.evaluation.probe import probe
 from feathervit.models.loading import load_model
+from feathervit.plots.reconstructions import reconstructions
 
 SIZES = {"model": "mlit_nano", "img_size": 16, "patch_size": 4, "batch_size": 32, "arch.depth": 2, "arch.dim": 32}
 
@@ -77,14 +79,17 @@ def test_what_cannot_be_probed(pretrained, folder, arrays):
 
 def test_images_of_reconstructions(pretrained, folder, tmp_path, small):
     """Visible patches are the original's, masked ones grey; the third row fills them."""
-    for extra in ([], [str(folder / "test" / "flat" / "0.png")]):
+    image = folder / "test" / "flat" / "0.png"
+    for extra in ([], [str(image)]):
         path = tmp_path / "out" / "r.png"
         assert main(["plot", "reconstructions", str(pretrained), *extra, "--out", str(path)]) == 0
         with Image.open(path) as png:
-            pixels = np.asarray(png.convert("RGB")).astype(int)
-    rows = [pixels[top : top + 64, -68:-4] for top in (4, 72, 140)]  # one image, 4 times as large
-    original, masked, painted = (row[::4, ::4] for row in rows)
-    assert (original == np.asarray(Image.open(folder / "test" / "flat" / "0.png"))).all()
+            assert min(png.size) > 16
+    stored = load_weights(pretrained)
+    pixels_BCSS = torch.from_numpy(np.asarray(Image.open(image).convert("RGB")).copy()).permute(2, 0, 1)[None]
+    rows = reconstructions(load_model(stored), pixels_BCSS, stored.config)
+    original, masked, painted = (row[0].permute(1, 2, 0).numpy().astype(int) for row in rows)
+    assert (original == np.asarray(Image.open(image).convert("RGB"))).all()
     grey = (masked == 128).all(-1).reshape(4, 4, 4, 4).all((1, 3))
     assert grey.sum() == 12
     visible = ~grey.repeat(4, 0).repeat(4, 1)
@@ -95,3 +100,27 @@ def test_images_of_reconstructions(pretrained, folder, tmp_path, small):
         from feathervit.cli.plot import PlotReconstructions, plot_reconstructions
 
         plot_reconstructions(PlotReconstructions(str(tmp_path / "classifier")), {})
+
+
+def test_classes_of_unequal_size_have_a_macro_accuracy(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name, count in (("many", 12), ("few", 3)):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for n in range(count):
+                image = rng.integers(0, 100 if name == "few" else 255, (16, 16), dtype=np.uint8)
+                Image.fromarray(image).save(tmp_path / "data" / split / name / f"{n}.png")
+    run = tmp_path / "run"
+    outcome = feathervit.train(data=tmp_path / "data", out=run, epochs=2, **SIZES | {"batch_size": 5})
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert float(rows[outcome.result.best["epoch"] - 1]["val_macro"]) == pytest.approx(
+        outcome.result.val["balanced_accuracy"], abs=1e-6
+    )
+    found = probe(run, tmp_path / "data")
+    assert found["imbalanced"]
+    possible = {(round((m + f) / 15, 6), round((m / 12 + f / 3) / 2, 6)) for m in range(13) for f in range(4)}
+    for kinds in found["tokens"].values():
+        for figures in kinds.values():
+            assert (round(figures["top1"], 6), round(figures["balanced_accuracy"], 6)) in possible
+    assert main(["probe", str(run)]) == 0
+    assert "macro" in capsys.readouterr().out

@@ -352,7 +352,7 @@ def test_an_epochs_validation_works_out_what_its_row_holds_and_the_end_all_figur
 
 
 def test_validation_whose_output_is_not_finite_stops_the_run(folder, tmp_path, small, monkeypatch):
-    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *_: (0.5, math.nan))
+    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *_: (0.5, math.nan, 0.5))
     with pytest.raises(DivergedError, match="stopped being finite"):
         feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
 
@@ -365,7 +365,7 @@ def test_no_data_named(tmp_path):
 def test_the_last_epoch_is_kept_where_asked_for(folder, tmp_path, small, monkeypatch):
     """The validation figures here fall with each epoch. The training itself is the same."""
     validate, falling = loop.accuracy_and_loss, itertools.count(99, -1)
-    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *words: (next(falling) / 100, validate(*words)[1]))
+    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *words: (next(falling) / 100, *validate(*words)[1:]))
     for keep in ("best", "last"):
         feathervit.train(data=folder, out=tmp_path / keep, epochs=3, **small, **{"split.keep": keep})
     best, last = (read_result(tmp_path / keep / "result.json") for keep in ("best", "last"))
