@@ -101,7 +101,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             f"{found['out']}/{small['file']}: {small['bytes'] / 1e6:.3f} MB, agrees on {100 * small['agreement']:.2f} %, "
             f"top-1 {100 * small['top1']:.2f} %"
         )
-    if "int8" in times and times["int8"] >= times.get("onnx", times.get("executorch")):
+    if "int8" in times and times["int8"] >= times["onnx"]:
         out.append("int8 is no quicker than float32 on this machine; it is only smaller")
     if "pushed" in found:
         out.append(f"uploaded to {found['pushed']}")

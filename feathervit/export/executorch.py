@@ -1,7 +1,8 @@
 """`--to executorch`: programs for ExecuTorch on devices, lowered to XNNPACK, in 32 bits and in eight.
 
 Notable: the input is one normalised image, since devices have their own ways to crop and resize. The method "facts" of a
-program returns its metadata as JSON. Eight bits are static: torchao's PT2E finds the ranges on training images.
+program returns its metadata as JSON. Eight bits are static: torchao's PT2E finds the ranges on training images. No latency is
+measured, since the Python runtime has no safe setting for one thread.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..files import write_bytes
 from .job import Images, Job
 from .lean import Probabilities
 from .pt2 import trace
-from .verify import MIN_AGREEMENT, agrees, compare, one_thread, passes, race
+from .verify import MIN_AGREEMENT, agrees, compare, passes
 
 
 def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
@@ -45,11 +46,6 @@ def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
     write_bytes(folder / "model.int8.pte", small) if keeps else (folder / "model.int8.pte").unlink(missing_ok=True)
     with quiet():
         routing = job.routing(lambda images: _answers(job, loaded(_program(job, routed=True)), images)[1:])
-    one, image = job.checking.some(1), torch.from_numpy(job.tensors(job.checking.some(1)))
-    with torch.inference_mode(), one_thread(), one_thread_of_executorch():
-        times = race(
-            {"eager": lambda: job.before(one), **{name: lambda run=run: run(image) for name, run in runs.items()}}
-        )
     return {
         "file": "model.pte",
         "bytes": len(exact),
@@ -57,7 +53,6 @@ def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
         **found,
         **routing,
         "int8": {"file": "model.int8.pte" if keeps else None, "bytes": len(small), **eight},
-        "latency_ms": times,
         "min_agreement": MIN_AGREEMENT,
         "passed": agrees(found, MIN_AGREEMENT) and routing.get("same_expert", 1.0) >= MIN_AGREEMENT,
     }
@@ -120,19 +115,6 @@ def _answers(job: Job, run: Callable[[torch.Tensor], list[torch.Tensor]], images
     """Probabilities [N, K], and the gates of a routed program."""
     outputs = [[out.clone() for out in run(image)] for image in torch.from_numpy(job.tensors(images)).split(1)]
     return [torch.cat(column).numpy() for column in zip(*outputs, strict=True)]
-
-
-@contextlib.contextmanager
-def one_thread_of_executorch() -> Iterator[None]:
-    """ExecuTorch on a single thread. Its Python runtime has no public setting for that."""
-    from executorch.extension.pybindings import portable_lib
-
-    threads = portable_lib._threadpool_get_thread_count()
-    portable_lib._unsafe_reset_threadpool(1)
-    try:
-        yield
-    finally:
-        portable_lib._unsafe_reset_threadpool(threads)
 
 
 @contextlib.contextmanager

@@ -51,7 +51,6 @@ def test_both_precisions_answer_as_the_model(exported, digits_run):
     sizes = [(exported / name).stat().st_size for name in ("model.pte", "model.int8.pte")]
     assert sizes == [report["bytes"], report["int8"]["bytes"]]
     assert sizes[1] < 0.6 * sizes[0]
-    assert set(report["latency_ms"]) == {"eager", "executorch", "int8"}
 
 
 def test_a_program_says_what_it_is(exported):
