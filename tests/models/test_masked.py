@@ -46,7 +46,7 @@ PATCHES = [
     ConvStemConfig(1),
     ConvStemConfig(2),
     ConvStemConfig(3),
-    PooledStemConfig(2),
+    PooledStemConfig(1),
     ResidualStemConfig(6, (StageConfig(8, 1, 2), StageConfig(16, 1, 1))),
 ]
 FEEDFORWARDS = [
