@@ -444,7 +444,7 @@ def test_a_model_of_timm(tmp_path_factory, web_cache, monkeypatch, to):
     feathervit.train("digits", out=run, model="timm:test_resnet", patch_size=None, img_size=32, epochs=3, **fields)
     report = feathervit.export_model(run, to, tmp_path_factory.mktemp("out") / "out")
     assert report["passed"]
-    assert report["agreement"] >= 0.97
+    assert report["agreement"] >= (0.95 if to == "int8" else 0.97)  # three epochs leave many images undecided
 
 
 @pytest.mark.parametrize(("model", "patch"), [("timm:resnet18_xxs", None), ("timm:vit_twin_xxs", 4)])

@@ -181,7 +181,6 @@ OTHERS = [
     ("export {world}/run --batch 0 --out {here}/out", "batch"),
     ("export {world}/run --to huggingface --batch 2 --out {here}/out", "batch"),
     ("export {world}/run --min-agreement nan --out {here}/out", "min-agreement"),
-    ("export {world}/run --to pt2 --input tensor --out {here}/out", "--input"),
     ("export {world}/run --input bytes --out {here}/out", "input"),
     ("export {world}/run --out {world}/set --data {world}/set", "holds no export"),
     ("export {world}/run --out {world}/onnx --to pt2", "export --to onnx"),
