@@ -68,7 +68,7 @@ STEM = {
     "readout": "mean",
 }
 CASES = {
-    "mae_digits": {"recipe": "mae_digits", "stored": (8, 1), "classes": 10, "steps": 10, "fields": {}},
+    "mae_digits": {"recipe": "mae_digits", "stored": (8, 1), "classes": 10, "steps": 10, "fields": {"arch.depth": 6}},
     "mlit_xxs, 36 px, 144 patches, batch 128": {
         "recipe": "mlit_cifar100",
         "stored": (36, 3),
