@@ -14,6 +14,7 @@ from ..config import RunConfig, from_dict
 from ..data import load_run_data
 from ..data.loader import Sampler
 from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
+from ..evaluation.confusion import macro_accuracy
 from ..evaluation.evaluate import evaluate
 from ..evaluation.probe import PATCHES, probe
 from ..models import MaskedAutoencoder
@@ -168,7 +169,8 @@ class CellRun:
 def figures(results: list[RunResult], last: Path, probed: bool = True, flip: bool = False) -> dict[str, Any]:
     """The figures of a cell: accuracies, size and speed of the model of its last stage, in `last`; minutes of all stages.
 
-    `flip`: also "flip_test_top1", of the mean of an image's logits and those of its mirror image.
+    `flip`: also "flip_test_top1", of the mean of an image's logits and those of its mirror image. "val_macro" and
+    "test_macro" are there where the classes differ by more than 3 to 1.
 
     A cell that ends with pre-training holds the losses of the kept epoch. If it is `probed`, it also holds accuracies on its
     frozen features, the mean of the patch tokens: of a linear probe, and as "knn_top1" of nearest neighbours.
@@ -185,6 +187,9 @@ def figures(results: list[RunResult], last: Path, probed: bool = True, flip: boo
         model = model.encoder
     else:
         accuracies = {f"{split}_top1": (getattr(result, split) or {}).get("top1") for split in ("val", "test")}
+        for split in ("val", "test"):
+            if (own := getattr(result, split)) and macro_accuracy(own):
+                accuracies[f"{split}_macro"] = own["balanced_accuracy"]
         if flip and result.test:
             accuracies["flip_test_top1"] = evaluate(last, split="test", flip=True)[1].top1
     found = cost(model, stored.config.img_size, stored.in_chans)

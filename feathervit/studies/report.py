@@ -198,8 +198,10 @@ def table(found: dict[str, Any]) -> str:
     published = found.get("published") or {}
     beside = "Published" if published else f"{split.title()} less {first}, points"
     head = ["Arm", "Val top-1, %", "Test top-1, %", beside, "n"]
-    flipped, stepped = (any(name in c for c in found["cells"]) for name in ("flip_test_top1", "steps"))
-    head += ["Test, flip averaged"] * flipped
+    flipped, macro, stepped = (
+        any(name in c for c in found["cells"]) for name in ("flip_test_top1", f"{split}_macro", "steps")
+    )
+    head += ["Test, flip averaged"] * flipped + [f"{split.title()} macro, %"] * macro
     rows = [[*head, "Parameters", "MMACs", "Epochs", *["Steps"] * stepped, "Minutes", "Images/s"]]
     for arm in found["arms"]:
         cells = [c for c in found["cells"] if c["arm"] == arm]
@@ -219,6 +221,7 @@ def table(found: dict[str, Any]) -> str:
                 against,
                 f"{len(done)}" + "".join(f" ({n} {status})" for status, n in others.items()),
                 *[spread([100 * v for v in _values(done, "flip_test_top1")])] * flipped,
+                *[spread([100 * v for v in _values(done, f"{split}_macro")])] * macro,
                 alike([f"{v:,}" for v in _values(done, "parameters")]),
                 alike([f"{v / 1e6:.1f}" for v in _values(done, "macs")]),
                 alike([" + ".join(map(str, v)) for v in _values(done, "epochs")])

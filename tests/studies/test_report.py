@@ -60,6 +60,23 @@ def test_differences_are_of_seeds_that_both_have():
     assert paired(cells, "a", "b", "test_top1") == [pytest.approx(10.0)]
 
 
+def test_classes_of_unequal_size_add_the_macro_accuracy(folder, tmp_path):
+    flat, *others = sorted((folder / "test").iterdir())
+    for name in others:
+        for image in sorted(name.iterdir())[1:]:
+            image.unlink()
+    fields = {**SMALL, "img_size": 16, "patch_size": 4, "model": "mlit_nano"}
+    study = Study("mine", "Why?", replace(recipe("digits"), data=""), {"a": {}}, {"": Size((0,), fields, 2)})
+    ended = run_study(study, tmp_path / "out", data=folder)
+    (cell,) = ended.found["cells"]
+    result = read_result(tmp_path / "out" / "cells" / "a" / "seed-0" / "1" / "result.json")
+    assert cell["test_macro"] == pytest.approx(statistics.mean(result.test["per_class"].values()))
+    assert "val_macro" not in cell
+    head, _, row = (line.split(" | ") for line in table(ended.found).splitlines() if line.startswith("|"))
+    assert row[head.index("Test macro, %")] == f"{100 * cell['test_macro']:.2f}"
+    assert len(list(flat.iterdir())) > 3
+
+
 def test_no_path_of_the_machine_is_kept(folder, tmp_path):
     fields = {**SMALL, "img_size": 16, "patch_size": 4, "model": "mlit_nano"}
     study = Study(
