@@ -143,6 +143,8 @@ def predict(args: Predict, _: dict) -> int:
         for p in found:
             for rank, (name, share) in enumerate(zip(p.classes, p.probabilities, strict=True), 1):
                 out.writerow([p.source, rank, name, f"{share:.6f}", p.label])
+        if other:
+            print(f"feathervit: {other_line(asdict(other))}", file=sys.stderr)
     elif found:
         asked = bool(other or args.min_confidence)
         table = new_table("file", *["label"] * asked, *(f"{n}." for n in range(1, len(found[0].classes) + 1)))

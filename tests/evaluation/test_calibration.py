@@ -298,6 +298,9 @@ def test_other_on_the_command_line(run, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"{100 * stored['known']:.1f} % of {stored['n']} validation images get it" in said
     assert f"{100 * stored['strangers']:.1f} % of images of no class do not" in said
+    assert main(["predict", str(copy), str(noise), "--csv"]) == 0
+    rows, said = capsys.readouterr()
+    assert rows.count("\n") == 1 + 20 * 3 and f"{100 * stored['known']:.1f} %" in said
     assert main(["predict", str(copy), str(noise), "--min-confidence", "0", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["other"] is None and all(p["sure"] for p in found["predictions"])
