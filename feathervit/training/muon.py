@@ -29,16 +29,31 @@ def orthogonalise(update_MRC: Tensor) -> Tensor:
 
     Takes and returns [M, R, C]. It computes in bfloat16 on CUDA and in float32 elsewhere.
     """
-    a, b, c = COEFFICIENTS
     x_MRC = update_MRC.bfloat16() if update_MRC.is_cuda else update_MRC.float()
     tall = x_MRC.shape[-2] > x_MRC.shape[-1]
     if tall:
         x_MRC = x_MRC.mT
     x_MRC = x_MRC / (x_MRC.norm(dim=(-2, -1), keepdim=True) + EPS)
-    for _ in range(ITERATIONS):
+    if x_MRC.is_cuda or x_MRC.shape[-1] < 2 * x_MRC.shape[-2]:
+        for _ in range(ITERATIONS):
+            x_MRC = _polynomial(x_MRC @ x_MRC.mT) @ x_MRC
+    else:  # the same product, through the small Gram matrices; bfloat16 has too few digits for it
         gram_MRR = x_MRC @ x_MRC.mT
-        x_MRC = torch.baddbmm(x_MRC, torch.baddbmm(gram_MRR, gram_MRR, gram_MRR, beta=b, alpha=c), x_MRC, beta=a)
+        product_MRR = p_MRR = _polynomial(gram_MRR)
+        for _ in range(ITERATIONS - 1):
+            gram_MRR = p_MRR @ gram_MRR @ p_MRR
+            p_MRR = _polynomial(gram_MRR)
+            product_MRR = p_MRR @ product_MRR
+        x_MRC = product_MRR @ x_MRC
     return (x_MRC.mT if tall else x_MRC).to(update_MRC.dtype)
+
+
+def _polynomial(gram_MRR: Tensor) -> Tensor:
+    """aI + bG + cG^2: one iteration multiplies X by it, where G = X X^T."""
+    a, b, c = COEFFICIENTS
+    p_MRR = torch.baddbmm(gram_MRR, gram_MRR, gram_MRR, beta=b, alpha=c)
+    p_MRR.diagonal(dim1=-2, dim2=-1).add_(a)
+    return p_MRR
 
 
 def hidden_matrices(model: nn.Module) -> set[str]:

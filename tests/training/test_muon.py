@@ -20,7 +20,7 @@ from feathervit.config import (
 )
 from feathervit.models import Encoder, create_model
 from feathervit.training.average import MovingAverage
-from feathervit.training.muon import hidden_matrices
+from feathervit.training.muon import hidden_matrices, orthogonalise
 from feathervit.training.optim import build_optimizer, set_learning_rate
 
 
@@ -86,6 +86,16 @@ def test_steps_are_those_of_the_reference(matrix_rate):
             reference.step(0.02 * (matrix_rate if name.startswith("blocks.") else 1.0))
     for name, p in theirs.named_parameters():
         assert_close(ours.get_parameter(name), p, atol=2e-5, rtol=2e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 72), (72, 8), (24, 40), (128, 1152)])
+@pytest.mark.parametrize("rank", [3, 8])
+def test_orthogonalisation_is_the_references_for_every_shape(shape, rank):
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(2, shape[0], rank, generator=generator)
+    matrices = left @ torch.randn(2, rank, shape[1], generator=generator)
+    expected = torch.stack([newton_schulz(m.double()) for m in matrices])
+    assert_close(orthogonalise(matrices).double(), expected, atol=1e-4, rtol=0)
 
 
 def test_which_weights_are_hidden_matrices():
