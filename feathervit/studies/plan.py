@@ -2,8 +2,8 @@
 
 A budget in minutes becomes epochs here: the time of an epoch is that of its training images at the measured speed of the
 stage's training step (`benchmark.train`). With one thread on a CPU, time is CPU time, so that a study can be planned beside
-other work. Validation and the figures at the end come on top. Speeds that trials measured are
-taken from them. Later calls, on any machine, read the epochs and measure nothing.
+other work. Validation and the figures at the end come on top. Later calls, on any machine, read the epochs and measure
+nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..recipes.planning import of_the_weights, planned
 from ..results import commit, machine, write_json
 from .claim import claim
 from .definition import NAME, Published, Stage, Study, check_study
-from .trials import Measured, Trial
+from .trials import Tried
 
 STEPS, ROUNDS = 2, 3  # of a measurement
 WORDS = ("recipe", "share", "data")  # words of a stage that are not fields of the run
@@ -85,11 +85,11 @@ def make_plan(
     out: Path,
     command: str,
     say: Callable[[str], None],
-    trials: Mapping[str, Trial] = MappingProxyType({}),
+    trials: Mapping[str, Tried] = MappingProxyType({}),
 ) -> Plan:
     """Reads or makes the plan of folder `out` for this study; new arms and seeds are added to it.
 
-    `trials`: the trials of arms, with the speeds measured there. Raises RunFolderError if the folder holds another study,
+    `trials`: what was tried for each arm. Raises RunFolderError if the folder holds another study,
     naming what differs, and ConfigError for a study that cannot run, naming the arm.
     """
     size = study.size(size_name)
@@ -99,7 +99,7 @@ def make_plan(
     asked = Plan(
         study.name, study.question, to_dict(study.base), _json(size.fields), budget, arms, list(size.seeds), command
     )
-    asked.trials = {arm: dict(trials[arm].tried) for arm in study.arms if arm in trials}
+    asked.trials = {arm: trials[arm] for arm in study.arms if arm in trials}
     asked.published = {arm: to_dict(own) for arm in study.arms if (own := study.published.get(arm))}
     path = out / "plan.json"
     while True:
@@ -118,8 +118,7 @@ def make_plan(
                 plan = _merged(stored, asked, out)
                 for arm in asked.arms:
                     if arm not in plan.epochs:
-                        known = trials[arm].measured if arm in trials else None
-                        _settle(study, size.fields, arm, plan, say, speeds, known)
+                        _settle(study, size.fields, arm, plan, say, speeds)
                         write_json(path, plan)  # a call that is stopped measures none again
                 write_json(path, plan)
             continue
@@ -217,12 +216,10 @@ def _settle(
     plan: Plan,
     say: Callable[[str], None],
     measured: dict[str, float],
-    known: Measured | None,
 ) -> None:
     """Writes the epochs of the arm's stages into the plan, and so checks every field before anything runs.
 
-    `measured`: speeds of this call by configuration, so that arms that differ only in a rate are measured once. `known`:
-    the speeds that trials measured.
+    `measured`: speeds of this call by configuration, so that arms that differ only in a rate are measured once.
     """
     stages = study.stages(arm)
     minutes = plan.budget.get("minutes")
@@ -235,8 +232,7 @@ def _settle(
             if own is None and "epochs" in plan.budget:
                 own = max(1, round(share * plan.budget["epochs"]))
             if own is None and minutes:
-                given = known.images_per_s[number - 1] if known else None
-                speed, seen = _speed(config, given, measured)
+                speed, seen = _speed(config, measured)
                 own = max(1, round(share * 60 * minutes * speed / seen))
                 say(f"{arm}, stage {number}: {speed:,.0f} images/s, {seen / speed:.1f} s per epoch: {own} epochs")
         except FeatherVitError as error:
@@ -247,20 +243,18 @@ def _settle(
     if minutes:
         plan.images_per_s[arm] = speeds
         here = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        plan.measured_on = {**(plan.measured_on or {}), arm: known.on if known else here}
+        plan.measured_on = {**(plan.measured_on or {}), arm: here}
 
 
-def _speed(config: RunConfig, given: float | None, measured: dict[str, float]) -> tuple[float, int]:
+def _speed(config: RunConfig, measured: dict[str, float]) -> tuple[float, int]:
     """Returns (images per second of a training step, images per epoch) of a resolved configuration on this machine.
 
-    `given`: the speed, if it is known. `measured`: speeds by configuration; a new one is added.
+    `measured`: speeds by configuration; a new one is added.
     """
     labelled = config.objective != "reconstruction"
     data = load_run_data(config)
     sampler = Sampler(len(data.train), config.batch_size, 0, repeats=config.augment.repeats)
     seen = sampler.steps_per_epoch * min(config.batch_size, len(data.train) * config.augment.repeats)
-    if given is not None:
-        return given, seen
     if config.objective == "distillation" and not config.teacher:  # a stage before this one
         config = replace(config, objective="classification")
     key = json.dumps(to_dict(replace(config, lr=0.0)), sort_keys=True)

@@ -1,41 +1,22 @@
 """Trials: short runs of candidates, as learning rates, of which validation chooses one for each arm of a study.
 
 The trials of the study NAME are the study NAME-trials (`trials_of`). Its study.json, given to NAME, holds the validation
-accuracy of each candidate, and the speeds that its plan measured, so that all budgets follow from one measurement.
+accuracy of each candidate.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, RunFolderError
 from .definition import Stage, Study
 
-
-@dataclass(frozen=True)
-class Measured:
-    """Images per second of each stage, and the machine that measured them."""
-
-    images_per_s: list[float]
-    on: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What was tried for one arm: candidate -> validation accuracy, None where its run failed; and the measured speeds."""
-
-    tried: Mapping[str, float | None]
-    measured: Measured | None
-
-    @property
-    def best(self) -> str:
-        return max(self.tried, key=lambda name: -math.inf if self.tried[name] is None else self.tried[name])
+Tried = dict[str, float | None]  # candidate -> validation accuracy, None where its run failed
 
 
 def rates(lr: float) -> dict[str, Stage]:
@@ -54,8 +35,8 @@ def trials_of(study: Study) -> Study:
     return Study(f"{study.name}-trials", question, study.base, arms, {"": study.trials})
 
 
-def with_choices(study: Study, path: Path | None) -> tuple[Study, dict[str, Trial]]:
-    """The study with the best candidate of each arm in its place, and the trials, by arm, from the study.json at `path`.
+def with_choices(study: Study, path: Path | None) -> tuple[Study, dict[str, Tried]]:
+    """Returns the study with each arm's best candidate in its place, and what was tried, by arm, from `path`, a study.json.
 
     Raises ConfigError where trials are needed and missing, or given and not needed; RunFolderError for a file that is not
     the result of the trials.
@@ -75,7 +56,7 @@ def with_choices(study: Study, path: Path | None) -> tuple[Study, dict[str, Tria
     found = _read(path, name)
     trials = {arm: _trial(found, arm, candidates, path) for arm, candidates in chosen.items()}
     arms = {
-        arm: _changed(study, arm, chosen[arm][trials[arm].best]) if arm in chosen else stages
+        arm: _changed(study, arm, chosen[arm][_best(trials[arm])]) if arm in chosen else stages
         for arm, stages in study.arms.items()
     }
     return replace(study, arms=arms), trials
@@ -100,17 +81,18 @@ def _read(path: Path, name: str) -> dict[str, Any]:
         raise RunFolderError(f"{path} is not a result of the study {name}: {error}") from error
 
 
-def _trial(found: dict[str, Any], arm: str, candidates: Mapping[str, Stage], path: Path) -> Trial:
-    tried: dict[str, float | None] = {}
-    measured = None
+def _trial(found: dict[str, Any], arm: str, candidates: Mapping[str, Stage], path: Path) -> Tried:
+    tried: Tried = {}
     for name in candidates:
         own = [c for c in found["cells"] if c["arm"] == _named(arm, name) and c["status"] in ("finished", "failed")]
         if not own:
             raise ConfigError(f"{path}: the trial {_named(arm, name)!r} has not ended; run it first")
         tops = [cell["val_top1"] for cell in own if cell["status"] == "finished"]
         tried[name] = statistics.mean(tops) if tops else None
-        if measured is None and (speeds := found["images_per_s"].get(_named(arm, name))):
-            measured = Measured(speeds, found["measured_on"][_named(arm, name)])
     if all(top1 is None for top1 in tried.values()):
         raise ConfigError(f"{path}: all trials of {arm!r} failed; choose other candidates")
-    return Trial(tried, measured)
+    return tried
+
+
+def _best(tried: Tried) -> str:
+    return max((name for name, top1 in tried.items() if top1 is not None), key=lambda name: tried[name])

@@ -39,6 +39,8 @@ _ARMS: dict[str, Stage] = {
     },
     **{f"{name}, its usual recipe": {"recipe": usual, **model} for name, (model, usual) in PEERS.items()},
 }
+_LIGHT = "ResNet-18, a quarter as wide, recipe of feather_xxs without TrivialAugment"  # it sees each image fewer times
+_ARMS[_LIGHT] = {"recipe": _OURS, **RESNET, "augment.policy": "none"}
 
 peers = Study(
     name="peers",
