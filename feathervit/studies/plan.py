@@ -30,7 +30,7 @@ from .claim import claim
 from .definition import NAME, Published, Stage, Study, check_study
 from .trials import Tried
 
-STEPS, ROUNDS = 2, 3  # of a measurement
+STEPS, ROUNDS = 5, 5  # of a measurement; the first steps of a process are slower
 WORDS = ("recipe", "share", "data")  # words of a stage that are not fields of the run
 
 
