@@ -61,7 +61,7 @@ def run(
 ) -> dict[str, Any]:
     """Measures a training step of `config` on random images at the model's input size; returns JSON-ready figures.
 
-    "images_per_s": median over `rounds` of `steps` steps each; with progressive resizing, the mean over the run.
+    "images_per_s": median over `rounds` of `steps` steps each.
     "images_per_cpu_s": the same per second of this process's CPU time, which other programs hardly change; None on a GPU.
     "ms": median milliseconds of each part of a step. "peak_mb": of the device's allocator, or this process's resident memory
     on the CPU. "tflops": 10^12 floating-point operations per second, None where they cannot be counted. Raises the errors of
@@ -83,26 +83,13 @@ def run(
         ahead = trainer.feed.ahead
         steps = -(-steps // ahead) * ahead  # whole groups of batches, so that a round holds all that its steps cost
         _forget_peak(device)
-        shares = trainer.resizing.shares()  # of the steps, by the side of their images
-
-        def sized(side: int) -> None:
-            trainer.resizing.side = lambda _: side
-
-        for side in dict.fromkeys((*shares, config.img_size)):  # warm-up
-            sized(side)
-            for _ in range(max(2, ahead)):
-                step()
+        for _ in range(max(2, ahead)):  # warm-up
+            step()
         speeds, on_cpu, parts = [], [], []
         for _ in range(rounds):
-            wall = cpu = 0.0
-            for side, share in shares.items():
-                sized(side)
-                began = time.process_time()
-                wall += share * _seconds(lambda: [step() for _ in range(steps)], device)
-                cpu += share * (time.process_time() - began)
-            speeds.append(steps * config.batch_size / wall)
-            on_cpu.append(steps * config.batch_size / cpu)
-            sized(config.img_size)
+            began = time.process_time()
+            speeds.append(steps * config.batch_size / _seconds(lambda: [step() for _ in range(steps)], device))
+            on_cpu.append(steps * config.batch_size / (time.process_time() - began))
             several = [_split(trainer, step) for _ in range(ahead)]
             parts.append([statistics.mean(column) for column in zip(*several, strict=True)])
     speed = statistics.median(speeds)
@@ -123,7 +110,7 @@ def run(
         "processes": group.world,
         "images_per_s": speed,
         "images_per_cpu_s": statistics.median(on_cpu) if device.type == "cpu" else None,
-        "tflops": 2 * 3 * macs * speed / 1e12 if macs and len(shares) == 1 else None,
+        "tflops": 2 * 3 * macs * speed / 1e12 if macs else None,
         "ms": {
             name: 1e3 * statistics.median(column) for name, column in zip(PARTS, zip(*parts, strict=True), strict=True)
         },

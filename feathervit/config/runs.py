@@ -109,8 +109,6 @@ class Augmentation:
     """Share of the images that are mixed."""
     switch_prob: Share = 0.5
     """Probability of CutMix if MixUp and CutMix are both on."""
-    initial_scale: Annotated[float, Bounds(0.25, 1)] = 1.0
-    """Side of the first training images as a share of the image size. It grows for four fifths of the run (1: always full)."""
     repeats: Count = 1
     """Views of one image in a batch (repeated augmentation)."""
     sampling: Literal["all", "balanced"] = "all"

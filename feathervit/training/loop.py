@@ -43,7 +43,6 @@ from .objectives import balanced_class_weights, build_objective
 from .optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
 from .progress import Progress
 from .records import MetricsFile
-from .resizing import Resizing
 from .teacher import load_teacher
 from .trackers import Trackers
 
@@ -97,7 +96,6 @@ class Trainer:
         if config.loss.class_weights == "balanced":
             weights = balanced_class_weights(data.train.labels, classes).to(device)
         self.optimizer = build_optimizer(self.model, config)
-        self.resizing = Resizing(config, self.model, data.train.images.shape[1], config.epochs * self.steps_per_epoch)
         teacher = None
         if config.objective == "distillation":
             teacher = load_teacher(config, data.train.class_names, data.train.images.shape[1]).to(device)
@@ -306,7 +304,6 @@ class Trainer:
         chance = Chance(self.config.seed, step, self.samplers[micro].rank)
         seed(self.device, chance.number("model"))  # gate noise, dropout, drop path
         x, targets = self.feed.batch(step, micro)
-        x = self.resizing.fit(x, self.resizing.side(step))
         with autocast(self.device, self.dtype):
             self.compiled.prepare(x, targets)
             loss, figures = self.objective(x, targets)
@@ -348,7 +345,6 @@ class Trainer:
 
     def _end_epoch(self, epoch: int, lr: float) -> dict[str, Any]:
         """Validates, writes the epoch's row, and keeps the weights if they are the best."""
-        self.resizing.restore()
         *sums, seen = self.group.add(self.sums).tolist()
         self.sums.zero_()
         row: dict[str, Any] = {"epoch": epoch, "lr": lr}

@@ -88,8 +88,7 @@ def measure(
         )
         ahead = trainer.feed.ahead  # a GPU gets several batches at once, so a round takes whole groups of them
         steps = -(-ROUND_STEPS // ahead) * ahead
-        shares = trainer.resizing.shares()
-        numbers = iter(range(len(shares) * (max(WARM_STEPS, ahead) + ROUNDS * steps)))
+        numbers = iter(range(max(WARM_STEPS, ahead) + ROUNDS * steps))
 
         def several(count: int) -> float:
             started = time.perf_counter()
@@ -98,12 +97,8 @@ def measure(
             _wait(device)
             return time.perf_counter() - started
 
-        step = 0.0
-        for side, share in shares.items():
-            trainer.resizing.side = lambda _, side=side: side
-            several(max(WARM_STEPS, ahead))
-            step += share * statistics.median(several(steps) for _ in range(ROUNDS)) / steps
-        trainer.resizing.restore()
+        several(max(WARM_STEPS, ahead))
+        step = statistics.median(several(steps) for _ in range(ROUNDS)) / steps
         epoch = step * trainer.steps_per_epoch + _validation(trainer)
     step, epoch = (group.add(torch.tensor([step, epoch], device=device)) / group.world).tolist()
     return Timing(step, epoch)

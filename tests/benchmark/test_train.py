@@ -12,7 +12,6 @@ from feathervit.models import create_model
 from feathervit.models.cost import cost
 from feathervit.training.distributed import Group
 from feathervit.training.loop import Trainer
-from feathervit.training.resizing import Resizing
 
 
 @pytest.mark.parametrize("model", ["mlit_nano", "timm:test_resnet"])
@@ -49,17 +48,6 @@ def test_the_step_is_the_trainers(monkeypatch):
     run(RunConfig(model="mlit_nano", img_size=16, patch_size=8, batch_size=4, optim=optim), steps=3, rounds=2)
     assert len(seen) == 2 + 2 * (3 + 1)  # warming up; in each round three steps together and one in parts
     assert seen[0].averaged is not seen[0].model
-
-
-def test_progressive_resizing_is_timed_at_each_of_its_sizes(monkeypatch):
-    sides, whole = [], Resizing.fit
-    monkeypatch.setattr(Resizing, "fit", lambda self, x, side: (sides.append(side), whole(self, x, side))[1])
-    augment = Augmentation(initial_scale=0.5)
-    found = run(
-        RunConfig(model="feather_nano", img_size=16, patch_size=8, batch_size=4, augment=augment), steps=2, rounds=1
-    )
-    assert sides == [8, 8, 16, 16, 8, 8, 16, 16, 16]  # warming up; two steps of each; one in parts
-    assert found["tflops"] is None and found["images_per_s"] > 0
 
 
 def test_a_step_counts_as_three_forward_passes():

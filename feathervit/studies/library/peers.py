@@ -21,7 +21,6 @@ CONTROL: Stage = {  # the stem of feather_xxs, deeper, with the mean of its outp
     "arch.dim": 122,
     "arch.patches": ResidualStemConfig(16, (StageConfig(32, 2), StageConfig(64, 2), StageConfig(122, 2))),
 }
-_OF_ONE_SIZE: Stage = {"augment.initial_scale": 1.0}  # positions of one image size take no progressive resizing
 PEERS: dict[str, tuple[Stage, str]] = {  # name: (model, its usual recipe)
     "ResNet-18, a quarter as wide": (RESNET, "resnet_cifar100"),
     "ResNet-20, wider": ({"model": "timm:resnet20_xxs"}, "resnet_cifar100"),
@@ -33,10 +32,7 @@ PEERS: dict[str, tuple[Stage, str]] = {  # name: (model, its usual recipe)
 _ARMS: dict[str, Stage] = {
     "feather_xxs": {"recipe": _OURS, "model": "feather_xxs", "patch_size": 8},
     "feather_xxs without attention": {"recipe": _OURS, **CONTROL},
-    **{
-        f"{name}, recipe of feather_xxs": {"recipe": _OURS, **model, **(_OF_ONE_SIZE if "patch_size" in model else {})}
-        for name, (model, _) in PEERS.items()
-    },
+    **{f"{name}, recipe of feather_xxs": {"recipe": _OURS, **model} for name, (model, _) in PEERS.items()},
     **{f"{name}, its usual recipe": {"recipe": usual, **model} for name, (model, usual) in PEERS.items()},
 }
 _LIGHT = "ResNet-18, a quarter as wide, recipe of feather_xxs without TrivialAugment"  # it sees each image fewer times
