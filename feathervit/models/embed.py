@@ -245,10 +245,10 @@ class ResidualBlock(nn.Module):
         self.bn3 = MaskedBatchNorm2d(out_chans) if changed else None
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x), kept))
+        y = self.bn1(self.conv1(x), kept).relu_()  # in place: no backward pass needs what batch norm returned
         y = self.bn2(self.conv2(y), kept)
         x = self.shortcut(self.pool(x))
-        return F.relu(y + (x if self.bn3 is None else self.bn3(x, kept)))
+        return y.add_(x if self.bn3 is None else self.bn3(x, kept)).relu_()
 
 
 class ResidualStem(PatchEmbed):
@@ -287,7 +287,7 @@ class ResidualStem(PatchEmbed):
         if kept_B1GG is not None:
             x = x * _enlarged(kept_B1GG, x.shape[-1])
         x = self.proj(x)
-        x = F.relu(self.bn(x, _enlarged(kept_B1GG, x.shape[-1])))
+        x = self.bn(x, _enlarged(kept_B1GG, x.shape[-1])).relu_()
         for i, block in enumerate(self.residual):
             x = block(x, _enlarged(kept_B1GG, -(-x.shape[-1] // block.stride)))
             if taken is not None and i in self.ends:
