@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..definition import Study
 from .claims import claims, claims_deep, poorvit_claims, poorvit_claims_trials
 from .design import DESIGN
-from .feather import feather
 from .folders import folders
 from .papers import papers
 from .peers import peers, peers_trials
@@ -16,7 +15,7 @@ from .transfer import transfer, transfer_trials
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
-        *(sharing, pretrain_or_scratch, *DESIGN, feather),
+        *(sharing, pretrain_or_scratch, *DESIGN),
         *(peers_trials, peers, folders, transfer_trials, transfer),
         *(claims, claims_deep, poorvit_claims_trials, poorvit_claims, papers),
     )
