@@ -112,9 +112,8 @@ class Feed:
         """Starts making a group on the device."""
         if number in self._begun:
             return
-        drawing = self._drawing.get(number) or self._thread.submit(
-            self._draw, number
-        )  # sampler and draws are the thread's
+        # Only the thread uses the samplers and draws.
+        drawing = self._drawing.get(number) or self._thread.submit(self._draw, number)
         with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
             self._begun[number] = self._make(drawing.result())
 

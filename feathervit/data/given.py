@@ -134,9 +134,8 @@ def one_or_more(x: Array, channels: int) -> torch.Tensor:
     x = _levels(x)
     if x.ndim == 2 and channels == 1:
         return x[None, None]
-    if (
-        x.ndim == 3 and channels == 1 and x.shape[0] != 1 and x.shape[2] not in (1, 3, 4)
-    ):  # [H, W, 3] is a colour image, not H grey ones
+    # [H, W, 3] is a colour image, not H grey ones.
+    if x.ndim == 3 and channels == 1 and x.shape[0] != 1 and x.shape[2] not in (1, 3, 4):
         return x[:, None]
     if x.ndim == 3:
         x = x[None]
