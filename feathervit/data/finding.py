@@ -27,8 +27,8 @@ from .table import find_table
 def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008
     """Finds data as `locate` does, and raises an error if it cannot be trained on.
 
-    Raises UnknownNameError for a class that train does not have, DataError for class folders whose images cannot be read, and
-    ConfigError for a group in two splits.
+    Raises UnknownNameError for a class that train does not have. Raises DataError for class folders whose images cannot be
+    read. Raises ConfigError for a group in two splits.
     """
     found = locate(source, labelled, reading)
     for name in found.unknown:

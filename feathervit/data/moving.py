@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Tree = TypeVar("Tree")
-_ALIGNED = 16  # bytes: each tensor begins at a multiple of it in the buffer
+_ALIGNED = 16  # bytes: alignment of each tensor in the buffer
 
 
 def to_device(tree: Tree, device: torch.device) -> Tree:

@@ -38,7 +38,7 @@ SUFFIXES = frozenset(" ".join([_SUFFIXES, *(own for own, there, _ in _OPTIONAL.v
 UNREADABLE = dict.fromkeys(_OTHERS.split(), "conversion to JPEG or PNG")
 UNREADABLE |= {suffix: needs for own, there, needs in _OPTIONAL.values() if not there for suffix in own.split()}
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # PIL's errors say what it logs about damaged files
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # the error also says what PIL logs about a damaged file
 
 
 @contextmanager

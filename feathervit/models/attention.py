@@ -3,7 +3,7 @@
 `look` takes the same arguments and returns the attention weights and the values, for plots and tests.
 
 q, k and v are one product. PyTorch's default initialisation depends only on the fan-in, so one layer starts like three
-separate ones. In multi-head attention, every head has its own keys and values.
+separate ones. Multi-head attention is the case of as many key/value heads as heads.
 
 Legend: B batch, N tokens, D width, H heads, G key/value heads, K head width.
 """

@@ -81,7 +81,7 @@ class TimmContract:
         intermediates_only: bool = False,
         output_dict: bool = False,
     ) -> Any:
-        """Returns the outputs of the levels in `feature_info`, like timm's models: (`forward_features`, [one per chosen level]).
+        """Returns outputs of the levels in `feature_info`, like timm's models: (`forward_features`, [one per chosen level]).
 
         Levels are the stages of a residual stem, then the layers.
 

@@ -204,7 +204,7 @@ class FastLinear(nn.Linear):
 
 
 class FastSharedVW2(SharedVW2):
-    """`SharedVW2` in chunks, while its projections are the ones that `accelerate` replaced."""
+    """`SharedVW2` in chunks, if its projections are still the ones that `accelerate` replaced."""
 
     def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
         projections = (self.w, self.v, self.w2)

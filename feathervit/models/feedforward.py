@@ -76,8 +76,8 @@ class ConvMLP(nn.Module):
 class RecalibratedConvMLP(ConvMLP):
     """DAFF of DHVT (arXiv 2210.05958), without its batch norms (ours).
 
-    A prefix token x becomes x * e(m), where m is the mean of the patches' outputs, and e is linear, GELU, linear with a
-    hidden width of D / `reduction`.
+    A prefix token x becomes x * e(m). Here m is the mean of the patches' outputs, and e is linear, GELU, linear with a hidden
+    width of D / `reduction`.
     """
 
     def __init__(self, dim: int, hidden: int, reduction: int, dropout: float = 0.0):

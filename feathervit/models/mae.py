@@ -1,10 +1,9 @@
 """Masked auto-encoder around any encoder of the package (arXiv 2407.17783, section 2.2; arXiv 2111.06377).
 
 Each image gets its own mask, of an exact number of patches. Only the visible patches and the prefix tokens go through the
-encoder. One bias-free projection maps the encoder's normalised output to the width of the decoder. The output is in the
-original order, with a mask token for each hidden patch. The decoder's layers are of the encoder's kinds. The prefix token
-(the dummy patch) goes through both halves but not into the loss. Decoder sizes are ours: the paper's Table 2 is not
-available.
+encoder. The encoder's normalised output is put into the original order, with a mask token for each hidden patch. One
+bias-free projection then maps it to the width of the decoder, whose layers are of the encoder's kinds. The prefix token (the
+dummy patch) goes through both halves but not into the loss. Decoder sizes are ours: the paper's Table 2 is not available.
 
 Legend: B batch, C channels, S image side, N patches, K visible patches, P prefix tokens, D width, X values of a patch.
 """
