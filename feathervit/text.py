@@ -15,7 +15,7 @@ def shown(name: str) -> str:
 
 def _shown(character: str) -> str:
     kind = unicodedata.category(character)
-    if kind == "Cs":  # a lone surrogate, as which Python holds a byte that is not UTF-8
+    if kind == "Cs":  # a lone surrogate: Python's form of a byte that is not UTF-8
         return "\ufffd"
     return character.encode("unicode_escape").decode() if kind == "Cc" else character
 

@@ -92,7 +92,7 @@ class FileImages:
         try:
             modes = self.scan().modes
         except DataError:
-            if any(map(_header_or_none, self.items)):  # the cache cannot be written
+            if any(map(_header_or_none, self.items)):  # images can be read, so the cache cannot be written
                 raise
             return Values()  # no image can be read; `store` reports it
         if not any(map(is_deep, modes)):

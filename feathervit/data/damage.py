@@ -145,7 +145,7 @@ def _read_scan(data: bytes, at: int, jpeg: _Jpeg) -> int:
         while filled > at and data[filled - 1] == 0xFF:
             filled -= 1
         jpeg.parts.append((at, filled))
-        if not found or not 0xD0 <= data[end + 1] <= 0xD7:  # any marker but a restart
+        if not found or not 0xD0 <= data[end + 1] <= 0xD7:  # any marker except a restart
             return end
         at = end + 2
 

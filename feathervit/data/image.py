@@ -128,7 +128,7 @@ def _decoding(
                 doubted = doubt(data, image) if thorough else None
                 image = _in_eight_bits(image, mode, source, scale) if is_deep(mode) else image
                 yield _Decoded(image, size, kind, doubted)
-    except Exception as error:  # PIL's readers raise many types: OSError, SyntaxError, struct.error, zlib.error...
+    except Exception as error:  # PIL raises many types of exception: OSError, SyntaxError, struct.error, zlib.error...
         raise ImageError(source, reason(error, source)) from error
 
 

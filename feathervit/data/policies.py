@@ -37,7 +37,7 @@ ENHANCEMENTS = ("Brightness", "Contrast", "Color", "Sharpness")
 AFFINE = OPERATIONS[11:]
 _SIGNED = torch.tensor([name in ENHANCEMENTS + AFFINE for name in OPERATIONS])
 _TRIVIAL = torch.tensor([i for i, name in enumerate(OPERATIONS) if name not in ("Invert", "SolarizeAdd")])
-_RAND_PROBABILITY = 0.5  # with which a drawn operation is applied, as in timm
+_RAND_PROBABILITY = 0.5  # probability with which a drawn operation is applied, as in timm
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,9 @@ def draw_policy(
     Signs are fair coins.
     """
     if name == "rand":
-        op = torch.randint(1, len(OPERATIONS), (batch, rand_ops), generator=generator)  # any but the identity
+        op = torch.randint(
+            1, len(OPERATIONS), (batch, rand_ops), generator=generator
+        )  # any operation except the identity
         apply = torch.rand(op.shape, generator=generator) < _RAND_PROBABILITY
         level = torch.randn(op.shape, generator=generator, dtype=torch.float64)
         magnitude = rand_magnitudes(op, (rand_magnitude + rand_std * level).clamp_(0, 10), size)

@@ -75,7 +75,10 @@ def _twin(
 
 
 def _resnet(channels: tuple[int, ...], blocks: int, num_classes: int, in_chans: int, **words: Any) -> nn.Module:
-    """Builds a ResNet of `blocks` basic blocks per stage, with a stem for small images: one 3x3 convolution, no pooling."""
+    """Builds a ResNet of `blocks` basic blocks per stage, with a stem for small images.
+
+    The stem is one 3x3 convolution of stride 1, without pooling.
+    """
     shape = {"channels": channels, "stem_type": "deep", "stem_width": channels[0] // 2}
     model = ResNet(BasicBlock, (blocks,) * len(channels), num_classes, in_chans, **shape, **words)
     model.conv1, model.maxpool = nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False), nn.Identity()

@@ -36,8 +36,8 @@ def sincos_positions(grid_size: int, prefix: int, dim: int) -> Tensor:
 def rotary_turns(grid_size: int, prefix: int, head_dim: int) -> Tensor:
     """Returns timm's table [1, P + G^2, 2K]: K sines, then K cosines, of the angles that rotate a token's pairs of q and k.
 
-    The first half of the pairs rotates with the row, the second with the column. Pair i of a half rotates by row *
-    base^(-4i/K) (axial rotary positions, arXiv 2403.13298). Raises ConfigError if the head width is not a multiple of 4.
+    The first half of the pairs rotates with the row, the second with the column. Pair i of a half rotates by
+    row * base^(-4i/K) (axial rotary positions, arXiv 2403.13298). Raises ConfigError if the head width is not a multiple of 4.
     """
     if head_dim % 4:
         raise ConfigError(

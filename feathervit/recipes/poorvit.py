@@ -4,8 +4,8 @@ The learning rate does not scale with the batch size. As in the repository, grey
 what the policy moves. These are ours, where the repository does otherwise:
 
 - Its 100 epochs, 10 of them warm-up, show each image three times. Here there are 300 epochs, 30 of them warm-up.
-- It has the three views in one batch. Here a batch holds different images. (`--augment.repeats 3 --batch-size 255 --epochs
-  100 --optim.warmup-epochs 10` comes close to the repository.)
+- It has the three views in one batch. Here a batch holds different images. These flags come close to the repository:
+  `--augment.repeats 3 --batch-size 255 --epochs 100 --optim.warmup-epochs 10`.
 - It mixes half of the batches, each with one lambda. Here each image is mixed with probability 0.5 and its own lambda.
 - It reports the best epoch on the test split. Here a tenth of train chooses the epoch.
 - Here the patches have no bias.
