@@ -101,9 +101,7 @@ def _fetch(name: str, url: str, place: Path, make: Callable[[], Any]) -> Any:
             with suppress(OSError):  # a folder that cannot be written must hold the files already
                 alone.enter_context(FileLock(place.parent / ".lock"))  # several processes may download them
             return make()
-    except (
-        Exception
-    ) as error:  # a download fails in many ways: no network, a full disk, a server's page instead of a file
+    except Exception as error:  # a download can fail in many ways: no network, full disk, an HTML page for a file
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             f"cannot get {name!r}: {why}; tried {url}. Without a network, put the files there by hand: {place}"

@@ -151,9 +151,8 @@ def draw_policy(
     Signs are fair coins.
     """
     if name == "rand":
-        op = torch.randint(
-            1, len(OPERATIONS), (batch, rand_ops), generator=generator
-        )  # any operation except the identity
+        # Any operation except the identity
+        op = torch.randint(1, len(OPERATIONS), (batch, rand_ops), generator=generator)
         apply = torch.rand(op.shape, generator=generator) < _RAND_PROBABILITY
         level = torch.randn(op.shape, generator=generator, dtype=torch.float64)
         magnitude = rand_magnitudes(op, (rand_magnitude + rand_std * level).clamp_(0, 10), size)
