@@ -1,4 +1,4 @@
-"""`python -m feathervit` and `torchrun -m feathervit`."""
+"""Runs `python -m feathervit` and `torchrun -m feathervit`."""
 
 from .cli import main
 

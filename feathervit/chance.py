@@ -1,4 +1,4 @@
-"""Gives randomness an address: every random draw of a run is a function of (seed, step, rank) and its purpose.
+"""Seeds every random draw of a run by an address: (seed, step, rank) and the purpose of the draw.
 
 A run can therefore stop anywhere and continue exactly. Evaluation or a plot between two steps changes nothing.
 """
@@ -13,17 +13,17 @@ import torch
 
 @dataclass(frozen=True)
 class Chance:
-    """The address of a step's randomness. `step` counts optimiser steps from 0 over the whole run."""
+    """Holds the address of a step's randomness. `step` counts optimiser steps from 0 over the whole run."""
 
     seed: int
     step: int = 0
     rank: int = 0
 
     def number(self, purpose: str) -> int:
-        """A 63-bit integer that belongs to this address and `purpose`."""
+        """Returns a 63-bit integer that belongs to this address and `purpose`."""
         text = f"{self.seed}/{self.step}/{self.rank}/{purpose}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A new generator on the CPU, seeded with `number(purpose)`."""
+        """Returns a new generator on the CPU, seeded with `number(purpose)`."""
         return torch.Generator().manual_seed(self.number(purpose))

@@ -1,8 +1,8 @@
-"""Reads and writes weights and training states as safetensors. Writing is atomic, reading checks, nothing is unpickled.
+"""Reads and writes weights and training states as safetensors. Writing is atomic, and nothing is unpickled.
 
 There are two kinds of file. Weights (`best.safetensors`, `last.safetensors`) hold a model and what its use needs: the run's
 configuration, class names, figures. A state (`state.safetensors`, and `state.previous.safetensors` before it) holds what a
-resumed run needs to continue bit for bit. Both have a checksum over their whole content.
+resumed run needs to continue bit for bit. Both have a checksum over their whole content, which is checked when they are read.
 A file may be hostile, so the header is checked before memory is allocated.
 """
 
@@ -35,10 +35,11 @@ STATES = ("state.safetensors", "state.previous.safetensors")  # the latest first
 
 @dataclass(frozen=True)
 class OtherAnswer:
-    """When the answer is "other", none of the classes: where the best guess has a probability under `threshold`.
+    """Holds the threshold of the answer "other" (none of the classes), and its error rates.
 
-    Error rates, shares from 0 to 1, on `n` validation images: `known`: images of the classes that get this answer; `mistaken`:
-    wrong guesses that do not (None: there were none); `strangers`: images of no class that do not (None: none were given).
+    The answer is "other" if the best guess has a probability below `threshold`. Error rates are shares from 0 to 1, on `n`
+    validation images. `known`: images of the classes that get this answer. `mistaken`: wrong guesses that do not get it
+    (None: there were no wrong guesses). `strangers`: images of no class that do not get it (None: no such images were given).
     """
 
     threshold: float = 0.0
@@ -50,7 +51,7 @@ class OtherAnswer:
 
 @dataclass
 class Checkpoint:
-    """Weights and what their use needs.
+    """Holds weights and what their use needs.
 
     `figures`: measurements at the time of saving. `temperature`: divides logits before the softmax; 1 unless it was fitted
     later (`evaluation/calibration.py`). `other`: fitted with it.
@@ -67,10 +68,10 @@ class Checkpoint:
     other: OtherAnswer | None = None
 
     def read_as(self, reading: Mapping[str, Any], data: Any = None) -> Checkpoint:
-        """A copy for use on `data` (None: the training data), which is read as in training except for `reading`.
+        """Returns a copy for use on `data` (None: the training data), which is read as in training except for `reading`.
 
-        `reading`: fields of `ReadingConfig`. Folders and groups of the training data do not apply to other data.
-        Raises ConfigError for an invalid value.
+        `reading`: fields of `ReadingConfig`. Folders and groups of the training data do not apply to other data. Raises
+        ConfigError for an invalid value.
         """
         own = self.config.reading
         if data is not None and not same_data(data, self.config.data):
@@ -91,7 +92,7 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
 def _pack(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     text = json.dumps({"format": FORMAT, **meta})
-    # transformers reads from "format" that the tensors are PyTorch's
+    # transformers needs "format" to know that the tensors are PyTorch's
     return save(tensors, {"format": "pt", "feathervit": text, "checksum": _checksum(tensors, text)})
 
 
@@ -144,8 +145,10 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def weights_file(path: str | Path) -> Path:
-    """Finds a weights file: the file itself; in a folder the best, else the last, else an exported `model`; or weights of
-    the package by name ("mlit_nano.digits")."""
+    """Returns a weights file, given the file itself, a folder, or the name of weights in the package ("mlit_nano.digits").
+
+    In a folder it is the best file, else the last, else an exported `model`.
+    """
     if str(path) in list_weights() and not Path(path).exists():
         return shipped_file(str(path))
     path = expanded(path)
@@ -159,9 +162,8 @@ def load_weights(path: str | Path) -> Checkpoint:
     """Reads a weights file (see `weights_file`). Raises CheckpointError if it is missing, damaged or invalid."""
     path = weights_file(path)
     tensors, meta = _read(path)
-    tensors = {
-        name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()
-    }  # as the package ships them
+    # The package ships weights in float16.
+    tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
     try:
         config = from_dict(RunConfig, meta.get("config"), "config")
     except ConfigError as error:
@@ -219,7 +221,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -
 
 
 def states(folder: Path) -> list[Path]:
-    """The training states in a run folder, the latest first."""
+    """Returns the training states in a run folder, the latest first."""
     return [path for name in STATES if (path := folder / name).exists()]
 
 
@@ -263,9 +265,9 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `flatten_optimizer`, for an optimiser built from the same configuration.
+    """Restores the optimiser's state from the output of `flatten_optimizer`.
 
-    Raises ValueError if a tensor belongs to no parameter.
+    The optimiser must be built from the same configuration. Raises ValueError if a tensor belongs to no parameter.
     """
     state: dict[int, dict[str, Tensor]] = {}
     shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]

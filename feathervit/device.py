@@ -46,11 +46,11 @@ def seed(device: torch.device, number: int) -> None:
 
 
 def own_randomness(device: torch.device) -> contextlib.AbstractContextManager:
-    """Restores torch's generators of the CPU and of a CUDA `device` at the end."""
+    """Restores torch's generators of the CPU and of a CUDA `device` at the end of the block."""
     return torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else [])
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Autocast to `dtype` on a GPU. On the CPU, layers cast themselves (`models.fast.accelerate`), which is faster."""
+    """Returns autocast to `dtype` on a GPU. On the CPU, layers cast themselves (`models.fast.accelerate`), which is faster."""
     plain = dtype == torch.float32 or device.type == "cpu"
     return contextlib.nullcontext() if plain else torch.autocast(device.type, dtype)

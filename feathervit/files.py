@@ -14,7 +14,7 @@ from .errors import RunFolderError, warn
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes under a temporary name, syncs, and renames: a reader sees the old file or the new one, never a part.
+    """Writes under a temporary name, syncs, and renames. A reader sees the old file or the new one, never a part.
 
     Raises RunFolderError, with the folder and what it needs, if the file cannot be written.
     """
@@ -45,7 +45,7 @@ def clear_drafts(folder: Path) -> None:
 
 
 def _draft(path: Path) -> Path:
-    """A unique temporary name, also among writers on other machines."""
+    """Returns a temporary name that is unique, also among writers on other machines."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
@@ -55,7 +55,10 @@ def expanded(path: str | Path) -> Path:
 
 
 def same_data(source: Any, trained_on: str) -> bool:
-    """Whether two names mean the same dataset, also if they are different paths of one folder or file. Arrays have no name."""
+    """Returns whether two names mean the same dataset, also by different paths of one folder or file.
+
+    Arrays have no name.
+    """
     if not isinstance(source, (str, os.PathLike)):
         return False
     if str(source) == trained_on:
@@ -73,8 +76,11 @@ def make_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """$FEATHERVIT_CACHE, or `feathervit` in the platform's folder for a user's caches; a temporary one where that cannot be
-    written, with a DataWarning. Not made here."""
+    """Returns the cache folder, without creating it.
+
+    It is $FEATHERVIT_CACHE, or `feathervit` in the platform's folder for user caches. If that cannot be written, it is a
+    temporary folder, and a DataWarning is issued.
+    """
     wanted, why = _wanted_cache()
     if wanted and not (why := _not_writable(wanted)):
         return wanted
@@ -82,7 +88,10 @@ def cache_folder() -> Path:
 
 
 def downloads(name: str) -> Path:
-    """The folder in the cache for a downloaded data set: that of a cache that cannot be written, where it is there."""
+    """Returns the folder in the cache for a downloaded dataset.
+
+    If the cache cannot be written but holds the dataset, this is the folder in it.
+    """
     wanted, _ = _wanted_cache()
     there = wanted and wanted / "downloads" / name
     return there if there and there.is_dir() else cache_folder() / "downloads" / name
@@ -92,7 +101,7 @@ def downloads(name: str) -> Path:
 
 
 def _wanted_cache() -> tuple[Path | None, str]:
-    """Where the cache should be; or None, and why there is no such place."""
+    """Returns where the cache should be, or None and the reason why there is no such place."""
     if chosen := os.environ.get("FEATHERVIT_CACHE"):
         return expanded(chosen), ""
     try:
@@ -106,7 +115,7 @@ def _wanted_cache() -> tuple[Path | None, str]:
 
 
 def _not_writable(folder: Path) -> str:
-    """Why a folder cannot be made or written; "" where it can."""
+    """Returns why a folder cannot be created or written, or "" if it can."""
     try:
         above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not above.is_dir():
@@ -118,13 +127,13 @@ def _not_writable(folder: Path) -> str:
 
 @functools.cache
 def _temporary_cache(why: str) -> Path:
-    """A folder of this user's own among the temporary ones; says so once."""
+    """Returns a temporary folder that belongs to this user, and warns once."""
     folder = Path(tempfile.gettempdir()) / f"feathervit-{os.getuid() if hasattr(os, 'getuid') else os.getlogin()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
             raise PermissionError
-    except OSError:  # of another user, or a file
+    except OSError:  # it belongs to another user, or is a file
         folder = Path(tempfile.mkdtemp(prefix="feathervit-"))
     warn([f"{why}; the cache is {folder} (FEATHERVIT_CACHE names another folder)"])
     return folder

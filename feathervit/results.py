@@ -1,8 +1,8 @@
-"""The schema of result.json: the settings, machine, data and figures of one run.
+"""Defines the schema of result.json: the settings, machine, data and figures of one run.
 
-Verbs that measure write one, and studies and tables read them, so reading checks each field. Writing is atomic: a reader
-sees the old file or the new one, never a part. The JSON is strict: a figure that is not finite becomes null. This module
-does not import torch.
+Verbs that measure write one. Studies and tables read them, so reading checks each field. Writing is atomic: a reader sees the
+old file or the new one, never a part. The JSON is strict: a figure that is not finite becomes null. This module does not
+import torch.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ DATA_KEYS = ("name", "fingerprint", "n_train", "n_val", "n_test", "classes")
 
 @dataclass
 class RunResult:
-    """The record of one run. Accuracies are fractions. `machine` has MACHINE_KEYS, `data` has DATA_KEYS.
+    """Holds the record of one run. Accuracies are fractions. `machine` has MACHINE_KEYS, `data` has DATA_KEYS.
 
-    `epochs` holds the rows of metrics.csv, `best` the chosen epoch's row, `test` and `val` the figures of
-    `evaluation.metrics.Metrics` (None: no such split). `config` is the resolved `RunConfig` as JSON, `commit` the
-    commit of the source checkout (None: an installed package, see `version`). `skipped` lists unreadable images,
-    `skipped_steps` counts steps whose loss was not finite.
-    `finished` is False for a run that stopped before its end and can be resumed.
+    `epochs` holds the rows of metrics.csv, `best` the row of the chosen epoch, `test` and `val` the figures of
+    `evaluation.metrics.Metrics` (None: no such split). `config` is the resolved `RunConfig` as JSON. `commit` is the commit
+    of the source checkout (None: an installed package, see `version`). `skipped` lists unreadable images. `skipped_steps`
+    counts steps whose loss was not finite. `finished` is False for a run that stopped before its end and can be resumed.
     """
 
     command: str
@@ -107,7 +106,7 @@ def _memory_gib() -> float | None:
 
 
 def commit() -> str | None:
-    """The git commit of the source checkout that this package runs from, with "-dirty" if tracked files differ.
+    """Returns the git commit of the source checkout that this package runs from, with "-dirty" if tracked files differ.
 
     In a source tree from `git archive`, the commit is in the file .commit. None without a repository or without git.
     """
@@ -124,7 +123,7 @@ def commit() -> str | None:
 
 
 def name_of(text: str) -> str:
-    """The last name of a path, which is safe to publish. Names of datasets and models stay unchanged."""
+    """Returns the last name of a path, which is safe to publish. Names of datasets and models stay unchanged."""
     if re.fullmatch(r"hf:[\w.-]+/[\w.-]+", text) or not re.search(r"[/\\]", text):
         return text
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
@@ -245,6 +244,6 @@ def alike(texts: Iterable[str]) -> str:
 
 
 def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]], left: int) -> str:
-    """Lines of cells as a table in Markdown; the first `left` columns are aligned to the left, the others to the right."""
+    """Formats lines of cells as a table in Markdown. The first `left` columns are aligned left, the others right."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))

@@ -1,4 +1,4 @@
-"""Standard output and error that never stop the work, even if they are closed, broken or full.
+"""Wraps standard output and error so that they never stop the work, even if they are closed, broken or full.
 
 Progress, warnings and errors go through `Words`, which drops them if nobody reads. A result is different: it waits for its
 reader, and an error is raised if it cannot be written.
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PATIENCE = 1.0  # seconds that a reader may pause before text is dropped
-_PIECE = 1024  # characters: a writable pipe takes as many without waiting, in any encoding
+_PIECE = 1024  # characters that a writable pipe takes without waiting, in any encoding
 
 
 class Words:
-    """A text stream for messages. It drops text that cannot be written within a second, and later reports how many lines."""
+    """Text stream for messages. It drops text that cannot be written within a second, and later reports how many lines."""
 
     def __init__(self, stream: TextIO):
         self.stream, self.dropped = stream, 0
@@ -54,7 +54,7 @@ class Words:
             let_go(self.stream)
 
     def _ready(self) -> bool:
-        """Whether a write returns at once: false only for a pipe or socket whose reader is behind."""
+        """Returns whether a write returns at once: false only for a pipe or socket whose reader is behind."""
         try:
             number = self.stream.fileno()
             mode = os.fstat(number).st_mode
@@ -128,7 +128,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def console(stderr: bool = True) -> Console:
-    """The console for progress. An error of its stream does not stop the work."""
+    """Returns the console for progress. An error of its stream does not stop the work."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -136,6 +136,5 @@ def console(stderr: bool = True) -> Console:
         return Console(quiet=True)
     stream = stream.stream if isinstance(stream, Result) else stream
     words = stream if isinstance(stream, Words) else Words(stream)
-    return Console(
-        file=words, stderr=stderr, emoji=False, width=None if stream.isatty() else 4096
-    )  # programs need unwrapped lines
+    # Programs that read the output need unwrapped lines.
+    return Console(file=words, stderr=stderr, emoji=False, width=None if stream.isatty() else 4096)

@@ -9,13 +9,13 @@ REPLACED = "feathervit.replaced"  # an error handler: U+FFFD for a byte that is 
 
 
 def shown(name: str) -> str:
-    """A name as one line of printable characters: a line break becomes "\\n", a byte that is not UTF-8 U+FFFD."""
+    """Returns a name as one line of printable characters. A line break becomes "\\n", and a byte that is not UTF-8 U+FFFD."""
     return "".join(_shown(character) for character in name)
 
 
 def _shown(character: str) -> str:
     kind = unicodedata.category(character)
-    if kind == "Cs":  # half of a pair: how Python holds a byte that is not UTF-8
+    if kind == "Cs":  # a lone surrogate: Python's form of a byte that is not UTF-8
         return "\ufffd"
     return character.encode("unicode_escape").decode() if kind == "Cc" else character
 

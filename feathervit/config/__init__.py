@@ -1,4 +1,4 @@
-"""The settings of a run as one typed value.
+"""Holds the settings of a run as one typed value.
 
 A recipe returns a `RunConfig`. The command line sets any of its fields by dotted name (`--optim.weight-decay 0.1`). The
 resolved value is stored with the weights, and a checkpoint rebuilds its run from it. Nothing here imports torch.

@@ -1,4 +1,4 @@
-"""Bounds of numbers, in the type of a field: `dim: Annotated[int, Bounds(1, 16_384)] = 144`.
+"""Declares bounds of numbers in the type of a field: `dim: Annotated[int, Bounds(1, 16_384)] = 144`.
 
 `check_bounds` reads them from the type. A limit that depends on other fields is checked where the field is used.
 """
@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds of a finite number: from `least` to `most`, or with `open_end` below `most`."""
+    """Holds the bounds of a finite number: from `least` to `most`, or with `open_end` below `most`."""
 
     least: float
     most: float = math.inf

@@ -16,7 +16,7 @@ _PARTS = (*get_args(Attention), *get_args(FeedForward), *get_args(Patches))  # o
 
 
 def kind_of(part: type) -> str:
-    """The name of a part in JSON and on the command line: its class name without "Config"."""
+    """Returns the name of a part in JSON and on the command line: its class name without "Config"."""
     return part.__name__.removesuffix("Config")
 
 
@@ -84,7 +84,7 @@ _hints = functools.cache(typing.get_type_hints)
 
 
 def changed(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two configurations differ: dotted name -> (before, after)."""
+    """Returns the fields in which two configurations differ: dotted name -> (before, after)."""
     return {k: (v, b) for k, v, b in _walk(to_dict(before), to_dict(after), "")}
 
 

@@ -1,4 +1,4 @@
-"""The named models as configurations, each with its own input size.
+"""Defines the named models as configurations, each with its own input size.
 
 This module does not import torch, so that the command line starts fast.
 """
@@ -27,7 +27,7 @@ SMALL_DECODER = DecoderConfig(dim=64, depth=2, attention=GQAConfig(4, 2), feedfo
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A named configuration, its image size and patch size, and its decoder for pre-training.
+    """Holds a named configuration, its image size and patch size, and its decoder for pre-training.
 
     The decoders are ours: the paper's Table 2 is not available, and the text gives only the kind of layers.
     """
@@ -47,7 +47,7 @@ def _vit_lite(depth: int) -> ModelSpec:
 
 
 def _cct(depth: int) -> ModelSpec:
-    """A compact convolutional transformer with two convolutions in its tokeniser, and sequence pooling."""
+    """Returns a compact convolutional transformer with two convolutions in its tokeniser, and sequence pooling."""
     config = EncoderConfig(
         dim=128,
         depth=depth,
@@ -62,7 +62,7 @@ def _cct(depth: int) -> ModelSpec:
 
 
 def _feather(stem: int, stages: tuple[StageConfig, ...], heads: int) -> ModelSpec:
-    """A residual stem that halves the resolution three times, then two layers of attention."""
+    """Returns a model with a residual stem that halves the resolution three times, then two layers of attention."""
     config = EncoderConfig(
         dim=stages[-1].width,
         depth=2,
@@ -133,7 +133,7 @@ MODELS = {
 
 
 def list_models() -> list[str]:
-    """Names of our models, the largest first."""
+    """Returns the names of our models, the largest first."""
     return list(MODELS)
 
 
@@ -145,10 +145,10 @@ def spec(name: str) -> ModelSpec:
 
 
 def named_weights(name: str) -> str:
-    """The weights in a model's name: "resnet10t.c3_in1k" for `timm:resnet10t.c3_in1k`, "" if there are none."""
+    """Returns the weights in a model's name: "resnet10t.c3_in1k" for `timm:resnet10t.c3_in1k`, "" if there are none."""
     return name.removeprefix("timm:") if name.startswith("timm:") and "." in name else ""
 
 
 def architecture(name: str) -> str:
-    """The model's name without its weights and without `timm:`."""
+    """Returns the model's name without its weights and without `timm:`."""
     return name.removeprefix("timm:").partition(".")[0]

@@ -16,7 +16,7 @@ class GQAConfig:
     """Grouped-query attention (arXiv 2305.13245)."""
 
     heads: int = 8
-    """Query heads."""
+    """Number of query heads."""
     kv_heads: int = 4
     """Key and value heads, each shared by heads / kv_heads query heads."""
 
@@ -26,7 +26,7 @@ class LatentConfig:
     """Multi-head attention with some projections as a product of two matrices, D to rank to D (arXiv 2501.06220)."""
 
     heads: int = 12
-    """Heads."""
+    """Number of heads."""
     rank: int = 64
     """Width between the two matrices."""
     low_rank: Literal["q", "k", "v", "qk", "qv", "kv", "qkv"] = "qkv"
@@ -130,9 +130,9 @@ class StageConfig:
     """Residual blocks of one width."""
 
     width: int = 32
-    """Channels."""
+    """Number of channels."""
     blocks: int = 1
-    """Blocks."""
+    """Number of blocks."""
     stride: int = 2
     """Stride of the first block."""
 
@@ -162,7 +162,7 @@ class EncoderConfig:
     dim: Width = 144
     """Width of a token."""
     depth: Annotated[int, Bounds(0, 1_000)] = 15
-    """Layers."""
+    """Number of layers."""
     attention: Attention = GQAConfig()
     """Kind of attention."""
     feedforward: FeedForward = MoEConfig()
@@ -189,7 +189,7 @@ class DecoderConfig:
     dim: Width = 64
     """Width of a token."""
     depth: Depth = 2
-    """Layers."""
+    """Number of layers."""
     attention: Attention = GQAConfig(4, 2)
     """Kind of attention."""
     feedforward: FeedForward = MoEConfig(64, 32, (3,))
@@ -198,4 +198,4 @@ class DecoderConfig:
     """encoder adds the encoder's positions to mask tokens only (arXiv 2407.17783); learned adds the decoder's own to all
     tokens (arXiv 2402.03752)."""
     drop_path_rate: Share = 0.0
-    """Stochastic depth, as the encoder's."""
+    """Stochastic depth, as in the encoder."""

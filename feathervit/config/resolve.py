@@ -1,4 +1,4 @@
-"""Resolves and checks a configuration: writes out the sizes of its model, and checks the bounds of its numbers."""
+"""Resolves and checks a configuration: fills in the sizes of its model, and checks the bounds of its numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BETAS = {"adamw": (0.9, 0.999), "lion": (0.9, 0.99), "muon": (0.9, 0.95)}
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Writes out the model's own image size, patch size and architecture, and the optimiser's betas.
+    """Fills in the model's own image size, patch size and architecture, and the optimiser's betas.
 
     Raises UnknownNameError for an unknown model, and ConfigError for numbers out of bounds.
     """
@@ -116,14 +116,14 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
 
 
 def _field(config: Any, name: str) -> Any:
-    """A field by its dotted name; None if the part has no such field."""
+    """Returns a field by its dotted name, or None if the part has no such field."""
     for part in name.split("."):
         config = getattr(config, part, None)
     return config
 
 
 def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
-    """`with_fields` that also sets fields of `arch` of a named model. Raises ConfigError for wrong names and types."""
+    """Sets fields by dotted name, also those of `arch` of a named model. Raises ConfigError for wrong names and types."""
     fields = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in fields.items()}
     if not isinstance(fields.get("model", ""), str):
         raise ConfigError(f"model must be a name, got {fields['model']!r:.80}")
@@ -137,5 +137,5 @@ def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
         if config.arch is None or model != config.model:
             config = replace(config, arch=spec(model).config)
     elif "model" in fields and fields["model"] != config.model and "arch" not in fields:
-        config = replace(config, arch=None)  # another model has its own
+        config = replace(config, arch=None)  # another model has its own architecture
     return from_dict(RunConfig, to_dict(with_fields(config, **fields)))

@@ -56,9 +56,9 @@ class ReadingConfig:
     ignore: tuple[str, ...] = ()
     """Patterns of files and folders to skip: of names or, with a "/", of paths inside the data."""
     label_column: str = ""
-    """Column of labels in a table or hub set, if several are possible."""
+    """Column of labels in a table or hub dataset, if several are possible."""
     image_column: str = ""
-    """Column of images in a table or hub set, if several are possible."""
+    """Column of images in a table or hub dataset, if several are possible."""
     root: str = ""
     """Folder that the paths of a table are relative to ("": the table's own)."""
     groups: str = ""
@@ -76,9 +76,9 @@ class Augmentation:
     crop: Literal["none", "resized", "pad"] = "none"
     """A random resized crop, a crop after padding with zeros, or none."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
-    """Least and largest share of the area of a resized crop."""
+    """Smallest and largest share of the area of a resized crop."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Least and largest aspect ratio of a resized crop."""
+    """Smallest and largest aspect ratio of a resized crop."""
     crop_filter: Literal["bilinear", "bicubic"] = "bilinear"
     """Interpolation of a resized crop."""
     crop_padding: Whole = 4
@@ -96,7 +96,7 @@ class Augmentation:
     erasing: Share = 0.0
     """Probability that a rectangle of an image is erased."""
     erasing_scale: tuple[float, float] = (0.02, 0.4)
-    """Least and largest share of the area that is erased."""
+    """Smallest and largest share of the area that is erased."""
     erasing_fill: Literal["mean", "noise"] = "mean"
     """Erase with images.mean, or with normal noise in normalised units."""
     cutout: Whole = 0
@@ -112,7 +112,7 @@ class Augmentation:
     repeats: Count = 1
     """Views of one image in a batch (repeated augmentation)."""
     sampling: Literal["all", "balanced"] = "all"
-    """all: an epoch shows every image once. balanced: it shows as many images of each class, those of small classes
+    """all: an epoch shows every image once. balanced: it shows equally many images of each class, those of small classes
     several times. An epoch has the same number of steps."""
 
 
@@ -135,7 +135,7 @@ class OptimConfig:
     betas: tuple[BelowOne, BelowOne] | None = None
     """Decay of the first and second moment. None: (0.9, 0.999); (0.9, 0.99) for Lion; (0.9, 0.95) for Muon."""
     momentum: BelowOne = 0.9
-    """SGD: share of the last step in the next."""
+    """SGD: momentum, the share of the last step in the next."""
     eps: AtLeastZero = 1e-8
     """Added to the square root of AdamW's second moment."""
     warmup_epochs: AtLeastZero = 0.0
@@ -243,7 +243,7 @@ class RunConfig:
 
     @staticmethod
     def updated(value: dict) -> dict:
-        """Values as an earlier version wrote them, with the names of this one."""
+        """Renames values that an earlier version wrote to the names of this version."""
         given = dict(value)
         if given.pop("tensorboard", False) is True:
             given["log"] = ["tensorboard"]

@@ -1,4 +1,4 @@
-"""Data: from a name, a folder, the hub or arrays to tensors, and from tensors to batches."""
+"""Loads data from a name, a folder, the hub or arrays as tensors, and makes batches of them."""
 
 from .sources import DataSplits, ImageSet, load_data, load_run_data, load_split
 

@@ -29,9 +29,9 @@ from .cache import stamp
 from .imageset import text_digest
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-_RATIO = 200  # bytes that one byte of an archive may become; images hardly shrink at all
-_SMALL = 2**30  # bytes that any archive may become
-_ROOM = 2**28  # bytes that are left free on the disk
+_RATIO = 200  # bytes that one byte of an archive may unpack to; images hardly compress
+_SMALL = 2**30  # bytes that any archive may unpack to
+_ROOM = 2**28  # bytes to leave free on the disk
 _FILES = 5_000_000
 _CHUNK = 2**20
 _DAMAGED = (
@@ -39,24 +39,25 @@ _DAMAGED = (
     *(EOFError, ValueError, NotImplementedError),
 )
 
-Member = tuple[str, IO[bytes] | None]  # its name, and its content; None for what is not a file
+Member = tuple[str, IO[bytes] | None]  # (name, content); the content is None if the member is not a file
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is an archive by its name."""
+    """Returns whether the name of a file has the suffix of an archive."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def unpack(path: Path) -> tuple[Path, str]:
-    """The folder in the cache that holds the archive's files, and a note on it. Unpacked only if it is not there yet.
+    """Unpacks an archive into the cache and returns the folder and a note on it.
 
-    Raises DataError for an archive that is damaged, encrypted or too large, or that holds a path outside of itself.
+    An archive that is unpacked already is not unpacked again. Raises DataError for an archive that is damaged, encrypted or
+    too large, or that holds a path outside of itself.
     """
     key = text_digest([str(path.resolve()), stamp(path.stat())]).hexdigest()
     folder = cache_folder() / "unpacked" / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f"{key}.lock"):  # several processes may want it
+        with FileLock(folder.parent / f"{key}.lock"):  # several processes may unpack the same archive
             if not _is_whole(folder):
                 _unpack(path, folder)
             record = json.loads(_record(folder).read_text())
@@ -77,7 +78,7 @@ def _record(folder: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether all files are there that were unpacked: a cache may have been cleaned by age."""
+    """Returns whether all unpacked files still exist. A cleanup by age may have removed some from the cache."""
     try:
         wanted = json.loads(_record(folder).read_text())["files"]
     except (OSError, ValueError, KeyError):
@@ -125,7 +126,7 @@ def _write(path: Path, draft: Path) -> dict[str, int]:
     except _DAMAGED as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot unpack {path}: {why}; it is damaged, or no archive of a known kind") from error
-    except RuntimeError as error:  # zipfile's word for a missing password
+    except RuntimeError as error:  # zipfile raises it for a missing password
         raise DataError(f"cannot unpack {path}: {error}; unpack it yourself, and give the folder") from error
     if not files:
         raise DataError(f"{path} holds no files")
@@ -149,13 +150,13 @@ def _members(path: Path) -> Iterator[Member]:
         for member in archive:
             if not member.isdir():
                 yield member.name, archive.extractfile(member) if member.isreg() else None
-        for _ in range(_SMALL // _CHUNK):  # to the end, where the checksum of a compressed one is
+        for _ in range(_SMALL // _CHUNK):  # read to the end, where the checksum of a compressed archive is
             if not archive.fileobj.read(_CHUNK):
                 break
 
 
 def _inside(path: Path, name: str) -> Path:
-    """A member's path. Raises DataError for one that leads outside of the archive, on any system."""
+    """Returns the path of a member. Raises DataError for a path that leads outside of the archive on any system."""
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
     drive = re.match(r"[A-Za-z]:[/\\]", name) or (os.name == "nt" and ":" in name)
     if name.startswith(("/", "\\")) or drive or ".." in parts or not parts or "\0" in name:

@@ -1,4 +1,4 @@
-"""Images and labels given from Python as a data set: `(images, labels)`, or a dict of such pairs by split."""
+"""Finds images and labels given from Python as a dataset: `(images, labels)`, or a dict of such pairs by split."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ Pairs = dict[str, tuple[Array | list[Source | Array], np.ndarray]]
 
 
 def as_pairs(source: Any, labelled: bool = True) -> Pairs:
-    """split -> (images, labels) of a pair, or of a dict of pairs by split of which train must be there. Raises ConfigError.
+    """Returns split -> (images, labels) of a pair, or of a dict of pairs by split that contains train.
 
-    See given.py for what images and labels may be. Where labels are not needed, images alone do as well.
+    See given.py for the accepted images and labels. `labelled` False: images alone are accepted too. Raises ConfigError, and
+    UnknownNameError for an unknown split.
     """
     pairs = dict(source) if isinstance(source, Mapping) else {"train": source}
     names = splits_of("the dict of arrays", map(str, pairs))
@@ -39,7 +40,10 @@ def as_pairs(source: Any, labelled: bool = True) -> Pairs:
 
 
 def find_arrays(source: Any, labelled: bool = True) -> Found:
-    """What `as_pairs` takes, as splits; the classes are train's labels, sorted. Raises ConfigError, UnknownNameError."""
+    """Returns the splits of what `as_pairs` accepts. The classes are the sorted labels of train.
+
+    Raises ConfigError, UnknownNameError.
+    """
     pairs = as_pairs(source, labelled)
     for split, (images, labels) in pairs.items():
         if len(images) != len(labels) or not len(images):
@@ -83,7 +87,7 @@ def _images(split: str, images: Array | list[Source | Array], labels: np.ndarray
 
 
 def _stamp(item: Source) -> str:
-    """A text that changes with the content of an item."""
+    """Returns a text that changes with the content of an item."""
     if isinstance(item, Path):
         return stamp(item.stat()) if item.exists() else "missing"
     data = item if isinstance(item, bytes) else item.tobytes()

@@ -1,9 +1,9 @@
-"""What happens to a training batch between storage and the model, drawn for each image by itself.
+"""Augments training batches between storage and the model, with separate draws for each image.
 
-The order is the papers': crop, resize and flip (one sampling), policy, cutout (all on uint8), normalise, random erasing,
-mixup and CutMix. Every draw is made on the CPU (`Augmenter.draw`), so that it is the same wherever the pixels are; a GPU then
-works from the draws of one or several batches without a word from the host (`Augmenter.apply`). On the CPU a batch is
-worked through in parts, one thread to each.
+The order is that of the papers: crop, resize and flip (one sampling), policy, cutout (all on uint8), normalise, random
+erasing, mixup and CutMix. `Augmenter.draw` makes every draw on the CPU, so that draws do not depend on the device of the
+pixels. `Augmenter.apply` works from the draws of one or several batches; on a GPU it needs nothing else from the host. On the
+CPU a batch is processed in parts, with one thread per part.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from .operations import Plan, apply_policy, plan_policy
 from .policies import Draws, draw_policy
 
 _PART = 3 << 19  # values in a part of a batch on the CPU
-_GREY = 128  # of a cutout square, and of `fill` grey
+_GREY = 128  # level of a cutout square and of `fill` grey
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What each image of one or several batches drew, on the CPU until `to_device`; None: nothing of the kind happens.
+    """Holds the draws of each image of one or several batches, on the CPU until `to_device`.
 
-    `noise` float32 [values]: what fills the erased boxes, one after another. `policy` is a plan once a device works from it.
+    A field that is None is an operation that is not applied. `noise` float32 [values] fills the erased boxes, one after
+    another. `policy` is a `Plan` once a device works from it.
     """
 
     crop: Tensor | None = None
@@ -50,7 +51,7 @@ class Drawn:
 
     @staticmethod
     def join(parts: Sequence[Drawn]) -> Drawn:
-        """The draws of several batches as those of one."""
+        """Joins the draws of several batches into those of one."""
         if len(parts) == 1:
             return parts[0]
         found = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Drawn)}
@@ -60,7 +61,7 @@ class Drawn:
                 found[name] = torch.cat(values)
             elif first is None:
                 found[name] = None
-            else:  # a dataclass of tensors, and of what is the same for all
+            else:  # a dataclass; its fields that are not tensors are the same in all parts
                 tensors = {f.name: [getattr(v, f.name) for v in values] for f in fields(first)}
                 found[name] = replace(
                     first, **{k: torch.cat(v) for k, v in tensors.items() if isinstance(v[0], Tensor)}
@@ -68,7 +69,7 @@ class Drawn:
         return Drawn(**found)
 
     def part(self, rows: slice, channels: int) -> Drawn:
-        """The draws of some images, without mixing, which is of whole batches."""
+        """Returns the draws of some images, without mixing, which works on whole batches."""
         cut = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("noise", "mix")}
         cut = {name: value[rows] for name, value in cut.items() if value is not None}
         if self.noise is not None:
@@ -77,15 +78,15 @@ class Drawn:
         return Drawn(**cut)
 
     def planned(self, size: int) -> Drawn:
-        """The same with the policy worked out for images `size` pixels wide."""
+        """Returns the same draws, with the policy planned for images `size` pixels wide."""
         return replace(self, policy=plan_policy(self.policy, size)) if isinstance(self.policy, Draws) else self
 
 
 class Augmenter:
-    """Augments batches as an `Augmentation` says; see its fields.
+    """Augments batches as the fields of an `Augmentation` say.
 
-    `img_size` is the side of the model's input in pixels; `mean` and `std` are for pixels in 0-1, one value or one for each
-    channel. Raises ConfigError for settings that cannot work.
+    `img_size` is the side of the model's input in pixels. `mean` and `std` are for pixels in 0-1, one value or one per
+    channel. Raises ConfigError for invalid settings.
     """
 
     def __init__(
@@ -109,16 +110,16 @@ class Augmenter:
     def __call__(
         self, images_BCRR: Tensor, labels_B: Tensor, indices_B: Tensor, chance: Chance, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        """The batch as the model sees it: (float32 [B, C, S, S] normalised, targets).
+        """Returns the batch as the model sees it: (float32 [B, C, S, S] normalised, targets).
 
-        `images` uint8; `indices` are the images' numbers in the data set, on the CPU (the alternating flip is drawn from
-        them). Targets are the int64 labels [B], or float32 [B, classes] with mixing or label smoothing.
+        `images` are uint8. `indices` are the numbers of the images in the dataset, on the CPU; the alternating flip is drawn
+        from them. Targets are the int64 labels [B], or float32 [B, classes] with mixing or label smoothing.
         """
         c, stored = images_BCRR.shape[1:3]
         return self.apply(images_BCRR, labels_B, self.draw(indices_B, stored, c, chance, epoch))
 
     def draw(self, indices_B: Tensor, stored: int, channels: int, chance: Chance, epoch: int) -> Drawn:
-        """What a batch of images `stored` pixels wide draws, on the CPU."""
+        """Draws the augmentation of a batch of images `stored` pixels wide, on the CPU."""
         a, size, batch = self.augment, self.img_size, len(indices_B)
         if a.policy != "none" and channels not in (1, 3):
             raise ConfigError(
@@ -150,7 +151,7 @@ class Augmenter:
         return Drawn(crop, offset, flip, policy, hole, erasure, noise, mix)
 
     def apply(self, images_NCRR: Tensor, labels_N: Tensor, drawn: Drawn, batches: int = 1) -> tuple[Tensor, Tensor]:
-        """What `drawn` makes of the images of one or several equal batches; as `__call__`.
+        """Applies `drawn` to the images of one or several equal batches. Returns what `__call__` returns.
 
         `drawn` may be on the CPU, or planned and on the images' device.
         """
@@ -182,7 +183,7 @@ class Augmenter:
                     list(pool.map(fill, parts))
 
     def _fill(self, x_BCSS: Tensor, images_BCRR: Tensor, drawn: Drawn) -> None:
-        """Writes into `x` what `drawn` makes of the images, all on one device."""
+        """Applies `drawn` to the images and writes the result into `x`. All tensors are on one device."""
         a, device = self.augment, x_BCSS.device
         if device not in self._constants:
             self._constants[device] = to_device(self._constants[torch.device("cpu")], device)
@@ -208,13 +209,13 @@ class Augmenter:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[int]:
-    """Makes torch work with one thread inside; gives the number of threads it had.
+    """Limits torch to one thread inside the block. Yields the number of threads it had.
 
-    The operations here are many and short. A thread for each part of a batch is faster than all threads for each operation.
-    A part holds complete images, so the bits are the same for any number of threads.
+    The operations here are many and short. One thread per part of a batch is faster than all threads per operation. A part
+    holds complete images, so the result is bit-identical for any number of threads.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that are started inside take this over
+    torch.set_num_threads(1)  # threads that are started inside inherit this
     try:
         yield threads
     finally:
@@ -222,14 +223,14 @@ def _one_thread() -> Iterator[int]:
 
 
 def _parts(values: int, batch: int, threads: int) -> list[slice]:
-    """Stretches of a batch of about _PART values each; where there are several, a multiple of the threads."""
+    """Splits a batch into slices of about _PART values. Their number is one or a multiple of the threads."""
     count = -(-values // _PART)
     count = min(batch, -(-count // threads) * threads if count > 1 else 1)
     return [slice(batch * i // count, batch * (i + 1) // count) for i in range(count)]
 
 
 def first_flip(indices_B: Tensor, seed: int) -> Tensor:
-    """Alternating flip in the first epoch, bool [B]: a fair coin for each (seed, image), in any batch.
+    """Returns the alternating flip of the first epoch, bool [B]: a fair coin per (seed, image), the same in any batch.
 
     The coin is a bit of splitmix64 (Steele et al. 2014) of the image's number.
     """

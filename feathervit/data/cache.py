@@ -1,9 +1,9 @@
 """Decodes image files once, in parallel, into one .npy file that is memory-mapped from then on.
 
-Threads decode. They need no guard in the user's script and start at once. PIL and torch release the interpreter while they
-decode (benchmarks/decode.py). A file is written under a temporary name, synced and renamed. A small JSON record that is written
-last makes it valid: shape, digest, and what could not be read. A half-written or truncated cache is therefore never used.
-Two processes that build one cache at the same time both end with a complete one.
+Threads decode. Unlike processes, they need no guard in the user's script and start at once. PIL and torch release the GIL
+while they decode (benchmarks/decode.py). A file is written under a temporary name, synced and renamed. A small JSON record,
+written last, makes the file valid. It holds the shape, the digest and the unreadable images. A half-written or truncated
+cache is therefore never used. If two processes build one cache at the same time, both end with a complete one.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ from .image import Fit, ImageError, header, quiet, to_stored, values_in
 from .imageset import NATIVE_LIMIT, Progress, Scan, Values, pixel_digest, text_digest
 from .opening import MAX_GIB, Source
 
-_FORMAT = 3  # raise it when the same file would be decoded to other pixels
-_CHUNK = 16  # images a task
-Form = tuple[
-    int, int, Fit, float | None, float
-]  # size, channels, fit, scale, max_gib: how `to_stored` is asked for pixels
+_FORMAT = 3  # increase it when a change of the code changes the decoded pixels
+_CHUNK = 16  # images per task
+Form = tuple[int, int, Fit, float | None, float]  # size, channels, fit, scale, max_gib: the arguments of `to_stored`
 
 
 def clear_cache() -> int:
-    """Removes decoded images, unpacked archives and tables of local hub sets; downloads stay. Returns the bytes freed."""
+    """Removes decoded images, unpacked archives and tables of local hub datasets. Returns the bytes freed.
+
+    Downloads are kept.
+    """
     freed = 0
     for folder in (cache_folder() / part for part in ("decoded", "unpacked", "hub")):
         freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -52,16 +53,17 @@ def clear_cache() -> int:
 
 
 def stamp(stat: os.stat_result) -> str:
-    """A text that changes when a file is written, replaced or exchanged for another, also where its time is kept."""
+    """Returns a text that changes when a file is written or replaced, even if its modification time is kept."""
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {stat.st_ctime_ns}"
 
 
 @dataclass(eq=False)
 class FileImages:
-    """Images in files (or anything else that `to_stored` opens), decoded through the cache.
+    """Holds images in files, or in anything else that `to_stored` opens, and decodes them through the cache.
 
-    `stamps` holds a text for each that changes when its bytes may have (see `stamp`). `root` distinguishes data sets.
-    `scale`: the value that is white in images of more than 8 bits. `max_gib`: the memory that one may take when decoded.
+    `stamps` holds one text per image, which changes when the bytes of the image may have changed (see `stamp`). `root`
+    distinguishes datasets. `scale`: the value that is white in images of more than 8 bits. `max_gib`: the most memory that
+    one decoded image may take.
     """
 
     items: Sequence[Source]
@@ -90,9 +92,9 @@ class FileImages:
         try:
             modes = self.scan().modes
         except DataError:
-            if any(map(_header_or_none, self.items)):  # the cache cannot be written
+            if any(map(_header_or_none, self.items)):  # images can be read, so the cache cannot be written
                 raise
-            return Values()  # no image can be read, which is said when they are decoded
+            return Values()  # no image can be read; `store` reports it
         if not any(map(is_deep, modes)):
             return Values()
         return Values(**self._remembered(f"values-{self.max_gib:g}", lambda: asdict(look(self.items, self.max_gib))))
@@ -129,7 +131,7 @@ class FileImages:
         return Scan(next(iter(sizes)) if len(sizes) == 1 else None, short, dict(Counter(m for *_, m in headers)))
 
     def _remembered(self, what: str, work: Callable[[], Any]) -> Any:
-        """`work()`, kept beside the decoded images: reading fifty thousand headers takes seconds."""
+        """Returns `work()`, cached beside the decoded images, because reading fifty thousand headers takes seconds."""
         path = _decoded_folder() / f"{self._key()}.{what}.json"
         with suppress(OSError, ValueError, KeyError, TypeError):
             return json.loads(path.read_text())["found"]
@@ -140,7 +142,7 @@ class FileImages:
 
 
 def look(items: Sequence[Source], max_gib: float = MAX_GIB) -> Values:
-    """What those of the images hold that have more than 8 bits per channel and can be read."""
+    """Returns the values in the readable images of more than 8 bits per channel."""
     tops: dict[str, list[float]] = {}
     least = 0.0
     with quiet(), ThreadPoolExecutor(workers()) as pool:
@@ -151,9 +153,9 @@ def look(items: Sequence[Source], max_gib: float = MAX_GIB) -> Values:
 
 
 def drop_outdated(root: str) -> list[str]:
-    """Removes the decoded images below `root` if the content of a file has changed and its stamp has not.
+    """Removes the decoded images below `root` if a file has changed and its stamp has not.
 
-    File systems without inodes and change times need this. Returns the sources of such files.
+    This happens on file systems without inodes and change times. Returns the sources of such files.
     """
     changed: dict[str, bool] = {}
     known = []
@@ -184,11 +186,11 @@ def decode(
     about: dict[str, Any] | None = None,
     max_gib: float = MAX_GIB,
 ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-    """uint8 [n, channels, size, size] of the readable `items`, memory-mapped, and (index, why) of each unreadable one.
+    """Returns uint8 [n, channels, size, size] of the readable `items`, memory-mapped, and (index, why) of each unreadable one.
 
-    `key` changes whenever any item's bytes may have. progress(done, total) is called from this thread. `about` holds "root",
-    "sources" and "stamps" of the items, by which `drop_outdated` finds them. Raises DataError where the cache folder cannot be
-    written or is full.
+    `key` changes when the bytes of any item may have changed. progress(done, total) is called from this thread. `about` holds
+    "root", "sources" and "stamps" of the items, which `drop_outdated` needs. Raises DataError if the cache folder is full or
+    cannot be written.
     """
     form = (size, channels, fit, scale, max_gib)
     base = _decoded_folder() / text_digest([key, *map(str, form[:4])]).hexdigest()
@@ -212,7 +214,7 @@ def _decoded_folder() -> Path:
 
 
 def workers() -> int:
-    """Threads that decode at one time."""
+    """Returns the number of threads that decode."""
     try:
         return min(16, len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS, Windows
@@ -226,7 +228,7 @@ def _header_or_none(item: Source) -> tuple[int, int, str] | None:
 
 
 def _content(item: Source) -> str:
-    """A hash of a file's bytes; nothing for what is not a file, or cannot be read."""
+    """Returns a hash of a file's bytes, or "" if it is not a readable file."""
     if isinstance(item, bytes):
         return hashlib.blake2b(item, digest_size=8).hexdigest()
     with suppress(OSError, TypeError), Path(item).open("rb") as file:
@@ -248,7 +250,7 @@ def _readable(item: Source, form: Form) -> bool:
 
 
 def _read(base: Path) -> tuple[torch.Tensor, list[tuple[int, str]]] | None:
-    """What is stored at `base`, or None where nothing is, or where it is not whole."""
+    """Returns what is stored at `base`, or None if it is missing or incomplete."""
     try:
         record = json.loads(base.with_suffix(".json").read_text())
         images = np.load(base.with_suffix(".npy"), mmap_mode="c", allow_pickle=False)
@@ -274,7 +276,7 @@ def _build(base: Path, items: Sequence[Source], form: Form, progress: Progress |
 def _fill(
     file: BinaryIO, items: Sequence[Source], form: Form, progress: Progress | None
 ) -> tuple[list[tuple[int, str]], list[str]]:
-    """Write the .npy file; returns (index, why) of what could not be read, and a hash of each item's bytes."""
+    """Writes the .npy file. Returns (index, why) of each unreadable image, and a hash of each item's bytes."""
     size, channels, *_ = form
     contents = [""] * len(items)
     row = channels * size * size
@@ -282,7 +284,7 @@ def _fill(
     lock = threading.Lock()
 
     def work(first: int) -> list[tuple[int, str]]:
-        torch.set_num_threads(1)  # the pool is the parallelism; restored below
+        torch.set_num_threads(1)  # the pool runs in parallel already; restored below
         bad = []
         for i in range(first, min(first + _CHUNK, len(items))):
             try:
@@ -291,7 +293,7 @@ def _fill(
             except ImageError as error:
                 bad.append((i, error.why))
                 continue
-            with lock:  # written, not mapped: a full disk is then an error and not a killed process
+            with lock:  # written, not mapped, so that a full disk raises an error and does not kill the process
                 file.seek(start + i * row)
                 file.write(pixels)
         return bad
@@ -316,7 +318,7 @@ def _fill(
 
 
 def _write_header(file: BinaryIO, count: int, channels: int, size: int) -> int:
-    """NumPy pads the header so that the count can be changed in place. Returns where the pixels start."""
+    """Writes the header and returns the offset of the pixels. NumPy pads it, so that the count can be changed in place."""
     file.seek(0)
     shape = (count, channels, size, size)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -335,7 +337,7 @@ def _close_gaps(file: BinaryIO, start: int, row: int, gaps: set[int], count: int
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left behind a day ago or more."""
+    """Removes temporary files of killed processes that are older than a day."""
     for path in folder.glob("*.tmp"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > 86_400:
@@ -344,7 +346,7 @@ def _sweep(folder: Path) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name only when it is whole and on the disk."""
+    """Yields a temporary file that is renamed to `path` once it is complete and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -352,7 +354,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        with suppress(PermissionError):  # Windows, where another process has the same file mapped: theirs is as good
+        with suppress(PermissionError):  # Windows: another process has mapped the same file, which is as good
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Checks a data set: what must be fixed, found as training finds it, and what is only worth knowing.
+"""Checks a dataset: what must be fixed, and what is only worth knowing.
 
-Every image is decoded completely, so a truncated file is found even if its header is sound. Two images are the same if their
-pixels are, in any encoding.
+The dataset is found as training finds it. Every image is decoded completely, so a truncated file is found even if its header
+is sound. Two images are the same if their pixels are equal, in any encoding.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def check_data(
     reading: ReadingConfig = ReadingConfig(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> Report:
-    """Finds a data set as training does, decodes every image, and reports. progress(done, total).
+    """Finds a dataset as training does, decodes every image and returns a report.
 
-    `labelled` False: images without classes, in any folders, as pre-training takes them. Raises what `find` does, but not for
-    classes that train lacks: they are reported.
+    `labelled` False: images without classes, in any folders, as for pre-training. progress(done, total) is called per image.
+    Raises what `locate` raises. Classes that train lacks are reported and raise no error.
     """
     found = locate(source, labelled, reading)
     place = str(expanded(source)) if isinstance(source, (str, os.PathLike)) else found.name
     report = Report(place, labelled, list(found.notes))
-    if found.layout:  # of a folder
+    if found.layout:  # only folders have one
         report.empty_classes = sorted(found.layout.empty)
         report.lost_classes = found.layout.lost
         report.outside_classes, report.not_images = found.layout.loose, found.layout.others
@@ -101,7 +101,7 @@ Seen = tuple[int, int, str, str, int, str | None, str | None, Thumbnail] | str
 
 
 def _find_scale(report: Report, found: Found) -> Values:
-    """What images of more than 8 bits hold, once what is known of outdated files is removed; the report says it."""
+    """Removes outdated cached images, finds the scale for the report, and returns the values of images of more than 8 bits."""
     for images in found.splits.values():
         if isinstance(images, FileImages):
             report.outdated += drop_outdated(images.root)
@@ -115,7 +115,7 @@ def _find_scale(report: Report, found: Found) -> Values:
 
 
 def _examine(found: Found, scale: float | None, progress: Progress | None) -> list[Seen]:
-    """Every image of every split, in order."""
+    """Examines every image of every split, in order."""
     out: list[Seen] = []
     total = sum(len(images.labels) for images in found.splits.values())
     for images in found.splits.values():
@@ -148,13 +148,16 @@ def _look(item: Source, scale: float | None, max_gib: float) -> Seen:
 
 
 def _of_pixels(x_CHW: torch.Tensor, mode: str, kind: str | None, doubted: str | None) -> tuple:
-    """What `Seen` holds behind the sides."""
+    """Returns the fields of `Seen` after width and height."""
     small = thumbnail(x_CHW if x_CHW.shape[0] in (1, 3) else x_CHW[:1])
     return mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), kind, doubted, small
 
 
 def _near_duplicates(names: list[tuple[str, str, str]], examined: list[Seen]) -> list[list[str]]:
-    """Pairs of paths; images with the same pixels are compared once in each split, and reported elsewhere."""
+    """Returns pairs of paths of near-duplicates.
+
+    Images with the same pixels are compared once per split, because `_sort_out_duplicates` reports them.
+    """
     parts: dict[str, dict[str, tuple[str, Thumbnail]]] = defaultdict(dict)  # split -> digest -> (path, thumbnail)
     for (split, _, file), seen in zip(names, examined, strict=True):
         if not isinstance(seen, str):
@@ -172,7 +175,7 @@ def _near_duplicates(names: list[tuple[str, str, str]], examined: list[Seen]) ->
 
 
 def _suggested(found: Found) -> str:
-    """What the paths of a data set say of groups that its splits may tear apart; "" where they say nothing."""
+    """Returns a sentence on groups that the paths suggest and the splits may separate, or "" if they suggest none."""
     parts = {split: images for split, images in found.splits.items() if isinstance(images, FileImages)}
     sources = [source for images in parts.values() for source in images.sources]
     labels = [label for images in parts.values() for label in images.labels.tolist()]

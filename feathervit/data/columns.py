@@ -1,6 +1,7 @@
-"""Finds columns of tables and hub sets: which holds the labels, what the labels mean, which rows have none.
+"""Finds columns of tables and hub datasets: which holds the labels, what the labels mean, which rows have none.
 
-Several candidates are an error that names the flag to choose one. Rows without a label are left out with a message.
+If several columns are candidates, the error names the flag that chooses one. Rows without a label are left out with a
+message.
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ PATHS = (
     *("image_path", "img_path", "image_file", "image_name"),
 )
 LABELS = ("label", "labels", "fine_label", "class", "class_name", "classname", "target", "category", "label_name", "y")
-_NONE = (-1, "-1")  # how data sets write that an image has no label
+_NONE = (-1, "-1")  # values that datasets use for a missing label
 SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 
 
 def plain(name: str) -> str:
-    """A column's name without capitals, spaces and hyphens, as the lists above write it."""
+    """Returns a column's name in lower case, with underscores for spaces and hyphens, as in the lists above."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def choose_column(
     where: str, what: str, flag: str, asked: str, columns: Iterable[str], candidates: Sequence[str], same: bool = False
 ) -> str | None:
-    """The column asked for, else the only candidate; None where there is none. `same`: all candidates say the same.
+    """Returns the column asked for, else the only candidate, or None if there is no candidate.
 
-    Raises UnknownNameError where the one asked for is not among `columns`, ConfigError where there are several candidates.
+    `same`: all candidates hold the same labels. Raises UnknownNameError if the column asked for is not in `columns`, and
+    ConfigError if there are several candidates.
     """
     if asked:
         if asked not in columns:
@@ -47,9 +49,9 @@ def choose_column(
 
 
 def splits_of(where: str, names: Iterable[str]) -> dict[str, str]:
-    """split -> the name, in the order train, val, test, of those of `names` that are names of splits.
+    """Returns split -> name for those of `names` that name a split, in the order train, val, test.
 
-    Raises ConfigError where two are names of one split.
+    Raises ConfigError if two names mean the same split.
     """
     found: dict[str, str] = {}
     for name, split in find_splits(names).items():
@@ -63,8 +65,9 @@ def splits_of(where: str, names: Iterable[str]) -> dict[str, str]:
 
 @dataclass
 class Labels:
-    """`rows`: split -> the rows with a label; `index`: split -> their classes, int64; splits without any are left out.
+    """Holds the labels of a dataset as classes.
 
+    `rows`: split -> the rows with a label. `index`: split -> their classes, int64. Splits without labels are left out.
     `unknown`: classes that train does not have, the last of `class_names`. `notes` say what was left out.
     """
 
@@ -78,12 +81,12 @@ class Labels:
 def index_labels(
     where: str, values: Mapping[str, Sequence[Any]], names: Sequence[str] | None = None, labelled: bool = True
 ) -> Labels:
-    """Labels of each split as classes: those of train, sorted, or `names`, which integers then number.
+    """Converts the labels of each split to classes: the sorted labels of train, or `names` that integer labels index.
 
-    `labelled` False: where one is missing none is used, and all are of one class.
+    `labelled` False: if any label is missing, no label is used and all images are of one class.
 
-    Missing are None, an empty text, NaN, and -1 unless train uses it as a class. Raises DataError where train, or all there
-    is, has no label.
+    Missing labels are None, an empty text, NaN, and -1 unless train uses it as a class. Raises DataError if no image of train
+    has a label.
     """
 
     def is_label(value: Any) -> bool:
@@ -116,7 +119,10 @@ def index_labels(
 
 
 def whole_number(value: Any) -> Any:
-    """A float that is a whole number as an integer, which is what it was before labels were missing beside it; else `value`."""
+    """Returns a float that is a whole number as an integer, and any other value unchanged.
+
+    Readers of tables convert integers to floats if other labels in the column are missing.
+    """
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -1,9 +1,9 @@
 """Finds damage that decoders ignore: image data that is missing, left over, or does not match its checksum.
 
-libjpeg fills missing data with grey and warns; Pillow drops the warning. A doubtful JPEG is therefore decoded again with bytes
-added at the ends of its data. In a sound one nothing changes, because the decoder has all it needs before them.
-PNG and deflated TIFF carry checksums. Compressed data holds long runs of zeros only for images of one colour. In files without
-compression only zeros at the end can be seen. `UNGUARDED` names what cannot be found.
+libjpeg fills missing data with grey and warns; Pillow drops the warning. A doubtful JPEG is therefore decoded again with
+bytes added at the ends of its data. This changes nothing in a sound JPEG, because the decoder has all it needs before these
+bytes. PNG and deflated TIFF carry checksums. Compressed data holds long runs of zeros only for images of one colour. In
+uncompressed files only zeros at the end can be detected. `UNGUARDED` lists the damage that cannot be found.
 """
 
 from __future__ import annotations
@@ -32,19 +32,21 @@ UNGUARDED = {
     "BMP": "bytes that changed",
     "PPM": "bytes that changed",
 }
-BOXES = ("WEBP", "AVIF", "HEIF", "JPEG2000")  # formats whose compressed pixels lie in boxes with a name and a length
-CHECKED = ("JPEG", "MPO", "PNG", "TIFF", *BOXES)  # formats whose bytes are looked at
+BOXES = ("WEBP", "AVIF", "HEIF", "JPEG2000")  # formats that store compressed pixels in boxes with a name and a length
+CHECKED = ("JPEG", "MPO", "PNG", "TIFF", *BOXES)  # formats whose bytes are checked
 
-_JUNK = bytes((0x5A, 0xC3, 0x96, 0x3C)) * 16  # no byte of it is part of a marker
-_RUN = 32  # zeros that no encoder writes, but for images of one colour
+_JUNK = bytes((0x5A, 0xC3, 0x96, 0x3C)) * 16  # none of these bytes is part of a marker
+_RUN = 32  # length of a run of zeros that encoders write only for images of one colour
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-FLAT = 0.25  # share of the rows
-_LARGE = 2_000_000  # pixels above which the comparison is made at a half: most coefficients still show
+FLAT = 0.25  # share of rows of one colour from which an image is doubtful
+_LARGE = 2_000_000  # pixels above which JPEGs are compared at half size, where most coefficients still have an effect
 
 
 def fault(data: bytes, image: Image.Image) -> str | None:
-    """What is wrong with a file that was decoded without an error, or None. `data`: its bytes; `image`: decoded, of any
-    size."""
+    """Returns what is wrong with a file that was decoded without an error, or None.
+
+    `data`: the bytes of the file. `image`: the decoded image, at any size.
+    """
     kind = image.format
     if kind in ("JPEG", "MPO"):
         return _jpeg_fault(data, image)
@@ -62,7 +64,7 @@ def fault(data: bytes, image: Image.Image) -> str | None:
 
 
 def doubt(data: bytes, image: Image.Image) -> str | None:
-    """What may be wrong with a file in which no `fault` was found; it may as well be as its author wanted it."""
+    """Returns what may be wrong with a file without a `fault`, or None. The file may also be as its author intended."""
     if image.format in ("JPEG", "MPO"):
         jpeg = _parse(data) or _Jpeg()
         one = len(jpeg.parts) == 1 and not jpeg.arithmetic and not _ends_in_grey(image)
@@ -80,8 +82,11 @@ def doubt(data: bytes, image: Image.Image) -> str | None:
 
 @dataclass
 class _Jpeg:
-    """`parts`: where compressed data begins and ends, between the markers. `several`: in scans or intervals of their own, so
-    that the end of the image says nothing of the ends of the others."""
+    """Holds the structure of a JPEG.
+
+    `parts`: start and end of the compressed data between markers. `several`: the data is in several scans or restart
+    intervals, so that the end of the image does not show whether the other parts are complete.
+    """
 
     arithmetic: bool = False
     several: bool = False
@@ -90,7 +95,7 @@ class _Jpeg:
 
 def _jpeg_fault(data: bytes, image: Image.Image) -> str | None:
     jpeg = _parse(data)
-    if jpeg is None or jpeg.arithmetic:  # an arithmetic decoder may take what is missing for zeros
+    if jpeg is None or jpeg.arithmetic:  # an arithmetic decoder may read missing data as zeros
         return None
     zeros = [part for part in jpeg.parts if data.find(bytes(_RUN), *part) >= 0]
     if (jpeg.several or zeros or _ends_in_grey(image)) and not _same(data, _lengthened(data, jpeg.parts)):
@@ -101,7 +106,7 @@ def _jpeg_fault(data: bytes, image: Image.Image) -> str | None:
 
 
 def _has_zeros(data: bytes, image: Image.Image) -> bool:
-    """Whether there are more zeros in compressed data than an image of many colours leads to."""
+    """Returns whether compressed data holds more zeros than an image of many colours produces."""
     if image.format in BOXES:
         return any(bytes(2 * _RUN) in part for part in _payload(data, image.format))
     jpeg = _parse(data)
@@ -109,13 +114,13 @@ def _has_zeros(data: bytes, image: Image.Image) -> bool:
 
 
 def _parse(data: bytes) -> _Jpeg | None:
-    """None for what is not built as a JPEG."""
+    """Finds the compressed data of a JPEG. Returns None for data without the structure of a JPEG."""
     jpeg, at, components = _Jpeg(), 2, 0
     while at + 4 <= len(data):
         if data[at] != 0xFF:
             return None
         marker = data[at + 1]
-        if marker == 0xFF:  # a filling byte
+        if marker == 0xFF:  # a fill byte
             at += 1
             continue
         if marker == 0xD9:
@@ -132,7 +137,7 @@ def _parse(data: bytes) -> _Jpeg | None:
 
 
 def _read_scan(data: bytes, at: int, jpeg: _Jpeg) -> int:
-    """Notes the parts of a scan that begins at `at`; returns where the marker behind it is."""
+    """Adds the parts of a scan that begins at `at`. Returns the offset of the marker after it."""
     while True:
         found = _MARKER.search(data, at)
         end = found.start() if found else len(data)
@@ -140,13 +145,13 @@ def _read_scan(data: bytes, at: int, jpeg: _Jpeg) -> int:
         while filled > at and data[filled - 1] == 0xFF:
             filled -= 1
         jpeg.parts.append((at, filled))
-        if not found or not 0xD0 <= data[end + 1] <= 0xD7:  # another marker than that of a restart
+        if not found or not 0xD0 <= data[end + 1] <= 0xD7:  # any marker except a restart
             return end
         at = end + 2
 
 
 def _ends_in_grey(image: Image.Image) -> bool:
-    """Whether the last pixel is of the grey that libjpeg fills missing blocks with."""
+    """Returns whether the last pixel has the grey with which libjpeg fills missing blocks."""
     last = image.getpixel((image.width - 1, image.height - 1))
     return all(126 <= band <= 130 for band in (last if isinstance(last, tuple) else (last,)))
 
@@ -157,7 +162,7 @@ def _lengthened(data: bytes, parts: list[tuple[int, int]]) -> bytes:
 
 
 def _shortened(data: bytes, parts: list[tuple[int, int]]) -> bytes:
-    """Without the last bytes of each part: as many as the last block has, padding included, or more."""
+    """Removes the last bytes of each part: at least as many as its last block has, with padding."""
     out, at = [], 0
     for begin, end in parts:
         out.append(data[at : max(begin, end - 4)])
@@ -166,7 +171,7 @@ def _shortened(data: bytes, parts: list[tuple[int, int]]) -> bytes:
 
 
 def _same(a: bytes, b: bytes) -> bool:
-    """Whether two JPEGs, of which the first can be decoded, have the same pixels."""
+    """Returns whether two JPEGs have the same pixels. The first one must be decodable."""
     first = _decoded(a)
     try:
         return first == _decoded(b)
@@ -186,7 +191,7 @@ def _decoded(data: bytes) -> bytes:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """(name, content, checksum) of each whole chunk."""
+    """Yields (name, content, checksum) of each complete chunk."""
     at = 8
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -201,7 +206,7 @@ def _crc(name: bytes, part: bytes) -> int:
 
 
 def _payload(data: bytes, kind: str) -> Iterator[bytes]:
-    """The parts of a file that hold compressed pixels."""
+    """Yields the parts of a file that hold compressed pixels."""
     if data.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000 without boxes
         yield data
         return
@@ -212,7 +217,7 @@ def _payload(data: bytes, kind: str) -> Iterator[bytes]:
             size = 8 + length + length % 2
         else:
             length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-            size = length if length >= 8 else len(data) - at  # 0: to the end; 1: longer than a file of an image is
+            size = length if length >= 8 else len(data) - at  # 0: to the end; 1: 64 bits, longer than an image file
         if name in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF", b"mdat", b"jp2c"):
             yield data[at + 8 : at + size]
         at += size
@@ -225,7 +230,7 @@ def _strips(data: bytes, image: Image.Image) -> Iterator[bytes]:
 
 
 def _inflates(strip: bytes) -> bool:
-    """Whether a strip is a whole zlib stream whose checksum is right; libtiff does not look at it."""
+    """Returns whether a strip is a complete zlib stream with a correct checksum, which libtiff does not verify."""
     stream = zlib.decompressobj()
     try:
         stream.decompress(strip)
@@ -235,7 +240,10 @@ def _inflates(strip: bytes) -> bool:
 
 
 def _ends_in_zeros(image: Image.Image) -> str | None:
-    """Zeros from the middle of a row to the end of the file, after rows without: in BMP files the end is the top."""
+    """Returns a message if all is zero from the middle of a row to the end of the file, and the row before is not.
+
+    In BMP files the end is the top of the image.
+    """
     if image.width < 16 or not (_is_zero(image, image.height - 1) or _is_zero(image, 0)):
         return None
     x_HW = np.asarray(image).reshape(image.height, image.width, -1).any(-1)
@@ -256,21 +264,23 @@ def _is_zero(image: Image.Image, y: int) -> bool:
 
 
 def _has_flat_rows(image: Image.Image) -> bool:
-    """Whether any row is nearly of one colour, as of a white background."""
+    """Returns whether any row is nearly of one colour, as in a white background."""
     x_HWC = np.asarray(image.convert("RGB"))
     return bool((np.ptp(x_HWC, axis=1) <= 8).all(1).any())
 
 
 def _flat_share(image: Image.Image) -> float:
-    """The share of the rows, at the top or the bottom, that are of one colour, where the image next to them is of many: of a
-    file that was cut off, or of bars."""
+    """Returns the share of rows at the top or the bottom that are of one colour, next to rows of many colours.
+
+    Such rows come from a file that was cut off, or from bars.
+    """
     x_HWC = np.asarray(image.convert("RGB"))
     return max(_flat_rows(x_HWC), _flat_rows(x_HWC[::-1])) / len(x_HWC)
 
 
 def _flat_rows(x_HWC: np.ndarray) -> int:
-    """Rows of one colour at the end, where no more than a tenth of the rows before, but for one, is of it; else 0."""
+    """Counts the rows of one colour at the end. Returns 0 if that colour is common in the last complete row before them."""
     same_HW = (x_HWC == x_HWC[-1, -1]).all(-1)
     flat = len(same_HW) if same_HW.all() else int(np.argmax(~same_HW[::-1].all(1)))
-    before = len(same_HW) - flat - 2  # the row between may be cut in its middle
+    before = len(same_HW) - flat - 2  # the row in between may be cut in its middle
     return flat if before >= 0 and same_HW[before].mean() < 0.1 else 0

@@ -1,7 +1,7 @@
-"""Reads images of more than 8 bits per channel: what their files hold, and how a value becomes one of 256 levels.
+"""Reads images of more than 8 bits per channel, and converts their values to 256 levels.
 
-One image never decides what is white. That is `scale`, found once for a data set (scale.py) and kept with the weights.
-Without a scale, white is the usual maximum of the type: 65,535 for integers, 1 for floats.
+The value that is white (`scale`) never depends on one image. It is found once per dataset (scale.py) and kept with the
+weights. Without a scale, white is the usual maximum of the type: 65,535 for integers, 1 for floats.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DEFAULTS = {"i": 65535.0, "f": 1.0}
 
 
 def file_mode(image: Image.Image) -> str:
-    """PIL's mode of an opened file. A colour file of 16 bits per channel, of which PIL keeps 8, has ";16" behind it."""
+    """Returns PIL's mode of an opened file, with ";16" appended for a colour file of 16 bits, of which PIL keeps 8."""
     args = image.tile[0][3] if getattr(image, "tile", None) else ""
     raw = args if isinstance(args, str) else next((a for a in args or () if isinstance(a, str)), "")
     colour, _, bits = raw.partition(";")
@@ -23,18 +23,19 @@ def file_mode(image: Image.Image) -> str:
 
 
 def is_deep(mode: str) -> bool:
-    """Whether images of this mode hold more than 8 bits per channel."""
+    """Returns whether images of this mode hold more than 8 bits per channel."""
     return mode.startswith(("I", "F")) or mode.endswith(";16")
 
 
 def colour_values(upper: np.ndarray, again: Image.Image) -> np.ndarray:
-    """uint16 [H, W, C] of a colour file of 16 bits per channel: grey or RGB, with alpha or without.
+    """Returns uint16 [H, W, C] of a colour file of 16 bits per channel: grey or RGB, with or without alpha.
 
-    PIL keeps the upper byte of each value: `upper`, uint8 [H, W, C]. So `again`, the same file opened once more, is decoded as
-    if its bytes were in the other order, and gives the lower ones. Where PIL knows no such order, they are as the upper ones.
+    PIL keeps only the upper byte of each value: `upper`, uint8 [H, W, C]. `again` is the same file, opened a second time. It
+    is decoded with the opposite byte order, which gives the lower bytes. If PIL does not support that order, the lower bytes
+    are set to the upper ones.
     """
     mode = file_mode(again)
-    if mode == "LA;16":  # four bytes: read as the four channels that they are not
+    if mode == "LA;16":  # four bytes per pixel, read as if they were four channels
         again.tile = [tile._replace(args="RGBA") for tile in again.tile]
         bytes_HWC = np.asarray(again).astype(np.uint16)
         return bytes_HWC[..., 0::2] * 256 + bytes_HWC[..., 1::2]
@@ -47,7 +48,10 @@ def colour_values(upper: np.ndarray, again: Image.Image) -> np.ndarray:
 
 
 def _other_order(args: str | tuple) -> str | tuple:
-    """A tile's arguments with the byte order of its raw mode turned: "RGB;16B" for "RGB;16L"; N is this machine's own."""
+    """Returns a tile's arguments with the opposite byte order in its raw mode: "RGB;16B" for "RGB;16L".
+
+    N is the byte order of this machine.
+    """
     if isinstance(args, tuple):
         return tuple(_other_order(a) if isinstance(a, str) and ";16" in a else a for a in args)
     big = args.endswith("B") or (args.endswith("N") and sys.byteorder == "big")
@@ -55,7 +59,7 @@ def _other_order(args: str | tuple) -> str | tuple:
 
 
 def value_range(values: np.ndarray, mode: str) -> tuple[str, float, float]:
-    """("i" for integers or "f" for floats, the least value, the largest) without alpha, infinities and what is not a number."""
+    """Returns ("i" for integers or "f" for floats, smallest value, largest value), without alpha, infinities and NaN."""
     if mode in ("LA;16", "RGBA;16"):
         values = values[..., :-1]
     kind = "f" if values.dtype.kind == "f" else "i"
@@ -64,8 +68,10 @@ def value_range(values: np.ndarray, mode: str) -> tuple[str, float, float]:
 
 
 def eight_bits(values: np.ndarray, scale: float | None, alpha: bool = False) -> np.ndarray:
-    """Levels from 0 to 255, uint8, of values from 0 to `scale`; what is outside becomes 0 or 255. `alpha`: the last channel is
-    transparency, whose range is the format's own."""
+    """Converts values from 0 to `scale` to levels from 0 to 255, uint8. Values outside become 0 or 255.
+
+    `alpha`: the last channel is transparency, whose range is that of the format.
+    """
     white = scale or DEFAULTS["f" if values.dtype.kind == "f" else "i"]
     if values.dtype.kind == "f":
         values = np.nan_to_num(values, nan=0.0, posinf=white, neginf=0.0)

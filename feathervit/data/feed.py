@@ -1,8 +1,8 @@
 """Makes the batches of a run as the model sees them, each a function of (seed, step, rank).
 
-On the CPU a batch is made when it is needed. A GPU gets the batches of several steps before it needs them. A thread draws their
-augmentation, and one pinned copy moves all of it. The images are augmented in a separate stream while the model trains on the
-previous group. Groups are ranges of absolute steps, so that a resumed run makes the same ones.
+On the CPU a batch is made when it is needed. A GPU gets the batches of several steps before it needs them. A thread draws
+their augmentation, and one pinned copy moves all of it. The images are augmented in a separate stream while the model trains
+on the previous group. Groups are ranges of absolute steps, so that a resumed run makes the same groups.
 
 Legend: G batches of a group, B batch, C channels, R stored side, S image side.
 """
@@ -21,12 +21,15 @@ from .augment import Augmenter, Drawn
 from .loader import Sampler
 from .moving import to_device
 
-_VALUES_AHEAD = 1 << 24  # of the float32 images of a group on a GPU: 64 MiB, and as much again of the group before
-_SHARE = 0.5  # of a GPU's free memory that a set of images may take: model and activations need the rest
+_VALUES_AHEAD = 1 << 24  # float32 values of a group on a GPU: 64 MiB, and as much for the previous group
+_SHARE = 0.5  # share of a GPU's free memory for the images; model and activations need the rest
 
 
 def fits(images_NCRR: Tensor, device: torch.device) -> bool:
-    """Whether a set of images may lie on `device`: on a CUDA device, where it takes at most half of the memory that is free."""
+    """Returns whether a set of images fits on `device`.
+
+    On a CUDA device it may take at most half of the free memory.
+    """
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
@@ -35,8 +38,10 @@ def fits(images_NCRR: Tensor, device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class _Group:
-    """What is known on the CPU of G batches: `indices` int64 [G B]; `images` uint8 [G B, C, R, R] where the set is not on the
-    device."""
+    """Holds what the CPU knows of G batches.
+
+    `indices` int64 [G B]. `images` uint8 [G B, C, R, R], or None if all images are on the device.
+    """
 
     indices: Tensor
     drawn: Drawn
@@ -44,10 +49,10 @@ class _Group:
 
 
 class Feed:
-    """Augmented batches of `images` uint8 [N, C, R, R] and `labels` int64 [N] on `device`.
+    """Makes augmented batches of `images` uint8 [N, C, R, R] and `labels` int64 [N] on `device`.
 
-    `samplers`: one for each micro-step of a step; the rank of a sampler is that of its draws. `ahead`: batches in a group;
-    None: one on the CPU, elsewhere as many as 64 MiB hold. `resident` says whether the images lie on the device.
+    `samplers`: one per micro-step of a step. The draws have the rank of their sampler. `ahead`: batches per group; None: one
+    on the CPU, elsewhere as many as fit in 64 MiB. `resident` is whether the images are on the device.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class Feed:
             ahead = 1 if device.type == "cpu" else max(1, _VALUES_AHEAD // values)
         self.ahead = ahead
         self._number, self._batches = -1, (labels, labels)  # the group in use
-        self._begun: dict[int, tuple[Tensor, Tensor]] = {}  # groups on the device, in use next
+        self._begun: dict[int, tuple[Tensor, Tensor]] = {}  # groups on the device, to be used next
         self._drawing: dict[int, Future[_Group]] = {}
         self._thread = ThreadPoolExecutor(1) if device.type != "cpu" else None
         self._stream = None
@@ -78,7 +83,7 @@ class Feed:
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def batch(self, step: int, micro: int = 0) -> tuple[Tensor, Tensor]:
-        """(images float32 [B, C, S, S], targets) of a micro-step, on the device; see `Augmenter`."""
+        """Returns (images float32 [B, C, S, S], targets) of a micro-step, on the device; see `Augmenter`."""
         number, place = divmod(step * len(self.samplers) + micro, self.ahead)
         if number != self._number:
             self._batches, self._number = self._take(number), number
@@ -88,7 +93,7 @@ class Feed:
         return x[rows], targets[rows]
 
     def _take(self, number: int) -> tuple[Tensor, Tensor]:
-        """The group `number`; on a GPU the next one is begun, and the draws of the one after."""
+        """Returns the group `number`. On a GPU it also starts the next group, and the draws of the group after that."""
         if self._thread is None:
             return self._make(self._draw(number))
         self._begin(number)
@@ -104,12 +109,11 @@ class Feed:
         return taken
 
     def _begin(self, number: int) -> None:
-        """Has the device make a group."""
+        """Starts making a group on the device."""
         if number in self._begun:
             return
-        drawing = self._drawing.get(number) or self._thread.submit(
-            self._draw, number
-        )  # sampler and draws are the thread's
+        # Only the thread uses the samplers and draws.
+        drawing = self._drawing.get(number) or self._thread.submit(self._draw, number)
         with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
             self._begun[number] = self._make(drawing.result())
 

@@ -1,4 +1,4 @@
-"""Finds what a user names: a name, a folder, a table, an archive, a hub set or arrays. Decodes nothing."""
+"""Finds the data that a user names: a name, a folder, a table, an archive, a hub dataset or arrays. Decodes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ from .table import find_table
 
 
 def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008
-    """`locate`, but a class that train does not have is an UnknownNameError, and a group in two splits a ConfigError."""
+    """Finds data as `locate` does, and raises an error if it cannot be trained on.
+
+    Raises UnknownNameError for a class that train does not have. Raises DataError for class folders whose images cannot be
+    read. Raises ConfigError for a group in two splits.
+    """
     found = locate(source, labelled, reading)
     for name in found.unknown:
         own = found.class_names.index(name)
@@ -48,9 +52,9 @@ def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingCon
 
 
 def locate(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008
-    """Any source, found and listed; nothing decoded, but named sets downloaded.
+    """Finds any source and lists its images. Decodes nothing, but downloads named datasets.
 
-    Raises DataError, UnknownNameError, and ConfigError where the source could be taken for several things.
+    Raises DataError, UnknownNameError, and ConfigError if the source is ambiguous.
     """
     found = _located(source, labelled, reading)
     for images in found.splits.values():

@@ -1,4 +1,4 @@
-"""Finds image folders as data, without opening a file (layout.py decides how a folder is read)."""
+"""Finds the images of a folder without opening a file (layout.py decides how a folder is read)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .names import TABLES
 
 
 def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Found:  # noqa: B008
-    """The images of a folder by split, nothing opened; what it was taken for is in its `layout` and the first of its notes.
+    """Returns the images of a folder by split, without opening them.
 
-    `labelled` False: all images below it, however they lie, are for training, but for those of val and test. Raises DataError,
-    ConfigError, UnknownNameError.
+    `layout` and the first of the notes say how the folder was read. `labelled` False: all images at any depth are for
+    training, except those of val and test. Raises DataError, ConfigError, UnknownNameError.
     """
     root = check_exists(Path(path))
     layout = read_layout(root, reading, labelled)
@@ -49,7 +49,7 @@ def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labe
 
 
 def check_exists(root: Path, hint: str = "") -> Path:
-    """`root`, or DataError with the nearest names beside it, or the hint where there are none."""
+    """Returns `root`. Raises DataError with the nearest names beside it, or with the hint if there are none."""
     root = expanded(root)
     if root.is_dir():
         return root

@@ -1,9 +1,9 @@
-"""Draws and applies boxes and resampling for a batch, one for each image.
+"""Draws and applies boxes and resampling for a batch, one per image.
 
-A random resized crop, its resize and its flip are two small matrix products: image b becomes Wy_b @ image @ Wx_b^T.
-A row of W holds the weights with which one output pixel averages the stored ones. This is the antialiased filter of
-torch.nn.functional.interpolate, applied to a different crop of each image.
-Boxes are drawn on the CPU with the distributions of torchvision's RandomResizedCrop and RandomErasing.
+A random resized crop, its resize and its flip are two small matrix products: image b becomes Wy_b @ image @ Wx_b^T. A row of
+W holds the weights with which one output pixel averages the stored ones. This is the antialiased filter of
+torch.nn.functional.interpolate, applied to a different crop of each image. Boxes are drawn on the CPU with the distributions
+of torchvision's RandomResizedCrop and RandomErasing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_CHUNK = 1 << 18  # values that a product works on at a time on the CPU, so that they stay in its cache
-_TRIES = 10  # as torchvision: so many boxes are drawn before the fallback is taken
+_CHUNK = 1 << 18  # values per matrix product on the CPU, so that they stay in its cache
+_TRIES = 10  # boxes that are drawn before the fallback is used, as in torchvision
 
 
 def _draw_sides(
     batch: int, size: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Two sides [batch, tries] in whole pixels: area uniform in `scale` x size^2, first : second log-uniform in `ratio`."""
+    """Draws two sides [batch, tries] in whole pixels: area uniform in `scale` x size^2, ratio log-uniform in `ratio`.
+
+    The ratio is first : second.
+    """
     area, aspect = torch.rand(2, batch, _TRIES, generator=generator, dtype=torch.float64)
     area = (scale[0] + (scale[1] - scale[0]) * area) * size**2
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -30,13 +33,13 @@ def _draw_sides(
 
 
 def _first(valid: Tensor, values: Tensor, fallback: int) -> Tensor:
-    """values[b, t] of the first valid try t of each row, else `fallback`."""
+    """Returns values[b, t] of the first valid try t of each row, else `fallback`."""
     chosen = values.gather(1, valid.int().argmax(1, keepdim=True)).squeeze(1)
     return torch.where(valid.any(1), chosen, fallback)
 
 
 def _place(height: Tensor, width: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Boxes (top, left, height, width) [B, 4], uniform over the places where each fits into the image."""
+    """Places boxes (top, left, height, width) [B, 4] uniformly where each fits into the image."""
     top, left = torch.rand(2, len(height), generator=generator, dtype=torch.float64)
     top, left = (top * (size - height + 1)).long(), (left * (size - width + 1)).long()
     return torch.stack((top, left, height, width), 1)
@@ -45,10 +48,11 @@ def _place(height: Tensor, width: Tensor, size: int, generator: torch.Generator)
 def draw_crops(
     batch: int, size: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Crop boxes (top, left, height, width), int64 [batch, 4], of square images `size` pixels wide.
+    """Draws crop boxes (top, left, height, width), int64 [batch, 4], of square images `size` pixels wide.
 
-    torchvision's RandomResizedCrop: `scale` bounds the share of the area, `ratio` width : height (log-uniform); where ten
-    draws do not fit, the largest centred box whose aspect is within `ratio`.
+    The distribution is that of torchvision's RandomResizedCrop. `scale` bounds the share of the area, and `ratio` the aspect
+    width : height (log-uniform). If none of ten draws fits, the box is the largest centred one whose aspect is within
+    `ratio`.
     """
     width, height = _draw_sides(batch, size, scale, ratio, generator)
     valid = (width > 0) & (width <= size) & (height > 0) & (height <= size)
@@ -62,9 +66,9 @@ def draw_crops(
 def draw_erasures(
     batch: int, size: int, probability: float, scale: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Boxes to erase, int64 [batch, 4] as in `draw_crops`; height and width are 0 where nothing is erased.
+    """Draws boxes to erase, int64 [batch, 4] as in `draw_crops`. Height and width are 0 if nothing is erased.
 
-    torchvision's RandomErasing: height : width log-uniform in 0.3-3.3; both sides shorter than the image's.
+    As in torchvision's RandomErasing, height : width is log-uniform in 0.3-3.3, and both sides are shorter than the image's.
     """
     height, width = _draw_sides(batch, size, scale, (0.3, 3.3), generator)
     valid = (height < size) & (width < size)
@@ -73,13 +77,15 @@ def draw_erasures(
 
 
 def draw_squares(batch: int, size: int, side: int, generator: torch.Generator) -> Tensor:
-    """Cutout's boxes, int64 [batch, 4]: the centre uniform over the pixels, what lies outside the image cut off."""
+    """Draws the boxes of Cutout, int64 [batch, 4]. The centre is uniform over the pixels; borders cut the box."""
     return clip_boxes(torch.randint(size, (batch, 2), generator=generator), torch.full((batch, 2), side), size)
 
 
 def clip_boxes(centre_B2: Tensor, sides_B2: Tensor, size: int) -> Tensor:
-    """(top, left, height, width) of boxes round a pixel, int64 [B, 4]: `sides` (y, x) long, an odd one with the pixel in its
-    middle, cut at the image's borders."""
+    """Returns boxes (top, left, height, width) around centre pixels, cut at the borders of the image: int64 [B, 4].
+
+    `sides` (y, x) are the lengths. A box of odd length has the pixel in its middle.
+    """
     low = centre_B2 - sides_B2 // 2
     high = (low + sides_B2).clamp_(0, size)
     low = low.clamp_(0, size)
@@ -87,7 +93,7 @@ def clip_boxes(centre_B2: Tensor, sides_B2: Tensor, size: int) -> Tensor:
 
 
 def inside(boxes_B4: Tensor, size: int) -> Tensor:
-    """Which pixels lie inside each image's box, bool [B, 1, size, size]."""
+    """Returns which pixels are inside each image's box, bool [B, 1, size, size]."""
     at = torch.arange(size, device=boxes_B4.device)
     low_B21, sides_B21 = boxes_B4[..., None].split(2, 1)
     within_B2S = (at >= low_B21) & (at < low_B21 + sides_B21)
@@ -97,7 +103,7 @@ def inside(boxes_B4: Tensor, size: int) -> Tensor:
 def _weights(
     boxes_B4: Tensor, flip_B: Tensor | None, offset_B2: Tensor | None, stored: int, size: int, cubic: bool
 ) -> Tensor:
-    """The filters of both axes (y, x), float32 [B, 2, size, stored]: as `resample` says."""
+    """Returns the filters of both axes (y, x), float32 [B, 2, size, stored]; see `resample`."""
     device = boxes_B4.device
     out = torch.arange(size, device=device, dtype=torch.float32).expand(len(boxes_B4), 2, size)
     within = None
@@ -110,10 +116,10 @@ def _weights(
     at = torch.arange(stored, device=device, dtype=torch.float32)
     start, length = boxes_B4[..., None].float().split(2, 1)
     scale = length / size
-    narrow = 1 / scale.clamp(min=1)  # where an image shrinks, the filter is as wide as the pixels it stands for
+    narrow = 1 / scale.clamp(min=1)  # if an image shrinks, the filter covers all pixels that it averages
     centre = (start + scale * (out + 0.5) - 0.5) * narrow
     distance = ((at * narrow)[:, :, None] - centre[..., None]).abs_()
-    if cubic:  # Keys 1981 with a = -1/2, as PIL's resize
+    if cubic:  # Keys 1981 with a = -1/2, as in PIL's resize
         near = (1.5 * distance - 2.5) * distance * distance + 1
         far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
         weight = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
@@ -133,11 +139,14 @@ def resample(
     offset_B2: Tensor | None = None,
     cubic: bool = False,
 ) -> Tensor:
-    """Each image's box, resized to `size` pixels with antialiasing, mirrored where `flip`: uint8 [B, C, size, size].
+    """Resizes each image's box to `size` pixels with antialiasing, mirrored where `flip`: uint8 [B, C, size, size].
 
-    `offset` (y, x): of that, the window that begins there, zeros outside. The filter is bilinear, or `cubic` (a = -1/2).
-    Equal to torch.nn.functional.interpolate(crop.float(), antialias=True), rounded, but for float32 rounding: at most one
-    grey level, where a value falls between two (under reduced-precision matrix products likewise at most one).
+    `offset` (y, x): the result is the window of it that begins there, with zeros outside. The filter is bilinear, or `cubic`
+    (a = -1/2).
+
+    The result equals torch.nn.functional.interpolate(crop.float(), antialias=True), rounded. A value half-way between two
+    levels may differ by one level, because of float32 rounding. With reduced-precision matrix products the difference is also
+    at most one level.
     """
     b, c, stored, _ = images_BCRR.shape
     weights = _weights(boxes_B4, flip_B, offset_B2, stored, size, cubic)
@@ -151,13 +160,15 @@ def resample(
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Float values in 0-255, cut to whole numbers. By way of int16: that cast is vectorised, float to uint8 is not."""
+    """Truncates float values in 0-255 to uint8. Casts through int16, because a cast from float to uint8 is not vectorised."""
     return x.to(torch.int16).to(torch.uint8)
 
 
 def shift(images_BCSS: Tensor, padding: int, offset_B2: Tensor | None, flip_B: Tensor | None) -> Tensor:
-    """Each image mirrored where `flip`, and of it the window that begins at `offset` (y, x), each at most `padding` pixels off;
-    zeros outside. uint8. One gather for the whole batch (as airbench crops)."""
+    """Mirrors each image where `flip`, and returns the window of it that begins at `offset` (y, x): uint8.
+
+    Offsets are at most `padding` pixels, and pixels outside are zero. One gather serves the whole batch, as in airbench.
+    """
     b, c, size, _ = images_BCSS.shape
     at = torch.arange(size, device=images_BCSS.device).expand(b, size)
     y, x = (at, at) if offset_B2 is None else (at + offset_B2[:, :1], at + offset_B2[:, 1:])

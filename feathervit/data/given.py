@@ -1,7 +1,7 @@
-"""Reads what Python programs give as images and labels, or refuses it with a ConfigError, never a raw exception.
+"""Reads images and labels that Python programs give. Raises ConfigError for invalid ones, never a raw exception.
 
 Images are an array or a tensor, or any series or iterable of paths, bytes, open files, PIL images and arrays. Their sizes may
-differ. Labels are any sequence of integers or of texts. `channel_axis` is the one rule for the axis of the channels.
+differ. Labels are any sequence of integers or of texts. Only `channel_axis` decides which axis holds the channels.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ COLOURS = (1, 3)  # channels of grey and colour images
 
 
 def as_images(given: Any, what: str = "images") -> Array | list[Source | Array]:
-    """An array or tensor as it is, and of anything else a list, its elements paths, bytes, PIL images and arrays. `what` names
-    it in errors. Raises ConfigError."""
+    """Returns an array or tensor unchanged, and anything else as a list of paths, bytes, PIL images and arrays.
+
+    `what` names the images in errors. Raises ConfigError.
+    """
     given = _plain(given, what)
     if isinstance(given, (np.ndarray, torch.Tensor)) and given.ndim:
         return given
@@ -34,14 +36,16 @@ def as_images(given: Any, what: str = "images") -> Array | list[Source | Array]:
 
 
 def stacked(images: Array | list[Source | Array]) -> Array | list[Source | Array]:
-    """A list of arrays of one shape as one array; all else as it is."""
+    """Stacks a list of arrays of one shape and type into one array. Returns anything else unchanged."""
     alike = isinstance(images, list) and all(isinstance(x, np.ndarray) for x in images)
     return np.stack(images) if alike and len({(x.shape, x.dtype) for x in images}) == 1 else images
 
 
 def kept(given: Any, depth: int = 2) -> Any:
-    """What can be read once only, as what can be read again: generators, open files, and lists, pairs and dicts of them. Raises
-    ConfigError."""
+    """Replaces generators and open files, which can be read only once, by lists and bytes.
+
+    They may be inside lists, pairs and dicts. Raises ConfigError.
+    """
     if hasattr(given, "read"):
         return _content(given, "a file")
     if isinstance(given, Mapping):
@@ -54,7 +58,10 @@ def kept(given: Any, depth: int = 2) -> Any:
 
 
 def as_labels(given: Any, what: str = "labels") -> np.ndarray:
-    """Labels as an array of integers or of texts, one axis. Raises ConfigError for others, and where some are missing."""
+    """Returns labels as an array of integers or of texts, with one axis.
+
+    Raises ConfigError for labels of other types, and for missing labels.
+    """
     wanted = f"{what} must be integers or texts, one per image"
     given = _plain(given, what)
     if isinstance(given, torch.Tensor):
@@ -85,10 +92,10 @@ def as_labels(given: Any, what: str = "labels") -> np.ndarray:
 
 
 def channel_axis(shape: tuple[int, ...], channels: int | None = None) -> int:
-    """Which of the last three axes of `shape` holds the channels: -3 or -1.
+    """Returns which of the last three axes of `shape` holds the channels: -3 or -1.
 
-    It is the one of length `channels`, or where that is not known, of length 1 or 3; where neither is, the one that leaves
-    square images. Raises ConfigError where it could be both or none.
+    It is the axis of length `channels`. If `channels` is None, it is the axis of length 1 or 3, or else the one that leaves
+    square images. Raises ConfigError if it could be both or neither.
     """
     a, b, c = shape[-3:]
     known = COLOURS if channels is None else (channels,)
@@ -106,7 +113,7 @@ def channel_axis(shape: tuple[int, ...], channels: int | None = None) -> int:
 
 
 def channels_first(x: Array, channels: int | None = None) -> torch.Tensor:
-    """uint8 [N, C, H, W] of a batch [N, H, W] of grey images, [N, H, W, C] or [N, C, H, W]. Raises ConfigError."""
+    """Returns uint8 [N, C, H, W] of a batch [N, H, W] of grey images, [N, H, W, C] or [N, C, H, W]. Raises ConfigError."""
     x = _levels(x)
     if x.ndim == 3 and x.shape[2] in COLOURS:
         raise ConfigError(
@@ -120,14 +127,15 @@ def channels_first(x: Array, channels: int | None = None) -> torch.Tensor:
 
 
 def one_or_more(x: Array, channels: int) -> torch.Tensor:
-    """uint8 [N, C, H, W] of images of so many channels: a batch as in `channels_first`, or one image [H, W], [H, W, C] or
-    [C, H, W]. Raises ConfigError."""
+    """Returns uint8 [N, C, H, W] of images with that number of channels. Raises ConfigError.
+
+    The images are a batch as in `channels_first`, or one image [H, W], [H, W, C] or [C, H, W].
+    """
     x = _levels(x)
     if x.ndim == 2 and channels == 1:
         return x[None, None]
-    if (
-        x.ndim == 3 and channels == 1 and x.shape[0] != 1 and x.shape[2] not in (1, 3, 4)
-    ):  # colour is not as many grey rows
+    # [H, W, 3] is a colour image, not H grey ones.
+    if x.ndim == 3 and channels == 1 and x.shape[0] != 1 and x.shape[2] not in (1, 3, 4):
         return x[:, None]
     if x.ndim == 3:
         x = x[None]
@@ -137,7 +145,7 @@ def one_or_more(x: Array, channels: int) -> torch.Tensor:
 
 
 def as_image(x: Array) -> Image.Image:
-    """One image, uint8 [H, W], [H, W, C] or [C, H, W], grey or RGB. Raises ConfigError."""
+    """Converts one array, uint8 [H, W], [H, W, C] or [C, H, W], to a grey or RGB image. Raises ConfigError."""
     x = _levels(x)
     if x.ndim == 3:
         x = x.movedim(channel_axis(tuple(x.shape)), -1)
@@ -154,7 +162,7 @@ def _wanted(channels: int) -> str:
 
 
 def _plain(given: Any, what: str) -> Any:
-    """A series of pandas or polars as an array, arrays of objects and of texts as lists, tensors on the CPU.
+    """Converts a pandas or polars series to an array, and arrays of objects and texts to lists. Moves tensors to the CPU.
 
     Raises ConfigError for tables and for tensors without values.
     """
@@ -167,7 +175,7 @@ def _plain(given: Any, what: str) -> Any:
     ):
         try:
             given = np.asarray(given)
-        except Exception as error:  # libraries raise what they like
+        except Exception as error:  # libraries raise exceptions of any type
             raise ConfigError(f"{what} of type {type(given).__name__} are no array: {error}") from error
     if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind == "S":
         return [os.fsdecode(x) for x in given.tolist()]
@@ -189,7 +197,7 @@ def _listed(given: Any, what: str) -> list[Any]:
         raise ConfigError(f"{what} must be an array, or a list of paths or images, got {type(given).__name__}")
     try:
         return list(given)
-    except Exception as error:  # of the caller's own generator
+    except Exception as error:  # raised by the caller's own generator
         raise ConfigError(f"{what} cannot be listed: {type(error).__name__}: {error}") from error
 
 
@@ -234,7 +242,10 @@ def _levels(x: Array) -> torch.Tensor:
 
 
 def _is_missing(value: Any) -> bool:
-    """None, NaN, and what pandas has for them, which differs from itself or cannot be compared."""
+    """Returns whether a value is None or NaN, or a missing value of pandas.
+
+    The latter differs from itself or cannot be compared.
+    """
     try:
         return value is None or bool(value != value)
     except (TypeError, ValueError):

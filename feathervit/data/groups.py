@@ -1,4 +1,4 @@
-"""Groups images that belong together, of a person, an animal or a video: no group is on both sides of a split."""
+"""Groups images that belong together, such as those of one person, animal or video, so that no split divides a group."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ..errors import ConfigError
 
-_GUESSES = (  # what file names often hold: a folder inside the class; a name before a number; a name before a mark
+_GUESSES = (  # common names of files: a folder inside the class; a name before a number; a name before a mark
     (r"[^/]+/([^/]+)/[^/]+$", "folders inside the classes"),
     (r"([^/]*?[^/\d])[-_. ]*\d+\.\w+$", "file names before their last number"),
     (r"([^/]*\d)[-_. ]+\d+\.\w+$", "file names before their last number"),
@@ -17,7 +17,7 @@ _GUESSES = (  # what file names often hold: a folder inside the class; a name be
 
 
 def groups_by_pattern(pattern: str, sources: Iterable[str]) -> list[str]:
-    """The group of each path: what the pattern's parentheses find, or all that it finds.
+    """Returns the group of each path: what the pattern's parentheses match, or the whole match if it has none.
 
     Raises ConfigError for a pattern that is not a regular expression or finds nothing in a path.
     """
@@ -41,7 +41,7 @@ def groups_by_pattern(pattern: str, sources: Iterable[str]) -> list[str]:
 
 
 def across_splits(groups: dict[str, list[str]]) -> dict[str, list[str]]:
-    """group -> the splits it is in, for those in several."""
+    """Returns group -> its splits, for groups in several splits."""
     found: dict[str, list[str]] = defaultdict(list)
     for split, names in groups.items():
         for name in dict.fromkeys(names):
@@ -50,9 +50,9 @@ def across_splits(groups: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def suggested(sources: Sequence[str], labels: Sequence[int]) -> tuple[str, str, dict[str, int]] | None:
-    """(pattern, what it reads, group -> images) where paths look as if they named groups; None where they do not.
+    """Returns (pattern, what it reads, group -> images) if the paths look as if they named groups, else None.
 
-    They do where most classes hold several groups, and most groups several images.
+    They do if most classes hold several groups, and most groups several images.
     """
     for pattern, what in _GUESSES:
         matches = [re.search(pattern, source) for source in sources]

@@ -1,7 +1,7 @@
-"""Reads Hugging Face data sets by the package `datasets` (extra `hub`): `hf:OWNER/NAME`, or a local folder, `hf:PATH`.
+"""Reads Hugging Face datasets with the package `datasets` (extra `hub`): `hf:OWNER/NAME`, or a local folder, `hf:PATH`.
 
-The types of the columns identify them: an Image, and a ClassLabel or a column with a usual name of labels. Images stay encoded;
-our cache decodes them as it does files.
+Columns are recognised by their types: an Image, and a ClassLabel or a column with a usual name for labels. Images stay
+encoded; our cache decodes them like files.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ _DATA = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".tar", ".zip"
 
 
 def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008 (frozen)
-    """`name` without "hf:". Where no labels are needed and there is no column of them, all images are of one class.
+    """Finds a dataset of the hub, or a local one. `name` is without "hf:".
 
-    Splits without labels are left out. The first of the notes says which columns and splits were taken. Raises DataError: extra
-    missing, set not found, columns not recognised; ConfigError: several columns or splits it could be.
+    If labels are not needed and no column holds them, all images are of one class. Splits without labels are left out. The
+    first of the notes says which columns and splits are used. Raises DataError if the extra is missing, the dataset is not
+    found, or its columns are not recognised. Raises ConfigError if several columns or splits are candidates.
     """
     try:
         import datasets
@@ -84,7 +85,7 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
 
 
 def _loaded(name: str, datasets: ModuleType) -> tuple[Any, list[str]]:
-    """A set by its name, or NAME:CONFIG, or a folder; and the data files in that folder that `datasets` leaves out.
+    """Loads a dataset by its name, NAME:CONFIG or folder. Also returns the data files in the folder that `datasets` ignores.
 
     Raises DataError.
     """
@@ -93,7 +94,7 @@ def _loaded(name: str, datasets: ModuleType) -> tuple[Any, list[str]]:
         if not folder.is_dir():
             return datasets.load_dataset(*name.split(":", 1)), unused
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _DATA and path.is_file())
-        # `datasets` knows a file by its path and time; one that was replaced with its time kept is found by our stamp.
+        # `datasets` identifies a file by its path and time. Our stamp also finds a file that was replaced and kept its time.
         key = text_digest(f"{path} {stamp(path.stat())}" for path in files).hexdigest()
         builder = datasets.load_dataset_builder(str(folder), cache_dir=str(cache_folder() / "hub" / key))
         used = {Path(file).resolve() for part in (builder.config.data_files or {}).values() for file in part}
@@ -111,7 +112,7 @@ def _groups(parts: dict[str, Any], rows: dict[str, np.ndarray], column: str) -> 
 
 
 class _Column(Sequence):
-    """Encoded images of some rows, read from the table one at a time."""
+    """Reads the encoded images of some rows from the table, one at a time."""
 
     def __init__(self, table: Any, column: str, rows: np.ndarray):
         self.table, self.column, self.rows = table, column, rows
@@ -154,6 +155,6 @@ def _label_column(where: str, table: Any, datasets: ModuleType, reading: Reading
 
 
 def _say_the_same(table: Any, columns: list[str]) -> bool:
-    """Whether the columns divide the rows alike, as a number and its name do."""
+    """Returns whether the columns divide the rows into the same classes, as a number and its name do."""
     values = [list(table[column]) for column in columns]
     return len({len(set(part)) for part in (*values, list(zip(*values, strict=True)))}) == 1

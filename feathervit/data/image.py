@@ -1,10 +1,10 @@
-"""Turns an image into pixels, in one way for training, evaluation, prediction, export and the browser.
+"""Converts an image to pixels, in the same way for training, evaluation, prediction, export and the browser.
 
 Steps: open, make square, resize once, normalise. Opening takes the first frame, turns it upright by EXIF, converts it to grey
-or RGB in 8 bits and puts transparency on white. The resize is float32 bilinear with antialiasing, rounded.
-A much larger JPEG is decoded at 1/2, 1/4 or 1/8 by libjpeg, never below twice the size asked for. Its square is then cut at
-fractions of the decoded pixels, so that it is the same part of the image. Memory is bounded: all images that are being decoded,
-in all threads, share a budget of pixels.
+or RGB in 8 bits and puts transparency on white. The resize is float32 bilinear with antialiasing, rounded. A much larger JPEG
+is decoded at 1/2, 1/4 or 1/8 by libjpeg, never below twice the requested size. The square is then cut at fractions of decoded
+pixels, so that it covers the same part of the image. Memory is bounded: all images that are being decoded, in all threads,
+share a budget of pixels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _MIRRORED = {
 
 
 class ImageError(DataError):
-    """An image that cannot be read; `why` is the reason without the name."""
+    """Raised for an image that cannot be read. `why` is the reason without the file name."""
 
     def __init__(self, source: Source, why: str):
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "an image"
@@ -60,11 +60,11 @@ class ImageError(DataError):
 
 
 def open_image(source: Source, channels: int = 3, scale: float | None = None, max_gib: float = MAX_GIB) -> torch.Tensor:
-    """A whole image as uint8 [channels, H, W], upright.
+    """Reads a whole image as uint8 [channels, H, W], upright.
 
     source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). scale: the value that is white in
-    images of more than 8 bits (see depth.py). max_gib: the memory it may take when decoded. Raises ImageError, one line that
-    names the file and says why.
+    images of more than 8 bits (see depth.py). max_gib: the most memory that it may take when decoded. Raises ImageError with
+    one line that names the file and the reason.
     """
     with _decoding(source, channels, scale=scale, max_gib=max_gib) as (image, *_):
         return _pixels(image, channels).contiguous()
@@ -74,14 +74,17 @@ def open_image(source: Source, channels: int = 3, scale: float | None = None, ma
 def examined(
     source: Source, channels: int, scale: float | None = None, max_gib: float = MAX_GIB
 ) -> Iterator[tuple[torch.Tensor, str | None, str | None]]:
-    """`open_image` for use in threads, with PIL's name of the format and what may be wrong with the file (damage.py): the
-    pixels count against the budget until the block ends. A JPEG that is too large for `max_gib` is decoded at a fraction."""
+    """Opens an image as `open_image` does. Yields its pixels, PIL's name of its format, and what may be wrong with the file.
+
+    See damage.py for what may be wrong. For use in threads: the pixels count against the budget until the block ends. A JPEG
+    that is too large for `max_gib` is decoded at a fraction of its size.
+    """
     with _decoding(source, channels, scale=scale, thorough=True, max_gib=max_gib) as (image, _, kind, doubted):
         yield _pixels(image, channels), kind, doubted
 
 
 class _Decoded(NamedTuple):
-    """An image in 8 bits, the (width, height) of the file, its format, and what may be wrong with it."""
+    """Holds an image in 8 bits, the (width, height) of the file, its format, and what may be wrong with it."""
 
     image: Image.Image
     size: tuple[int, int]
@@ -99,9 +102,11 @@ def _decoding(
     thorough: bool = False,
     max_gib: float = MAX_GIB,
 ) -> Iterator[_Decoded]:
-    """The image, decoded. `at_least`: both sides may shrink to no less than this while a JPEG is decoded. `thorough`: also seek
-    what is only to be doubted. Its pixels count against the budget until the block ends. What goes wrong inside is a
-    ImageError."""
+    """Decodes an image, whose pixels count against the budget until the block ends.
+
+    `at_least`: a JPEG may be decoded at a smaller size, with sides no shorter than this. `thorough`: also look for what is
+    only doubtful. Raises ImageError for any failure inside the block.
+    """
     if channels not in (1, 3):
         raise DataError(f"image files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
     try:
@@ -112,18 +117,18 @@ def _decoding(
             elif thorough and decoded_bytes(image, size) > max_gib * 2**30:
                 image.draft(None, (size[0] // 8, size[1] // 8))
             refuse_large(image, size, fit == "pad", max_gib)
-            # A progressive JPEG keeps the coefficients of the whole image at any scale.
+            # Decoding a progressive JPEG keeps the coefficients of the whole image at any scale.
             whole = size[0] * size[1] if "progressive" in image.info else image.width * image.height
             with budget.share(whole):
                 mode = file_mode(image)
-                image.load()  # here: what reads EXIF later may hide that the pixels break off
+                image.load()  # load here, because reading EXIF later may hide that the pixels are truncated
                 kind, data = image.format, _file_bytes(source) if image.format in CHECKED else b""
                 if why := fault(data, image):
                     raise OSError(why)
                 doubted = doubt(data, image) if thorough else None
                 image = _in_eight_bits(image, mode, source, scale) if is_deep(mode) else image
                 yield _Decoded(image, size, kind, doubted)
-    except Exception as error:  # PIL's readers fail in a dozen ways: OSError, SyntaxError, struct.error, zlib.error...
+    except Exception as error:  # PIL raises many types of exception: OSError, SyntaxError, struct.error, zlib.error...
         raise ImageError(source, reason(error, source)) from error
 
 
@@ -135,9 +140,9 @@ def to_stored(
     scale: float | None = None,
     max_gib: float = MAX_GIB,
 ) -> torch.Tensor:
-    """An image as uint8 [channels, size, size]: `open_image`, `fit_square`, `resize`. size None: no resize.
+    """Reads an image as uint8 [channels, size, size]: `open_image`, `fit_square`, `resize`. size None: no resize.
 
-    Training (at its stored size), evaluation and prediction (at the model's size) all come through here.
+    Training (at its stored size), evaluation and prediction (at the model's size) all use this function.
     """
     with _decoding(source, channels, 2 * size if size else None, fit, scale, max_gib=max_gib) as (image, full, *_):
         if size and image.size != full:
@@ -147,10 +152,10 @@ def to_stored(
 
 
 def fit_square(x: torch.Tensor, fit: Fit) -> torch.Tensor:
-    """Pixels [..., H, W] as a square [..., S, S], before any resize.
+    """Makes pixels [..., H, W] a square [..., S, S], before any resize.
 
-    "crop": the centre, S the short side; "pad": black around, S the long side (an odd pixel goes to the right or the
-    bottom in both); "stretch": unchanged here, `resize` stretches it.
+    "crop": the centre, where S is the short side. "pad": black borders, where S is the long side. In both, an odd pixel goes
+    to the right or the bottom. "stretch": unchanged here, because `resize` stretches it.
     """
     height, width = x.shape[-2:]
     if fit == "stretch" or height == width:
@@ -165,18 +170,18 @@ def fit_square(x: torch.Tensor, fit: Fit) -> torch.Tensor:
 
 
 def resize(x: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 [..., H, W] -> uint8 [..., size, size]: float32 bilinear with antialiasing, rounded to the nearest."""
+    """Resizes uint8 [..., H, W] to uint8 [..., size, size]: float32 bilinear with antialiasing, rounded to the nearest."""
     if x.shape[-2:] == (size, size):
         return x.contiguous()
     planes_NHW = x.reshape(-1, *x.shape[-2:])
-    # In pieces of at most 16 million pixels: float32 of a large image or set would be most of the memory.
+    # In pieces of at most 16 million pixels: a float32 copy of a large image or dataset would take most of the memory.
     pieces = planes_NHW.split(max(1, (1 << 24) // (x.shape[-2] * x.shape[-1])))
     out_NHW = torch.cat([_interpolate(piece, size) for piece in pieces])
     return out_NHW.reshape(*x.shape[:-2], size, size)
 
 
 def normalise(x: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """uint8 [..., C, H, W] -> float32 (x / 255 - mean) / std; mean and std hold one value, or one a channel."""
+    """Converts uint8 [..., C, H, W] to float32 (x / 255 - mean) / std. Mean and std hold one value, or one per channel."""
     mean_C11, std_C11 = _constants(tuple(mean), tuple(std), x.device)
     return (x.float() / 255 - mean_C11) / std_C11
 
@@ -185,18 +190,18 @@ def normalise(x: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation on a device, once: a copy there would wait for what runs on it."""
+    """Returns mean and deviation on a device. They are cached, because a copy to a GPU waits for its running work."""
     with torch.inference_mode(False):
         return tuple(torch.tensor(t, dtype=torch.float32, device=device).view(-1, 1, 1) for t in (mean, std))
 
 
 def as_input(x: torch.Tensor, config: RunConfig) -> torch.Tensor:
-    """Stored images, uint8 [B, C, R, R], as the model takes them: float32 [B, C, S, S], resized and normalised."""
+    """Converts stored images, uint8 [B, C, R, R], to input of the model: float32 [B, C, S, S], resized and normalised."""
     return normalise(resize(x, config.img_size), config.images.mean, config.images.std)
 
 
 def header(source: Source) -> tuple[int, int, str]:
-    """(width, height, `file_mode`) from a file's header, nothing decoded, not turned by EXIF. Raises ImageError."""
+    """Reads (width, height, `file_mode`) from a file's header, without decoding or turning by EXIF. Raises ImageError."""
     try:
         with opened(source) as image:
             return image.width, image.height, file_mode(image)
@@ -205,7 +210,10 @@ def header(source: Source) -> tuple[int, int, str]:
 
 
 def values_in(source: Source, max_gib: float = MAX_GIB) -> tuple[str, float, float] | None:
-    """What a file of more than 8 bits per channel holds (see `value_range`); None for 8 bits. Raises ImageError."""
+    """Returns the range of values in a file of more than 8 bits per channel (see `value_range`), or None for 8 bits.
+
+    Raises ImageError.
+    """
     if not is_deep(header(source)[2]):
         return None
     try:
@@ -220,7 +228,7 @@ def values_in(source: Source, max_gib: float = MAX_GIB) -> tuple[str, float, flo
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """PIL's warnings (odd EXIF, large images) unseen. Filters are global: enter before threads start."""
+    """Silences PIL's warnings (odd EXIF, large images). Filters are global, so enter the block before threads start."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
@@ -241,23 +249,24 @@ def _interpolate(x_NHW: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channels: int, fit: Fit) -> torch.Tensor:
-    """`fit_square` and `resize` of a JPEG of `full` (width, height) that is decoded at a fraction of it.
+    """Applies `fit_square` and `resize` to a JPEG of `full` (width, height) that is decoded at a fraction of it.
 
-    Whole decoded pixels would put the square up to one of them beside its place, and libjpeg rounds the sides up: together
-    several grey levels. So the box is in fractions, as Pillow's own `thumbnail` has it, and float planes are resized.
+    A square in whole decoded pixels would be up to one of them out of place, and libjpeg rounds the sides up. Together these
+    errors change values by several grey levels. The box is therefore in fractions, as in Pillow's own `thumbnail`, and float planes are
+    resized.
     """
     orientation = _orientation(image)
     scale = 1 << round(math.log2(max(full) / max(image.size)))  # 2, 4 or 8
     sides = np.array(full)
     extent = sides if fit == "stretch" else np.full(2, max(full) if fit == "pad" else min(full))
-    spare = sides - extent  # below 0 for "pad"
+    spare = sides - extent  # negative for "pad"
     before = np.trunc(spare / 2)  # an odd pixel goes to the right or the bottom of the upright image
     before = np.where(_MIRRORED.get(orientation, (False, False)), spare - before, before)
     first = before / scale  # x and y of the square's corner, in decoded pixels
     last = first + extent / scale
     image = _and_close(image, image.convert("L" if channels == 1 else "RGB"))
     x_HWC = np.asarray(image, np.float32).reshape(image.height, image.width, channels)
-    if fit == "pad":  # the last decoded column and row may lie partly outside of the image, where all is black
+    if fit == "pad":  # the last decoded column and row may be partly outside of the image, where all is black
         x_HWC[:, -1] *= sides[0] / scale - (image.width - 1)
         x_HWC[-1] *= sides[1] / scale - (image.height - 1)
     (left, top), (right, bottom) = np.floor(first).astype(int), np.ceil(last).astype(int)
@@ -280,14 +289,14 @@ def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
         image = _and_close(image, white)
-    if image.mode == "LAB":  # Pillow knows no way from it to grey but through RGB
+    if image.mode == "LAB":  # Pillow cannot convert LAB to grey directly
         image = _and_close(image, image.convert("RGB"))
     if image.mode != mode:
         image = _and_close(image, image.convert(mode))
     if turn is not None:
         image = _and_close(image, image.transpose(turn))
     x_HWC = np.empty((image.height, image.width, channels), np.uint8)
-    rows = max(1, (1 << 22) // image.width)  # PIL's way to NumPy makes two copies: so band by band
+    rows = max(1, (1 << 22) // image.width)  # np.asarray copies twice, so convert in bands
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         x_HWC[top : top + rows] = np.asarray(band).reshape(band.height, band.width, channels)
@@ -295,7 +304,7 @@ def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
 
 
 def _and_close(old: Image.Image, new: Image.Image) -> Image.Image:
-    old.close()  # its pixels are let go at once: of a large image there are never three copies
+    old.close()  # frees its pixels at once, so that a large image never has three copies
     if new.width * new.height > LARGE:
         return_memory()
     return new
@@ -304,7 +313,7 @@ def _and_close(old: Image.Image, new: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block is no reason to refuse whole pixels
+    except Exception:  # a damaged EXIF block is not an error if the pixels are sound
         return 1
 
 
@@ -313,9 +322,9 @@ def _file_bytes(source: Source) -> bytes:
 
 
 def _in_eight_bits(image: Image.Image, mode: str, source: Source, scale: float | None) -> Image.Image:
-    """The same image, upright as the file is, with 8 bits per channel."""
+    """Converts an image to 8 bits per channel, with the orientation tag of the file."""
     levels = eight_bits(_deep_values(image, mode, source), scale, alpha=mode in ("LA;16", "RGBA;16"))
-    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is 0: PIL inverts 8 bits, and not more
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is 0: PIL inverts only images of 8 bits
         levels = 255 - levels
     out = Image.fromarray(levels if levels.ndim == 2 or levels.shape[2] > 1 else levels[..., 0])
     out.getexif()[_ORIENTATION] = _orientation(image)

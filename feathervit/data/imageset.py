@@ -1,8 +1,8 @@
-"""Holds a data set, before and after decoding.
+"""Holds a dataset, before and after decoding.
 
-After: an `ImageSet`, one uint8 tensor with its labels. Before: `Images`, which have labels and sources. They can be split,
-counted and looked at without decoding. `ArrayImages` are pixels already; files are in cache.py. Every source (a name, a folder,
-the hub, arrays) is found as `Found` and stored by the same few lines.
+After decoding it is an `ImageSet`, one uint8 tensor with its labels. Before decoding it is `Images`, with labels and sources,
+which can be split, counted and inspected. `ArrayImages` holds pixels from the start; files are in cache.py. Every source (a
+name, a folder, the hub, arrays) is found as a `Found` and stored by the same code.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from .layout import Layout
 
 Progress = Callable[[int, int], None]  # called with (images done, images in all)
-NATIVE_LIMIT = 96  # px: square images, all alike, are stored as they are up to this side
+NATIVE_LIMIT = 96  # px: square images of one size are stored unchanged up to this side
 
 
 @dataclass(eq=False)
 class ImageSet:
-    """Decoded images: `images` uint8 [N, C, R, R] (may be memory-mapped), `labels` int64 [N].
+    """Holds decoded images: `images` uint8 [N, C, R, R] (may be memory-mapped), `labels` int64 [N].
 
-    `sources` says where each came from: a path relative to the data set's root, with /, or "digits/train[17]".
+    `sources` says where each image comes from: a path relative to the dataset's root, with /, or "digits/train[17]".
     """
 
     images: torch.Tensor
@@ -44,7 +44,7 @@ class ImageSet:
         return len(self.labels)
 
     def subset(self, indices: Sequence[int] | torch.Tensor) -> ImageSet:
-        """The images at `indices`, in that order, with the same classes."""
+        """Returns the images at `indices`, in that order, with the same classes."""
         index_N = torch.as_tensor(indices, dtype=torch.int64)
         sources = [self.sources[i] for i in index_N.tolist()]
         return ImageSet(self.images[index_N], self.labels[index_N], self.class_names, sources, self.name)
@@ -52,7 +52,7 @@ class ImageSet:
     def dataset(
         self, img_size: int | None = None, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.5,)
     ) -> InputDataset:
-        """The images as a model takes them, for a `torch.utils.data.DataLoader` and a training loop of your own.
+        """Returns the images as inputs of a model, for a `torch.utils.data.DataLoader` and a training loop of your own.
 
         `img_size` None: the size they are stored at, which may be larger than a model's. `mean` and `std`: one value, or one
         per channel, on a scale from 0 to 1; the default is that of the recipes.
@@ -60,9 +60,10 @@ class ImageSet:
         return InputDataset(self, img_size or self.images.shape[-1], mean, std)
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that change with the sources, labels, classes, image shape or pixels.
+        """Returns 32 hexadecimal digits that change with the sources, labels, classes, image shape or pixels.
 
-        Pixels are read whole up to 8 GB (half a GB a second or so), and a spread sample of images above.
+        Up to 8 GB all pixels are read, at about 0.5 GB per second. Above that, only an evenly spread sample of images is
+        read.
         """
         digest = text_digest([*self.class_names, "", *self.sources, str(tuple(self.images.shape))])
         digest.update(self.labels.numpy().tobytes())
@@ -71,7 +72,7 @@ class ImageSet:
 
 
 class InputDataset(torch.utils.data.Dataset):
-    """(image float32 [C, S, S], label) of each image of a set, resized and normalised batch by batch."""
+    """Dataset of (image float32 [C, S, S], label) of each image of a set, resized and normalised per batch."""
 
     def __init__(self, images: ImageSet, img_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
         self.images, self.img_size, self.mean, self.std = images, img_size, mean, std
@@ -83,7 +84,7 @@ class InputDataset(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """What a DataLoader asks for: a whole batch at once."""
+        """Returns a whole batch at once, as a DataLoader requests it."""
         index_B = torch.as_tensor(indices)
         x_BCSS = normalise(resize(self.images.images[index_B], self.img_size), self.mean, self.std)
         return list(zip(x_BCSS, self.images.labels[index_B], strict=True))
@@ -91,10 +92,10 @@ class InputDataset(torch.utils.data.Dataset):
 
 @dataclass
 class DataSplits:
-    """The splits of a data set. `record` goes to splits.json, `notes` are lines for the banner.
+    """Holds the splits of a dataset. `record` is written to splits.json, `notes` are lines for the banner.
 
     `skipped` holds the unreadable files that were left out, each as "SOURCE: why". `scale`: the value that is white in images
-    of more than 8 bits (None: there are none).
+    of more than 8 bits (None: there are no such images).
     """
 
     train: ImageSet
@@ -108,7 +109,10 @@ class DataSplits:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the headers say. `common`: (width, height) if all are alike, else None; `modes`: PIL mode -> count."""
+    """Holds what the headers say.
+
+    `common`: (width, height) if all images have one size, else None. `modes`: PIL mode -> count.
+    """
 
     common: tuple[int, int] | None
     median_short_side: int
@@ -117,9 +121,9 @@ class Scan:
 
 @dataclass(frozen=True)
 class Values:
-    """What images of more than 8 bits per channel hold.
+    """Holds the values in images of more than 8 bits per channel.
 
-    `tops`: "i" (integers) or "f" (floats) -> the largest value of each image. `least`: the smallest of all.
+    `tops`: "i" (integers) or "f" (floats) -> the largest value of each image. `least`: the smallest value of all images.
     """
 
     tops: dict[str, list[float]] = field(default_factory=dict)
@@ -127,7 +131,7 @@ class Values:
 
 
 class Images(Protocol):
-    """Images of one split, not stored yet. `labels` int64 [N] and `sources` as in `ImageSet`."""
+    """Holds the images of one split before they are stored. `labels` int64 [N] and `sources` as in `ImageSet`."""
 
     labels: np.ndarray
     sources: list[str]
@@ -135,25 +139,25 @@ class Images(Protocol):
     def subset(self, indices: np.ndarray) -> Images: ...
 
     def native_side(self) -> int | None:
-        """The side in pixels if all are square, alike and at most `NATIVE_LIMIT`, else None."""
+        """Returns the side in pixels if all images are square, of one size and at most `NATIVE_LIMIT`, else None."""
 
     def scan(self) -> Scan: ...
 
     def values(self) -> Values:
-        """What the images of more than 8 bits per channel hold."""
+        """Returns the values in images of more than 8 bits per channel."""
 
     def at_scale(self, scale: float | None) -> Images:
-        """The same images, to be stored with this value as white where they have more than 8 bits."""
+        """Returns the same images, stored with this value as white if they have more than 8 bits."""
 
     def store(
         self, size: int, channels: int | None, fit: Fit, progress: Progress | None
     ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-        """uint8 [n, C, size, size] of the readable images, and (index, why) of each unreadable one."""
+        """Returns uint8 [n, C, size, size] of the readable images, and (index, why) of each unreadable one."""
 
 
 @dataclass(eq=False)
 class ArrayImages:
-    """Images that are pixels already: uint8 [N, C, H, W]."""
+    """Holds images that are given as pixels: uint8 [N, C, H, W]."""
 
     images: torch.Tensor
     labels: np.ndarray
@@ -195,11 +199,10 @@ class ArrayImages:
 
 @dataclass
 class Found:
-    """A source that was found, nothing decoded yet. `how` says of each split where it comes from.
+    """Holds a source that was found and is not decoded yet. `how` says where each split comes from.
 
-    `layout`: of a folder, what it was taken for. `unknown`: classes of val and test that train does not have, the last of
-    `class_names`; a model cannot learn them.
-    `groups`: split -> the group of each image, where some belong together.
+    `layout`: how a folder was read. `unknown`: classes of val and test that train does not have, the last of `class_names`; a
+    model cannot learn them. `groups`: split -> the group of each image, if some belong together.
     """
 
     name: str
@@ -212,7 +215,7 @@ class Found:
     groups: dict[str, list[str]] | None = None
 
     def only(self, classes: Iterable[str]) -> Found:
-        """The images of some of the classes. Raises UnknownNameError."""
+        """Returns the images of some of the classes. Raises UnknownNameError."""
         wanted = wanted_classes(classes, self.class_names)
         kept = [i for i, name in enumerate(self.class_names) if name in wanted]
         place = np.full(len(self.class_names), -1)
@@ -228,13 +231,16 @@ class Found:
         return replace(self, class_names=names, splits=splits, unknown=unknown, groups=self.groups and groups)
 
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """split -> class name -> number of images (classes without images are there with 0)."""
+        """Returns split -> class name -> number of images (0 for classes without images)."""
         counts = {split: Counter(images.labels.tolist()) for split, images in self.splits.items()}
         return {s: {name: c[i] for i, name in enumerate(self.class_names)} for s, c in counts.items()}
 
 
 def with_channels(x: torch.Tensor, channels: int | None) -> torch.Tensor:
-    """uint8 [N, C, H, W] with the channels asked for (None: its own): grey to RGB, or RGB to grey by ITU-R 601 luma."""
+    """Converts uint8 [N, C, H, W] to that number of channels (None: unchanged).
+
+    Grey becomes RGB, or RGB becomes grey by ITU-R 601 luma. Raises ConfigError for other conversions.
+    """
     own = x.shape[1]
     if channels is None or channels == own:
         return x
@@ -248,7 +254,7 @@ def with_channels(x: torch.Tensor, channels: int | None) -> torch.Tensor:
 
 
 def text_digest(lines: Iterable[str]) -> hashlib.blake2b:
-    """A hash over lines; file names that are no valid Unicode are taken as they are."""
+    """Returns a hash of lines. File names that are not valid Unicode are accepted."""
     digest = hashlib.blake2b(digest_size=16)
     for line in lines:
         digest.update(line.encode("utf-8", "surrogatepass") + b"\0")
@@ -256,7 +262,7 @@ def text_digest(lines: Iterable[str]) -> hashlib.blake2b:
 
 
 def pixel_digest(images: np.ndarray, whole: int = 64_000_000) -> str:
-    """Hash of uint8 [N, ...]: of every image up to `whole` bytes, of 1,024 spread evenly above."""
+    """Returns a hash of uint8 [N, ...]: of every image up to `whole` bytes, above that of 1,024 evenly spread ones."""
     digest = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
     rows = range(len(images))
     if images.nbytes > whole:

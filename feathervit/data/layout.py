@@ -1,7 +1,7 @@
 """Decides how a folder of images is read: splits, classes, and what is skipped and why.
 
-Two layouts are read, ROOT/CLASS/1.jpg and ROOT/SPLIT/CLASS/1.jpg, inside any wrapping folders of an archive. A folder that
-could be read in several ways, or in none, is an error: a guess could train on test images, or take splits for classes.
+Two layouts are supported, ROOT/CLASS/1.jpg and ROOT/SPLIT/CLASS/1.jpg, inside any wrapping folders of an archive. A folder
+that could be read in several ways, or in none, is an error. A guess could train on test images, or take splits for classes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KNOWN = (
 
 @dataclass
 class Part:
-    """One split: the folder it is, with / at its end ("" the root), and class -> images, sorted by path."""
+    """Holds one split: its folder, with / at the end ("" for the root), and class -> images, sorted by path."""
 
     folder: str
     classes: dict[str, list[Image]] = field(default_factory=dict)
@@ -37,11 +37,11 @@ class Part:
 
 @dataclass
 class Layout:
-    """What a folder was taken for. `parts`: split -> its part, in the order train, val, test, only those with images.
+    """Holds how a folder is read. `parts`: split -> its part, in the order train, val, test, only those with images.
 
-    `skipped`: everything else below the root; `empty`: class folders without images; `lost`: class folders whose images are
-    all of kinds that are not read here; `loose`: images outside of the class folders; `others`: files that are not images;
-    `hints`: what else may surprise. Paths are from the root, with /.
+    `skipped`: everything else below the root. `empty`: class folders without images. `lost`: class folders whose images are
+    all of kinds that are not read here. `loose`: images outside of the class folders. `others`: files that are not images.
+    `hints`: other things that may surprise. Paths are from the root, with /.
     """
 
     root: Path
@@ -60,7 +60,7 @@ class Layout:
         return tuple(sorted({name for part in self.parts.values() for name in part.classes}))
 
     def line(self) -> str:
-        """In one line: the splits, the classes, what was skipped and why."""
+        """Returns one line: the splits, the classes, what was skipped and why."""
         names = self.class_names
         classes = f"{len(names)} classes: {few(names)}" if self.labelled else "images in any folders"
         whole = "all of it" if len(self.parts) == 1 else "the rest"
@@ -87,8 +87,8 @@ class Layout:
 def read_layout(root: Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Layout:  # noqa: B008
     """Reads what `root` holds. `labelled` False: every image counts, in any folders; each folder at the top is a class.
 
-    Raises ConfigError if `root` fits several layouts or none. Raises DataError if a split is there twice or train holds no
-    classes. Raises UnknownNameError for a class in `reading` that is not there.
+    Raises ConfigError if `root` fits several layouts or none. Raises DataError if a split exists twice or train holds no
+    classes. Raises UnknownNameError for a class in `reading` that does not exist.
     """
     top, skipped = walk(root, reading.ignore, reading.classes)
     layout = Layout(root, labelled, skipped=skipped, others=top.all_others())
@@ -105,7 +105,7 @@ def read_layout(root: Path, reading: ReadingConfig = ReadingConfig(), labelled: 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The layout, found
+# Layouts that are detected
 
 
 def _read_guessed(layout: Layout, top: Folder) -> None:
@@ -144,7 +144,7 @@ def _take_splits(
 
 
 def _take_classes(layout: Layout, split: str, top: Folder, folders: list[Folder], named: bool = False) -> None:
-    """`folders` inside `top` as the classes of a split. `named`: the user says that they are."""
+    """Adds `folders` inside `top` as the classes of a split. `named`: the user named them as classes."""
     if not named:
         _refuse_splits_beside(layout.root, folders)
         _refuse_splits_inside(layout.root, folders)
@@ -173,7 +173,7 @@ def _note_rest(layout: Layout, top: Folder) -> None:
 
 
 def _refuse_splits_beside(root: Path, folders: list[Folder]) -> None:
-    """Raises ConfigError where some of the class folders are splits by name. A class may be called train, as a vehicle is."""
+    """Raises ConfigError if some class folders have names of splits. A class may be called train, like the vehicle."""
     splits = find_splits(folder.name for folder in folders)
     named = [folder for folder in folders if folder.name in splits]
     if named and (_must_be_splits(splits) or any(folder.filled for folder in named)):
@@ -183,7 +183,7 @@ def _refuse_splits_beside(root: Path, folders: list[Folder]) -> None:
 
 
 def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
-    """Raises ConfigError where a class folder holds folders that are splits by name, at any depth."""
+    """Raises ConfigError if a class folder holds folders with names of splits, at any depth."""
     for folder in folders:
         splits = find_splits(inner.name for inner in folder.filled)
         if _must_be_splits(splits):
@@ -192,9 +192,9 @@ def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
 
 
 def _check_subfolders(layout: Layout, top: Folder, folders: list[Folder]) -> None:
-    """Raises ConfigError where class folders mostly hold folders of the same names: those may be the classes, or parts.
+    """Raises ConfigError if class folders mostly hold folders of the same names, which may be classes or parts.
 
-    One name that all of them hold is a hint only.
+    A single name that all of them hold is only a hint.
     """
     counts = Counter(inner.name for folder in folders for inner in folder.filled)
     same = [name for name, count in counts.items() if count >= max(2, len(folders) / 2)]
@@ -212,7 +212,7 @@ def _check_subfolders(layout: Layout, top: Folder, folders: list[Folder]) -> Non
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The layout, as the user names the classes
+# Layouts by the classes that the user names
 
 
 def _read_named(layout: Layout, top: Folder, wanted: set[str]) -> None:
@@ -236,7 +236,7 @@ def _read_named(layout: Layout, top: Folder, wanted: set[str]) -> None:
 
 
 def _take_named(layout: Layout, top: Folder, folders: list[Folder]) -> None:
-    """The class folders that the user named; those that hold splits are read as ROOT/CLASS/SPLIT/1.jpg."""
+    """Adds the class folders that the user named. Those that hold splits are read as ROOT/CLASS/SPLIT/1.jpg."""
     splits = find_splits({inner.name: None for folder in folders for inner in folder.filled})
     if not _must_be_splits(splits):
         _take_classes(layout, "train", top, folders, named=True)
@@ -254,7 +254,7 @@ def _take_named(layout: Layout, top: Folder, folders: list[Folder]) -> None:
 
 
 def _wanted(top: Folder, classes: Sequence[str]) -> set[str]:
-    """The names of the class folders asked for. Raises UnknownNameError."""
+    """Returns the names of the requested class folders. Raises UnknownNameError."""
     return wanted_classes(
         classes, {same_name(folder.name) for folder in top.all_folders() if folder.count or folder.unreadable}
     )
@@ -271,7 +271,11 @@ def _read_unlabelled(layout: Layout, top: Folder) -> None:
             raise DataError(f"{layout.root} has two folders for the split {split!r} ({', '.join(own)}); keep one")
 
     def take(folder: Folder, split: str | None, name: str | None) -> None:
-        """`split` None: no folder above was one. `name`: the folder at the top, or in the split at the top, that this is in."""
+        """Adds the images of a folder.
+
+        `split` None: no folder above is a split. `name`: the top folder that holds this one, or the folder inside a split at
+        the top.
+        """
         if folder.images:
             part = layout.parts.setdefault(split or "train", Part(""))
             part.classes.setdefault(name or "images", []).extend(folder.images)
@@ -293,7 +297,10 @@ def _read_unlabelled(layout: Layout, top: Folder) -> None:
 
 
 def _unwrapped(folder: Folder, through_splits: bool = False) -> Folder:
-    """The folder inside that holds several, where this one and those between hold that and no image: pets/pets/cat."""
+    """Returns the first folder inside that holds several folders, as pets/pets in pets/pets/cat.
+
+    The folders in between hold one folder and no images. Returns `folder` itself if there is no such folder.
+    """
     inner = folder
     while len(inner.filled) == 1 and not inner.images:
         if find_splits([inner.filled[0].name]) and not through_splits:
@@ -305,7 +312,7 @@ def _unwrapped(folder: Folder, through_splits: bool = False) -> Folder:
 
 
 def _wraps_images(folder: Folder) -> bool:
-    """Whether a split holds one folder of images that is no class by its name: test/test/1.jpg, test/images/1.jpg."""
+    """Returns whether a split holds one folder of images whose name is not a class: test/test/1.jpg, test/images/1.jpg."""
     if folder.images or len(folder.filled) != 1 or folder.filled[0].filled:
         return False
     name = folder.filled[0].name
@@ -313,7 +320,7 @@ def _wraps_images(folder: Folder) -> bool:
 
 
 def _must_be_splits(splits: dict[str, str]) -> bool:
-    """Whether names of splits can hardly be classes: "train" alone may be a vehicle."""
+    """Returns whether names of splits can hardly be classes. "train" alone may be a vehicle."""
     return not set(splits.values()) <= {"train"}
 
 

@@ -1,9 +1,9 @@
-"""Gives the order in which images are seen: a pure function of (seed, step, rank).
+"""Samples the order of images as a pure function of (seed, step, rank).
 
-Each epoch is one permutation without replacement. Step t takes the t-th slice of it, and each process a part of that slice, so
-the processes' batches are disjoint. With `repeats` k a batch holds k views of each of its images, and an epoch shows every
-image k times. The rest at an epoch's end is dropped (other images in each epoch).
-Only a set smaller than one global batch gives a smaller batch.
+Each epoch is one permutation without replacement. Step t takes the t-th slice of it, and each process takes a part of that
+slice, so the processes' batches are disjoint. With `repeats` k a batch holds k views of each of its images, and an epoch
+shows every image k times. The images left over at the end of an epoch are dropped; they differ between epochs. Only a dataset
+smaller than one global batch gives a smaller batch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ..errors import ConfigError, DataError
 
 
 class Sampler:
-    """Indices of each step's batch, for process `rank` of `world`.
+    """Samples the indices of each step's batch, for process `rank` of `world`.
 
-    `n`: images in the set; `batch_size`: views in a batch of one process, a multiple of `repeats`. A partial batch is
-    shared out evenly: where its images do not divide by `world`, some of them are seen by two processes.
-    `labels` int64 [n]: an epoch shows as many images of each class (None: every image once).
-    Raises ConfigError for sizes that do not fit together, DataError for an empty set.
+    `n`: images in the dataset. `batch_size`: views in a batch of one process, a multiple of `repeats`. A partial batch is
+    divided evenly. If its images do not divide by `world`, two processes see some of them. `labels` int64 [n]: an epoch shows
+    equally many images of each class (None: every image once). Raises ConfigError for sizes that do not fit together,
+    DataError for an empty dataset.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Sampler:
         self._order: tuple[int, Tensor] | None = None
 
     def permutation(self, epoch: int) -> Tensor:
-        """The order of an epoch, int64 [n]; the same on every process."""
+        """Returns the order of an epoch, int64 [n]. It is the same on every process."""
         if self._order is None or self._order[0] != epoch:
             generator = Chance(self.seed, epoch).generator("order")
             self._order = (
@@ -59,7 +59,10 @@ class Sampler:
         return self._order[1]
 
     def _balanced(self, generator: torch.Generator) -> Tensor:
-        """n indices with as many of each class, to within one: small classes again and again, a part of large ones."""
+        """Returns n indices with equally many of each class, to within one.
+
+        Images of small classes repeat, and only a part of large classes is used.
+        """
         one_more = torch.randperm(len(self.classes), generator=generator) < self.n % len(self.classes)
         parts = []
         for own, more in zip(self.classes, one_more.tolist(), strict=True):
@@ -69,11 +72,11 @@ class Sampler:
         return torch.cat(parts)[torch.randperm(self.n, generator=generator)]
 
     def batch(self, step: int) -> Tensor:
-        """Indices of this process's batch at `step`, int64 [B] on the CPU, an image's views side by side."""
+        """Returns the indices of this process's batch at `step`, int64 [B] on the CPU. An image's views are side by side."""
         epoch, t = divmod(step, self.steps_per_epoch)
         start = t * self.images * self.world
         left = self.n - start
         share = min(self.images, -(-left // self.world))
         mine = torch.arange(share) + self.rank * share
-        # Only the shares of a partial batch that does not divide reach past its end: there it begins again.
+        # Shares reach past the end of a partial batch only if it does not divide evenly. They continue at its start.
         return self.permutation(epoch)[start + mine % left].repeat_interleave(self.repeats)

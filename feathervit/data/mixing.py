@@ -1,7 +1,7 @@
-"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), with a lambda and a box of its own for each image.
+"""Applies mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), with a separate lambda and box for each image.
 
-An image is mixed with the one at the mirrored place of its batch, as timm does. Both kinds are one interpolation, by the
-share of itself that an image keeps at each pixel; the targets take the share it keeps of the whole area.
+An image is mixed with the one at the mirrored position of its batch, as in timm. Both kinds are one interpolation, by the
+share of itself that an image keeps at each pixel. The targets use the share that it keeps of the whole area.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .geometry import clip_boxes, inside
 
 @dataclass(frozen=True)
 class Mix:
-    """How each image of a batch is mixed: `share` float32 [B] is lambda, what it keeps of itself (1: unmixed).
+    """Holds how each image of a batch is mixed. `share` float32 [B] is lambda, the share it keeps of itself (1: unmixed).
 
-    `boxes` int64 [B, 4] (top, left, height, width) are what CutMix replaces, empty for mixup.
+    `boxes` int64 [B, 4] (top, left, height, width) are what CutMix replaces. They are empty for mixup.
     """
 
     share: Tensor
@@ -37,8 +37,9 @@ def draw_mix(
 ) -> Mix:
     """Draws for each image whether and how it is mixed.
 
-    `mixup`, `cutmix`: alpha of lambda's Beta distribution, 0: off. A share `probability` of the images is mixed; where both
-    are on, a share `switch` of these by CutMix. CutMix's lambda is corrected for the part of its box that lies outside.
+    `mixup`, `cutmix`: alpha of the Beta distribution of lambda (0: off). `probability`: share of the images that are mixed.
+    `switch`: share of these that use CutMix, if both are on. CutMix's lambda is corrected for the part of its box outside the
+    image.
     """
     mixed, kind = torch.rand(2, batch, generator=generator)
     mixed = mixed < probability
@@ -54,7 +55,7 @@ def draw_mix(
 
 
 def apply_mix(x_BCSS: Tensor, mix: Mix, batches: int = 1) -> Tensor:
-    """The images of one or several equal batches, each mixed with the one at the mirrored place of its batch."""
+    """Mixes each image of one or several equal batches with the one at the mirrored position of its batch."""
     hole_B1SS = inside(mix.boxes, x_BCSS.shape[-1])
     cut_B = (mix.boxes[:, 2:] > 0).all(1)
     keep_B = torch.where(cut_B, 1.0, mix.share)
@@ -62,16 +63,16 @@ def apply_mix(x_BCSS: Tensor, mix: Mix, batches: int = 1) -> Tensor:
 
 
 def _partners(x: Tensor, batches: int) -> Tensor:
-    """What stands at the mirrored place of each batch."""
+    """Returns what is at the mirrored positions of each batch."""
     return x.unflatten(0, (batches, -1)).flip(1).flatten(0, 1)
 
 
 def soft_targets(
     labels_B: Tensor, share_B: Tensor | None, num_classes: int, smoothing: float = 0.0, batches: int = 1
 ) -> Tensor:
-    """float32 [B, classes]: lambda of the image's own smoothed label, the rest of its partner's; rows sum to one.
+    """Returns float32 [B, classes]: lambda of the image's own smoothed label, and the rest of its partner's. Rows sum to one.
 
-    Smoothing s gives s / classes to every class and 1 - s more to the label (arXiv 1512.00567).
+    Smoothing s gives s / classes to every class, and 1 - s more to the label (arXiv 1512.00567).
     """
     off = smoothing / num_classes
     own = torch.full((len(labels_B), num_classes), off, device=labels_B.device)

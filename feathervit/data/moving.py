@@ -1,4 +1,4 @@
-"""Many small tensors to a device in one copy."""
+"""Moves many small tensors to a device in one copy."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 Tree = TypeVar("Tree")
-_ALIGNED = 16  # bytes: where each tensor begins in the buffer
+_ALIGNED = 16  # bytes: alignment of each tensor in the buffer
 
 
 def to_device(tree: Tree, device: torch.device) -> Tree:
-    """`tree` (tensors in tuples, dictionaries and dataclasses) with its tensors on `device`; what is no tensor stays.
+    """Returns `tree` (tensors in tuples, dictionaries and dataclasses) with its tensors on `device`. Other values stay.
 
-    Tensors on the CPU go there in one copy, from pinned memory to a CUDA device, so that the host need not wait.
+    Tensors on the CPU move in one copy. A copy to a CUDA device is from pinned memory, so that the host need not wait.
     """
     tensors = [t for t in _tensors(tree) if t.device.type == "cpu"]
     if device.type == "cpu" or not tensors:
@@ -26,7 +26,7 @@ def to_device(tree: Tree, device: torch.device) -> Tree:
 
 
 def pack(tensors: list[Tensor], pin: bool = False) -> Tensor:
-    """One buffer of bytes that holds all of them."""
+    """Packs tensors into one buffer of bytes."""
     buffer = torch.empty(sum(map(_room, tensors)), dtype=torch.uint8, pin_memory=pin)
     for place, tensor in zip(unpack(buffer, tensors), tensors, strict=True):
         place.copy_(tensor)
@@ -34,7 +34,7 @@ def pack(tensors: list[Tensor], pin: bool = False) -> Tensor:
 
 
 def unpack(buffer: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """Views of a buffer that `pack` made of tensors `like` these."""
+    """Returns views of a buffer that `pack` made of tensors with the shapes and types of `like`."""
     found, start = [], 0
     for tensor in like:
         size = tensor.numel() * tensor.element_size()
@@ -48,7 +48,7 @@ def _room(tensor: Tensor) -> int:
 
 
 def _children(tree: object) -> dict:
-    """What is inside, by name or place."""
+    """Returns the children of a container by name or position."""
     if isinstance(tree, dict):
         return tree
     if isinstance(tree, tuple):

@@ -1,4 +1,4 @@
-"""Finds data sets by name: scikit-learn's digits, which need no download, and torchvision's CIFAR-10/100, SVHN, Flowers-102.
+"""Finds datasets by name: scikit-learn's digits, which need no download, and torchvision's CIFAR-10/100, SVHN, Flowers-102.
 
 torchvision downloads into the cache folder and checks each file's MD5. Its CIFAR reader unpickles only files that have passed.
 Splits, label order and class names are the official ones.
@@ -22,12 +22,15 @@ from .imageset import ArrayImages, Found
 
 
 def find_named(name: str) -> Found:
-    """One of `NAMED`, downloaded if need be. Raises DataError when that fails, which says where to put files by hand."""
+    """Finds one of `NAMED`, and downloads it if needed.
+
+    Raises DataError if the download fails. The message says where to put the files by hand.
+    """
     return NAMED[name](name)
 
 
 def _digits(name: str) -> Found:
-    """1,797 handwritten digits of 8x8 pixels and 17 grey levels (UCI; E. Alpaydin, C. Kaynak, 1998)."""
+    """Returns 1,797 handwritten digits of 8x8 pixels and 17 grey levels (UCI; E. Alpaydin, C. Kaynak, 1998)."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -95,10 +98,10 @@ def _fetch(name: str, url: str, place: Path, make: Callable[[], Any]) -> Any:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as alone:
-            with suppress(OSError):  # a folder that takes no file must hold them already
-                alone.enter_context(FileLock(place.parent / ".lock"))  # several processes may want them
+            with suppress(OSError):  # a folder that cannot be written must hold the files already
+                alone.enter_context(FileLock(place.parent / ".lock"))  # several processes may download them
             return make()
-    except Exception as error:  # a download fails in many ways: no network, no room, a server's page instead of a file
+    except Exception as error:  # a download can fail in many ways: no network, full disk, an HTML page for a file
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             f"cannot get {name!r}: {why}; tried {url}. Without a network, put the files there by hand: {place}"

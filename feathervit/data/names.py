@@ -1,7 +1,7 @@
-"""Recognises names of splits and compares names of classes, for folders, tables, hub sets and arrays alike.
+"""Recognises names of splits and compares names of classes, for folders, tables, hub datasets and arrays.
 
-"Training", "train_images", "train2017" and "01-train" all mean train. "pets_train" does only beside "pets_test": alone, or
-beside "pets_dogs", it may be a class.
+"Training", "train_images", "train2017" and "01-train" all mean train. "pets_train" means train only beside "pets_test".
+Alone, or beside "pets_dogs", it may be a class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COMPOUND = re.compile(f"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(
 
 
 def find_splits(names: Iterable[str]) -> dict[str, str]:
-    """name -> "train", "val" or "test" for those of `names`, siblings all, that are names of splits."""
+    """Returns name -> "train", "val" or "test" for those of `names` that name a split. `names` are siblings."""
     found, beside = {}, defaultdict(dict)
     for name in names:
         split, rest = _parsed(name)
@@ -42,17 +42,17 @@ def find_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_general(name: str) -> bool:
-    """Whether a name says nothing but that these are the images of some split: "test", "images", "val_data"."""
+    """Returns whether a name only says that these are the images of some split: "test", "images", "val_data"."""
     return not _parsed(name)[1]
 
 
 def same_name(name: str) -> str:
-    """The name in the one form (Unicode NFC) in which names are compared: file systems differ in how they write é."""
+    """Returns the name in Unicode NFC, the form in which names are compared. File systems differ in how they encode é."""
     return unicodedata.normalize("NFC", name)
 
 
 def wanted_classes(asked: Iterable[str], known: Collection[str]) -> set[str]:
-    """The classes that `asked` names, each whole or several with commas between. Raises UnknownNameError."""
+    """Returns the classes that `asked` names, one each or several with commas between. Raises UnknownNameError."""
     wanted = {part for name in map(same_name, asked) for part in ([name] if name in known else name.split(","))}
     for name in sorted(wanted.difference(known)):
         raise UnknownNameError("class", name, known)
@@ -60,12 +60,12 @@ def wanted_classes(asked: Iterable[str], known: Collection[str]) -> set[str]:
 
 
 def few(names: Sequence[str], most: int = 10) -> str:
-    """The first of the names, for a line."""
+    """Returns the first names as one line."""
     return ", ".join(map(shown, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def _parsed(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """(the split that the name holds, its other words). Digits and words such as "images" count for nothing.
+    """Returns (the split that the name holds, its other words). Digits and words such as "images" are ignored.
 
     "train_val", the union of both, is train.
     """

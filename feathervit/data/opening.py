@@ -1,4 +1,4 @@
-"""Opens image files: which formats, how much memory one image may take when decoded, and how much all threads together."""
+"""Opens image files, and limits their formats, the memory of one decoded image and the memory of all threads together."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from PIL import Image, features
 
 Source = str | os.PathLike | bytes | Image.Image
 _SAMPLE_FORMAT = 339  # the TIFF tag
-MAX_GIB = 1.0  # of memory that one decoded image may take, unless the user raises it
+MAX_GIB = 1.0  # the most memory that one decoded image may take by default
 
-# What Image.open may try. Others are left out on purpose: EPS, for one, would start Ghostscript on a stranger's file.
+# The formats that Image.open may try. Others are excluded on purpose: EPS would run Ghostscript on an untrusted file.
 _FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm .pfm"
-_OPTIONAL = {  # format -> its suffixes, whether it is read here, what it needs
+_OPTIONAL = {  # format -> its suffixes, whether it can be read here, what it needs
     "AVIF": (".avif .avifs", features.check("avif"), "a Pillow that is built with AVIF"),
     "JPEG2000": (".jp2 .j2k .jpx .jpf .j2c", features.check("jpg_2000"), "a Pillow that is built with JPEG 2000"),
     "HEIF": (".heic .heif .hif", find_spec("pillow_heif") is not None, "pip install 'feathervit[heic]'"),
 }
-_OTHERS = (  # images too, but of no format that is read
+_OTHERS = (  # images too, but in formats that are not supported
     ".jxl .svg .psd .xcf .exr .hdr .tga .ico .eps .dcm .jxr .wdp .pcx .bpg "
     ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw"
 )
 FORMATS = _FORMATS + [name for name, (_, there, _) in _OPTIONAL.items() if there]
 SUFFIXES = frozenset(" ".join([_SUFFIXES, *(own for own, there, _ in _OPTIONAL.values() if there)]).split())
-# Suffix -> what is missing, of images that cannot be read here.
+# Suffix of images that cannot be read here -> what they need.
 UNREADABLE = dict.fromkeys(_OTHERS.split(), "conversion to JPEG or PNG")
 UNREADABLE |= {suffix: needs for own, there, needs in _OPTIONAL.values() if not there for suffix in own.split()}
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file is in the error too
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # the error also says what PIL logs about a damaged file
 
 
 @contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
-    """The image of a path, of the bytes of a file, or a copy of a PIL image, its header read. Raises what PIL raises."""
+    """Opens a path, the bytes of a file, or a copy of a PIL image, and reads only the header. Raises what PIL raises."""
     if isinstance(source, Image.Image):
         yield source.copy()
         return
@@ -61,9 +61,9 @@ def opened(source: Source) -> Iterator[Image.Image]:
 
 
 def refuse_large(image: Image.Image, full: tuple[int, int], padded: bool, limit: float) -> None:
-    """Raises MemoryError where the image, once it is decoded (and padded to a square), takes more than `limit` GiB.
+    """Raises MemoryError if the decoded image (and its padded square if `padded`) takes more than `limit` GiB.
 
-    `full`: the (width, height) of the file, of which a JPEG may be about to be decoded at a fraction.
+    `full`: the (width, height) of the file, because a JPEG may be decoded at a fraction of it.
     """
     needed = decoded_bytes(image, full)
     if padded:
@@ -76,7 +76,7 @@ def refuse_large(image: Image.Image, full: tuple[int, int], padded: bool, limit:
 
 
 def decoded_bytes(image: Image.Image, full: tuple[int, int]) -> int:
-    """The memory that PIL takes to decode an opened image, in bytes."""
+    """Returns the memory that PIL takes to decode an opened image, in bytes."""
     pixel = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
     needed = pixel * image.width * image.height
     if "progressive" in image.info:  # the coefficients of the whole file at any scale, 2 bytes each
@@ -85,7 +85,7 @@ def decoded_bytes(image: Image.Image, full: tuple[int, int]) -> int:
 
 
 def reason(error: Exception, source: Source = b"") -> str:
-    """The reason why an image cannot be read, in a few words."""
+    """Returns the reason why an image cannot be read, in a few words."""
     if isinstance(error, Image.UnidentifiedImageError):
         suffix = os.path.splitext(source)[1].lower() if isinstance(source, (str, os.PathLike)) else ""
         needs = f"; {suffix} needs {UNREADABLE[suffix]}" if suffix in UNREADABLE else ""
@@ -96,7 +96,7 @@ def reason(error: Exception, source: Source = b"") -> str:
 
 
 class Budget:
-    """At most `total` pixels in the hands of all threads together; one image alone may exceed it."""
+    """Limits the pixels that all threads hold together to `total`. A single image may exceed it."""
 
     def __init__(self, total: int):
         self.total, self.free, self.changed = total, total, threading.Condition()
@@ -117,12 +117,15 @@ class Budget:
                 self.changed.notify_all()
 
 
-budget = Budget(32_000_000)  # about 8 bytes a pixel at the worst moment: under 0.3 GB
+budget = Budget(32_000_000)  # at most about 8 bytes per pixel: under 0.3 GB
 LARGE = 4_000_000
 
 
 def return_memory() -> None:
-    """glibc keeps what each thread frees for that thread: with sixteen, gigabytes. Elsewhere there is nothing to do."""
+    """Returns freed memory to the system with glibc, and does nothing elsewhere.
+
+    glibc keeps what each thread frees for that thread. With sixteen threads this is gigabytes.
+    """
     if _trim is not None:
         _trim(0)
 
@@ -134,7 +137,7 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linu
 
 
 class _WithoutPixelLimit:
-    """PIL's limit of pixels set aside while an image is in use: ours is of memory. Threads may be inside at one time."""
+    """Removes PIL's limit of pixels while an image is in use, because ours is of memory. Several threads may be inside."""
 
     def __init__(self) -> None:
         self.inside, self.limit, self.lock = 0, None, threading.Lock()
@@ -156,7 +159,7 @@ _without_pixel_limit = _WithoutPixelLimit()
 
 
 def _samples(image: Image.Image) -> float:
-    """Samples per pixel of a JPEG: 3 for colour, 1.5 where its colour has half the width and height, 1 for grey."""
+    """Returns the samples per pixel of a JPEG: 3 for colour, 1.5 if its colour has half the width and height, 1 for grey."""
     layers = getattr(image, "layer", None) or [(1, 1, 1, 0)] * 3
     widest, highest = max(layer[1] for layer in layers), max(layer[2] for layer in layers)
     return sum(layer[1] * layer[2] for layer in layers) / (widest * highest)

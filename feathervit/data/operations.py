@@ -1,10 +1,10 @@
 """Applies the operations of the augmentation policies to a batch of uint8 images, each to the images that drew it.
 
-The images of each slot are sorted by the operation they drew. Each operation then works on one contiguous range, and nothing is
-scattered back; one permutation at the end restores the order. `plan_policy` computes all of that on the CPU. `apply_policy`
-needs only this plan from the host. Operations on single values (invert, equalise, contrast, ...) are a table of 256 entries for
-each image, or image and channel. One look-up applies them all. The results equal those of torchvision.transforms.functional on
-uint8 tensors: the float32 arithmetic is the same in every step.
+The images of each slot are sorted by the operation they drew. Each operation then works on one contiguous range. Nothing is
+scattered back, because one permutation at the end restores the order. `plan_policy` computes all of that on the CPU.
+`apply_policy` needs only this plan from the host. Operations on single values (invert, equalise, contrast, ...) are a table
+of 256 entries per image, or per image and channel. One look-up applies them all. The results equal those of
+torchvision.transforms.functional on uint8 tensors: the float32 arithmetic is the same in every step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.functional import grid_sample
 from .geometry import to_uint8
 from .policies import AFFINE, OPERATIONS, Draws
 
-_FIXED = OPERATIONS[1:6]  # their tables depend on the magnitude alone
+_FIXED = OPERATIONS[1:6]  # their tables depend only on the magnitude
 _TABLES = OPERATIONS[1:9]
 _BLENDS = OPERATIONS[9:11]
 _RAMP = torch.arange(256.0)
@@ -26,10 +26,10 @@ _RAMP = torch.arange(256.0)
 
 @dataclass(frozen=True)
 class Slot:
-    """One slot of a plan: `order` int64 [B] sorts the images by operation, `parts` says where those of each operation lie.
+    """Holds one slot of a plan. `order` int64 [B] sorts the images by operation; `parts` are the ranges of the operations.
 
-    `tables` uint8 [images of _FIXED, 256]; `factors` float32 [B, 2]: factor of an enhancement, and 1 less it; `theta`
-    float32 [images of AFFINE, 2, 3].
+    `tables` uint8 [images of _FIXED, 256]. `factors` float32 [B, 2]: the factor of an enhancement, and 1 minus the factor.
+    `theta` float32 [images of AFFINE, 2, 3].
     """
 
     order: Tensor
@@ -41,7 +41,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Plan:
-    """How `apply_policy` carries out what a batch drew; `place` int64 [B] puts the images back. `bicubic`: see `Draws`."""
+    """Holds how `apply_policy` applies the draws of a batch. `place` int64 [B] restores the order. `bicubic`: see `Draws`."""
 
     slots: tuple[Slot, ...]
     place: Tensor
@@ -49,15 +49,15 @@ class Plan:
 
 
 def plan_policy(draws: Draws, size: int) -> Plan:
-    """Works out on the CPU what square images `size` pixels wide undergo."""
-    slots, place = [], torch.arange(len(draws.op))  # which image lies where
+    """Plans the operations on square images `size` pixels wide, on the CPU."""
+    slots, place = [], torch.arange(len(draws.op))  # the image at each position
     for op, magnitude, apply in zip(draws.op.mT, draws.magnitude.mT, draws.apply.mT, strict=True):
         op, order = (op * apply)[place].sort(stable=True)
         place = place[order]
         magnitude = magnitude[place]
         ends = [0, *torch.bincount(op, minlength=len(OPERATIONS)).cumsum(0).tolist()]
         parts = {name: slice(*ends[i : i + 2]) for i, name in enumerate(OPERATIONS) if ends[i] < ends[i + 1]}
-        values = magnitude.float()  # as torchvision rounds it
+        values = magnitude.float()  # rounded as in torchvision
         slots.append(
             Slot(
                 order,
@@ -71,9 +71,9 @@ def plan_policy(draws: Draws, size: int) -> Plan:
 
 
 def apply_policy(images_BCSS: Tensor, plan: Plan, fill_C: Tensor | None = None) -> Tensor:
-    """The images after the operations they drew, uint8 [B, C, S, S]. The plan's tensors are on the images' device.
+    """Returns the images after the operations they drew, uint8 [B, C, S, S]. The plan's tensors are on the images' device.
 
-    `fill` float32 [C]: grey levels that affine operations put where they look outside the image; None: zero.
+    `fill` float32 [C]: grey levels that affine operations use outside the image (None: zero).
     """
     x, c = images_BCSS, images_BCSS.shape[1]
     for slot in plan.slots:
@@ -92,7 +92,7 @@ def apply_policy(images_BCSS: Tensor, plan: Plan, fill_C: Tensor | None = None) 
 
 
 def _span(parts: dict[str, slice], names: tuple[str, ...] | list[str]) -> slice | None:
-    """The stretch of the named operations' images. (Operations of a kind follow one another in OPERATIONS.)"""
+    """Returns the range of the images of the named operations, which are adjacent in OPERATIONS."""
     found = [parts[name] for name in names if name in parts]
     return slice(found[0].start, found[-1].stop) if found else None
 
@@ -102,7 +102,10 @@ def _span(parts: dict[str, slice], names: tuple[str, ...] | list[str]) -> slice 
 
 
 def _fixed_tables(magnitudes: dict[str, Tensor]) -> Tensor:
-    """uint8 [n, 256]: what becomes of each value under the operations that see nothing else; magnitudes float32."""
+    """Returns uint8 [n, 256]: the result for each value, of operations that depend only on it and on the magnitude.
+
+    `magnitudes` are float32.
+    """
     ramp, found = _RAMP, [torch.empty(0, 256)]
     for name, m in magnitudes.items():
         m = m[:, None]
@@ -120,7 +123,7 @@ def _fixed_tables(magnitudes: dict[str, Tensor]) -> Tensor:
 
 
 def _tables(x: Tensor, slot: Slot, rows: slice) -> Tensor:
-    """uint8 [n, C, 256] of the images in `rows`."""
+    """Returns the tables of the images in `rows`, uint8 [n, C, 256]."""
     table = x.new_empty(rows.stop - rows.start, x.shape[1], 256)
     table[: len(slot.tables)] = slot.tables[:, None]
     ramp = torch.arange(256, device=x.device, dtype=torch.float32)
@@ -163,13 +166,13 @@ def _look_up(x: Tensor, table: Tensor) -> Tensor:
 
 
 def _blend(x: Tensor, other: Tensor, factors: Tensor) -> Tensor:
-    """factor * x + (1 - factor) * other, cut to whole numbers 0-255."""
+    """Returns factor * x + (1 - factor) * other, cut to whole numbers 0-255."""
     factor, rest = factors[..., None, None, None].unbind(1)
     return to_uint8((x.float() * factor).add_(other * rest).clamp_(0, 255))
 
 
 def _grey(x: Tensor) -> Tensor:
-    """Luminance in whole numbers, float32 [n, 1, H, W]; the channel itself where there is only one."""
+    """Returns the luminance in whole numbers, float32 [n, 1, H, W]. A single channel is returned unchanged."""
     if x.shape[1] == 1:
         return x.float()
     red, green, blue = x.float().split(1, 1)
@@ -177,7 +180,7 @@ def _grey(x: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """The mean of each pixel (weight 5) and its neighbours (weight 1), rounded; border pixels as they are. float32."""
+    """Returns the mean of each pixel (weight 5) and its neighbours (weight 1), rounded: float32. Border pixels are kept."""
     y = x.to(torch.int16)
     rows = y[..., :-2, :] + y[..., 1:-1, :] + y[..., 2:, :]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * y[..., 1:-1, 1:-1]
@@ -190,10 +193,10 @@ _OTHERS = {"Color": lambda x: _grey(x).expand_as(x), "Sharpness": _blurred}
 
 
 def _inverse_affine(parts: dict[str, slice], magnitude: Tensor, size: int, fractions: bool) -> Tensor:
-    """From an output pixel (x, y), counted from the centre, to its source: float32 [images of AFFINE, 2, 3].
+    """Returns the map of an output pixel (x, y), counted from the centre, to its source: float32 [images of AFFINE, 2, 3].
 
-    Shears leave the upper left corner in its place, rotations are counter-clockwise about the centre, translations are by
-    whole pixels unless `fractions`. Worked out in float64, as torchvision does.
+    Shears keep the upper left corner in its place. Rotations are counter-clockwise about the centre. Translations are by
+    whole pixels unless `fractions`. The computation is in float64, as in torchvision.
     """
     rows = _span(parts, AFFINE) or slice(0)
     theta = torch.eye(2, 3, dtype=torch.float64).repeat(rows.stop - (rows.start or 0), 1, 1)
@@ -215,10 +218,10 @@ def _inverse_affine(parts: dict[str, slice], magnitude: Tensor, size: int, fract
 
 
 def _affine(x: Tensor, theta_n23: Tensor, bicubic: bool, fill_C: Tensor | None) -> Tensor:
-    """Each image sampled where `theta` points, at the nearest pixel or `bicubic`; `fill` outside. uint8."""
+    """Samples each image where `theta` points, at the nearest pixel or `bicubic`, with `fill` outside: uint8."""
     size, x = x.shape[-1], x.float()
     at = torch.arange(size, device=x.device) - (size - 1) / 2
-    # Written out, since a batched product with 3 terms is slow; added up in this order, as such a product does.
+    # Written out, because a batched product with 3 terms is slow. The order of the sum is that of such a product.
     tx, ty, t1 = (theta_n23 / (0.5 * size))[..., None, None].unbind(2)
     grid_n2SS = (tx * at + ty * at[:, None]).add_(t1)
     grid_nSS2 = grid_n2SS.permute(0, 2, 3, 1)
@@ -228,6 +231,6 @@ def _affine(x: Tensor, theta_n23: Tensor, bicubic: bool, fill_C: Tensor | None) 
         x = grid_sample(x, grid_nSS2, mode="bicubic", padding_mode="border", align_corners=False)
         return to_uint8(torch.where(inside, x.clamp_(0, 255).round_(), 0.0 if fill is None else fill))
     if fill is not None:
-        x -= fill  # so that the zeros outside become it
+        x -= fill  # so that the zeros outside become `fill`
     x = grid_sample(x, grid_nSS2, mode="nearest", align_corners=False)
     return to_uint8(x if fill is None else x.add_(fill))

@@ -1,9 +1,9 @@
-"""AutoAugment, RandAugment and TrivialAugmentWide: which operations each image of a batch drew, as data.
+"""Draws the operations of AutoAugment, RandAugment and TrivialAugmentWide for each image of a batch.
 
-A policy is drawn for the whole batch at once, on the CPU, and yields `Draws`: for every image and slot the operation, its
-signed magnitude and whether it is applied. `operations` carries them out. AutoAugment and TrivialAugmentWide have
-torchvision's numbers: the sub-policies come from its public `policies`, the ranges are written here and tested against it.
-RandAugment is timm's `rand-m9-mstd0.5-inc1`, which the training code of DeiT, MAE and SSAT share.
+A policy is drawn for the whole batch at once, on the CPU. It yields `Draws`: for every image and slot the operation, its
+signed magnitude and whether it is applied. operations.py applies them. AutoAugment and TrivialAugmentWide have torchvision's
+numbers: the sub-policies come from its public `policies`, and the ranges are written here and tested against it. RandAugment
+is timm's `rand-m9-mstd0.5-inc1`, which the training code of DeiT, MAE and SSAT uses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# In this order operations of one kind lie side by side: fixed tables, tables of the image's values, the rest, affine ones.
+# In this order, operations of one kind are adjacent: fixed tables, tables of the image's values, the rest, affine ones.
 OPERATIONS = (
     "Identity",
     "Invert",
@@ -37,17 +37,17 @@ ENHANCEMENTS = ("Brightness", "Contrast", "Color", "Sharpness")
 AFFINE = OPERATIONS[11:]
 _SIGNED = torch.tensor([name in ENHANCEMENTS + AFFINE for name in OPERATIONS])
 _TRIVIAL = torch.tensor([i for i, name in enumerate(OPERATIONS) if name not in ("Invert", "SolarizeAdd")])
-_RAND_PROBABILITY = 0.5  # of each operation that was drawn, as in timm
+_RAND_PROBABILITY = 0.5  # probability with which a drawn operation is applied, as in timm
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What each image of a batch drew: all [B, slots], in the order in which they are applied.
+    """Holds what each image of a batch drew: all [B, slots], in the order in which they are applied.
 
-    `op`: int64, place in OPERATIONS. `magnitude`: float64 with its sign (pixels for translations, degrees for rotation, bits
-    for posterise, threshold for solarise, what solarise-add adds, factor - 1 for the enhancements). `apply`: bool.
-    `bicubic`: affine operations interpolate and translations are by fractions of a pixel, as timm's RandAugment; else they take
-    the nearest pixel and translations are by whole pixels, as torchvision.
+    `op`: int64, index in OPERATIONS. `magnitude`: float64 with its sign (pixels for translations, degrees for rotation, bits
+    for posterise, threshold for solarise, what solarise-add adds, factor - 1 for the enhancements). `apply`: bool. `bicubic`:
+    affine operations interpolate and translations are by fractions of a pixel, as in timm's RandAugment. Otherwise they take
+    the nearest pixel and translations are by whole pixels, as in torchvision.
     """
 
     op: Tensor
@@ -61,7 +61,7 @@ class Draws:
 
 @functools.cache
 def magnitudes(name: str, size: int) -> Tensor:
-    """torchvision's magnitudes of an AutoAugment policy or "trivial" for square images `size` wide.
+    """Returns torchvision's magnitudes of an AutoAugment policy or "trivial" for square images `size` wide.
 
     float64 [operations, bins], without sign.
     """
@@ -85,7 +85,7 @@ def magnitudes(name: str, size: int) -> Tensor:
 
 
 def rand_magnitudes(op: Tensor, level: Tensor, size: int) -> Tensor:
-    """timm's magnitudes of operations `op` (places in OPERATIONS) at `level` 0 to 10, for square images `size` wide.
+    """Returns timm's magnitudes of operations `op` (indices in OPERATIONS) at `level` 0 to 10, for images `size` wide.
 
     They grow with the level (timm's `inc1`). float64 of the same shape, without sign.
     """
@@ -93,12 +93,12 @@ def rand_magnitudes(op: Tensor, level: Tensor, size: int) -> Tensor:
     found = level / 10 * top
     posterize, solarize, add = (op == OPERATIONS.index(name) for name in ("Posterize", "Solarize", "SolarizeAdd"))
     found = torch.where(posterize | solarize | add, found.floor(), found)
-    return torch.where(posterize | solarize, top - found, found)  # bits that are kept, and the threshold, fall
+    return torch.where(posterize | solarize, top - found, found)  # the kept bits and the threshold decrease
 
 
 @functools.cache
 def _rand_tops(size: int) -> Tensor:
-    """The magnitudes of level 10 (of posterise and solarise: how far they fall), float64 [operations]."""
+    """Returns the magnitudes at level 10, float64 [operations]. For posterise and solarise this is the decrease."""
     tops = {
         "Rotate": 30.0,
         "ShearX": 0.3,
@@ -114,7 +114,10 @@ def _rand_tops(size: int) -> Tensor:
 
 
 def sub_policies_raw(name: str) -> list[tuple]:
-    """torchvision's rows of AutoAugment's table "cifar10", "svhn" or "imagenet": two (operation, probability, bin) each."""
+    """Returns torchvision's rows of AutoAugment's table "cifar10", "svhn" or "imagenet".
+
+    Each row is two of (operation, probability, bin).
+    """
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
     return AutoAugment(AutoAugmentPolicy(name)).policies
@@ -122,7 +125,7 @@ def sub_policies_raw(name: str) -> list[tuple]:
 
 @functools.cache
 def sub_policies(name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as tensors: operation, probability and bin, each [sub-policies, 2]."""
+    """Returns the same rows as tensors: operation, probability and bin, each [sub-policies, 2]."""
     rows = sub_policies_raw(name)
     op = torch.tensor([[OPERATIONS.index(o) for o, _, _ in row] for row in rows])
     probability = torch.tensor([[p for _, p, _ in row] for row in rows])
@@ -138,14 +141,18 @@ def draw_policy(
     rand_magnitude: float = 9.0,
     rand_std: float = 0.5,
 ) -> Draws:
-    """Draws of `batch` images `size` pixels wide.
+    """Draws a policy for `batch` images `size` pixels wide.
 
-    "cifar10", "svhn", "imagenet": a sub-policy each, its two operations each on or off. "trivial": one operation, its bin
-    uniform over 31. "rand": `rand_ops` operations with replacement, each applied with probability 0.5 at a level of its own
-    from N(`rand_magnitude`, `rand_std`), cut to 0-10. Signs are fair coins.
+    - "cifar10", "svhn", "imagenet": one sub-policy per image, with each of its two operations on or off.
+    - "trivial": one operation, its bin uniform over 31.
+    - "rand": `rand_ops` operations with replacement, each applied with probability 0.5. Each has its own level from
+      N(`rand_magnitude`, `rand_std`), cut to 0-10.
+
+    Signs are fair coins.
     """
     if name == "rand":
-        op = torch.randint(1, len(OPERATIONS), (batch, rand_ops), generator=generator)  # any but the identity
+        # Any operation except the identity
+        op = torch.randint(1, len(OPERATIONS), (batch, rand_ops), generator=generator)
         apply = torch.rand(op.shape, generator=generator) < _RAND_PROBABILITY
         level = torch.randn(op.shape, generator=generator, dtype=torch.float64)
         magnitude = rand_magnitudes(op, (rand_magnitude + rand_std * level).clamp_(0, 10), size)

@@ -1,4 +1,4 @@
-"""Says what `data check` found, for people and as JSON: what must be fixed, and what is only worth knowing."""
+"""Reports what `data check` found, for people and as JSON: what must be fixed, and what is only worth knowing."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from typing import Any
 
 from ..text import shown
 
-FEW = 10  # images: a class with fewer is named
-_SHOWN = 10  # names in a line of the report
+FEW = 10  # images: the report names classes with fewer
+_SHOWN = 10  # names that the report shows of each list
 
 
 @dataclass
 class Report:
-    """What was found in a data set. Widths and heights are in pixels, as stored.
+    """Holds what was found in a dataset. Widths and heights are in pixels, as stored.
 
-    Images go by a path from the data's folder, with /, or by a name such as "test[3]". `notes`: what the data was taken for,
-    and what was skipped, in a line. `counts`: split -> class -> images that can be read. `unreadable`, `truncated`: path ->
-    why. `empty`: files of no bytes. `duplicates`: groups of same images in one split; `across_splits`: in several;
-    `two_labels`: with more than one class. `near_duplicates`: pairs of images that show the same with other pixels, of two
-    splits, or of train where it is alone. `groups_in_splits`: group -> its splits, where `reading.groups` is set and it has
-    several. `suggested_groups`: a sentence on groups that paths suggest. `sizes`: "width" and "height" -> (smallest, median,
-    largest). `values`: what images of more than 8 bits hold; `scale`: which value is white in them; `no_scale`: why there is
-    none. `warnings`: what may be wrong with the whole set. `outdated`: files whose content changed while their size, times and
-    inode stayed: what was decoded of them was removed. `doubtful`: path -> what may be wrong with it; `unguarded`: format ->
-    damage that cannot be found.
+    Images are named by a path from the data's folder, with /, or by a name such as "test[3]".
+
+    - `notes`: how the data was read and what was skipped, in one line.
+    - `counts`: split -> class -> images that can be read.
+    - `unreadable`, `truncated`: path -> why. `empty`: files of no bytes.
+    - `duplicates`: groups of same images in one split; `across_splits`: in several; `two_labels`: with more than one class.
+    - `near_duplicates`: pairs of images with the same content and other pixels, from two splits, or inside a split if it is
+      alone.
+    - `groups_in_splits`: group -> its splits, if `reading.groups` is set and there are several.
+    - `suggested_groups`: a sentence on groups that paths suggest.
+    - `sizes`: "width" and "height" -> (smallest, median, largest).
+    - `values`: the values in images of more than 8 bits. `scale`: which value is white in them. `no_scale`: why there is
+      none.
+    - `warnings`: what may be wrong with the whole dataset.
+    - `outdated`: files whose content changed although size, times and inode did not. Their decoded images were removed.
+    - `doubtful`: path -> what may be wrong with the image. `unguarded`: format -> damage that cannot be found.
     """
 
     path: str
@@ -63,17 +69,17 @@ class Report:
 
     @property
     def must_fix(self) -> bool:
-        """Whether training would stop, or its figures would mislead."""
+        """Returns whether training would stop, or its figures would mislead."""
         broken = self.unreadable or self.truncated or self.empty
         mixed = self.lost_classes or self.across_splits or self.not_in_train or self.groups_in_splits
         return bool(broken or mixed or self.one_class or self.no_scale)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Returns the report as a dict for JSON."""
         return asdict(self) | {"one_class": self.one_class, "must_fix": self.must_fix}
 
     def lines(self) -> list[str]:
-        """For people: counts first, then what must be fixed, then what is worth knowing."""
+        """Returns lines for people: counts first, then what must be fixed, then what is worth knowing."""
         out = [shown(self.path), *(f"  {note}" for note in self.notes)]
         for split, by_class in self.counts.items():
             classes = f" in {len(by_class)} classes" if self.labelled else ""

@@ -1,4 +1,4 @@
-"""Finds which value is white in the images of more than 8 bits of a data set, once for all its files.
+"""Finds which value is white in the images of more than 8 bits of a dataset, once for all its files.
 
 The scale of integers is the full range of the fewest bits that hold the largest value (255, 1023, 4095, 16383, 65535, ...).
 The scale of floats is 1, 255 or 65535; values of up to a tenth more count as overshoot. The configuration keeps the scale
@@ -18,11 +18,11 @@ from .imageset import Values
 INTEGERS = (*(float(2**bits - 1) for bits in (1, 8, 10, 12, 14, 16, 24, 31)),)
 FLOATS = (1.0, 255.0, 65535.0)
 OVERSHOOT = 1.1
-LEAST = 0.25  # share of the range under which images are taken to be too dark
+LEAST = 0.25  # share of the range below which images count as too dark
 
 
 def merged(parts: Iterable[Values]) -> Values:
-    """What several splits hold together."""
+    """Merges the values of several splits."""
     tops: dict[str, list[float]] = {}
     least = 0.0
     for part in parts:
@@ -33,7 +33,10 @@ def merged(parts: Iterable[Values]) -> Values:
 
 
 def find_scale(values: Values) -> float | None:
-    """The value that is white; None where no image has more than 8 bits. Raises DataError where integers and floats differ."""
+    """Returns the value that is white, or None if no image has more than 8 bits. Raises DataError if kinds differ.
+
+    The kinds are integers and floats, which must have one scale.
+    """
     highest = {kind: max(tops) for kind, tops in values.tops.items() if tops}
     scales = {kind: _scale(kind, top) for kind, top in highest.items()}
     if len(set(scales.values())) > 1:
@@ -45,7 +48,7 @@ def find_scale(values: Values) -> float | None:
 
 
 def found(values: Values, scale: float | None) -> list[str]:
-    """What is said of images of more than 8 bits: what they hold, and at which scale they are read (None: each kind's own)."""
+    """Describes the images of more than 8 bits: their values, and the scale at which they are read (None: each kind's own)."""
     tops = _with_white(values, scale)
     if not tops:
         return []
@@ -54,7 +57,7 @@ def found(values: Values, scale: float | None) -> list[str]:
 
 
 def faults(values: Values, scale: float | None) -> list[str]:
-    """What may be wrong with images of more than 8 bits that are read at `scale`."""
+    """Returns what may be wrong with images of more than 8 bits that are read at `scale`."""
     tops = _with_white(values, scale)
     out = []
     if dark := _dark(tops):
@@ -70,7 +73,7 @@ def faults(values: Values, scale: float | None) -> list[str]:
 
 
 def darkness(brightest_N: np.ndarray, values: Values, scale: float | None) -> list[str]:
-    """A line where images are nearly black as they are trained on, but for those that `faults` speaks of.
+    """Returns a line if the training sees nearly black images that `faults` does not report.
 
     `brightest_N`: the highest of the 256 levels in each image.
     """
@@ -84,12 +87,12 @@ def darkness(brightest_N: np.ndarray, values: Values, scale: float | None) -> li
 
 
 def _with_white(values: Values, scale: float | None) -> list[tuple[float, float]]:
-    """(largest value, what is white) of each image."""
+    """Returns (largest value, value that is white) of each image."""
     return [(top, scale or DEFAULTS[kind]) for kind, tops in values.tops.items() for top in tops]
 
 
 def _dark(tops: list[tuple[float, float]]) -> list[float]:
-    """The largest values of the images that use under a quarter of the range."""
+    """Returns the largest values of the images that use under a quarter of the range."""
     return [top for top, white in tops if top < LEAST * white]
 
 

@@ -1,7 +1,7 @@
-"""Finds near-duplicates: images that show the same with other pixels: encoded again, resized, brighter, mirrored.
+"""Finds near-duplicates: images of the same content with other pixels, such as re-encoded, resized, brighter or mirrored ones.
 
-Candidates have perceptual hashes that differ in few bits: the signs of the lowest cosine frequencies of a grey thumbnail, as in
-pHash (Zauner, 2010). A pair counts only if its colour thumbnails correlate too, because simple images share hashes.
+Candidates have perceptual hashes that differ in few bits: the signs of the lowest cosine frequencies of a grey thumbnail, as
+in pHash (Zauner, 2010). A pair counts only if its colour thumbnails correlate too, because simple images share hashes.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from scipy.fft import dctn
 from .image import resize
 from .imageset import with_channels
 
-BITS = 6  # of 64 that may differ
-CORRELATION = 0.97  # of two thumbnails, at least
-FLAT = 2.0  # standard deviation of levels under which an image shows nothing to compare
+BITS = 6  # bits of the 64 of a hash that may differ
+CORRELATION = 0.97  # least correlation of two thumbnails
+FLAT = 2.0  # standard deviation of levels below which an image is too plain to compare
 _GREY, _COLOUR, _LOW = 32, 16, 8  # sides of the thumbnails, and of the block of frequencies
-_PAIRS = 1 << 22  # of hashes compared at one time
+_PAIRS = 1 << 22  # hashes that are compared at one time
 
 
 class Thumbnail(NamedTuple):
-    """`hashes`: 64 bits of an image and of its mirror image. `levels`: int16 [3, 16, 16], less each channel's mean."""
+    """Holds `hashes`, 64 bits each of an image and its mirror image, and `levels`.
+
+    `levels` is int16 [3, 16, 16] minus each channel's mean.
+    """
 
     hashes: tuple[int, int]
     levels: np.ndarray
 
 
 def thumbnail(x_CHW: torch.Tensor) -> Thumbnail:
-    """The thumbnail of an image, uint8 [1 or 3, H, W]."""
+    """Returns the thumbnail of an image, uint8 [1 or 3, H, W]."""
     small = with_channels(x_CHW[None], 3) if x_CHW.shape[0] == 1 else x_CHW[None]
     grey_HW = resize(with_channels(small, 1), _GREY)[0, 0].numpy().astype(np.float32)
     levels = resize(small, _COLOUR)[0].numpy().astype(np.int16)
@@ -39,7 +42,7 @@ def thumbnail(x_CHW: torch.Tensor) -> Thumbnail:
 
 
 def alike(first: list[Thumbnail], second: list[Thumbnail] | None = None) -> list[tuple[int, int]]:
-    """(index in `first`, index in `second`) of near-duplicates, sorted; without `second`, pairs i < j inside `first`."""
+    """Returns (index in `first`, index in `second`) of near-duplicates, sorted. `second` None: pairs i < j inside `first`."""
     if not first or second == []:
         return []
     inside, second = second is None, first if second is None else second

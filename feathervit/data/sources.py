@@ -105,12 +105,14 @@ def load_split(
     skip_unreadable: bool = False,
     pick: Callable[[str, int], np.ndarray] | None = None,
 ) -> ImageSet:
-    """One split, stored for evaluation.
+    """Loads one split, stored for evaluation.
 
-    split_name: "train", "val" or "test"; a val that the source does not have is the part of train that `split` holds
-    out. None: test, else val, else all there is. class_names: the model's classes, by which the images are labelled
-    (None: the source's own). pick(split, count): the indices of those that are wanted; others are not decoded. The rest as in
-    `load_data`. Raises DataError, UnknownNameError, ConfigError.
+    - `split_name`: "train", "val" or "test". If the source has no val, it is the part of train that `split` holds out. None:
+      the first of test, val and train that exists.
+    - `class_names`: the model's classes, by which the images are labelled (None: the source's own).
+    - `pick(split, count)`: returns the indices of the wanted images. Other images are not decoded.
+
+    The other options are those of `load_data`. Raises DataError, UnknownNameError, ConfigError.
     """
     found = find(source, reading=reading)
     if split_name is None:
@@ -132,10 +134,10 @@ def load_split(
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What is known of a data set before anything is decoded.
+    """Holds what is known of a dataset before decoding.
 
-    `counts`: split -> class -> images. `common_size`: (width, height) if all are alike. `median_short_side` in
-    pixels. `modes`: PIL mode -> images. `channels`: 1 if all are grey, else 3 (or the arrays' own number).
+    `counts`: split -> class -> images. `common_size`: (width, height) if all images have one size. `median_short_side` is in
+    pixels. `modes`: PIL mode -> images. `channels`: 1 if all images are grey, else 3 (or the arrays' own number).
     """
 
     name: str
@@ -148,12 +150,12 @@ class DataSummary:
 
     @property
     def totals(self) -> dict[str, int]:
-        """split -> images."""
+        """Split -> number of images."""
         return {split: sum(by_class.values()) for split, by_class in self.counts.items()}
 
 
 def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> DataSummary:  # noqa: B008
-    """Sizes, channels and counts of a data set, from the headers alone. Raises what `load_data` raises for it."""
+    """Returns sizes, channels and counts of a dataset, from the headers alone. Raises what `load_data` raises for it."""
     found = find(source, labelled, reading)
     scans = {split: part.scan() for split, part in found.splits.items()}
     main = scans.get("train") or next(iter(scans.values()))
@@ -171,7 +173,7 @@ def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = Readi
 
 
 def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Images]:
-    """The splits, with val held out of train where there is none."""
+    """Returns the splits, with val held out of train if there is no val."""
     if "val" in found.splits:
         if split.folds:
             raise DataError(f"{found.name} has a validation split of its own: split.folds has no effect; leave it out")
@@ -188,7 +190,7 @@ def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list
 
 
 def _thinned(parts: dict[str, Images], split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Images]:
-    """The splits, with `split.train_per_class` images of each class in train where that is asked for."""
+    """Returns the splits, with `split.train_per_class` images per class in train if this is set."""
     if not split.train_per_class:
         return parts
     train = parts["train"]
@@ -200,7 +202,7 @@ def _thinned(parts: dict[str, Images], split: SplitConfig, how: dict[str, str], 
 
 
 def _scaled(found: Found, images: ImageConfig, notes: list[str]) -> tuple[ImageConfig, Values]:
-    """What images of more than 8 bits hold, and the configuration with the value that is white in the whole set."""
+    """Returns the configuration with the value that is white in the whole dataset, and the values in images of over 8 bits."""
     values = scale.merged(part.values() for part in found.splits.values())
     white = images.scale or scale.find_scale(values)
     notes += [*scale.found(values, white), *_warnings(scale.faults(values, white))]
@@ -208,7 +210,7 @@ def _scaled(found: Found, images: ImageConfig, notes: list[str]) -> tuple[ImageC
 
 
 def _brightest(images: ImageSet) -> np.ndarray:
-    """The highest level of each image, uint8 [N]."""
+    """Returns the highest level of each image, uint8 [N]."""
     return images.images.flatten(1).amax(1).numpy()
 
 
@@ -224,7 +226,7 @@ def _store(
     skip_unreadable: bool,
     progress: Progress | None = None,
 ) -> tuple[dict[str, ImageSet], list[str]]:
-    """Every part as an ImageSet, and "SOURCE: why" of each unreadable image. Raises DataError unless skipped."""
+    """Returns every part as an ImageSet, and "SOURCE: why" of each unreadable image. Raises DataError unless skipped."""
     total = sum(len(part.labels) for part in parts.values())
     before, bad, sets = 0, [], {}
     for name, part in parts.items():

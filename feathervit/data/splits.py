@@ -14,7 +14,7 @@ from ..errors import ConfigError
 
 
 def check_split(split: SplitConfig) -> None:
-    """Raises ConfigError for fractions and folds that cannot be."""
+    """Raises ConfigError for invalid fractions and folds."""
     if not 0 <= split.val_fraction < 1:
         raise ConfigError(f"split.val_fraction must be at least 0 and below 1, got {split.val_fraction}")
     if split.folds < 0 or split.folds == 1:
@@ -30,12 +30,12 @@ def check_split(split: SplitConfig) -> None:
 def hold_out(
     labels_N: np.ndarray, split: SplitConfig, groups_N: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
-    """(train indices, held-out indices, how in words, notes), both sorted; nothing held out for a fraction of 0.
+    """Returns (train indices, held-out indices, how in words, notes), with sorted indices. A fraction of 0 holds out nothing.
 
-    A class with a single image cannot be in both: it stays in train. Where the fraction is smaller than one image
-    a class, one a class is held out. `groups_N`: images of one group are all held out or none is.
+    A class with a single image stays in train, because it cannot be in both. If the fraction is smaller than one image per
+    class, one per class is held out. `groups_N`: the images of one group are either all held out or all kept.
     """
-    from sklearn.model_selection import StratifiedKFold, train_test_split  # slow to import, and prediction needs none
+    from sklearn.model_selection import StratifiedKFold, train_test_split  # slow to import, not needed to predict
 
     check_split(split)
     everything = np.arange(len(labels_N))
@@ -55,7 +55,7 @@ def hold_out(
     if split.folds:
         if counts.max() < split.folds:
             raise ConfigError(f"split.folds is {split.folds} but the largest class has {counts.max()} images")
-        with warnings.catch_warnings():  # classes smaller than the folds are missing from some: as good as can be
+        with warnings.catch_warnings():  # classes with fewer images than folds are missing from some folds
             warnings.filterwarnings("ignore", message="The least populated class")
             folds = StratifiedKFold(split.folds, shuffle=True, random_state=split.seed).split(pool, labels_N[pool])
             held = pool[list(folds)[split.fold][1]]
@@ -64,7 +64,7 @@ def hold_out(
         wanted = round(split.val_fraction * len(labels_N))
         number = min(max(wanted, classes), len(pool) - classes)
         kept, held = train_test_split(pool, test_size=number, stratify=labels_N[pool], random_state=split.seed)
-        lost = np.setdiff1d(labels_N[held], labels_N[kept])  # small classes, where much is held out
+        lost = np.setdiff1d(labels_N[held], labels_N[kept])  # small classes, if much is held out
         held = np.setdiff1d(held, [held[labels_N[held] == label].min() for label in lost])
         how = f"{split.val_fraction:.3g} of train held out, stratified, seed {split.seed}"
         if number != wanted:
@@ -75,7 +75,7 @@ def hold_out(
 def _hold_out_groups(
     labels_N: np.ndarray, groups_N: np.ndarray, split: SplitConfig
 ) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
-    """`hold_out` of whole groups: about the fraction, or a fold. Every class stays in train."""
+    """Holds out whole groups: about the fraction, or a fold. Every class stays in train."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     everything, number, largest = np.arange(len(labels_N)), len(np.unique(groups_N)), np.bincount(labels_N).max()
@@ -102,7 +102,7 @@ def _hold_out_groups(
 
 
 def _without_which_classes_are_lost(labels_N: np.ndarray, groups_N: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Held-out groups, the smallest ones, that train needs so that it keeps every class."""
+    """Returns the smallest held-out groups that train needs to keep every class."""
     back: list[int] = []
     for label in np.setdiff1d(labels_N, np.delete(labels_N, held)):
         own = groups_N[held][labels_N[held] == label]
@@ -112,7 +112,7 @@ def _without_which_classes_are_lost(labels_N: np.ndarray, groups_N: np.ndarray, 
 
 
 def thin_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, list[str]]:
-    """(indices of `split.train_per_class` images of each class, sorted; notes). A class with fewer gives all it has."""
+    """Returns (sorted indices of `split.train_per_class` images of each class, notes). Classes with fewer images keep all."""
     classes = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N)]
     generator = Chance(split.seed).generator("train_per_class")
     orders = [torch.randperm(len(own), generator=generator).numpy()[: split.train_per_class] for own in classes]

@@ -17,14 +17,14 @@ from .columns import LABELS, PATHS, SPLIT_COLUMNS, choose_column, index_labels, 
 from .imageset import Found
 from .names import SPLITS, few, find_splits
 
-Table = dict[str, list[str | None]]  # column -> values, "" and None where there is none
+Table = dict[str, list[str | None]]  # column -> values; "" or None for a missing value
 
 
 def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Found:  # noqa: B008 (frozen)
-    """The images that a table names, nothing opened. Paths are relative to `reading.root`, or to the table's folder.
+    """Finds the images that a table names, without opening them. Paths are relative to `reading.root` or the table's folder.
 
-    Raises DataError for a table that cannot be read, lacks a column or contradicts itself; ConfigError where several columns
-    may be meant.
+    Raises DataError for a table that cannot be read, lacks a column or contradicts itself. Raises ConfigError if several
+    columns are candidates.
     """
     table = _read(path)
     where = path.name
@@ -86,7 +86,7 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
 
 
 def _read(path: Path) -> Table:
-    """The columns of a table. Raises DataError."""
+    """Reads the columns of a table. Raises DataError."""
     read: Callable[[Path], Table] = _read_parquet if path.suffix.lower() == ".parquet" else _read_text
     try:
         table = read(path)
@@ -143,7 +143,7 @@ def _called(table: Table, names: tuple[str, ...]) -> list[str]:
 
 
 def _split_column(where: str, table: Table) -> str | None:
-    """The column called split; or subset and the like, where all its values are names of splits."""
+    """Returns the column called split, or one called subset and the like if all its values are names of splits."""
     fits = [
         column
         for column in _called(table, SPLIT_COLUMNS)
@@ -155,7 +155,7 @@ def _split_column(where: str, table: Table) -> str | None:
 
 
 def _place(root: Path, name: str | None, row: str) -> Path:
-    """The absolute path of an image. Windows' backslashes and other Unicode forms are tried where there is no such file."""
+    """Returns the absolute path of an image. If no such file exists, tries slashes for backslashes and other Unicode forms."""
     if not name:
         raise DataError(f"{row} has no path")
     slashes = name.replace("\\", "/")
@@ -167,7 +167,10 @@ def _place(root: Path, name: str | None, row: str) -> Path:
 def _distinct(
     where: str, files: list[Path], labels: list[str | None], splits: list[str | None], ignore: tuple[str, ...]
 ) -> tuple[list[int], list[str]]:
-    """The rows that are not ignored, each image once, and notes. Raises DataError for an image with two labels or splits."""
+    """Returns the rows that are not ignored, each image once, and notes.
+
+    Raises DataError for an image with two labels or splits.
+    """
     first: dict[Path, int] = {}
     skipped = repeated = 0
     for row, file in enumerate(files):
@@ -187,7 +190,7 @@ def _distinct(
 
 
 def _by_split(where: str, rows: list[int], splits: list[str | None] | None) -> dict[str, list[int]]:
-    """split -> its rows, in the order train, val, test. Raises UnknownNameError for a value that is not a name of a split."""
+    """Returns split -> its rows, in the order train, val, test. Raises UnknownNameError for a value that is not a split."""
     if splits is None:
         return {"train": rows}
     found: dict[str, list[int]] = {split: [] for split in SPLITS}
@@ -200,7 +203,7 @@ def _by_split(where: str, rows: list[int], splits: list[str | None] | None) -> d
 
 
 def _stamp(file: Path) -> str | None:
-    """What changes when the file does; None where there is none."""
+    """Returns a text that changes with the file, or None if there is no such file."""
     try:
         return stamp(file.stat())
     except OSError:

@@ -1,7 +1,7 @@
-"""Lists what is below a folder, once: folders, images, other files, and what is skipped because it is not data.
+"""Lists the contents of a folder once: folders, images, other files, and what is skipped because it is not data.
 
-These are skipped at any depth and counted by kind: what operating systems, storage boxes and tools leave behind; runs, exports
-and studies of feathervit; virtual environments; the cache; what the user asks to ignore.
+These are skipped at any depth and counted by kind: files that operating systems, network storage and tools create; runs,
+exports and studies of feathervit; virtual environments; the cache; what the user asks to ignore.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..files import cache_folder
 from .names import few, same_name
 from .opening import SUFFIXES, UNREADABLE
 
-# Folders, in lower case, that nobody made to hold data: recycle bins, thumbnails, snapshots, indexes.
+# Folders, in lower case, that systems create and that hold no data: recycle bins, thumbnails, snapshots, indexes.
 _LEFT_BEHIND = (
     *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "@sharebin", "@syno*", "@transcode", "@appdata"),
     *("#recycle", "#snapshot", "~snapshot", "$recycle.bin", "$winreagent", "$windows.~*", "recycler", "recycled"),
@@ -27,7 +27,7 @@ _LEFT_BEHIND = (
     *("network trash folder", "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "*.lrdata"),
 )
 _LEFT_FILES = ("synophoto_thumb_*", "synovideo_*", "~$*")
-_MARKERS = (  # what only such a folder holds, and what it then is
+_MARKERS = (  # names that only such a folder holds, and its kind
     (("config.json", "splits.json"), "a run"),
     (("config.json", "metrics.csv"), "a run"),
     (("config.json", "last.safetensors"), "a run"),
@@ -42,7 +42,7 @@ _IN_A_RUN = ("report", "reconstructions", "tensorboard", "wandb")  # folders tha
 
 @dataclass
 class Folder:
-    """A folder without what was skipped. Paths are from the root, with /; `images` are (path, stat)."""
+    """Holds a folder without what was skipped. Paths are from the root, with /; `images` are (path, stat)."""
 
     name: str
     path: str
@@ -52,30 +52,30 @@ class Folder:
 
     @cached_property
     def count(self) -> int:
-        """Images in it and below."""
+        """The number of images in it and below."""
         return len(self.images) + sum(folder.count for folder in self.folders)
 
     @cached_property
     def unreadable(self) -> Counter[str]:
-        """Suffix -> images in it and below that are of no format read here."""
+        """Suffix -> number of images in it and below whose format cannot be read here."""
         suffixes = (os.path.splitext(name)[1].lower() for name in self.all_others())
         return Counter(suffix for suffix in suffixes if suffix in UNREADABLE)
 
     @cached_property
     def filled(self) -> list[Folder]:
-        """Its folders that hold images, at any depth."""
+        """Its folders that hold images at any depth."""
         return [folder for folder in self.folders if folder.count]
 
     def all_images(self) -> list[tuple[str, os.stat_result]]:
-        """Its images and those below, sorted by path."""
+        """Returns its images and those below, sorted by path."""
         return sorted((image for folder in self.all_folders() for image in folder.images), key=lambda image: image[0])
 
     def all_others(self) -> list[str]:
-        """Files in it and below that are not images."""
+        """Returns the files in it and below that are not images."""
         return [name for folder in self.all_folders() for name in folder.others]
 
     def all_folders(self) -> Iterator[Folder]:
-        """It and all folders below."""
+        """Yields it and all folders below."""
         yield self
         for folder in self.folders:
             yield from folder.all_folders()
@@ -83,7 +83,10 @@ class Folder:
 
 @dataclass
 class Skipped:
-    """What was skipped: reason -> paths from the root, with / (also at a folder's end); patterns that fitted nothing."""
+    """Holds what was skipped.
+
+    `paths`: reason -> paths from the root, with / (also at a folder's end). `unused`: patterns that matched nothing.
+    """
 
     paths: dict[str, list[str]] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
@@ -92,21 +95,21 @@ class Skipped:
         self.paths.setdefault(reason, []).append(path)
 
     def add_all(self, reason: str, folders: Sequence[Folder], but: Sequence[Folder] = ()) -> None:
-        """Folders as skipped, but for those in `but`."""
+        """Adds folders as skipped, except those in `but`."""
         for folder in folders:
             if not any(folder is other for other in but):
                 self.add(reason, folder.path)
 
     def text(self) -> str:
-        """Each reason with how many, and their names; nothing where nothing was skipped."""
+        """Returns each reason with the number and the names of its paths, or "" if nothing was skipped."""
         texts = [f"{reason} ({len(paths)}: {_names(paths)})" for reason, paths in self.paths.items()]
         return ", ".join(texts + [f"nothing by the pattern {pattern!r}" for pattern in self.unused])
 
 
 def walk(root: Path, ignore: Sequence[str] = (), keep: Sequence[str] = ()) -> tuple[Folder, Skipped]:
-    """What is below `root`, and what was skipped.
+    """Lists what is below `root`. Returns the folder and what was skipped.
 
-    `ignore`: patterns of names, or of paths from the root where they hold a "/". Folders named in `keep` are not skipped for
+    `ignore`: patterns of names, or of paths from the root if they hold a "/". Folders named in `keep` are not skipped for
     their names. Links are followed, but never into a folder that holds them. Raises DataError for a folder that cannot be
     read.
     """
@@ -124,7 +127,7 @@ class _Walker:
         self.cache = cache_folder().resolve()
 
     def read(self, path: Path, inside: str, above: set[tuple[int, int]]) -> Folder:
-        """`inside`: the path from the root, with / at its end unless it is the root."""
+        """Reads a folder. `inside`: its path from the root, with / at its end unless it is the root."""
         found = Folder(path.name, inside)
         entries = _entries(path)
         names = {entry.name for entry in entries}
@@ -134,7 +137,7 @@ class _Walker:
             place = inside + entry.name
             is_folder = _is_folder(entry)
             if entry.name.startswith(".") and not is_folder and not is_image(entry.name):
-                continue  # .DS_Store and its like, which no one takes for data
+                continue  # .DS_Store and similar files, which are not data
             if reason := self._why_skipped(entry, place, is_folder, is_run, below):
                 self.skipped.add(reason, place + "/" * is_folder)
             elif is_folder:
@@ -172,7 +175,7 @@ class _Walker:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its name."""
+    """Returns whether the name of a file has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
@@ -189,7 +192,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _made_by_program(names: set[str]) -> str | None:
-    """What a folder with these files is, where a program wrote it: "a run", "an export"..."""
+    """Returns what a folder with these names is if a program wrote it ("a run", "an export", ...), else None."""
     return next((kind for markers, kind in _MARKERS if names.issuperset(markers)), None)
 
 

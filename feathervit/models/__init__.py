@@ -1,7 +1,7 @@
-"""The models. Importing this package registers ours in timm."""
+"""Holds the models. Importing this package registers our models in timm."""
 
 from ..config import list_models, spec
-from . import registered  # noqa: F401 (registers ours in timm)
+from . import registered  # noqa: F401 (registers our models in timm)
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
 from .peers import twin

@@ -1,8 +1,9 @@
-"""Attention layers. Contract: `forward(x_BND, place)` returns y_BND; `place` gives the positions of the tokens. `look` takes
-the same arguments and returns the attention weights and the values, for plots and tests.
+"""Attention layers. Contract: `forward(x_BND, place)` returns y_BND; `place` gives the positions of the tokens.
 
-Notable: q, k and v are one product. PyTorch's default initialisation depends only on the fan-in, so one layer starts like
-three separate ones. Multi-head attention has as many key/value heads as heads.
+`look` takes the same arguments and returns the attention weights and the values, for plots and tests.
+
+q, k and v are one product. PyTorch's default initialisation depends only on the fan-in, so one layer starts like three
+separate ones. Multi-head attention is the case of as many key/value heads as heads.
 
 Legend: B batch, N tokens, D width, H heads, G key/value heads, K head width.
 """
@@ -42,11 +43,11 @@ class GroupedQueryAttention(nn.Module):
         return self.proj(y_BHNK.transpose(1, 2).flatten(2))
 
     def attend(self, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
-        """softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
+        """Returns softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
         return F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=self.kv_heads != self.heads)
 
     def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        """Attention weights [B, H, N, N], whose rows sum to 1, and each query head's values [B, H, N, K]."""
+        """Returns attention weights [B, H, N, N], whose rows sum to 1, and each query head's values [B, H, N, K]."""
         qkv_BTNK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q_BHNK, k_BGNK, v_BGNK = qkv_BTNK.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         k_BHNK, v_BHNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
@@ -56,8 +57,8 @@ class GroupedQueryAttention(nn.Module):
 class LatentAttention(nn.Module):
     """Multi-head attention with low-rank projections (PoorViTs, arXiv 2501.06220).
 
-    Each named one of q, k and v is a pair of layers: down to `rank` without bias, then up with bias, without an activation
-    between them. The other projections and the output have full rank.
+    Each of q, k and v that `low_rank` names is a pair of layers: down to `rank` without bias, then up with bias, without an
+    activation between them. The other projections and the output have full rank.
     """
 
     def __init__(self, dim: int, config: LatentConfig):
@@ -86,11 +87,11 @@ class LatentAttention(nn.Module):
         return self.proj(y_BHNK.transpose(1, 2).flatten(2))
 
     def attend(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
-        """softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
+        """Returns softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
         return F.scaled_dot_product_attention(q_BHNK, k_BHNK, v_BHNK)
 
     def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        """Attention weights [B, H, N, N], whose rows sum to 1, and values [B, H, N, K]."""
+        """Returns attention weights [B, H, N, N], whose rows sum to 1, and values [B, H, N, K]."""
         q_BHNK, k_BHNK, v_BHNK = (
             layer(x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
             for layer in (self.q, self.k, self.v)
@@ -99,7 +100,7 @@ class LatentAttention(nn.Module):
 
 
 def attention_weights(q_BHNK: Tensor, k_BHNK: Tensor, place: Place | None) -> Tensor:
-    """softmax(q k^T / sqrt(K)) of rotated queries and keys, [B, H, N, N]."""
+    """Returns softmax(q k^T / sqrt(K)) of rotated queries and keys, [B, H, N, N]."""
     q_BHNK, k_BHNK = rotate(q_BHNK, place), rotate(k_BHNK, place)
     return (q_BHNK @ k_BHNK.mT * q_BHNK.shape[-1] ** -0.5).softmax(-1)
 

@@ -1,7 +1,7 @@
-"""What timm expects of a model beyond `forward`: heads and pooling, intermediates, pruning, another image size, groups.
+"""Implements what timm expects of a model beyond `forward`: heads, pooling, intermediates, pruning, image sizes, groups.
 
-`Encoder` inherits these methods, so timm's scripts and wrappers work with ours as with timm's VisionTransformer, whose words
-and defaults they have. An argument that cannot work raises ConfigError where timm asserts.
+`Encoder` inherits these methods, so timm's scripts and wrappers work with it as with timm's VisionTransformer. Arguments and
+defaults are the same. An invalid argument raises ConfigError where timm asserts.
 
 Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width, G grid side.
 """
@@ -20,21 +20,21 @@ from .positions import resize_positions, rotary_turns, sincos_positions
 from .readout import Mean
 from .taken import Taken
 
-POOLS = ("", "avg", "avgmax", "max")  # besides the read-out's own; "": none, the head gets every token
+POOLS = ("", "avg", "avgmax", "max")  # besides the read-out's own; "": no pooling, so that the head gets every token
 
 
 class TimmContract:
-    """A mixin for `Encoder`: works on its parts (`patch_embed`, `readout`, `blocks`, `norm`, `head`)."""
+    """Mixin for `Encoder` that works on its parts (`patch_embed`, `readout`, `blocks`, `norm`, `head`)."""
 
     # ------------------------------------------------------------------------------------------------------------------
     # Head and pooling
 
     def forward_features(self, x_BCSS: Tensor) -> Tensor:
-        """Normalised tokens [B, N, D]."""
+        """Returns normalised tokens [B, N, D]."""
         return self.encode(x_BCSS)[0]
 
     def pool(self, tokens_BND: Tensor) -> Tensor:
-        """What the head reads: [B, head_hidden_size], or [B, N, D] where nothing is pooled."""
+        """Returns the input of the head: [B, head_hidden_size], or [B, N, D] without pooling."""
         if self.global_pool == self.readout.pool:
             return self.readout(tokens_BND)
         return global_pool_nlc(tokens_BND, self.global_pool, self.num_prefix_tokens)
@@ -50,10 +50,10 @@ class TimmContract:
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh head for `num_classes` classes (0: none) on the device and in the type of the model.
+        """Replaces the head by a new one for `num_classes` classes (0: none), on the device and in the type of the model.
 
-        `global_pool`: how tokens become features: the read-out's own way ("token", "avg" or "map"), "avg", "max", "avgmax", or
-        "" for not at all; None leaves it as it is. Scores of a read-out that is no longer used are removed.
+        `global_pool`: how tokens become features: the read-out's own way ("token", "avg" or "map"), "avg", "max", "avgmax",
+        or "" for no pooling. None keeps the current one. Scores of a read-out that is no longer used are removed.
         """
         if global_pool is not None:
             if global_pool not in (*POOLS, self.readout.pool):
@@ -81,14 +81,17 @@ class TimmContract:
         intermediates_only: bool = False,
         output_dict: bool = False,
     ) -> Any:
-        """Outputs of the levels in `feature_info`, as timm's models give them: (`forward_features`, [of each chosen level]).
+        """Returns outputs of the levels in `feature_info`, like timm's models: (`forward_features`, [one per chosen level]).
 
-        Levels are the stages of a residual stem, then the layers. `indices`: the last so many levels, the levels of these
-        indices (negative ones count from the end), or None for all. Patches are [B, D, G, G], with output_fmt "NLC"
-        [B, G^2, D]; a stage has its own width and grid. `return_prefix_tokens`: pairs (patches, prefix tokens); a stage has
-        none, [B, 0, D]. `norm`: layers after the final norm. `stop_early`: no layer after the last chosen one runs.
-        `intermediates_only`: the list alone. `output_dict`: a dict of "image_features", "image_intermediates" and
-        "image_intermediates_prefix".
+        Levels are the stages of a residual stem, then the layers.
+
+        - `indices`: an integer n for the last n levels, a list of levels (negative ones count from the end), or None for all.
+        - `return_prefix_tokens`: return pairs (patches, prefix tokens). A stage has no prefix tokens, [B, 0, D].
+        - `norm`: apply the final norm to the outputs of layers.
+        - `stop_early`: run no layer after the last chosen one.
+        - `output_fmt`: patches are [B, D, G, G] for "NCHW" and [B, G^2, D] for "NLC". A stage has its own width and grid.
+        - `intermediates_only`: return only the list.
+        - `output_dict`: return a dict of "image_features", "image_intermediates" and "image_intermediates_prefix".
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ConfigError(f"output_fmt must be NCHW or NLC, got {output_fmt!r}")
@@ -124,7 +127,7 @@ class TimmContract:
         return_prefix_tokens: bool = False,
         norm: bool = False,
     ) -> list:
-        """The outputs of the last `n` levels, or of the levels `n`, as DINO's models give them."""
+        """Returns the outputs of the last `n` levels, or of the levels `n`, like DINO's models."""
         return self.forward_intermediates(
             x_BCSS,
             n,
@@ -137,9 +140,9 @@ class TimmContract:
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Removes the layers after the last chosen level, and the head and the final norm where asked; returns the indices.
+        """Removes the layers after the last chosen level, and on request the head and the final norm. Returns the indices.
 
-        A stem stays whole, since tokens are made of its last stage.
+        A stem stays complete, because its last stage makes the tokens.
         """
         chosen = _chosen(indices, len(self.feature_info))
         self.blocks = self.blocks[: max(chosen[-1] + 1 - self._stages, 0)]
@@ -158,7 +161,7 @@ class TimmContract:
 
     @property
     def _stages(self) -> int:
-        """How many of the levels come before the layers."""
+        """The number of levels before the layers."""
         return len(self.patch_embed.feature_info)
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ class TimmContract:
 
     @torch.no_grad()
     def set_input_size(self, img_size: int | Sequence[int] | None = None, patch_size: int | None = None) -> None:
-        """Takes images of another size from now on: positions are resized, weights stay.
+        """Changes the image size of the model: resizes the positions and keeps the weights.
 
         Raises ConfigError for an image that is not square, a size that the patches do not divide, or another patch size.
         """
@@ -181,11 +184,11 @@ class TimmContract:
             resized = resize_positions(self.pos_embed, grid, prefix)
             self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
         self.init_non_persistent_buffers()
-        self._traits = {**getattr(self, "_traits", {}), "img_size": (embed.img_size,) * 2}  # what timm saves
+        self._traits = {**getattr(self, "_traits", {}), "img_size": (embed.img_size,) * 2}  # timm saves these
 
     @torch.no_grad()
     def init_non_persistent_buffers(self) -> None:
-        """Computes the positions that no weights file holds; timm's models have it and transformers calls it."""
+        """Computes the positions that no weights file holds. timm's models have this method, and transformers calls it."""
         grid, prefix, like = self.patch_embed.grid_size, self.num_prefix_tokens, self.patch_embed.proj.weight
         if self.config.positions == "sincos":
             self.pos_embed = sincos_positions(grid, prefix, self.embed_dim).to(like)
@@ -193,30 +196,35 @@ class TimmContract:
             self.turns = rotary_turns(grid, prefix, self.blocks[0].attn.head_dim).to(like)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of the same model for another image size, with its positions resized to this model's grid."""
+        """Resizes the positions in a state dict of the same model for another image size to this model's grid."""
         pos = state.get("pos_embed")
         if pos is None or pos.shape == self.pos_embed.shape:
             return state
         return {**state, "pos_embed": resize_positions(pos, self.patch_embed.grid_size, self.num_prefix_tokens)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether training recomputes each layer in its backward pass instead of keeping what is inside it."""
+        """Sets whether the backward pass recomputes each layer instead of storing its inner activations."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Layer groups for layer-wise decay, as timm's ViT has them: the stem; each layer, the final norm going with the last
-        one, as does a read-out that pools; the head, which no group names."""
+        """Returns layer groups for layer-wise decay, like timm's ViT: the stem, each layer, and the head, which no group names.
+
+        The final norm is in the group of the last layer. So is a read-out that pools.
+        """
         blocks = [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score", (99999,))]
         return {"stem": r"^pos_embed|^patch_embed|^readout\.token", "blocks": blocks}
 
     def no_weight_decay(self) -> set[str]:
-        """Positions, tokens and per-expert output biases (2-D, so no rule on dimensions finds them)."""
+        """Returns the names of positions, tokens and per-expert output biases, which weight decay spares.
+
+        The biases are 2-D, so no rule on dimensions finds them.
+        """
         spared = {"pos_embed", "readout.token"}
         return {name for name, _ in self.named_parameters() if name in spared or name.endswith(".b2")}
 
 
 def side(img_size: int | Sequence[int]) -> int:
-    """The side of a square image given as timm gives it: one number, or (height, width). Raises ConfigError for others."""
+    """Returns the side of a square image size in timm's form: one number, or (height, width). Raises ConfigError for others."""
     if isinstance(img_size, int):
         return img_size
     if len(set(img_size)) != 1:
@@ -225,7 +233,7 @@ def side(img_size: int | Sequence[int]) -> int:
 
 
 def _chosen(indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """Indices of levels, rising, of what `forward_intermediates` takes."""
+    """Returns the level indices that `forward_intermediates` accepts, in ascending order. Raises ConfigError for others."""
     if isinstance(indices, int):
         indices = range(count - indices, count)
     found = sorted({i + count if i < 0 else i for i in (range(count) if indices is None else indices)})

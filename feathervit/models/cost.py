@@ -20,7 +20,10 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Cost:
-    """`macs`: multiply-accumulates per image. `tokens`: length of the sequence, None for a model without one."""
+    """Holds the cost of a model.
+
+    `macs`: multiply-accumulates per image. `tokens`: length of the sequence, None for a model without one.
+    """
 
     parameters: int
     macs: int
@@ -29,7 +32,7 @@ class Cost:
 
 @torch.no_grad()
 def cost(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:
-    """The cost of one forward pass of `model`, in evaluation mode, on one image [in_chans, img_size, img_size].
+    """Returns the cost of one forward pass of `model`, in evaluation mode, on one image [in_chans, img_size, img_size].
 
     The model itself does not change. Raises ConfigError if it does not take such an image.
     """

@@ -1,8 +1,8 @@
-"""Patch embeddings: from pixels to patch tokens. Contract: `forward(x_BCSS, place)` returns [B, (S/p)^2, D]. The tokens of
-the patches that `place` keeps do not depend on pixels of the other patches.
+"""Patch embeddings: from pixels to patch tokens. Contract: `forward(x_BCSS, place)` returns [B, (S/p)^2, D].
 
-Each class has a `proj`, the convolution that reads the pixels. If `data_dependent` is set, `initialise_from` computes
-weights from training images before training.
+The tokens of the patches that `place` keeps do not depend on pixels of the other patches. Each class has a `proj`, the
+convolution that reads the pixels. If `data_dependent` is set, `initialise_from` computes weights from training images before
+training.
 
 Legend: B batch, C channels, S image side, N tokens, D width, G grid side, K patches kept, M whitening filters.
 """
@@ -23,8 +23,8 @@ from ..errors import ConfigError
 from .place import Place
 from .taken import Taken
 
-WHITENING_EPS = 5e-4  # of the eigenvalues, as in PoorViTs
-_VALUES = 1 << 24  # unfolded at a time: 64 MiB
+WHITENING_EPS = 5e-4  # added to the eigenvalues, as in PoorViTs
+_VALUES = 1 << 24  # values that are unfolded at a time: 64 MiB
 
 
 @register_notrace_function  # torch.fx calls it instead of tracing it
@@ -35,7 +35,7 @@ def check_images(x_BCSS: Tensor, img_size: int) -> None:
 
 
 class PatchEmbed(nn.Module):
-    """Base of all patch embeddings: sizes and their checks."""
+    """Base class of all patch embeddings, with sizes and their checks."""
 
     data_dependent = False
     any_size = False  # whether images may be of sizes that the patch size does not divide
@@ -60,27 +60,25 @@ class PatchEmbed(nn.Module):
     def forward(self, x_BCSS: Tensor, place: Place | None = None, taken: Taken | None = None) -> Tensor:
         check_images(x_BCSS, self.img_size)
         tokens_BND = self.embed(x_BCSS, place, taken).flatten(2).transpose(1, 2)
-        return tokens_BND.to(
-            x_BCSS.dtype
-        )  # the residual stream keeps its precision after a convolution in low precision
+        return tokens_BND.to(x_BCSS.dtype)  # the residual stream keeps its precision after low-precision convolutions
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """The maps that come before the tokens: name of the module within this one, channels, pixels per side of a value."""
+        """The maps before the tokens: name of the module within this one, channels, pixels per side of a value."""
         return []
 
     def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
-        """[B, C, S, S] to [B, D, G, G]. `taken` receives the maps of `feature_info`, each as "MODULE.output"."""
+        """Maps [B, C, S, S] to [B, D, G, G]. `taken` receives the maps of `feature_info`, each as "MODULE.output"."""
         return self.proj(x_BCSS)
 
     def without_hidden(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
-        """The images with the pixels of patches that `place` does not keep set to 0."""
+        """Sets the pixels of patches that `place` does not keep to 0."""
         if place is None or place.keep_BK is None:
             return x_BCSS
         return x_BCSS * _enlarged(self.kept_on_grid(x_BCSS, place), self.img_size)
 
     def kept_on_grid(self, x_BCSS: Tensor, place: Place) -> Tensor:
-        """The mask [B, 1, G, G]: 1 if `place` keeps a patch, else 0."""
+        """Returns the mask [B, 1, G, G]: 1 if `place` keeps a patch, else 0."""
         kept_BN1 = place.on_grid(x_BCSS.new_ones(*place.keep_BK.shape, 1))
         return kept_BN1.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
 
@@ -164,7 +162,7 @@ class ConvStem(PatchEmbed):
 class PooledStem(PatchEmbed):
     """3x3 convolutions without bias, each with ReLU and a 3x3 max-pool of stride 2 (arXiv 2104.05704).
 
-    A window reaches over the edge of a patch, so the pixels of patches that are not kept are zeroed before.
+    Windows cross the edges of patches, so the pixels of patches that are not kept become zero first.
     """
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, dim: int, config: PooledStemConfig):
@@ -202,9 +200,9 @@ class PooledStem(PatchEmbed):
 
 @register_notrace_module
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose training statistics count kept positions only. Without a mask it is `nn.BatchNorm2d`.
+    """Batch norm whose training statistics count only kept positions. Without a mask it is `nn.BatchNorm2d`.
 
-    Masked pre-training sets hidden pixels to zero; its running statistics then still fit whole images.
+    Masked pre-training sets hidden pixels to zero. With this layer, the running statistics still fit whole images.
     """
 
     def forward(self, x_BCHW: Tensor, kept_B1HW: Tensor | None = None) -> Tensor:
@@ -233,7 +231,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_chans: int, out_chans: int, stride: int):
         super().__init__()
-        self.stride, self.out_chans = stride, out_chans  # not asked of the convolutions, which adapters may wrap
+        self.stride, self.out_chans = stride, out_chans  # stored here, because adapters may wrap the convolutions
         self.conv1 = nn.Conv2d(in_chans, out_chans, 3, stride, padding=1, bias=False)
         self.bn1 = MaskedBatchNorm2d(out_chans)
         self.conv2 = nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False)
@@ -245,7 +243,7 @@ class ResidualBlock(nn.Module):
         self.bn3 = MaskedBatchNorm2d(out_chans) if changed else None
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        y = self.bn1(self.conv1(x), kept).relu_()  # in place: no backward pass needs what batch norm returned
+        y = self.bn1(self.conv1(x), kept).relu_()  # in place: no backward pass needs the output of batch norm
         y = self.bn2(self.conv2(y), kept)
         x = self.shortcut(self.pool(x))
         return y.add_(x if self.bn3 is None else self.bn3(x, kept)).relu_()
@@ -269,7 +267,7 @@ class ResidualStem(PatchEmbed):
         reached = math.prod(s.stride for s in config.stages)
         if patch_size not in (reached, 2 * reached):
             raise ConfigError(f"this residual stem makes patch sizes {reached} and {2 * reached}, not {patch_size}")
-        self.stride = patch_size // reached  # of the first convolution
+        self.stride = patch_size // reached  # stride of the first convolution
         self.proj = nn.Conv2d(in_chans, config.width, 3, self.stride, padding=1, bias=False)
         self.bn = MaskedBatchNorm2d(config.width)
         widths = [config.width, *(s.width for s in config.stages)]
@@ -278,7 +276,8 @@ class ResidualStem(PatchEmbed):
             for before, stage in zip(widths, config.stages, strict=False)
             for i in range(stage.blocks)
         )
-        self.ends = [n - 1 for n in itertools.accumulate(stage.blocks for stage in config.stages)]  # of the stages
+        # The last block of each stage
+        self.ends = [n - 1 for n in itertools.accumulate(stage.blocks for stage in config.stages)]
         self.out = nn.Conv2d(widths[-1], dim, 1) if widths[-1] != dim else nn.Identity()
 
     def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:

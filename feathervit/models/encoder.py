@@ -1,9 +1,8 @@
-"""The one encoder. mLiT, Mae-ViT, ViT-Tiny and PoorViT are configurations of it, and MAE wraps it.
+"""The encoder of all models. mLiT, Mae-ViT, ViT-Tiny and PoorViT are configurations of it, and MAE wraps it.
 
 Pre-norm layers: x + attention(norm(x)), then x + feed-forward(norm(x)). `encode` returns the tokens and the sum of the
-layers' balance losses. timm's methods (`contract.py`) use it.
-All layers start with PyTorch's default initialisation, as in the mLiT paper. Learned positions and tokens start at
-N(0, 0.02) (ours).
+layers' balance losses. timm's methods (`contract.py`) use it. All layers start with PyTorch's default initialisation, as in
+the mLiT paper. Learned positions and tokens start at N(0, 0.02) (ours).
 
 Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width; H heads, K head width, E experts.
 """
@@ -116,7 +115,7 @@ class Encoder(TimmContract, nn.Module):
         self.reset_classifier(num_classes, global_pool)
 
     def place(self, keep_BK: Tensor | None = None) -> Place:
-        """The positions of the tokens if only the patches `keep_BK` are kept; None keeps all."""
+        """Returns the positions of the tokens if only the patches `keep_BK` are kept; None keeps all."""
         place = Place(self.num_prefix_tokens, self.patch_embed.grid_size, keep_BK)
         if self.turns is None:
             return place

@@ -1,9 +1,9 @@
-"""Faster forms of layers on the CPU. The caller that runs a model puts them in: `accelerate(model, dtype)`.
+"""Faster forms of layers on the CPU. `accelerate(model, dtype)` puts them into a model that is about to run.
 
-Notable: a fast layer is a subclass with the same parameters, so the state dict does not change. In float32, products use
-oneDNN, and the shared-projection mixture is one autograd.Function over chunks that fit into the cache. In bfloat16,
-explicit casts make products and activations bfloat16. Weights, statistics of norms, softmax, gates and the residual stream
-stay float32. First derivatives are exact; second derivatives raise an error.
+A fast layer is a subclass with the same parameters, so the state dict does not change. In float32, products use oneDNN, and
+the shared-projection mixture is one autograd.Function over chunks that fit into the cache. In bfloat16, explicit casts make
+products and activations bfloat16. Weights, statistics of norms, softmax, gates and the residual stream stay float32. First
+derivatives are exact; second derivatives raise an error.
 
 Legend: T tokens, I and O inputs and outputs, B batch, N tokens of an image, D width, E experts, F hidden size, n tokens of a
 chunk, H heads, G key/value heads, K head width.
@@ -32,7 +32,7 @@ _silu, _silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.gr
 
 @functools.cache
 def _has_onednn() -> bool:
-    """Whether this PyTorch has the private operator used below, with the expected result."""
+    """Returns whether this PyTorch has the private operator used below, with the expected result."""
     x, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
     try:
         found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
@@ -42,7 +42,7 @@ def _has_onednn() -> bool:
 
 
 def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x W^T + b in float32, without gradients. PyTorch's compiler replaces F.linear by the same operator."""
+    """Returns x W^T + b in float32, without gradients. PyTorch's compiler replaces F.linear by the same operator."""
     if not _has_onednn():
         return F.linear(x_TI, weight_OI, bias_O)
     return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")
@@ -56,7 +56,7 @@ def mixture(
     w2: torch.nn.Linear,
     dropout: float = 0.0,
 ) -> Tensor:
-    """dropout(((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d), [B, N, D]."""
+    """Returns dropout(((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d), [B, N, D]."""
     y_TD = _Mixture.apply(
         x_BND.flatten(0, -2),
         gate_BNE.flatten(0, -2),
@@ -189,13 +189,13 @@ class _Mixture(torch.autograd.Function):
 
 
 def _suits(x: Tensor) -> bool:
-    """Whether the fast form may run: compiled and exported graphs need plain operators."""
+    """Returns whether the fast form may run. Compiled and exported graphs need plain operators."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return x.dtype == torch.float32 and x.device.type == "cpu" and not traced and torch.backends.mkldnn.enabled
 
 
 class FastLinear(nn.Linear):
-    """`nn.Linear` through oneDNN: PyTorch sends its own float32 products to MKL, which is slower on AMD's processors."""
+    """`nn.Linear` with oneDNN. PyTorch uses MKL for float32 products, which is slower on AMD's processors."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not _suits(x):
@@ -204,7 +204,7 @@ class FastLinear(nn.Linear):
 
 
 class FastSharedVW2(SharedVW2):
-    """`SharedVW2` in chunks, as long as its projections are the ones that `accelerate` found."""
+    """`SharedVW2` in chunks, if its projections are still the ones that `accelerate` replaced."""
 
     def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
         projections = (self.w, self.v, self.w2)
@@ -237,14 +237,14 @@ class LowLayerNorm(nn.LayerNorm):
 
 
 class WideLinear(nn.Linear):
-    """A layer that stays float32 after layers in bfloat16: the classifier."""
+    """Linear layer that stays in float32 after layers in bfloat16: the classifier."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float())
 
 
 class WideConv2d(nn.Conv2d):
-    """A first convolution. With few input channels it is slower in bfloat16."""
+    """First convolution, which stays in float32. With few input channels it is slower in bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float())
@@ -307,7 +307,7 @@ def accelerate(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """Takes the fast forms out of `model`, in place, and returns it: the inverse of `accelerate`, for exporters."""
+    """Replaces the fast forms in `model`, in place, and returns it. This is the inverse of `accelerate`, for exporters."""
     kinds = {fast: kind for forms in _FORMS.values() for kind, fast in forms.items()}
     kinds |= {WideLinear: nn.Linear, WideConv2d: nn.Conv2d}
     for module in model.modules():

@@ -1,5 +1,6 @@
-"""Feed-forward layers without experts. Contract: `forward(x_BND, place)` returns (y_BND, balance loss). The loss is 0 here.
-`place` gives the positions of the tokens.
+"""Feed-forward layers without experts. Contract: `forward(x_BND, place)` returns (y_BND, balance loss).
+
+The loss is 0 here. `place` gives the positions of the tokens.
 
 Legend: B batch, N tokens, D width, F hidden size.
 """
@@ -75,8 +76,8 @@ class ConvMLP(nn.Module):
 class RecalibratedConvMLP(ConvMLP):
     """DAFF of DHVT (arXiv 2210.05958), without its batch norms (ours).
 
-    A prefix token x becomes x * e(m), where m is the mean of the patches' outputs, and e is linear, GELU, linear with a
-    hidden width of D / `reduction`.
+    A prefix token x becomes x * e(m). Here m is the mean of the patches' outputs, and e is linear, GELU, linear with a hidden
+    width of D / `reduction`.
     """
 
     def __init__(self, dim: int, hidden: int, reduction: int, dropout: float = 0.0):
@@ -89,14 +90,20 @@ class RecalibratedConvMLP(ConvMLP):
 
 
 def hidden_size(layer: int, depth: int, first: int, last: int) -> int:
-    """Hidden size of layer `layer` (from 0) of `depth`, Eq. 15: falls linearly from `first` to `last`, rounded down."""
+    """Returns the hidden size of layer `layer` (from 0) of `depth`, Eq. 15.
+
+    It falls linearly from `first` to `last`, rounded down.
+    """
     if depth == 1:
         return first
     return (depth - 1 - layer) * (first - last) // (depth - 1) + last
 
 
 def expert_count(layer: int, depth: int, stages: tuple[int, ...]) -> int:
-    """Number of experts of layer `layer` (from 0). All `stages` have the same length (Fig. 4: 3, 4, 5 experts by thirds)."""
+    """Returns the number of experts of layer `layer` (from 0).
+
+    All `stages` have the same length (Fig. 4: 3, 4, 5 experts by thirds).
+    """
     return stages[min(layer * len(stages) // depth, len(stages) - 1)]
 
 

@@ -1,9 +1,9 @@
 """Masked auto-encoder around any encoder of the package (arXiv 2407.17783, section 2.2; arXiv 2111.06377).
 
-Notable: each image gets its own mask, of an exact number of patches. Only the visible patches and the prefix tokens go
-through the encoder. The decoder takes the encoder's normalised output in the original order, with a mask token in the gaps,
-through one bias-free projection to its own width. Its layers are of the encoder's kinds. The prefix token (the dummy patch)
-goes through both halves but not into the loss. Decoder sizes are ours: the paper's Table 2 is not available.
+Each image gets its own mask, of an exact number of patches. Only the visible patches and the prefix tokens go through the
+encoder. The encoder's normalised output is put into the original order, with a mask token for each hidden patch. One
+bias-free projection then maps it to the width of the decoder, whose layers are of the encoder's kinds. The prefix token (the
+dummy patch) goes through both halves but not into the loss. Decoder sizes are ours: the paper's Table 2 is not available.
 
 Legend: B batch, C channels, S image side, N patches, K visible patches, P prefix tokens, D width, X values of a patch.
 """
@@ -37,7 +37,7 @@ class Reconstruction(NamedTuple):
 
 
 class MaskedAutoencoder(nn.Module):
-    """`encoder` with a decoder that reconstructs masked patches. Raises ConfigError if the parts do not fit together."""
+    """Wraps `encoder` with a decoder that reconstructs masked patches. Raises ConfigError if the parts do not fit together."""
 
     def __init__(self, encoder: Encoder, config: MAEConfig):
         super().__init__()
@@ -123,22 +123,22 @@ class MaskedAutoencoder(nn.Module):
         return nn.functional.unfold(x_BCSS, p, stride=p).transpose(1, 2)
 
     def unpatchify(self, patches_BNX: Tensor) -> Tensor:
-        """The inverse of `patchify`."""
+        """Joins the values of each patch [B, N, X] to [B, C, S, S]. This is the inverse of `patchify`."""
         size, p = self.encoder.patch_embed.img_size, self.patch_size
         return nn.functional.fold(patches_BNX.transpose(1, 2), size, p, stride=p)
 
     def target(self, x_BCSS: Tensor) -> Tensor:
-        """The values that the decoder should reconstruct, float32 [B, N, X]."""
+        """Returns the values that the decoder should reconstruct, float32 [B, N, X]."""
         patches_BNX = self.patchify(x_BCSS).float()
         if not self.config.norm_pixels:
             return patches_BNX
         var_BN1, mean_BN1 = torch.var_mean(patches_BNX, -1, keepdim=True)
         return (patches_BNX - mean_BN1) / (var_BN1 + 1e-6).sqrt()
 
-    # The part of timm's contract that the optimiser's parameter groups need
+    # The part of timm's contract that the parameter groups of the optimiser need
 
     def no_weight_decay(self) -> set[str]:
-        """The encoder's names, and the decoder's tokens, positions and per-expert biases."""
+        """Returns the encoder's names, and those of the decoder's tokens, positions and per-expert biases."""
         own = {n for n, _ in self.named_parameters() if n.startswith("decoder_") and n.endswith(".b2")}
         return (
             {f"encoder.{name}" for name in self.encoder.no_weight_decay()} | own | {"mask_token", "decoder_pos_embed"}

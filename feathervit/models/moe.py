@@ -1,8 +1,8 @@
 """Mixture of SwiGLU experts that share two of their three projections, with noisy top-k gates.
 
-Notable: V and W2 are shared and the k kept gates sum to one, so the mixture of experts equals ONE gated feed-forward whose
-gate branch is a mixture (see `SharedVW2`). No token is dispatched, shapes are static, and the layer compiles and exports.
-The other sharings of Table 9 also have their cheapest exact form here. Equations: arXiv 2407.17783.
+V and W2 are shared and the k kept gates sum to one, so the mixture of experts equals ONE gated feed-forward whose gate branch
+is a mixture (see `SharedVW2`). No token is dispatched, shapes are static, and the layer compiles and exports. The other
+sharings of Table 9 also have their cheapest exact form here. Equations: arXiv 2407.17783.
 
 Legend: B batch, N tokens, D width, E experts, F hidden size, k experts kept.
 """
@@ -22,7 +22,10 @@ from .place import Place
 
 
 def coefficient_of_variation(x_E: Tensor) -> Tensor:
-    """Standard deviation (unbiased) over mean: a scalar. At perfect balance `std` has gradient 0; that of sqrt is NaN."""
+    """Returns the (unbiased) standard deviation over the mean, a scalar.
+
+    At perfect balance the gradient of `std` is 0; that of sqrt is NaN.
+    """
     return x_E.std(unbiased=True) / x_E.mean()
 
 
@@ -44,7 +47,7 @@ class NoisyTopKGate(nn.Module):
         self.register_buffer("taken", torch.zeros(experts, dtype=torch.int64), persistent=False)
 
     def init_non_persistent_buffers(self) -> None:
-        """What transformers calls after `to_empty`."""
+        """Resets the counts. transformers calls this after `to_empty`."""
         self.taken.zero_()
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,9 +55,8 @@ class NoisyTopKGate(nn.Module):
 
         Inside, experts come first. On the CPU, operations along a last dimension of 3 to 5 entries are several times slower.
         """
-        device = (
-            x_BND.device.type if torch.amp.is_autocast_available(x_BND.device.type) else "cpu"
-        )  # the meta device has no autocast
+        # The meta device has no autocast.
+        device = x_BND.device.type if torch.amp.is_autocast_available(x_BND.device.type) else "cpu"
         with torch.autocast(device, enabled=False):
             clean_EBN = self._product(self.w_gate, x_BND)
             if not (self.training and self.w_noise is not None):
@@ -71,18 +73,17 @@ class NoisyTopKGate(nn.Module):
 
     @staticmethod
     def _product(layer: nn.Linear, x_BND: Tensor) -> Tensor:
-        """The layer's output as [E, B, N] in float32; float64 stays float64."""
-        y_BNE = layer(
-            x_BND.to(getattr(layer.weight, "dtype", torch.float32))
-        )  # a quantised layer's weight has no dtype
+        """Returns the layer's output as [E, B, N] in float32; float64 stays float64."""
+        # The weight of a quantised layer has no dtype.
+        y_BNE = layer(x_BND.to(getattr(layer.weight, "dtype", torch.float32)))
         y_BNE = y_BNE if y_BNE.dtype == torch.float64 else y_BNE.float()
         return y_BNE.movedim(-1, 0).contiguous()
 
     def _softmax_k(self, h_EBN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Softmax over the k largest entries, 0 elsewhere; the k-th largest; and the next largest; the last two [B, N].
+        """Returns the softmax over the k largest entries (0 elsewhere), the k-th largest and the next largest, both [B, N].
 
-        An entry's rank is the number of entries that beat it; of equal entries the first wins. Comparisons fuse, topk
-        does not.
+        An entry's rank is the number of entries that beat it. Of equal entries the first wins. Comparisons fuse; topk does
+        not.
         """
         first_EE11 = torch.ones(self.experts, self.experts, dtype=torch.bool, device=h_EBN.device).triu(1)[
             ..., None, None
@@ -103,7 +104,7 @@ class NoisyTopKGate(nn.Module):
         return loss
 
     def _load(self, clean_EBN: Tensor, noisy_EBN: Tensor, scale_EBN: Tensor, kth_BN: Tensor, next_BN: Tensor) -> Tensor:
-        """P of Eq. 5: the probability of keeping an expert if only its own noise is drawn again."""
+        """Returns P of Eq. 5: the probability of keeping an expert if only its own noise is drawn again."""
         psi_EBN = torch.where(noisy_EBN >= kth_BN, next_BN, kth_BN)
         return torch.special.ndtr((clean_EBN - psi_EBN) / scale_EBN)
 
@@ -131,7 +132,7 @@ def starving(model: nn.Module, share: float) -> dict[tuple[str, int], float]:
 
 
 class _Experts(nn.Module):
-    """Base of the four sharings: the gate, and dropout on the output.
+    """Base class of the four sharings, with the gate and dropout on the output.
 
     The paper draws one dropout mask per expert; we draw one for the mixture.
     """

@@ -1,6 +1,6 @@
-"""What ours are compared with, from timm's own classes at the size of ours and at the sizes of published tables.
+"""Builds the models that ours are compared with, from timm's own classes: at our sizes and at the sizes of published tables.
 
-By name: `timm:vit_twin_xxs`, `timm:vit_twin_s`, `timm:resnet18_xxs`, `timm:resnet20_xxs`, `timm:resnet_56` and
+Names: `timm:vit_twin_xxs`, `timm:vit_twin_s`, `timm:resnet18_xxs`, `timm:resnet20_xxs`, `timm:resnet_56` and
 `timm:convmixer_xxs`.
 """
 
@@ -19,7 +19,7 @@ from torch import nn
 from ..config import spec
 from .registry import create_model
 
-# What timm asks of a registered model; `register_model` reads it under this name. There are no weights of these.
+# timm needs these fields of a registered model; `register_model` reads `default_cfgs`. These models have no weights.
 _VIT = {
     "num_classes": 100,
     "input_size": (3, 36, 36),
@@ -39,8 +39,10 @@ default_cfgs = {
 def twin(
     name: str, img_size: int | None, patch_size: int | None, num_classes: int, in_chans: int = 3, **words: Any
 ) -> nn.Module:
-    """timm's VisionTransformer of the same width, depth, heads and tokens as ours called `name`, and with the hidden size that
-    brings it nearest to the same number of parameters. `words` are passed on to VisionTransformer."""
+    """Builds timm's VisionTransformer with the width, depth, heads and tokens of our model `name`.
+
+    Its hidden size brings the number of parameters nearest to ours. `words` are arguments of VisionTransformer.
+    """
     known = spec(name)
     img_size, patch_size, config = img_size or known.img_size, patch_size or known.patch_size, known.config
     sizes = {"img_size": img_size, "patch_size": patch_size, "in_chans": in_chans, "num_classes": num_classes}
@@ -52,7 +54,7 @@ def twin(
             embed_dim=config.dim,
             depth=config.depth,
             num_heads=config.attention.heads,
-            mlp_ratio=(hidden + 0.5) / config.dim,  # it takes the whole part of ratio x width
+            mlp_ratio=(hidden + 0.5) / config.dim,  # timm truncates ratio x width
         )
 
     with torch.device("meta"):
@@ -73,7 +75,10 @@ def _twin(
 
 
 def _resnet(channels: tuple[int, ...], blocks: int, num_classes: int, in_chans: int, **words: Any) -> nn.Module:
-    """Stages of so many basic blocks, with the stem for small images: one 3x3 convolution of stride 1, no pooling."""
+    """Builds a ResNet of `blocks` basic blocks per stage, with a stem for small images.
+
+    The stem is one 3x3 convolution of stride 1, without pooling.
+    """
     shape = {"channels": channels, "stem_type": "deep", "stem_width": channels[0] // 2}
     model = ResNet(BasicBlock, (blocks,) * len(channels), num_classes, in_chans, **shape, **words)
     model.conv1, model.maxpool = nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False), nn.Identity()
@@ -84,36 +89,39 @@ def _resnet(channels: tuple[int, ...], blocks: int, num_classes: int, in_chans: 
 
 @register_model
 def vit_twin_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
-    """The twin of mlit_xxs."""
+    """Builds the twin of mlit_xxs."""
     return build_model_with_cfg(partial(_twin, "mlit_xxs"), "vit_twin_xxs", pretrained, **words)
 
 
 @register_model
 def vit_twin_s(pretrained: bool = False, **words: Any) -> nn.Module:
-    """The twin of mlit_s."""
+    """Builds the twin of mlit_s."""
     return build_model_with_cfg(partial(_twin, "mlit_s"), "vit_twin_s", pretrained, **words)
 
 
 @register_model
 def resnet18_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
-    """ResNet-18 of widths 16, 32, 64 and 120."""
+    """Builds ResNet-18 of widths 16, 32, 64 and 120."""
     return build_model_with_cfg(partial(_resnet, (16, 32, 64, 120), 2), "resnet18_xxs", pretrained, **words)
 
 
 @register_model
 def resnet20_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
-    """The ResNet-20 for CIFAR (arXiv 1512.03385, section 4.2), widened to 24, 48 and 100 channels."""
+    """Builds the ResNet-20 for CIFAR (arXiv 1512.03385, section 4.2), widened to 24, 48 and 100 channels."""
     return build_model_with_cfg(partial(_resnet, (24, 48, 100), 3), "resnet20_xxs", pretrained, **words)
 
 
 @register_model
 def resnet_56(pretrained: bool = False, **words: Any) -> nn.Module:
-    """The ResNet-56 for CIFAR (arXiv 1512.03385, section 4.2) with 1x1 convolutions in the two shortcuts that change shape."""
+    """Builds the ResNet-56 for CIFAR (arXiv 1512.03385, section 4.2).
+
+    The two shortcuts that change the shape have 1x1 convolutions.
+    """
     return build_model_with_cfg(partial(_resnet, (16, 32, 64), 9), "resnet_56", pretrained, **words)
 
 
 @register_model
 def convmixer_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
-    """ConvMixer-256/8 with 7x7 kernels on patches of 2 px (arXiv 2201.09792)."""
+    """Builds ConvMixer-256/8 with 7x7 kernels on patches of 2 px (arXiv 2201.09792)."""
     made = partial(ConvMixer, 256, 8, 7, 2)
     return build_model_with_cfg(made, "convmixer_xxs", pretrained, **words)

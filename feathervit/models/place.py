@@ -1,6 +1,6 @@
-"""The positions of the tokens in a sequence, which a layer gets beside the tokens.
+"""Holds the positions of the tokens in a sequence, which a layer gets with the tokens.
 
-A sequence is P prefix tokens, then patches of a square grid in rows: all of them, or those that each image keeps under a
+A sequence is P prefix tokens, then patches of a square grid in row order: all of them, or those that each image keeps under a
 mask. Attention with rotary positions and convolutions over the grid use it; other layers ignore it.
 
 Legend: B batch, N tokens, D width, G grid side, K patches kept (in `turns_BNK`: twice the head width), P prefix tokens.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The positions of a sequence: `prefix` tokens, then patches of a `grid_size` x `grid_size` grid.
+    """Holds the positions of a sequence: `prefix` tokens, then patches of a `grid_size` x `grid_size` grid.
 
     `keep_BK`: int64 indices of the patches in the sequence, in its order; None for all. `turns_BNK`: rotary angles of the
     tokens in the sequence (`rotary_turns`); None without rotary positions.

@@ -1,4 +1,4 @@
-"""Positions: fixed sine-cosine tables, rotary angles, and learned positions resized to another grid.
+"""Computes positions: fixed sine-cosine tables, rotary angles, and learned positions resized to another grid.
 
 Prefix tokens are not on the grid. Their fixed positions are zero, and rotary positions do not rotate them.
 
@@ -19,11 +19,11 @@ from torch import Tensor
 from ..errors import ConfigError
 from .place import Place
 
-ROTARY_BASE = 100.0  # grids are small: the 10,000 used for texts would hardly rotate most pairs
+ROTARY_BASE = 100.0  # grids are small, and the 10,000 of language models would hardly rotate most pairs
 
 
 def sincos_positions(grid_size: int, prefix: int, dim: int) -> Tensor:
-    """timm's table [1, P + G^2, D]: sines of the row and of the column, then cosines of both, D/4 frequencies each.
+    """Returns timm's table [1, P + G^2, D]: sines of the row and of the column, then cosines of both, D/4 frequencies each.
 
     Raises ConfigError if the width is not a multiple of 4.
     """
@@ -34,11 +34,10 @@ def sincos_positions(grid_size: int, prefix: int, dim: int) -> Tensor:
 
 
 def rotary_turns(grid_size: int, prefix: int, head_dim: int) -> Tensor:
-    """timm's table [1, P + G^2, 2K]: K sines, then K cosines, of the angles that rotate a token's pairs of q and k.
+    """Returns timm's table [1, P + G^2, 2K]: K sines, then K cosines, of the angles that rotate a token's pairs of q and k.
 
     The first half of the pairs rotates with the row, the second with the column. Pair i of a half rotates by
-    row * base^(-4i/K) (axial rotary positions, arXiv 2403.13298). Raises ConfigError if the head width is not a multiple
-    of 4.
+    row * base^(-4i/K) (axial rotary positions, arXiv 2403.13298). Raises ConfigError if the head width is not a multiple of 4.
     """
     if head_dim % 4:
         raise ConfigError(

@@ -1,6 +1,7 @@
-"""The read-outs: the input of the head. Contract: `prepend` puts the prefix tokens before the patches. `forward` turns the
-layers' output into [B, features]. `num_tokens` is the number of prefix tokens, `features` the width that the head gets, and
-`pool` timm's name for the pooling.
+"""Read-outs make the input of the head. Contract: `prepend` puts the prefix tokens before the patches.
+
+`forward` maps the layers' output to [B, features]. `num_tokens` is the number of prefix tokens, `features` the width that the
+head gets, and `pool` timm's name for the pooling.
 
 Prefix tokens come first in the sequence, as timm's `num_prefix_tokens` expects. The paper appends its dummy patch last; the
 function is the same up to a permutation of the positions.
@@ -98,6 +99,6 @@ def build_readout(config: EncoderConfig) -> nn.Module:
 
 
 def output_layers(model: nn.Module) -> set[nn.Module]:
-    """The layers after the last hidden one: the classifier, ours or timm's, and a decoder's projection to pixels."""
+    """Returns the layers after the last hidden one: the classifier, ours or timm's, and a decoder's projection to pixels."""
     found = {module for name, module in model.named_modules() if name in ("head", "encoder.head", "decoder_head")}
     return found | ({model.get_classifier()} if hasattr(model, "get_classifier") else set())

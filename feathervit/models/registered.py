@@ -1,7 +1,7 @@
-"""Our models in timm, so that `timm.create_model("mlit_xxs")` works once `feathervit.models` is imported.
+"""Registers our models in timm, so that `timm.create_model("mlit_xxs")` works after `feathervit.models` is imported.
 
-timm names weights in four ways, and each loads what it names: a tag ("mlit_nano.digits"), a `pretrained_cfg`, an overlay of it
-(timm's --pretrained-path), a folder or a repository of the hub ("local-dir:FOLDER", "hf-hub:OWNER/NAME").
+timm names weights in four ways, and all of them work: a tag ("mlit_nano.digits"), a `pretrained_cfg`, an overlay of it
+(timm's --pretrained-path), and a folder or a repository of the hub ("local-dir:FOLDER", "hf-hub:OWNER/NAME").
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WORDS = {*inspect.signature(create_model).parameters, *EncoderConfig.__dataclass
 
 
 def _default_cfg(name: str) -> DefaultCfg:
-    """The model without weights, which comes first, and the weights of it in the package."""
+    """Returns timm's description of a model: first without weights, then with each of its weights in the package."""
     known = spec(name)
     cfgs = {"": PretrainedCfg(**described(RunConfig(img_size=known.img_size), 3, 100))}
     for tagged in list_weights(name):
@@ -61,9 +61,12 @@ def _create(
     feature_cls: Any = "getter",
     **words: Any,
 ) -> nn.Module:
-    """What timm calls to make a model of ours. With weights from where `pretrained_cfg` and its overlay say they are, else
-    those in the package. `features_only`: a module that returns the outputs of the levels `out_indices` (by default the last
-    three) as [B, D, G, G]. Raises TypeError for unknown words, CheckpointError where weights cannot be had or do not fit."""
+    """Builds a model of ours for timm.
+
+    Loads weights from the place that `pretrained_cfg` and its overlay name, else those in the package. `features_only`:
+    returns a module that returns the outputs of the levels `out_indices` (by default the last three) as [B, D, G, G]. Raises
+    TypeError for unknown arguments, and CheckpointError for weights that are not available or do not fit.
+    """
     if unknown := sorted(set(words) - WORDS):
         raise TypeError(f"{name} got an unexpected argument {unknown[0]!r}")
     tag = pretrained_cfg if isinstance(pretrained_cfg, str) else ""
@@ -71,7 +74,7 @@ def _create(
     cfg |= pretrained_cfg_overlay or {}
     elsewhere = any(cfg.get(key) for key in SOURCES)
     for tagged in list_weights(name):
-        if cfg.get("file") == str(shipped_file(tagged)):  # they have an architecture of their own
+        if cfg.get("file") == str(shipped_file(tagged)):  # these weights have their own architecture
             tag, elsewhere = tagged.partition(".")[2], False
     if cfg.get("input_size"):
         channels, _, width = cfg["input_size"]
@@ -80,7 +83,7 @@ def _create(
         words = {"num_classes": cfg["num_classes"], **words}
     if words.get("img_size") is not None:
         words["img_size"] = side(words["img_size"])
-    if isinstance(words.get("config"), dict):  # as config.json of earlier exports has it
+    if isinstance(words.get("config"), dict):  # as in config.json of earlier exports
         words["config"] = from_dict(EncoderConfig, words["config"], "config")
     with torch.device(device) if device is not None else nullcontext():
         model = create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained and not elsewhere, **words)
@@ -90,7 +93,7 @@ def _create(
             load_pretrained(model, cfg, model.num_classes, filter_fn=_taken, cache_dir=cache_dir)
         except CheckpointError:
             raise
-        except Exception as error:  # what is raised depends on the source and the file's format
+        except Exception as error:  # the exception depends on the source and the file format
             place = next(str(cfg[key]) for key in SOURCES if cfg.get(key))
             raise CheckpointError(
                 f"the weights of {name} at {place:.200} cannot be loaded: {type(error).__name__}: {error}"
@@ -99,26 +102,23 @@ def _create(
         tag = list_weights(name)[0].partition(".")[2]
     known = get_pretrained_cfg(f"{name}.{tag}" if tag else name).to_dict()
     shown = {key: value for key, value in cfg.items() if key != "state_dict"}
-    sizes = {
-        "input_size": (model.in_chans, *(known | shown)["input_size"][1:])
-    }  # timm's loaders make images of this shape
-    return (
-        build_model_with_cfg(  # which has nothing left to build: it describes the model, and wraps it for its features
-            lambda **_: model.to(dtype=dtype),
-            name,
-            pretrained=False,
-            pretrained_cfg=known | shown | sizes | {"architecture": name},
-            pretrained_model_args=pretrained_model_args,
-            img_size=model.patch_embed.img_size,
-            features_only=features_only,
-            out_indices=min(3, len(model.feature_info)) if out_indices is None else out_indices,
-            feature_cls=feature_cls,
-        )
+    # timm's loaders make images of this shape.
+    sizes = {"input_size": (model.in_chans, *(known | shown)["input_size"][1:])}
+    return build_model_with_cfg(  # builds nothing here: it describes the model, and wraps it for features
+        lambda **_: model.to(dtype=dtype),
+        name,
+        pretrained=False,
+        pretrained_cfg=known | shown | sizes | {"architecture": name},
+        pretrained_model_args=pretrained_model_args,
+        img_size=model.patch_embed.img_size,
+        features_only=features_only,
+        out_indices=min(3, len(model.feature_info)) if out_indices is None else out_indices,
+        feature_cls=feature_cls,
     )
 
 
 def _taken(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The weights that timm's loader puts into a model of ours; of a pre-training run the encoder's."""
+    """Returns the weights that timm's loader puts into a model of ours. Of a pre-training run these are the encoder's."""
     if any(name.startswith("encoder.") for name in weights):
         weights = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
     if unknown := sorted(set(weights) - set(model.state_dict()) - {"head.weight"}):

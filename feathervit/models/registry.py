@@ -35,11 +35,13 @@ def create_model(
 ) -> nn.Module:
     """Creates a model by name: ours, or any of timm's as `timm:NAME`.
 
-    `img_size` and `patch_size` default to the model's own, `in_chans` to 3 and `num_classes` to 100. `global_pool` is as in
-    `reset_classifier`. `config` replaces the named configuration, and `parts` replace fields of it (`drop_path_rate=0.1`),
-    also those of its attention, feed-forward and patches (`kv_heads=1`).
-    `pretrained` loads weights of the package: "mlit_nano.digits" names them, "mlit_nano" takes the first of that model. All
-    defaults are then those of the weights, and another number of classes gets a new head.
+    - `img_size` and `patch_size` default to the model's own, `in_chans` to 3 and `num_classes` to 100.
+    - `global_pool` is as in `reset_classifier`.
+    - `config` replaces the named configuration. `parts` replace fields of it (`drop_path_rate=0.1`), or of its attention,
+      feed-forward and patches (`kv_heads=1`).
+    - `pretrained` loads weights of the package: "mlit_nano.digits" names them, "mlit_nano" takes the first of that model. All
+      defaults are then those of the weights, and another number of classes gets a new head.
+
     Raises UnknownNameError, and ConfigError or CheckpointError if sizes do not fit.
     """
     name, _, tag = name.partition(".") if not name.startswith("timm:") else (name, "", "")
@@ -61,7 +63,7 @@ def create_model(
 
 
 def _replaced(name: str, config: EncoderConfig, parts: dict[str, Any]) -> EncoderConfig:
-    """The configuration with fields of it, or of one of its parts, replaced. Raises ConfigError for an unknown field."""
+    """Replaces fields of a configuration, or of one of its parts. Raises ConfigError for an unknown field."""
     own = {field: value for field, value in parts.items() if field in EncoderConfig.__dataclass_fields__}
     config = replace(config, **own)
     for field, value in parts.items():
@@ -121,7 +123,7 @@ def _with_weights(name: str, tag: str, pretrained: bool, sizes: dict[str, Any], 
 
 
 def described(config: RunConfig, in_chans: int, num_classes: int) -> dict[str, Any]:
-    """The fields of timm's PretrainedCfg for our weights."""
+    """Returns the fields of timm's PretrainedCfg for our weights."""
     images = config.images
     return {
         "input_size": (in_chans, config.img_size, config.img_size),

@@ -26,9 +26,9 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Loads a checkpoint's encoder into `model` and returns lines that describe the result.
 
     `model` keeps its own new head. The decoder of a pre-training run is dropped, unless `model` is an auto-encoder with the
-    same decoder. Positions are resized to another image size. The patch projection is adapted to another number of
-    channels: a grey image counts as a colour image with equal channels.
-    Raises CheckpointError if the architectures or patch sizes differ.
+    same decoder. Positions are resized to another image size. The patch projection is adapted to another number of channels:
+    a grey image counts as a colour image with equal channels. Raises CheckpointError if the architectures or patch sizes
+    differ.
     """
     checkpoint = load_weights(path)
     target = model.encoder if isinstance(model, MaskedAutoencoder) else model
@@ -57,7 +57,7 @@ def _renamed(name: str, before: str, after: str) -> str:
 
 
 def _listed(names: set[str]) -> str:
-    """Lists names: a few one by one, many by their part of the model."""
+    """Lists names: a few by name, many by part of the model."""
     if len(names) <= 4:
         return ", ".join(sorted(names)) or "none"
     parts = Counter(re.split(r"[._]", name)[0] for name in names)
@@ -107,9 +107,7 @@ def _resized(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = model.adapt(weights)
     projection = weights["patch_embed.proj.weight"]
     channels = model.patch_embed.proj.in_channels
-    if (
-        projection.shape[1] == 1
-    ):  # grey to colour: each channel gets an equal share, so that equal channels give the same tokens
+    if projection.shape[1] == 1:  # grey to colour: equal shares, so that equal channels give the same tokens
         projection = projection.repeat(1, channels, 1, 1) / channels
     elif projection.shape[1] != channels:
         if projection.shape[1] != 3:
@@ -119,7 +117,7 @@ def _resized(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _head(model: nn.Module) -> set[str]:
-    """Names of the classifier's weights."""
+    """Returns the names of the classifier's weights."""
     found = model.get_classifier()
     classifiers = found if isinstance(found, tuple) else (found,)  # a distilled model of timm has two heads
     heads = [prefix for prefix, module in model.named_modules() if any(module is c for c in classifiers)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Taken(dict[str, Tensor]):
-    """Tensors from inside a forward pass, by name. It keeps only the named `kinds`."""
+    """Dict of tensors from inside a forward pass, by name. It keeps only the named `kinds`."""
 
     def __init__(self, kinds: Collection[str]):
         super().__init__()

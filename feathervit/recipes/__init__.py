@@ -1,4 +1,4 @@
-"""The recipes: named configurations, one file per paper table or task.
+"""Collects the recipes: named configurations, one file per paper table or task.
 
 `RECIPES` names them. A dataset with its own recipe gets it by default; any other gets the `folder` recipe.
 """
@@ -31,17 +31,17 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str) -> RunConfig:
-    """The configuration of a named recipe. Raises UnknownNameError with the nearest names."""
+    """Returns the configuration of a named recipe. Raises UnknownNameError with the nearest names."""
     if not isinstance(name, str) or name not in RECIPES:
         raise UnknownNameError("recipe", name, RECIPES)
     return RECIPES[name].config
 
 
-ADAPTIVE = ("folder", "mae_folder")  # recipes that look at the images
+ADAPTIVE = ("folder", "mae_folder")  # recipes that adapt to the images
 
 
 def recipe_for(data: str, pretraining: bool = False, fine_tuning: bool = False) -> RunConfig:
-    """The default recipe of a dataset: to train a classifier, to pre-train without labels, or to fine-tune weights.
+    """Returns the default recipe of a dataset: to train a classifier, to pre-train without labels, or to fine-tune weights.
 
     A dataset's recipe for fine-tuning, if it has one, is the one with layer-wise decay.
     """

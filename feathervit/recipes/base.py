@@ -1,4 +1,4 @@
-"""The type of a recipe."""
+"""Defines the type of a recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..config import RunConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named configuration, with its source, needs, expected result and cost.
+    """Holds a named configuration, with its source, needs, expected result and cost.
 
     `trained_in`: the precision that the source trained in, if it is known and not float32.
     """

@@ -1,6 +1,6 @@
 """Our own models from scratch: `feather_nano`, `feather_xxs`, `feather_xs`, `feather_s`.
 
-The parts come from the records of fast training: alternating flip, padded crop, label smoothing, Muon, averaged weights.
+The parts come from the speed records of training: alternating flip, padded crop, label smoothing, Muon, averaged weights.
 TrivialAugment and the weight decay were chosen on 5,000 validation images after 27 epochs on 10,000 others (one seed).
 
 Command: feathervit train --recipe feather_cifar100 --model feather_xxs --out RUN

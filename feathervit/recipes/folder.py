@@ -56,20 +56,20 @@ mae_folder = Recipe(
 )
 
 INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))  # image and patch size of models without a residual stem: 64 patches each
-STEM_INPUTS = (32, 48, 64, 96, 128, 160)  # image sizes of those with one
+STEM_INPUTS = (32, 48, 64, 96, 128, 160)  # image sizes of models with a residual stem
 SMALL_SET, LARGE_SET = 5_000, 50_000  # training images
-EPOCHS, TUNING_EPOCHS = 200, 60  # from scratch and from weights; fewer where they would take more than ten minutes
-MASKED_VIEWS = {"mlit_nano": 1_000_000, "mlit_xxs": 2_000_000, "mlit_s": 20_000_000}  # in pre-training
+EPOCHS, TUNING_EPOCHS = 200, 60  # from scratch and from weights; fewer if they would take more than ten minutes
+MASKED_VIEWS = {"mlit_nano": 1_000_000, "mlit_xxs": 2_000_000, "mlit_s": 20_000_000}  # images shown in pre-training
 MASKED_EPOCHS = (100, 4000)
-IMBALANCE = 3.0  # largest class over smallest, from which class weights are offered
+IMBALANCE = 3.0  # ratio of the largest class to the smallest, from which class weights are suggested
 SIDED = {"left", "right", "clockwise", "counterclockwise", "anticlockwise"}
 
 
 def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[RunConfig, list[str]]:
-    """Fits the recipe to the images of `source`; returns it with the reason of each choice.
+    """Fits the recipe to the images of `source`. Returns it with the reason of each choice.
 
-    `fixed` holds the fields that were asked for, by dotted name: they are left alone, and the others chosen to go with
-    them. Raises what looking at the source raises.
+    `fixed` holds the fields that the user set, by dotted name. They stay as they are, and the others are chosen to match
+    them. Raises what `summarise` raises for the source.
     """
     from ..data.sources import summarise
 
@@ -129,7 +129,7 @@ def _stem(model: str) -> ResidualStemConfig | None:
 
 
 def _sizes(side: int, fixed: Mapping[str, Any], model: str) -> tuple[int, int]:
-    """Image and patch size for images of `side` pixels; the one that was not asked for fits the one that was."""
+    """Returns image and patch size for images of `side` pixels. If the user set one of them, the other matches it."""
     stem = _stem(model)
     size, patch = fixed.get("img_size"), fixed.get("patch_size")
     if stem is not None:
@@ -144,7 +144,7 @@ def _sizes(side: int, fixed: Mapping[str, Any], model: str) -> tuple[int, int]:
 
 
 def _sided(class_names: tuple[str, ...]) -> bool:
-    """Letters, digits or directions: mirrored, they are something else."""
+    """Returns whether classes are letters, digits or directions, which mean something else when mirrored."""
     words = [set(name.lower().replace("-", "_").replace(" ", "_").split("_")) for name in class_names]
     signs = sum(len(name) <= 2 and name.isalnum() for name in class_names)
     return 2 * signs > len(class_names) or any(w & SIDED for w in words)

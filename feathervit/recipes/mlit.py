@@ -1,9 +1,12 @@
 """mLiT from scratch: Table 6 of arXiv 2407.17783 (deviations from its Table 4), 100 epochs, results in its Table 8.
 
-What the table gives: batch 16 / 256 / 256 / 128 and the AutoAugment policies. Mirroring is as in Table 4, of SVHN's digits too.
-Cells that are lost and read by us: base learning rate 10e-3 for Flowers-102 (the one legible cell) and 5e-3 as in Table 4
-elsewhere; warm-up 10 epochs for the first two sets (two legible cells) and 20 as in Table 4 for the others; no layer-wise
-decay, since nothing is pre-trained; the weight beta of the balance losses is given for pre-training only and kept at 0.5.
+The table gives the batch sizes 16 / 256 / 256 / 128 and the AutoAugment policies. Mirroring is as in Table 4, also for SVHN's
+digits. Other cells are lost, and their values are our reading:
+
+- The base learning rate is 10e-3 for Flowers-102 (the one legible cell), and elsewhere 5e-3 as in Table 4.
+- The warm-up is 10 epochs for the first two datasets (two legible cells), and 20 as in Table 4 for the others.
+- There is no layer-wise decay, because nothing is pre-trained.
+- The weight beta of the balance losses is given only for pre-training. It stays at 0.5.
 
 Command: feathervit train --recipe mlit_cifar100 --model mlit_xxs --out RUN
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 from ..config import Augmentation, OptimConfig, RunConfig, SplitConfig
 from .base import Recipe
 
-# data set: (batch, base learning rate, warm-up epochs, policy, Table 8's S / XS / XXS)
+# dataset: (batch, base learning rate, warm-up epochs, policy, Table 8's S / XS / XXS)
 _CELLS = {
     "flowers102": (16, 10e-3, 10, "cifar10", "34.41 / 35.41 / 35.34"),
     "svhn": (256, 5e-3, 10, "svhn", "96.01 / 95.43 / 94.97"),

@@ -1,10 +1,11 @@
 """mmLiT: mLiT pre-trained as a masked auto-encoder on CIFAR-100, fine-tuned and transferred (arXiv 2407.17783).
 
-Table 3 is complete but for the decoder, whose sizes are ours (`config/named.py`). Table 4 is the 300-epoch fine-tuning on
+Table 3 is complete except for the decoder, whose sizes are ours (`config/named.py`). Table 4 is the 300-epoch fine-tuning on
 CIFAR-100.
-Table 5, its deviations for 100 epochs on four data sets, is lost: ours are the warm-up halved, a smaller batch for the small
-Flowers-102, and on SVHN its own AutoAugment policy; mirroring is as in Table 4 throughout. The weight beta of the balance
-losses is given for pre-training only and kept at 0.5.
+
+Table 5, its deviations for 100 epochs on four datasets, is lost. Ours are half the warm-up, a smaller batch for the small
+Flowers-102, and SVHN's own AutoAugment policy. Mirroring is always as in Table 4. The weight beta of the balance losses is
+given only for pre-training. It stays at 0.5.
 
 Commands: feathervit pretrain --recipe mae_cifar100_xxs --out PRETRAINED
           feathervit train --recipe mmlit_cifar100 --from PRETRAINED --out RUN
@@ -23,7 +24,7 @@ _PRETRAINING = {
     "mlit_xs": (6000, 300, 1280, "0.021051"),
     "mlit_s": (4000, 200, 840, "0.020404"),
 }
-# data set: (batch, policy, Table 8's S / XS / XXS)
+# dataset: (batch, policy, Table 8's S / XS / XXS)
 _TRANSFER = {
     "cifar100": (448, "cifar10", "78.18 / 75.91 / 73.42"),
     "cifar10": (448, "cifar10", "94.62 / 94.01 / 92.21"),

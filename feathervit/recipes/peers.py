@@ -1,10 +1,10 @@
-"""The usual recipes of what ours are compared with: a CIFAR ResNet, ConvMixer, and compact transformers.
+"""Recipes of the models that ours are compared with: a CIFAR ResNet, ConvMixer, and compact transformers.
 
-`resnet_cifar100` follows arXiv 1512.03385, section 4.2, with a cosine in place of its steps and the weight decay of 5e-4 that
-later work on CIFAR-100 uses. `convmixer_cifar100` follows github.com/locuslab/convmixer-cifar10: crops of at least 75 % of the
-area, one operation of RandAugment, erasing. Ours: its triangular schedule becomes warm-up and cosine, no colour jitter, and
-CIFAR-100's statistics. `cct_cifar100` follows the short script of github.com/SHI-Labs/Compact-Transformers: AutoAugment,
-flips, no crops.
+`resnet_cifar100` follows arXiv 1512.03385, section 4.2. It has a cosine schedule in place of steps, and the weight decay of
+5e-4 that later work on CIFAR-100 uses. `convmixer_cifar100` follows github.com/locuslab/convmixer-cifar10: crops of at least
+75 % of the area, one operation of RandAugment, erasing. Ours: its triangular schedule becomes warm-up and cosine, no colour
+jitter, and CIFAR-100's statistics. `cct_cifar100` follows the short script of github.com/SHI-Labs/Compact-Transformers:
+AutoAugment, flips, no crops.
 
 Command: feathervit train --recipe cct_cifar100 --model cct_2_3x2 --out RUN
 """

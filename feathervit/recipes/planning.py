@@ -27,13 +27,13 @@ from . import ADAPTIVE, recipe, recipe_for
 from .folder import adapt
 from .published import published
 
-# Moving the data or the run changes no result; the data's fingerprint is compared.
+# A move of the data or the run changes no result, because the data's fingerprint is compared.
 FREE_TO_CHANGE = {"data", "reading.root", "reading.max_image_gib", "device", "on_nonfinite", "log"}
 PLACES = ("start_from", "teacher", "reading.root")  # fields that name files
 
 
 def whole(name: str) -> str:
-    """The name of a dataset, or the absolute path of a folder or file, so that the run resumes from anywhere."""
+    """Returns the name of a dataset, or the absolute path of a folder or file, so that the run resumes from anywhere."""
     path = expanded(name)
     return str(path.absolute()) if name and name not in NAMED and path.exists() else name
 
@@ -41,9 +41,9 @@ def whole(name: str) -> str:
 def planned(
     config: RunConfig | str | None, source: Any, name: str, fields: dict[str, Any], settled: bool = False
 ) -> tuple[RunConfig, list[str]]:
-    """The resolved configuration of a new run, and the reason of each choice.
+    """Returns the resolved configuration of a new run, and the reason of each choice.
 
-    `config` None: the recipe that fits the data `name`, and if weights to start from are given, the one for fine-tuning.
+    `config` None: the recipe that fits the data `name`, or the one for fine-tuning if weights to start from are given.
     `source`: arrays in place of named data. `settled`: `config` is that of a run, and nothing is chosen for it.
     """
     fields = _places(fields)
@@ -53,7 +53,7 @@ def planned(
     config = replace(config, data=name or config.data)
     if not config.data:
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
-    asked = set_fields(config, fields)  # names and types, before anything is chosen to go with them
+    asked = set_fields(config, fields)  # checks names and types before anything is chosen to match them
     config = replace(config, reading=asked.reading)
     taken, reasons = {}, []
     if fields.get("start_from") == "none":
@@ -88,7 +88,7 @@ def planned(
 
 
 def _own_weights(config: RunConfig, fields: dict[str, Any]) -> str:
-    """The weights in the package that a user's images start from; "" if a field that was set does not fit them."""
+    """Returns the weights in the package from which a user's images start, or "" if a field that was set does not fit."""
     name = fields.get("model", config.model)
     other = [n for n in fields if n in ("start_from", "patch_size", "images.mean", "images.std", "objective")]
     if config.recipe != "folder" or other or any(n == "arch" or n.startswith("arch.") for n in fields):
@@ -104,7 +104,7 @@ def _places(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of the run `stored` that a run of `config` takes over with its weights, unless they are set.
+    """Returns the fields of the run `stored` that a run of `config` takes over with its weights, unless they are set.
 
     These are the value that is white and, if no model is set, the model. The image size follows if the recipe leaves it open,
     unless the model takes any size.
@@ -118,13 +118,13 @@ def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any])
     open_size = not any_size if adaptive else config.img_size is None
     names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
     taken |= {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
-    if named_weights(stored.model):  # that it started from
+    if named_weights(stored.model):  # the weights that it started from
         taken["model"] = f"timm:{architecture(stored.model)}"
     return taken
 
 
 def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:
-    """The configuration of a run to resume. Raises RunFolderError if other settings are given than it began with."""
+    """Returns the configuration of a run to resume. Raises RunFolderError if the settings differ from those at its start."""
     if not (out / "config.json").exists():
         raise RunFolderError(f"{out} holds no run to resume; train without --resume")
     stored = read_config(out)
@@ -133,7 +133,7 @@ def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[s
         asked = replace(asked, recipe=config)
     asked = resolve(replace(set_fields(asked, _places(fields)), data=name or stored.data))
     differ = {k: v for k, v in changed(stored, asked).items() if k not in FREE_TO_CHANGE}
-    differ.pop("epochs", None)  # more, or fewer: the schedule then ends there
+    differ.pop("epochs", None)  # epochs may change: the schedule then ends there
     if differ:
         texts = [f"{key} was {before!r}, now {now!r}" for key, (before, now) in differ.items()]
         raise RunFolderError(

@@ -1,15 +1,18 @@
 """The PoorViTs recipe (arXiv 2501.06220) on CIFAR-10, from the defaults of its repository.
 
-There 100 epochs show each image three times each, 10 of them warm-up: here 300 epochs, 30 of them warm-up. The three
-views stand in one batch there (`--augment.repeats 3 --batch-size 255 --epochs 100 --optim.warmup-epochs 10` comes close);
-here a batch holds different images. Half of the batches are mixed
-there, whole, with one lambda; here each image is mixed with probability 0.5 and a lambda of its own. The learning rate
-does not follow the batch. The repository reports the best epoch on the test split; here a tenth of train chooses.
+The learning rate does not scale with the batch size. As in the repository, grey (128) fills the space beyond the edges of
+what the policy moves. These are ours, where the repository does otherwise:
 
-Followed: grey (128) beyond the edges of what the policy moves. Ours, where the repository does otherwise: the patches have no
-bias; weight decay spares biases, norms, tokens and positions (there it falls on all parameters); erased boxes take the mean
-colour, which is 0 once normalised (there the mean's own value, 0.49, is written into normalised pixels, a light grey), with
-a log-uniform aspect; shears take the nearest pixel (there bicubic), translations are by whole pixels, rotations go both ways.
+- Its 100 epochs, 10 of them warm-up, show each image three times. Here there are 300 epochs, 30 of them warm-up.
+- It has the three views in one batch. Here a batch holds different images. These flags come close to the repository:
+  `--augment.repeats 3 --batch-size 255 --epochs 100 --optim.warmup-epochs 10`.
+- It mixes half of the batches, each with one lambda. Here each image is mixed with probability 0.5 and its own lambda.
+- It reports the best epoch on the test split. Here a tenth of train chooses the epoch.
+- Here the patches have no bias.
+- Its weight decay applies to all parameters. Here it spares biases, norms, tokens and positions.
+- It fills erased boxes of normalised pixels with the mean's own value, 0.49, a light grey. Here they take the mean colour,
+  which is 0 once normalised, and have a log-uniform aspect.
+- Its shears are bicubic. Here shears take the nearest pixel, translations are by whole pixels, and rotations go both ways.
 
 Command: feathervit train --recipe poorvit_cifar10 --out RUN
 """

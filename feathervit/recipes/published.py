@@ -1,4 +1,4 @@
-"""Facts of weights that timm publishes, without a download."""
+"""Looks up facts of weights that timm publishes, without a download."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ConfigError, UnknownNameError
 
 
 def published(name: str) -> dict[str, Any]:
-    """Fields of a run that starts from timm's weights `timm:NAME` or `timm:NAME.TAG`.
+    """Returns fields of a run that starts from timm's weights `timm:NAME` or `timm:NAME.TAG`.
 
     These are the model with its tag, and images in colour, normalised as in the training of the weights.
 

@@ -1,4 +1,4 @@
-"""The weights in the package: MODEL.TAG.safetensors, each with its card MODEL.TAG.md.
+"""Finds the weights in the package: MODEL.TAG.safetensors, each with its card MODEL.TAG.md.
 
 Everything that takes a checkpoint also takes such a name. scripts/ship.py writes them. This module does not import torch.
 """
@@ -17,19 +17,19 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def list_weights(model: str = "") -> list[str]:
-    """Names of the weights in the package, as "mlit_nano.digits"; only of `model` if it is given."""
+    """Returns the names of the weights in the package, such as "mlit_nano.digits"; only those of `model` if it is given."""
     names = sorted(path.name.removesuffix(".safetensors") for path in FOLDER.glob("*.safetensors"))
     return [name for name in names if not model or name.partition(".")[0] == model]
 
 
 def shipped_file(name: str) -> Path:
-    """The file of named weights in the package. Raises UnknownNameError with the nearest names."""
+    """Returns the file of named weights in the package. Raises UnknownNameError with the nearest names."""
     if name not in list_weights():
         raise UnknownNameError("weights", name, list_weights(), "only these are in the package")
     return FOLDER / f"{name}.safetensors"
 
 
 def shipped_header(name: str) -> dict[str, Any]:
-    """The metadata of weights in the package: config, class_names, in_chans and more. Raises UnknownNameError."""
+    """Returns the metadata of weights in the package: config, class_names, in_chans and more. Raises UnknownNameError."""
     with safe_open(shipped_file(name), framework="numpy") as file:
         return json.loads(file.metadata()["feathervit"])
