@@ -18,10 +18,7 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        mine, theirs = (
-            self.module.state_dict(),
-            model.state_dict(),
-        )  # views that stay valid, since both are changed in place
+        mine, theirs = self.module.state_dict(), model.state_dict()  # views that stay valid: both are changed in place
         floating = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         self.averages = [mine[name] for name in floating]
         self.weights = [theirs[name] for name in floating]

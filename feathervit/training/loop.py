@@ -116,9 +116,8 @@ class Trainer:
         self.progress = Progress()
         wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.names = ("loss", *objective.figures)
-        self.sums = torch.zeros(
-            len(self.names) + 1, device=device, dtype=wide
-        )  # each figure x images; last, the images
+        # the sum of each figure times its images, and last the number of images
+        self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)
         self.metrics = MetricsFile(folder / "metrics.csv")
         self.trackers = Trackers(config.log if self.group.is_main else (), folder)
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
