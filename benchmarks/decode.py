@@ -1,8 +1,8 @@
-"""Measures: decoding a folder of 12-megapixel photographs through the cache, once each, with an empty cache.
+"""Measures the decoding of a folder of 12-megapixel photographs through the cache, once each, with an empty cache.
 
-On: JPEG (quality 90, 4:2:0; scikit-learn's two sample photographs, enlarged, with noise like a sensor's), stored at
-148 px (a 128 px input). Prints images/s, peak memory of the decoding process, the time for 3,000 images at this rate, and,
-from the same run, the rate of plain Pillow (whole decode, one thread) as the peer.
+The photographs are JPEG (quality 90, 4:2:0): scikit-learn's two sample photographs, enlarged, with noise like that of a
+sensor. They are stored at 148 px (a 128 px input). It prints images/s, the peak memory of the decoding process, and the time
+for 3,000 images at this rate. To compare, it prints the rate of plain Pillow (full decode, one thread) in the same run.
 
     python benchmarks/decode.py [--count 24] [--kind jpg|progressive|png] [--img-size 128]
 """
@@ -49,7 +49,7 @@ def make(folder: Path, count: int, kind: str) -> None:
 
 
 def measure(folder: Path, img_size: int) -> dict[str, float]:
-    """Decodes everything once, in its own process, so that its peak memory is that of decoding."""
+    """Decodes all images once. It runs in its own process, so that its peak memory is that of decoding."""
     from feathervit.config import SplitConfig
     from feathervit.data import load_data
 
@@ -65,7 +65,7 @@ def _peak_mb() -> float:
 
 
 def peer(folder: Path, img_size: int, count: int) -> float:
-    """Seconds per image of plain Pillow: whole decode, crop, one antialiased resize."""
+    """Measures seconds per image of plain Pillow: full decode, crop, one antialiased resize."""
     files = sorted(folder.rglob("*.*"))[:count]
     start = time.perf_counter()
     for file in files:
@@ -100,7 +100,7 @@ def report(args: argparse.Namespace) -> None:
         environment = os.environ | {"FEATHERVIT_CACHE": str(Path(temporary) / "cache")}
         command = [sys.executable, __file__, "--count", str(args.count), "--kind", args.kind]
         command += ["--img-size", str(args.img_size), "--folder", str(folder), "--step"]
-        # In child processes: Linux passes a parent's peak memory on, so this process must stay small.
+        # Child processes inherit the peak memory of their parent on Linux, so this process must stay small.
         subprocess.run([*command, "make"], check=True)
         out = subprocess.run(
             [*command, "measure"], env=environment, stdout=subprocess.PIPE, text=True, check=True

@@ -1,6 +1,6 @@
-"""Measures: what pre-training without labels adds to ten labels per class, over several seeds of `feathervit demo`.
+"""Measures what pre-training without labels adds to ten labels per class, over several seeds of `feathervit demo`.
 
-On: scikit-learn's handwritten digits. Each seed draws other labels, masks and weights.
+The data is scikit-learn's handwritten digits. Each seed draws different labels, masks and weights.
 
     python benchmarks/demo.py --seeds 0,1,2,3,4 --out results/demo.json
 """

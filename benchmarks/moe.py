@@ -1,13 +1,16 @@
-"""Measures: the mixture-of-experts layer and whole training steps, ours against literal dispatch; speed and peak memory.
+"""Measures speed and peak memory of the mixture-of-experts layer and of training steps: ours against literal dispatch.
 
-On: the CPU (or --device cuda). The layer: forward + backward and inference of 18,560 tokens (batch 128 of 145), at the
-paper's widths, hidden sizes and experts. The step: forward, backward and AdamW of `mlit_xxs` and `mlit_s`, batch 128,
-36 px, against the same model with its layers' experts dispatched and PyTorch's own linear layers.
+It runs on the CPU (or --device cuda). The layer: forward + backward and inference of 18,560 tokens (batch 128 of 145), at the
+paper's widths, hidden sizes and experts. The step: forward, backward and AdamW of `mlit_xxs` and `mlit_s`, batch 128, 36 px.
+It is compared with a step of the same model with literal dispatch and PyTorch's own linear layers.
+
 Literal dispatch is the paper's figure 3 in plain eager PyTorch. The gate uses topk, softmax and scatter over each token's
-experts. Then each expert indexes its tokens, runs its SwiGLU, and scatters the result back, weighted by the gate. All forms
-take turns in every round, in one process; the figures are medians of `--rounds`. Two other exact forms of the layer take
-part: folded with only the chosen experts, and folded in plain operators. Ours is in its fast form on the CPU. Peak memory is
-the resident memory of one process per form on the CPU, with the program itself, and the allocator's on a GPU.
+experts. Then each expert indexes its tokens, runs its SwiGLU, and scatters the result back, weighted by the gate. Two other
+exact forms of the layer are measured: folded with only the chosen experts, and folded in plain operators. Our layer is in its
+fast form on the CPU.
+
+All forms take turns in every round, in one process; the figures are medians of `--rounds`. Peak memory on the CPU is the
+resident memory of one process per form, including the program itself. On a GPU it is that of the allocator.
 
     python benchmarks/moe.py --threads 2 --out results/moe.json
 """
@@ -44,7 +47,7 @@ MODELS = ("mlit_xxs", "mlit_s")
 
 
 def literal_gate(gate: NoisyTopKGate, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-    """Equations 2-6 and 10-12 in sequence, on [tokens, experts], with the weights of our gate."""
+    """Computes equations 2-6 and 10-12 in sequence, on [tokens, experts], with the weights of our gate."""
     k, config = gate.config.top_k, gate.config
     clean_TE = gate.w_gate(x_TD)
     h_TE = clean_TE
@@ -131,7 +134,7 @@ def seconds(run, device: str) -> float:
 
 
 def in_turn(works: dict, rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each of `works`, which take turns in every round. The first round warms up."""
+    """Measures the median seconds of each of `works`, which take turns in every round. The first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -140,7 +143,7 @@ def in_turn(works: dict, rounds: int, device: str) -> dict[str, float]:
 
 
 def layer_works(form: str, dim: int, hidden: int, experts: int, batch: int, device: str) -> dict:
-    """The timed functions of a layer: "train" and "infer"."""
+    """Returns the functions of a layer to time: "train" and "infer"."""
     torch.manual_seed(0)
     ours = SharedVW2(dim, hidden, experts, MoEConfig()).to(device)
     if form == "ours" and device == "cpu":
@@ -163,7 +166,7 @@ def layer_works(form: str, dim: int, hidden: int, experts: int, batch: int, devi
 
 
 def step_work(form: str, name: str, batch: int, device: str):
-    """A whole training step of a model, without data and augmentation."""
+    """Returns the function that takes a training step of a model, without data and augmentation."""
     torch.manual_seed(0)
     model = create_model(name, num_classes=100)
     if form == "literal":
@@ -186,7 +189,7 @@ def step_work(form: str, name: str, batch: int, device: str):
 
 
 def compare(works, forms, args: argparse.Namespace) -> dict:
-    """Milliseconds of each form, and the ratio of literal to ours for each kind of work."""
+    """Measures the milliseconds of each form, and the ratio of literal dispatch to ours for each kind of work."""
     found = {}
     for form in ("ours", *forms):
         found |= works(form)
@@ -197,7 +200,7 @@ def compare(works, forms, args: argparse.Namespace) -> dict:
 
 
 def peak_mb(args: argparse.Namespace, form: str, what: str) -> float:
-    """Peak memory of three runs of one function; on the CPU in its own process."""
+    """Measures the peak memory of three runs of one function; on the CPU in its own process."""
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         work_thrice(args, form, what)
@@ -234,7 +237,7 @@ def main() -> None:
         unit = 1 if sys.platform == "darwin" else 1024
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
         return
-    # Memory first: a process starts with the peak of its parent.
+    # Memory is measured first, since a process starts with the peak of its parent.
     peaks = {
         what: {f"peak_{form}_mb": round(peak_mb(args, form, what)) for form in ("ours", "literal")}
         for what in (*args.models, *(",".join(map(str, size)) for size in SIZES))

@@ -1,4 +1,4 @@
-"""Time of Muon's orthogonalisation for a model's hidden matrices: ours against the plain iteration, in one run.
+"""Measures the time of Muon's orthogonalisation of a model's hidden matrices, ours against the plain iteration, in one run.
 
 Command: python benchmarks/muon.py --model feather_xxs
 """
@@ -19,7 +19,7 @@ from feathervit.training.muon import COEFFICIENTS, EPS, ITERATIONS, hidden_matri
 
 
 def plain(update_MRC: Tensor) -> Tensor:
-    """The reference's iteration, batched: every product has the full number of columns."""
+    """Runs the iteration of the reference implementation, batched. Every product has the full number of columns."""
     a, b, c = COEFFICIENTS
     tall = update_MRC.shape[-2] > update_MRC.shape[-1]
     x = update_MRC.mT if tall else update_MRC
@@ -31,7 +31,7 @@ def plain(update_MRC: Tensor) -> Tensor:
 
 
 def milliseconds(function: Callable[[Tensor], Tensor], stacks: list[Tensor], repeats: int) -> float:
-    """The median time for all stacks."""
+    """Measures the median time for all stacks."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Measures: a training step of this checkout against that of another checkout, on the CPU, in one run.
+"""Measures a training step of this checkout against that of another checkout, on the CPU, in one run.
 
-On: random images; augmentation, forward, backward, optimiser and average, through each checkout's own Trainer. Processes
-alternate. The figure of a checkout is the median of its rounds, each the median of its steps, in CPU time of one thread.
+A step on random images is augmentation, forward, backward, optimiser and average, in each checkout's own Trainer. Processes
+alternate. The figure of a checkout is the median over its rounds of the median of their steps, in CPU time of one thread.
 
     git worktree add ../before 185005e
     python benchmarks/step.py ../before --out results/step.json
@@ -94,7 +94,7 @@ CASES = {
 
 
 def seconds(checkout: Path, case: dict, precision: str) -> float:
-    """Median CPU seconds of a step in `checkout`."""
+    """Measures the median CPU seconds of a step in `checkout`."""
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PROBE, json.dumps({**case, "precision": precision})]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=checkout)

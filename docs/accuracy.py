@@ -1,7 +1,7 @@
-"""What docs/results.md opens with: CIFAR-100 accuracy against parameters, and against CPU minutes.
+"""Draws the first charts of docs/results.md: CIFAR-100 accuracy against parameters, and against CPU minutes.
 
-Published points come from published.json, ours from result files: the weights of the package, the papers' rows that were run,
-and the studies `peers`.
+Published points come from published.json. Our points come from result files: the weights of the package, the papers' rows
+that were run, and the studies `peers`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from feathervit.studies.tables import read_papers
 
 HERE = Path(__file__).resolve().parent
 MOST_MILLIONS = 2.5
-LABEL = 1.0  # width of a label, as a difference of logarithms
+LABEL = 1.0  # width of a label on the logarithmic axis (natural logarithm)
 KINDS = {"attention": ("o", "C0"), "convolutions": ("s", "C7"), "ours": ("*", "C3")}  # marker and colour
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model on CIFAR-100. `top1` in %; `minutes` of one CPU thread, None where nothing is known of them."""
+    """A model on CIFAR-100. `top1` in %. `minutes` of one CPU thread, None if unknown."""
 
     name: str
     millions: float
@@ -41,7 +41,7 @@ def published() -> list[Point]:
 
 
 def ours(results: Path) -> list[Point]:
-    """Our models trained on all of CIFAR-100."""
+    """Returns our models trained on all of CIFAR-100."""
     points = []
     for path in sorted((results / "weights").glob("*.cifar100.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def ours(results: Path) -> list[Point]:
 
 
 def in_minutes(results: Path) -> list[Point]:
-    """Arms of the studies `peers`, on 10,000 images, in the minutes of their budget."""
+    """Returns the arms of the studies `peers`, trained on 10,000 images for the minutes of their budget."""
     points = []
     for path in sorted(results.glob("peers*/study.json")):
         study = json.loads(path.read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def in_minutes(results: Path) -> list[Point]:
 
 
 def points_table(results: Path) -> str:
-    """All points of the first chart, by falling accuracy."""
+    """Returns the table of all points of the first chart, highest accuracy first."""
     found = [p for p in (*published(), *ours(results)) if p.millions < MOST_MILLIONS]
     lines = [
         (
@@ -105,7 +105,7 @@ def points_table(results: Path) -> str:
 
 
 def draw_accuracy(plt, results: Path):
-    """CIFAR-100 accuracy against parameters; each point with its cost."""
+    """Draws CIFAR-100 accuracy against parameters, with the cost of each point."""
     figure, axis = plt.subplots(figsize=(8.6, 6.4), layout="constrained")
     _scatter(axis, [p for p in (*published(), *ours(results)) if p.millions < MOST_MILLIONS], lambda p: p.millions)
     axis.set(xscale="log", xlabel="million parameters", ylabel="CIFAR-100 test top-1, %", xlim=(0.12, 4.2))
@@ -116,7 +116,7 @@ def draw_accuracy(plt, results: Path):
 
 
 def draw_minutes(plt, results: Path):
-    """CIFAR-100 accuracy against minutes of one CPU thread."""
+    """Draws CIFAR-100 accuracy against minutes of one CPU thread."""
     figure, axis = plt.subplots(figsize=(8.6, 5.2), layout="constrained")
     _scatter(axis, [*in_minutes(results), *(p for p in ours(results) if p.minutes)], lambda p: p.minutes)
     axis.set(xscale="log", xlabel="minutes of one CPU thread", ylabel="CIFAR-100 test top-1, %", xlim=(6, 3000))
@@ -140,7 +140,7 @@ def _scatter(axis, points: list[Point], place) -> None:
         axis.scatter([place(p) for p in own], [p.top1 for p in own], size, colour, marker, label=label, zorder=3)
     for p, height in _without_overlap(points, place):
         weight = "bold" if p.kind == "ours" else "normal"
-        right = place(p) > 0.6 * max(map(place, points))  # then the label is on the left
+        right = place(p) > 0.6 * max(map(place, points))  # if so, the label is on the left
         words = {"ha": "right" if right else "left", "va": "center", "fontsize": 6.5, "fontweight": weight}
         text = axis.text(place(p) * (0.96 if right else 1.04), height, f"{p.name}: {p.cost}", **words)
         text.set_in_layout(False)
@@ -148,7 +148,7 @@ def _scatter(axis, points: list[Point], place) -> None:
 
 
 def _without_overlap(points: list[Point], place) -> Iterator[tuple[Point, float]]:
-    """Each point with the height of its label: from below, a label moves up until it clears those near it."""
+    """Yields each point with the height of its label. From the lowest up, labels move up until they do not overlap."""
     tops = [p.top1 for p in points]
     line = 0.024 * (max(tops) - min(tops))
     placed: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""The tables of results/compatibility.json, which scripts/compatibility.py writes."""
+"""Makes tables from results/compatibility.json, which scripts/compatibility.py writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _found() -> dict:
 
 
 def timm_tests() -> Table:
-    """What passes of timm's own tests, by test, with the reason where one does not apply."""
+    """Returns how many models pass each of timm's own tests, with the reason if a test does not apply."""
     rows = []
     for test, models in sorted(_found().get("timm", {}).get("tests", {}).items()):
         passed = sum(state == "passed" for state in models.values())
@@ -38,7 +38,7 @@ def timm_tests() -> Table:
 
 
 def exports() -> Table:
-    """The largest difference of any probability from the model's, by model and form."""
+    """Returns the largest difference of any probability from the model's, by model and form."""
     rows = []
     for name, found in _found().get("exports", {}).items():
         cells = [found["forms"].get(form, {}).get("largest_difference") for form in FORMS]
@@ -49,7 +49,7 @@ def exports() -> Table:
 
 
 def forms() -> Table:
-    """Parameters, cost, sizes, latency and tags of each model. A column that nothing was measured for is left out."""
+    """Returns parameters, cost, sizes, latency and tags of each model. Columns without measurements are left out."""
     found, rows = _found(), []
     latency, tags = found.get("latency", {}).get("ms", {}), list_weights()
     models = found.get("exports", {})

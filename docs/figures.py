@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def draw_hidden(plt) -> None:
-    """The hidden size of Eq. 15 and the experts of each layer of the models with experts."""
+    """Draws the hidden size of Eq. 15 and the number of experts of each layer, for the models with experts."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3), layout="constrained")
     for name, known in MODELS.items():
         ffn, depth = known.config.feedforward, known.config.depth
@@ -36,7 +36,7 @@ def draw_hidden(plt) -> None:
 
 
 def draw_budget(plt) -> None:
-    """The shares of the parts in the parameters and multiply-accumulates of the named models."""
+    """Draws the shares of each part in the parameters and multiply-accumulates of the named models."""
     names = list(MODELS)[::-1]
     found = {name: budget(name) for name in names}
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), sharey=True, layout="constrained")
@@ -57,7 +57,7 @@ def draw_budget(plt) -> None:
 
 
 def draw_masks(plt) -> None:
-    """A digit under four masks."""
+    """Draws a digit with four masks."""
     from feathervit.data import load_data
     from feathervit.recipes import recipe
 
@@ -91,7 +91,7 @@ def main() -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "feathervit", "font.size": 9})  # the same file each time
+    matplotlib.rcParams.update({"svg.hashsalt": "feathervit", "font.size": 9})  # makes the files reproducible
     import matplotlib.pyplot as plt
 
     (HERE / "figures").mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """Typesets the formulas of the documentation when it is built: LaTeX in `math` blocks becomes MathML.
 
-Browsers draw MathML themselves, so the site needs no script and no other server. GitHub shows the same blocks.
+Browsers render MathML without a script, so the site needs no other server. GitHub renders the same blocks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from latex2mathml.converter import convert
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The page with each block of LaTeX replaced by MathML."""
+    """Returns the page with each block of LaTeX replaced by MathML."""
     return re.sub(r"^```math\n(.*?)\n```$", _typeset, markdown, flags=re.DOTALL | re.MULTILINE)
 
 

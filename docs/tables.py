@@ -38,7 +38,7 @@ from feathervit.studies.tables import tables as tables_of_papers
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 CLASSES = 100
-PARTS = {  # a part of a model, and the beginning of its modules' names inside the model (inside a layer for the middle ones)
+PARTS = {  # part of a model -> prefixes of its modules' names, without "blocks.N." for modules of a layer
     "patches and positions": ("patch_embed", "pos_embed", "readout"),
     "attention": ("attn",),
     "gates": ("ffn.gate",),
@@ -49,13 +49,13 @@ PARTS = {  # a part of a model, and the beginning of its modules' names inside t
 
 
 def part_of(name: str) -> str:
-    """The part of a model that a parameter or module belongs to: the first of PARTS with a prefix of its name."""
+    """Returns the part of a model that a parameter or module belongs to: the first of PARTS with a prefix of its name."""
     inside = re.sub(r"^blocks\.\d+\.", "", name)
     return next(part for part, words in PARTS.items() if inside.startswith(words))
 
 
 def budget(name: str) -> tuple[Counter[str], Counter[str]]:
-    """Parameters and multiply-accumulates of a named model by part, counted as in `models/cost.py`."""
+    """Returns the parameters and multiply-accumulates of a named model by part, counted as in `models/cost.py`."""
     model, size = create_model(name, num_classes=CLASSES), MODELS[name].img_size
     parameters: Counter[str] = Counter()
     for path, values in model.named_parameters():
@@ -69,7 +69,7 @@ def budget(name: str) -> tuple[Counter[str], Counter[str]]:
         inside = within.get(path.partition(".")[2], "")
         if re.fullmatch(r"patch_embed|head|blocks\.\d+\.(attn|ffn|ffn\.gate)", inside):
             macs[part_of(inside)] += sum(by_operator.values()) // 2
-    macs["feed-forward"] -= macs["gates"]  # counted inside it
+    macs["feed-forward"] -= macs["gates"]  # the feed-forward's count includes the gates
     return parameters, macs
 
 
@@ -110,7 +110,7 @@ def recipes_table() -> str:
 
 
 def sizes_table() -> str:
-    """Image and patch size by the median short side of the images, as the folder recipes choose them."""
+    """Returns image and patch size by the median short side of the images, as the folder recipes choose them."""
     sides = sorted({*STEM_INPUTS, *(size for size, _ in INPUTS)})
     ends = [f"under {sides[1]} px"]
     ends += [f"{a} to {b - 1} px" for a, b in itertools.pairwise(sides[1:])]
@@ -123,7 +123,7 @@ def sizes_table() -> str:
 
 
 def budgets_table() -> str:
-    """Model and images shown by the number of training images, as the folder recipe of pre-training chooses them."""
+    """Returns model and images shown by number of training images, as the folder recipe of pre-training chooses them."""
     ends = (f"under {SMALL_SET:,}", f"{SMALL_SET:,} to {LARGE_SET - 1:,}", f"{LARGE_SET:,} and more")
     rows = [(end, f"`{name}`", f"{MASKED_VIEWS[name]:,}") for end, name in zip(ends, MASKED_VIEWS, strict=True)]
     least, most = MASKED_EPOCHS
@@ -135,18 +135,18 @@ def result(name: str) -> dict[str, Any]:
 
 
 def accuracies(study: str) -> dict[str, list[dict[str, Any]]]:
-    """Arm -> its cells in the results of a study."""
+    """Returns arm -> its cells in the results of a study."""
     found = result(f"{study}/study")
     return {arm: [cell for cell in found["cells"] if cell["arm"] == arm] for arm in found["arms"]}
 
 
 def percent(shares: list[float]) -> str:
-    """Mean (range) of fractions, in %."""
+    """Returns the mean (range) of fractions, in %."""
     return spread([100 * share for share in shares], ".1f")
 
 
 def peers_table() -> str:
-    """Test accuracy of our models and of peers with the same training time: the study `peers`."""
+    """Returns the test accuracy of our models and of peers with the same training time: the study `peers`."""
     rows = []
     for arm, cells in accuracies("peers").items():
         epochs = " + ".join(map(str, cells[0]["epochs"]))
@@ -160,7 +160,7 @@ def arms_table(study: str) -> str:
 
 
 def repeated_runs_table() -> str:
-    """Accuracy of commands that scripts/seeds.py repeated."""
+    """Returns the accuracy of commands that scripts/seeds.py repeated."""
     rows = []
     for name in ("digits", "sign-digits"):
         runs = [read_result(path) for path in sorted((RESULTS / name).glob("seed-*.json"))]
@@ -171,7 +171,7 @@ def repeated_runs_table() -> str:
 
 
 def few_labels_table() -> str:
-    """What the demo reaches with ten labels per class, over its seeds."""
+    """Returns the accuracy of the demo with ten labels per class, over its seeds."""
     found = result("demo")["rows"]
     names = {
         "scratch": "from scratch",
@@ -183,7 +183,7 @@ def few_labels_table() -> str:
 
 
 def mixture_table() -> str:
-    """The mixture layer against literal dispatch."""
+    """Returns the speed of the mixture layer against literal dispatch."""
     found = result("moe")
     names = {"train": "layer, forward and backward", "infer": "layer, inference"}
     rows = [(text, f"{found['summary'][kind]['geometric_mean']:.2f} x") for kind, text in names.items()]
@@ -192,7 +192,7 @@ def mixture_table() -> str:
 
 
 def steps_table() -> str:
-    """A training step of this version against an earlier one."""
+    """Returns the time of a training step of this version against an earlier one."""
     rows = [
         (name, f"{row['before_ms']:.0f}", f"{row['after_ms']:.0f}", f"{row['ratio']:.2f} x")
         for name, row in result("step")["rows"].items()
@@ -207,7 +207,7 @@ def training_speed_table() -> str:
 
 
 def augmentation_table() -> str:
-    """Images per second of the augmentation, and the ratio to the fastest loop over images."""
+    """Returns images per second of the augmentation, and the ratio to the fastest loop over images."""
     found = result("augment")
     ours = {(r["threads"], r["size"]): r["images_per_second"] for r in found["rows"] if r["name"] == "feathervit"}
     ratios = {(s["threads"], s["size"]): s["ratio"] for s in found["summary"]}
@@ -231,7 +231,7 @@ def decoding_table() -> str:
 
 
 def inference_table(name: str) -> str:
-    """Size and latency of one image on one thread, for each model and form of a result file."""
+    """Returns size, and latency of one image on one thread, for each model and form of a result file."""
     names = {"eager": "eager", "plain": "plain export", "onnx": "`--to onnx`", "int8": "`--to int8`"}
     found = result(name)["rows"]
     forms = [form for form in names if form in found[0]["latency_ms"]]
@@ -248,7 +248,7 @@ def studies_table() -> str:
     return table(("Study", "Question"), [(f"`{name}`", study.question) for name, study in STUDIES.items()])
 
 
-TABLES = {  # page -> name of the table -> what writes it
+TABLES = {  # page -> name of the table -> the function that writes it
     "../README.md": {"peers": peers_table},
     "compatibility.md": {
         "timm": lambda: table(*compatibility.timm_tests()),
@@ -277,7 +277,7 @@ PAGES = ("../README.md", *sorted(path.name for path in HERE.glob("*.md")))
 
 
 def with_tables(page: str) -> str:
-    """The text of a page with up-to-date tables."""
+    """Returns the text of a page with up-to-date tables."""
     text = (HERE / page).read_text()
     makers = {
         "results": lambda name: tables_of_papers(RESULTS)[name],

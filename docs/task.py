@@ -1,7 +1,7 @@
 """Draws the task in one image, docs/figures/task.svg: python docs/task.py
 
-A folder of images becomes a small model, and the model names what is on a new image. The digits are scikit-learn's, the
-answer is that of the weights in the package.
+A folder of images becomes a small model, and the model names the class of a new image. The digits are scikit-learn's, and
+the answer is that of the weights in the package.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLASSES, EACH = (3, 5, 8), 4  # classes and images of the folder
 
 
 def main() -> None:
-    matplotlib.rcParams["svg.hashsalt"] = "task"  # the same file each time
+    matplotlib.rcParams["svg.hashsalt"] = "task"  # makes the file reproducible
     data = feathervit.load_data("digits", img_size=16)
     figure = Figure(figsize=(9, 2.9), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))

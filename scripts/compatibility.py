@@ -1,11 +1,12 @@
-"""Writes results/compatibility.json: what passes of timm's tests and of the exports, sizes, operators, latency.
+"""Writes results/compatibility.json: which of timm's tests and of the exports pass, and sizes, operators and latency.
 
-    python scripts/compatibility.py timm                    # timm's own tests/test_models.py over every model
+    python scripts/compatibility.py timm                    # timm's own tests/test_models.py on every model
     python scripts/compatibility.py exports                 # every export of every model, on random weights and images
-    python scripts/compatibility.py latency                 # on a quiet machine: one image, one thread, forms in turns
+    python scripts/compatibility.py latency                 # use an idle machine: one image, one thread, forms in turns
 
-Each part replaces what it measured before and keeps the rest. `--models` and `--forms` choose; a form whose extra is missing
-is skipped with a message. `python docs/figures.py` then writes the tables of docs/compatibility.md and docs/models.md.
+Each part replaces its own earlier results and keeps those of the other parts. `--models` and `--forms` select. A form whose
+extra is missing is skipped with a message. Afterwards, `python docs/figures.py` writes the tables of docs/compatibility.md and
+docs/models.md.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ IMAGES, CLASSES, ROUNDS = 16, 100, 200
 
 
 def timm_tests(names: list[str]) -> dict[str, Any]:
-    """Test -> model -> passed, failed or skipped, of the tests in the source distribution of the installed timm."""
+    """Runs the tests of the installed timm's source distribution; returns test -> model -> passed, failed or skipped."""
     with tempfile.TemporaryDirectory() as folder:
         wanted = [f"timm=={timm.__version__}", "--no-binary", "timm", "--no-deps", "-q", "-d", folder]
         subprocess.run([sys.executable, "-m", "pip", "download", *wanted], check=True)
@@ -81,7 +82,7 @@ class Form:
 
 
 def forms(name: str, wanted: list[str]) -> dict[str, Form]:
-    """The exports of a model of random weights, for normalised images [1, 3, S, S]."""
+    """Exports a model with random weights, for normalised images [1, 3, S, S]."""
     torch.manual_seed(0)
     size = MODELS[name].img_size
     model = create_model(name, num_classes=CLASSES).eval()
@@ -124,7 +125,7 @@ def pixels(name: str, count: int, seed: int) -> np.ndarray:
 
 @torch.no_grad()
 def exported(name: str, wanted: list[str]) -> dict[str, Any]:
-    """Form -> largest difference of a probability from the model's, bytes, and operators that WebGPU has not."""
+    """Returns form -> largest difference of a probability from the model's, bytes, and operators that WebGPU lacks."""
     torch.manual_seed(0)
     model, x = create_model(name, num_classes=CLASSES).eval(), pixels(name, IMAGES, seed=2)
     expected = model(torch.from_numpy(x)).softmax(-1).numpy()
@@ -141,7 +142,7 @@ def exported(name: str, wanted: list[str]) -> dict[str, Any]:
 
 @torch.no_grad()
 def latencies(names: list[str], wanted: list[str]) -> dict[str, Any]:
-    """Model -> form -> median milliseconds of one image on one thread; all models and forms take turns."""
+    """Measures model -> form -> median milliseconds of one image on one thread. All models and forms take turns."""
     calls = {}
     for name in names:
         torch.manual_seed(0)

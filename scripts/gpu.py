@@ -1,10 +1,10 @@
-"""Uses a given number of minutes on a machine with a GPU: tests, speeds, layers, rows of the papers' tables, in this order.
+"""Runs tests, speeds, layers and rows of the papers' tables, in this order, for given minutes on a machine with a GPU.
 
     python scripts/gpu.py --minutes 9 --data SETS --out OUT        (make gpu MINUTES=9 DATA=SETS OUT=OUT)
 
 Each step is its own process with a time limit, and a failure does not stop the next step. OUT/STEP.json has a step's result,
-OUT/STEP.log its output, OUT/steps.json the status of all steps. The same command again skips finished steps and continues
-the rows. It needs no network: every step has the pure-Python wheels in wheels/ on its path.
+OUT/STEP.log its output, OUT/steps.json the status of all steps. If the same command runs again, it skips finished steps and
+continues the rows. It needs no network, since every step has the pure-Python wheels in wheels/ on its path.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEAST = 10.0  # a step starts only if so many seconds are left
-GRACE = 10.0  # seconds between the request to stop, at which a run saves its state, and the kill
-START = 20.0  # seconds of a row beside its own time limit: imports before, the last evaluation after
+LEAST = 10.0  # a step starts only if at least this many seconds are left
+GRACE = 10.0  # seconds between the request to stop, after which a run saves its state, and the kill
+START = 20.0  # seconds of a row outside its own time limit: the imports before, the last evaluation after
 SPEEDS = {  # step: flags of `benchmark train`; batch size, augmentation and optimiser are the recipe's
     "mlit-xxs": ("--recipe", "mlit_cifar100", "--model", "mlit_xxs"),
     "vit-xxs": ("--recipe", "mlit_cifar100", "--model", "timm:vit_twin_xxs"),  # timm's ViT, as large as mlit_xxs
@@ -40,10 +40,10 @@ ROWS = ("mlit-xxs-cifar100", "mlit-xs-cifar100", "mlit-s-cifar100", "feather-xxs
 
 @dataclass(frozen=True)
 class Step:
-    """A process. In `command`, {minutes} becomes the minutes that the step has.
+    """One process. In `command`, {minutes} is replaced by the minutes that the step has.
 
-    `seconds`: its time limit. `until`: its end, in seconds after the first step's start. `continues`: a later call runs it
-    again.
+    `seconds`: its time limit. `until`: its latest end, in seconds after the start of the first step. `continues`: a later
+    call runs it again.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of the steps: more flags for each kind of step. The defaults are for a GPU."""
+    """The size of the steps: extra flags for each kind of step. The defaults are for a GPU."""
 
     device: str = "cuda"
     forms: tuple[tuple[str, str], ...] = (("eager", "off"), ("compiled", "reduce-overhead"))
@@ -79,7 +79,7 @@ class Scale:
 
 
 def row_command(row: str, data: Path, out: Path) -> tuple[str, ...]:
-    """Trains a row of the papers' tables with one seed, or continues it."""
+    """Returns the command that trains a row of the papers' tables with one seed, or continues it."""
     words = ("study", "papers", "--arms", row, "--seeds", "0", "--data", str(data), "--out", str(out / "papers"))
     return ("-m", "feathervit", *words, "--max-minutes", "{minutes}")
 
@@ -90,7 +90,7 @@ def plan(minutes: float, out: Path, data: Path | None = None, scale: Scale | Non
     on_device = ("--device", scale.device)
     tests = min(90.0, total / 5)
     steps = [Step("tests", ("-m", "pytest", "-v", "-p", "no:cacheprovider", *scale.tests), tests, tests)]
-    for form, mode in scale.forms:  # eager first, because it needs no time to compile
+    for form, mode in scale.forms:  # eager first, since it needs no time to compile
         for name, flags in SPEEDS.items():
             words = ("benchmark", "train", *flags, *on_device, "--compile", mode, *scale.speed)
             command = ("-m", "feathervit", *words, "--out", str(out / f"speed-{name}-{form}.json"))

@@ -1,7 +1,7 @@
 """Counts lines of code: python scripts/lines.py 185005e HEAD
 
-For each revision it prints the lines of the package and of the tests, as `ruff format` writes them today, without blank
-lines and comments. Docstrings count, and are also shown separately.
+For each revision it prints the number of lines of the package and of the tests, formatted by the installed `ruff`, without
+blank lines and comments. Docstrings are included, and also shown separately.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, toke
 
 
 def lines(source: str) -> tuple[int, int]:
-    """Lines that are neither blank nor a comment, and how many of them are docstrings."""
+    """Returns the number of lines that are neither blank nor a comment, and how many of them are docstrings."""
     held = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in LAYOUT:

@@ -1,8 +1,8 @@
 """Takes screenshots of what users see: python scripts/screens.py OUT --run RUN --page FOLDER --site site
 
-The report of a run, an exported page (`feathervit export RUN --to web`), the built documentation (`make docs`), and the help
-at 80 columns: each on a desktop and a phone, light and dark. What is not named is left out. Needs Chromium, its driver
-and the extra `dev`.
+It shows the report of a run, an exported page (`feathervit export RUN --to web`), the built documentation (`make docs`), and
+the help at 80 columns, each on a desktop and a phone, light and dark. Parts without a flag are left out. It needs Chromium,
+its driver and the extra `dev`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from selenium import webdriver
 
 SCREENS = {"desktop": (1280, 800), "phone": (390, 844)}
 HELP = ("--help", "train --help", "predict --help", "study --help")
-LONGEST = 9000  # px of a page that are taken
+LONGEST = 9000  # px, the largest height of a screenshot
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of a folder, served on this machine only."""
+    """Serves a folder on this machine only, and yields its address."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -79,7 +79,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def take(driver: webdriver.Chrome, address: str, path: Path) -> None:
-    """PATH-desktop-light.png and so on. Of an exported page the first sample image is classified before."""
+    """Writes PATH-desktop-light.png and so on. On an exported page, it first classifies the first sample image."""
     for screen, (width, height) in SCREENS.items():
         for scheme in ("light", "dark"):
             own = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": screen == "phone"}
@@ -91,7 +91,7 @@ def take(driver: webdriver.Chrome, address: str, path: Path) -> None:
             driver.refresh()
             if driver.find_elements("id", "classes"):
                 classify_sample(driver)
-            time.sleep(0.5)  # fonts, and what fades in
+            time.sleep(0.5)  # wait for fonts and for elements that fade in
             high = driver.execute_script("return document.documentElement.scrollHeight")
             clip = {"x": 0, "y": 0, "width": width, "height": min(high, LONGEST), "scale": 1}
             shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
@@ -111,7 +111,7 @@ def classify_sample(driver: webdriver.Chrome, seconds: float = 60) -> None:
 
 
 def take_help(driver: webdriver.Chrome, out: Path) -> None:
-    """help.png: what `--help` prints in a terminal of 80 columns."""
+    """Writes help-*.png: what `--help` prints in a terminal of 80 columns."""
     text = ""
     for words in HELP:
         command = [sys.executable, "-m", "feathervit", *words.split()]

@@ -1,8 +1,8 @@
-"""Measures: test accuracy of one training command over several seeds. Each run's result.json goes to results/NAME/.
+"""Measures the test accuracy of one training command over several seeds, and copies the results to results/NAME/.
 
     python scripts/seeds.py digits 0,1,2 --recipe digits --threads 1
 
-All arguments after the seeds go to `feathervit train`. Prints mean, range and minutes of all finished seeds.
+All arguments after the seeds are passed to `feathervit train`. It prints mean, range and minutes of all finished seeds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run(name: str, seeds: list[int], flags: list[str]) -> None:
             result = read_result(Path(out) / "result.json")
             text = (Path(out) / "result.json").read_text()
         for private in (out, result.data["name"]) if "/" in result.data["name"] else (out,):
-            text = text.replace(private, Path(private).name)  # no path of this machine
+            text = text.replace(private, Path(private).name)  # remove the paths of this machine
         write_bytes(folder / f"seed-{seed}.json", text.encode())
     results = [read_result(path) for path in sorted(folder.glob("seed-*.json"))]
     top1 = [r.test["top1"] for r in results]

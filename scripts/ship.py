@@ -1,11 +1,11 @@
-"""Puts the weights of a finished run into the package: float16, with a card, its figures in results/weights/NAME.json.
+"""Puts the weights of a finished run into the package: float16, with a card, and figures in results/weights/NAME.json.
 
     feathervit train --recipe digits --threads 1 --seed 0 --out runs/digits-0      (and seeds 1, 2)
     python scripts/ship.py mlit_nano.digits runs/digits-0 runs/digits-1 runs/digits-2
 
-From several runs of one command with several seeds, it takes the one with the median validation accuracy (of an even number
-the lower of the two middle ones, of equal ones the first). The test images choose nothing. For a single run, the card says
-"one seed". From a pre-training run it takes the encoder only.
+From several runs of one command with several seeds, it takes the run with the median validation accuracy. For an even number
+of runs, it takes the lower of the two middle ones; of equal runs, the first. Test images are not used for the choice. For a
+single run, the card says "one seed". From a pre-training run, it takes only the encoder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from feathervit.weights import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 1_400_000
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: stored, not parameters
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm, stored but not parameters
 DATA_LICENCES = {
     "digits": "CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning "
     "Repository; as it comes with scikit-learn)",
@@ -70,7 +70,7 @@ def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights:
 
 
 def _median(values: list[float]) -> int:
-    """The index of the median."""
+    """Returns the index of the median."""
     return values.index(statistics.median_low(values))
 
 
@@ -84,7 +84,7 @@ def _figures(result: RunResult) -> dict[str, Any]:
 
 
 def card(name: str, record: dict[str, Any], result: RunResult) -> str:
-    """Writes the card NAME.md: use, data, recipe, seeds, figures, limits, licence."""
+    """Returns the text of the card NAME.md: use, data, recipe, seeds, figures, limits, licence."""
     config, data = result.config, name_of(result.config["data"])
     pretrained = "float16" not in record
     kind = (

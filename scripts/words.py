@@ -1,7 +1,7 @@
 """Checks the English of the pages, and of the docstrings, comments, messages and names of the code.
 
 python scripts/words.py            prints each banned word with its place and a better word; status 1 if there is one
-python scripts/words.py --rooms    counts banned words and sentences of more than 25 words in each room
+python scripts/words.py --rooms    counts banned words and sentences of more than 25 words in each folder
 
 Inline code, generated tables and the addresses of links are not checked.
 """
@@ -38,12 +38,12 @@ BANNED = {  # pattern -> what to write
 }
 PAGES = ("*.md", "docs/*.md", "feathervit/**/*.md", "feathervit/**/*.html", "feathervit/**/*.js")
 CODE = ("feathervit", "tests", "scripts", "benchmarks", "docs")
-EXEMPT = ("scripts/words.py", "tests/test_words.py")  # they hold the banned words
+EXEMPT = ("scripts/words.py", "tests/test_words.py")  # they contain the banned words
 WORDS_PER_SENTENCE = 25
 
 
 def prose(text: str) -> str:
-    """The text with code, generated tables and links' addresses blanked; lines keep their numbers."""
+    """Blanks code, generated tables and the addresses of links in the text. Lines keep their numbers."""
 
     def blank(match: re.Match[str]) -> str:
         return re.sub(r"[^\n]", " ", match[0])
@@ -54,7 +54,7 @@ def prose(text: str) -> str:
 
 
 def passages(source: str) -> Iterator[tuple[int, str]]:
-    """(first line, text) of each comment, docstring, string of several words and defined name of a Python file."""
+    """Yields (first line, text) of each comment, docstring, string of several words and defined name of a Python file."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string.lstrip("# ")
@@ -70,7 +70,7 @@ def passages(source: str) -> Iterator[tuple[int, str]]:
 
 
 def banned(text: str) -> list[tuple[int, str, str]]:
-    """(line, word, better word) of each banned word in the text."""
+    """Returns (line, word, better word) of each banned word in the text."""
     found = []
     for pattern, better in BANNED.items():
         for match in re.finditer(rf"\b(?:{pattern})\b", prose(text), re.IGNORECASE):
@@ -79,13 +79,13 @@ def banned(text: str) -> list[tuple[int, str, str]]:
 
 
 def long_sentences(text: str) -> int:
-    """How many sentences of the text have more than 25 words."""
+    """Counts the sentences of the text with more than 25 words."""
     sentences = re.split(r"[.!?:;](?=\s|$)|\n\s*\n|\n\s*(?:[-*|#]|\d+\.)\s", prose(text))
     return sum(len(re.findall(r"[\w'-]+", sentence)) > WORDS_PER_SENTENCE for sentence in sentences)
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """(first line, text) of all that is checked of a file."""
+    """Yields (first line, text) of each checked text of a file."""
     source = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         yield from passages(source)
@@ -94,7 +94,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def files() -> Iterator[Path]:
-    """Each file that is checked."""
+    """Yields each file that is checked."""
     patterns = (*PAGES, *(f"{folder}/**/*.py" for folder in CODE))
     for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
         name = path.relative_to(ROOT).as_posix()
@@ -103,12 +103,12 @@ def files() -> Iterator[Path]:
 
 
 def room(path: Path) -> str:
-    """The folder of a file, relative to the root."""
+    """Returns the folder of a file, relative to the root."""
     return path.relative_to(ROOT).parent.as_posix()
 
 
 def rooms() -> None:
-    """Prints banned words and long sentences per room."""
+    """Prints the numbers of banned words and long sentences per folder."""
     words, sentences = Counter(), Counter()
     for path in files():
         for _, text in texts(path):

@@ -1,1 +1,1 @@
-"""What a model costs, and how fast it is."""
+"""Measures the cost and the speed of models."""

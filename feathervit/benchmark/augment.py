@@ -1,10 +1,10 @@
-"""Images per second of the batched augmentation, beside torchvision's and timm's loops over images.
+"""Measures images per second of the batched augmentation, compared with torchvision's and timm's loops over images.
 
-All do the same: random resized crop, flip, AutoAugment's CIFAR-10 policy, normalisation, a float32 batch. Every loop starts
-from decoded images (as PIL images, or as uint8 tensors) and ends in `torch.stack`. The loops have no worker processes.
-In every round each contender runs once, so that other programs slow all down alike. The figures are medians.
-On an accelerator only ours runs, in batches of 128 as in a training run. The last figures are of reading a batch's
-random rows from memory and from a memory-mapped file.
+All do the same work: random resized crop, flip, AutoAugment's CIFAR-10 policy, normalisation, a float32 batch. Every loop
+starts from decoded images (PIL images, or uint8 tensors) and ends in `torch.stack`. The loops have no worker processes. Each
+contender runs once per round, so that other programs slow all of them down equally. The figures are medians. On an
+accelerator only our augmentation runs, in batches of 128 as in a training run. The last figures are for reading random rows
+from memory and from a memory-mapped file.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from . import train
 
 _AUGMENT = Augmentation(flip="random", crop="resized", crop_scale=(0.08, 1.0), policy="cifar10")
 _MEAN = _STD = (0.5, 0.5, 0.5)
-_LOOP = 256  # images that a loop processes per round: its speed does not depend on the batch
-_MAPPED = 256 << 20  # bytes of the memory-mapped set
+_LOOP = 256  # images that a loop processes per round; its speed does not depend on the batch size
+_MAPPED = 256 << 20  # bytes of the memory-mapped dataset
 OURS = "feathervit"
 
 
@@ -47,11 +47,11 @@ def run(
     repeats: int = 7,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Measures all contenders; returns JSON-ready figures, which `table` prints.
+    """Measures all contenders and returns JSON-ready figures, which `table` formats.
 
-    "rows": one per size, thread count and contender: images_per_second (median of `repeats`). "summary": ours over the
-    fastest loop per size and thread count (CPU). "reading": images per second of gathering batches of 64 px images.
-    "step": seconds of a training step of `mlit_xxs` with and without augmentation, with the most threads.
+    "rows": one per size, thread count and contender: images_per_second (median of `repeats`). "summary": our speed divided
+    by that of the fastest loop, per size and thread count (CPU). "reading": images per second of gathering batches of 64 px
+    images. "step": seconds of a training step of `mlit_xxs` with and without augmentation, with the most threads.
     """
     rows, summary = [], []
     before = torch.get_num_threads()
@@ -116,7 +116,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def random_images(n: int, size: int) -> Tensor:
-    """uint8 [n, 3, size, size]: squares of several scales cut from scikit-learn's two sample photographs."""
+    """Returns uint8 images [n, 3, size, size]: squares of several scales, cut from scikit-learn's two sample photographs."""
     from sklearn.datasets import load_sample_images
 
     from ..data.image import resize
@@ -133,7 +133,7 @@ def random_images(n: int, size: int) -> Tensor:
 
 
 def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """The per-image loops, each from decoded images to a normalised float32 batch."""
+    """Returns the loops over images. Each takes decoded images to a normalised float32 batch."""
     from PIL import Image
     from timm.data.auto_augment import AugmentOp
     from timm.data.auto_augment import AutoAugment as TimmAutoAugment
@@ -146,7 +146,7 @@ def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
     policy = v1.AutoAugmentPolicy.CIFAR10
     tensors = list(images)
     pil = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in images]
-    # The same sub-policies from timm's operations; its names for two of them differ, nearest is torchvision's sampling.
+    # The same sub-policies with timm's operations. timm names some differently, and torchvision samples with nearest.
     names = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel", "Posterize": "PosterizeIncreasing"}
     hparams = {"interpolation": Image.Resampling.NEAREST}
     timm_policy = TimmAutoAugment(
@@ -176,10 +176,10 @@ def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
 
 
 def reading(batch: int, repeats: int) -> dict[str, float]:
-    """Images per second of gathering random rows of a set of 64 px images.
+    """Measures images per second of gathering random rows of a dataset of 64 px images.
 
-    The rows come from memory, from a memory-mapped file in the system's cache, and from a file on the disk, as for a set larger
-    than memory. The last needs a system that can drop a file from its cache, as Linux.
+    The rows come from memory, from a memory-mapped file in the system's cache, and from a file on the disk, as for a dataset
+    larger than memory. The last needs a system that can drop a file from its cache, such as Linux.
     """
     shape = (_MAPPED // (3 * 64 * 64), 3, 64, 64)
     rounds = [torch.randint(shape[0], (batch,), generator=Chance(0, i).generator("rows")) for i in range(repeats)]
@@ -215,7 +215,7 @@ def reading(batch: int, repeats: int) -> dict[str, float]:
 
 
 def step_time(batch: int, repeats: int, device: str, threads: int) -> dict[str, float]:
-    """Median seconds of a step of `mlit_xxs`, "with" the mlit_cifar100 recipe's augmentation and "without"."""
+    """Measures the median seconds of a step of `mlit_xxs`, "with" the mlit_cifar100 recipe's augmentation and "without"."""
     config = replace(recipe("mlit_cifar100"), img_size=36, batch_size=batch, device=device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -236,7 +236,7 @@ def _ours(images: Tensor) -> Callable[[], Tensor]:
 
 
 def _fed(images: Tensor, device: torch.device) -> tuple[Callable[[], None], int]:
-    """A function that gathers the batches of a group, as in a run on an accelerator, and the number of their images."""
+    """Returns a function that makes a group of batches, as a run on an accelerator does, and the number of their images."""
     augmenter = Augmenter(_AUGMENT, images.shape[-1], 10, _MEAN, _STD)
     n = len(images)
     feed = Feed(images, torch.zeros(n, dtype=torch.long), [Sampler(n, min(n, 128), 0)], augmenter, 0, device)
@@ -250,7 +250,7 @@ def _fed(images: Tensor, device: torch.device) -> tuple[Callable[[], None], int]
 
 
 def _speeds(contenders: dict[str, tuple[Callable[[], Tensor], int]], repeats: int, device: str) -> dict[str, float]:
-    """Median images per second of each contender, which is (work, number of its images)."""
+    """Measures the median images per second of each contender, which is (work, number of its images)."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     times = 1 if device == "cpu" else 5  # calls that are measured together, to keep a GPU's queue full
     for repeat in range(-1, repeats):  # the first round warms up

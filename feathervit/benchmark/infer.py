@@ -1,9 +1,10 @@
-"""Latency, throughput, memory and size of models in several forms, ours and their peers.
+"""Measures latency, throughput, memory and size of our models and their peers, in several forms.
 
-The images are random and already normalised, and the weights are random: neither changes the work. All models and
-forms take turns, one image each, so that other programs slow all down alike. The figures are medians. Forms: "eager" PyTorch,
-"compiled" (torch.compile), "plain" (PyTorch's ONNX exporter as it is), "onnx" (what `export` writes), "int8" (the fastest of
-`export`'s ways; accuracy is not checked here). A form that a model cannot have is left out with a message.
+The images are random and already normalised, and the weights are random; neither changes the amount of work. All models and
+forms take turns, one image each, so that other programs slow all of them down equally. The figures are medians. Forms:
+"eager" PyTorch, "compiled" (torch.compile), "plain" (PyTorch's ONNX exporter without our rewriting), "onnx" (the file that
+`export` writes), "int8" (the fastest of `export`'s methods; accuracy is not checked here). A form that a model cannot have is
+omitted, and the reason is given.
 """
 
 from __future__ import annotations
@@ -40,11 +41,15 @@ def run(
     threads: Sequence[int] = (1, 2),
     rounds: int = 30,
 ) -> dict[str, Any]:
-    """Measures `models` (named as in `peers`); returns JSON-ready figures.
+    """Measures `models` (named as in `peers`) and returns JSON-ready figures.
 
-    "latency_ms": form -> threads -> median milliseconds of a batch of one. "images_per_s": form -> of batches of 32 with the
-    most threads. "peak_mb": form -> of a separate process, one thread. "bytes": form -> of the file. "absent": what could not
-    be measured -> why. Raises UnknownNameError, ConfigError.
+    - "latency_ms": form -> threads -> median milliseconds of a batch of one.
+    - "images_per_s": form -> images per second in batches of 32, with the most threads.
+    - "peak_mb": form -> peak memory of a separate process with one thread.
+    - "bytes": form -> size of the file.
+    - "absent": what could not be measured -> why.
+
+    Raises UnknownNameError and ConfigError.
     """
     if unknown := sorted(set(forms) - set(FORMS)):
         raise ConfigError(f"no form {unknown[0]!r}; there are {', '.join(FORMS)}")
@@ -105,7 +110,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def chart(found: dict[str, Any], path: Path) -> None:
-    """Draws the latency of a batch of one with the fewest threads as a PNG: a group of bars per model."""
+    """Draws the latency of a batch of one with the fewest threads as a PNG, with one group of bars per model."""
     from matplotlib.figure import Figure
 
     rows, number = found["rows"], str(found["threads"][0])
@@ -135,7 +140,7 @@ def _row(
     words = {"name": name, "img_size": img_size, "patch_size": patch_size, "num_classes": CLASSES}
     model = build(**words)
     counted = cost(model, img_size)
-    parts: dict[str, Any] = {}  # form -> what computes it
+    parts: dict[str, Any] = {}  # form -> the model or file that runs it
     absent: dict[str, str] = {}
     measured = {form: [form, json.dumps(words)] for form in ("eager", "compiled") if form in forms}
     if "eager" in forms:
@@ -179,7 +184,7 @@ def _row(
 def _files(
     name: str, model: torch.nn.Module, img_size: int, forms: Sequence[str], pixels: np.ndarray
 ) -> tuple[dict[str, bytes], str | None]:
-    """The ONNX files of the forms that have one, and the fastest way to int8."""
+    """Returns the ONNX files of the forms that have one, and the fastest method for int8."""
     if not set(forms) & {"plain", "onnx", "int8"}:
         return {}, None
     from ..export.int8 import float_share, methods, quantise

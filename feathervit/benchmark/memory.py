@@ -1,7 +1,7 @@
-"""Peak memory of a process that loads a model and computes one image.
+"""Measures the peak memory of a process that loads a model and computes one image.
 
 `python -m feathervit.benchmark.memory` takes FILE.onnx, or "eager" or "compiled" and the arguments of a model as JSON. It
-prints megabytes. It runs in a separate process, since earlier work would stay in the peak. It loads nothing that the model
+prints megabytes. It runs in a separate process, since the peak would include earlier work. It imports nothing that the model
 does not need.
 """
 
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
 def _peak_bytes() -> int:
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux's ru_maxrss would be the parent's, if that is larger.
+    # On Linux, ru_maxrss would be that of the parent process, if that is larger.
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 

@@ -1,9 +1,9 @@
-"""Cost of a training step of any model: images per second, peak memory, and the time of each part.
+"""Measures a training step of any model: images per second, peak memory, and the time of each part.
 
 The step is the trainer's own, `Trainer.train_step`, on random images. The parts are timed with a wait for the device
-between them, the speed without; the figures are medians of several rounds. FLOP/s count matrix products and
-convolutions, with a step as three forward passes; compilation and recomputation do not change them. Under torchrun
-the batch is divided among the processes, and images per second are those of all together.
+between them; the speed is measured without waits. The figures are medians of several rounds. FLOP/s count matrix products
+and convolutions, and a step counts as three forward passes; compilation and recomputation do not change them. Under torchrun
+the batch is divided among the processes, and images per second are those of all processes together.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LEARNING_RATE = 1e-4
 
 
 def scaling(configs: Iterable[RunConfig], group: Group, rounds: int = 5) -> dict[str, Any]:
-    """Runs each configuration; returns {"rows": [...]}, JSON-ready."""
+    """Measures each configuration and returns {"rows": [...]}, JSON-ready."""
     return {"rows": [run(config, rounds=rounds, group=group) for config in configs]}
 
 
@@ -59,13 +59,15 @@ def run(
     class_names: tuple[str, ...] = CLASSES,
     group: Group | None = None,
 ) -> dict[str, Any]:
-    """Measures a training step of `config` on random images at the model's input size; returns JSON-ready figures.
+    """Measures a training step of `config` on random images at the model's input size and returns JSON-ready figures.
 
-    "images_per_s": median over `rounds` of `steps` steps each.
-    "images_per_cpu_s": the same per second of this process's CPU time, which other programs hardly change; None on a GPU.
-    "ms": median milliseconds of each part of a step. "peak_mb": of the device's allocator, or this process's resident memory
-    on the CPU. "tflops": 10^12 floating-point operations per second, None where they cannot be counted. Raises the errors of
-    the configuration's own checks.
+    - "images_per_s": median over `rounds` of `steps` steps each.
+    - "images_per_cpu_s": the same per second of this process's CPU time, which other programs hardly change; None on a GPU.
+    - "ms": median milliseconds of each part of a step.
+    - "peak_mb": peak of the device's allocator, or of this process's resident memory on the CPU.
+    - "tflops": 10^12 floating-point operations per second; None if they cannot be counted.
+
+    Raises the errors of the configuration's own checks.
     """
     config, group = resolve(config), group or Group()
     device, _ = choose_device(config.device)
@@ -81,7 +83,7 @@ def run(
             trainer.train_step(next(numbers), LEARNING_RATE)
 
         ahead = trainer.feed.ahead
-        steps = -(-steps // ahead) * ahead  # whole groups of batches, so that a round holds all that its steps cost
+        steps = -(-steps // ahead) * ahead  # whole groups of batches, so that a round includes all costs of its steps
         _forget_peak(device)
         for _ in range(max(2, ahead)):  # warm-up
             step()
@@ -130,7 +132,7 @@ def _trainer(
     folder: Path,
     console: Console,
 ) -> Trainer:
-    """The trainer of a long run on four batches of random images."""
+    """Returns a trainer with the settings of a long run, on four batches of random images."""
     n = 4 * config.batch_size
     pixels = torch.randint(0, 256, (n, channels, config.img_size, config.img_size), dtype=torch.uint8)
     images = ImageSet(pixels, torch.arange(n) % len(class_names), class_names, list(map(str, range(n))), "random")
@@ -156,7 +158,7 @@ def _trainer(
 
 
 def table(found: dict[str, Any]) -> str:
-    """Formats the rows of `scaling` as text, with what they have in common first."""
+    """Formats the rows of `scaling` as text, after a line with the facts that they share."""
     first = found["rows"][0]
     m = first["machine"]
     lines = [
@@ -179,7 +181,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _forward_macs(objective: nn.Module, shape: tuple[int, ...]) -> int | None:
-    """Multiply-accumulates of one image in a forward pass of the objective; None if it does not run without data."""
+    """Returns the multiply-accumulates of the objective's forward pass for one image; None if it cannot run on "meta"."""
     twin = copy.deepcopy(objective).to("meta")
     counter = FlopCounterMode(display=False)
     try:
@@ -204,7 +206,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _split(trainer: Trainer, step: Callable[[], None]) -> list[float]:
-    """Seconds of each of PARTS in one step, with a wait for the device after each."""
+    """Measures the seconds of each of PARTS in one step, with a wait for the device after each."""
     times = []
 
     def mark() -> None:
@@ -226,7 +228,7 @@ def _split(trainer: Trainer, step: Callable[[], None]) -> list[float]:
 
         return call
 
-    # The batch ends the data, scaling the loss ends the forward pass, the scaler's step ends the backward pass.
+    # The data part ends when the batch is there, forward when the loss is scaled, backward when the scaler steps.
     ends = ((trainer.feed, "batch", after), (trainer.scaler, "scale", before), (trainer.scaler, "step", before))
     with contextlib.ExitStack() as stack:
         for owner, name, marked in ends:

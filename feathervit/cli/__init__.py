@@ -1,8 +1,8 @@
-"""The command line: flags, help and messages only. The only room that imports tyro.
+"""The command line: flags, help and messages only. No other subpackage imports tyro.
 
-Each verb is a dataclass of flags and a function, in a file per family; `verbs` lists them. Here they are parsed: the recipe
-gives the flags' defaults, and what was named in the flags is passed on as fields. `feathervit VERB --help` loads no torch.
-An error that a user can make ends in one line and its exit status; `--debug` shows the traceback.
+Each verb is a dataclass of flags and a function, in one file per family; `verbs` lists them. This module parses the flags.
+The recipe gives their defaults, and the flags that were given are passed on as fields. `feathervit VERB --help` does not
+import torch. A user's mistake prints one line and returns its exit status; `--debug` shows the traceback.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .reading import as_fields
 from .train import Pretrain, Train
 from .verbs import SUCCESSORS, VERBS
 
-PARTS = {  # the kinds of a model's parts, by what they are called on the command line
+PARTS = {  # the kinds of each part of a model, by their names on the command line
     "attention": {"gqa": GQAConfig, "latent": LatentConfig},
     "feedforward": {"moe": MoEConfig, "swiglu": SwiGLUConfig, "mlp": MLPConfig, "conv-mlp": ConvMLPConfig},
     "patches": {
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _from_home(word: str) -> str:
-    """A path that begins with ~, as a word or behind "--flag=", where shells leave it as it is."""
+    """Expands a path that begins with ~, also after "--flag=", where shells do not expand it."""
     flag, equals, value = word.partition("=")
     if word.startswith("-") and value.startswith("~"):
         return flag + equals + os.path.expanduser(value)
@@ -133,7 +133,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _kept_traceback(argv: list[str]) -> str:
-    """Writes the traceback of the error that is being handled, and says where."""
+    """Writes the traceback of the current error to a file, and returns a message with its path."""
     import platform
     import tempfile
     import traceback
@@ -151,7 +151,7 @@ def _kept_traceback(argv: list[str]) -> str:
 
 @contextlib.contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    """Prints warnings about the user's data in one line, as errors are; other warnings as Python does."""
+    """Prints each warning about the user's data in one line, as errors are; Python prints the others."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", DataWarning)
         others = warnings.showwarning
@@ -167,7 +167,7 @@ def _warnings_in_a_line() -> Iterator[None]:
 
 
 def _hyphens(word: str) -> str:
-    """Writes a flag with hyphens: people type `--img_size` too."""
+    """Replaces underscores in a flag with hyphens, since people also type `--img_size`."""
     return re.sub(r"^--[\w.-]+", lambda match: match[0].replace("_", "-"), word)
 
 
@@ -249,7 +249,7 @@ def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
 def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str]]:
     """Returns the configuration with the kinds of parts that `argv` names (`--arch.attention latent`), and the words left.
 
-    tyro would need a subcommand for them. Fields that both kinds have, such as the heads, are kept.
+    tyro would need a subcommand for them. Fields that both kinds have, such as the number of heads, are kept.
     """
     for field, kinds in PARTS.items():
         flag = f"arch.{field}"
@@ -268,7 +268,7 @@ def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[s
 
 
 def _from_first(argv: list[str]) -> list[str]:
-    """Moves the weights of `--from NAME` to their place in the words of `predict`: before the images."""
+    """Moves the weights of `--from NAME` to their place in the arguments of `predict`, before the images."""
     name = _value_of(argv, "from")
     if name is None:
         return argv
@@ -287,7 +287,7 @@ def _value_of(argv: list[str], flag: str) -> str | None:
 
 
 def _given(argv: list[str], after: RunConfig) -> dict[str, Any]:
-    """Returns the fields named in `argv`, also those set to their default: a value that is named stays."""
+    """Returns the fields named in `argv`, including those set to their default, since recipes keep the values named."""
     given = {}
     for word in argv:
         if word.startswith("--"):

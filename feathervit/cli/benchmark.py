@@ -16,7 +16,7 @@ from .printing import check_places, set_threads, show
 
 @dataclass
 class BenchmarkAugment:
-    """Time augmentation beside torchvision's and timm's loops over images, in one run."""
+    """Time augmentation against torchvision's and timm's loops over images, in one run."""
 
     sizes: tuple[int, ...] = (32, 64, 96)
     """Image sides in pixels."""
@@ -25,7 +25,7 @@ class BenchmarkAugment:
     batch: int = 1024
     """Images per batch."""
     repeats: int = 7
-    """Runs of which the median counts."""
+    """Number of runs; their median is reported."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the augmentation runs."""
     out: str | None = None
@@ -55,13 +55,13 @@ class BenchmarkTrain:
     """
 
     model: tuple[str, ...] = ()
-    """Ours, or timm:NAME; the recipe's if none is given."""
+    """One of our models, or timm:NAME; the recipe's if none is given."""
     recipe: str = "mlit_cifar100"
-    """Whose augmentation, optimiser and loss are used."""
+    """The recipe that gives augmentation, optimiser and loss."""
     objective: Literal["classification", "reconstruction", "joint", "distillation"] | None = None
     """The recipe's if not given."""
     teacher: str = ""
-    """Of a distillation: a run folder, a weights file, or timm:NAME."""
+    """The teacher of a distillation: a run folder, a weights file, or timm:NAME."""
     img_size: tuple[int, ...] = ()
     """The model's own if none is given."""
     patch_size: int | None = None
@@ -71,11 +71,11 @@ class BenchmarkTrain:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Floating-point format of the step; auto is what a run takes."""
+    """Floating-point format of the step; auto: as in a run."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
-    """torch.compile; auto is what a long run takes."""
+    """torch.compile; auto: as in a long run."""
     rounds: int = 5
-    """Rounds of which the median counts."""
+    """Number of rounds; their median is reported."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
     out: str | None = None
@@ -102,7 +102,7 @@ def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
     with join(args.device) as group:
         try:
             found = scaling(configs, group, args.rounds)
-        except (RuntimeError, AssertionError) as error:  # timm's models say only when they run what they cannot take
+        except (RuntimeError, AssertionError) as error:  # timm's models reject a size only when they run
             raise ConfigError(f"a step cannot be measured with these settings: {error}") from error
         return show(found, table, args.out, args.json) if group.is_main else 0
 
@@ -112,7 +112,7 @@ class BenchmarkInfer:
     """Measure a model and its peers in PyTorch and ONNX Runtime: latency, throughput, memory, size."""
 
     models: Positional[tuple[str, ...]] = ("mlit_nano", "mlit_xxs", "twin:mlit_xxs")
-    """Ours, timm:NAME, or twin:NAME, timm's VisionTransformer made as ours called NAME is."""
+    """Our models, timm:NAME, or twin:NAME, which is timm's VisionTransformer in the shape of our NAME."""
     img_size: int = 36
     """Image side in pixels, one for all."""
     patch_size: int | None = None
@@ -124,11 +124,11 @@ class BenchmarkInfer:
         "onnx",
         "int8",
     )
-    """In which forms; plain is PyTorch's exporter without our rewriting."""
+    """Forms to measure; plain is PyTorch's exporter without our rewriting."""
     threads: tuple[int, ...] = (1, 2)
     """CPU threads to measure latency with."""
     rounds: int = 30
-    """Runs of which the median counts."""
+    """Number of runs; their median is reported."""
     chart: str | None = None
     """Also draw the latencies into this PNG."""
     out: str | None = None

@@ -15,7 +15,7 @@ from .reading import ReadingFlags
 class Calibrate(ReadingFlags):
     """Fit a temperature on the validation split and store it with the weights, so that probabilities mean what they say.
 
-    What uses the weights applies it: evaluate, predict, and what is exported from then on. No accuracy changes.
+    evaluate and predict apply it, and so do later exports. Accuracy does not change.
     """
 
     checkpoint: Positional[str]
@@ -23,7 +23,7 @@ class Calibrate(ReadingFlags):
     data: str | None = None
     """A name or folder; the data the checkpoint was trained on if not given."""
     others: tuple[str, ...] = ()
-    """Files or folders of images of none of the classes: how many of them still get a class is measured."""
+    """Files or folders of images of none of the classes, to measure how many of them still get a class."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU where there is one."""
     skip_unreadable: bool = False

@@ -47,7 +47,7 @@ def completion(shell: str, verbs: Mapping[str, tuple[type, Any]]) -> str:
 
 
 def _flags(kind: type) -> list[str]:
-    """The flags of a verb; of training those of the short help."""
+    """Returns the flags of a verb; for training verbs, those of the short help."""
     if issubclass(kind, Train):
         return [f"--{name}" for names in FLAGS.values() for name in names] + ["--help", "--help-all"]
     taken = positionals(kind)

@@ -43,13 +43,13 @@ class DataShow(ReadingFlags):
     data: Positional[str]
     """A name or folder."""
     recipe: str | None = None
-    """Show what this recipe's augmentation makes of the samples."""
+    """Also show the samples augmented as in this recipe."""
     out: str = "samples.png"
     """The PNG file to write."""
     per_class: int = 8
-    """Samples of each class."""
+    """Number of samples per class."""
     seed: int = 0
-    """Seed of what is drawn."""
+    """Seed of the random numbers."""
 
 
 def data_show(args: DataShow, _: dict) -> int:

@@ -13,9 +13,9 @@ class Demo:
     """Pre-train on handwritten digits, then train on ten labels per class, with it and from scratch. No download."""
 
     out: str = "runs/demo"
-    """Folder of the three runs; what an earlier demo left there is replaced."""
+    """Folder of the three runs; the runs of an earlier demo are replaced."""
     seed: int = 0
-    """Seed of what is drawn."""
+    """Seed of the random numbers."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -26,4 +26,4 @@ def demo(args: Demo, _: dict) -> int:
     found = run(Path(args.out), args.seed, new_console(args.json))
     if args.json:
         print_json(found)
-    return 0 if found["finished"] else 130  # it has no other way to end early than Ctrl-C
+    return 0 if found["finished"] else 130  # only Ctrl-C ends it early

@@ -16,7 +16,7 @@ from ..streams import quiet_libraries
 from .printing import add_row, new_table, other_line, print_json, print_result, set_threads
 from .reading import ReadingFlags
 
-PAIRS = 10  # of confused classes that are named
+PAIRS = 10  # how many pairs of confused classes are printed
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Evaluate(ReadingFlags):
     data: str | None = None
     """A name or folder; the data the checkpoint was trained on if not given."""
     split: Literal["train", "val", "test"] | None = None
-    """Which split; the test split, else val, else all there is, if not given."""
+    """The split to use; test, else val, else all images, if not given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU where there is one."""
     skip_unreadable: bool = False
@@ -114,7 +114,7 @@ def predict(args: Predict, _: dict) -> int:
     set_threads(args.threads)
     with contextlib.ExitStack() as quiet:
         said = []
-        if args.json:  # all that is said is in the object, also where both streams go to one place
+        if args.json:  # all messages go into the object, in case both streams go to one file
             said = quiet.enter_context(warnings.catch_warnings(record=True))
             quiet.enter_context(quiet_libraries())
         found, failures, other = run(

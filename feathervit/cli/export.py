@@ -28,12 +28,12 @@ class Export(ReadingFlags):
     """What the file takes: images of any size, or tensors that are resized and normalised already (onnx, int8 and pt2).
     ExecuTorch programs always take tensors."""
     min_agreement: float | None = None
-    """Share of the images on which eight bits must answer as the model does (int8, executorch and web). If not given, eight
-    bits must be as accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
+    """Share of the images to which the 8-bit model must give the model's class (int8, executorch and web). If not given, it
+    must be as accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
     batch: int | None = None
-    """A fixed number of images at once (onnx and int8), which CoreML and NNAPI need; any number if not given."""
+    """A fixed batch size (onnx and int8), which CoreML and NNAPI need; any size if not given."""
     samples: int = 0
-    """Copy so many of the held-out images into the page, for its visitors to try (web). They become as public as the page."""
+    """Number of held-out images to copy into the page, for visitors to try (web). They become as public as the page."""
     push: str | None = None
     """Upload the folder to OWNER/NAME on the Hugging Face hub (huggingface), with the token of `hf auth login`."""
     json: bool = False

@@ -1,6 +1,6 @@
 """The help at 80 columns: the flags of a verb with what they do and their defaults.
 
-Of the training verbs it shows the flags that people use, in groups, with the defaults of the recipe.
+For the training verbs it shows the flags that people use, in groups, with the defaults of the recipe.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .reading import ReadingFlags
 
 WIDTH = 80
 COLUMN = 26  # where the descriptions begin
-FLAGS = {  # of the training verbs
+FLAGS = {  # of the training verbs, by group
     "data": ("data", "classes", "img-size"),
     "model": ("model", "from", "pretrained", "recipe"),
     "training": ("epochs", "minutes", "batch-size", "lr", "optim.name", "seed"),
     "run": ("out", "resume", "overwrite", "max-minutes", "config"),
     "machine": ("device", "threads"),
 }
-BY_THE_IMAGES = ("model", "img_size", "patch_size", "epochs")  # what a recipe that looks at the images chooses
+BY_THE_IMAGES = ("model", "img_size", "patch_size", "epochs")  # fields that an adaptive recipe chooses from the images
 FIELDS = {"from": "start_from", "classes": "reading.classes", "config": "config_file"}
 POSITIONAL = typing.get_args(Positional[int])[1]  # how tyro marks it
 
@@ -116,7 +116,7 @@ def short_help(verb: str, flags: Any) -> str:
 
 
 def _lines(name: str, flags: Any) -> list[str]:
-    """A flag: its name and kind of value, what it does, its default."""
+    """Returns the lines of a flag: its name and kind of value, what it does, its default."""
     field = FIELDS.get(name, name.replace("-", "_"))
     owner: Any = flags if hasattr(flags, field) else flags.config
     *path, last = field.split(".")
@@ -135,7 +135,7 @@ def _lines(name: str, flags: Any) -> list[str]:
 
 
 def _summary(kind: type) -> str:
-    """The first paragraph of a verb's description."""
+    """Returns the first paragraph of a verb's description."""
     return " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
 
 
@@ -144,14 +144,14 @@ def _wrapped(text: str, width: int = WIDTH) -> list[str]:
 
 
 def _item(head: str, text: str) -> list[str]:
-    """A name and what it means, wrapped with a hanging indent."""
+    """Returns a name and its meaning, wrapped with a hanging indent."""
     lines = _wrapped(text, WIDTH - COLUMN) or [""]
     first = [f"{head:<{COLUMN - 1}} {lines[0]}"] if len(head) < COLUMN else [head, " " * COLUMN + lines[0]]
     return first + [" " * COLUMN + line for line in lines[1:]]
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """The values of a Literal, also of one that may be None."""
+    """Returns the values of a Literal, also of an optional one."""
     if typing.get_origin(kind) is Literal:
         return typing.get_args(kind)
     return next((typing.get_args(part) for part in typing.get_args(kind) if typing.get_origin(part) is Literal), ())

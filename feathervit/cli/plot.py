@@ -10,8 +10,8 @@ from tyro.conf import Positional
 
 from ..errors import CheckpointError
 
-SHOWN = 8  # images of the data that are drawn
-COUNTED = 512  # images of the data by which the use of the experts is counted
+SHOWN = 8  # how many images of the data are drawn
+COUNTED = 512  # on how many images of the data the use of the experts is counted
 
 
 @dataclass

@@ -55,7 +55,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def check_places(*paths: str | None) -> None:
-    """Raises ConfigError for a file in no folder, before the minutes that measuring takes."""
+    """Raises ConfigError for a file whose folder does not exist, before measurements that take minutes."""
     for path in filter(None, paths):
         if not Path(path).absolute().parent.is_dir():
             raise ConfigError(f"{path} lies in no folder; make {Path(path).absolute().parent} first")
@@ -76,7 +76,7 @@ def show(found: dict[str, Any], table: Callable[[dict[str, Any]], str], out: str
 
 
 def other_line(other: dict[str, Any]) -> str:
-    """When "other" is the answer, and how often that is wrong; `other`: the fields of `OtherAnswer`."""
+    """Returns when "other" is the answer and how often it is wrong. `other`: the fields of `OtherAnswer`."""
     rates = [f"{100 * other['known']:.1f} % of {other['n']} validation images get it"]
     if other["mistaken"] is not None:
         rates.append(f"{100 * other['mistaken']:.1f} % of wrong guesses do not")

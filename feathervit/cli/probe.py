@@ -20,7 +20,7 @@ class Probe(ReadingFlags):
     data: str | None = None
     """A name or folder with labels; the data the checkpoint was trained on if not given."""
     neighbours: int = 20
-    """Nearest neighbours that vote."""
+    """Number of nearest neighbours that vote."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU where there is one."""
     skip_unreadable: bool = False

@@ -1,4 +1,4 @@
-"""Flags of all verbs that read a dataset: how its files are read. Training also has them as `--reading.*`."""
+"""The flags that say how the files of a dataset are read. Training also has them as `--reading.*`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ReadingFlags:
     classes: Names = ()
     """The class folders or labels to use, with commas between; others are skipped."""
     ignore: Names = ()
-    """Skip files and folders of this name ("*.bmp", masks) or, with a "/", path ("train/old*"); may be given again."""
+    """Skip files and folders of this name ("*.bmp", masks) or, with a "/", path ("train/old*"); can be repeated."""
     label_column: str = ""
-    """The column of the labels, in a table or hub set where several may be meant."""
+    """The column of the labels, for a table or hub dataset where it is not clear."""
     image_column: str = ""
-    """The column of the images, in a table or hub set where several may be meant."""
+    """The column of the images, for a table or hub dataset where it is not clear."""
     root: str = ""
-    """The folder in which the paths of a table begin; the table's own if not given."""
+    """The folder that the paths in a table are relative to; the table's own if not given."""
     groups: str = ""
     """A column, or a regular expression for paths ('(person\\d+)'): images of one group stay on one side of each split."""
 
@@ -43,7 +43,7 @@ SHORT = tuple(field.name for field in fields(ReadingFlags))
 
 
 def as_fields(argv: list[str]) -> list[str]:
-    """Rewrites these flags, in the words of a training verb, as the fields of the recipe that they set."""
+    """Rewrites these flags, in the arguments of a training verb, as the recipe's fields that they set."""
     out, given = [], {name: [] for name in SHORT}
     words = iter(argv)
     for word in words:

@@ -14,10 +14,10 @@ from .printing import print_json
 
 @dataclass
 class ResultsTable:
-    """The papers' tables with their figures and ours, from the result files in a folder."""
+    """Print the papers' tables with their figures and ours, from the result files in a folder."""
 
     results: Positional[str] = "results"
-    """The folder: NAME/study.json of the study papers, NAME/seed-N.json and weights/NAME.json in it are read."""
+    """The folder with the result files: NAME/study.json of the study papers, NAME/seed-N.json and weights/NAME.json."""
     only: str | None = None
     """One of the tables: claims, pretraining, table-7, table-8, table-9, poorvits, cct, feather, headline, seeds, weights."""
     json: bool = False

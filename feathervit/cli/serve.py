@@ -18,9 +18,9 @@ class Serve:
     checkpoint: Positional[str]
     """A weights file, a run folder (its best weights), or weights in the package."""
     host: str = "127.0.0.1"
-    """The address to serve on. Others than 127.0.0.1 let other machines use the model."""
+    """The address to serve on. Any other than 127.0.0.1 lets other machines use the model."""
     port: int = 8000
-    """The port to serve on (0: any that is free)."""
+    """The port to serve on (0: any free port)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU where there is one."""
     threads: int | None = None

@@ -16,7 +16,7 @@ from .printing import new_console, print_json, set_threads
 
 @dataclass
 class StudyFlags:
-    """Answer a question by runs: arms x seeds, shared by any number of processes, into one table and chart.
+    """Answer a question with runs: arms x seeds, shared among any number of processes, in one table and chart.
 
     A cell (arm, seed) that has ended never runs again; one that was stopped or killed continues. Several
     processes or machines may work on one folder at a time.
@@ -27,31 +27,31 @@ class StudyFlags:
     out: str = ""
     """The study's folder, new or of the same study."""
     data: str | None = None
-    """A name or folder instead of the recipe's data; for arms that name their data sets, a folder with a folder for each."""
+    """A name or folder instead of the recipe's data; for arms that name their datasets, a folder with one folder for each."""
     arms: tuple[str, ...] = ()
     """Only these arms, in this order, and those that they start from."""
     epochs: tuple[str, ...] = ()
-    """Epochs of an arm that has not begun, instead of the recipe's, as mae-xxs=400."""
+    """Epochs of an arm that has not begun, instead of the recipe's, such as mae-xxs=400."""
     size: str | None = None
-    """One of the study's sizes, as cpu or gpu (its first if not given)."""
+    """One of the study's sizes, such as cpu or gpu (the first if not given)."""
     seeds: str | None = None
-    """Seeds instead of the study's, as 0,1,2."""
+    """Seeds instead of the study's, such as 0,1,2."""
     minutes: float | None = None
-    """A budget for each cell instead of the study's; turned into epochs once, from the measured speed."""
+    """Minutes per cell instead of the study's; turned into epochs once, from the measured speed."""
     shard: str | None = None
-    """Only part i of n of the cells, as 1/3; not needed where processes share the folder."""
+    """Only part i of n of the cells, such as 1/3; not needed where processes share the folder."""
     retry_failed: bool = False
     """Start failed cells again."""
     max_minutes: float | None = None
-    """Stop after this many minutes, the running cell's state saved; the same command goes on."""
+    """Stop after this many minutes and save the state of the running cell; the same command continues."""
     trials: str | None = None
     """The study.json of the study's trials, which choose between the candidates of its arms."""
     plan: bool = False
-    """Run nothing: settle the epochs of all cells, from speeds measured now (on a quiet machine)."""
+    """Run nothing: fix the epochs of all cells, from speeds measured now (use an idle machine)."""
     list: bool = False
-    """Run nothing: print the arms, each with what a paper reports."""
+    """Run nothing: print the arms, each with the result that a paper reports."""
     show: bool = False
-    """Run nothing: write table and chart again from the results there are."""
+    """Run nothing: write the table and chart again from the existing results."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
     json: bool = False

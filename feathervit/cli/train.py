@@ -19,27 +19,27 @@ class Train:
     """Train a model on labelled images, into a run folder.
 
     Every field of the recipe can be set by its dotted name; --from, --folds and --fold are short for --start-from,
-    --split.folds and --split.fold, --classes A,B and --ignore PATTERN for --reading.classes and --reading.ignore. With no
-    recipe named, the recipe is the one that fits the data; for your own images that is `folder`, which chooses model, sizes
-    and epochs by the images and says why. --arch.attention, --arch.feedforward and --arch.patches take the name of another
-    kind of part, whose fields --help-all then shows.
+    --split.folds and --split.fold, --classes A,B and --ignore PATTERN for --reading.classes and --reading.ignore. Without
+    --recipe, the recipe is the one that fits the data. For your own images that is `folder`, which chooses model, sizes
+    and epochs from the images and says why. --arch.attention, --arch.feedforward and --arch.patches take the name of
+    another kind of part, whose fields --help-all then shows.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     out: str = ""
     """Folder of the run; it must be new or empty, unless --resume or --overwrite."""
     config_file: Annotated[str, tyro.conf.arg(name="config")] = ""
-    """A run's config.json, or its folder: repeat that run, but for the flags given."""
+    """A run's config.json, or its folder: repeat that run, except for the flags given."""
     pretrained: bool = False
     """Start from the published weights of --model: timm:NAME, or one of ours that has weights in the package."""
     resume: bool = False
-    """Go on where the run in --out was stopped; it ends in the weights that it would have had. --epochs may change."""
+    """Continue the stopped run in --out; it ends with the weights it would have had without the stop. --epochs may change."""
     overwrite: bool = False
     """Remove the run that is in the folder, and begin a new one."""
     minutes: float | None = None
-    """Choose the epochs that so many minutes allow; steps are timed before training."""
+    """Choose the epochs that fit in this many minutes; steps are timed before training."""
     max_minutes: float | None = None
-    """Stop with a checkpoint after this many minutes, to go on later with --resume."""
+    """Stop with a checkpoint after this many minutes, to continue later with --resume."""
     skip_unreadable: bool = False
     """Skip images that cannot be read, and count them."""
     threads: int | None = None
@@ -53,14 +53,14 @@ class Train:
 class Pretrain(Train):
     """Pre-train a masked auto-encoder without labels: what `train --from` starts from.
 
-    Images may lie in any folders inside --data. Every field of the recipe can be set by its dotted name. With no recipe
-    named, the recipe is the pre-training one that fits the data; for your own images that is `mae_folder`, which chooses
-    by the images and says why.
+    Images may be in any folders inside --data. Every field of the recipe can be set by its dotted name. Without --recipe,
+    the recipe is the pre-training one that fits the data. For your own images that is `mae_folder`, which chooses from the
+    images and says why.
     """
 
 
 def _published(model: str, fields: dict[str, Any]) -> str:
-    """The weights that --pretrained asks for. Raises ConfigError where there are none."""
+    """Returns the weights that --pretrained asks for. Raises ConfigError if there are none."""
     if "start_from" in fields:
         raise ConfigError("--pretrained and --from exclude each other: both name weights to start from")
     known = [model] if model.startswith("timm:") else list_weights(model)

@@ -1,1 +1,1 @@
-"""How good a model is: figures computed from its probabilities, and simple baselines beside them."""
+"""Evaluates models: figures computed from their probabilities, and simple baselines to compare with."""

@@ -1,7 +1,7 @@
-"""Temperature scaling: one number that divides all logits, so that probabilities mean what they say (arXiv 1706.04599).
+"""Temperature scaling: one number divides all logits, so that probabilities match accuracies (arXiv 1706.04599).
 
-It is fitted on the validation split and stored with the weights. All that uses the weights then applies it. The order of
-the classes does not change, so the accuracy does not either.
+It is fitted on the validation split and stored with the weights. Everything that uses the weights then applies it. The order
+of the classes does not change, so the accuracy does not change either.
 
 Legend: N images, K classes.
 """
@@ -33,24 +33,24 @@ from .metrics import score
 
 FOLDS = 5
 KNOWN_AS_OTHER = 0.05  # share of the images of its classes that a model may answer with "other"
-BOUNDS = (0.01, 100.0)  # between which a temperature is sought
+BOUNDS = (0.01, 100.0)  # limits of the search for a temperature
 FIGURES = ("nll", "ece", "top1")
 
 
 def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """Fits the temperature that minimises the mean negative log-likelihood of `labels_N` (section 4.2 of the paper).
 
-    Raises DataError if there is none between BOUNDS, for example if every image is recognised.
+    Raises DataError if there is no minimum between BOUNDS, for example if every image is recognised.
     """
     z_NK, rows = np.asarray(logits_NK, np.float64), np.arange(len(labels_N))
 
     def nll(log_temperature: float) -> float:
         return -log_softmax(z_NK / math.exp(log_temperature), axis=1)[rows, labels_N].mean()
 
-    low, high = map(math.log, BOUNDS)  # in between there is one minimum: the loss is convex in 1 / T
+    low, high = map(math.log, BOUNDS)  # the loss is convex in 1 / T, so there is at most one minimum
     found = minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     right = int((z_NK.argmax(1) == labels_N).sum())
-    if right == len(labels_N) or not low + 1e-3 < found.x < high - 1e-3:  # the colder, or the hotter, the better
+    if right == len(labels_N) or not low + 1e-3 < found.x < high - 1e-3:  # the best temperature is at or beyond a bound
         raise DataError(
             f"these {len(labels_N)} validation images, of which {right} are recognised, determine no temperature between "
             f"{BOUNDS[0]:g} and {BOUNDS[1]:g}; more of them are needed, some of them mistaken, some not"
@@ -59,7 +59,7 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
 
 
 def cross_validated(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """Divides each image's logits by the temperature fitted on the other folds, or by 1 if they determine none."""
+    """Divides each image's logits by the temperature fitted on the other folds, or by 1 if the fit fails."""
     out_NK = np.array(logits_NK, np.float64)
     for others, own in KFold(min(FOLDS, len(out_NK)), shuffle=True, random_state=0).split(out_NK):
         with contextlib.suppress(DataError):
@@ -68,10 +68,11 @@ def cross_validated(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 
 
 def other_answer(best_N: np.ndarray, right_N: np.ndarray, strangers_M: np.ndarray | None = None) -> OtherAnswer:
-    """When "other" is the answer: the threshold under which KNOWN_AS_OTHER of the validation images are, and its error rates.
+    """Returns when "other" is the answer: the threshold, and its error rates.
 
-    `best_N`: the probability of the best guess for each of them, `right_N` whether it is right, `strangers_M` the same
-    probability for images of none of the classes. The rate of known images is cross-validated.
+    A share KNOWN_AS_OTHER of the validation images is below the threshold. `best_N`: the probability of the best guess for
+    each validation image. `right_N`: whether that guess is right. `strangers_M`: the probability of the best guess for images
+    of none of the classes. The rate of known images is cross-validated.
     """
 
     def threshold(best: np.ndarray) -> float:
@@ -96,16 +97,16 @@ def calibrate(
     reading: Mapping[str, Any] = MappingProxyType({}),
     others: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
-    """Fits a temperature on the validation split of `data` (None: what the checkpoint was trained on) and stores it.
+    """Fits a temperature on the validation split of `data` (None: the data of the training) and stores it.
 
-    `data`: a name, a folder, or arrays by split, as in `load_data`. `reading`: fields of `ReadingConfig` that are
-    not to be as in training. `others`: files or folders of images of none of the classes. The threshold of the answer "other"
-    is stored too. What was stored before is replaced.
+    It also stores the threshold of the answer "other", and replaces earlier values. `data`: a name, a folder, or arrays by
+    split, as in `load_data`. `reading`: fields of `ReadingConfig` that differ from training. `others`: files or folders of
+    images of none of the classes.
 
-    Returns {"checkpoint": the file, "temperature", "other": fields of `OtherAnswer`, "val": what `before_and_after` finds,
-    "test": the same where `data` has such a split}. "val" also has "cross_validated": figures of images with the temperature
-    of others. Raises DataError where there is no validation split, or the likelihood of such images does not rise,
-    CheckpointError, RunFolderError.
+    Returns {"checkpoint": the file, "temperature", "other": fields of `OtherAnswer`, "val": the result of `before_and_after`,
+    "test": the same if `data` has such a split}. "val" also has "cross_validated": the figures if each image gets a
+    temperature that was fitted on others. Raises DataError if there is no validation split, or if cross-validation does not
+    raise the likelihood. Raises CheckpointError and RunFolderError.
     """
     where, _ = choose_device(device)
     path = weights_file(checkpoint)

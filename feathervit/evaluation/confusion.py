@@ -1,4 +1,4 @@
-"""Classes and mistakes of a classifier from its figures, and the interval of an accuracy. Loads no torch."""
+"""Summarises classes and mistakes of a classifier from its figures. Computes intervals. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def interval(accuracy: float, n: int) -> tuple[float, float]:
 
 
 def imbalanced(sizes: Iterable[int]) -> bool:
-    """Whether the classes that have images differ by more than 3 to 1."""
+    """Returns whether the sizes of the classes with images differ by more than 3 to 1."""
     some = [size for size in sizes if size]
     return bool(some) and max(some) > IMBALANCE * min(some)
 
@@ -30,8 +30,10 @@ def chance_level(figures: dict[str, Any]) -> float:
 
 
 def macro_accuracy(figures: dict[str, Any]) -> str:
-    """The mean accuracy of the classes in words, where they differ by more than 3 to 1 in the images that `figures` (of
-    `Metrics`) are of; else ""."""
+    """Returns the mean accuracy of the classes in words if their sizes differ by more than 3 to 1, else "".
+
+    `figures`: those of `Metrics`.
+    """
     sizes = [size for row in figures["confusion"] if (size := sum(row))]
     if not imbalanced(sizes):
         return ""
@@ -43,7 +45,8 @@ def macro_accuracy(figures: dict[str, Any]) -> str:
 def worst_first(found: Metrics) -> list[tuple[str, float | None, int, str, int]]:
     """Returns (class, share recognised, its images, the class they are most often taken for, how often) per class.
 
-    The least recognised come first, of equals those with more images; classes without images (share None) come last.
+    The least recognised classes come first, and of equals those with more images. Classes without images (share None) are
+    last.
     """
     rows = []
     for i, name in enumerate(found.class_names):

@@ -1,4 +1,4 @@
-"""Evaluation and prediction as the command line does them: from a checkpoint and names of data or files."""
+"""Evaluates and predicts as the command line does: from a checkpoint and names of data or files."""
 
 from __future__ import annotations
 
@@ -35,11 +35,9 @@ def evaluate(
 ) -> tuple[str, Metrics]:
     """Evaluates a checkpoint. Returns the split that was used and its figures.
 
-    `flip`: of the mean of an image's logits and those of its mirror image.
-
-    `data` None: what the checkpoint was trained on. `split` None: test, else val (also the part that was held out of this
-    very data), else all there is. `reading`: fields of `ReadingConfig` that are not to be as in
-    training. Raises CheckpointError, DataError.
+    `data` None: the data of the training. `split` None: test, else val (also the part of the same data that was held out in
+    training), else all images. `flip`: average the logits of each image and of its mirror image. `reading`: fields of
+    `ReadingConfig` that differ from training. Raises CheckpointError and DataError.
     """
     where, _ = choose_device(device)
     predictor = Predictor(load_weights(checkpoint).read_as(reading, data), checkpoint, str(where))
@@ -55,7 +53,7 @@ def labelled(
     skip_unreadable: bool = False,
     pick: Callable[[str, int], np.ndarray] | None = None,
 ) -> ImageSet:
-    """Loads images to evaluate a model on, chosen as in `evaluate`, labelled by its classes; `pick` as in `load_split`."""
+    """Loads images to evaluate a model on, chosen as in `evaluate`, with labels of its classes. `pick`: see `load_split`."""
     config = predictor.config
     source = data if data is not None else config.data
     if (
@@ -89,11 +87,10 @@ def predict(
     min_confidence: float | None = None,
     max_image_gib: float | None = None,
 ) -> tuple[list[Prediction], list[str], OtherAnswer | None]:
-    """Returns predictions of image files, folders and patterns, a line per file that could not be read, and the other answer.
+    """Returns predictions of image files, folders and patterns, a line per unreadable file, and the `OtherAnswer`.
 
-    The other answer is None where the weights have none or `min_confidence` is given. Labels are then "other" below it.
-
-    `max_image_gib`: memory that one image may take when it is decoded (None: as in training).
+    The `OtherAnswer` is None if the weights have none or if `min_confidence` is given. Labels are "other" below
+    `min_confidence`. `max_image_gib`: memory that one image may take when it is decoded (None: as in training).
     """
     where, _ = choose_device(device)
     reading = {} if max_image_gib is None else {"max_image_gib": max_image_gib}
@@ -105,7 +102,7 @@ def predict(
 def predict_files(
     predictor: Predictor, images: Sequence[str | Path], top: int, min_confidence: float | None = None
 ) -> tuple[list[Prediction], list[str]]:
-    """Predictions of image files and folders of them, and a line on each file that could not be read."""
+    """Returns predictions of image files and folders of them, and a line per file that could not be read."""
     found: list[Prediction] = []
     failures: list[str] = []
     files = _files(images)
@@ -128,9 +125,9 @@ def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
 
 
 def _files(images: Sequence[str | Path]) -> list[Path]:
-    """Lists the files: those named, the images in folders and below, what matches a pattern. Each file comes once.
+    """Lists the files: those named, the images in folders and subfolders, and matches of patterns. Each file is listed once.
 
-    Raises DataError for a folder without images and a pattern that matches nothing.
+    Raises DataError for a folder without images, or a pattern without matches.
     """
     out: list[Path] = []
     for image in map(expanded, images):
@@ -150,5 +147,5 @@ def _files(images: Sequence[str | Path]) -> list[Path]:
 
 
 def _is_other(path: Path) -> bool:
-    """Whether a pattern matched something beside the images: a file of another kind, or a folder."""
+    """Returns whether a match of a pattern is not an image: a file of another kind, or a folder."""
     return path.is_dir() or path.suffix.lower() not in SUFFIXES

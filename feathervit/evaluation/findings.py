@@ -1,4 +1,4 @@
-"""The three lines at the end of a run: its accuracy with an interval, what limits it, what to do next."""
+"""Writes the three lines at the end of a run: its accuracy with an interval, what limits it, what to do next."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..data.imageset import pixel_digest
 from ..results import RunResult
 from .confusion import IMBALANCE, chance_level, interval, macro_accuracy
 
-FEW = 50  # training images per class: with fewer, more of them help most
-GAP = 0.1  # of accuracy between training and validation images that is worth a word
-MOST = 1_000  # training images that the accuracy is taken of
-SAME = 500_000_000  # bytes of images that are compared with each other
+FEW = 50  # with fewer training images per class, more images help most
+GAP = 0.1  # least gap between training and validation accuracy that is reported
+MOST = 1_000  # largest number of training images on which the accuracy is measured
+SAME = 500_000_000  # largest size in bytes of images that are compared with each other
 
 
 def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -> list[str]:
@@ -28,7 +28,7 @@ def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -
 
 
 def accuracy(result: RunResult) -> tuple[str, str] | None:
-    """Returns the accuracy on test or else validation images, and its interval with the chance level. None without them."""
+    """Returns the accuracy on test or validation images, and its interval with the chance level; None without images."""
     figures = result.test or result.val
     if not figures:
         return None
@@ -67,7 +67,7 @@ def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[
 
 
 def label_conflicts(images: ImageSet) -> int:
-    """Counts the different images that have more than one label. 0 for sets that are too large to compare."""
+    """Counts the different images that have more than one label. Returns 0 for datasets that are too large to compare."""
     if images.images.nbytes > SAME:
         return 0
     labels = defaultdict(set)

@@ -1,6 +1,6 @@
-"""From stored images or image files to probabilities: the same way in validation, evaluation and prediction.
+"""Computes probabilities of stored images or image files, in the same way for validation, evaluation and prediction.
 
-`load` gives a `Predictor`, which goes the whole way from an image to class names. Nothing here draws randomness.
+`load` returns a `Predictor`, which maps images to class names. Nothing here is random.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def accuracy_and_loss(
 ) -> tuple[float, float, float]:
     """Computes top-1 accuracy, mean cross-entropy in nats and macro accuracy, the figures of an epoch of training.
 
-    The macro accuracy is the mean accuracy of the classes that have images. The host waits once, at the end. The loss is
-    not finite if a logit is not. Sets evaluation mode.
+    The macro accuracy is the mean accuracy of the classes that have images. The host waits for the device once, at the end.
+    The loss is not finite if a logit is not. Sets evaluation mode.
     """
     model.eval()
     classes = len(images.class_names)
@@ -84,8 +84,8 @@ def accuracy_and_loss(
 class Prediction:
     """Class names with their probabilities, most probable first.
 
-    `sure`: whether the first is at least as probable as the caller asked for. `classes[0]` is always the best guess. `label`
-    is the same if it is sure, else "other".
+    `sure`: whether the first has at least the probability that the caller asked for. `classes[0]` is always the best guess.
+    `label` is the best guess if it is sure, else "other".
     """
 
     source: str
@@ -111,8 +111,8 @@ class Prediction:
 class Predictor:
     """A trained model with everything needed to use it on images.
 
-    `model` is the network in evaluation mode, `class_names` its classes, `config` the run it came from. `temperature` divides
-    its logits: 1 unless the checkpoint was calibrated.
+    `model` is the network in evaluation mode, `class_names` its classes, `config` the configuration of its run. `temperature`
+    divides its logits; it is 1 unless the checkpoint was calibrated.
     """
 
     def __init__(self, checkpoint: Checkpoint, where: str | Path, device: str = "cpu"):
@@ -137,10 +137,14 @@ class Predictor:
 
         `min_confidence` None: the threshold of the calibration, or none.
 
-        `images`: a path, bytes, an open file or a PIL image, or any list or series of them; images as an array or tensor,
-        uint8: [H, W] or [N, H, W] for one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W]; or a list of such,
-        whose sizes may differ. Raises DataError for an image that cannot be read, ConfigError for what is none of these and
-        for a confidence that is not from 0 to 1.
+        `images` may be:
+
+        - a path, bytes, an open file or a PIL image, or any list or series of them;
+        - a uint8 array or tensor: [H, W] or [N, H, W] for one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W];
+        - a list of such arrays, whose sizes may differ.
+
+        Raises DataError for an image that cannot be read. Raises ConfigError for any other type, and for a confidence that is
+        not from 0 to 1.
         """
         items = as_images(images, "images")
         items = items if isinstance(items, list) else [items]
@@ -156,7 +160,7 @@ class Predictor:
     def classify(
         self, squares: list[Tensor], sources: list[str], top: int = 5, min_confidence: float | None = None
     ) -> list[Prediction]:
-        """Predicts from images as `read` gives them, uint8 [C, S, S] each; `sources` names them."""
+        """Predicts from images as `read` returns them, uint8 [C, S, S] each. `sources` are their names."""
         if min_confidence is None:
             min_confidence = self.other.threshold if self.other else 0.0
         if not 0 <= min_confidence <= 1:
@@ -171,7 +175,7 @@ class Predictor:
         ]
 
     def read(self, image: Source) -> Tensor:
-        """Reads an image as the model sees it: uint8 [C, S, S]. Raises DataError when it cannot be read."""
+        """Reads an image as the model sees it: uint8 [C, S, S]. Raises DataError if it cannot be read."""
         if self.in_chans not in (1, 3):
             raise DataError(f"the model takes {self.in_chans} channels; an image file has 1 or 3, give arrays instead")
         images = self.config.images
@@ -183,7 +187,7 @@ class Predictor:
         warn(faults(look(images, self.config.reading.max_image_gib), self.config.images.scale))
 
     def _squares(self, item: Source | Array) -> list[Tensor]:
-        """Returns the images in an item of `predict`, as `read` gives them."""
+        """Returns the images in an item of `predict`, in the form that `read` returns."""
         if not isinstance(item, (np.ndarray, Tensor)):
             return [self.read(item)]
         x_NCHW = fit_square(one_or_more(item, self.in_chans), self.config.images.fit)

@@ -1,8 +1,8 @@
-"""Figures of a classifier from its probabilities, and the raw-pixel neighbour baseline beside them.
+"""Computes figures of a classifier from its probabilities, and the baseline of raw-pixel nearest neighbours.
 
-scikit-learn computes what it has; only the calibration error is ours. All figures are fractions from 0 to 1 except
-`nll`, and everything in `Metrics` goes into JSON as it stands: a class without images has accuracy None, never NaN.
-Nothing here imports torch: tensors on the CPU and arrays are both taken.
+scikit-learn computes all but the calibration error, which is ours. All figures are fractions from 0 to 1 except `nll`.
+`Metrics` can be written to JSON unchanged: a class without images has accuracy None, never NaN. This module does not import
+torch; it takes arrays, and tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Metrics:
 def score(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Metrics:
     """Computes all figures of a classifier.
 
-    `probabilities` [N, K] (tensor on the CPU or array, rows summing to one), `labels` [N] integers in 0..K-1,
-    `class_names` K distinct names. Raises DataError where there is nothing to score, the shapes disagree or a label
-    has no column; DivergedError where a probability is not a finite number.
+    `probabilities`: [N, K], a tensor on the CPU or an array, with rows that sum to one. `labels`: [N] integers in 0..K-1.
+    `class_names`: K distinct names. Raises DataError if there is nothing to score, the shapes disagree or a label has no
+    column. Raises DivergedError if a probability is not a finite number.
     """
     from sklearn import metrics
 
@@ -58,7 +58,7 @@ def score(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Metric
     labels_N = np.asarray(labels, dtype=np.int64)
     names = [str(name) for name in class_names]
     _check(p_NK, labels_N, names)
-    p_NK = p_NK / p_NK.sum(axis=1, keepdims=True)  # float32 rows sum to one only to 1e-7, which log_loss warns of
+    p_NK = p_NK / p_NK.sum(axis=1, keepdims=True)  # float32 rows sum to one only up to 1e-7, and log_loss warns of that
     guess_N = p_NK.argmax(axis=1)
     classes = np.arange(len(names))
 
@@ -123,10 +123,10 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def raw_pixel_knn(train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, k: int = 3) -> float:
-    """Returns the accuracy of k nearest neighbours (Euclidean) on plain pixels, the least that a model must beat.
+    """Returns the accuracy of k nearest neighbours (Euclidean) on raw pixels, which every model should exceed.
 
-    Images are uint8 [N, C, R, R] (tensors on the CPU or arrays), all of one shape, labels [N]. Where there are fewer
-    than `k` training images all of them vote. Raises ConfigError where training and test images differ in shape.
+    Images are uint8 [N, C, R, R] (tensors on the CPU or arrays), all of one shape; labels are [N]. If there are fewer than
+    `k` training images, all of them vote. Raises ConfigError if training and test images differ in shape.
     """
     from sklearn.neighbors import KNeighborsClassifier
 

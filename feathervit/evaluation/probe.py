@@ -1,9 +1,9 @@
-"""Probes of frozen features: nearest neighbours and a linear classifier on them (scikit-learn).
+"""Probes frozen features with nearest neighbours and a linear classifier (scikit-learn).
 
-Works on a pre-trained auto-encoder, whose encoder sees the whole image, and on any classifier. Features are taken from
-two places where the model is ours: the read-out token (as the head reads it) and the mean of the patch tokens, both after
-the last norm; the first is in no reconstruction loss, so the second often knows more after pre-training. The linear
-classifier is logistic regression on standardised features.
+It works on a pre-trained auto-encoder, whose encoder sees the whole image, and on any classifier. Our models have two kinds
+of features, both after the last norm: the read-out token (as the head reads it) and the mean of the patch tokens. The
+reconstruction loss does not include the read-out token, so the mean is often better after pre-training. The linear classifier
+is logistic regression on standardised features.
 
 Legend: B batch, N images, D features, C channels, S image side.
 """
@@ -66,10 +66,10 @@ def probe(
 ) -> dict[str, Any]:
     """Returns the accuracies of both probes per token: {"split", "n", "n_train", "neighbours", "tokens": {name: {...}}}.
 
-    Fitted on the training split of `data` (None: what the checkpoint was trained on), scored on its test split, else on its
-    validation split. `reading`: fields of `ReadingConfig` that are not to be as in training.
+    The probes are fitted on the training split of `data` (None: the data of the training), and scored on its test split, else
+    on its validation split. `reading`: fields of `ReadingConfig` that differ from training.
 
-    Raises CheckpointError, DataError, ConfigError.
+    Raises CheckpointError, DataError and ConfigError.
     """
     if neighbours < 1:
         raise ConfigError(f"neighbours must be at least 1, got {neighbours}")
@@ -90,7 +90,7 @@ def probe(
     }
     splits = load_data(source, split=config.split, **words)
     if splits.test is None and splits.val is None and not stored.class_names:
-        # Pre-training held nothing out and looked at no label, so a tenth serves.
+        # Pre-training used all images but no labels, so a tenth of them can be the validation split.
         splits = load_data(source, split=replace(config.split, val_fraction=0.1), **words)
     target = splits.test or splits.val
     if target is None:

@@ -1,4 +1,4 @@
-"""Errors of a masked auto-encoder's predictions, with the same masks for every model and run, so that figures compare."""
+"""Measures a masked auto-encoder's errors, with the same masks for all models and runs, so that figures are comparable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .inference import BATCH
 
 
 def fixed_order(model: MaskedAutoencoder, count: int) -> Tensor:
-    """Returns the orders of patches [count, N] that evaluation masks by. They are the same in every run."""
+    """Returns the orders of patches [count, N] that define the masks of evaluation. They are the same in every run."""
     return model.draw(count, torch.device("cpu"), torch.Generator().manual_seed(0))
 
 
@@ -25,9 +25,9 @@ def reconstruction_error(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """Returns {"masked_mse", "visible_mse", "n"} over stored uint8 images [N, C, R, R], in the units of the normalised pixels.
+    """Returns {"masked_mse", "visible_mse", "n"} of stored uint8 images [N, C, R, R].
 
-    Sets evaluation mode.
+    The errors are of normalised pixels. Sets evaluation mode.
     """
     model.eval()
     n, sums = len(images_NCRR), []
@@ -37,5 +37,5 @@ def reconstruction_error(
         with autocast(device, dtype):
             found = model(x_BCSS, order_BN)
         sums.append(len(x_BCSS) * torch.stack((found.masked, found.visible)))
-    masked, visible = torch.stack(sums).cpu().double().sum(0).tolist()  # the host waits once
+    masked, visible = torch.stack(sums).cpu().double().sum(0).tolist()  # the host waits for the device once
     return {"masked_mse": masked / n, "visible_mse": visible / n, "n": n}

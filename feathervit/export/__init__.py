@@ -1,1 +1,1 @@
-"""From a checkpoint to files for other runtimes, each checked against the model it was made from."""
+"""Exports a checkpoint to files for other runtimes, each checked against the original model."""

@@ -1,8 +1,8 @@
-"""`--to executorch`: programs for ExecuTorch on devices, lowered to XNNPACK, in 32 bits and in eight.
+"""`--to executorch`: programs for ExecuTorch on devices, lowered to XNNPACK, in 32 and in 8 bits.
 
-Notable: the input is one normalised image, since devices have their own ways to crop and resize. The method "facts" of a
-program returns its metadata as JSON. Eight bits are static: torchao's PT2E finds the ranges on training images. No latency is
-measured, since the Python runtime has no safe setting for one thread.
+The input is one normalised image, since devices crop and resize in their own ways. The method "facts" of a program returns
+its metadata as JSON. The 8-bit program is quantised statically: torchao's PT2E finds the ranges on training images. No
+latency is measured, since the Python runtime has no safe setting for one thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .verify import MIN_AGREEMENT, agrees, compare, passes
 
 
 def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
-    """Writes model.pte, and model.int8.pte if eight bits keep accuracy; returns what is known of them."""
+    """Writes model.pte, and model.int8.pte if 8 bits keep the accuracy. Returns their figures for export.json."""
     with quiet():
         exact = _program(job)
         small = _program(job, calibration=job.calibration)
@@ -59,7 +59,7 @@ def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _program(job: Job, *, calibration: Images | None = None, routed: bool = False) -> bytes:
-    """The file: pixels, float32 [1, C, S, S], to probabilities [1, K]. In eight bits with `calibration`."""
+    """Returns the program that maps pixels, float32 [1, C, S, S], to probabilities [1, K]; in 8 bits with `calibration`."""
     name, image = job.predictor.config.model, torch.from_numpy(job.tensors(job.checking.some(1)))
     program = trace(Probabilities(job.predictor.model, job.predictor.temperature, routed=routed), image, name)
     if calibration is not None:
@@ -68,7 +68,10 @@ def _program(job: Job, *, calibration: Images | None = None, routed: bool = Fals
 
 
 def lower(program: torch.export.ExportedProgram, name: str, **constants: str) -> bytes:
-    """A traced program as a file for XNNPACK, with methods that return `constants`. Raises ConfigError if it cannot be."""
+    """Lowers a traced program to XNNPACK and returns the file, with methods that return `constants`.
+
+    Raises ConfigError if the program cannot be lowered.
+    """
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -80,7 +83,7 @@ def lower(program: torch.export.ExportedProgram, name: str, **constants: str) ->
 
 
 def eight_bits(traced: torch.export.ExportedProgram, images_NCSS: np.ndarray) -> torch.nn.Module:
-    """Convolutions and products in eight bits, one scale per channel, with ranges found on `images_NCSS`."""
+    """Quantises convolutions and matrix products to 8 bits, one scale per channel, with ranges found on `images_NCSS`."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -96,7 +99,7 @@ def eight_bits(traced: torch.export.ExportedProgram, images_NCSS: np.ndarray) ->
 
 
 def loaded(program: bytes) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-    """A call that runs a program on one image by ExecuTorch's own runtime. Raises CheckpointError if it does not load."""
+    """Returns a function that runs a program on one image in ExecuTorch's runtime. Raises CheckpointError if loading fails."""
     from executorch.runtime import Runtime
 
     try:
@@ -112,14 +115,14 @@ def loaded(program: bytes) -> Callable[[torch.Tensor], list[torch.Tensor]]:
 
 
 def _answers(job: Job, run: Callable[[torch.Tensor], list[torch.Tensor]], images: Images) -> list[np.ndarray]:
-    """Probabilities [N, K], and the gates of a routed program."""
+    """Returns probabilities [N, K], and the gates if the program is routed."""
     outputs = [[out.clone() for out in run(image)] for image in torch.from_numpy(job.tensors(images)).split(1)]
     return [torch.cat(column).numpy() for column in zip(*outputs, strict=True)]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides the lowering's remarks on its own progress."""
+    """Hides the progress messages of the lowering."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

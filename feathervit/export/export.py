@@ -1,4 +1,4 @@
-"""Exports a checkpoint into a folder: the files, checked, and export.json beside them."""
+"""Exports a checkpoint into a folder, checks the files, and writes export.json next to them."""
 
 from __future__ import annotations
 
@@ -38,17 +38,22 @@ def export_model(
     reading: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Writes the model of a checkpoint in the form `to` and checks it on real images; returns what export.json holds and "out".
+    """Writes the model of a checkpoint in the form `to` and checks it on real images.
 
-    `out`: a folder, by default `export-TO` beside the weights. `data`: labelled images as in `load_data`, by default what the
-    checkpoint was trained on. Images that are checked are never used for calibration. `input`: images of any size (uint8
-    [batch, height, width, channels]), or "tensor": resized and normalised already, which ExecuTorch always takes. "passed"
-    says whether the exported model agrees with the model on enough images: 99 % in 32 bits, and `min_agreement` in eight;
-    None asks that accuracy is kept instead (`verify.as_accurate`). `batch`: a fixed number of images, for accelerators of
-    devices that need fixed shapes (ONNX only). `push`: OWNER/NAME on the Hugging Face hub, where the folder is uploaded if it
-    passes; "pushed" is its address. `samples`: the number of held-out images that are copied into the page,
-    for its visitors to try (web only). `reading`: fields of `ReadingConfig` that differ from training. `say`
-    receives messages on progress.
+    Returns the content of export.json, and the folder as "out". "passed" says whether the exported model agrees with the
+    original on enough images: 99 % in 32 bits, and `min_agreement` in 8 bits. Images that are used to check are never used to
+    calibrate.
+
+    - `out`: a folder; `export-TO` next to the weights by default.
+    - `data`: labelled images as in `load_data`; those that the checkpoint was trained on by default.
+    - `input`: "image" for images of any size (uint8 [batch, height, width, channels]), or "tensor" for images that are
+      resized and normalised already. ExecuTorch always takes tensors.
+    - `min_agreement`: if None, 8 bits must keep the accuracy instead (`verify.as_accurate`).
+    - `batch`: a fixed batch size, for accelerators of devices that need fixed shapes (ONNX only).
+    - `samples`: the number of held-out images to copy into the page, for visitors to try (web only).
+    - `push`: OWNER/NAME on the Hugging Face hub. The folder is uploaded there if it passes, and "pushed" is its address.
+    - `reading`: fields of `ReadingConfig` that differ from training.
+    - `say`: receives messages on progress.
 
     Raises FeatherVitError.
     """
@@ -83,7 +88,7 @@ def export_model(
     found = {
         "to": to,
         "finished": True,
-        "checkpoint": Path(checkpoint).resolve().name,  # not the path: the folder may be published
+        "checkpoint": Path(checkpoint).resolve().name,  # not the path, since the folder may be published
         "model": config.model,
         "parameters": sum(p.numel() for p in job.predictor.model.parameters()),
         "classes": len(job.predictor.class_names),

@@ -32,9 +32,10 @@ FILES = ("config.json", "model.safetensors", "README.md")
 
 
 def push(folder: Path, repository: str) -> str:
-    """Uploads the files of an exported folder to OWNER/NAME on the hub, which is made if it is new; returns its address.
+    """Uploads the files of an exported folder to OWNER/NAME on the hub and returns its address.
 
-    The token is that of `hf auth login`, or HF_TOKEN. Raises ConfigError if the hub refuses or cannot be reached.
+    It creates the repository if it does not exist. The token is that of `hf auth login`, or HF_TOKEN. Raises ConfigError if
+    the hub refuses or cannot be reached.
     """
     api = HfApi(library_name="feathervit", library_version=__version__)
     try:
@@ -45,7 +46,7 @@ def push(folder: Path, repository: str) -> str:
             allow_patterns=list(FILES),
             commit_message=f"feathervit {__version__}",
         )
-    except Exception as error:  # what is raised depends on the network, the hub and the HTTP library
+    except Exception as error:  # the error's type depends on the network, the hub and the HTTP library
         why = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"cannot push to {repository}: {why}; the folder {folder} is whole, log in with `hf auth login` and export again, "
@@ -55,7 +56,7 @@ def push(folder: Path, repository: str) -> str:
 
 
 def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
-    """Writes the folder, compares the model loaded from it with the original, and returns what is known."""
+    """Writes the folder, compares the model loaded from it with the original, and returns the figures for export.json."""
     config = public(job.predictor.config)
     save_weights(folder / "model.safetensors", dataclasses.replace(job.checkpoint, config=config))
     names = job.predictor.class_names
@@ -78,7 +79,7 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
     again = Predictor(load_weights(folder), folder)
     after = dataclasses.replace(job, predictor=again).before(job.checking)
     checked = compare(job.before(job.checking), after, job.checking.labels)
-    if (folder / "README.md").exists():  # the licence may have been written into it
+    if (folder / "README.md").exists():  # the user may have written the licence into it
         job.say(f"  {folder / 'README.md'} is kept; remove it to get a new card")
     else:
         text = model_card(job, card, checked, _result_of(job))
@@ -94,40 +95,40 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _model_args(config: RunConfig, in_chans: int) -> dict[str, Any]:
-    """The arguments that timm builds the model with, besides the number of classes, which has its own place in config.json."""
+    """Returns timm's arguments for the model, except the number of classes, which has its own place in config.json."""
     sizes = {"img_size": config.img_size, "patch_size": config.patch_size}
     words = {"in_chans": in_chans}
     if config.arch is not None:
-        return {**words, **sizes, **to_dict(config.arch)}  # by field: "config" is taken in transformers
+        return {**words, **sizes, **to_dict(config.arch)}  # by field, since transformers uses the name "config"
     sizes = {name: size for name, size in sizes.items() if size is not None}
     try:
         with torch.device("meta"):
             timm.create_model(architecture(config.model), **words, **sizes)
-    except TypeError:  # of any image size
+    except TypeError:  # the model takes any image size
         return words
     return {**words, **sizes}
 
 
 def _pretrained_cfg(config: RunConfig, in_chans: int, num_classes: int, model: nn.Module) -> dict[str, Any]:
-    """timm's description of the weights; for timm's own models with the names of the parts that it adapts."""
+    """Returns timm's description of the weights; for timm's own models, also the names of the layers that timm adapts."""
     theirs = getattr(model, "pretrained_cfg", {}) if config.arch is None else {}
     names = {key: theirs[key] for key in ("first_conv", "classifier", "fixed_input_size") if key in theirs}
     return {**described(config, in_chans, num_classes), **names}
 
 
 def public(config: RunConfig) -> RunConfig:
-    """The configuration without the folders of this machine: only the last name of a path is kept."""
+    """Returns the configuration without the folders of this machine: it keeps only the last component of a path."""
     named = {field: name_of(getattr(config, field)) for field in ("data", "start_from", "teacher")}
     return dataclasses.replace(config, **named)
 
 
 def _escaped(name: str) -> str:
-    """Text with the characters escaped that Markdown and HTML interpret."""
+    """Escapes the characters that Markdown and HTML interpret."""
     return re.sub(r"([\\`*_{}\[\]<>|#&])", r"\\\1", " ".join(name.split()))
 
 
 def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: RunResult | None) -> str:
-    """README.md: the model, its data and recipe, its figures, its limits, its licence."""
+    """Returns the text of README.md: the model, its data and recipe, its figures, its limits, its licence."""
     place = job.push or "FOLDER"
     source = "hf-hub" if job.push else "local-dir"
     config = job.predictor.config
@@ -215,7 +216,7 @@ def _calibration(temperature: float) -> str:
 
 
 def _result_of(job: Job) -> RunResult | None:
-    """result.json of the run, if it is beside the weights."""
+    """Reads result.json of the run, if it is next to the weights."""
     try:
         return read_result(job.folder / "result.json")
     except FeatherVitError:

@@ -1,10 +1,10 @@
-"""Weights in eight bits, three ways. ONNX Runtime's quantiser does the work.
+"""Quantises weights to 8 bits with ONNX Runtime's quantiser, by three methods.
 
-"dynamic": the range of each image is found as it comes (matrices only). "static": ranges are found before, on real images.
-"mixed": convolutions static, matrices dynamic.
+"dynamic": the range of each image is found when the model runs (matrices only). "static": ranges are found before, on real
+images. "mixed": convolutions static, matrices dynamic.
 
 Weights are signed, with one scale per column, and use seven of their bits. x86 processors without VNNI add two products in
-sixteen bits, and eight would overflow: figures measured on one machine would not hold on another. Products of two
+16 bits, which eight bits would overflow, so that figures measured on one machine would not hold on another. Products of two
 activations (attention) stay in float32.
 """
 
@@ -27,15 +27,15 @@ SHARED = {"per_channel": True, "reduce_range": True, "weight_type": QuantType.QI
 
 
 def methods(proto: onnx.ModelProto) -> tuple[str, ...]:
-    """The ways that differ for this graph: without convolutions "mixed" is "dynamic"."""
+    """Returns the methods that differ for this graph: without convolutions, "mixed" is the same as "dynamic"."""
     convolves = any(node.op_type == "Conv" for node in proto.graph.node)
     return METHODS if convolves else tuple(name for name in METHODS if name != "mixed")
 
 
 def quantise(proto: onnx.ModelProto, method: str, calibration_BCSS: np.ndarray) -> onnx.ModelProto:
-    """The graph of `onnx.core` with int8 weights, by one of METHODS.
+    """Returns the graph of `onnx.core` with int8 weights, quantised by one of METHODS.
 
-    `calibration_BCSS`: normalised float32 images, which "static" and "mixed" find ranges on.
+    `calibration_BCSS`: normalised float32 images, on which "static" and "mixed" find ranges.
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path, small = Path(folder) / "int8.onnx", _copy(proto)
@@ -59,7 +59,7 @@ def quantise(proto: onnx.ModelProto, method: str, calibration_BCSS: np.ndarray) 
 
 
 def float_share(proto: onnx.ModelProto) -> float:
-    """The share of a graph's weights (constants of two and more dimensions) that is still in floating point."""
+    """Returns the share of a graph's weights (constants of at least two dimensions) that is still in floating point."""
     sizes = {True: 0, False: 0}
     for tensor in proto.graph.initializer:
         if len(tensor.dims) >= 2:
@@ -68,7 +68,7 @@ def float_share(proto: onnx.ModelProto) -> float:
 
 
 def _weighted(proto: onnx.ModelProto, kinds: Sequence[str]) -> list[str]:
-    """Names of the nodes of these kinds that multiply by a constant."""
+    """Returns the names of the nodes of these kinds that multiply by a constant."""
     constant = {tensor.name for tensor in proto.graph.initializer}
     return [node.name for node in proto.graph.node if node.op_type in kinds and node.input[1] in constant]
 
@@ -91,7 +91,7 @@ def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it recommends preprocessing that the exporter did already
+    logging.disable(logging.WARNING)  # the quantiser recommends preprocessing that the exporter has already done
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The input of one export: the checkpoint, images to calibrate on and others to check on.
+"""Collects the input of one export: the checkpoint, images to calibrate on, and others to check on.
 
 Legend: N images, C channels, R stored side, K classes.
 """
@@ -27,12 +27,12 @@ from ..evaluation.inference import Predictor
 from ..models.moe import NoisyTopKGate
 from .verify import agreement
 
-CALIBRATION, CHOOSING, CHECKING, ORIGINALS, ROUTED = 200, 500, 2000, 100, 200  # images at most
+CALIBRATION, CHOOSING, CHECKING, ORIGINALS, ROUTED = 200, 500, 2000, 100, 200  # largest numbers of images
 
 
 @dataclass(frozen=True)
 class Images:
-    """uint8 images [N, C, R, R], their labels [N], and the name of their split, as "digits/test"."""
+    """uint8 images [N, C, R, R], their labels [N], and the name of their split, such as "digits/test"."""
 
     pixels: Tensor
     labels: np.ndarray
@@ -48,10 +48,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Job:
-    """A checkpoint to export, and its folder. No image is in two of `calibration`, `choosing` and `checking`.
+    """A checkpoint to export, and its images. No image is in two of `calibration`, `choosing` and `checking`.
 
-    `originals`: some of the files that `checking` was made from; empty for arrays. `shared`: whether all three are shares of
-    one split, either "train" or the only one.
+    `originals`: some of the files that `checking` was made from; empty for arrays. `shared`: whether all three are parts of
+    one split, either "train" or the only split.
     """
 
     predictor: Predictor
@@ -64,18 +64,18 @@ class Job:
     input: str
     min_agreement: float | None
     say: Callable[[str], None]
-    batch: int | None = None  # images at once that an ONNX file takes; None: any number
-    samples: int = 0  # held-out images that the page ships
-    push: str | None = None  # OWNER/NAME on the hub that the folder is for
+    batch: int | None = None  # fixed batch size of an ONNX file; None: any size
+    samples: int = 0  # number of held-out images in the page
+    push: str | None = None  # OWNER/NAME on the hub, if the folder will be uploaded
 
     @cached_property
     def calibration(self) -> Images:
-        """Images to find ranges on, read when first used: most targets do not."""
+        """Images to find ranges on. They are read at the first use, since most targets do not need them."""
         return self._training(CALIBRATION, 0)
 
     @cached_property
     def choosing(self) -> Images:
-        """Images to choose between ways by."""
+        """Images to choose a quantisation method on."""
         return self._training(CHOOSING, 1)
 
     def _training(self, most: int, share: int) -> Images:
@@ -102,28 +102,28 @@ class Job:
         }
 
     def before(self, images: Images) -> np.ndarray:
-        """The model's own probabilities, float32 [N, K]."""
+        """Returns the probabilities of the original model, float32 [N, K]."""
         return self.predictor.probabilities(images.pixels).numpy()
 
     def tensors(self, images: Images) -> np.ndarray:
-        """Images as the model's input: resized, normalised, float32 [N, C, S, S]."""
+        """Returns images as the model's input: resized, normalised, float32 [N, C, S, S]."""
         return as_input(images.pixels, self.predictor.config).numpy()
 
     def feed(self, images: Images, kind: str) -> np.ndarray:
-        """Images as the input of an exported file of this kind: "image" or "tensor"."""
+        """Returns images as the input of an exported file of this kind: "image" or "tensor"."""
         return (
             self.tensors(images) if kind == "tensor" else self._values(images.pixels.permute(0, 2, 3, 1).contiguous())
         )
 
     def _values(self, levels: Tensor) -> np.ndarray:
-        """uint8 levels as the input of an exported file: unchanged, or float32 values up to the scale of the data."""
+        """Converts uint8 levels to the input of an exported file: unchanged, or float32 values up to the data's scale."""
         scale = self.predictor.config.images.scale
         return levels.numpy() if scale is None else (levels.float() * (scale / 255)).numpy()
 
     def on_originals(self, run: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
-        """Compares an exported file with the model on image files at their own sizes, one by one.
+        """Compares an exported file with the model on image files at their original sizes, one by one.
 
-        The model gets them by the package's own way from a file. `run`: an image [1, H, W, C] to probabilities [1, K].
+        The model gets each file as the package reads it. `run` maps an image [1, H, W, C] to probabilities [1, K].
         """
         if not self.originals or self.input == "tensor":
             return {}
@@ -138,9 +138,9 @@ class Job:
         return {"originals": {"n": len(squares), **agreement(ours_NK, theirs_NK)}}
 
     def routing(self, run: Callable[[Images], Sequence[np.ndarray]]) -> dict[str, Any]:
-        """For models with experts: the share of tokens with the same most weighted expert, and how many experts a layer uses.
+        """Compares the routing of models with experts: the share of tokens with the same top expert, and experts per layer.
 
-        It shows a router that an exporter froze. `run`: images to the gates of each layer.
+        The figures show whether an exporter froze a router. `run` maps images to the gates of each layer.
         """
         images = self.checking.some(ROUTED)
         with noted_gates(self.predictor.model) as gates:
@@ -150,7 +150,7 @@ class Job:
         same, tokens, used = 0, 0, []
         for ours, theirs in zip(gates, run(images), strict=True):
             expert = theirs.argmax(-1)
-            wanted = ours[:, : expert.shape[1]].argmax(-1).numpy()  # the last layer may compute the first tokens only
+            wanted = ours[:, : expert.shape[1]].argmax(-1).numpy()  # the last layer may compute only the first tokens
             same, tokens = same + int((wanted == expert).sum()), tokens + expert.size
             used.append(len(np.unique(expert)))
         return {"same_expert": same / tokens, "experts_used": used}
@@ -158,7 +158,7 @@ class Job:
 
 @contextmanager
 def noted_gates(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The gates [B, N, E] of each layer with experts to choose from, as they are computed inside the block."""
+    """Yields a list, to which each forward pass in the block adds the gates [B, N, E] of each layer with a router."""
     gates: list[Tensor] = []
     routers = [part for part in model.modules() if isinstance(part, NoisyTopKGate)]
     hooks = [router.register_forward_hook(lambda _, __, out: gates.append(out[0])) for router in routers]
@@ -180,7 +180,10 @@ def prepare(
     samples: int = 0,
     push: str | None = None,
 ) -> Job:
-    """The checkpoint and its images. `reading`: fields of `ReadingConfig`. Raises CheckpointError, DataError, ConfigError."""
+    """Loads the checkpoint and its images. `reading`: fields of `ReadingConfig`.
+
+    Raises CheckpointError, DataError and ConfigError.
+    """
     path, weights = Path(checkpoint), load_weights(checkpoint)
     predictor = Predictor(weights.read_as(reading, data), checkpoint)
     if data is None and weights.config.data == "arrays":
@@ -189,7 +192,7 @@ def prepare(
     alone: list[bool] = []
 
     def pick(split: str, count: int) -> np.ndarray:
-        alone.append(split == "train" or "train" not in found.splits)  # the only split serves for everything
+        alone.append(split == "train" or "train" not in found.splits)  # the only split is used for everything
         return _spread(count, CHECKING, (2, 3), 4) if alone[0] else _spread(count, CHECKING)
 
     checking, sources = _load(predictor, data, None, pick, say)
@@ -214,7 +217,7 @@ def _load(
     pick: Callable[[str, int], np.ndarray],
     say: Callable[[str], None],
 ) -> tuple[Images, list[str]]:
-    """The images that `pick` chooses, and their sources. Images that cannot be read are skipped with a message."""
+    """Loads the images that `pick` chooses, and their sources. Images that cannot be read are skipped with a message."""
     wanted = []
 
     def choose(name: str, count: int) -> np.ndarray:
@@ -231,6 +234,6 @@ def _load(
 
 
 def _spread(count: int, most: int, shares: tuple[int, ...] = (0,), of: int = 1) -> np.ndarray:
-    """At most `most` numbers below `count`, spread evenly over those whose remainder modulo `of` is in `shares`."""
+    """Returns at most `most` numbers below `count`, spread evenly over those whose remainder modulo `of` is in `shares`."""
     index = np.flatnonzero(np.isin(np.arange(count) % of, shares))
     return index[np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).astype(int))]

@@ -1,11 +1,11 @@
-"""Rewrites an encoder for inference: the same function of the same weights, in the operators that runtimes do best.
+"""Rewrites an encoder for inference: the same function of the same weights, in operators that runtimes compute fast.
 
-Notable: the attention's scale is in the query's weights, and the queries of a group are one product with their shared keys.
-Gate, W and V are one product. Patches are cut out and multiplied instead of convolved, so that every weight is a matrix. Batch
-norms are folded into convolutions. The last layer computes the prefix tokens alone if the head reads nothing else. The k
-largest gates are found by comparisons, in operators that every runtime has. Unknown parts stay as they are.
+The weights of the query include the attention's scale, and the queries of a group are one product with their shared keys.
+Gate, W and V are one product. Patches are reshaped and multiplied instead of convolved, so that every weight is a matrix.
+Batch norms are folded into convolutions. The last layer computes only the prefix tokens if the head reads nothing else. The k
+largest gates are found by comparisons, which every runtime supports. Unknown parts are not changed.
 
-Legend: B batch, C channels, S image side, N tokens, M tokens that ask, D width, H heads, G key/value heads, R queries a
+Legend: B batch, C channels, S image side, N tokens, M query tokens, D width, H heads, G key/value heads, R queries per
 group, K head width (of probabilities: classes), E experts, F hidden size, P prefix tokens.
 """
 
@@ -26,25 +26,26 @@ from ..models.fast import plain
 from ..models.feedforward import MLP, SwiGLU
 from ..models.moe import SHARINGS, SharedVW2
 
-LEAST = -1e30  # below any score, and finite: shaders need no infinity
-TOKENWISE = (MLP, SwiGLU, *SHARINGS.values())  # feed-forwards that look at one token at a time
+LEAST = -1e30  # below any score, and finite, since some shaders do not support infinity
+TOKENWISE = (MLP, SwiGLU, *SHARINGS.values())  # feed-forwards that process each token alone
 
 
 class Routes:
-    """Gates [B, N, E] by the number of the layer, from 1, in one forward pass: for graphs that have them as outputs."""
+    """Collects the gates [B, N, E] of one forward pass by layer number, from 1, for graphs that output them."""
 
     def __init__(self) -> None:
         self.gates: dict[int, Tensor] = {}
 
     def note(self, number: int) -> Callable[..., None]:
-        """A forward hook for the router of that layer."""
+        """Returns a forward hook for the router of that layer."""
         return lambda _, __, out: self.gates.__setitem__(number, out[0])
 
 
 class Probabilities(nn.Module):
-    """Normalised images [B, C, S, S] to class probabilities [B, K], by the lean form of a model of ours or by another model.
+    """Maps normalised images [B, C, S, S] to class probabilities [B, K].
 
-    `temperature` divides the logits. `routed`: to a tuple, with the gates [B, N, E] of each layer that has experts.
+    It runs the lean form of one of our models, or any other model unchanged. `temperature` divides the logits. `routed`: it
+    returns a tuple, with the gates [B, N, E] of each layer that has experts.
     """
 
     def __init__(self, model: nn.Module, temperature: float = 1.0, *, routed: bool = False, rewrite: bool = True):
@@ -56,13 +57,13 @@ class Probabilities(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
         self.routes.gates.clear()
         logits_BK = self.model(pixels)
-        if self.temperature != 1:  # else the graph needs no step for it
+        if self.temperature != 1:  # otherwise the graph needs no division
             logits_BK = logits_BK / self.temperature
         return (logits_BK.softmax(-1), *self.routes.gates.values()) if self.routed else logits_BK.softmax(-1)
 
 
 class Patches(nn.Module):
-    """Patches that do not overlap, as one matrix product: [B, C, S, S] to [B, (S/p)^2, D]."""
+    """Embeds patches that do not overlap with one matrix product: [B, C, S, S] to [B, (S/p)^2, D]."""
 
     def __init__(self, embed: nn.Module):
         super().__init__()
@@ -76,23 +77,22 @@ class Patches(nn.Module):
 
 
 class Block(nn.Module):
-    """`ResidualBlock` on maps of `side` pixels, its batch norms in the weights: [B, I, H, H] to [B, O, H/s, H/s]."""
+    """`ResidualBlock` on maps of `side` pixels, with batch norms folded: [B, I, H, H] to [B, O, H/s, H/s]."""
 
     def __init__(self, block: ResidualBlock, side: int):
         super().__init__()
         stride = block.stride
         self.conv1, self.conv2 = fuse_conv_bn_eval(block.conv1, block.bn1), fuse_conv_bn_eval(block.conv2, block.bn2)
         self.shortcut = block.shortcut if block.bn3 is None else fuse_conv_bn_eval(block.shortcut, block.bn3)
-        self.pool = (
-            nn.AvgPool2d(stride) if stride > 1 and side % stride == 0 else block.pool
-        )  # XNNPACK knows no ceil_mode
+        # XNNPACK does not support ceil_mode.
+        self.pool = nn.AvgPool2d(stride) if stride > 1 and side % stride == 0 else block.pool
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(self.pool(x)))
 
 
 class Stem(nn.Module):
-    """`ResidualStem` without masks, its batch norms in the weights: [B, C, S, S] to [B, G^2, D]."""
+    """`ResidualStem` without masks, with batch norms folded: [B, C, S, S] to [B, G^2, D]."""
 
     def __init__(self, embed: ResidualStem):
         super().__init__()
@@ -108,7 +108,7 @@ class Stem(nn.Module):
 
 
 class Attention(nn.Module):
-    """`GroupedQueryAttention` over N tokens of which the first M ask: [B, N, D] to [B, M, D]."""
+    """`GroupedQueryAttention` of the first M tokens to all N tokens: [B, N, D] to [B, M, D]."""
 
     def __init__(self, attn: GroupedQueryAttention, tokens: int, asking: int):
         super().__init__()
@@ -139,7 +139,7 @@ class Attention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """`SwiGLU`, or `SharedVW2`: a SwiGLU whose gate branch is a mixture. [B, N, D] to [B, N, D] and a balance loss of 0."""
+    """`SwiGLU`, or `SharedVW2`, whose gate branch is a mixture: [B, N, D] to [B, N, D] and a balance loss of 0."""
 
     def __init__(self, ffn: SwiGLU | SharedVW2, routes: Routes, number: int):
         super().__init__()
@@ -162,7 +162,7 @@ class GatedFeedForward(nn.Module):
             return self.w2(F.silu(w_BNF) * v_BNF), x_BND.new_zeros(())
         h_BNE, w, v_BNF = self.up(x_BND).split([e, e * f, f], dim=-1)
         theirs_BN1E, own_BNE1 = h_BNE.unsqueeze(-2), h_BNE.unsqueeze(-1)
-        equal_BNEE = (theirs_BN1E == own_BNE1).to(h_BNE.dtype) * self.earlier  # the first of equals wins
+        equal_BNEE = (theirs_BN1E == own_BNE1).to(h_BNE.dtype) * self.earlier  # of equal gates, the first wins
         rank_BNE = ((theirs_BN1E > own_BNE1).to(h_BNE.dtype) + equal_BNEE).sum(-1)
         gate_BNE = torch.where(rank_BNE < self.top_k, h_BNE, LEAST).softmax(-1)
         self.routes.gates[self.number] = gate_BNE
@@ -171,7 +171,7 @@ class GatedFeedForward(nn.Module):
 
 
 class LastLayer(nn.Module):
-    """A layer that computes the prefix tokens alone: [B, N, D] to [B, P, D]."""
+    """A layer that computes only the prefix tokens: [B, N, D] to [B, P, D]."""
 
     def __init__(self, layer: nn.Module, prefix: int):
         super().__init__()
@@ -186,9 +186,9 @@ class LastLayer(nn.Module):
 
 @torch.no_grad()
 def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
-    """A model that computes what `model` does in evaluation, up to rounding, and the routes it notes when it runs.
+    """Returns a model that computes the same as `model` in evaluation mode, up to rounding, and the `Routes` it fills.
 
-    `model` is not changed. A model that is not ours is only copied, in evaluation mode.
+    `model` is not changed. A model that is not ours is only copied and set to evaluation mode.
     """
     model, routes = plain(copy.deepcopy(model)).eval(), Routes()
     if type(model) is not Encoder:
@@ -202,7 +202,7 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
     turned = model.turns is not None  # rotary positions turn queries and keys
     for number, layer in enumerate(model.blocks, start=1):
         known = type(layer.attn) is GroupedQueryAttention and not turned
-        last = number == len(model.blocks) and model.global_pool == "token"  # the head reads prefix tokens only
+        last = number == len(model.blocks) and model.global_pool == "token"  # the head reads only prefix tokens
         cut = last and known and type(layer.ffn) in TOKENWISE
         if known:
             layer.attn = Attention(layer.attn, tokens, prefix if cut else tokens)
@@ -216,7 +216,7 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
 
 
 def _is_linear(embed: nn.Module) -> bool:
-    """Whether a patch embedding is one convolution of patches that do not overlap."""
+    """Returns whether a patch embedding is one convolution of patches that do not overlap."""
     names = [name for name, _ in (*embed.named_parameters(), *embed.named_buffers())]
     return names == ["proj.weight"] and embed.proj.kernel_size == embed.proj.stride == (embed.patch_size,) * 2
 

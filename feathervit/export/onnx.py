@@ -27,11 +27,11 @@ from .preprocess import IR_VERSION, OPSET, RUNTIME, keep_used, preprocessing
 def core(
     model: nn.Module, img_size: int, channels: int, temperature: float = 1.0, *, rewrite: bool = True
 ) -> onnx.ModelProto:
-    """`pixels` [batch, channels, img_size, img_size] to `probabilities` [batch, K], for any batch.
+    """Exports a graph from `pixels` [batch, channels, img_size, img_size] to `probabilities` [batch, K], for any batch size.
 
-    With `rewrite`, our models are rewritten for inference first (`lean`). `experts.1`, `experts.2`, ... are then the gates
-    [batch, N, E] of the layers that have them. `temperature` divides the logits. Raises ConfigError for a model that the
-    exporter cannot trace.
+    With `rewrite`, our models are rewritten for inference first (`lean`). The outputs `experts.1`, `experts.2`, ... are then
+    the gates [batch, N, E] of the layers that have them. `temperature` divides the logits. Raises ConfigError for a model
+    that the exporter cannot trace.
     """
     whole = Probabilities(model, temperature, routed=True, rewrite=rewrite)
     example = torch.randn(2, channels, img_size, img_size, generator=torch.Generator().manual_seed(0))
@@ -68,19 +68,19 @@ def finish(
     routed: bool = False,
     batch: int | None = None,
 ) -> onnx.ModelProto:
-    """The complete model: with its preprocessing if `images` is given, and `facts` as metadata.
+    """Returns the complete model, with its preprocessing if `images` is given, and `facts` as metadata.
 
-    The input is then `image`, uint8 [batch, height, width, channels], else `pixels` as in `core`. `routed` keeps the gates as
-    outputs and, with preprocessing, adds `seen`: the image as the model sees it, float32 grey levels. `batch`: a fixed number
-    of images, so that every shape is known. Values of the metadata that are not text are JSON. The metadata also name the
-    opset and the oldest ONNX Runtime that is known to load the file.
+    With preprocessing, the input is `image`, uint8 [batch, height, width, channels]; otherwise it is `pixels` as in `core`.
+    `routed` keeps the gates as outputs and, with preprocessing, adds `seen`: the image as the model sees it, float32 grey
+    levels. `batch`: a fixed batch size, so that every shape is known. Metadata that is not text is stored as JSON. It
+    includes the opset and the oldest ONNX Runtime that is known to load the file.
     """
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
     if not routed:
         del whole.graph.output[1:]
     if images is not None:
-        _shorten(whole)  # some models have values of the same names as the preprocessing
+        _shorten(whole)  # the preprocessing may have values of the same names
         first = preprocessing(images, facts["img_size"], facts["channels"])
         first.opset_import.extend(o for o in proto.opset_import if o.domain)
         outputs = [out.name for out in whole.graph.output] + (["seen"] if routed else [])
@@ -89,7 +89,7 @@ def finish(
     if batch is not None:
         for value in (*whole.graph.input, *whole.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = batch
-    whole.ir_version = IR_VERSION  # the quantiser and `merge_models` have their own
+    whole.ir_version = IR_VERSION  # the quantiser and `merge_models` set others
     facts = facts | {"opset": OPSET, "onnxruntime": f">={RUNTIME}"}
     whole.producer_name, whole.producer_version = "feathervit", facts["feathervit"]
     whole.graph.name, whole.doc_string = facts["model"], ""
@@ -101,7 +101,7 @@ def finish(
 
 
 def strip(proto: onnx.ModelProto) -> None:
-    """Removes what no runtime reads: source lines, scopes, shapes of inner values."""
+    """Removes data that no runtime reads: source lines, scopes, shapes of inner values."""
     graph = proto.graph
     del proto.functions[:], proto.metadata_props[:], graph.value_info[:], graph.metadata_props[:]
     proto.doc_string = graph.doc_string = ""
@@ -112,7 +112,7 @@ def strip(proto: onnx.ModelProto) -> None:
 
 
 def _shorten(proto: onnx.ModelProto) -> None:
-    """Removes the names of nodes and shortens those of values: in small models they are a tenth of the file."""
+    """Removes the names of nodes and shortens those of values, which are a tenth of the file of a small model."""
     graph = proto.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
     short: dict[str, str] = {"": ""}
@@ -130,7 +130,7 @@ def _shorten(proto: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides the exporter's messages on its progress."""
+    """Hides the exporter's progress messages."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What the page shows besides the model: its own files, a title, sample images, what a threshold of confidence does.
+"""Makes the parts of the page besides the model: its files, a title, sample images, the effect of confidence thresholds.
 
 Legend: N images, K classes.
 """
@@ -20,20 +20,23 @@ PAGE = ("index.html", "page.css", "page.js", "png.js")
 
 
 def page_files() -> dict[str, bytes]:
-    """The files of the page, without what describes the model."""
+    """Returns the files of the page that do not depend on the model."""
     return {name: (resources.files(__package__) / "page" / name).read_bytes() for name in PAGE}
 
 
 def task(data: Any) -> str:
-    """What a page is called: the name of its data, as a title. Empty for arrays, which have none."""
+    """Returns the title of a page: the name of its data. It is empty for arrays, which have no name."""
     name = name_of(str(data)) if isinstance(data, (str, Path)) else ""
     name = name.partition(":")[2] or name
     return "" if name == "arrays" else name[:1].upper() + name[1:].replace("_", " ").replace("-", " ")
 
 
 def thresholds(p_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, list[float | None]]:
-    """For thresholds of confidence from 0 to 100 %: the share of the images that get an answer, and how many of these the
-    right one (None where no image gets one)."""
+    """Returns the effect of thresholds of confidence from 0 to 100 %.
+
+    "answered": the share of the images that get an answer. "right": the share of these with the right answer, or None if no
+    image gets an answer.
+    """
     confidence_N, right_N = p_NK.max(1), p_NK.argmax(1) == labels_N
     found: dict[str, list[float | None]] = {"answered": [], "right": []}
     for percent in range(101):
@@ -44,8 +47,8 @@ def thresholds(p_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, list[float |
 
 
 def sample_places(labels_N: np.ndarray, count: int) -> list[int]:
-    """Places of `count` images of as many classes as there are; of all, if there are fewer."""
-    rank_N = np.zeros(len(labels_N), int)  # which image of its class each is
+    """Returns the indices of `count` images of as many classes as possible; of all images, if there are fewer."""
+    rank_N = np.zeros(len(labels_N), int)  # the number of each image within its class
     for label in np.unique(labels_N):
         own = np.flatnonzero(labels_N == label)
         rank_N[own] = np.arange(len(own))
@@ -53,7 +56,7 @@ def sample_places(labels_N: np.ndarray, count: int) -> list[int]:
 
 
 def sample_images(images: Images, count: int) -> dict[str, bytes]:
-    """PNGs of `count` images as they are stored, by the name of their file: no file of the user's is copied."""
+    """Returns PNGs of `count` images, as stored, by file name. No file of the user is copied."""
     found = {}
     for number, place in enumerate(sample_places(images.labels, count)):
         out = io.BytesIO()

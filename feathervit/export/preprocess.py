@@ -1,8 +1,8 @@
-"""From the pixels of an image to the model's input, as an ONNX graph: what `data/image.py` does, in ONNX's operators.
+"""Makes an ONNX graph from the pixels of an image to the model's input, which does the same as `data/image.py`.
 
-Square, one antialiased bilinear resize in float32, rounded, normalised. Resize with `exclude_outside` weighs pixels at the
-border as PyTorch and Pillow do. Without it they would differ there by up to 19 grey levels. The size is given for all four
-axes, because ONNX Runtime's optimiser mishandles the shorter form with `axes`.
+It makes the image square, resizes it once (antialiased, bilinear, in float32), rounds and normalises. Resize with
+`exclude_outside` weighs pixels at the border as PyTorch and Pillow do. Without it they would differ there by up to 19 grey
+levels. The size is given for all four axes, because ONNX Runtime's optimiser mishandles the shorter form with `axes`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from onnx import parser
 from ..config import ImageConfig
 
 OPSET = 18  # the first with antialiased Resize
-IR_VERSION = 8  # of the release with that opset, so that older runtimes load the file
+IR_VERSION = 8  # that of the release with this opset, so that older runtimes load the file
 RUNTIME = "1.17"  # the oldest ONNX Runtime that an exported file was loaded in
 
 _SIDES = """
@@ -60,8 +60,11 @@ _LEVELS = """
 
 
 def preprocessing(images: ImageConfig, img_size: int, channels: int) -> onnx.ModelProto:
-    """`image` [batch, height, width, channels] to float32 `seen` [batch, channels, img_size, img_size], whole grey levels from
-    0 to 255, and the same `normalised`. `image` holds uint8 levels; where the configuration names a scale, float32 values."""
+    """Returns a graph from `image` [batch, height, width, channels] to `seen` and `normalised`.
+
+    Both outputs are float32 [batch, channels, img_size, img_size]. `seen` has whole grey levels from 0 to 255. `image` has
+    uint8 levels, or float32 values if the configuration has a scale.
+    """
     kind, levels, square = "uint8", "", _SQUARE[images.fit]
     if images.scale is not None:
         kind, levels, square = "float", _LEVELS, square.replace("(image", "(levels")

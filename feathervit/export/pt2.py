@@ -26,10 +26,10 @@ from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
 
 
 class Preprocess(nn.Module):
-    """Images of one size to the model's input [B, C, S, S], as `data/image.py` does.
+    """Converts images of one size to the model's input [B, C, S, S], as `data/image.py` does.
 
-    uint8 [B, H, W, C], or float32 values if the configuration names a scale. It looks pixels up by index, since slices would
-    bind the traced program to wide or to tall images.
+    The images are uint8 [B, H, W, C], or float32 values if the configuration has a scale. It selects pixels by index, since
+    slices would restrict the traced program to wide or to tall images.
     """
 
     def __init__(self, images: ImageConfig, img_size: int):
@@ -55,13 +55,13 @@ class Preprocess(nn.Module):
 
 
 def _centred(side: int, length: int) -> Tensor:
-    """The pixel of `length` that each of `side` shows; those outside become black. Floors as `fit_square` does."""
+    """Returns, for each pixel of `side`, its index in `length`, which may be outside. Rounds down as `fit_square` does."""
     before = torch.sym_max(length - side, 0) // 2 - torch.sym_max(side - length, 0) // 2
     return torch.arange(side) + before
 
 
 def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
-    """Writes model.pt2, its metadata in the extra file "feathervit.json", and returns what is known of it."""
+    """Writes model.pt2, with its metadata in the extra file "feathervit.json". Returns its figures for export.json."""
     program = _traced(job)
     saved = io.BytesIO()
     torch.export.save(program, saved, extra_files={"feathervit.json": json.dumps(job.facts)})
@@ -88,7 +88,7 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _traced(job: Job, *, routed: bool = False) -> torch.export.ExportedProgram:
-    """Images or normalised tensors, in batches of any size, to probabilities; `routed`: and to the gates."""
+    """Traces a program from images or tensors, in batches of any size, to probabilities; `routed`: also to the gates."""
     config, chans = job.predictor.config, job.predictor.in_chans
     whole: nn.Module = Probabilities(job.predictor.model, job.predictor.temperature, routed=routed)
     example = torch.zeros(2, chans, config.img_size, config.img_size)
@@ -104,7 +104,7 @@ def _traced(job: Job, *, routed: bool = False) -> torch.export.ExportedProgram:
 def trace(
     model: nn.Module, example: Tensor, name: str, shapes: dict[int, Any] | None = None
 ) -> torch.export.ExportedProgram:
-    """`torch.export` of a model of one input. Raises ConfigError, naming the model, if it cannot be traced."""
+    """Traces a model of one input with `torch.export`. Raises ConfigError, which names the model, if that fails."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -114,7 +114,7 @@ def trace(
 
 
 def _gates(job: Job, images: Images) -> list[np.ndarray]:
-    """The gates of a program that is traced in the same way, for images it never saw."""
+    """Returns the gates of a program that is traced in the same way, on images that it was not traced with."""
     with torch.inference_mode():
         _, *gates = _traced(job, routed=True).module()(torch.from_numpy(job.feed(images, job.input)))
     return [gate.numpy() for gate in gates]

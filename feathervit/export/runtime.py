@@ -1,6 +1,6 @@
-"""ONNX Runtime's build for browsers: downloaded once by npm, checked against a pinned checksum, kept in the cache.
+"""Fetches ONNX Runtime's build for browsers: downloads it once with npm, checks a pinned checksum, keeps it in the cache.
 
-Nothing of the download is run here: three files are read from the archive by name.
+No downloaded code runs here: three files are read from the archive by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..files import cache_folder, write_bytes
 VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web-{VERSION}.tgz"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-# Under names that every static server has a media type for (.mjs is unknown to some), and what they are in the archive.
+# Name in the page -> name in the archive. Every static server has a media type for the former; some do not know .mjs.
 FILES = {
     "ort.js": "package/dist/ort.wasm.min.mjs",
     "ort-wasm.js": "package/dist/ort-wasm-simd-threaded.mjs",
@@ -31,7 +31,7 @@ Copyright (c) Microsoft Corporation. MIT License: https://github.com/microsoft/o
 
 
 def browser_runtime() -> dict[str, bytes]:
-    """The files of FILES by name. Raises ConfigError where npm is missing or fails, DataError for another archive."""
+    """Returns the files of FILES by name. Raises ConfigError if npm is missing or fails, DataError for a wrong checksum."""
     path = cache_folder() / PACKAGE
     if not path.exists():
         _fetch(path)

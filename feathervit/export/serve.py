@@ -1,8 +1,8 @@
-"""`feathervit serve`: the page and a JSON endpoint on this machine, with the model kept in memory.
+"""`feathervit serve`: serves the page and a JSON endpoint on this machine, with the model kept in memory.
 
-The page is the one of `--to web`, but the answers come from the endpoint: no runtime for browsers is needed. Only the
-standard library serves. Requests are bounded in size and time, and a name of another host is refused, so that no website
-can reach the model through a visitor's browser.
+The page is that of `--to web`, but the answers come from the endpoint, so no runtime for browsers is needed. The server uses
+only the standard library. The size and time of requests are limited. A request that names another host is refused, so that no
+website can reach the model through a visitor's browser.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ..evaluation.inference import Predictor
 from ..results import read_result
 from .pages import page_files, task
 
-MOST_BYTES = 32 * 2**20  # of one request
-MOST_IMAGES = 64  # of one request
-SECONDS = 30  # that a client may keep a connection waiting
+MOST_BYTES = 32 * 2**20  # per request
+MOST_IMAGES = 64  # per request
+SECONDS = 30  # how long a client may keep a connection waiting
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".json": "application/json"}
 
 
 class Refused(Exception):
-    """A request that is answered with an error: the status and why."""
+    """Raised for a request that is answered with an error: the status and the reason."""
 
     def __init__(self, status: HTTPStatus, why: str):
         super().__init__(why)
@@ -40,9 +40,9 @@ class Refused(Exception):
 
 
 def serve(checkpoint: str | Path, predictor: Predictor, host: str = "127.0.0.1", port: int = 8000) -> Server:
-    """A server that is bound and has run the model once; `serve_forever()` starts it.
+    """Returns a server that is bound to its address and has run the model once; `serve_forever()` starts it.
 
-    `port` 0: any free one. Raises ConfigError where the address cannot be used.
+    `port` 0: any free port. Raises ConfigError if the address cannot be used.
     """
     try:
         server = Server((host, port), Handler)
@@ -59,7 +59,7 @@ def serve(checkpoint: str | Path, predictor: Predictor, host: str = "127.0.0.1",
 
 
 def describe(checkpoint: str | Path, predictor: Predictor) -> dict[str, Any]:
-    """What the page shows of the model. Accuracy is that of the run's result, where there is one."""
+    """Returns the facts that the page shows of the model. Accuracy is that of the run's result, if there is one."""
     config, figures = predictor.config, {}
     if (path := Path(checkpoint) / "result.json").exists():
         result = read_result(path)
@@ -95,7 +95,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{host}:{port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing: a client that hangs up is no error of the server."""
+        """Prints nothing, since a client that hangs up is not an error of the server."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(refused.status, {"error": str(refused)})
 
     def _check_host(self) -> None:
-        """Raises Refused where the request names another host than this machine: a website that points its name here."""
+        """Raises Refused if the request names a host other than this machine, as from a website whose name points here."""
         if self.server.server_address[0] in LOOPBACK:
             for name in filter(None, (self.headers.get("Host"), urlsplit(self.headers.get("Origin", "")).netloc)):
                 if urlsplit(f"//{name}").hostname not in LOOPBACK:
@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
         if not length.isdecimal():
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request needs a Content-Length")
         if int(length) > MOST_BYTES:
-            left = min(int(length), 2 * MOST_BYTES)  # a client that is still sending would not read the answer
+            left = min(int(length), 2 * MOST_BYTES)  # a client reads the answer only after it has sent the body
             while left > 0 and (part := self.rfile.read(min(left, 2**16))):
                 left -= len(part)
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_BYTES // 2**20} MiB")
@@ -158,11 +158,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing of each request."""
+        """Prints nothing, so that requests are not logged."""
 
 
 def predictions(server: Server, images: list[tuple[str, bytes]], top: int, least: float | None) -> dict[str, Any]:
-    """What `predict --json` prints, of images by name. Raises Refused where none of them can be read."""
+    """Returns what `predict --json` prints for the images. Raises Refused if none of them can be read."""
     squares, failures = {}, []
     for name, data in images:
         try:
@@ -177,7 +177,7 @@ def predictions(server: Server, images: list[tuple[str, bytes]], top: int, least
 
 
 def _numbers(query: dict[str, list[str]]) -> tuple[int, float | None]:
-    """`top` and `min_confidence` of a query (None: the threshold of the calibration). Raises Refused."""
+    """Returns `top` and `min_confidence` of a query (None: the threshold of the calibration). Raises Refused."""
     try:
         top = int(query.get("top", ["3"])[-1])
         least = float(query["min_confidence"][-1]) if "min_confidence" in query else None
@@ -189,7 +189,7 @@ def _numbers(query: dict[str, list[str]]) -> tuple[int, float | None]:
 
 
 def _images(kind: str, body: bytes) -> list[tuple[str, bytes]]:
-    """(name, bytes) of each image of a request: its body, or the files of a form. Raises Refused."""
+    """Returns (name, bytes) of each image of a request: its body, or the files of a form. Raises Refused."""
     if not kind.lower().startswith("multipart/form-data"):
         return [("image", body)] if body else []
     whole = BytesParser(policy=email.policy.HTTP).parsebytes(

@@ -1,6 +1,6 @@
-"""Compares an exported model with the model on real images, and times them.
+"""Compares an exported model with the original on real images, and times both.
 
-ONNX Runtime is imported when it is used: three of the six targets work without it.
+ONNX Runtime is imported only when it is used, since three of the six targets work without it.
 
 Legend: N images, K classes.
 """
@@ -23,8 +23,8 @@ from ..errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     import onnxruntime
 
-MIN_AGREEMENT = 0.99  # share of the images on which an export in 32 bits must answer as the model does
-LEVEL = 0.05  # of McNemar's test: eight bits are refused if they are less accurate at this level
+MIN_AGREEMENT = 0.99  # share of the images on which an export in 32 bits must give the model's class
+LEVEL = 0.05  # level of McNemar's test: 8 bits are refused if they are less accurate at this level
 ROUNDS = 100
 EXTRAS = {"export": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch", "torchao")}
 Key = TypeVar("Key")
@@ -38,7 +38,7 @@ def check_extra(what: str, extra: str = "export") -> None:
 
 
 def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU. Raises CheckpointError for a model that it does not load."""
+    """Returns an ONNX Runtime session on the CPU. Raises CheckpointError for a model that cannot be loaded."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -52,21 +52,23 @@ def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def probabilities(run: onnxruntime.InferenceSession, images: NDArray, batch: int = 50) -> NDArray:
-    """Class probabilities [N, K] of `images` in the form of the graph's input. The last batch of a graph of a fixed batch is
-    filled up with its last image."""
+    """Returns class probabilities [N, K] of `images`, which have the form of the graph's input.
+
+    For a graph with a fixed batch size, the last batch is filled up with its last image.
+    """
     batch = fixed_batch(run) or batch
     call = [runner(run, images[i : i + batch]) for i in range(0, len(images), batch)]
     return np.concatenate([one()[0] for one in call])[: len(images)]
 
 
 def fixed_batch(run: onnxruntime.InferenceSession) -> int | None:
-    """The fixed batch of the graph, or None."""
+    """Returns the fixed batch size of the graph, or None."""
     size = run.get_inputs()[0].shape[0]
     return size if isinstance(size, int) else None
 
 
 def agreement(ours_NK: NDArray, theirs_NK: NDArray) -> dict[str, float]:
-    """ "agreement": share of images with the same most probable class; "largest_difference" of any probability."""
+    """Returns "agreement", the share of images with the same top class, and "largest_difference" of any probability."""
     return {
         "agreement": float((theirs_NK.argmax(1) == ours_NK.argmax(1)).mean()),
         "largest_difference": float(np.abs(ours_NK - theirs_NK).max()),
@@ -74,9 +76,9 @@ def agreement(ours_NK: NDArray, theirs_NK: NDArray) -> dict[str, float]:
 
 
 def compare(ours_NK: NDArray, theirs_NK: NDArray, labels_N: NDArray) -> dict[str, float]:
-    """`agreement`, and accuracies: "top1" of the exported model, "top1_before" of the model it was made from.
+    """Returns `agreement` and the accuracies: "top1" of the exported model, "top1_before" of the original.
 
-    "lost": images that only the model recognises; "won": images that only the exported model does.
+    "lost": number of images that only the original recognises. "won": number that only the exported model recognises.
     """
     before_N, after_N = ours_NK.argmax(1) == labels_N, theirs_NK.argmax(1) == labels_N
     return {
@@ -90,19 +92,19 @@ def compare(ours_NK: NDArray, theirs_NK: NDArray, labels_N: NDArray) -> dict[str
 
 
 def agrees(found: Mapping[str, Any], least: float) -> bool:
-    """Whether what `compare` and `Job.on_originals` found is enough."""
+    """Returns whether the agreement in `compare` and in `Job.on_originals` is at least `least`."""
     return min(part["agreement"] for part in (found, found.get("originals", found))) >= least
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """The exact two-sided p-value of McNemar's test (1947): that images are lost and won equally often."""
+    """Returns the exact two-sided p-value of McNemar's test (1947) that images are lost and won equally often."""
     from scipy.stats import binomtest
 
     return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def as_accurate(found: Mapping[str, Any]) -> bool:
-    """Whether eight bits keep the accuracy on these images: at most one is lost on balance, or McNemar's test finds no loss.
+    """Returns whether 8 bits keep the accuracy: at most one image is lost on balance, or McNemar's test finds no loss.
 
     The level of the test is LEVEL. On image files the answers must agree as often, except for one image.
     """
@@ -113,25 +115,25 @@ def as_accurate(found: Mapping[str, Any]) -> bool:
 
 
 def passes(found: Mapping[str, Any], least: float | None) -> bool:
-    """`agrees` where a share is asked for, else `as_accurate`."""
+    """Returns `agrees` if a share is given, else `as_accurate`."""
     return as_accurate(found) if least is None else agrees(found, least)
 
 
 def race(runs: Mapping[Key, Callable[[], object]], rounds: int = ROUNDS) -> dict[Key, float]:
-    """Median milliseconds of each; they take turns, so that other programs slow all alike."""
+    """Measures the median milliseconds of each call. Calls take turns, so that other programs slow all of them equally."""
     times: dict[Key, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 3):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if number >= 3:  # the first warm up
+            if number >= 3:  # the first rounds warm up
                 times[name].append(time.perf_counter() - start)
     return {name: 1e3 * statistics.median(column) for name, column in times.items()}
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch on a single thread."""
+    """Runs PyTorch on a single thread inside the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -141,7 +143,7 @@ def one_thread() -> Iterator[None]:
 
 
 def runner(run: onnxruntime.InferenceSession, images: NDArray) -> Callable[[], list[NDArray]]:
-    """A call that computes one batch, for `race`. `images` are filled up to a fixed batch with the last one."""
+    """Returns a call that computes one batch, for `race`. It fills `images` up to a fixed batch with the last image."""
     missing = (fixed_batch(run) or 0) - len(images)
     if missing > 0:
         images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])

@@ -1,7 +1,7 @@
 """`--to web`: a page that runs the model in the browser, as static files that any server can serve.
 
-The page is feathervit/export/page/; it reads model.json, which is written here. It loads nothing from other origins: its
-content security policy forbids it.
+The page is feathervit/export/page/; it reads model.json, which this module writes. Its content security policy forbids it to
+load anything from other origins.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .verify import MIN_AGREEMENT, probabilities, session
 
 
 def write_web(job: Job, folder: Path) -> dict[str, Any]:
-    """Writes the page with the int8 model, or with the one in 32 bits if int8 is not accurate enough."""
+    """Writes the page with the int8 model, or with the 32-bit model if int8 is not accurate enough."""
     if job.predictor.in_chans not in (1, 3):
         raise ConfigError(f"the model takes {job.predictor.in_chans} channels; a page can show it images of 1 or 3")
     runtime = browser_runtime()
@@ -53,7 +53,7 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         **shipped,
         "NOTICE.txt": NOTICE.encode(),
     }
-    for name in folder.glob("sample-*.png"):  # of an earlier export
+    for name in folder.glob("sample-*.png"):  # samples of an earlier export
         name.unlink()
     for name, data in files.items():
         write_bytes(folder / name, data)

@@ -1,1 +1,1 @@
-"""Plots of what a model does."""
+"""Draws what a model does."""

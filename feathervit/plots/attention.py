@@ -1,4 +1,4 @@
-"""Where the read-out token looks: in the last layer, head by head, and through all layers (rollout).
+"""Draws which patches the read-out token attends to: in the last layer, per head, and through all layers (rollout).
 
 Legend: B batch, H heads, N tokens, P prefix tokens, G grid side.
 """
@@ -23,8 +23,8 @@ SIDE = 96  # px, the least side of an image
 def rollout(weights: list[Tensor]) -> Tensor:
     """Computes attention through all layers [B, N, N] from each layer's weights [B, H, N, N], first layer first.
 
-    The product of (mean over heads + identity) / 2, the identity being the residual stream (Abnar and Zuidema,
-    arXiv 2005.00928, section 3). Rows sum to 1.
+    It is the product over layers of (mean over heads + identity) / 2, where the identity stands for the residual stream
+    (Abnar and Zuidema, arXiv 2005.00928, section 3). Rows sum to 1.
     """
     one_NN = torch.eye(weights[0].shape[-1], dtype=weights[0].dtype, device=weights[0].device)
     whole_BNN = one_NN
@@ -35,9 +35,9 @@ def rollout(weights: list[Tensor]) -> Tensor:
 
 @torch.inference_mode()
 def readout_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> tuple[Tensor, Tensor]:
-    """Returns how much the read-out token looks at each patch: [B, H, G, G] in the last layer, [B, G, G] in the rollout.
+    """Returns how much the read-out token attends to each patch: [B, H, G, G] in the last layer, [B, G, G] in the rollout.
 
-    Of several class tokens it is the mean. Raises ConfigError for a model without a read-out token.
+    For several class tokens, it returns the mean. Raises ConfigError for a model without a read-out token.
     """
     prefix, grid = encoder.num_prefix_tokens, encoder.patch_embed.grid_size
     if not prefix:
@@ -57,7 +57,7 @@ def write_attention(
 ) -> Path:
     """Writes a PNG: each image, the last layer's mean over heads, the rollout, then each head of the last layer.
 
-    Each map is divided by its own largest value. `names` stand beside the images. Raises ConfigError, RunFolderError.
+    Each map is divided by its own largest value. `names` are drawn beside the images. Raises ConfigError, RunFolderError.
     """
     last_BHGG, through_BGG = readout_attention(encoder, images_BCRR, config)
     maps_BMGG = torch.cat([last_BHGG.mean(1, keepdim=True), through_BGG.unsqueeze(1), last_BHGG], 1)

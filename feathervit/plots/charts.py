@@ -1,4 +1,4 @@
-"""The charts of a report, each as the bytes of a PNG. The background is transparent, and a dark page inverts the colours.
+"""Draws the charts of a report as PNGs. The background is transparent, since a dark page inverts the colours.
 
 Legend: K classes, N images, E experts, B bins.
 """
@@ -17,12 +17,12 @@ from ..text import shown
 from .figures import COLOURS, new_figure, png
 
 DPI = 144
-COUNTED = 40  # classes up to which a confusion matrix shows counts in its cells
-NAMED = 120  # classes up to which it names them
-LONGEST = 20  # letters of a name beside a chart
+COUNTED = 40  # largest number of classes for which a confusion matrix shows counts in its cells
+NAMED = 120  # largest number of classes that a confusion matrix names
+LONGEST = 20  # largest number of letters of a name beside a chart
 FEW_IMAGES = 200  # below this number, reliability is drawn in FEW_BINS bins
 FEW_BINS = 5
-TOO_FEW = 10  # images in a bin that are too few to say how often they are right
+TOO_FEW = 10  # a bin with fewer images is too small to estimate an accuracy
 
 
 def _drawn(figure: Figure) -> bytes:
@@ -54,7 +54,7 @@ def curves(
     percent: bool = False,
     chance: float | None = None,
 ) -> bytes | None:
-    """Draws columns of metrics.csv over epochs. None where no row has any of them, or there is only one epoch.
+    """Draws columns of metrics.csv over epochs. Returns None if no row has any of them, or if there is only one epoch.
 
     `columns`: name in the legend -> column. `what`: the unit of the vertical axis. `best`: the epoch whose weights were
     kept. `chance`: the accuracy of guessing, drawn as a line.
@@ -79,7 +79,7 @@ def curves(
         plain = StrMethodFormatter("{x:g}")
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             axis.set_major_formatter(plain)
-            axis.set_minor_formatter(plain if high < 8 * low else NullFormatter())  # there may be no power of ten
+            axis.set_minor_formatter(plain if high < 8 * low else NullFormatter())  # the axis may have no power of ten
     else:
         axes.xaxis.get_major_locator().set_params(integer=True)
     if percent:
@@ -93,8 +93,8 @@ def curves(
 def confusion(counts_KK: Sequence[Sequence[int]], class_names: Sequence[str]) -> bytes:
     """Draws a confusion matrix: true classes downwards, predicted classes to the right, shaded by share of the row.
 
-    Names stand on both axes, the number of images beside those of the rows; the diagonal, where images are right, is
-    outlined. More than NAMED classes are numbered instead.
+    Both axes have names, and those of the rows also have the number of images. The diagonal, which counts correct images,
+    is outlined. More than NAMED classes have numbers instead.
     """
     counts = np.asarray(counts_KK)
     share, number = counts / counts.sum(1, keepdims=True).clip(1), len(counts)
@@ -125,10 +125,10 @@ def confusion(counts_KK: Sequence[Sequence[int]], class_names: Sequence[str]) ->
 
 
 def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -> bytes:
-    """Draws accuracy over confidence, one line per entry of `probabilities` ([N, K] each), and how many images each bin has.
+    """Draws accuracy over confidence, one line per entry of `probabilities` ([N, K] each), and the images per bin.
 
-    The bins are those of the calibration error, fewer below FEW_IMAGES images. Bins with fewer than TOO_FEW images have
-    hollow markers.
+    The bins are those of the calibration error, or FEW_BINS for fewer than FEW_IMAGES images. Bins with fewer than TOO_FEW
+    images have hollow markers.
     """
     number = FEW_BINS if len(labels_N) < FEW_IMAGES else ECE_BINS
     figure = new_figure(5, 4.6)
@@ -161,7 +161,7 @@ def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -
 def bins(
     confidence_N: np.ndarray, correct_N: np.ndarray, number: int = ECE_BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns mean confidence and accuracy of the bins (b / B, (b + 1) / B] that are not empty, and the count of all B."""
+    """Returns mean confidence and accuracy of the bins (b / B, (b + 1) / B] that are not empty, and the counts of all B."""
     which_N = np.clip(np.ceil(confidence_N * number).astype(int) - 1, 0, number - 1)
     count = np.bincount(which_N, minlength=number)
     held = count > 0
@@ -170,7 +170,7 @@ def bins(
 
 
 def expert_load(use: Mapping[int, np.ndarray]) -> bytes:
-    """Draws the share of all tokens that take an expert, layers downwards, experts to the right. `use`: layer -> [E]."""
+    """Draws the share of tokens that take each expert. Rows are layers, columns are experts. `use`: layer -> [E]."""
     table = np.full((len(use), max(map(len, use.values()))), np.nan)
     for row, share_E in enumerate(use.values()):
         table[row, : len(share_E)] = share_E

@@ -1,4 +1,4 @@
-"""Images of a report: the worst mistakes, the most confused pairs of classes, samples of each class.
+"""Chooses and draws the images of a report: the worst mistakes, the most confused pairs of classes, samples per class.
 
 Legend: B batch, C channels, S image side, K classes, N images.
 """
@@ -22,18 +22,18 @@ from . import texts
 from .subject import some
 from .tiles import png_bytes, rgb, tiles
 
-SAMPLES = 8  # of a class
-CLASSES = 30  # that have samples
+SAMPLES = 8  # images per class
+CLASSES = 30  # largest number of classes with samples
 MISTAKES = 12
 PAIRS = 8
-PER_PAIR = 4  # mistaken images of a pair
-SIDE = 96  # px, the most that an image is kept at
+PER_PAIR = 4  # mistaken images per pair
+SIDE = 96  # px, the largest side of an image
 
 
 def mistakes(
     p_NK: np.ndarray, images: ImageSet, train: ImageSet, files: dict[str, bytes]
 ) -> tuple[list[dict[str, Any]], str]:
-    """The mistakes with the highest confidence, each beside a training image of the class it was taken for; and a note."""
+    """Returns the mistakes with the highest confidence, each with a training image of the predicted class, and a note."""
     guess, labels, names = p_NK.argmax(1), images.labels.numpy(), images.class_names
     wrong = np.flatnonzero(guess != labels)
     worst = wrong[np.argsort(-p_NK[wrong, guess[wrong]], kind="stable")][:MISTAKES]
@@ -58,7 +58,7 @@ def mistakes(
 
 
 def _like(train: ImageSet, label: int) -> str:
-    """A training image of a class: the middle one. Empty where there is none."""
+    """Returns the middle training image of a class, or "" if there is none."""
     own = torch.nonzero(train.labels == int(label)).flatten()
     return strip(train.images[own[len(own) // 2]][None]) if len(own) else ""
 
@@ -69,7 +69,7 @@ def confused(
     images: ImageSet | None = None,
     train: ImageSet | None = None,
 ) -> list[dict[str, Any]]:
-    """The PAIRS most confused pairs of `evaluation.confusion.confused_pairs`, with thumbnails where images are given."""
+    """Returns the first PAIRS of `evaluation.confusion.confused_pairs`, with thumbnails if images are given."""
     rows = []
     for true, taken, times, n in pairs[:PAIRS]:
         row = {"true": true, "guess": taken, "times": times, "n": n, "uri": "", "like": ""}
@@ -83,7 +83,7 @@ def confused(
 
 
 def samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
-    """Strips of evenly spaced training images: of each class, or of all where there are no labels."""
+    """Returns strips of evenly spaced training images: one strip per class, or one of all images without labels."""
     count_K = np.bincount(train.labels.numpy(), minlength=len(train.class_names))
     if len(count_K) < 2:
         chosen = small(some(train, SAMPLES).images)
@@ -101,12 +101,12 @@ def samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
 
 
 def small(images_BCRR: Tensor) -> Tensor:
-    """Images as they are, or at `SIDE` px where they are larger."""
+    """Shrinks images to `SIDE` px if they are larger."""
     return resize(images_BCRR, SIDE) if images_BCRR.shape[-1] > SIDE else images_BCRR
 
 
 def strip(images_BCSS: Tensor, places: int = 0) -> str:
-    """The address of images side by side with gaps, as wide as `places` of them."""
+    """Returns the data URI of images side by side with gaps, padded to the width of `places` images."""
     images_B4SS = F.pad(rgb(small(images_BCSS)), (0, 0, 0, 0, 0, 1), value=255)  # with an alpha channel
     images_B4SS = F.pad(images_B4SS, (0, 0, 0, 0, 0, 0, 0, max(0, places - len(images_B4SS))))
     side, count = images_B4SS.shape[-1], len(images_B4SS)
@@ -116,5 +116,5 @@ def strip(images_BCSS: Tensor, places: int = 0) -> str:
 
 
 def uri(png: bytes) -> str:
-    """The address of a PNG that stands inside the page."""
+    """Returns the data URI of a PNG, which puts it inside the page."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

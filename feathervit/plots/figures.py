@@ -1,6 +1,6 @@
-"""Figures without a window, and their colours.
+"""Makes figures without a window, and defines their colours.
 
-Figures are matplotlib's `Figure` alone, not pyplot: nothing global is touched. Names are drawn as they are (no TeX).
+Figures use matplotlib's `Figure`, not pyplot, so no global state changes. Names are drawn unchanged (no TeX).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def png(figure: Figure, dpi: int = 100, transparent: bool = False) -> bytes:
     out = io.BytesIO()
-    with warnings.catch_warnings():  # of letters that the font lacks: a box is drawn in their place
+    with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(out, format="png", dpi=dpi, transparent=transparent, bbox_inches="tight", pad_inches=0.08)
     return out.getvalue()

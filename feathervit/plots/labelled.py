@@ -1,4 +1,4 @@
-"""Copies of images with the predicted class and its probability written below them."""
+"""Writes copies of images with the predicted class and its probability below them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SIZE = 16  # px of the letters
 def draw_predictions(predictions: Sequence[Prediction], folder: str | Path, config: RunConfig) -> list[Path]:
     """Writes a labelled copy of each image of `predictions` into `folder`, as PNGs, and returns their paths.
 
-    Subfolders are kept, below the folder that all images share. `config`: of the model,
-    for how files are read. Raises ConfigError if a copy would replace an image, RunFolderError if a copy cannot be written.
+    Subfolders are kept, relative to the folder that all images share. `config`: that of the model, which says how files are
+    read. Raises ConfigError if a copy would replace an image, RunFolderError if a copy cannot be written.
     """
     folder, sources = Path(folder), [Path(p.source).absolute() for p in predictions]
     if not sources:
@@ -48,7 +48,7 @@ def draw_predictions(predictions: Sequence[Prediction], folder: str | Path, conf
 
 
 def with_label(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """The image, between LEAST and MOST px long, above a bar of its probability and its label."""
+    """Returns the image, between LEAST and MOST px long, above a bar of its probability and its label."""
     times = -(-LEAST // max(image.size))
     image = image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
     image.thumbnail((MOST, MOST))

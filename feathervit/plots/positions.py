@@ -1,4 +1,4 @@
-"""Similarity of the learned positions: for each patch, a map of its position's cosine similarity with all others.
+"""Draws, for each patch, a map of the cosine similarity of its learned position with all others.
 
 Legend: D width, G grid side.
 """
@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..models import Encoder
 from .figures import new_figure, save
 
-MOST = 14  # maps a side
+MOST = 14  # largest number of maps per side
 
 
 def similarity(encoder: Encoder, config: RunConfig) -> Tensor:
@@ -33,7 +33,7 @@ def similarity(encoder: Encoder, config: RunConfig) -> Tensor:
 
 
 def write_positions(encoder: Encoder, config: RunConfig, path: Path) -> Path:
-    """Writes a PNG of `similarity` with the maps in the order of the patches. Large grids show some, evenly spaced."""
+    """Writes a PNG of `similarity` with the maps in the order of the patches. Of large grids it draws some, evenly spaced."""
     maps = similarity(encoder, config)
     grid = len(maps)
     shown = torch.linspace(0, grid - 1, min(grid, MOST)).round().long().unique()

@@ -1,4 +1,4 @@
-"""Original, masked and reconstructed images of a masked auto-encoder, one below the other.
+"""Draws original, masked and reconstructed images of a masked auto-encoder, one below the other.
 
 Legend: B batch, C channels, S image side, N patches, X values of a patch.
 """
@@ -16,14 +16,14 @@ from ..evaluation.reconstruction import fixed_order
 from ..models import MaskedAutoencoder
 from .tiles import write_tiles
 
-GREY = 128  # of a masked patch
+GREY = 128  # level of a masked patch
 
 
 @torch.inference_mode()
 def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Returns (original, masked, reconstructed), each uint8 [B, C, S, S] on the CPU, of stored uint8 images.
 
-    Masked patches are grey; the reconstruction shows the decoder's prediction in their place, beside the visible ones. The
+    Masked patches are grey. The reconstruction has the decoder's prediction in their place, next to the visible patches. The
     masks are the same in every call. Sets evaluation mode.
     """
     model.eval()

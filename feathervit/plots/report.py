@@ -1,9 +1,9 @@
-"""The report of a run: one HTML page with its charts and images inside. It loads nothing from other files or servers.
+"""Writes the report of a run: one HTML page that contains its charts and images, and loads no other files.
 
-The same charts and images are also written as PNGs into a folder beside it. `report` writes both from a run folder,
-`report_at_end` from what a run holds when it ends. Parts that need the images are left out, with a note, where the data
-is gone; so is a part that fails, for example with a model of other parts than ours. All names go through the template's
-escaping, and the page's policy allows its own script only.
+The same charts and images are also written as PNGs into a folder next to it. `report` writes both from a run folder, and
+`report_at_end` at the end of a run. If the data is gone, the parts that need the images are left out, with a note. A part that
+fails is left out too, for example for a model that is not ours. The template escapes all names, and the page's policy allows
+only its own script.
 
 Legend: N images, K classes, E experts.
 """
@@ -47,13 +47,13 @@ from .subject import own_splits, some, varied
 from .tiles import png_bytes, tiles
 
 NAME, SCRIPT, FOLDER = "report.html", "report.js", "report"
-SMALL = ("Learning rate", "Balance of the experts")  # charts that stand small at the end
-COUNTED = 256  # images by which the load of the experts is measured
+SMALL = ("Learning rate", "Balance of the experts")  # charts that are drawn small, at the end
+COUNTED = 256  # number of images on which the load of the experts is measured
 Part = TypeVar("Part")
 
 
 def report(folder: str | Path) -> Path:
-    """Writes report.html and report/*.png into a run's folder, from what is in it and the data it was trained on.
+    """Writes report.html and report/*.png into a run's folder, from its files and the data it was trained on.
 
     Raises RunFolderError for a folder without a result, CheckpointError for weights that cannot be read.
     """
@@ -70,10 +70,10 @@ def report(folder: str | Path) -> Path:
 
 
 def report_at_end(folder: Path, result: RunResult, data: DataSplits, model: nn.Module, device: torch.device) -> str:
-    """Writes the report and returns a line that says where it is, or why there is none. Raises nothing."""
+    """Writes the report and returns a line that says where it is, or why there is none. It never raises an error."""
     try:
         return f"Report: {write_report(folder, result, data, model, device, [])}"
-    except Exception as error:  # drawing can fail in ways of the fonts, the names and the disk
+    except Exception as error:  # drawing can fail because of fonts, names or the disk
         return f"note: no {NAME} was written ({type(error).__name__}: {error})"
 
 
@@ -85,7 +85,7 @@ def write_report(
     device: torch.device,
     notes: list[str],
 ) -> Path:
-    """Writes report.html and its PNGs of the model with the weights that were kept. Raises RunFolderError."""
+    """Writes report.html and its PNGs for the model with the kept weights. Raises RunFolderError."""
     files: dict[str, bytes] = {}
     try:
         values = _of_result(folder, result, data, files)
@@ -103,7 +103,7 @@ def write_report(
     page = template.render(result=result, notes=notes, **values)
     write_bytes(folder / NAME, page.encode("utf-8", REPLACED))  # file names need not be valid Unicode
     make_folder(folder / FOLDER)
-    for path in (folder / FOLDER).glob("*.png"):  # of an earlier report, when there was more to be drawn
+    for path in (folder / FOLDER).glob("*.png"):  # an earlier report may have drawn more charts
         if path.stem not in files:
             path.unlink()
     for name, png in files.items():
@@ -126,7 +126,7 @@ def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list
 
 
 def _of_result(folder: Path, result: RunResult, data: DataSplits | None, files: dict[str, bytes]) -> dict[str, Any]:
-    """Returns the template's values that the result holds. `files` gets the PNGs to be written, by name."""
+    """Returns the template's values that need only the result. Adds the PNGs to write to `files`, by name."""
     config = from_dict(RunConfig, result.config)
     pretraining = config.objective == "reconstruction"
     found = result.test or result.val
@@ -179,7 +179,7 @@ def _of_model(
     def part(what: str, make: Callable[[], dict[str, Any]]) -> None:
         try:
             values.update(make())
-        except Exception as error:  # parts of others can fail in any way
+        except Exception as error:  # a model that is not ours can raise any error
             notes.append(f"{what} left out ({type(error).__name__}: {error}).")
 
     images = data.test or data.val
@@ -235,7 +235,7 @@ def _reconstructed(
 
 
 def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> Iterator[tuple[str, str, str]]:
-    """Yields (title, note, address) of each chart that the rows have values for."""
+    """Yields (title, note, data URI) of each chart for which the rows have values."""
     rows, best = result.epochs, (result.best or {}).get("epoch") if result.val else None
     errors = {"training, masked": "train_masked_mse", "training, visible": "train_visible_mse"}
     errors["validation, masked"] = "val_masked_mse"
@@ -264,7 +264,7 @@ def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> It
 def _reliability(
     z_NK: np.ndarray, images: ImageSet, z_val: np.ndarray | None, val: ImageSet | None, files: dict[str, bytes]
 ) -> dict[str, Any]:
-    """Draws reliability of the images with logits `z_NK`: as they are, and at the temperature that fits `val`."""
+    """Draws the reliability of the images with logits `z_NK`: unchanged, and at the temperature that fits `val`."""
     labels_N, split = images.labels.numpy(), images.name.rpartition("/")[2]
     temperature, note = None, ""
     if val is not None:
@@ -305,7 +305,7 @@ def _load(model: nn.Module, images: ImageSet, config: RunConfig, files: dict[str
 
 
 def _chart(files: dict[str, bytes], name: str, png: bytes) -> str:
-    """Returns the address of a chart in the page. The file of that name gets a white background."""
+    """Returns the data URI of a chart for the page, and adds the PNG with a white background to `files`."""
     drawn = Image.open(io.BytesIO(png)).convert("RGBA")
     ground = Image.new("RGBA", drawn.size, "white")
     ground.alpha_composite(drawn)

@@ -1,4 +1,4 @@
-"""Which experts each patch takes in each layer, over the image; and how much each class uses each expert.
+"""Draws which experts each patch takes in each layer, over the image, and how much each class uses each expert.
 
 Legend: B batch, N tokens (prefix tokens first), E experts, G grid side, K classes, L layers.
 """
@@ -41,9 +41,10 @@ def gates(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> dict[int,
 
 
 def expert_use(encoder: Encoder, images: ImageSet, config: RunConfig) -> dict[int, np.ndarray]:
-    """Returns layer -> [K, E]: the share of a class's tokens that go to an expert, in evaluation.
+    """Returns layer -> [K, E]: the share of a class's tokens that go to an expert, in evaluation mode.
 
-    A row sums to the k that each token takes. Classes without images have NaN. Raises ConfigError for a model without experts.
+    A row sums to k, the number of experts per token. Classes without images have NaN. Raises ConfigError for a model without
+    experts.
     """
     counts: dict[int, Tensor] = {}
     index_K = torch.zeros(len(images.class_names), dtype=torch.float64)
@@ -60,7 +61,7 @@ def expert_use(encoder: Encoder, images: ImageSet, config: RunConfig) -> dict[in
 def experts_map(gate_NE: np.ndarray, side: int) -> np.ndarray:
     """Returns [side, side], the expert to draw at each pixel. `side` is a multiple of the grid's.
 
-    Each patch is divided from left to right among its experts, in proportion to its gates, the largest first.
+    The width of each patch is divided among its experts in proportion to its gates, from left to right, the largest first.
     """
     grid = round(len(gate_NE) ** 0.5)
     wide = side // grid
@@ -82,7 +83,7 @@ def write_routing(
 ) -> Path:
     """Writes a PNG: each image, then the experts of its patches layer by layer (see `experts_map`).
 
-    `names` stand beside the images. With `labelled`, the use of the experts by class is drawn below. Raises ConfigError,
+    `names` are drawn beside the images. With `labelled`, the use of the experts by class is drawn below. Raises ConfigError,
     RunFolderError.
     """
     found, prefix = gates(encoder, images_BCRR, config), encoder.num_prefix_tokens
@@ -112,7 +113,7 @@ def write_routing(
 
 
 def draw_use(axes, use: dict[int, np.ndarray], class_names: tuple[str, ...]) -> None:
-    """Draws classes downwards and the layers' experts side by side. Darker means more of a class's tokens."""
+    """Draws the use of the experts: one row per class, one column per expert. Darker means more of a class's tokens."""
     edges = np.cumsum([0, *(share.shape[1] for share in use.values())])
     drawn = axes.imshow(np.concatenate(list(use.values()), 1), vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for edge in edges[1:-1]:

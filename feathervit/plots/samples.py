@@ -1,4 +1,4 @@
-"""A PNG of samples by class: one row per class with its name, and on request augmented versions below the originals."""
+"""Draws samples by class: one row per class with its name, and optionally augmented versions below the originals."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def sample_grid(
     seed: int = 0,
     augmented: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Path:
-    """Writes a PNG of up to `per_class` samples of every class, drawn by `seed`, and returns its path.
+    """Writes a PNG of up to `per_class` samples of every class, chosen by `seed`, and returns its path.
 
-    augmented: takes the chosen images, uint8 [B, C, R, R], and returns uint8 [B, C, S, S], drawn below the originals.
-    Raises DataError for an empty set, ConfigError for no samples, RunFolderError where the file cannot be written.
+    `augmented`: takes the chosen images, uint8 [B, C, R, R], and returns uint8 [B, C, S, S], drawn below the originals.
+    Raises DataError for an empty dataset, ConfigError for no samples, RunFolderError if the file cannot be written.
     """
     if per_class < 1:
         raise ConfigError(f"per_class must be at least 1, got {per_class}")
@@ -54,10 +54,10 @@ def show(
     seed: int = 0,
     reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Writes `sample_grid` of a named set or folder as the recipe stores it. A named recipe adds its augmentation.
+    """Writes `sample_grid` of a named dataset or folder, as the recipe stores it. A named recipe adds its augmentation.
 
-    `reading`: fields of `ReadingConfig`. What mixes images (mixup, CutMix) is left out, since a mixture shows neither.
-    Raises what loading raises.
+    `reading`: fields of `ReadingConfig`. Mixup and CutMix are left out, since a mixture shows neither of its images clearly.
+    Raises the errors of loading.
     """
     config, _ = planned(recipe_name, None, source, {f"reading.{name}": value for name, value in reading.items()})
     size, labelled = config.img_size, config.objective != "reconstruction"
@@ -85,7 +85,7 @@ def show(
 
 
 def _choose(images: ImageSet, per_class: int, seed: int) -> dict[int, torch.Tensor]:
-    """Returns label -> places of its samples, for the classes that have images."""
+    """Returns label -> indices of its samples, for the classes that have images."""
     order = torch.randperm(len(images), generator=Chance(seed).generator("samples"))
     drawn = images.labels[order]
     chosen = {label: order[drawn == label][:per_class] for label in range(len(images.class_names))}

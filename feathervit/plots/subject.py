@@ -1,4 +1,4 @@
-"""What a plot draws: the encoder of a checkpoint, on image files or images of its data."""
+"""Loads what a plot draws: the encoder of a checkpoint, and image files or images of its data."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def row_names(
 ) -> list[str]:
     """Returns the captions of a plot's images: the true class, if known, and the predicted one.
 
-    Empty for the encoder of a pre-training, which predicts none.
+    Empty for the encoder of a pre-training, which predicts no classes.
     """
     names = checkpoint.class_names
     if not names:

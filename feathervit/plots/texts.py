@@ -1,4 +1,4 @@
-"""The texts and tables of a report, from the result, configuration and splits of a run."""
+"""Writes the texts and tables of a report, from the result, configuration and splits of a run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ FIGURES = {
     "masked_mse": "masked MSE",
     "visible_mse": "visible MSE",
 }
-EXACT = {"n", "nll", "masked_mse", "visible_mse"}  # no shares
+EXACT = {"n", "nll", "masked_mse", "visible_mse"}  # figures that are not shares
 
 
 def facts(result: RunResult, weights: int) -> Iterator[tuple[str, str]]:
-    """Yields name and value of the facts at the top. `weights` in bytes."""
+    """Yields name and value of the facts at the top. `weights`: their size in bytes."""
     for split in ("test", "val"):
         found = getattr(result, split)
         if found and "top1" in found:
@@ -48,7 +48,7 @@ def facts(result: RunResult, weights: int) -> Iterator[tuple[str, str]]:
 
 
 def figures(found: dict[str, Any]) -> dict[str, str]:
-    """Returns the figures of one split by their names for people."""
+    """Returns the figures of one split by their readable names."""
     return {
         name.format(k=found.get("top5_k", 5)): (
             str(found[key]) if key == "n" else f"{found[key]:.4f}" if key in EXACT else percent(found[key])
@@ -59,7 +59,7 @@ def figures(found: dict[str, Any]) -> dict[str, str]:
 
 
 def figures_note(result: RunResult, pretraining: bool) -> str:
-    """Says to which weights the figures belong."""
+    """Returns a note on which weights the figures belong to."""
     kept = f"Of the weights of epoch {result.best['epoch']}" if result.best else "Of the kept weights"
     chosen = ", chosen on val" if result.val else ", the last"
     what = "" if pretraining else ". NLL: mean negative log-likelihood in nats"
@@ -67,12 +67,12 @@ def figures_note(result: RunResult, pretraining: bool) -> str:
 
 
 def metrics(found: dict[str, Any]) -> Metrics:
-    """Returns the figures of a split, from a result, as `Metrics`. Raises KeyError where one is missing."""
+    """Returns the figures of a split, from a result, as `Metrics`. Raises KeyError if one is missing."""
     return Metrics(**{field.name: found[field.name] for field in fields(Metrics)})
 
 
 def stopped(result: RunResult, config: RunConfig) -> str:
-    """Says where a run stopped and how to continue it."""
+    """Returns a note on where a run stopped and how to continue it."""
     return (
         f"Unfinished: the run was stopped after epoch {len(result.epochs)} of {config.epochs}; --resume continues it."
     )
@@ -102,7 +102,7 @@ def classes(found: Metrics, data: DataSplits | None) -> list[dict[str, Any]]:
 
 
 def exports(folder: Path) -> list[dict[str, str]]:
-    """Returns the finished exports beside the weights: form, size, latency, agreement. One that cannot be read is left out."""
+    """Returns the finished exports next to the weights: form, size, latency, agreement. It skips unreadable ones."""
     rows = []
     for path in sorted(folder.glob("export-*/export.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -132,7 +132,7 @@ def splits(folder: Path) -> list[tuple[str, int, str]]:
 
 
 def changed_settings(config: RunConfig) -> list[tuple[str, str]]:
-    """Returns dotted name and value of what differs from the recipe for this model and data."""
+    """Returns dotted name and value of the settings that differ from the recipe for this model and data."""
     base = RECIPES[config.recipe].config if config.recipe in RECIPES else RunConfig()
     if base.model != config.model:
         base = replace(base, model=config.model, arch=None)
@@ -141,7 +141,7 @@ def changed_settings(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def flat(value: Any, where: str = "") -> list[tuple[str, str]]:
-    """Returns dotted name and value of everything in a configuration as JSON holds it."""
+    """Returns dotted name and value of all fields of a configuration in JSON form."""
     if not isinstance(value, dict):
         return [(where, _text(value))]
     return [row for key, inner in value.items() for row in flat(inner, f"{where}.{key}" if where else key)]

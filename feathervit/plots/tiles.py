@@ -1,4 +1,4 @@
-"""Images side by side in rows, by torchvision's `make_grid`, with names beside the rows and above the columns.
+"""Puts images side by side in rows with torchvision's `make_grid`, with names beside the rows and above the columns.
 
 Legend: B batch, C channels, S image side, G side of a map.
 """
@@ -30,7 +30,7 @@ def tiles(
 ) -> Image.Image:
     """Puts rows of images into one image, uint8 [B, C, S, S] each.
 
-    `names` stand on the left of the rows, in several lines where they have some; `columns` above, and `title` above all.
+    `names` are drawn on the left of the rows, and may have several lines. `columns` are drawn above, and `title` at the top.
     """
     cells = [enlarge(rgb(row), SIDE) for row in rows]
     side, count = max(row.shape[-1] for row in cells), max(map(len, cells))
@@ -55,7 +55,7 @@ def tiles(
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Returns Matplotlib's own copy of DejaVu Sans, which is there on every platform and knows more than Latin letters."""
+    """Returns Matplotlib's copy of DejaVu Sans, which every platform has, and which has more than Latin letters."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
@@ -75,20 +75,20 @@ def write_tiles(
 
 
 def rgb(images_BCSS: Tensor) -> Tensor:
-    """Converts uint8 images of any number of channels to [B, 3, S, S] on the CPU. If not 1 or 3, the first is shown."""
+    """Converts uint8 images of any number of channels to [B, 3, S, S] on the CPU. If not 1 or 3, it takes the first."""
     if images_BCSS.shape[1] not in (1, 3):
         images_BCSS = images_BCSS[:, :1]
     return with_channels(images_BCSS.cpu(), 3)
 
 
 def enlarge(images: Tensor, least: int) -> Tensor:
-    """Enlarges [..., S, S] by a whole number to at least `least`, so that pixels keep their edges."""
+    """Enlarges [..., S, S] by a whole factor to at least `least`, so that pixels keep sharp edges."""
     times = max(1, -(-least // images.shape[-1]))
     return images.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
 def over(image_3SS: Tensor, maps_B3SS: Tensor, share: float) -> Tensor:
-    """Blends colour maps, 0-1, with the grey uint8 image: uint8 [B, 3, S, S]. `share` is the weight of the maps."""
+    """Blends colour maps, 0-1, with the uint8 image in grey: uint8 [B, 3, S, S]. `share` is the weight of the maps."""
     grey_3SS = rgb_to_grayscale(image_3SS, 3)
     return (255 * share * maps_B3SS + (1 - share) * grey_3SS).round().byte()
 

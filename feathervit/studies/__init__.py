@@ -8,7 +8,10 @@ from .library import STUDIES
 
 
 def study(name: str) -> Study:
-    """Returns a named study, or the one in a file NAME.json. Raises UnknownNameError with the nearest names, ConfigError."""
+    """Returns a named study, or the one in a file NAME.json.
+
+    Raises UnknownNameError, which suggests the nearest names, and ConfigError for an invalid file.
+    """
     if name.endswith(".json"):
         return read_study(name)
     if name not in STUDIES:

@@ -1,4 +1,4 @@
-"""One cell of a study: the runs of its stages, and its figures."""
+"""Runs one cell of a study: the runs of its stages, and its figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .report import Cell, cell_folder, read_cell, training_figures
 
 
 class _Log:
-    """The log of a cell, as a file for rich. Its lines on the progress of the run are also said."""
+    """Writes the log of a cell, as a file for rich. It also passes lines that begin with "epoch " to `say`."""
 
     def __init__(self, file: TextIO, say: Callable[[str], None]):
         self.file, self.say, self.line = file, say, ""
@@ -69,7 +69,7 @@ class CellRun:
         self.needed = {name: read_cell(out, name, plan.seeds[0]) for name in study.needs(arm)}
 
     def forget_failure(self) -> None:
-        """Lets a failed cell start again after its last finished stage."""
+        """Removes the record of a failure, so that the cell starts again after its last finished stage."""
         cell = read_cell(self.out, self.arm, self.seed)
         if cell is None:
             return
@@ -93,14 +93,14 @@ class CellRun:
             published = self.study.published.get(self.arm)
             probed = published is None or published.figure != "train_loss"
             cell.figures = figures(results, self.folder / str(len(stages)), probed, self.study.flip)
-            for own in self.needed.values():  # its pre-training counts
+            for own in self.needed.values():  # the arms that it starts from count too
                 cell.figures["minutes"] += own.figures["minutes"]
                 for name in ("epochs", "steps"):
                     cell.figures[name] = [*own.figures[name], *cell.figures[name]]
             cell.note = data_note(results[-1].config["data"])
         except (DataError, RunFolderError):
-            raise  # a fault of this machine, not of the arm: the cell can run later
-        except (FeatherVitError, RuntimeError, ValueError) as error:  # also when the device has no memory left
+            raise  # the fault is this machine's, not the arm's, so the cell can run later
+        except (FeatherVitError, RuntimeError, ValueError) as error:  # also if the device runs out of memory
             cell.status, cell.message = "failed", " ".join(str(error).split())
         cell.stages = [asdict(result) for result in results]
         if held.mine:
@@ -120,7 +120,7 @@ class CellRun:
             folders[name] = str((cell_folder(self.out, name, self.plan.seeds[0]) / str(last)).absolute())
         epochs = self.plan.epochs[self.arm][number - 1]
         base, data, changes = stage_run(self.study, self.fields, stage, self.seed, folders, epochs)
-        resume = bool(states(at))  # then the run itself compares the data
+        resume = bool(states(at))  # if so, the run itself compares the data
         if not resume:
             self._require_same_data(planned(base, None, data, changes)[0])
         minutes = (self.end - time.monotonic()) / 60
@@ -167,13 +167,14 @@ class CellRun:
 
 
 def figures(results: list[RunResult], last: Path, probed: bool = True, flip: bool = False) -> dict[str, Any]:
-    """The figures of a cell: accuracies, size and speed of the model of its last stage, in `last`; minutes of all stages.
+    """Returns the figures of a cell: accuracy, size and speed of the model of its last stage, and minutes of all stages.
 
-    `flip`: also "flip_test_top1", of the mean of an image's logits and those of its mirror image. "val_macro" and
-    "test_macro" are there where the classes differ by more than 3 to 1.
+    `last`: the run folder of the last stage. `flip`: also return "flip_test_top1", the accuracy with the mean of an image's
+    logits and those of its mirror image. "val_macro" and "test_macro" are present if the sizes of the classes differ by more
+    than 3 to 1.
 
-    A cell that ends with pre-training holds the losses of the kept epoch. If it is `probed`, it also holds accuracies on its
-    frozen features, the mean of the patch tokens: of a linear probe, and as "knn_top1" of nearest neighbours.
+    A cell that ends with pre-training has the losses of the kept epoch. If it is `probed`, it also has accuracies on its
+    frozen features, the mean of the patch tokens: of a linear probe, and "knn_top1" of nearest neighbours.
     """
     result = results[-1]
     stored = load_weights(last)
@@ -211,7 +212,7 @@ def _steps(result: RunResult) -> int:
 
 
 def data_note(folder: str) -> str:
-    """A note on a dataset of image files: how many of its training images are JPEG files, which lose detail."""
+    """Returns a note on how many training images of a dataset are JPEG files, which lose detail; "" if none is."""
     train = Path(folder) / "train"
     files = [path.suffix.lower() for path in (train if train.is_dir() else Path(folder)).rglob("*") if path.is_file()]
     lossy = sum(suffix in (".jpg", ".jpeg") for suffix in files)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 class Ended:
     """The outcome of a call.
 
-    `found`: the content of study.json. `left`: cells of this call that have not ended. `elsewhere`: those of them that other
-    processes run. `failed`: cells of the study whose run failed.
+    `found`: the content of study.json. `left`: how many cells of this call have not ended. `elsewhere`: how many cells other
+    processes run. `failed`: how many cells of the study failed.
     """
 
     found: dict[str, Any]
@@ -66,14 +66,20 @@ def run_study(
 ) -> Ended:
     """Runs the cells of `study` that have not ended and that no other process runs.
 
-    `size`: one of the study's sizes (None: its first). `data`: a name or a folder instead of the recipe's. If the arms name
-    their datasets, it is a folder with a folder for each, and an arm whose dataset is missing is skipped. `arms`: only these,
-    in this order, and those that they start from. `epochs`: arm -> its epochs instead of the recipe's. `seeds` and `minutes`
-    replace the size's. `shard` "i/n": only the i-th of n parts of the cells, i from 1. `retry_failed`: failed cells start
-    again. `max_minutes`: stop after so long, with the running cell's state saved. `trials`: the study.json of the study's
-    trials, where arms have candidates. `plan_only`: run no cell, but settle the epochs of all. A cell whose run raises a
-    FeatherVitError is recorded as failed, and the study continues. DataError and RunFolderError are faults of the machine and
-    end the call. Raises ConfigError too.
+    - `size`: one of the study's sizes (None: the first).
+    - `data`: a name or a folder instead of the recipe's. If the arms name their datasets, it is a folder with one folder per
+      dataset, and an arm whose dataset is missing is skipped.
+    - `arms`: only these, in this order, and those that they start from.
+    - `epochs`: arm -> its epochs instead of the recipe's.
+    - `seeds`, `minutes`: replace those of the size.
+    - `shard` "i/n": only the i-th of n parts of the cells, i from 1.
+    - `retry_failed`: start failed cells again.
+    - `max_minutes`: stop after that time, and save the state of the running cell.
+    - `trials`: the study.json of the study's trials, needed if arms have candidates.
+    - `plan_only`: run no cell, but fix the epochs of all cells.
+
+    A cell whose run raises a FeatherVitError is recorded as failed, and the study continues. DataError and RunFolderError are
+    faults of the machine and end the call. Raises ConfigError for invalid arguments.
     """
     console = console or words_console()
 
@@ -110,17 +116,17 @@ def run_study(
     for number, (arm, seed) in enumerate([] if plan_only else cells, 1):
         if _ended(out, arm, seed, retry_failed):
             continue
-        if begun and time.monotonic() > end:  # a short call makes progress too
+        if begun and time.monotonic() > end:  # so that each call makes progress
             break
         waits = any(not _ended(out, needed, plan.seeds[0], False) for needed in study.needs(arm))
-        if waits:  # for cells of other calls or processes
+        if waits:  # cells that it starts from have not ended
             continue
         held = claim(cell_folder(out, arm, seed))
         if held is None:
             elsewhere += 1
             continue
         with held:
-            if _ended(out, arm, seed, retry_failed):  # by the process that held it before
+            if _ended(out, arm, seed, retry_failed):  # another process ended it before this one held it
                 continue
             say(f"cell {number} of {len(cells)}: {arm}, seed {seed} ({cell_folder(out, arm, seed)})")
             begun += 1
@@ -148,7 +154,7 @@ def _part(cells: list[tuple[str, int]], shard: str) -> list[tuple[str, int]]:
 
 
 def _lengthened(study: Study, arm: str, epochs: int | None) -> Any:
-    """The arm's stages with `epochs`, if they are given. Raises ConfigError if the arm has several stages."""
+    """Returns the arm's stages, with `epochs` if given. Raises ConfigError if the arm has several stages."""
     stages = study.stages(arm)
     if epochs is None:
         return stages
@@ -160,7 +166,7 @@ def _lengthened(study: Study, arm: str, epochs: int | None) -> Any:
 
 
 def _with_data(study: Study, data: str | Path, say: Callable[[str], None]) -> Study:
-    """The study on data of this machine: one dataset for all arms, or a folder of the datasets that they name.
+    """Returns the study on data of this machine: one dataset for all arms, or a folder of the datasets that they name.
 
     Raises DataError if the folder has none of them.
     """

@@ -1,8 +1,8 @@
-"""Claims of cells, among processes and machines that share a folder: without a server, and without stale locks.
+"""Claims cells for one process among processes and machines that share a folder, without a server and without stale locks.
 
 Claim number n is a file made with O_CREAT | O_EXCL: one process creates it, and all others fail. The highest number counts.
-A claim is held while its owner lives. On the owner's machine, the process and its start time show that. On others, the
-file's time must be recent; a thread of the owner updates it. An owner releases a claim by setting its time to long ago, which
+A claim is held while its owner runs. On the owner's machine, the process and its start time show that. On other machines, the
+file's time must be recent; a thread of the owner updates it. An owner releases a claim by setting its time to 1970, which
 works on a full disk too. Another process takes over a released claim by creating number n + 1. No claim is ever removed or
 renamed, so two processes that find the same owner dead cannot both take over. The clocks of the machines must agree within
 about a minute.
@@ -26,7 +26,7 @@ STALE_SECONDS = 300.0
 
 
 class Claim:
-    """A claim of this process, released at the end of a `with` block."""
+    """Holds a claim of this process, and releases it at the end of a `with` block."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -41,7 +41,7 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):  # the next one may succeed
+            with contextlib.suppress(OSError):  # the next update may succeed
                 os.utime(self.path)
 
     def __enter__(self) -> Claim:
@@ -54,7 +54,7 @@ class Claim:
 
 
 def claim(folder: Path) -> Claim | None:
-    """Claims `folder`, which is created; returns None while another process holds it. Raises RunFolderError."""
+    """Creates and claims `folder`; returns None if another process holds it. Raises RunFolderError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = _latest(folder)
@@ -78,7 +78,7 @@ def claim(folder: Path) -> Claim | None:
 
 
 def _give_back(path: Path) -> None:
-    with contextlib.suppress(OSError):  # then it is free when this process ends
+    with contextlib.suppress(OSError):  # if this fails, the claim is free when this process ends
         os.utime(path, (0, 0))
 
 
@@ -99,16 +99,16 @@ def _held(path: Path) -> bool:
     fresh = time.time() - touched < STALE_SECONDS
     try:
         owner: Any = json.loads(path.read_text())
-    except ValueError:  # just created, and not written yet
+    except ValueError:  # the file was just created, and is still empty
         return fresh
     here = owner["host"] == _host()
-    if here and owner.get("began"):  # also after a long sleep of the machine
+    if here and owner.get("began"):  # correct even after the machine was suspended
         return touched > 0 and _began(owner["pid"]) == owner["began"]
     return fresh and (not here or _lives(owner["pid"]))
 
 
 def _host() -> str:
-    """The name of this machine and the namespace of its process numbers, since containers have their own."""
+    """Returns the name of this machine and its process namespace, since each container numbers its own processes."""
     space = ""
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
@@ -116,7 +116,7 @@ def _host() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """The start time of a living process in the kernel's ticks; a later process of the same number has another."""
+    """Returns the start time of a running process in kernel ticks, which differs for a later process with the same number."""
     with contextlib.suppress(OSError, IndexError):
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state == "Z" else rest[18]
@@ -125,11 +125,11 @@ def _began(pid: int) -> str | None:
 
 def _lives(pid: int) -> bool:
     if os.name != "posix":
-        return True  # only the time is known
+        return True  # only the file's time can show that the owner ended
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # of another user
+        pass  # the process is another user's
     return True

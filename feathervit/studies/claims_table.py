@@ -1,4 +1,4 @@
-"""The table of claims and verdicts in Markdown, from the result files of the studies that test them. Loads no torch."""
+"""Makes the table of claims and verdicts in Markdown, from the results of the studies that test them. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FORMS = {"plain": "PyTorch", "onnx": "ONNX", "int8": "ONNX int8"}
 
 
 def claims_table(results: Path) -> str:
-    """A row per claim that was tested, by its number, then a line of those that were not.
+    """Returns one row per tested claim, by its number, then a line with the claims that were not tested.
 
-    A study NAME-deep, which is longer, replaces NAME for a claim whose arms it has run with at least two seeds.
+    The longer study NAME-deep replaces NAME for a claim whose arms it has run with at least two seeds.
     """
     found = _read(results)
     rows, waiting = [], []
@@ -54,7 +54,7 @@ def _scale(study: Study, found: dict[str, Any], comparisons: list[Comparison]) -
 
 
 def _read(results: Path) -> dict[str, dict[str, Any]]:
-    """Name of a study with claims -> what its study.json holds, and the "folder" that it stands in."""
+    """Returns, by the name of each study with claims, the content of its study.json and its "folder"."""
     found = {}
     for path in sorted(results.glob("*/study.json")):
         try:
@@ -67,7 +67,7 @@ def _read(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def _latency(results: Path) -> list[tuple]:
-    """The row on latency, from the file of `feathervit benchmark infer`; none where it lacks the models."""
+    """Returns the row on latency, from the file of `feathervit benchmark infer`; no row if it lacks the models."""
     path = results / LATENCY
     if not path.exists():
         return []

@@ -1,15 +1,15 @@
 """The definition of a study: one question, a base recipe, arms that change its fields, seeds, a budget.
 
-It is a `Study` in Python, or a JSON file with the same words (`read_study`). A cell of a study is (arm, seed). An arm
-is one stage or several that run one after another. A stage is a mapping of changes by dotted field name. These words in
-it are not fields or mean more:
+It is a `Study` in Python, or a JSON file with the same names (`read_study`). A cell of a study is (arm, seed). An arm
+is one stage, or several that run one after another. A stage maps dotted field names to new values. These names in a stage
+are not fields, or have an extra meaning:
 
     "recipe"   the named recipe is this stage's base instead of the study's
     "share"    this stage's share of the arm's budget (equal shares by default)
     "epochs"   this stage's epochs, for any budget
     "data"     the dataset of this stage instead of the base's
     "{previous}", "{seed}", "{ARM}"  as values: the run folder of the stage before, the cell's seed, and the run folder of
-               another arm's last stage. That arm is run once, under the study's first seed, and before this one.
+               another arm's last stage. That arm runs once, with the study's first seed, before this one.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ..errors import ConfigError, UnknownNameError
 from ..recipes import recipe
 
 Stage = Mapping[str, Any]
-NAME = re.compile(r"[\w(][\w.,:;=+()\[\] -]*")  # of an arm, which names a folder
+NAME = re.compile(r"[\w(][\w.,:;=+()\[\] -]*")  # the name of an arm, which is also the name of a folder
 PLACE = re.compile(r"\{.*\}")  # a value that is replaced when a cell runs
 
 
 @dataclass(frozen=True)
 class Size:
-    """A scale to run a study at: changes that all stages begin with, seeds, a budget, and the arms (empty: all).
+    """The size at which a study runs: changes common to all stages, seeds, a budget, and the arms (empty: all).
 
-    `epochs` or `minutes` is the budget of one cell, over its stages. With neither, the recipe's epochs are run. Minutes become
-    epochs once, from the speed of each stage's training step.
+    `epochs` or `minutes` is the budget of one cell, over its stages. Without both, stages run the recipe's epochs. Minutes
+    become epochs once, from the speed of each stage's training step.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -54,7 +54,7 @@ class Published:
 
     `value`: top-1 in %, or for `figure` "train_loss" the loss of the last epoch; None: not reported. `certainty`:
     printed in an available text, recovered from other sources since the table is lost, or derived from differences in the
-    text. `tables`: the names of the tables that hold the row. `millions`: of parameters, as published.
+    text. `tables`: the names of the tables with this row. `millions`: millions of parameters, as published.
     """
 
     name: str
@@ -71,8 +71,8 @@ class Published:
 class Statement:
     """A claim of a paper, as comparisons of arms.
 
-    `says`: with the published figures. `above`: pairs of arms, the first of which is claimed to be better. `decides`: what
-    would decide it, beyond more seeds and epochs.
+    `says`: the claim with the published figures. `above`: pairs of arms, the first of which is claimed to be better.
+    `decides`: what would decide the claim, beyond more seeds and epochs.
     """
 
     number: int
@@ -87,9 +87,9 @@ class Study:
 
     `question`: one sentence. `arms`: name -> one stage, or a sequence of them; the others are compared with the first.
     `sizes`: name -> `Size`; the first is the default. `published`: arm -> what a paper reports; a name that is not an arm is a
-    row that is quoted and not run. `candidates`: arm -> name -> changes to its last stage, of which validation chooses one
-    in the study `trials_of`, which runs at the size `trials`. `flip`: cells also report the test accuracy of the mean of an
-    image's logits and those of its mirror image. `statements`: the claims that its arms test.
+    row that is quoted and not run. `candidates`: arm -> name -> changes to its last stage. The study `trials_of` runs the
+    candidates at the size `trials`, and validation chooses one. `flip`: cells also report the test accuracy with the mean
+    of an image's logits and those of its mirror image. `statements`: the claims that its arms test.
     """
 
     name: str
@@ -169,7 +169,7 @@ def _word(value: Any) -> str:
 
 
 def check_study(study: Study, size: Size) -> None:
-    """Raises ConfigError, naming the place, for a study that cannot run. The plan of the cells checks fields."""
+    """Raises ConfigError, which names the place, for a study that cannot run. Making the plan checks the fields."""
     if not study.arms:
         raise ConfigError("arms: a study needs at least one")
     before: set[str] = set()
@@ -216,7 +216,7 @@ def _positive(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class _File:
-    """The words of a study's JSON file."""
+    """The fields of a study's JSON file."""
 
     recipe: str = ""
     question: str = ""
@@ -230,7 +230,7 @@ class _File:
 
 
 def read_study(path: str | Path) -> Study:
-    """Reads the study in a JSON file, named as the file. Raises ConfigError naming the file and the place in it."""
+    """Reads the study in a JSON file, whose name it takes. Raises ConfigError, which names the file and the place in it."""
     path = Path(path)
     try:
         file = from_dict(_File, json.loads(path.read_text(encoding="utf-8")))

@@ -1,9 +1,9 @@
 """The plan of a study folder, plan.json: the definition, and the epochs of each stage, fixed once for all processes.
 
-A budget in minutes becomes epochs here: the time of an epoch is that of its training images at the measured speed of the
-stage's training step (`benchmark.train`). With one thread on a CPU, time is CPU time, so that a study can be planned beside
-other work. Validation and the figures at the end come on top. Later calls, on any machine, read the epochs and measure
-nothing.
+A budget in minutes becomes epochs here. The time of an epoch is the number of its training images divided by the measured
+speed of the stage's training step (`benchmark.train`). With one thread on a CPU, time is CPU time, so that a study can be
+planned while other work runs. Validation and the figures at the end are not included. Later calls, on any machine, read the
+epochs and measure nothing.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ from .claim import claim
 from .definition import NAME, Published, Stage, Study, check_study
 from .trials import Tried
 
-STEPS, ROUNDS = 5, 5  # of a measurement; the first steps of a process are slower
-WORDS = ("recipe", "share", "data")  # words of a stage that are not fields of the run
+STEPS, ROUNDS = 5, 5  # per measurement; the first steps of a process are slower
+WORDS = ("recipe", "share", "data")  # names in a stage that are not changes to fields
 
 
 @dataclass
 class Plan:
-    """plan.json. `budget`: {"epochs": n}, {"minutes": m} or {}. `epochs` and `images_per_s` (measured for a budget in
-    minutes only) hold one number per stage, by arm; `measured_on` the machine of the latter, by arm. `published`: what
-    papers report, by arm. `trials`: arm -> candidate -> validation accuracy."""
+    """The content of plan.json.
+
+    `budget`: {"epochs": n}, {"minutes": m} or {}. `epochs`: arm -> one number per stage. `images_per_s`: arm -> one number
+    per stage, measured only for a budget in minutes. `measured_on`: arm -> the machine that measured them. `published`: arm
+    -> what a paper reports. `trials`: arm -> candidate -> validation accuracy.
+    """
 
     name: str
     question: str
@@ -59,10 +62,10 @@ class Plan:
 def stage_run(
     study: Study, fields: Stage, stage: Stage, seed: int, folders: Mapping[str, str], epochs: int | None
 ) -> tuple[RunConfig, str, dict[str, Any]]:
-    """Returns (base, data, changes) of one stage's run, as `train` takes them; `epochs` None: the recipe's.
+    """Returns (base, data, changes) of one stage's run, as `train` takes them. `epochs` None: the recipe's.
 
-    `folders`: "previous" or the name of an arm -> the run folder for a value "{previous}" or "{ARM}". A warm-up
-    that is not set by name keeps its share of the run from the recipe.
+    `folders`: "previous" or the name of an arm -> the run folder for a value "{previous}" or "{ARM}". A warm-up that the
+    stage does not set keeps the share of the run that it has in the recipe.
     """
     stage = {**fields, **stage}
     base = recipe(stage["recipe"]) if "recipe" in stage else study.base
@@ -87,10 +90,10 @@ def make_plan(
     say: Callable[[str], None],
     trials: Mapping[str, Tried] = MappingProxyType({}),
 ) -> Plan:
-    """Reads or makes the plan of folder `out` for this study; new arms and seeds are added to it.
+    """Reads or makes the plan of folder `out` for this study, and adds new arms and seeds to it.
 
-    `trials`: what was tried for each arm. Raises RunFolderError if the folder holds another study,
-    naming what differs, and ConfigError for a study that cannot run, naming the arm.
+    `trials`: the results of the trials, by arm. Raises RunFolderError, which names the differences, if the folder holds
+    another study, and ConfigError, which names the arm, for a study that cannot run.
     """
     size = study.size(size_name)
     check_study(study, size)
@@ -108,7 +111,7 @@ def make_plan(
             _require_same(stored, asked, out)
             if set(asked.arms) <= set(stored.epochs) and set(asked.seeds) <= set(stored.seeds):
                 return stored
-        for arm in asked.arms:  # before anything is written
+        for arm in asked.arms:  # check all arms before anything is written
             if not stored or arm not in stored.epochs:
                 _stage_configs(study, size.fields, arm, asked.seeds[0])
         speeds: dict[str, float] = {}
@@ -119,7 +122,7 @@ def make_plan(
                 for arm in asked.arms:
                     if arm not in plan.epochs:
                         _settle(study, size.fields, arm, plan, say, speeds)
-                        write_json(path, plan)  # a call that is stopped measures none again
+                        write_json(path, plan)  # so that a stopped call measures no arm again
                 write_json(path, plan)
             continue
         say("another process is planning this study; waiting")
@@ -155,14 +158,14 @@ def _json(stage: Stage) -> dict[str, Any]:
 
 
 def _moved(stage: Any) -> Any:
-    """The stage with only the name of its dataset, whose place may change."""
+    """Returns the stage with only the name of its dataset, since its path may change."""
     if isinstance(stage, dict) and isinstance(data := stage.get("data"), str):
         return {**stage, "data": Path(data).name}
     return stage
 
 
 def _require_same(stored: Plan, asked: Plan, out: Path) -> None:
-    """Raises RunFolderError for another study. Seeds and arms may be added, and the data may be in another place."""
+    """Raises RunFolderError for another study. Seeds and arms may be added, and the path of the data may change."""
     before, now = (from_dict(RunConfig, plan.base) for plan in (stored, asked))
     differ = {f"base.{k}": v for k, v in changed(before, now).items() if k not in ("data", "device")}
     differ |= changed(
@@ -191,7 +194,7 @@ def _merged(stored: Plan | None, asked: Plan, out: Path) -> Plan:
 
 
 def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[RunConfig]:
-    """Returns the resolved configuration of each stage of an arm. Raises ConfigError naming the stage."""
+    """Returns the resolved configuration of each stage of an arm. Raises ConfigError, which names the stage."""
     configs = []
     nowhere = dict.fromkeys(("previous", *study.needs(arm)), "")
     for number, stage in enumerate(study.stages(arm), 1):
@@ -201,7 +204,7 @@ def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[Run
             before = configs if start == "{previous}" else []
             if start[1:-1] in study.needs(arm):
                 before = _stage_configs(study, fields, start[1:-1], seed)
-            if before:  # there are no weights yet, but their model is known
+            if before:  # the weights do not exist yet, but their model is known
                 changes = {**of_the_weights(before[-1], base, changes), **changes}
             configs.append(planned(base, None, data, changes)[0])
         except FeatherVitError as error:
@@ -217,9 +220,9 @@ def _settle(
     say: Callable[[str], None],
     measured: dict[str, float],
 ) -> None:
-    """Writes the epochs of the arm's stages into the plan, and so checks every field before anything runs.
+    """Checks every field of the arm's stages, and puts their epochs into the plan.
 
-    `measured`: speeds of this call by configuration, so that arms that differ only in a rate are measured once.
+    `measured`: speeds of this call by configuration, so that arms that differ only in learning rate are measured once.
     """
     stages = study.stages(arm)
     minutes = plan.budget.get("minutes")
@@ -255,7 +258,7 @@ def _speed(config: RunConfig, measured: dict[str, float]) -> tuple[float, int]:
     data = load_run_data(config)
     sampler = Sampler(len(data.train), config.batch_size, 0, repeats=config.augment.repeats)
     seen = sampler.steps_per_epoch * min(config.batch_size, len(data.train) * config.augment.repeats)
-    if config.objective == "distillation" and not config.teacher:  # a stage before this one
+    if config.objective == "distillation" and not config.teacher:  # the teacher is an earlier stage
         config = replace(config, objective="classification")
     key = json.dumps(to_dict(replace(config, lr=0.0)), sort_keys=True)
     if key not in measured:

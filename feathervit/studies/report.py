@@ -1,6 +1,6 @@
-"""The results of a study folder: study.json, table.md and chart.png, written from its cells whenever one ends.
+"""Writes the results of a study folder (study.json, table.md and chart.png) from its cells, each time that a cell ends.
 
-study.json is the file to keep: it holds no path of the machine and no weights. Accuracies are fractions in it.
+study.json is the file to keep: it holds no paths of the machine and no weights. Its accuracies are fractions.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .plan import Plan, read_plan
 from .verdicts import paired
 
 SCHEMA = 1
-FEW_SEEDS = 5  # with fewer, a table states what its spread cannot show
-POINTS = 200  # of a training curve, at most
+FEW_SEEDS = 5  # a table with fewer seeds states what its spread cannot show
+POINTS = 200  # largest number of points of a training curve
 ABSOLUTE = re.compile(r"""(?<![\w.:/~])/(?:[^/\s'"]+/)*([^/\s'"]+)""")
 ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "precision", "machine")
 
@@ -36,8 +36,8 @@ ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "pre
 class Cell:
     """The content of cell.json: one arm with one seed. `changes`: its stages as run. `stages`: the `RunResult` of each.
 
-    `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s", and of each stage "epochs" and "steps";
-    of pre-training "train_loss" and its parts. `note`: a remark on the data.
+    `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s"; "epochs" and "steps", each a list over
+    stages; after pre-training, "train_loss" and its parts. `note`: a remark on the data.
     """
 
     arm: str
@@ -87,7 +87,7 @@ def rebuild(out: Path) -> dict[str, Any]:
 
 
 def collect(out: Path, plan: Plan) -> dict[str, Any]:
-    """Collects all results of the study, JSON-ready. "ran_on" lists the environments, to which each cell points."""
+    """Collects all results of the study, JSON-ready. "ran_on" lists the environments; each cell has the index of its own."""
     environments: list[dict] = []
     cells = []
     for seed in plan.seeds:
@@ -115,7 +115,7 @@ def collect(out: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _begun(out: Path, arm: str, seed: int) -> list[dict[str, Any]]:
-    """The figures so far of a cell that has not ended: the epochs of its present stage, and the last of them."""
+    """Returns the current figures of a cell that has not ended: the number of epochs of its current stage, and the last."""
     files = sorted(cell_folder(out, arm, seed).glob("[0-9]*/metrics.csv"), key=lambda path: int(path.parent.name))
     rows = MetricsFile(files[-1]).rows() if files else []
     if not rows:
@@ -125,12 +125,12 @@ def _begun(out: Path, arm: str, seed: int) -> list[dict[str, Any]]:
 
 
 def training_figures(row: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The training figures of an epoch's row: "train_loss" and its parts."""
+    """Returns the training figures of an epoch's row: "train_loss" and its parts."""
     return {name: value for name, value in (row or {}).items() if name.startswith("train_")}
 
 
 def training_curve(rows: list[dict[str, Any]]) -> dict[str, list]:
-    """The training figures of at most POINTS epochs, evenly spaced, with the last one."""
+    """Returns the training figures of at most POINTS evenly spaced epochs, including the last."""
     rows = rows[::-1][:: max(1, -(-len(rows) // POINTS))][::-1]
     names = ["epoch", *training_figures(rows[0])] if rows else []
     return {name: [_short(row.get(name)) for row in rows] for name in names}
@@ -141,7 +141,7 @@ def _short(value: Any) -> Any:
 
 
 def _curve(stages: list[dict[str, Any]]) -> list[list[float]]:
-    """[minutes since the start of the cell, validation top-1] of every epoch that has one."""
+    """Returns [minutes since the start of the cell, validation top-1] of each epoch with a validation."""
     points, begun = [], 0.0
     for stage in stages:
         rows = [row for row in stage["epochs"] if row.get("val_top1") is not None]
@@ -155,7 +155,7 @@ def from_plan(plan: Plan) -> dict[str, Any]:
 
 
 def public(value: Any, private: dict[str, str]) -> Any:
-    """The value with all absolute paths cut to their last name."""
+    """Returns the value with each absolute path cut to its last component."""
     if isinstance(value, dict):
         return {public(k, private): public(v, private) for k, v in value.items()}
     if isinstance(value, list):
@@ -172,7 +172,7 @@ def public(value: Any, private: dict[str, str]) -> Any:
 
 
 def short_table(found: dict[str, Any]) -> list[str]:
-    """The table of a terminal of 80 columns: accuracy, number of cells and minutes of each arm."""
+    """Returns a table for a terminal of 80 columns: accuracy, number of cells and minutes of each arm."""
     split = "test" if any(c.get("test_top1") is not None for c in found["cells"]) else "val"
     wide = min(40, max(map(len, ("arm", *found["arms"]))))
     lines = [f"{'arm':<{wide}}  {split + ' top-1, %':<21}  {'n':<3}  minutes"]
@@ -186,7 +186,7 @@ def short_table(found: dict[str, Any]) -> list[str]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: one row per arm, mean (range) over its finished cells.
+    """Returns a Markdown table with one row per arm: mean (range) over its finished cells.
 
     Differences are to the first arm on the same images, seed by seed.
     """
@@ -242,13 +242,13 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _images_of(found: dict[str, Any], arm: str) -> tuple:
-    """What an arm trains on: the name of its data, and images per class."""
+    """Returns what an arm trains on: the name of its data, and images per class."""
     stage = found["arms"][arm][-1]
     return stage.get("data"), stage.get("split.train_per_class")
 
 
 def _chosen(found: dict[str, Any]) -> str:
-    """What trials chose for each arm, with the validation accuracies of all candidates."""
+    """Returns what the trials chose for each arm, with the validation accuracies of all candidates."""
     texts = []
     for arm, tried in (found.get("trials") or {}).items():
         best = max(tried, key=lambda name: tried[name] or 0)
@@ -258,7 +258,7 @@ def _chosen(found: dict[str, Any]) -> str:
 
 
 def doubt(found: dict[str, Any]) -> str:
-    """A sentence on what the spread of fewer than FEW_SEEDS seeds cannot show; "" for more seeds."""
+    """Returns a sentence on what the spread of fewer than FEW_SEEDS seeds cannot show; "" for more seeds."""
     counts = Counter(c["arm"] for c in found["cells"] if c["status"] == "finished")
     n = max(counts.values(), default=0)
     if not 0 < n < FEW_SEEDS:
@@ -277,7 +277,7 @@ def _values(cells: list[dict[str, Any]], figure: str) -> list[Any]:
 
 
 def _chart(found: dict[str, Any], path: Path) -> None:
-    """Draws the chart: left, a dot per seed and a bar at an arm's mean; right, a line of validation accuracy per seed."""
+    """Draws the chart. Left: one dot per seed, and a bar at each arm's mean. Right: validation accuracy, one line per seed."""
     import io
 
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
-"""The papers' tables in Markdown, from result files: the rows that were run, and collapsed, those that were not.
+"""Makes the papers' tables in Markdown from result files: the rows that were run, and, collapsed, those that were not.
 
-The rows come from all RESULTS/NAME/study.json of the study `papers`. Repeated runs of one command are
-RESULTS/NAME/seed-N.json (scripts/seeds.py), and weights of the package RESULTS/weights/NAME.json. Loads no torch.
+The rows come from all RESULTS/NAME/study.json of the study `papers`. Repeated runs of one command are in
+RESULTS/NAME/seed-N.json (scripts/seeds.py), and weights of the package in RESULTS/weights/NAME.json. Does not import torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Cells = list[dict[str, Any]]
 
 
 def tables(results: str | Path) -> dict[str, str]:
-    """Makes name -> Markdown: "headline" (all rows that were run), each of `TABLES`, "claims", "seeds" and "weights"."""
+    """Returns Markdown by name: "headline" (all rows that were run), each of `TABLES`, "claims", "seeds" and "weights"."""
     results = Path(results)
     found = read_papers(results)
     runs = [arm for arm, own in papers.published.items() if arm in found and own.figure == "test_top1"]
@@ -40,7 +40,7 @@ def tables(results: str | Path) -> dict[str, str]:
 
 
 def read_papers(results: Path) -> dict[str, Cells]:
-    """Reads arm -> its cells, each with its "file". Raises RunFolderError for a file that cannot be read."""
+    """Returns the cells of each arm, each with its "file". Raises RunFolderError for a file that cannot be read."""
     found: dict[str, Cells] = defaultdict(list)
     for path in sorted(results.glob("*/study.json")):
         try:
@@ -59,7 +59,7 @@ def read_papers(results: Path) -> dict[str, Cells]:
 
 
 class Notes:
-    """Footnotes, numbered in order, each text once."""
+    """Collects footnotes and numbers them in order, each text once."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
@@ -81,13 +81,13 @@ def _figure(own: Published) -> str:
 
 
 def _reported(own: Published, notes: Notes) -> str:
-    """The paper's figure with its notes."""
+    """Returns the paper's figure with its notes."""
     certainty = {"recovered": RECOVERED, "derived": DERIVED}.get(own.certainty, "")
     return (_figure(own) + notes.mark(certainty if own.value is not None else "", own.note)).strip()
 
 
 def _not_run(arms: list[str]) -> str:
-    """The rows that were not run, each with the paper's figure, in parts that are collapsed on a page."""
+    """Returns the rows that were not run, each with the paper's figure, in parts that are collapsed on a page."""
     quoted = [arm for arm in arms if arm not in papers.arms]
     parts = {
         "not run here": [arm for arm in arms if arm in papers.arms],
@@ -101,7 +101,7 @@ def _not_run(arms: list[str]) -> str:
 
 
 def _figures(arms: list[str]) -> str:
-    """The paper's figures for some rows, as one line."""
+    """Returns the paper's figures for some rows, as one line."""
     rows = [papers.published[arm] for arm in arms]
     several = len({own.data for own in rows}) > 1
     figures: dict[str, list[str]] = defaultdict(list)
@@ -117,7 +117,7 @@ def _cell(cells: Cells, read: Callable[[dict[str, Any]], str]) -> str:
 
 
 def _progress(cell: dict[str, Any]) -> str:
-    """The epochs of a cell's stages; for one that has not ended, how many are done."""
+    """Returns the epochs of a cell's stages; for a cell that has not ended, how many are done."""
     if cell["status"] == "begun":
         return f"{cell['epochs_run']} of {cell['planned'][cell['stage'] - 1]}"
     return " + ".join(map(str, cell.get("epochs", cell["planned"])))

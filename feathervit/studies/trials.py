@@ -1,7 +1,7 @@
-"""Trials: short runs of candidates, as learning rates, of which validation chooses one for each arm of a study.
+"""Trials: short runs of candidates, such as learning rates. Validation chooses one candidate for each arm of a study.
 
-The trials of the study NAME are the study NAME-trials (`trials_of`). Its study.json, given to NAME, holds the validation
-accuracy of each candidate.
+The trials of the study NAME are the study NAME-trials (`trials_of`). Its study.json holds the validation accuracy of each
+candidate, and is given to NAME.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from ..errors import ConfigError, RunFolderError
 from .definition import Stage, Study
 
-Tried = dict[str, float | None]  # candidate -> validation accuracy, None where its run failed
+Tried = dict[str, float | None]  # candidate -> validation accuracy, None if its run failed
 
 
 def rates(lr: float) -> dict[str, Stage]:
-    """Candidates for an arm: a third of a learning rate, the rate, and three times the rate."""
+    """Returns candidates for an arm: a third of a learning rate, the rate, and three times the rate."""
     return {f"lr {rate:.2g}": {"lr": float(f"{rate:.2g}")} for rate in (lr / 3, lr, 3 * lr)}
 
 
 def trials_of(study: Study) -> Study:
-    """The study that tries the candidates of `study`, an arm for each of them."""
+    """Returns the study that tries the candidates of `study`, with one arm per candidate."""
     arms = {
         _named(arm, name): _changed(study, arm, change)
         for arm, candidates in study.candidates.items()
@@ -36,10 +36,10 @@ def trials_of(study: Study) -> Study:
 
 
 def with_choices(study: Study, path: Path | None) -> tuple[Study, dict[str, Tried]]:
-    """Returns the study with each arm's best candidate in its place, and what was tried, by arm, from `path`, a study.json.
+    """Returns the study with the best candidate of each arm, and the results of the trials by arm.
 
-    Raises ConfigError where trials are needed and missing, or given and not needed; RunFolderError for a file that is not
-    the result of the trials.
+    `path`: the study.json of the trials. Raises ConfigError if trials are needed and missing, or given and not needed.
+    Raises RunFolderError for a file that is not the result of the trials.
     """
     chosen = {arm: candidates for arm, candidates in study.candidates.items() if arm in study.arms}
     if not chosen:

@@ -1,7 +1,7 @@
-"""What the runs of a study say of a paper's claims, each tested scaled: holds, does not hold, or undecided.
+"""Decides from the runs of a study whether a paper's claim holds at a small scale: holds, does not hold, or undecided.
 
 A claim is one or more comparisons "this arm is above that arm". The differences are taken seed by seed. A comparison holds if
-the 95 % interval of their mean (Student's t) lies above zero, and does not hold if it lies below. Loads no torch.
+the 95 % interval of their mean (Student's t) is above zero, and does not hold if it is below. Does not import torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Word = Literal["holds", "does not hold", "undecided", "not run"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Points by which one arm is above another, one per seed that both have, and what follows."""
+    """The points by which one arm is above another, one per seed that both have, and the verdict."""
 
     above: str
     below: str
@@ -47,7 +47,7 @@ class Comparison:
         return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
 
     def text(self) -> str:
-        """The difference in words."""
+        """Returns the difference in words."""
         if not self.points:
             return f"{self.above} over {self.below}: not run"
         mean, (low, high) = statistics.mean(self.points), self.interval
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> list[float]:
-    """Points by which `arm` is above `first`, one for each seed that both have finished."""
+    """Returns the points by which `arm` is above `first`, one per seed that both have finished."""
     values = {
         (c["arm"], c["seed"]): c[figure] for c in cells if c["status"] == "finished" and c.get(figure) is not None
     }
@@ -65,12 +65,12 @@ def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> li
 
 
 def compare(statement: Statement, cells: list[dict[str, Any]]) -> list[Comparison]:
-    """The comparisons of a claim, from the cells of study.json."""
+    """Returns the comparisons of a claim, from the cells of study.json."""
     return [Comparison(above, below, paired(cells, below, above, "test_top1")) for above, below in statement.above]
 
 
 def verdict(comparisons: Iterable[Comparison]) -> Word:
-    """What follows for the claim: it holds if every comparison does, and does not hold if one does not."""
+    """Returns the verdict on a claim: it holds if every comparison does, and does not hold if one does not."""
     words = {comparison.word for comparison in comparisons}
     if "does not hold" in words:
         return "does not hold"

@@ -11,8 +11,8 @@ from torch import nn
 class MovingAverage:
     """Keeps the average of `model` in `module`. The decay rises from 0, so that the average forgets the first steps.
 
-    The decay after step n is timm's, 1 - max(n, 1)^(-2/3), up to `decay`. Floating buffers are averaged, others copied.
-    The pairs of tensors are collected once, so a step takes two calls.
+    The decay after step n is timm's, 1 - max(n, 1)^(-2/3), up to `decay`. Floating-point buffers are averaged, others are
+    copied. The pairs of tensors are collected once, so a step takes two calls.
     """
 
     def __init__(self, model: nn.Module, decay: float):

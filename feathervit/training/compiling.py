@@ -24,7 +24,10 @@ TRIALS = 3  # CUDA graphs are warmed up, recorded, and only then replayed
 def choose_compile(
     asked: str, device: torch.device, *, parameters: int, steps: int, world: int = 1, accumulate: int = 1
 ) -> tuple[Mode, str]:
-    """How to compile the objective of a run of `steps` steps, and why. Raises ConfigError for settings that exclude it."""
+    """Returns how to compile the objective of a run of `steps` steps, and why.
+
+    Raises ConfigError for settings that exclude the mode asked for.
+    """
     if asked == "reduce-overhead" and accumulate > 1:
         raise ConfigError(
             f"--compile reduce-overhead and --accumulate {accumulate} exclude each other: CUDA graphs overwrite a "
@@ -44,9 +47,9 @@ def choose_compile(
 
 
 class Compiled(nn.Module):
-    """Calls `objective`, compiled after `prepare`. The objective and its parameter names stay unchanged.
+    """Calls `objective`, which `prepare` compiles. The objective and its parameter names stay unchanged.
 
-    The wrapper that averages gradients over processes goes around it, so `prepare` exchanges no gradients.
+    The wrapper that averages gradients over processes is outside this module, so `prepare` exchanges no gradients.
     """
 
     def __init__(

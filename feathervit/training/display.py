@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-EPOCH_SECONDS = 5.0  # between the lines of two epochs
-STEP_SECONDS = 10.0  # without a line, before one is printed inside an epoch
-REDRAW_SECONDS = 0.1  # between two states of the live bar
+EPOCH_SECONDS = 5.0  # least time between the lines of two epochs
+STEP_SECONDS = 10.0  # time without a line before one is printed inside an epoch
+REDRAW_SECONDS = 0.1  # least time between two updates of the live bar
 
 
 class Display:
@@ -42,7 +42,7 @@ class Display:
         self._last_line = self._last_epoch_line = clock()
         self._last_redraw = float("-inf")
         self._speed = 0.0
-        self._figure = ""  # of the last epoch
+        self._figure = ""  # the figure of the last epoch
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -114,7 +114,7 @@ class Display:
 
 
 def _figure(row: Mapping[str, Any]) -> str:
-    """The figure that an epoch is judged by: accuracy or reconstruction error, on validation images if there are any."""
+    """Returns the main figure of an epoch: accuracy or reconstruction error, on validation images if there are any."""
     for name in ("val", "train"):
         if (top1 := row.get(f"{name}_top1")) is not None:
             macro = row.get(f"{name}_macro")

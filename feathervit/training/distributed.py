@@ -36,11 +36,11 @@ class Group:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """True in all processes if `flag` is true in one of them."""
+        """Returns True in all processes if `flag` is true in any of them."""
         return self.each(flag)[0]
 
     def each(self, *flags: bool) -> list[bool]:
-        """`any` of several flags in one exchange."""
+        """Returns `any` of each flag, in one exchange."""
         if self.world == 1:
             return list(flags)
         values = torch.tensor(flags, dtype=torch.int32)

@@ -1,6 +1,6 @@
 """The training loop. A `RunConfig` describes a run; the run folder holds its results.
 
-Notable: all randomness of step n is a function of (seed, n, rank). Schedules follow steps. A training state is complete,
+All randomness of step n is a function of (seed, n, rank). Schedules follow steps, not time. A training state is complete,
 so a run that is killed and resumed ends with the same weights (bit for bit on the CPU with the same torch and thread
 count). Sums for the log stay on the device until they are shown.
 """
@@ -49,12 +49,12 @@ from .trackers import Trackers
 if TYPE_CHECKING:
     from rich.console import Console
 
-CHECKPOINT_SECONDS = 120.0  # between two states within a long epoch
+CHECKPOINT_SECONDS = 120.0  # time between two states within a long epoch
 SHORT_EPOCH_SECONDS = 2.0  # an epoch that ends sooner after the last state writes none
-WRITING_SHARE = 0.01  # share of the time for writing states, within the two limits above
-CHECK_STEPS = 50  # between two checks that the loss is finite
+WRITING_SHARE = 0.01  # largest share of the time spent on writing states, within the two limits above
+CHECK_STEPS = 50  # steps between two checks that the loss is finite
 STARVED = 0.01  # an expert with a smaller share of an epoch's tokens gets a warning
-RECONSTRUCTIONS = 10  # times that a pre-training run draws its reconstructions
+RECONSTRUCTIONS = 10  # how many times a pre-training run draws its reconstructions
 
 
 class Trainer:
@@ -116,21 +116,22 @@ class Trainer:
         self.progress = Progress()
         wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.names = ("loss", *objective.figures)
-        self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)  # each times images, then the images
+        # the sum of each figure times its images, and last the number of images
+        self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)
         self.metrics = MetricsFile(folder / "metrics.csv")
         self.trackers = Trackers(config.log if self.group.is_main else (), folder)
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
         self.warned: set[tuple[str, int]] = set()  # experts that already had a warning
         self.interrupt = Interrupt()
         self.saved_at = time.monotonic()
-        self.saving_seconds = 0.0  # for the last state
-        # at the last state; at the last check that found a finite loss
+        self.saving_seconds = 0.0  # time that writing the last state took
+        # steps done at the last state, and at the last check that found a finite loss
         self.saved_step = self.checked_step = self.progress.step
         self.skipped_in_a_row = 0
         self.best_written = True  # whether the file holds `best`
 
     def _shares(self) -> list[Sampler]:
-        """One sampler per micro-step of this process."""
+        """Returns one sampler per micro-step of this process."""
         config, accumulate = self.config, self.config.accumulate
         shares = self.group.world * accumulate
         if config.batch_size % shares:
@@ -165,7 +166,7 @@ class Trainer:
     # State
 
     def save(self) -> None:
-        """Writes the training state. Its sums cover all processes; the first process restores them."""
+        """Writes the training state. Its sums are over all processes; the first process restores them."""
         sums = self.group.add(self.sums)
         started = self.saved_at = time.monotonic()
         self.saved_step = self.progress.step
@@ -174,7 +175,7 @@ class Trainer:
         if self.best and not self.best_written:
             self.save_weights("best", self.best, self.progress.best_epoch, self._best_figures())
             self.best_written = True
-        self.metrics.sync()  # never behind the state
+        self.metrics.sync()  # so that the file is never behind the state
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | flatten_optimizer(self.optimizer)
         tensors |= {f"ema.{k}": v for k, v in self.averaged.state_dict().items()} if self.ema else {}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
@@ -269,7 +270,7 @@ class Trainer:
                 )
                 stop = stop and self.progress.step < total
                 if stop or due:
-                    self._require_finite(step, lr)  # every saved state is a good one
+                    self._require_finite(step, lr)  # a state with a loss that is not finite is never saved
                     self.save()
                 if stop:
                     return False
@@ -322,11 +323,14 @@ class Trainer:
         return self.config.patience > 0 and epoch - self.progress.best_epoch >= self.config.patience
 
     def _mean_loss(self) -> float:
-        """Mean loss of this process's shares in the epoch so far."""
+        """Returns the mean loss of this process's shares in the epoch so far."""
         return (self.sums[0] / self.sums[-1]).item()
 
     def _require_finite(self, step: int, lr: float) -> None:
-        """Raises DivergedError if the loss is not finite. All processes call it: after a resume only the first has old sums."""
+        """Raises DivergedError if the loss is not finite.
+
+        All processes must call it, since after a resume only the first process has the earlier sums.
+        """
         total, *_, seen = self.group.add(self.sums).tolist()
         diverged = seen > 0 and not math.isfinite(total) and self.config.on_nonfinite == "stop"
         if diverged or self.skipped_in_a_row >= CHECK_STEPS:
@@ -335,7 +339,7 @@ class Trainer:
             self.checked_step = step + 1
 
     def _diverged(self, step: int, lr: float) -> DivergedError:
-        """The error to raise. Drops the last state if its weights never gave a finite loss."""
+        """Returns the error to raise. Removes the last state if its weights never gave a finite loss."""
         if self.group.is_main and self.saved_step >= self.checked_step and states(self.folder):
             drop_state(self.folder)
         advice = "start again with a lower --lr or --optim.clip-grad 1"
@@ -376,7 +380,7 @@ class Trainer:
         self.warned |= found.keys()
 
     def _validate(self, epoch: int, lr: float) -> dict[str, float]:
-        """Figures of an epoch on the validation images. Keeps the weights if they are the best."""
+        """Returns the figures of an epoch on the validation images. Keeps the weights if they are the best."""
         progress = self.progress
         if self.config.objective == "reconstruction":
             top1, loss = 0.0, self.measure(self.val)["masked_mse"]
@@ -401,7 +405,7 @@ class Trainer:
         return {"val": {**found, "n": len(self.data.val)}}
 
     def measure(self, images: ImageSet) -> Metrics | dict[str, float]:
-        """Figures of the kept model's present weights on a whole image set: of the classifier, or of the reconstruction."""
+        """Returns the figures of the kept model's current weights on an image set: of classification or reconstruction."""
         if self.config.objective == "reconstruction":
             return reconstruction_error(self.kept, images.images, self.config, self.device, self.dtype)
         p_NK = logits(self.kept, images.images, self.config, self.device, self.dtype).softmax(-1)

@@ -25,7 +25,7 @@ EPS = 1e-7
 
 
 def orthogonalise(update_MRC: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices, approximately: singular values end between about 0.7 and 1.2.
+    """Returns approximately the nearest semi-orthogonal matrices: singular values end between about 0.7 and 1.2.
 
     Takes and returns [M, R, C]. It computes in bfloat16 on CUDA and in float32 elsewhere.
     """
@@ -49,7 +49,7 @@ def orthogonalise(update_MRC: Tensor) -> Tensor:
 
 
 def _polynomial(gram_MRR: Tensor) -> Tensor:
-    """aI + bG + cG^2: one iteration multiplies X by it, where G = X X^T."""
+    """Returns aI + bG + cG^2, where G = X X^T; one iteration multiplies X by it."""
     a, b, c = COEFFICIENTS
     p_MRR = torch.baddbmm(gram_MRR, gram_MRR, gram_MRR, beta=b, alpha=c)
     p_MRR.diagonal(dim1=-2, dim2=-1).add_(a)
@@ -57,7 +57,7 @@ def _polynomial(gram_MRR: Tensor) -> Tensor:
 
 
 def hidden_matrices(model: nn.Module) -> set[str]:
-    """Names of the weights that Muon updates: linear layers and convolutions between the input and the classifier.
+    """Returns the names of the weights that Muon updates: linear layers and convolutions between input and classifier.
 
     It excludes the classifier, the decoder's projection to pixels, convolutions of up to four input channels (the first
     layer) and depth-wise convolutions.

@@ -20,7 +20,7 @@ Figures = dict[str, Tensor]
 
 
 class Classification(nn.Module):
-    """Cross-entropy + `loss.moe` x balance loss."""
+    """Computes cross-entropy + `loss.moe` x balance loss."""
 
     figures: ClassVar = ("cross_entropy", "balance", "top1")
 
@@ -34,7 +34,7 @@ class Classification(nn.Module):
         return entropy + self.moe * balance, figures
 
     def compare(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Figures]:
-        """Logits [B, K], cross-entropy, balance loss, figures."""
+        """Returns logits [B, K], cross-entropy, balance loss and figures."""
         if isinstance(self.model, Encoder):
             logits_BK, balance = self.model.forward_balanced(x_BCSS)
         else:
@@ -46,9 +46,9 @@ class Classification(nn.Module):
 
 
 class Masked(nn.Module):
-    """Reconstruction, Eq. 16: MSE of masked patches + `mae.visible_weight` x MSE of visible ones + `loss.moe` x balance.
+    """Computes the loss of reconstruction (Eq. 16). It ignores the targets.
 
-    It ignores the targets.
+    The loss is MSE of masked patches + `mae.visible_weight` x MSE of visible patches + `loss.moe` x balance loss.
     """
 
     figures: ClassVar = ("masked_mse", "visible_mse", "balance")
@@ -97,8 +97,11 @@ class Joint(nn.Module):
 
 
 class Distillation(Classification):
-    """Logit distillation (arXiv 1503.02531): (1 - a) x cross-entropy + a T^2 KL(teacher | student at temperature T),
-    where a is `loss.teacher_share`, plus `loss.moe` x balance loss. The teacher sees the same augmented images."""
+    """Distils the logits of a teacher, which sees the same augmented images (arXiv 1503.02531).
+
+    The loss is (1 - a) x cross-entropy + a T^2 KL(teacher | student at temperature T), where a is `loss.teacher_share`,
+    plus `loss.moe` x balance loss.
+    """
 
     figures: ClassVar = (*Classification.figures, "distillation")
 
@@ -133,6 +136,6 @@ def _top1(logits_BK: Tensor, targets: Tensor) -> Tensor:
 
 
 def balanced_class_weights(labels_N: Tensor, classes: int) -> Tensor:
-    """[K] weights n / (K n_k): scikit-learn's "balanced", so that each class weighs the same in the loss."""
+    """Returns weights n / (K n_k) of shape [K], so that each class weighs the same in the loss (scikit-learn's "balanced")."""
     counts_K = torch.bincount(labels_N, minlength=classes).clamp(min=1)
     return len(labels_N) / (classes * counts_K.float())

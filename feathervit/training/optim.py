@@ -1,8 +1,8 @@
 """Builds the optimiser and sets its learning rate.
 
-timm builds the optimiser and its parameter groups. Biases, norms and the parameters that the model names get no weight
-decay. With layer-wise decay, timm stores an `lr_scale` in each group, and `set_learning_rate` applies it.
-Schedules follow steps, never the clock.
+timm builds the optimiser and its parameter groups. Biases, norms and the parameters in the model's `no_weight_decay` get no
+weight decay. With layer-wise decay, timm stores an `lr_scale` in each group, and `set_learning_rate` applies it.
+Schedules follow steps, not time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .muon import Muon, hidden_matrices
 
 
 def peak_learning_rate(config: RunConfig, global_batch: int) -> float:
-    """The learning rate after warm-up: base x batch / 256 (Eq. 17); the base itself where `lr_batch` is 0."""
+    """Returns the learning rate after warm-up: base x batch / `lr_batch` (Eq. 17), or the base if `lr_batch` is 0."""
     return config.lr * global_batch / config.optim.lr_batch if config.optim.lr_batch else config.lr
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: RunConfig, peak: float) -> float:
-    """Learning rate of step `step` (from 0): linear warm-up, then half a cosine down to `min_lr` at the last step."""
+    """Returns the learning rate of `step` (from 0): linear warm-up, then half a cosine down to `min_lr` at the last step."""
     optim = config.optim
     warmup = optim.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -48,7 +48,7 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
     if optim.name == "muon":
         return _muon(model, config)
     if optim.name == "sgd":
-        words = {"momentum": optim.momentum}  # timm's "sgd" uses Nesterov's
+        words = {"momentum": optim.momentum}  # timm's "sgd" uses Nesterov momentum
     else:
         words = {"betas": optim.betas or BETAS[optim.name]}
     if optim.name == "adamw":

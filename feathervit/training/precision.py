@@ -20,15 +20,18 @@ GAIN = 1.1  # a smaller gain is within the noise of a timing
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX). Emulation is several times slower."""
+    """Returns whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX).
+
+    Emulation is several times slower.
+    """
     found = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.9 has no such function
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def faster_on_cpu(model: nn.Module, config: RunConfig, channels: int) -> tuple[bool, str]:
-    """Whether a training step of `model` on this CPU is faster in bfloat16, and the reason for the banner.
+    """Returns whether a training step of `model` on this CPU is faster in bfloat16, and the reason for the banner.
 
-    Leaves the random state as it was.
+    It does not change the random state.
     """
     if not has_bfloat16():
         return False, "this processor does not multiply bfloat16 in hardware"

@@ -19,10 +19,10 @@ from ..files import write_bytes
 
 
 class MetricsFile:
-    """A CSV file of one row per epoch. Rows hold "epoch" and any figures. Raises RunFolderError if it cannot be written.
+    """Writes a CSV file with one row per epoch: "epoch" and any figures. Raises RunFolderError if it cannot be written.
 
-    The first row names the columns. A later row may lack some (empty cells) or add some (the file is rewritten with the
-    wider header).
+    The first row names the columns. A later row may lack some columns (its cells are empty) or add some (the file is
+    rewritten with the wider header).
     """
 
     def __init__(self, path: str | Path):
@@ -30,12 +30,12 @@ class MetricsFile:
         self._columns: list[str] | None = None  # None: the file has not been read yet
 
     def rows(self) -> list[dict[str, Any]]:
-        """All complete rows. Cells are numbers or text, and None if empty. A missing file has no rows."""
+        """Returns all complete rows. Cells are numbers or text, and None if empty. A missing file has no rows."""
         try:
             text = self.path.read_bytes().decode("utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        whole = text[: text.rfind("\n") + 1]  # text after the last line end was being written when the process died
+        whole = text[: text.rfind("\n") + 1]  # the process was killed while it wrote the text after the last line end
         header, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
         return [dict(zip(header, map(_value, line), strict=True)) for line in lines if len(line) == len(header)]
 

@@ -31,11 +31,11 @@ class Teacher(nn.Module):
         self.register_buffer("shift", (own_mean - theirs[0]) / theirs[1], persistent=False)
 
     def train(self, mode: bool = True) -> Teacher:
-        return super().train(False)  # a teacher draws no dropout and keeps its statistics
+        return super().train(False)  # a teacher applies no dropout and keeps its statistics
 
     @torch.no_grad()
     def forward(self, x_BCSS: Tensor) -> Tensor:
-        """Logits [B, K], float32."""
+        """Returns logits [B, K] in float32."""
         x_BCSS = x_BCSS * self.scale + self.shift
         if x_BCSS.shape[-1] != self.img_size:
             x_BCSS = F.interpolate(x_BCSS, (self.img_size, self.img_size), mode="bilinear", antialias=True)

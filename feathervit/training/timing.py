@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WARM_STEPS = 2
 ROUNDS, ROUND_STEPS = 3, 3
-AT_MOST_MINUTES = 10.0  # limit of a recipe that looks at the images
+AT_MOST_MINUTES = 10.0  # limit of an adaptive recipe
 SHARE = 0.95  # share of the time for epochs; the rest is for states, the last figures and the report
 
 
@@ -39,15 +39,15 @@ class Timing:
     epoch: float
 
     def epochs(self, minutes: float) -> int:
-        """How many whole epochs fit into `minutes`; at least one."""
+        """Returns how many whole epochs fit into `minutes`; at least one."""
         return max(1, int(SHARE * 60 * minutes / self.epoch))
 
     def seconds(self, epochs: int) -> float:
-        """The time of `epochs` epochs in seconds."""
+        """Returns the time of `epochs` epochs in seconds."""
         return epochs * self.epoch / SHARE
 
     def line(self, epochs: int) -> str:
-        """The line about time that a run prints before it starts."""
+        """Returns the line about time that a run prints before it starts."""
         took = f"{1000 * self.step:.0f} ms" if self.step < 1 else f"{self.step:.1f} s"
         one, two = (duration(self.seconds(n)) for n in (epochs, 2 * epochs))
         return (
@@ -66,7 +66,7 @@ def measure(
     console: Console,
     group: Group | None = None,
 ) -> Timing:
-    """Times steps of `config`, resolved, on its own batches with a copy of `model`.
+    """Times steps of the resolved `config` on its own batches, with a copy of `model`.
 
     It changes neither `model` nor any random state, and writes nothing. Each process of a group measures, and all get the
     mean. Raises the same errors as the trainer.
@@ -105,7 +105,7 @@ def measure(
 
 
 def _validation(trainer: Trainer) -> float:
-    """Seconds of the validation after an epoch, estimated from one batch."""
+    """Returns the seconds of a validation after an epoch, estimated from one batch."""
     if trainer.val is None:
         return 0.0
     part = replace(trainer.val, images=trainer.val.images[:BATCH], labels=trainer.val.labels[:BATCH])
@@ -125,7 +125,7 @@ def _wait(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Budget:
-    """Minutes for a run. Without `exactly` they are a limit, and a recipe with fewer epochs keeps them.
+    """The minutes for a run. If `exactly` is false they are a limit, and a recipe with fewer epochs keeps its epochs.
 
     The warm-up keeps its share of the run. With `keep_warmup` it keeps its number of epochs.
     """
@@ -135,7 +135,7 @@ class Budget:
     keep_warmup: bool = False
 
     def fit(self, config: RunConfig, timing: Timing) -> RunConfig:
-        """The configuration with the epochs that the minutes allow."""
+        """Returns the configuration with the epochs that fit into the minutes."""
         epochs = timing.epochs(self.minutes)
         if not self.exactly:
             epochs = min(epochs, config.epochs)

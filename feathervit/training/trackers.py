@@ -1,8 +1,9 @@
-"""Experiment trackers: TensorBoard, Weights & Biases, MLflow. Each gets the rows of metrics.csv, the configuration, the report.
+"""Experiment trackers: TensorBoard, Weights & Biases, MLflow.
 
-Notable: all write offline. TensorBoard's events are in the run folder. W&B is offline with WANDB_MODE=offline; MLflow is
-unless MLFLOW_TRACKING_URI names a server. A resumed run continues the same record; trackers.json in the run folder holds its
-identifiers. A step of a tracker is an epoch.
+Each tracker gets the rows of metrics.csv, the configuration and the report. All can work offline. TensorBoard's events are
+in the run folder. W&B is offline with WANDB_MODE=offline; MLflow is offline unless MLFLOW_TRACKING_URI names a server. A
+resumed run continues the same record; trackers.json in the run folder holds its identifiers. A step of a tracker is an
+epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ IDENTIFIERS = "trackers.json"
 
 
 class Tracker(Protocol):
-    """One record of one run."""
+    """Records one run in one tracker."""
 
     def write(self, figures: Mapping[str, float], epoch: int) -> None:
         """Adds the figures of an epoch."""
@@ -30,7 +31,7 @@ class Tracker(Protocol):
         """Adds the report of a finished run."""
 
     def close(self, finished: bool) -> None:
-        """Ends the record; `finished`: whether the run reached its end."""
+        """Ends the record. `finished`: whether the run reached its end."""
 
 
 class Trackers:
@@ -49,7 +50,7 @@ class Trackers:
         for name in self.log:
             try:
                 self.trackers.append(KINDS[name](self.folder, config))
-            except Exception as error:  # what is raised depends on the tracker and its server
+            except Exception as error:  # the error's type depends on the tracker and its server
                 self.close()
                 why = " ".join(str(error).split())[:300]
                 raise ConfigError(f"--log {name} does not start: {why}; {HINTS[name]}, or leave it out") from error
@@ -71,10 +72,10 @@ class Trackers:
 
 
 class TensorBoard:
-    """Events in the run folder's tensorboard/; of the report its charts, since TensorBoard has no artifacts.
+    """Writes events into the run folder's tensorboard/, and the report's charts, since TensorBoard has no artifacts.
 
-    A resumed run appends, and TensorBoard hides what was written before of the epochs that run again. Raises RunFolderError
-    if the folder cannot be written.
+    A resumed run appends. TensorBoard hides the earlier figures of the epochs that run again. Raises RunFolderError if the
+    folder cannot be written.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
@@ -111,7 +112,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of the project "feathervit" (WANDB_PROJECT) in Weights & Biases, named after the run folder."""
+    """Records a run in Weights & Biases, in the project "feathervit" (or WANDB_PROJECT), named after the run folder."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         import wandb
@@ -138,7 +139,7 @@ class WandB:
 
 
 class MLflow:
-    """A run in MLflow, named after the run folder; without MLFLOW_TRACKING_URI in MLflow's own default place."""
+    """Records a run in MLflow, named after the run folder, in MLFLOW_TRACKING_URI or MLflow's default place."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         from mlflow import MlflowClient
@@ -178,7 +179,7 @@ HINTS = {
 
 
 def _known(folder: Path) -> dict[str, str]:
-    """The identifiers of the run's records by tracker."""
+    """Returns the identifiers of the run's records by tracker."""
     path = folder / IDENTIFIERS
     return json.loads(path.read_text()) if path.exists() else {}
 

@@ -1,4 +1,4 @@
-"""One run, from a configuration to a run folder: data, model, banner, training, figures.
+"""Does one run, from a configuration to a run folder: data, model, banner, training, figures.
 
 A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors and best.safetensors.
 Pre-training adds reconstructions/. A finished run adds result.json, report.html and report/. `train` is also
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 class Outcome:
     """The outcome of a run. `result` is None if the run was stopped in its first epoch.
 
-    `interrupted`: a signal asked to stop. In the last step that is too late, and the run is still finished.
+    `interrupted`: a signal asked to stop. If it arrived in the last step, the run is still finished.
     """
 
     folder: Path
@@ -87,7 +87,7 @@ def train(
     - `data`: a name, a folder, or (images, labels) arrays.
     - `fields`: fields of the configuration by (dotted) name, as in `epochs=3` or `**{"optim.weight_decay": 0.1}`.
     - `minutes`: chooses as many epochs as this machine trains in that time, from steps that are timed before training.
-      A recipe that looks at the images allows at most `AT_MOST_MINUTES` if neither epochs nor minutes are given.
+      An adaptive recipe allows at most `AT_MOST_MINUTES` if neither epochs nor minutes are given.
     - `max_minutes`: stops the run after that time; `resume` continues it.
     - `resume`: continues the run in `out`, with more or fewer `epochs` if they are given.
     - `overwrite`: empties `out` first.
@@ -124,12 +124,12 @@ def train(
         with held(out, resume=resume, overwrite=overwrite) if group.is_main else nullcontext():
             for reason in reasons:
                 say(console, f"  {reason}", 4)
-            with own_randomness(choose_device(config.device)[0]):  # the caller's random state stays as it was
+            with own_randomness(choose_device(config.device)[0]):  # the caller's random state does not change
                 return _run(config, source, out, resume, budget, max_minutes, skip_unreadable, console, command, group)
 
 
 def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dict[str, Any]) -> str:
-    """The device that the run asks for. The processes of a run need it before they connect."""
+    """Returns the device that the run asks for. The processes of a run need it before they connect."""
     if resume and (out / "config.json").exists():
         config = read_config(out)
     return fields.get("device", config.device if isinstance(config, RunConfig) else "auto")
@@ -140,8 +140,9 @@ def pretrain(
 ) -> Outcome:
     """Pre-trains a masked auto-encoder, which needs no labels, and returns the outcome.
 
-    `config` None: the pre-training recipe that fits the data. `data` may be a folder with images at any depth, or an array
-    of images without labels. All else is as in `train`; `train` starts from the weights with `start_from=OUT`.
+    If `config` is None, it takes the pre-training recipe that fits the data. `data` may be a folder with images at any
+    depth, or an array of images without labels. All other arguments are as in `train`. To start from the weights, call
+    `train` with `start_from=OUT`.
     """
     if config is None and not rest.get("resume"):
         config = recipe_for(os.fsdecode(data) if isinstance(data, (str, os.PathLike)) else "", pretraining=True)
@@ -198,7 +199,7 @@ def _run(
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if fresh and isinstance(encoder, Encoder) and encoder.data_dependent:
-        most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced; fewer if the images are large
+        most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced images; fewer if they are large
         some = data.train.images[:: -(-len(data.train) // most)]
         encoder.initialise_from(as_input(some, config))
     started = start_from(model, config.start_from) if config.start_from and fresh else []
@@ -283,7 +284,7 @@ def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str]
 
 
 def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
-    """Raises ConfigError if a model of ours does not fit into memory: the kernel would end the process without a message."""
+    """Raises ConfigError if one of our models does not fit into memory: the kernel would end the process without a message."""
     memory = machine()["memory_gib"]
     if config.arch is None or memory is None:
         return
@@ -315,7 +316,7 @@ def _check_batch_norm(config: RunConfig, model: nn.Module, images: int, world: i
 
 
 def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) -> RunResult:
-    """Figures of the chosen weights: the best on validation, or the last if the run asks for them or holds nothing out."""
+    """Returns the result with the chosen weights: the best on validation, or the last if asked for or nothing is held out."""
     config, out = trainer.config, trainer.folder
     rows = trainer.metrics.rows()
     if data.val is None or config.split.keep == "last":
@@ -374,7 +375,7 @@ def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], note: Callab
     tensors, meta, words = load_state(out)
     for word in words:
         note(word)
-    if words:  # else the next state would replace the good state instead of the damaged one
+    if words:  # otherwise the next state would replace the good state instead of the damaged one
         trainer.group.wait()
         if trainer.group.is_main:
             drop_state(out)

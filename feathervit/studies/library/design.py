@@ -14,7 +14,7 @@ from .sizes import FEW, SMALLEST
 
 _BASE = recipe("mlit_cifar100")
 _SIZES = {"cpu": Size(epochs=10, fields=SMALLEST), "gpu": Size(epochs=100, fields={"model": "mlit_xxs"})}
-_GPU_STEM = {"img_size": 36, "patch_size": 4}  # a stem of strides 2 has patches of 4 px; 81 tokens for all arms
+_GPU_STEM = {"img_size": 36, "patch_size": 4}  # a stem with strides of 2 has patches of 4 px; all arms have 81 tokens
 
 
 def _mlit(question: str, name: str, arms: dict[str, Any], **sizes: Size) -> Study:

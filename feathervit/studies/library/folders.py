@@ -1,7 +1,7 @@
 """Small folders of images from scratch: which model is best in three minutes of one thread?
 
-Signed digits and Flowers-102 at 64 px, and a folder of 600 images: 43 classes of CIFAR-100 with 14 images each. 430 other
-training images validate.
+The data is signed digits and Flowers-102 at 64 px, and a folder of 600 images: 43 classes of CIFAR-100 with 14 images each.
+430 other training images are for validation.
 """
 
 from __future__ import annotations

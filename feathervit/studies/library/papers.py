@@ -1,7 +1,8 @@
 """The rows of the papers' tables as arms of one study, each with its published figure.
 
-An arm trains on all of train and reports the last epoch. One that starts from pre-training names that arm, which runs once
-for all of them, with the first seed. Rows that are quoted as published and not run here have a figure and no arm.
+An arm trains on the whole training split and reports the last epoch. An arm that starts from pre-training names the arm of
+the pre-training, which runs once, with the first seed. Rows that are quoted as published and not run here have a figure and
+no arm.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _stages: dict[str, Stage] = {}
 
 
 def _row(arm: str, table: str | tuple[str, ...], name: str, data: str, value: float | None, **rest: Any) -> None:
-    """Adds a row. `rest`: under "stage" the stage of the arm, if it is run, and fields of `Published`."""
+    """Adds a row. `rest`: fields of `Published`, and "stage": the stage of the arm, if it is run."""
     if stage := rest.pop("stage", None):
         _stages[arm] = {"data": data, **stage}
     _published[arm] = Published(name, data, value, (table,) if isinstance(table, str) else table, **rest)
@@ -131,7 +132,7 @@ _JOINT = (5.8, (69.64, 91.65, 97.52, 57.20))  # ViT-T+SSAT
 
 
 def _peer_stage(model: str, patch: int | None, data: str) -> Stage:
-    """The supervised training of arXiv 2310.20704, whose figures these are: its recipe without the reconstruction."""
+    """Returns the supervised training of arXiv 2310.20704, the source of the figures: its recipe without reconstruction."""
     if data == "flowers102":  # the one dataset at 224 px, in the models' own patches
         sizes: Stage = {"img_size": 224, "batch_size": 64}
     else:
@@ -185,7 +186,7 @@ def _poorvits() -> None:
 
 
 def _peers() -> None:
-    """CCT by the short script of its repository."""
+    """Adds CCT, trained as in the short script of its repository."""
     for depth, (millions, *values) in {2: (0.284, 66.90, 89.17), 4: (0.482, 70.46, 91.45)}.items():
         for data, value in zip(SETS[:2], values, strict=True):
             pixels = {"images.mean": CIFAR10_MEAN, "images.std": CIFAR10_STD} if data == "cifar10" else {}
@@ -209,7 +210,7 @@ def _feather() -> None:
 for _part in (_pretraining, _tables_7_and_9, _table_8, _poorvits, _peers, _feather):
     _part()
 
-# The arms, the most useful first; one that starts from another comes after it.
+# The arms, the most useful first. An arm that starts from another comes after it.
 _TRANSFERS = {size: [f"mmlit-{size}-{data}" for data in SETS] for size in SIZES}
 _FIRST = (
     *(f"mlit-{size}-{data}" for data in SETS[:2] for size in ("xxs", "xs", "s")),

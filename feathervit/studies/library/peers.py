@@ -1,7 +1,7 @@
-"""Ours and peers of about the same size in the same time, each under its usual recipe and under ours.
+"""Our model and peers of about the same size, trained for the same time, each with its usual recipe and with ours.
 
-The data is ten thousand images, 100 per class; five thousand others validate. Each cell has nine minutes of training steps of
-one thread, `long` has 36. Trials of three minutes choose one of three learning rates for each arm.
+The data is ten thousand images, 100 per class; five thousand others are for validation. Each cell has nine minutes of training
+steps on one thread; at the size `long` it has 36. Trials of three minutes choose one of three learning rates for each arm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..trials import rates, trials_of
 FIELDS = {"img_size": 32, "split.val_fraction": 0.1, "split.train_per_class": 100}
 _OURS = "feather_cifar100"
 RESNET: Stage = {"model": "timm:resnet18_xxs"}
-CONTROL: Stage = {  # the stem of feather_xxs, deeper, with the mean of its output as read-out, and no layers of attention
+CONTROL: Stage = {  # a deeper stem of feather_xxs without attention layers; the head reads the mean of its output
     "model": "feather_xxs",
     "patch_size": 8,
     "arch.depth": 0,

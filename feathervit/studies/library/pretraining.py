@@ -6,7 +6,7 @@ from ...recipes import recipe
 from ..definition import Size, Study
 from .sizes import SMALLEST
 
-# Table 3 for a run that is shorter than the warm-up of its learning rate, which is for batches of 1280.
+# Table 3, changed for a run that is shorter than the table's warm-up. The table's learning rate is for batches of 1280.
 PRETRAIN = {
     "recipe": "mae_cifar100_xxs",
     "batch_size": 128,

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-# 50 images per class at 32 px in 64 patches: of CIFAR-100, a run of minutes on two cores.
+# 50 images per class at 32 px in 64 patches: on CIFAR-100, a run takes minutes on two cores.
 FEW = {"img_size": 32, "patch_size": 4, "split.val_fraction": 0.02, "split.train_per_class": 50}
 SMALLEST = {"model": "mlit_xxs", **FEW}

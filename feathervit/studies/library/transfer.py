@@ -1,7 +1,7 @@
-"""What the weights in the package add on small sets that they never saw, at native size and by the recipe for folders.
+"""Measures what the package's weights add on small datasets that they were not trained on, with the recipe for folders.
 
-The linear probe trains the head alone: a layer-wise decay of 1e-9 leaves all layers below as they are. Trials choose between
-fine-tuning with layer-wise decay and without.
+Images have their native size. The linear probe trains only the head, since a layer-wise decay of 1e-9 leaves all earlier
+layers unchanged. Trials choose between fine-tuning with layer-wise decay and without.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from ..definition import Size, Stage, Study
 from ..trials import trials_of
 
 WEIGHTS = "feather_xxs.cifar100"
-_FEW = {"split.seed": "{seed}"}  # each seed draws other images
-_CIFAR10 = {"data": "cifar10", "split.val_fraction": 0.01, **_FEW}  # 500 other training images validate
+_FEW = {"split.seed": "{seed}"}  # each seed draws different images
+_CIFAR10 = {"data": "cifar10", "split.val_fraction": 0.01, **_FEW}  # 500 other training images are for validation
 _DATA: dict[str, Stage] = {
     "20 per class of sign-digits": {"data": "sign-digits", "split.train_per_class": 20, **_FEW},
     "sign-digits": {"data": "sign-digits"},
