@@ -252,8 +252,8 @@ def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channel
     """Applies `fit_square` and `resize` to a JPEG of `full` (width, height) that is decoded at a fraction of it.
 
     A square in whole decoded pixels would be up to one of them out of place, and libjpeg rounds the sides up. Together these
-    errors change values by several grey levels. The box is therefore in fractions, as in Pillow's own `thumbnail`, and float planes are
-    resized.
+    errors change values by several grey levels. The box is therefore in fractions, as in Pillow's own `thumbnail`, and float
+    planes are resized.
     """
     orientation = _orientation(image)
     scale = 1 << round(math.log2(max(full) / max(image.size)))  # 2, 4 or 8
