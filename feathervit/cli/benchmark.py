@@ -55,7 +55,7 @@ class BenchmarkTrain:
     """
 
     model: tuple[str, ...] = ()
-    """One of our models, or timm:NAME; the recipe's if none is given."""
+    """Our models by name, or timm:NAME; the recipe's if none is given."""
     recipe: str = "mlit_cifar100"
     """The recipe that gives augmentation, optimiser and loss."""
     objective: Literal["classification", "reconstruction", "joint", "distillation"] | None = None
