@@ -65,7 +65,7 @@ def literal_gate(gate: NoisyTopKGate, x_TD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LiteralDispatch(nn.Module):
-    """The same layer with tokens dispatched to their experts. Shares the weights of a `SharedVW2`."""
+    """Computes the same layer by dispatching tokens to their experts. It shares the weights of a `SharedVW2`."""
 
     def __init__(self, layer: SharedVW2):
         super().__init__()
@@ -88,7 +88,7 @@ class LiteralDispatch(nn.Module):
 
 
 class ChosenOnly(nn.Module):
-    """The same layer folded, with V and W2 once per token, and each expert's W only on the tokens that chose it."""
+    """Computes the same layer folded, with V and W2 once per token, and each expert's W only on the tokens that chose it."""
 
     def __init__(self, layer: SharedVW2):
         super().__init__()
@@ -109,7 +109,7 @@ class ChosenOnly(nn.Module):
 
 
 class Folded(nn.Module):
-    """The same layer folded, with all experts as one product in plain operators, as in a compiled graph."""
+    """Computes the same layer folded, with all experts as one product in plain operators, as in a compiled graph."""
 
     def __init__(self, layer: SharedVW2):
         super().__init__()

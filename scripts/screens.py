@@ -1,8 +1,8 @@
 """Takes screenshots of what users see: python scripts/screens.py OUT --run RUN --page FOLDER --site site
 
 It shows the report of a run, an exported page (`feathervit export RUN --to web`), the built documentation (`make docs`), and
-the help at 80 columns, each on a desktop and a phone, light and dark. Parts without a flag are left out. It needs Chromium,
-its driver and the extra `dev`.
+the help at 80 columns. It takes each on a desktop and a phone, light and dark. Parts without a flag are left out. It needs
+Chromium, its driver and the extra `dev`.
 """
 
 from __future__ import annotations

@@ -178,8 +178,8 @@ def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
 def reading(batch: int, repeats: int) -> dict[str, float]:
     """Measures images per second of gathering random rows of a dataset of 64 px images.
 
-    The rows come from memory, from a memory-mapped file in the system's cache, and from a file on the disk, as for a dataset
-    larger than memory. The last needs a system that can drop a file from its cache, such as Linux.
+    The rows come from memory, from a memory-mapped file in the system's cache, and from a file on the disk. The last is the
+    case of a dataset larger than memory. It needs a system that can drop a file from its cache, such as Linux.
     """
     shape = (_MAPPED // (3 * 64 * 64), 3, 64, 64)
     rounds = [torch.randint(shape[0], (batch,), generator=Chance(0, i).generator("rows")) for i in range(repeats)]

@@ -57,7 +57,7 @@ PARTS = {  # the kinds of each part of a model, by their names on the command li
         "pooled-stem": PooledStemConfig,
     },
 }
-SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short words for fields of a recipe
+SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short flags for fields of a recipe
 
 
 RENAMED = {"--tensorboard": "--log tensorboard"}  # flags of earlier versions
@@ -247,7 +247,7 @@ def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
 
 
 def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str]]:
-    """Returns the configuration with the kinds of parts that `argv` names (`--arch.attention latent`), and the words left.
+    """Returns the configuration with the kinds of parts that `argv` names (`--arch.attention latent`), and the other words.
 
     tyro would need a subcommand for them. Fields that both kinds have, such as the number of heads, are kept.
     """

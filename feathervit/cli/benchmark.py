@@ -55,7 +55,7 @@ class BenchmarkTrain:
     """
 
     model: tuple[str, ...] = ()
-    """One of our models, or timm:NAME; the recipe's if none is given."""
+    """Our models by name, or timm:NAME; the recipe's if none is given."""
     recipe: str = "mlit_cifar100"
     """The recipe that gives augmentation, optimiser and loss."""
     objective: Literal["classification", "reconstruction", "joint", "distillation"] | None = None
@@ -69,7 +69,7 @@ class BenchmarkTrain:
     batch_size: tuple[int, ...] = ()
     """The recipe's if none is given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model runs; auto: a GPU where there is one."""
+    """Where the model runs; auto: a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Floating-point format of the step; auto: as in a run."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"

@@ -13,7 +13,7 @@ from .reading import ReadingFlags
 
 @dataclass
 class Calibrate(ReadingFlags):
-    """Fit a temperature on the validation split and store it with the weights, so that probabilities mean what they say.
+    """Fit a temperature on the validation split and store it with the weights, so that probabilities match accuracies.
 
     evaluate and predict apply it, and so do later exports. Accuracy does not change.
     """
@@ -25,7 +25,7 @@ class Calibrate(ReadingFlags):
     others: tuple[str, ...] = ()
     """Files or folders of images of none of the classes, to measure how many of them still get a class."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model runs; auto: a GPU where there is one."""
+    """Where the model runs; auto: a GPU if there is one."""
     skip_unreadable: bool = False
     """Skip images that cannot be read, and count them."""
     threads: int | None = None

@@ -61,7 +61,7 @@ def data_show(args: DataShow, _: dict) -> int:
 
 @dataclass
 class DataCache:
-    """Show where the cache of decoded images and archives is and how large, or --clear it."""
+    """Show where the cache of decoded images and archives is and how large it is, or --clear it."""
 
     clear: bool = False
     """Remove decoded images and unpacked archives; downloads stay."""

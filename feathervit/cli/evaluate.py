@@ -30,7 +30,7 @@ class Evaluate(ReadingFlags):
     split: Literal["train", "val", "test"] | None = None
     """The split to use; test, else val, else all images, if not given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model runs; auto: a GPU where there is one."""
+    """Where the model runs; auto: a GPU if there is one."""
     skip_unreadable: bool = False
     """Skip images that cannot be read, and count them."""
     flip: bool = False
@@ -83,13 +83,13 @@ class Predict:
     top: int = 3
     """How many classes to name for each image."""
     min_confidence: float | None = None
-    """Answer "other" where the best guess has a probability under this, from 0 to 1 (that of `calibrate` if not given)."""
+    """Answer "other" if the best guess has a probability under this, from 0 to 1 (that of `calibrate` if not given)."""
     max_image_gib: float | None = None
     """Memory that one image may take when it is decoded, in GiB (as in training if not given)."""
     draw: str | None = None
     """A folder for copies of the images with their labels drawn."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model runs; auto: a GPU where there is one."""
+    """Where the model runs; auto: a GPU if there is one."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
     json: bool = False

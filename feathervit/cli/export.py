@@ -18,12 +18,12 @@ class Export(ReadingFlags):
     checkpoint: Positional[str]
     """A weights file, or a run folder (its best weights)."""
     to: Literal["onnx", "int8", "pt2", "executorch", "web", "huggingface"] = "onnx"
-    """ONNX in 32 or 8 bits, a torch.export program, ExecuTorch programs in 32 and 8 bits, a page for the browser, a folder
+    """ONNX in 32 or 8 bits; a torch.export program; ExecuTorch programs in 32 and 8 bits; a page for the browser; a folder
     for the Hugging Face hub."""
     out: str | None = None
-    """The folder to write; export-TO beside the weights if not given."""
+    """The folder to write; export-TO next to the weights if not given."""
     data: str | None = None
-    """Labelled images to calibrate and check on; what the checkpoint was trained on if not given."""
+    """Labelled images to calibrate and check on; the data the checkpoint was trained on if not given."""
     input: Literal["image", "tensor"] = "image"
     """What the file takes: images of any size, or tensors that are resized and normalised already (onnx, int8 and pt2).
     ExecuTorch programs always take tensors."""

@@ -67,7 +67,7 @@ def plot_routing(args: PlotRouting, _: dict) -> int:
 
 @dataclass
 class PlotAttention:
-    """Draw where the read-out token looks, in the last layer and through all layers (rollout), as a PNG."""
+    """Draw which patches the read-out token attends to, in the last layer and through all layers (rollout), as a PNG."""
 
     checkpoint: Positional[str]
     """A weights file or a run folder; of pre-training or of a classifier."""

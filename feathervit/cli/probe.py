@@ -22,7 +22,7 @@ class Probe(ReadingFlags):
     neighbours: int = 20
     """Number of nearest neighbours that vote."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model runs; auto: a GPU where there is one."""
+    """Where the model runs; auto: a GPU if there is one."""
     skip_unreadable: bool = False
     """Skip images that cannot be read, and count them."""
     threads: int | None = None

@@ -22,7 +22,7 @@ class Serve:
     port: int = 8000
     """The port to serve on (0: any free port)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model runs; auto: a GPU where there is one."""
+    """Where the model runs; auto: a GPU if there is one."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
 

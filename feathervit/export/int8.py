@@ -4,7 +4,7 @@
 images. "mixed": convolutions static, matrices dynamic.
 
 Weights are signed, with one scale per column, and use seven of their bits. x86 processors without VNNI add two products in
-16 bits, which eight bits would overflow, so that figures measured on one machine would not hold on another. Products of two
+16 bits, which eight bits would overflow. Figures measured on one machine would then not hold on another. Products of two
 activations (attention) stay in float32.
 """
 

@@ -138,7 +138,7 @@ class Job:
         return {"originals": {"n": len(squares), **agreement(ours_NK, theirs_NK)}}
 
     def routing(self, run: Callable[[Images], Sequence[np.ndarray]]) -> dict[str, Any]:
-        """Compares the routing of models with experts: the share of tokens with the same top expert, and experts per layer.
+        """Compares the routing of models with experts: tokens with the same top expert, and experts used per layer.
 
         The figures show whether an exporter froze a router. `run` maps images to the gates of each layer.
         """

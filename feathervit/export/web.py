@@ -1,7 +1,7 @@
 """`--to web`: a page that runs the model in the browser, as static files that any server can serve.
 
-The page is feathervit/export/page/; it reads model.json, which this module writes. Its content security policy forbids it to
-load anything from other origins.
+The page is feathervit/export/page/; it reads model.json, which this module writes. Its content security policy forbids
+loading anything from other origins.
 """
 
 from __future__ import annotations

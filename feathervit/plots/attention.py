@@ -23,8 +23,8 @@ SIDE = 96  # px, the least side of an image
 def rollout(weights: list[Tensor]) -> Tensor:
     """Computes attention through all layers [B, N, N] from each layer's weights [B, H, N, N], first layer first.
 
-    It is the product over layers of (mean over heads + identity) / 2, where the identity stands for the residual stream
-    (Abnar and Zuidema, arXiv 2005.00928, section 3). Rows sum to 1.
+    It is the product over layers of (mean over heads + identity) / 2. The identity represents the residual stream (Abnar and
+    Zuidema, arXiv 2005.00928, section 3). Rows sum to 1.
     """
     one_NN = torch.eye(weights[0].shape[-1], dtype=weights[0].dtype, device=weights[0].device)
     whole_BNN = one_NN

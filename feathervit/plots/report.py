@@ -1,9 +1,9 @@
 """Writes the report of a run: one HTML page that contains its charts and images, and loads no other files.
 
 The same charts and images are also written as PNGs into a folder next to it. `report` writes both from a run folder, and
-`report_at_end` at the end of a run. If the data is gone, the parts that need the images are left out, with a note. A part that
-fails is left out too, for example for a model that is not ours. The template escapes all names, and the page's policy allows
-only its own script.
+`report_at_end` at the end of a run. If the data is missing, the parts that need the images are left out, with a note. A part
+that fails is left out too, for example for a model that is not ours. The template escapes all names, and the page's policy
+allows only its own script.
 
 Legend: N images, K classes, E experts.
 """

@@ -50,13 +50,13 @@ def read_images(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor:
 
 
 def own_data(config: RunConfig) -> ImageSet:
-    """Loads images of the data the model was trained on: test, else val, else train. Raises DataError if it is gone."""
+    """Loads images of the data the model was trained on: test, else val, else train. Raises DataError if it is missing."""
     splits = own_splits(config)
     return splits.test or splits.val or splits.train
 
 
 def own_splits(config: RunConfig) -> DataSplits:
-    """Loads the data the model was trained on, without unreadable images. Raises DataError if it is gone."""
+    """Loads the data the model was trained on, without unreadable images. Raises DataError if it is missing."""
     if config.data == "arrays":
         raise DataError("the model was trained on arrays given from Python, which are in no file; name image files")
     return load_run_data(config, skip_unreadable=True)

@@ -35,7 +35,7 @@ PLACE = re.compile(r"\{.*\}")  # a value that is replaced when a cell runs
 
 @dataclass(frozen=True)
 class Size:
-    """The size at which a study runs: changes common to all stages, seeds, a budget, and the arms (empty: all).
+    """A size at which a study runs: changes common to all stages, seeds, a budget, and the arms (empty: all).
 
     `epochs` or `minutes` is the budget of one cell, over its stages. Without both, stages run the recipe's epochs. Minutes
     become epochs once, from the speed of each stage's training step.

@@ -97,7 +97,7 @@ class Display:
             )
 
     def note(self, text: str) -> None:
-        """Prints a line at once, above the bar where there is one."""
+        """Prints a line at once, above the bar if there is one."""
         say(self.console, text)
 
     def _line(self, place: str, loss: float | None, figure: str, lr: float, now: float, done: int) -> str:

@@ -1,8 +1,8 @@
 """The training loop. A `RunConfig` describes a run; the run folder holds its results.
 
 All randomness of step n is a function of (seed, n, rank). Schedules follow steps, not time. A training state is complete,
-so a run that is killed and resumed ends with the same weights (bit for bit on the CPU with the same torch and thread
-count). Sums for the log stay on the device until they are shown.
+so a run that is killed and resumed ends with the same weights. On the CPU they are equal bit for bit, with the same torch
+and thread count. Sums for the log stay on the device until they are shown.
 """
 
 from __future__ import annotations

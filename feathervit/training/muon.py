@@ -1,6 +1,6 @@
 """Muon with stacked Newton-Schulz iterations, and AdamW for the parameters that are not hidden matrices.
 
-Matrices of the same shape are orthogonalised in one batched product, so a step runs a few large kernels instead of about a
+Matrices of the same shape are orthogonalised in one batched product. A step then runs a few large kernels instead of about a
 thousand small ones. It follows the reference implementation (Keller Jordan, 2024): momentum 0.95 with Nesterov, five
 iterations of a quintic, an update scaled by sqrt(max(1, rows / columns)), decoupled weight decay.
 

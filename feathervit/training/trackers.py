@@ -35,7 +35,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """The trackers that `log` names. Raises ConfigError if an extra is missing."""
+    """Writes to the trackers that `log` names. Raises ConfigError if an extra is missing."""
 
     def __init__(self, log: Sequence[str], folder: Path):
         self.log, self.folder = tuple(dict.fromkeys(log)), folder
