@@ -234,7 +234,9 @@ def drop_state(folder: Path) -> None:
         else:
             path.unlink()
     except OSError as error:
-        raise RunFolderError(f"cannot remove a state in {folder}: {error.strerror}; it must be writable") from error
+        raise RunFolderError(
+            f"cannot remove a state in {folder}: {error.strerror}; make the folder writable"
+        ) from error
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
@@ -249,7 +251,7 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
         except CheckpointError as error:
             words.append(str(error))
             continue
-        return tensors, meta, [f"{word}; the one before it is used" for word in words]
+        return tensors, meta, [f"{word}; the previous state is used" for word in words]
     raise CheckpointError("; ".join(words) or f"no training state to resume in {folder}; train without --resume")
 
 
@@ -275,9 +277,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             if key == "use_muon":
-                raise ValueError("Muon has changed since; start a new run from these weights with --from")
+                raise ValueError(
+                    "the state is of an earlier version of Muon; start a new run from these weights with --from"
+                )
             if not 0 <= int(index) < len(shapes) or (tensor.ndim and tensor.shape != shapes[int(index)]):
-                raise ValueError(f"{name} of shape {list(tensor.shape)} belongs to no parameter")
+                raise ValueError(f"{name} of shape {list(tensor.shape)} does not belong to a parameter")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for p, own in optimizer.state.items():

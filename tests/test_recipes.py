@@ -119,12 +119,12 @@ def test_epochs_and_batch(count, batch_size):
 def test_flips_and_class_weights():
     config, said = adapted(black_images(40, 8))
     assert config.augment.flip == "random"
-    assert "--augment.flip none if not" in said
+    assert "--augment.flip none" in said
     assert "class-weights" not in said
     for classes in (("3", "7"), ("turn left", "turn right")):
         config, said = adapted(black_images(40, 8, classes))
         assert config.augment.flip == "none"
-        assert "left and right" in said
+        assert "directions" in said
     config, said = adapted(black_images(40, 8, share=0.9))
     assert "from 4 to 36 images: --loss.class-weights balanced" in said
     assert config.loss.class_weights == "none"  # offered, not taken

@@ -105,7 +105,7 @@ def test_a_colour_image_is_not_read_as_rows_of_grey_ones():
     (found,) = predictor.predict(Image.fromarray(grey))
     assert predictor.predict(grey)[0].probabilities == found.probabilities
     for colour in (np.stack([grey] * 3, -1), np.stack([grey] * 4, -1)):
-        with pytest.raises(ConfigError, match="1 channel are wanted"):
+        with pytest.raises(ConfigError, match="must have 1 channel"):
             predictor.predict(colour)
     assert len(predictor.predict(grey[None].repeat(5, 0))) == 5
 

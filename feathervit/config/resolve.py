@@ -101,10 +101,10 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
         "loss.teacher_share": (config.objective == "distillation", "objective distillation"),
         "loss.temperature": (config.objective == "distillation", "objective distillation"),
         "loss.label_share": (config.objective == "joint", "objective joint"),
-        "loss.label_smoothing": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
-        "loss.class_weights": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
-        "augment.sampling": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
-        "reading.classes": (config.objective != "reconstruction", "labels: another objective than reconstruction"),
+        "loss.label_smoothing": (config.objective != "reconstruction", "an objective with labels, not reconstruction"),
+        "loss.class_weights": (config.objective != "reconstruction", "an objective with labels, not reconstruction"),
+        "augment.sampling": (config.objective != "reconstruction", "an objective with labels, not reconstruction"),
+        "reading.classes": (config.objective != "reconstruction", "an objective with labels, not reconstruction"),
         "split.fold": (config.split.folds > 0, "split.folds"),
     }
     for name in fields:

@@ -63,10 +63,10 @@ def unpack(path: Path) -> tuple[Path, str]:
             record = json.loads(_record(folder).read_text())
     except OSError as error:
         raise DataError(
-            f"cannot unpack {path} into {folder.parent}: {(error.strerror or str(error)).lower()} (FEATHERVIT_CACHE names "
-            "another folder; or unpack it yourself, and give the folder)"
+            f"cannot unpack {path} into {folder.parent}: {(error.strerror or str(error)).lower()}; set FEATHERVIT_CACHE "
+            "to another folder, or unpack it yourself and give the folder"
         ) from error
-    links = f", but for {record['skipped']} links and devices" if record["skipped"] else ""
+    links = f", without {record['skipped']} links and devices" if record["skipped"] else ""
     return folder, f"unpacked from {path.name} into {folder}{links}"
 
 
@@ -113,21 +113,21 @@ def _write(path: Path, draft: Path) -> dict[str, int]:
             place.parent.mkdir(parents=True, exist_ok=True)
             files.add(place)
             if len(files) > _FILES:
-                raise DataError(f"{path} holds more than {_FILES:,} files; unpack it yourself, and give the folder")
+                raise DataError(f"{path} holds more than {_FILES:,} files; unpack it yourself and give the folder")
             with place.open("wb") as file:
                 while part := content.read(_CHUNK):
                     written += len(part)
                     if written > most:
                         raise DataError(
-                            f"{path}, {path.stat().st_size / 1e6:.1f} MB, becomes more than {most / 1e6:,.0f} MB, which is "
-                            "more than images grow or the disk holds; unpack it yourself, and give the folder"
+                            f"{path} ({path.stat().st_size / 1e6:.1f} MB) unpacks to more than {most / 1e6:,.0f} MB: too "
+                            "much for images, or for the free space on the disk; unpack it yourself and give the folder"
                         )
                     file.write(part)
     except _DAMAGED as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"cannot unpack {path}: {why}; it is damaged, or no archive of a known kind") from error
+        raise DataError(f"cannot unpack {path}: {why}; it is damaged or not an archive of a known kind") from error
     except RuntimeError as error:  # zipfile raises it for a missing password
-        raise DataError(f"cannot unpack {path}: {error}; unpack it yourself, and give the folder") from error
+        raise DataError(f"cannot unpack {path}: {error}; unpack it yourself and give the folder") from error
     if not files:
         raise DataError(f"{path} holds no files")
     return {"files": len(files), "skipped": skipped}
@@ -160,5 +160,5 @@ def _inside(path: Path, name: str) -> Path:
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
     drive = re.match(r"[A-Za-z]:[/\\]", name) or (os.name == "nt" and ":" in name)
     if name.startswith(("/", "\\")) or drive or ".." in parts or not parts or "\0" in name:
-        raise DataError(f"{path} holds the path {name!r}, which leads outside of it: it is not unpacked")
+        raise DataError(f"{path} is not unpacked: its path {name!r} leads outside the archive")
     return Path(*parts)

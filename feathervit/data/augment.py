@@ -123,7 +123,7 @@ class Augmenter:
         a, size, batch = self.augment, self.img_size, len(indices_B)
         if a.policy != "none" and channels not in (1, 3):
             raise ConfigError(
-                f"augment.policy {a.policy!r} works on 1 or 3 channels, the images have {channels}; set it to none"
+                f"augment.policy {a.policy!r} works on 1 or 3 channels, but the images have {channels}; set it to none"
             )
         generator = chance.generator("augment")
         crop = offset = flip = policy = hole = erasure = noise = mix = None

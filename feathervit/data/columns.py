@@ -39,7 +39,7 @@ def choose_column(
     """
     if asked:
         if asked not in columns:
-            raise UnknownNameError("column", asked, columns, f"asked for with {flag} of {where}")
+            raise UnknownNameError("column", asked, columns, f"given with {flag} for {where}")
         return asked
     if len(candidates) > 1 and not same:
         raise ConfigError(

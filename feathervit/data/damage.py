@@ -19,18 +19,18 @@ import numpy as np
 from PIL import Image
 
 MISSING = "truncated: image data is missing, and decoders fill the rest"
-ZEROS = "damaged: a block of zeros lies in its compressed data"
+ZEROS = "damaged: its compressed data holds a block of zeros"
 CHECKSUM = "damaged: a checksum of its data is wrong"
 UNGUARDED = {
-    "JPEG": "bytes that changed and leave as many blocks as there were",
-    "WEBP": "bytes that changed",
-    "AVIF": "bytes that changed",
-    "HEIF": "bytes that changed",
-    "JPEG2000": "bytes that changed",
-    "GIF": "bytes that changed and leave as many pixels as there were",
-    "TIFF": "bytes that changed, unless deflated",
-    "BMP": "bytes that changed",
-    "PPM": "bytes that changed",
+    "JPEG": "changed bytes that keep the number of blocks",
+    "WEBP": "changed bytes",
+    "AVIF": "changed bytes",
+    "HEIF": "changed bytes",
+    "JPEG2000": "changed bytes",
+    "GIF": "changed bytes that keep the number of pixels",
+    "TIFF": "changed bytes, unless the data is deflated",
+    "BMP": "changed bytes",
+    "PPM": "changed bytes",
 }
 BOXES = ("WEBP", "AVIF", "HEIF", "JPEG2000")  # formats that store compressed pixels in boxes with a name and a length
 CHECKED = ("JPEG", "MPO", "PNG", "TIFF", *BOXES)  # formats whose bytes are checked
@@ -255,7 +255,7 @@ def _ends_in_zeros(image: Image.Image) -> str | None:
         first = image.width - int(np.argmax(cut_W[::-1]))  # where the zeros begin
         inside = image.width // 16 <= first <= image.width - image.width // 16
         if inside and cut_W[:first].mean() > 0.9 and before_W.mean() > 0.9:
-            return "truncated: from the middle of a row on all is zero"
+            return "truncated: all values are zero from the middle of a row"
     return None
 
 

@@ -35,12 +35,13 @@ def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingCon
         own = found.class_names.index(name)
         split = next(split for split, images in found.splits.items() if own in images.labels)
         known = [known for known in found.class_names if known not in found.unknown]
-        raise UnknownNameError("class", name, known, f"it is in {split} and train has none such")
+        raise UnknownNameError("class", name, known, f"{split} has this class, but train does not")
     if found.layout and found.layout.lost and labelled:
         folder, kinds = next(iter(found.layout.lost.items()))
         raise DataError(
-            f"{found.layout.root}: {len(found.layout.lost)} class folders hold only images of kinds that are not read here, "
-            f"such as {folder} ({kinds}): {UNREADABLE[kinds.split(', ')[0].split()[1]]}; or --ignore {folder.rstrip('/')}"
+            f"{found.layout.root}: {len(found.layout.lost)} class folders hold only images that cannot be read here, "
+            f"such as {folder} ({kinds}). They need {UNREADABLE[kinds.split(', ')[0].split()[1]]}; or leave the folder out "
+            f"with --ignore {folder.rstrip('/')}"
         )
     if both := across_splits(found.groups or {}):
         name, splits = next(iter(both.items()))
@@ -88,6 +89,6 @@ def _located(source: Any, labelled: bool, reading: ReadingConfig) -> Found:
         found = find_folder(folder, reading, labelled)
         return replace(found, name=expanded(text).name.partition(".")[0], notes=[f"{found.notes[0]}; {note}"])
     if near := difflib.get_close_matches(text, NAMED, n=2, cutoff=0.6) if not expanded(text).exists() else []:
-        raise DataError(f"no data set and no folder {text!r}; did you mean {' or '.join(near)}?")
-    place = check_exists(Path(text), f"; the sets that go by a name are {', '.join(NAMED)}, and hf:NAME")
+        raise DataError(f"no dataset or folder {text!r}; did you mean {' or '.join(near)}?")
+    place = check_exists(Path(text), f"; the named datasets are {', '.join(NAMED)}, and hf:NAME")
     return find_folder(place, reading, labelled)

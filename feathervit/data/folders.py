@@ -26,18 +26,18 @@ def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labe
     layout = read_layout(root, reading, labelled)
     train = layout.parts.get("train")
     if not layout.parts and labelled and not layout.lost:
-        lie = f"{len(layout.loose)} images lie beside each other" if layout.loose else "no images were found"
+        found = f"{len(layout.loose)} images are not in class folders" if layout.loose else "no images were found"
         if layout.loose and (tables := [name for name in layout.others if Path(name).suffix.lower() in TABLES]):
             raise DataError(
-                f"{root}: {lie}, in no class folders; if {tables[0]} holds their labels: --data {root / tables[0]}"
+                f"{root}: {found}; if {tables[0]} holds their labels, give it with --data {root / tables[0]}"
             )
         raise DataError(
-            f"{root}: {lie}; images are expected in one folder per class. {KNOWN}. Without labels: pretrain, and data check "
-            "--unlabelled"
+            f"{root}: {found}; each class needs a folder with its images. {KNOWN}. Without labels, use pretrain, and data "
+            "check --unlabelled"
         )
     if not train and not labelled:
-        held = f", but for those in {', '.join(p.folder for p in layout.parts.values())}" if layout.parts else ""
-        raise DataError(f"no images below {root}{held}; give a folder that holds some, in any folders")
+        held = f", except in {', '.join(p.folder for p in layout.parts.values())}" if layout.parts else ""
+        raise DataError(f"no images below {root}{held}; give a folder with images, at any depth")
     class_names = tuple(sorted(train.classes)) if train and labelled else layout.class_names
     unknown = tuple(name for name in layout.class_names if name not in class_names)
     class_names += unknown
@@ -55,13 +55,13 @@ def check_exists(root: Path, hint: str = "") -> Path:
         return root
     if root.exists():
         raise DataError(
-            f"{root} is a file; a folder, a table ({', '.join(TABLES)}) or an archive (.zip, .tar, .tar.gz, ...) is expected"
+            f"{root} is not a folder, a table ({', '.join(TABLES)}) or an archive (.zip, .tar, .tar.gz, ...)"
         )
     parent = root.parent
     beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(root.name, beside, n=3, cutoff=0.5)
     advice = f"; did you mean {' or '.join(str(parent / n) for n in near)}?" if near else hint
-    raise DataError(f"no folder {root}{advice}; where the data of a run has moved, --data names its new place")
+    raise DataError(f"no folder {root}{advice}; if the data of a run was moved, give its new place with --data")
 
 
 def _images(root: Path, part: Part, class_names: tuple[str, ...]) -> FileImages:

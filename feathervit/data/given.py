@@ -158,7 +158,7 @@ def as_image(x: Array) -> Image.Image:
 
 
 def _wanted(channels: int) -> str:
-    return f"images of {channels} channel{'s' * (channels > 1)} are wanted"
+    return f"images must have {channels} channel{'s' * (channels > 1)}"
 
 
 def _plain(given: Any, what: str) -> Any:
@@ -176,7 +176,9 @@ def _plain(given: Any, what: str) -> Any:
         try:
             given = np.asarray(given)
         except Exception as error:  # libraries raise exceptions of any type
-            raise ConfigError(f"{what} of type {type(given).__name__} are no array: {error}") from error
+            raise ConfigError(
+                f"{what} of type {type(given).__name__} cannot be converted to an array: {error}"
+            ) from error
     if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind == "S":
         return [os.fsdecode(x) for x in given.tolist()]
     if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "OUT":
@@ -186,7 +188,7 @@ def _plain(given: Any, what: str) -> Any:
 
 def _on_cpu(x: torch.Tensor, what: str) -> torch.Tensor:
     if x.is_meta or x.layout != torch.strided:
-        raise ConfigError(f"{what} are a tensor on {x.device} of layout {x.layout}; give one with values, not sparse")
+        raise ConfigError(f"{what} are a tensor on {x.device} of layout {x.layout}; give a dense one with values")
     return x.detach().cpu()
 
 
@@ -237,7 +239,9 @@ def _levels(x: Array) -> torch.Tensor:
     if np.ma.is_masked(x):
         raise ConfigError("images are an array with masked values; fill them in")
     if x.dtype not in (torch.uint8, np.uint8):
-        raise ConfigError(f"images must be uint8 (0 to 255), got {x.dtype}: multiply 0-1 by 255, round, convert")
+        raise ConfigError(
+            f"images must be uint8 (0 to 255), got {x.dtype}: multiply values in 0-1 by 255, round, convert"
+        )
     return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.require(x, requirements="CW"))
 
 

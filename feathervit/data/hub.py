@@ -58,7 +58,9 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
         for split, part in parts.items()
     }
     if any(isinstance(value, float) and value == value for part in values.values() for value in part):
-        raise ConfigError(f"{where}: the column {label} holds fractions, not classes; name another one: --label-column")
+        raise ConfigError(
+            f"{where}: the column {label} holds fractions, not classes; name another one with --label-column"
+        )
     labels = index_labels(where, values, kind.names if isinstance(kind, datasets.ClassLabel) else None, labelled)
     splits = {}
     for split, rows in labels.rows.items():
@@ -70,7 +72,7 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
     taken = ", ".join(f"{split} is {names[split]}" for split in splits)
     columns = f"images in the column {image}" + (f", labels in the column {label}" if label else "")
     skipped = [f"split {own} ({len(part)} images)" for own, part in loaded.items() if own not in names.values()]
-    skipped += [f"files of no split ({len(unused)}: {few(unused, 5)})"] if unused else []
+    skipped += [f"files that are not in a split ({len(unused)}: {few(unused, 5)})"] if unused else []
     said = [f"taken for: {taken}; {columns}; {len(labels.class_names)} classes: {few(labels.class_names)}"]
     said += [f"skipped: {', '.join(skipped)}"] if skipped else []
     return Found(
@@ -146,7 +148,7 @@ def _label_column(where: str, table: Any, datasets: ModuleType, reading: Reading
     ]
     asked = reading.label_column
     if asked in features and asked not in fits:
-        raise ConfigError(f"--label-column {asked}: {where} holds no numbers or texts there, one per image")
+        raise ConfigError(f"--label-column {asked}: this column of {where} does not hold one number or text per image")
     candidates = [c for c in fits if isinstance(features[c], datasets.ClassLabel) or plain(c) in LABELS]
     if not labelled and not asked and len(candidates) > 1:
         return None

@@ -67,7 +67,7 @@ class Layout:
         splits = ", ".join(f"{split} is {part.folder or whole}" for split, part in self.parts.items())
         skipped = [text] if (text := self.skipped.text()) else []
         kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in self.others)
-        for what, of in (("images of kinds that are not read here", True), ("files that are not images", False)):
+        for what, of in (("images that cannot be read here", True), ("files that are not images", False)):
             own = {kind: count for kind, count in kinds.most_common() if (kind in UNREADABLE) == of}
             if own:
                 named = few([f"{count} {kind}" for kind, count in own.items()], 5)
@@ -93,7 +93,7 @@ def read_layout(root: Path, reading: ReadingConfig = ReadingConfig(), labelled: 
     top, skipped = walk(root, reading.ignore, reading.classes)
     layout = Layout(root, labelled, skipped=skipped, others=top.all_others())
     if not labelled and reading.classes:
-        raise ConfigError("--classes has no effect where labels are not used; --ignore PATTERN leaves folders out")
+        raise ConfigError("--classes has no effect without labels; use --ignore PATTERN to leave folders out")
     if not labelled:
         _read_unlabelled(layout, _unwrapped(top))
     elif reading.classes:
@@ -140,7 +140,7 @@ def _take_splits(
             elif split == "train":
                 raise DataError(f"{layout.root / folder.path} holds no class folders with images. {KNOWN}")
             else:
-                layout.skipped.add(f"{folder.count} images of {split} in no class folders", folder.path)
+                layout.skipped.add(f"{folder.count} images of {split} outside of class folders", folder.path)
 
 
 def _take_classes(layout: Layout, split: str, top: Folder, folders: list[Folder], named: bool = False) -> None:
@@ -178,8 +178,9 @@ def _refuse_splits_beside(root: Path, folders: list[Folder]) -> None:
     named = [folder for folder in folders if folder.name in splits]
     if named and (_must_be_splits(splits) or any(folder.filled for folder in named)):
         rest = [folder for folder in folders if folder.name not in splits]
-        neither = f", {_listed(rest)} neither a split nor a class of one" if rest else ""
-        raise _ambiguous(root, f"{_listed(named)} {'is a split' if len(named) == 1 else 'are splits'} by name{neither}")
+        like = "is named like a split" if len(named) == 1 else "are named like splits"
+        unlike = f", but {_listed(rest)} {'is' if len(rest) == 1 else 'are'} not" if rest else ""
+        raise _ambiguous(root, f"{_listed(named)} {like}{unlike}")
 
 
 def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
@@ -187,7 +188,9 @@ def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
     for folder in folders:
         splits = find_splits(inner.name for inner in folder.filled)
         if _must_be_splits(splits):
-            raise _ambiguous(root, f"the class folder {folder.path} holds {', '.join(splits)}, names of splits")
+            raise _ambiguous(
+                root, f"the class folder {folder.path} holds {', '.join(splits)}, and splits are not expected there"
+            )
         _refuse_splits_inside(root, folder.filled)
 
 
@@ -208,7 +211,7 @@ def _check_subfolders(layout: Layout, top: Folder, folders: list[Folder]) -> Non
             layout.root, f"{names} all hold the same folders ({few(same, 5)}), which may be classes or splits"
         )
     if mixed:
-        layout.hints.append(f"images in the folders {same[0]!r} of the classes are taken with the others")
+        layout.hints.append(f"images in the folders {same[0]!r} of the classes are used too")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -220,7 +223,9 @@ def _read_named(layout: Layout, top: Folder, wanted: set[str]) -> None:
     others = [folder for folder in top.filled if folder not in direct]
     holders = [f for f in others if any(same_name(inner.name) in wanted for inner in _unwrapped(f).filled)]
     if direct and holders:
-        raise _ambiguous(layout.root, f"the classes asked for are {_listed(direct)}, and also in {_listed(holders)}")
+        raise _ambiguous(
+            layout.root, f"the classes of --classes are in two places: {_listed(direct)}, and inside {_listed(holders)}"
+        )
     if direct:
         _take_named(layout, top, direct)
         layout.skipped.add_all("folders that --classes does not name", others)
@@ -232,7 +237,7 @@ def _read_named(layout: Layout, top: Folder, wanted: set[str]) -> None:
     elif len(holders) == 1:
         _read_named(layout, _unwrapped(holders[0]), wanted)
     else:
-        raise _ambiguous(layout.root, f"the classes asked for are in {_listed(holders)}, which are no splits")
+        raise _ambiguous(layout.root, f"the classes of --classes are inside {_listed(holders)}, which are not splits")
 
 
 def _take_named(layout: Layout, top: Folder, folders: list[Folder]) -> None:
@@ -246,7 +251,8 @@ def _take_named(layout: Layout, top: Folder, folders: list[Folder]) -> None:
             p for p, _ in folder.images
         ]:
             raise _ambiguous(
-                layout.root, f"{few(list(splits), 3)} inside the class folders are splits, {few(stray, 3)} is in none"
+                layout.root,
+                f"the class folders hold splits ({few(list(splits), 3)}), but also {few(stray, 3)} outside of them",
             )
         for inner in folder.filled:
             part = layout.parts.setdefault(splits[inner.name], Part(f"{top.path}*/{inner.name}/"))

@@ -38,8 +38,8 @@ class Sampler:
             raise DataError("the training set holds no images; check the data folder and its classes")
         if repeats < 1 or batch_size < 1 or batch_size % repeats:
             raise ConfigError(
-                f"batch size {batch_size} is not a multiple of augment.repeats {repeats}; make it one, so that each "
-                "image of a batch has all its views"
+                f"batch size {batch_size} is not a multiple of augment.repeats {repeats}; choose one that is, so "
+                "that a batch holds all views of each of its images"
             )
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.rank, self.world, self.repeats = rank, world, repeats

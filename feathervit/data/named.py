@@ -104,8 +104,8 @@ def _fetch(name: str, url: str, place: Path, make: Callable[[], Any]) -> Any:
     except Exception as error:  # a download can fail in many ways: no network, full disk, an HTML page for a file
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
-            f"cannot get {name!r}: {why}; tried {url}. Without a network, put the files there by hand: {place}"
-            " (FEATHERVIT_CACHE names another cache folder), or give a folder of images"
+            f"cannot get {name!r}: {why}; tried {url}. Without a network, put the files into {place}"
+            " (set FEATHERVIT_CACHE for another cache folder), or give a folder of images"
         ) from error
 
 

@@ -70,8 +70,8 @@ def refuse_large(image: Image.Image, full: tuple[int, int], padded: bool, limit:
         needed = max(needed, 4 * max(image.size) ** 2)
     if needed > limit * 2**30:
         raise MemoryError(
-            f"decoded, its {full[0]} x {full[1]} pixels take {needed / 2**30:.3g} GiB of memory, and {limit:.3g} are allowed "
-            "per image: --max-image-gib allows more"
+            f"its {full[0]} x {full[1]} pixels take {needed / 2**30:.3g} GiB of memory when decoded; the limit is {limit:.3g} "
+            "per image, and --max-image-gib raises it"
         )
 
 

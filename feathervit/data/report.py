@@ -94,7 +94,7 @@ class Report:
             *_listed("truncated", list(self.truncated)),
             *_listed("empty files", self.empty),
             *_listed(
-                "class folders with no image that is read here", [f"{n} ({k})" for n, k in self.lost_classes.items()]
+                "class folders whose images cannot be read here", [f"{n} ({k})" for n, k in self.lost_classes.items()]
             ),
             *_listed("same image in several splits", [" = ".join(group) for group in self.across_splits]),
             *_listed(
@@ -103,17 +103,17 @@ class Report:
             *_listed(
                 "groups in several splits", [f"{name} ({', '.join(s)})" for name, s in self.groups_in_splits.items()]
             ),
-            *(["one class only: a classifier needs at least two"] if self.one_class else []),
+            *(["only one class: a classifier needs at least two"] if self.one_class else []),
             *([self.no_scale] if self.no_scale else []),
         ]
         know = [
             *self.warnings,
             *_listed("perhaps damaged", [f"{name} ({why})" for name, why in self.doubtful.items()]),
-            *_listed("changed since they were decoded (to be decoded again)", self.outdated),
+            *_listed("changed since they were decoded (they will be decoded again)", self.outdated),
             *_listed(
                 "nearly the same image in two splits"
                 if len(self.counts) > 1
-                else "nearly the same image twice (a random validation split may part them; --groups keeps them together)",
+                else "nearly the same image twice (a random validation split may separate them; --groups keeps them together)",
                 [" ~ ".join(pair) for pair in self.near_duplicates],
             ),
             *_listed("same image under two labels", [" = ".join(group) for group in self.two_labels]),
@@ -121,7 +121,7 @@ class Report:
             *_listed(f"classes under {FEW} images", [f"{name} ({n})" for name, n in self.small_classes.items()]),
             *_listed("class folders without images", self.empty_classes),
             *_listed("images outside the class folders", self.outside_classes),
-            *_listed("files that are no images", self.not_images),
+            *_listed("files that are not images", self.not_images),
         ]
         if self.suggested_groups:
             know.append(self.suggested_groups)

@@ -42,7 +42,7 @@ def find_scale(values: Values) -> float | None:
     if len(set(scales.values())) > 1:
         raise DataError(
             f"{len(values.tops['i'])} images hold integers up to {highest['i']:g} and {len(values.tops['f'])} floats up to "
-            f"{highest['f']:g}: no one value is white in all of them; convert them to one kind, or name it with --images.scale"
+            f"{highest['f']:g}: no single value is white in both; convert them to one kind, or set it with --images.scale"
         )
     return next(iter(scales.values()), None)
 
@@ -63,7 +63,7 @@ def faults(values: Values, scale: float | None) -> list[str]:
     if dark := _dark(tops):
         out.append(
             f"{len(dark):,} of {len(tops):,} images of over 8 bits use under a quarter of the range up to "
-            f"{_names(tops)}, and are nearly black; --images.scale of train names another white"
+            f"{_names(tops)}, and are nearly black; set another white with train --images.scale"
         )
     if over := sum(top > OVERSHOOT * white for top, white in tops):
         out.append(f"{over:,} of {len(tops):,} images hold values above {_names(tops)}, which become white")

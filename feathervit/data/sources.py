@@ -50,7 +50,7 @@ def load_data(
     if "train" not in found.splits:
         raise DataError(f"{found.name} has no training images, only {', '.join(found.splits)}; add a train/ folder")
     if labelled and len(found.class_names) < 2:
-        raise DataError(f"{found.name} has one class only ({found.class_names[0]!r}); a classifier needs at least two")
+        raise DataError(f"{found.name} has only one class ({found.class_names[0]!r}); a classifier needs at least two")
     how, notes = dict(found.how), list(found.notes)
     images, values = _scaled(found, images, notes)
     parts = _thinned(_with_val(found, split, how, notes), split, how, notes)
@@ -65,7 +65,7 @@ def load_data(
     if skipped:
         notes.append(f"skipped {len(skipped)} unreadable images")
     if labelled and len(np.unique(sets["train"].labels.numpy())) < 2:
-        raise DataError(f"{found.name}: images of one class only can be read; a classifier needs at least two")
+        raise DataError(f"{found.name}: only one class has images that can be read; a classifier needs at least two")
     missing = np.flatnonzero(np.bincount(sets["train"].labels.numpy(), minlength=len(found.class_names)) == 0)
     if len(missing):
         names = ", ".join(found.class_names[i] for i in missing[:5])
@@ -185,7 +185,7 @@ def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list
         return found.splits
     notes.append(f"val: {len(held):,} of {len(train.labels):,} training images ({words})")
     how["val"] = words
-    how["train"] = f"{how.get('train', '')}, less the held-out"
+    how["train"] = f"{how.get('train', '')}, without the held-out images"
     return {**found.splits, "train": train.subset(kept), "val": train.subset(held)}
 
 
@@ -195,7 +195,7 @@ def _thinned(parts: dict[str, Images], split: SplitConfig, how: dict[str, str], 
         return parts
     train = parts["train"]
     kept, more = thin_out(train.labels, split)
-    words = f"{split.train_per_class} a class, seed {split.seed}"
+    words = f"{split.train_per_class} per class, seed {split.seed}"
     notes += [f"train: {len(kept):,} of {len(train.labels):,} images ({words})", *more]
     how["train"] = f"{how.get('train', '')}, {words}"
     return {**parts, "train": train.subset(kept)}
@@ -246,8 +246,8 @@ def _store(
     if bad and not skip_unreadable:
         lines = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise DataError(
-            f"{len(bad)} unreadable images in {found.name}; `feathervit data check` of that folder lists them, "
-            f"--skip-unreadable goes on without them:\n  {lines}"
+            f"{len(bad)} unreadable images in {found.name}; list them with `feathervit data check`, or leave them "
+            f"out with --skip-unreadable:\n  {lines}"
         )
     return sets, bad
 
@@ -258,7 +258,7 @@ def _relabelled(images: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
     for i in used:
         if same_name(images.class_names[i]) not in place:
             raise UnknownNameError(
-                "class", images.class_names[i], class_names, f"the model does not know {images.name}'s"
+                "class", images.class_names[i], class_names, f"{images.name} has this class, but the model does not"
             )
     new_K = torch.tensor([place.get(same_name(name), -1) for name in images.class_names])
     return ImageSet(images.images, new_K[images.labels], class_names, images.sources, images.name)

@@ -47,7 +47,7 @@ def hold_out(
     single = np.flatnonzero(counts == 1)
     notes = []
     if len(single):
-        notes.append(f"{len(single)} classes with a single image stay in train: none of theirs is held out")
+        notes.append(f"{len(single)} classes have a single image, which stays in train")
     pool = everything[~np.isin(labels_N, single)]
     classes = len(np.unique(labels_N[pool]))
     if not classes:
@@ -68,7 +68,7 @@ def hold_out(
         held = np.setdiff1d(held, [held[labels_N[held] == label].min() for label in lost])
         how = f"{split.val_fraction:.3g} of train held out, stratified, seed {split.seed}"
         if number != wanted:
-            notes.append(f"val: {number} images and not {wanted}, as there are {classes} classes")
+            notes.append(f"val: {number} images instead of {wanted}, because there are {classes} classes")
     return np.setdiff1d(everything, held), np.sort(held), how, notes
 
 
@@ -97,7 +97,7 @@ def _hold_out_groups(
     held = held[~np.isin(groups_N[held], back)]
     which = f"fold {split.fold} of {split.folds}" if split.folds else f"{len(held) / len(labels_N):.3g}"
     how = f"{which} of train held out by whole groups, {len(np.unique(groups_N[held]))} of {number}, seed {split.seed}"
-    notes = [f"{len(back)} groups stay in train, as they alone hold a class"] if len(back) else []
+    notes = [f"{len(back)} groups stay in train, so that train has images of every class"] if len(back) else []
     return np.setdiff1d(everything, held), np.sort(held), how, notes
 
 

@@ -31,8 +31,8 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
     image = choose_column(where, "paths", "--image-column", reading.image_column, table, _called(table, PATHS))
     label = choose_column(where, "labels", "--label-column", reading.label_column, table, _called(table, LABELS))
     if image is None or (label is None and labelled):
-        lacks = "paths (path; or --image-column)" if image is None else "labels (label; or --label-column)"
-        raise DataError(f"{path} has the columns {few(list(table))} and none of {lacks}")
+        lacks = "paths (path, or --image-column)" if image is None else "labels (label, or --label-column)"
+        raise DataError(f"{path} has no column of {lacks}; its columns are {few(list(table))}")
     split = _split_column(where, table)
     root = expanded(reading.root) if reading.root else path.parent
     files = [_place(root, name, f"{path}, row {row}") for row, name in enumerate(table[image], start=2)]
@@ -41,7 +41,7 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
     stamps = {row: _stamp(files[row]) for row in rows}
     if rows and not any(stamps.values()):
         raise DataError(
-            f"{path}: none of its {len(rows)} images is there, such as {files[rows[0]]}; --root names the folder they are in"
+            f"{path}: all its {len(rows)} images are missing, such as {files[rows[0]]}; give their folder with --root"
         )
     by_split = _by_split(where, rows, table[split] if split else None)
     labels = index_labels(
@@ -66,7 +66,7 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
 
     splits = {name: images(name) for name in labels.rows}
     if missing := [str(files[row]) for row in rows if not stamps[row]]:
-        notes.append(f"{len(missing)} images are not there, such as {missing[0]}")
+        notes.append(f"{len(missing)} images are missing, such as {missing[0]}")
     said = f"taken for: a table of {len(files)} rows; paths in the column {image}"
     said += f", labels in {label}" if label else ""
     said += f", splits in {split}" if split else ""
@@ -95,7 +95,7 @@ def _read(path: Path) -> Table:
         raise DataError(f"cannot read {path}: {why}") from error
     if not table or not any(table.values()):
         raise DataError(
-            f"{path} has no rows; a table has a line of column names, path and label, and a line for each image"
+            f"{path} has no rows; a table needs a line of column names (path, label), and then a line per image"
         )
     return table
 
@@ -114,7 +114,7 @@ def _read_text(path: Path) -> Table:
             if not any(cells):
                 continue
             if len(cells) != len(columns):
-                raise DataError(f"{path}, line {lines.line_num}: {len(cells)} values, and {len(columns)} columns")
+                raise DataError(f"{path}, line {lines.line_num}: {len(cells)} values for {len(columns)} columns")
             for name, cell in zip(columns, cells, strict=True):
                 table[name].append(cell.strip())
     return table
@@ -131,7 +131,7 @@ def _read_parquet(path: Path) -> Table:
         raise DataError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
     if inside := [name for name, cells in columns.items() if cells and isinstance(cells[0], (dict, bytes))]:
         raise DataError(
-            f"{path} holds images themselves, in the column {inside[0]}; give its folder, as hf:{path.parent}"
+            f"{path} holds images instead of paths, in the column {inside[0]}; give its folder as hf:{path.parent}"
         )
     return {
         name: [None if c is None or c != c else str(whole_number(c)) for c in cells] for name, cells in columns.items()
@@ -182,9 +182,13 @@ def _distinct(
             repeated += 1
         else:
             before, now = ((labels[i], splits[i]) for i in (first[file], row))
-            what = f"the labels {before[0]!r} and {now[0]!r}" if before[0] != now[0] else f"in {before[1]} and {now[1]}"
-            raise DataError(f"{where}, rows {first[file] + 2} and {row + 2}: {file} is there twice, with {what}")
-    notes = [f"skipped: {skipped} rows, ignored as asked for"] if skipped else []
+            what = (
+                f"the labels {before[0]!r} and {now[0]!r}"
+                if before[0] != now[0]
+                else f"the splits {before[1]} and {now[1]}"
+            )
+            raise DataError(f"{where}: rows {first[file] + 2} and {row + 2} both name {file}, with {what}")
+    notes = [f"skipped: {skipped} rows, left out by --ignore"] if skipped else []
     notes += [f"{repeated} rows repeat another"] if repeated else []
     return list(first.values()), notes
 

@@ -103,7 +103,7 @@ class Skipped:
     def text(self) -> str:
         """Returns each reason with the number and the names of its paths, or "" if nothing was skipped."""
         texts = [f"{reason} ({len(paths)}: {_names(paths)})" for reason, paths in self.paths.items()]
-        return ", ".join(texts + [f"nothing by the pattern {pattern!r}" for pattern in self.unused])
+        return ", ".join(texts + [f"nothing that matches {pattern!r}" for pattern in self.unused])
 
 
 def walk(root: Path, ignore: Sequence[str] = (), keep: Sequence[str] = ()) -> tuple[Folder, Skipped]:
@@ -148,7 +148,7 @@ class _Walker:
                 else:
                     found.others.append(place)
             else:
-                self.skipped.add("links to nothing", place)
+                self.skipped.add("broken links", place)
         return found
 
     def _why_skipped(
@@ -157,7 +157,7 @@ class _Walker:
         name = entry.name.lower()
         if fits := [p for p in self.ignore if fnmatchcase(same_name(place if "/" in p else entry.name), p)]:
             self.used.update(fits)
-            return "ignored as asked for"
+            return "left out by --ignore"
         if name.startswith("."):
             return "hidden folders" if is_folder else "hidden images"
         if not is_folder:
@@ -201,7 +201,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"cannot look into {folder}: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(f"cannot read the folder {folder}: {(error.strerror or str(error)).lower()}") from error
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -239,6 +239,6 @@ def _chosen(indices: int | Sequence[int] | None, count: int) -> list[int]:
     found = sorted({i + count if i < 0 else i for i in (range(count) if indices is None else indices)})
     if not found or not 0 <= found[0] <= found[-1] < count or (isinstance(indices, range) and indices.start < 0):
         raise ConfigError(
-            f"indices must name levels from 0 to {count - 1}, or how many of the last {count}; got {indices}"
+            f"indices must be levels from 0 to {count - 1}, or a number of last levels from 1 to {count}; got {indices}"
         )
     return found

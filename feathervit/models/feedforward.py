@@ -121,7 +121,7 @@ def build_feedforward(config: FeedForward, dim: int, layer: int, depth: int) -> 
     if isinstance(config, (MLPConfig, ConvMLPConfig)):
         hidden = int(dim * config.ratio)
         if hidden < 1:
-            raise ConfigError(f"MLP ratio {config.ratio} gives no hidden unit at width {dim}")
+            raise ConfigError(f"MLP ratio {config.ratio} gives 0 hidden units at width {dim}; choose a larger ratio")
         if isinstance(config, MLPConfig):
             return MLP(dim, hidden, config.dropout)
         if config.reduction < 0:

@@ -43,7 +43,7 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         decoder = config.decoder
         if decoder is None:
-            raise ConfigError("mae.decoder names no decoder; give its width, depth and layers")
+            raise ConfigError("mae.decoder is not set; give its width, depth and layers")
         self.encoder, self.config = encoder, config
         embed = encoder.patch_embed
         self.patch_size, patches = embed.patch_size, embed.grid_size**2
@@ -62,7 +62,7 @@ class MaskedAutoencoder(nn.Module):
             raise ConfigError("the encoder has no positions for mask tokens; set mae.decoder.positions to learned")
         if config.norm_pixels and embed.in_chans * self.patch_size**2 < 2:
             raise ConfigError(
-                "mae.norm_pixels needs patches of more than one value; set it to false, or larger patches"
+                "mae.norm_pixels needs patches of more than one value; set it to false, or choose larger patches"
             )
         readout = encoder.config.readout
         check_feedforward(decoder.feedforward, encoder.num_prefix_tokens, readout, "mae.decoder.feedforward")

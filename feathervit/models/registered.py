@@ -122,7 +122,7 @@ def _taken(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     if any(name.startswith("encoder.") for name in weights):
         weights = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
     if unknown := sorted(set(weights) - set(model.state_dict()) - {"head.weight"}):
-        raise CheckpointError(f"the weights have {unknown[0]}, which the model has not; choose the same model")
+        raise CheckpointError(f"the weights have {unknown[0]}, but the model does not; choose the same model")
     return fitted(model, weights, "the weights")
 
 

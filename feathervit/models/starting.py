@@ -75,8 +75,8 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
         if differ:
             texts = [f"{name} is {before} there, {after} here" for name, (before, after) in list(differ.items())[:4]]
             raise CheckpointError(
-                f"cannot start from {path}: {'; '.join(texts)}; leave out these settings: the model, its parts and the patch "
-                "size are then those of the weights"
+                f"cannot start from {path}: {'; '.join(texts)}; leave out these settings to "
+                "take the model, its parts and the patch size from the weights"
             )
     elif architecture(checkpoint.config.model) != model.pretrained_cfg["architecture"]:
         raise CheckpointError(f"cannot start from {path}: it holds {checkpoint.config.model}; choose the same model")
@@ -111,7 +111,7 @@ def _resized(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         projection = projection.repeat(1, channels, 1, 1) / channels
     elif projection.shape[1] != channels:
         if projection.shape[1] != 3:
-            raise CheckpointError(f"cannot start from weights for {projection.shape[1]} channels with {channels} here")
+            raise CheckpointError(f"the weights are for {projection.shape[1]} channels, but the model takes {channels}")
         projection = adapt_input_conv(channels, projection)
     return {**weights, "patch_embed.proj.weight": projection}
 

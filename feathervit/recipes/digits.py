@@ -35,8 +35,8 @@ mae_digits = Recipe(
         optim=OptimConfig(name="muon", betas=(0.9, 0.95), warmup_epochs=10, lr_batch=0),
     ),
     source="ours; masking and loss as in arXiv 2407.17783",
-    needs="nothing: the images come with scikit-learn; labels are not looked at",
-    expected="a start for training on few labels (feathervit demo shows it)",
+    needs="nothing: the images come with scikit-learn; labels are not used",
+    expected="weights for training on few labels (feathervit demo shows it)",
     cost="about a minute on one core",
 )
 
@@ -57,7 +57,7 @@ few_digits = Recipe(
         loss=LossConfig(label_smoothing=0.1),
     ),
     source="ours",
-    needs="nothing: the images come with scikit-learn; 10 labels per class, and for --from a run of mae_digits",
+    needs="nothing: the images come with scikit-learn; 10 labels per class; --from takes a run of mae_digits",
     expected="5 to 6 points more with pre-training than from scratch",
     cost="10 seconds on one core",
 )

@@ -50,9 +50,9 @@ mae_folder = Recipe(
         optim=OptimConfig(name="muon", betas=(0.9, 0.95), lr_batch=0),
     ),
     source="ours; masking, loss and crops as in arXiv 2407.17783, Table 3",
-    needs="a folder of images, in any folders inside; labels are not looked at",
-    expected="a start for train --from; the fewer the labels, the more it gives",
-    cost="about 15 minutes on two cores for some thousand images",
+    needs="a folder of images, at any depth; labels are not used",
+    expected="weights for train --from; they help most with few labels",
+    cost="about 15 minutes on two cores for a few thousand images",
 )
 
 INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))  # image and patch size of models without a residual stem: 64 patches each
@@ -109,12 +109,15 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
         choose(f"{count} training images", batch_size=32 if count < SMALL_SET else 64)
     epochs = fixed.get("epochs", epochs)
     if tuning:
-        choose("layers near the pixels change less from the weights they start from", optim__layer_decay=0.9)
+        choose("early layers change less from their starting weights than late ones", optim__layer_decay=0.9)
     choose("a twentieth of the epochs", optim__warmup_epochs=epochs / 20)
     if _sided(summary.class_names):
-        choose("the class names are signs, whose left and right may mean something", augment__flip="none")
+        choose(
+            "the class names are letters, digits or directions, which may differ when mirrored",
+            augment__flip="none",
+        )
     else:
-        choose("mirrored images are assumed to mean the same; --augment.flip none if not", augment__flip="random")
+        choose("mirrored images are assumed to mean the same; if not, set --augment.flip none", augment__flip="random")
     sizes = [n for n in summary.counts.get("train", {}).values() if n]
     if sizes and not masked and max(sizes) / min(sizes) >= IMBALANCE and "loss.class_weights" not in fixed:
         reasons.append(

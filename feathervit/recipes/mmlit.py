@@ -49,7 +49,7 @@ def _table_3(model: str) -> Recipe:
             optim=OptimConfig(weight_decay=0.05, warmup_epochs=warmup),
         ),
         source="arXiv 2407.17783, Table 3 (decoder ours)",
-        needs="cifar100 (downloaded); labels are not looked at",
+        needs="cifar100 (downloaded); labels are not used",
         expected=f"paper: final loss {loss}; not run here",
         cost=f"{epochs} epochs; a GPU",
         trained_in="float16",

@@ -64,7 +64,7 @@ def planned(
         if architecture(model) != architecture(theirs["model"]):
             raise ConfigError(f"cannot start {model} from {fields['start_from']}: choose the same model")
         reasons = [
-            f"{', '.join(f'{n} {v}' for n, v in theirs.items() if n not in fields)}: of the weights it starts from"
+            f"{', '.join(f'{n} {v}' for n, v in theirs.items() if n not in fields)}: as in the weights of --from"
         ]
         fields = {**theirs, **fields, "model": theirs["model"], "start_from": ""}
     elif not settled and (own := _own_weights(config, fields)):
@@ -73,12 +73,12 @@ def planned(
     if (start := fields.get("start_from", config.start_from)) and not settled:
         if weights := named_weights(fields.get("model", config.model)):
             raise ConfigError(
-                f"--from {start} and the model's own weights {weights} exclude each other; leave out --from, or name the model "
+                f"--from {start} and the model's own weights {weights} cannot be combined; leave out --from, or name the model "
                 f"timm:{architecture(weights)}"
             )
         taken = of_the_weights(load_weights(start).config, config, fields)
         said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
-        reasons += [f"{said}: of the weights it starts from"] if said else []
+        reasons += [f"{said}: as in the weights of --from"] if said else []
     if config.recipe in ADAPTIVE and not settled:
         config, chosen = adapt(config, source if source is not None else config.data, {**taken, **fields})
         reasons += chosen

@@ -28,7 +28,7 @@ def published(name: str) -> dict[str, Any]:
     if found is None or not found.has_weights:
         there = ", ".join(f"timm:{n}" for n in timm.list_pretrained(known)) or "none"
         raise ConfigError(
-            f"timm publishes no weights {name} (of this model: {there}); leave out --from and --pretrained"
+            f"timm has no weights {name} (it has for this model: {there}); leave out --from and --pretrained"
         )
     tagged = f"timm:{known}.{found.tag}"
     return {"model": tagged, "images.channels": 3, "images.mean": tuple(found.mean), "images.std": tuple(found.std)}

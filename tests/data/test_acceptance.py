@@ -66,16 +66,14 @@ INPUTS = {
     "1 prefixes": Input(files(pair("01_pets-train", "02_pets-TEST")), BOTH),
     "1 train and dev": Input(files(pair("train", "dev")), TWO | {"val": {"a": 1, "b": 1}}, ("val is dev/",)),
     "1 train and eval": Input(files(pair("train", "eval")), TWO | {"val": {"a": 1, "b": 1}}, ("val is eval/",)),
-    "1 train and something else": Input(files(pair("train", "more")), fails=("more/ (2 images) neither", *LAYOUTS)),
-    "1 settled by --ignore": Input(files(pair("train", "more"), "--ignore", "more"), TWO, ("ignored as asked for",)),
+    "1 train and something else": Input(files(pair("train", "more")), fails=("more/ (2 images) is not", *LAYOUTS)),
+    "1 settled by --ignore": Input(files(pair("train", "more"), "--ignore", "more"), TWO, ("--ignore",)),
     "1 unknown names of splits": Input(files(pair("one", "two")), fails=("all hold the same folders", *LAYOUTS)),
     "1 splits in classes": Input(files(INSIDE), fails=("a/ holds test, train", *LAYOUTS)),
     "1 settled by --classes": Input(files(INSIDE, "--classes", "a,b"), BOTH),
-    "1 a split in a split": Input(
-        files(pair("train", "train/val")), fails=("val/ (2 images) is a split by name", *LAYOUTS)
-    ),
+    "1 a split in a split": Input(files(pair("train", "train/val")), fails=("val/ (2 images) is named", *LAYOUTS)),
     "1 test images in no class": Input(
-        files([*pair("train", "t")[:4], "test/1.png"]), TWO, ("1 images of test in no class",)
+        files([*pair("train", "t")[:4], "test/1.png"]), TWO, ("1 images of test outside",)
     ),
 }
 

@@ -76,7 +76,7 @@ def test_bad_arrays(arrays):
         ((images, labels[:-1]), ConfigError, "96 images and 95 labels"),
         ((images, labels / 1.0), ConfigError, "integers or texts"),
         ((images[:, :7, :, :].repeat(2, 3), labels), ConfigError, "cannot find the channels"),
-        ((images, np.zeros(96, int)), DataError, "one class only"),
+        ((images, np.zeros(96, int)), DataError, "only one class"),
         (images, ConfigError, "must be a pair"),
         ({"test": (images, labels)}, ConfigError, "needs 'train'"),
         ({"train": (images, labels), "tset": (images, labels)}, UnknownNameError, "did you mean test"),

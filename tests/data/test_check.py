@@ -105,7 +105,7 @@ def test_classes_few_missing_unequal_and_alone(tmp_path):
     assert report.one_class and report.must_fix
     assert report.empty_classes == ["train/b/"]
     assert report.not_images == ["train/b/readme.txt"]
-    assert "one class only" in "\n".join(report.lines())
+    assert "only one class" in "\n".join(report.lines())
 
 
 def test_sizes_modes_and_progress(tmp_path):

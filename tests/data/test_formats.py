@@ -39,9 +39,7 @@ def test_images_of_kinds_that_are_not_read_are_counted_and_a_class_is_not_lost(c
     root = paint(tmp_path / "set", f"train/a/1.png train/a/2{suffix} train/b/3.png val/a/4.png val/b/5.png val/b/6.txt")
     counts, line = command.counts(root)
     assert counts["train"] == {"a": 1, "b": 1}
-    assert (
-        f"images of kinds that are not read here (1: 1 {suffix.lower()}), files that are not images (1: 1 .txt)" in line
-    )
+    assert f"images that cannot be read here (1: 1 {suffix.lower()}), files that are not images (1: 1 .txt)" in line
     paint(root, f"train/c/1{suffix} train/c/deep/2{suffix}")
     status, said, _ = command("data", "check", root)
     assert status == 1 and f"train/c/ (2 {suffix.lower()})" in said.split("must be")[1]

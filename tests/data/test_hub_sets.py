@@ -133,7 +133,7 @@ def test_files_that_belong_to_no_split_are_said(command, hub_set):
     columns = {"label": [0, 1]}
     counts, line = command.counts(hub_set({"label": hub.Value("int64")}, train=columns, unsupervised=columns))
     assert counts == {"train": {"0": 1, "1": 1}}
-    assert "files of no split (1: unsupervised-00000-of-00001.parquet)" in line
+    assert "files that are not in a split (1: unsupervised-00000-of-00001.parquet)" in line
 
 
 def test_a_file_that_was_replaced_with_its_time_kept(command, hub_set):

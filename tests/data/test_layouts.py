@@ -43,14 +43,14 @@ def test_splits_by_many_names(command, tmp_path, train, other, split):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (PAIR.format("train", "holdout"), ["holdout/ (2 images)", "neither a split nor a class"]),
+        (PAIR.format("train", "holdout"), ["holdout/ (2 images) is not"]),
         (PAIR.format("train", "test") + " extra/1.png", ["extra/ (1 images)"]),
         (PAIR.format("part1", "part2"), ["part1/, part2/", "all hold the same folders (a, b)"]),
         (PAIR.format("entrenamiento", "prueba"), ["all hold the same folders"]),
         ("one/cat/1.png one/dog/2.png two/cat/3.png two/bird/4.png", ["one/, two/", "all hold the same folders (cat)"]),
         (
             "train/a/1.png train/b/2.png train/val/a/3.png train/val/b/4.png",
-            ["val/ (2 images) is a split by name, a/ (1 images), b/ (1 images) neither a split nor a class"],
+            ["val/ (2 images) is", "a/ (1 images), b/ (1 images) are not"],
         ),
         (
             "train/train/a/1.png train/train/b/2.png train/test/a/3.png train/test/b/4.png",
@@ -59,7 +59,7 @@ def test_splits_by_many_names(command, tmp_path, train, other, split):
         ("cat/train/1.png cat/test/2.png dog/train/3.png dog/test/4.png", ["cat/ holds test, train"]),
         ("cat/old/train/1.png cat/old/val/2.png dog/3.png", ["cat/old/ holds train, val"]),
         ("cat/1.png cat/testing/2.png dog/3.png", ["cat/ holds testing"]),
-        ("cat/1.png dog/2.png test/3.png", ["test/ (1 images) is a split by name"]),
+        ("cat/1.png dog/2.png test/3.png", ["test/ (1 images) is named"]),
         ("train/1.png test/2.png", ["train", "no class folders"]),
     ],
 )
@@ -101,13 +101,13 @@ def test_two_flags_settle_it(command, tmp_path, names, flags, want):
         (
             "train/a/1.png train/b/2.png test/3.png test/4.png",
             {"train": {"a": 1, "b": 1}},
-            "2 images of test in no class",
+            "2 images of test outside",
         ),
         *(
             (
                 f"x_train/a/1.png x_train/b/2.png x_test/{inner}/3.png",
                 {"train": {"a": 1, "b": 1}},
-                "1 images of test in no",
+                "1 images of test outside",
             )
             for inner in ("x_test", "test", "images", "Test Data")
         ),
@@ -128,7 +128,7 @@ def test_what_is_clear_is_taken_and_said(command, tmp_path, names, want, said):
 def test_flags_that_fit_nothing(command, tmp_path):
     root = paint(tmp_path / "set", "cat/1.png dog/2.png")
     assert "unknown class 'bird'; known: cat, dog" in command.refusal(root, "--classes", "cat,bird")
-    assert "nothing by the pattern '*.bmp'" in command.counts(root, "--ignore", "*.bmp")[1]
+    assert "nothing that matches '*.bmp'" in command.counts(root, "--ignore", "*.bmp")[1]
 
 
 def test_the_choice_is_kept_with_the_weights(command, tmp_path):

@@ -102,8 +102,8 @@ def test_links_hidden_files_and_other_files_do_no_harm(tmp_path):
     assert counts(data.train) == [6, 5, 5]
     assert "flat/linked.png" in data.train.sources
     notes = "\n".join(data.notes)
-    assert "files that are not images (2: " in notes and "kinds that are not read here (1: 1 .dng)" in notes
-    for part in ("links to nothing (2: ", "hidden folders (1: .hidden)", "outside of the class folders (1: loose.png)"):
+    assert "files that are not images (2: " in notes and "cannot be read here (1: 1 .dng)" in notes
+    for part in ("broken links (2: ", "hidden folders (1: .hidden)", "outside of the class folders (1: loose.png)"):
         assert part in notes
     assert "folders without images (1: empty/)" in notes
 
@@ -177,7 +177,7 @@ def test_missing_folders_name_the_nearest(tmp_path):
     with pytest.raises(DataError, match="did you mean cifar10"):
         load_data("cifar-10", img_size=16)
     (tmp_path / "set.rar").write_bytes(b"")
-    with pytest.raises(DataError, match="is a file"):
+    with pytest.raises(DataError, match="is not a folder"):
         load_data(tmp_path / "set.rar", img_size=16)
 
 
@@ -185,10 +185,10 @@ def test_folders_without_images_or_classes(tmp_path):
     with pytest.raises(DataError, match="no images were found"):
         load_data(tmp_path, img_size=16)
     noise(tmp_path / "0.png", 16, 16)
-    with pytest.raises(DataError, match="1 images lie beside each other"):
+    with pytest.raises(DataError, match="1 images are not in class folders"):
         load_data(tmp_path, img_size=16)
     noise(tmp_path / "only" / "0.png", 16, 16)
-    with pytest.raises(DataError, match="one class only"):
+    with pytest.raises(DataError, match="only one class"):
         load_data(tmp_path, img_size=16)
     shutil.move(tmp_path / "only", tmp_path / "test" / "only")
     with pytest.raises(DataError, match="no training images"):
@@ -251,7 +251,7 @@ def test_hold_out_less_than_one_image_per_class():
     kept, held, _, notes = hold_out(labels, SplitConfig(val_fraction=0.1))
     assert np.bincount(labels[held], minlength=50).tolist() == [1] * 50
     assert len(kept) == 150
-    assert any("50 images and not 20" in note for note in notes)
+    assert any("50 images instead of 20" in note for note in notes)
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.9])
@@ -372,7 +372,7 @@ def test_train_per_class_leaves_val_and_test_as_they_are(tmp_path):
     assert part.test.sources == whole.test.sources
     assert set(part.train.sources) < set(whole.train.sources)
     assert part.record["splits"]["train"]["sources"] == part.train.sources
-    assert "5 a class, seed 0" in part.record["splits"]["train"]["how"]
+    assert "5 per class, seed 0" in part.record["splits"]["train"]["how"]
     assert any("15 of 108 images" in note for note in part.notes)
     assert load_split(tmp_path / "set", "train", img_size=16, split=split).sources == part.train.sources
     other = load_data(tmp_path / "set", img_size=16, split=SplitConfig(train_per_class=5, seed=1))

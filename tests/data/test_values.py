@@ -229,7 +229,7 @@ def test_a_run_goes_on_with_its_scale(tmp_path, run):
     status, out, _ = run(
         "train", "--from", tmp_path / "run", "--data", tmp_path / "set", "--out", tmp_path / "on", *SMALL
     )
-    assert status == 0 and "images.scale 4095.0: of the weights it starts from" in out
+    assert status == 0 and "images.scale 4095.0: as in the weights" in out
 
 
 @pytest.mark.parametrize("to", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])

@@ -73,7 +73,7 @@ EACH = {
 
 NO_SET = {  # what: (way to make it, what is said, verbs)
     "nothing": (lambda here, world: None, "no folder", EACH),
-    "a file": (lambda here, world: (here / "set").write_text("x"), "is a file", EACH),
+    "a file": (lambda here, world: (here / "set").write_text("x"), "is not a folder", EACH),
     "a link to nothing": (
         lambda here, world: (here / "set").symlink_to(here / "gone"),
         "no folder",
@@ -88,7 +88,7 @@ NO_SET = {  # what: (way to make it, what is said, verbs)
     "empty class folders": (tree("a/", "b/"), "no images", EACH),
     "texts only": (tree("a/1.txt", "b/2.csv"), "no images", EACH),
     "hidden images only": (tree("a/.1.png", ".b/2.png"), "no images", ("train", "pretrain", "check")),
-    "images beside each other": (tree("1.png", "2.png"), "beside each other", ("train", "show", "evaluate")),
+    "images beside each other": (tree("1.png", "2.png"), "2 images", ("train", "show", "evaluate")),
     "links to nothing": (
         links(("a/1.png", "gone"), ("b/2.png", "gone")),
         "no images",

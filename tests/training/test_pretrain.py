@@ -69,7 +69,7 @@ def test_odd_layouts(folder, tmp_path, masked, capsys):
     write_images(folder / "Train", 1)
     with pytest.raises(DataError, match="two folders for the split 'train'"):
         feathervit.pretrain(data=folder, out=tmp_path / "two", epochs=1, **masked)
-    with pytest.raises(DataError, match="but for those in test/"):
+    with pytest.raises(DataError, match="except in test/"):
         write_images(tmp_path / "only" / "test", 2)
         feathervit.pretrain(data=tmp_path / "only", out=tmp_path / "none", epochs=1, **masked)
 
@@ -152,7 +152,7 @@ def test_the_model_is_that_of_the_weights_unless_another_is_named(pretrained, fo
     outcome = feathervit.train(out=tmp_path / "a", **arguments)
     config = load_weights(tmp_path / "a").config
     assert (config.arch, config.patch_size, config.img_size) == (load_weights(pretrained).config.arch, 4, 16)
-    assert "patch_size 4, img_size 16: of the weights it starts from" in capsys.readouterr().err
+    assert "patch_size 4, img_size 16: as in the weights" in capsys.readouterr().err
     assert outcome.finished
     feathervit.train(out=tmp_path / "b", **arguments, **{"img_size": 32, "arch.drop_path_rate": 0.1})
     config = load_weights(tmp_path / "b").config

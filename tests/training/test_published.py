@@ -40,9 +40,9 @@ def test_the_weights_are_taken_but_for_the_head_and_the_images_are_normalised_as
 def test_models_without_published_weights_and_unknown_ones():
     with pytest.raises(UnknownNameError):
         published("timm:test_resnett")
-    with pytest.raises(ConfigError, match="publishes no weights"):
+    with pytest.raises(ConfigError, match="timm has no weights"):
         published("timm:test_resnet.no_such_tag")
-    with pytest.raises(ConfigError, match="publishes no weights"):
+    with pytest.raises(ConfigError, match="timm has no weights"):
         published("timm:botnet50ts_256")  # registered without weights
 
 
