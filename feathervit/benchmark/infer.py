@@ -154,7 +154,7 @@ def _row(
             absent["compiled"] = " ".join(str(error).split())[:200]
     files, method = _files(name, model, img_size, forms, pixels)
     if "int8" in forms and method is None:
-        absent["int8"] = "every way leaves most of its weights in floating point"
+        absent["int8"] = "every method keeps most of its weights in floating point"
     for form, data in files.items():
         parts[form] = data
         path = folder / f"{name.replace(':', '-')}.{form}.onnx"

@@ -174,7 +174,7 @@ def _hyphens(word: str) -> str:
 def _verb(argv: list[str]) -> tuple[str, list[str]]:
     for name in (argv[0], " ".join(argv[:2])):
         if name in SUCCESSORS:
-            raise ConfigError(f"there is no verb {name} any more; {SUCCESSORS[name]}")
+            raise ConfigError(f"the verb {name} no longer exists; {SUCCESSORS[name]}")
     rooms = {name.split()[0] for name in VERBS if " " in name}
     if argv[0] in rooms:
         inside = [name.split()[1] for name in VERBS if name.startswith(argv[0] + " ")]

@@ -55,7 +55,7 @@ def calibrate(args: Calibrate, _: dict) -> int:
     before, crossed = (found["val"][when]["ece"] for when in ("before", "cross_validated"))
     text = f"cross-validated on val: calibration error {100 * before:.2f} % before, {100 * crossed:.2f} % after"
     if crossed >= before:
-        text += "; warning: it does not fall, so these images are too few to say that probabilities mean more now"
+        text += "; warning: the error does not fall, so these images are too few to show an improvement"
     print_result(text, highlight=False, soft_wrap=True)
     print_result(other_line(found["other"]), highlight=False, soft_wrap=True)
     return 0

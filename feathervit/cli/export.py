@@ -102,10 +102,10 @@ def lines(found: dict[str, Any]) -> list[str]:
             f"top-1 {100 * small['top1']:.2f} %"
         )
     if "int8" in times and times["int8"] >= times["onnx"]:
-        out.append("int8 is no quicker than float32 on this machine; it is only smaller")
+        out.append("int8 is not faster than float32 on this machine; it is only smaller")
     if "pushed" in found:
         out.append(f"uploaded to {found['pushed']}")
     if not found["passed"]:
         advice = "use --to onnx, which keeps 32 bits" if found["to"] in ("int8", "web") else "do not use it"
-        out.append(f"FAILED: the exported model does not answer as the model does; {advice}")
+        out.append(f"FAILED: the exported model and the original give different answers; {advice}")
     return out

@@ -44,7 +44,7 @@ def models(args: Models, _: dict) -> int:
         size = [str(r["tokens"]), f"{r['img_size']} px", f"{r['patch_size']} px", r["source"]]
         table.add_row(r["name"], f"{r['parameters']:,}", f"{r['macs'] / 1e6:.0f}", *size)
     print_result(table)
-    print("With a head of 100 classes; all experts are computed. Any timm model goes by timm:NAME.")
+    print("With a head of 100 classes; all experts are computed. Use timm:NAME for any timm model.")
     print(
         f"Weights that come with the package (--from, evaluate, export, pretrained=True): {', '.join(list_weights())}."
     )

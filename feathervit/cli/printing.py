@@ -58,7 +58,7 @@ def check_places(*paths: str | None) -> None:
     """Raises ConfigError for a file whose folder does not exist, before measurements that take minutes."""
     for path in filter(None, paths):
         if not Path(path).absolute().parent.is_dir():
-            raise ConfigError(f"{path} lies in no folder; make {Path(path).absolute().parent} first")
+            raise ConfigError(f"the folder of {path} does not exist; create {Path(path).absolute().parent} first")
 
 
 def show(found: dict[str, Any], table: Callable[[dict[str, Any]], str], out: str | None, as_json: bool) -> int:
@@ -79,9 +79,9 @@ def other_line(other: dict[str, Any]) -> str:
     """Returns when "other" is the answer and how often it is wrong. `other`: the fields of `OtherAnswer`."""
     rates = [f"{100 * other['known']:.1f} % of {other['n']} validation images get it"]
     if other["mistaken"] is not None:
-        rates.append(f"{100 * other['mistaken']:.1f} % of wrong guesses do not")
+        rates.append(f"{100 * other['mistaken']:.1f} % of wrong guesses do not get it")
     if other["strangers"] is None:
-        rates.append("how many images of no class do not is unknown: calibrate --others FOLDER measures it")
+        rates.append("the share for images outside the classes is unknown: calibrate --others FOLDER measures it")
     else:
-        rates.append(f"{100 * other['strangers']:.1f} % of images of no class do not")
-    return f'the answer is "other" where the best guess is under {100 * other["threshold"]:.1f} %: {", ".join(rates)}'
+        rates.append(f"{100 * other['strangers']:.1f} % of images outside the classes do not get it")
+    return f'the answer is "other" if the best guess is under {100 * other["threshold"]:.1f} %: {", ".join(rates)}'

@@ -62,7 +62,7 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
     if args.list:
         return _print_arms(args)
     if not args.out:
-        raise ConfigError("no folder named: give --out FOLDER")
+        raise ConfigError("no folder is given; add --out FOLDER")
     seeds = seeds_of(args.seeds) if args.seeds is not None else None
     from ..studies.report import rebuild, short_table, table
 
@@ -122,7 +122,7 @@ def _print_arms(args: StudyFlags) -> int:
 def _epochs_of(words: tuple[str, ...]) -> dict[str, int]:
     pairs = [word.rpartition("=") for word in words]
     if bad := [word for word, (arm, _, number) in zip(words, pairs, strict=True) if not arm or not number.isdecimal()]:
-        raise ConfigError(f"--epochs must be ARM=NUMBER, as mae-xxs=400; got {bad[0]!r}")
+        raise ConfigError(f"--epochs must be ARM=NUMBER, such as mae-xxs=400; got {bad[0]!r}")
     return {arm: int(number) for arm, _, number in pairs}
 
 
@@ -130,4 +130,4 @@ def seeds_of(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise ConfigError(f"--seeds must be whole numbers with commas between, as 0,1,2; got {text!r}") from None
+        raise ConfigError(f"--seeds must be whole numbers separated by commas, such as 0,1,2; got {text!r}") from None

@@ -77,7 +77,7 @@ def train(args: Train, explicit: dict[str, Any]) -> int:
 
     run = pretrain if isinstance(args, Pretrain) else plain
     if not args.out:
-        raise ConfigError("no run folder named: give --out FOLDER")
+        raise ConfigError("no run folder is given; add --out FOLDER")
     set_threads(args.threads)
     fields = {k: v for k, v in explicit.items() if k not in ("recipe", "data")}
     if args.pretrained:

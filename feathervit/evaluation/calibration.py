@@ -52,8 +52,8 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     right = int((z_NK.argmax(1) == labels_N).sum())
     if right == len(labels_N) or not low + 1e-3 < found.x < high - 1e-3:  # the best temperature is at or beyond a bound
         raise DataError(
-            f"these {len(labels_N)} validation images, of which {right} are recognised, determine no temperature between "
-            f"{BOUNDS[0]:g} and {BOUNDS[1]:g}; more of them are needed, some of them mistaken, some not"
+            f"no temperature between {BOUNDS[0]:g} and {BOUNDS[1]:g} fits these {len(labels_N)} validation images, of which "
+            f"{right} are recognised; use more images, some recognised and some mistaken"
         )
     return math.exp(found.x)
 
@@ -112,20 +112,20 @@ def calibrate(
     path = weights_file(checkpoint)
     if path.parent == FOLDER:
         raise CheckpointError(
-            f"{checkpoint} comes with the package and stays as it is; copy {path} and calibrate the copy"
+            f"{checkpoint} comes with the package and cannot be changed; copy {path} and calibrate the copy"
         )
     stored = load_weights(path)
     predictor = Predictor(stored.read_as(reading, data), path, str(where))
     source, split = data if data is not None else stored.config.data, stored.config.split
     if isinstance(source, str) and source == "arrays":
         raise DataError(
-            "the model was trained on arrays given from Python, which are in no file; name a folder with --data"
+            "the model was trained on arrays from Python, which are not stored in files; name a folder with --data"
         )
     splits = find(source, reading=predictor.config.reading).splits
     if "val" not in splits and not ("train" in splits and (split.val_fraction or split.folds)):
         raise DataError(
-            f"{source} has no validation images and the run held none out; a temperature is fitted on nothing else: name "
-            "data with a val/ folder (--data), or train with --split.val-fraction 0.1"
+            f"{source} has no validation images, and the run held none out; calibration needs them: name data with a "
+            "val/ folder (--data), or train with --split.val-fraction 0.1"
         )
 
     def measured(split: str) -> tuple[ImageSet, np.ndarray]:

@@ -21,7 +21,7 @@ def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -
     """Returns the three lines. `train_top1`: accuracy on `some_of` the training images, not augmented."""
     lines = [f"accuracy   {said[0]} ({said[1]})"] if (said := accuracy(result)) else []
     found, advice = limits(result, train, train_top1)
-    lines.append(f"limits     {'; '.join(found) or 'none that these figures show'}")
+    lines.append(f"limits     {'; '.join(found) or 'none found in these figures'}")
     folder = shlex.quote(str(out))
     first = advice or f"feathervit evaluate {folder}"
     return [*lines, f"next       {first}   or   feathervit export {folder} --to web"]
@@ -46,12 +46,14 @@ def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[
     counts = sorted(train.labels.bincount(minlength=len(train.class_names)).tolist())
     middle = counts[len(counts) // 2]
     if middle < FEW:
-        found.append(f"few images per class ({middle}): more of them help most")
+        found.append(f"few images per class ({middle}): more images help most")
     weighted = "balanced" in (result.config["loss"]["class_weights"], result.config.get("augment", {}).get("sampling"))
     if counts[0] and counts[-1] / counts[0] >= IMBALANCE and not weighted:
-        found.append(f"classes of {counts[0]} to {counts[-1]} images: --loss.class-weights balanced weighs them alike")
+        found.append(
+            f"classes of {counts[0]} to {counts[-1]} images: --loss.class-weights balanced gives each class the same weight"
+        )
     if conflicts := label_conflicts(train):
-        found.append(f"{conflicts} images are there with several labels: feathervit data check names them")
+        found.append(f"{conflicts} images appear with different labels: feathervit data check names them")
     held_out = result.val or result.test
     if held_out and train_top1 - held_out["top1"] > GAP:
         found.append(

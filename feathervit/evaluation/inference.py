@@ -118,7 +118,7 @@ class Predictor:
     def __init__(self, checkpoint: Checkpoint, where: str | Path, device: str = "cpu"):
         if not checkpoint.class_names:
             raise CheckpointError(
-                f"{where} is a pre-trained auto-encoder that knows no classes; fine-tune it first: feathervit train --from"
+                f"{where} is a pre-trained auto-encoder without classes; fine-tune it first: feathervit train --from"
             )
         self.device = torch.device(device)
         self.model = load_model(checkpoint, where).to(self.device, memory_format=torch.channels_last)

@@ -94,7 +94,7 @@ def probe(
         splits = load_data(source, split=replace(config.split, val_fraction=0.1), **words)
     target = splits.test or splits.val
     if target is None:
-        raise DataError(f"{source} leaves nothing to score a probe on; give data with a test/ folder")
+        raise DataError(f"{source} has no test or validation images to score a probe on; give data with a test/ folder")
     if splits.train.images.shape[1] != stored.in_chans:
         raise DataError(f"the model takes {stored.in_chans} channels, {source} has {splits.train.images.shape[1]}")
     model = load_model(stored, checkpoint)

@@ -49,8 +49,8 @@ def push(folder: Path, repository: str) -> str:
     except Exception as error:  # the error's type depends on the network, the hub and the HTTP library
         why = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"cannot push to {repository}: {why}; the folder {folder} is whole, log in with `hf auth login` and export again, "
-            f"or run: hf upload {repository} {folder}"
+            f"cannot push to {repository}: {why}; the folder {folder} is complete; log in with `hf auth login` and export "
+            f"again, or run: hf upload {repository} {folder}"
         ) from error
     return str(address)
 

@@ -223,7 +223,9 @@ def _load(
     def choose(name: str, count: int) -> np.ndarray:
         index = pick(name, count)
         if not len(index):
-            raise DataError(f"{count} images are too few to check, calibrate and choose with; give more with --data")
+            raise DataError(
+                f"{count} images are too few for the checks, the calibration and the choice; give more with --data"
+            )
         wanted.append(len(index))
         return index
 

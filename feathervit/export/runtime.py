@@ -47,7 +47,7 @@ def _fetch(path: Path) -> None:
     instead = f"or put {PACKAGE} into {path.parent} yourself"
     npm = shutil.which("npm")
     if npm is None:
-        raise ConfigError(f"--to web needs npm once, to fetch onnxruntime-web {VERSION}; install Node.js, {instead}")
+        raise ConfigError(f"--to web uses npm once to download onnxruntime-web {VERSION}; install Node.js, {instead}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -73,6 +73,6 @@ def _fetch(path: Path) -> None:
             lines = [line for line in done.stderr.splitlines() if "complete log" not in line]  # a path, not a reason
             why = " ".join(" ".join(lines).split())[:300]
             raise ConfigError(
-                f"npm did not fetch onnxruntime-web {VERSION}: {why or 'no file came'}; try again, {instead}"
+                f"npm did not fetch onnxruntime-web {VERSION}: {why or 'it wrote no file'}; try again, {instead}"
             )
         write_bytes(path, (Path(folder) / PACKAGE).read_bytes())

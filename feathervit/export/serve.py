@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.server_address[0] in LOOPBACK:
             for name in filter(None, (self.headers.get("Host"), urlsplit(self.headers.get("Origin", "")).netloc)):
                 if urlsplit(f"//{name}").hostname not in LOOPBACK:
-                    raise Refused(HTTPStatus.FORBIDDEN, "requests must name this machine; --host serves others")
+                    raise Refused(HTTPStatus.FORBIDDEN, "the request names another machine; --host allows that")
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")

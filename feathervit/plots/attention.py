@@ -42,7 +42,7 @@ def readout_attention(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) 
     prefix, grid = encoder.num_prefix_tokens, encoder.patch_embed.grid_size
     if not prefix:
         raise ConfigError(
-            f"{config.model} has read-out {encoder.config.readout!r} and no read-out token whose attention could be shown"
+            f"{config.model} has read-out {encoder.config.readout!r} and no read-out token, so there is no attention to show"
         )
     encoder.eval()
     found = encoder.intermediates(as_input(images_BCRR, config), ("attention",))
@@ -66,4 +66,4 @@ def write_attention(
     maps_BM3SS = enlarge(maps_BM3GG, images_B3SS.shape[-1])
     rows = [torch.cat([image[None], over(image, own, 0.7)]) for image, own in zip(images_B3SS, maps_BM3SS, strict=True)]
     columns = ["image", "last layer", "rollout", *(f"head {h + 1}" for h in range(last_BHGG.shape[1]))]
-    return write_tiles(path, rows, names, columns, "Where the read-out token looks")
+    return write_tiles(path, rows, names, columns, "Attention of the read-out token")

@@ -120,7 +120,7 @@ def confusion(counts_KK: Sequence[Sequence[int]], class_names: Sequence[str]) ->
     axes.tick_params(length=0)
     axes.set_xlabel("predicted class" if number <= NAMED else "number of the predicted class")
     axes.set_ylabel("true class (images)" if number <= NAMED else "number of the true class")
-    axes.set_title("True classes and what they were taken for", loc="left", fontsize=11, fontweight="bold")
+    axes.set_title("True classes and predicted classes", loc="left", fontsize=11, fontweight="bold")
     return _drawn(figure)
 
 
@@ -133,7 +133,7 @@ def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -
     number = FEW_BINS if len(labels_N) < FEW_IMAGES else ECE_BINS
     figure = new_figure(5, 4.6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    above.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, label="as often right as it says")
+    above.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, label="accuracy equals confidence")
     hollow = False
     for colour, (name, p_NK) in zip(COLOURS, probabilities.items(), strict=False):
         confidence = p_NK.max(1).clip(0, 1)
@@ -152,7 +152,7 @@ def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -
     below.set_xlim(0, 1)
     for axis in (above.yaxis, below.xaxis):
         axis.set_major_formatter(PercentFormatter(1))
-    _plain(above, "", "images that are right", "How often the model is right, by its confidence")
+    _plain(above, "", "accuracy", "How often the model is right, by its confidence")
     _plain(below, "confidence", "images")
     above.legend(frameon=False, fontsize=8.5)
     return _drawn(figure)

@@ -90,7 +90,7 @@ def write_report(
     try:
         values = _of_result(folder, result, data, files)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise RunFolderError(f"{folder} holds a result that no report can be made of: {error!r}") from error
+        raise RunFolderError(f"cannot make a report from the result in {folder}: {error!r}") from error
     values |= _of_model(result, data, model, device, files, notes)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["percent"] = texts.percent
@@ -113,7 +113,7 @@ def write_report(
 
 def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list[str]]:
     """Loads the data of the run if it has not changed. Otherwise returns None and the reason."""
-    gone = "The images are left out, and what is made of them: "
+    gone = "The images and the parts made from them are left out: "
     if config.data == "arrays":
         return None, [gone + "the data were arrays given from Python."]
     try:
@@ -199,7 +199,7 @@ def _limits(
 ) -> list[str]:
     top1, *_ = accuracy_and_loss(model, some_of(data.train), config, device)
     found, _ = limits(result, data.train, top1)
-    return found or ["These figures show nothing that limits it."]
+    return found or ["These figures show no limit."]
 
 
 def _on_images(
@@ -249,9 +249,9 @@ def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> It
     found = result.val or result.test
     guessing = {"chance": chance_level(found)} if found and not pretraining else {}
     parts = (
-        ("Error", "mean squared error", errors, log, f"{scale}Of pixels normalised as the model takes them."),
+        ("Error", "mean squared error", errors, log, f"{scale}Pixels are normalised like the model's input."),
         ("Accuracy", "top-1", shares, {"percent": True, **guessing}, f"{seen}."),
-        ("Loss", "loss", losses, log, f"{scale}{seen}; its loss holds all terms."),
+        ("Loss", "loss", losses, log, f"{scale}{seen}. The training loss includes all terms."),
         ("Learning rate", "learning rate", {"training": "lr"}, {}, "Of each epoch's last step."),
         ("Balance of the experts", "balance loss", balance, {}, "Summed over layers; 0 is an even load."),
     )

@@ -36,7 +36,7 @@ def gates(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> dict[int,
         int(name.split(".")[1]): gate.float().cpu() for name, gate in encoder.intermediates(x_BCSS, ("gate",)).items()
     }
     if not found:
-        raise ConfigError(f"{config.model} has no layer with more than one expert: there is no routing to show")
+        raise ConfigError(f"{config.model} has no layer with more than one expert, so it has no routing")
     return found
 
 

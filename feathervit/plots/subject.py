@@ -24,7 +24,7 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Checkpoint]:
     model = load_model(stored, path)
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if not isinstance(encoder, Encoder):
-        raise CheckpointError(f"{path} is {stored.config.model}; this plot is of our own models only")
+        raise CheckpointError(f"{path} is {stored.config.model}; this plot supports only our own models")
     return encoder, stored
 
 
@@ -58,7 +58,7 @@ def own_data(config: RunConfig) -> ImageSet:
 def own_splits(config: RunConfig) -> DataSplits:
     """Loads the data the model was trained on, without unreadable images. Raises DataError if it is missing."""
     if config.data == "arrays":
-        raise DataError("the model was trained on arrays given from Python, which are in no file; name image files")
+        raise DataError("the model was trained on arrays from Python, which are not stored in files; name image files")
     return load_run_data(config, skip_unreadable=True)
 
 

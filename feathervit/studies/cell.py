@@ -161,7 +161,7 @@ class CellRun:
                 if data.train.fingerprint() != stage["data"]["fingerprint"]:
                     raise RunFolderError(
                         f"the data has changed since the cell {arm}, seed {seed} ended ({config.data}: other files, labels "
-                        "or pixels); bring it back, or name another folder for a new study"
+                        "or pixels); restore it, or name another folder for a new study"
                     )
                 return
 

@@ -160,7 +160,7 @@ def _lengthened(study: Study, arm: str, epochs: int | None) -> Any:
         return stages
     if len(stages) > 1 or epochs < 1:
         raise ConfigError(
-            f"epochs of {arm} must be at least 1, and the arm have one stage; got {epochs}, {len(stages)} stages"
+            f"epochs of {arm} must be at least 1, and the arm must have one stage; got {epochs}, {len(stages)} stages"
         )
     return ({**stages[0], "epochs": epochs},)
 
@@ -176,7 +176,7 @@ def _with_data(study: Study, data: str | Path, say: Callable[[str], None]) -> St
     missing = {arm: name for arm, names in named.items() for name in names if not (Path(data) / name).is_dir()}
     for name in dict.fromkeys(missing.values()):
         arms = [arm for arm, own in missing.items() if own == name]
-        say(f"skipped, as {data} has no folder {name}: {', '.join(arms)}")
+        say(f"skipped, because {data} has no folder {name}: {', '.join(arms)}")
     kept = [arm for arm in study.arms if not {arm, *study.needs(arm)} & set(missing)]
     if not kept:
         raise DataError(f"{data} has no folder {next(iter(missing.values()))}; name the folder that holds the datasets")

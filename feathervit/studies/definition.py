@@ -156,7 +156,7 @@ def grid(**fields: Sequence[Any]) -> dict[str, dict[str, Any]]:
     combinations = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
     arms = {",".join(f"{name}={_word(value)}" for name, value in c.items()): c for c in combinations}
     if len(arms) < len(combinations):
-        raise ConfigError("grid: two combinations have one name; write them as arms with names of their own")
+        raise ConfigError("grid: two combinations have the same name; write them as arms with different names")
     return arms
 
 
@@ -195,7 +195,7 @@ def check_study(study: Study, size: Size) -> None:
                 raise ConfigError(f"arms.{arm}.seed: the study's seeds set it; leave it out")
     for name in ("seed", "epochs", "recipe", "data"):
         if name in size.fields:
-            raise ConfigError(f"fields.{name}: the study sets it by a word outside of fields; leave it out")
+            raise ConfigError(f"fields.{name}: the study sets it outside of fields; leave it out")
     if not size.seeds or len(set(size.seeds)) < len(size.seeds) or min(size.seeds) < 0:
         raise ConfigError(f"seeds must be different whole numbers from 0, got {list(size.seeds)}")
     if size.epochs is not None and size.minutes is not None:
@@ -242,7 +242,9 @@ def read_study(path: str | Path) -> Study:
                 raise ConfigError(f"grid.{name} must be a list of values, got {values!r:.80}")
         for name, arm in file.arms.items():
             if not all(isinstance(stage, dict) for stage in (arm if isinstance(arm, list) else [arm])):
-                raise ConfigError(f"arms.{name} must be an object of fields, or a list of such, got {arm!r:.80}")
+                raise ConfigError(
+                    f"arms.{name} must be an object of fields, or a list of such objects, got {arm!r:.80}"
+                )
         size = Size(file.seeds, file.fields, file.epochs, file.minutes)
         study = Study(path.stem, file.question, base, file.arms or grid(**file.grid), {"": size})
         check_study(study, size)

@@ -71,9 +71,7 @@ def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
-        raise RunFolderError(
-            f"{path} is not a cell of the study: {error}; remove it, and the cell runs again"
-        ) from error
+        raise RunFolderError(f"{path} is not a cell of the study: {error}; remove it to run the cell again") from error
 
 
 def rebuild(out: Path) -> dict[str, Any]:

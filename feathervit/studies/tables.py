@@ -91,7 +91,7 @@ def _not_run(arms: list[str]) -> str:
     quoted = [arm for arm in arms if arm not in papers.arms]
     parts = {
         "not run here": [arm for arm in arms if arm in papers.arms],
-        "quoted as published, and not to be run here": quoted,
+        "quoted as published; no run is planned here": quoted,
     }
     return "\n\n".join(
         f"<details><summary>{len(rows)} row{'s' * (len(rows) > 1)} {words}</summary>\n\n{_figures(rows)}\n\n</details>"

@@ -50,7 +50,7 @@ def with_choices(study: Study, path: Path | None) -> tuple[Study, dict[str, Trie
     run = f"feathervit study {name} --out FOLDER"
     if path is None:
         raise ConfigError(
-            f"{next(iter(chosen))} has candidates that validation chooses from; run {run} first, and give --trials "
+            f"validation chooses one of the candidates of {next(iter(chosen))}; run {run} first, and give --trials "
             "FOLDER/study.json"
         )
     found = _read(path, name)

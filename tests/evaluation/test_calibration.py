@@ -297,7 +297,7 @@ def test_other_on_the_command_line(run, tmp_path, capsys):
     assert main(["predict", str(copy), str(noise)]) == 0
     said = capsys.readouterr().out
     assert f"{100 * stored['known']:.1f} % of {stored['n']} validation images get it" in said
-    assert f"{100 * stored['strangers']:.1f} % of images of no class do not" in said
+    assert f"{100 * stored['strangers']:.1f} % of images outside the classes" in said
     assert main(["predict", str(copy), str(noise), "--csv"]) == 0
     rows, said = capsys.readouterr()
     assert rows.count("\n") == 1 + 20 * 3 and f"{100 * stored['known']:.1f} %" in said

@@ -91,7 +91,7 @@ FILES = [
     ("with a grid that is a list", study(arms=..., grid=[1]), "grid"),
     ("with a grid of no values", study(arms=..., grid={"lr": []}), "grid.lr"),
     ("with a grid of one value", study(arms=..., grid={"lr": 1e-3}), "grid.lr"),
-    ("with a grid of a value twice", study(arms=..., grid={"lr": [1e-3, 1e-3]}), "one name"),
+    ("with a grid of a value twice", study(arms=..., grid={"lr": [1e-3, 1e-3]}), "same name"),
     ("with a grid of paths", study(arms=..., grid={"start_from": ["../a", "../b"]}), "cannot name a folder"),
     ("with data that are a number", study(data=3), "data"),
 ]

@@ -140,7 +140,7 @@ def test_auto_encoders_have_plots_too(folder, small, tmp_path):
         ("attention", {"arch.readout": "mean"}, "read-out 'mean' and no read-out token"),
         ("attention", {"arch.readout": "pool"}, "read-out 'pool' and no read-out token"),
         ("positions", {"arch.positions": "sincos"}, "positions 'sincos'"),
-        ("patches", {"model": "timm:test_vit", "img_size": 32}, "our own models only"),
+        ("patches", {"model": "timm:test_vit", "img_size": 32}, "is timm:test_vit;"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(verb, fields, says, arrays, small, tmp_path, capsys):

@@ -283,7 +283,7 @@ def test_what_is_no_finished_run(run, tmp_path, capsys):
     assert "finished" in capsys.readouterr().err
     result = json.loads((run.folder / "result.json").read_text())
     (run.folder / "result.json").write_text(json.dumps(result | {"test": {"n": 3}}))
-    with pytest.raises(RunFolderError, match="no report can be made"):
+    with pytest.raises(RunFolderError, match="cannot make a report"):
         report(run.folder)
 
 

@@ -17,7 +17,7 @@ from .example import SMALL
 
 
 def test_a_grid_whose_arms_have_one_name_is_refused():
-    with pytest.raises(ConfigError, match="one name"):
+    with pytest.raises(ConfigError, match="same name"):
         grid(**{"arch.feedforward": [MLPConfig(2.0), MLPConfig(4.0)]})
 
 

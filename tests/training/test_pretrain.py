@@ -210,7 +210,7 @@ def test_pretraining_goes_on_from_weights_and_across_sizes(arrays, pretrained, t
 
 
 def test_a_pretrained_model_names_no_classes(pretrained, arrays):
-    with pytest.raises(CheckpointError, match="knows no classes"):
+    with pytest.raises(CheckpointError, match="fine-tune it first"):
         feathervit.load(pretrained)
 
 
