@@ -33,6 +33,8 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
     first of the notes says which columns and splits are used. Raises DataError if the extra is missing, the dataset is not
     found, or its columns are not recognised. Raises ConfigError if several columns or splits are candidates.
     """
+    if not name.strip("/"):
+        raise DataError("hf: needs a name or a folder: hf:OWNER/NAME or hf:FOLDER")
     try:
         import datasets
     except ImportError as error:

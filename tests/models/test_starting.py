@@ -141,7 +141,7 @@ def test_weights_that_the_model_names_are_loaded(hub, arrays, tmp_path):
     assert found["fc.weight"].shape[0] == 3
     # who starts from that run has its weights, not those that it began with
     said = said_by(out=tmp_path / "next", start_from=str(tmp_path / "run"), **fields)
-    assert "model timm:test_resnet: of the weights" in said and "tensors loaded" in said
+    assert "model timm:test_resnet: as in the weights" in said and "tensors loaded" in said
     with pytest.raises(ConfigError, match="cannot be combined"):
         both = {"start_from": str(tmp_path / "run"), "model": "timm:test_resnet.r160_in1k"}
         feathervit.train(out=tmp_path / "both", **both, **fields)
