@@ -25,6 +25,9 @@ from .lean import Probabilities
 from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
 
 
+_SIDES = 1 << 24  # more than any image has pixels in a row or column
+
+
 class Preprocess(nn.Module):
     """Converts images of one size to the model's input [B, C, S, S], as `data/image.py` does.
 
@@ -44,7 +47,7 @@ class Preprocess(nn.Module):
             x = (x.nan_to_num(0.0).clamp(0, self.scale) * (255 / self.scale)).round()
         height, width = x.shape[-2:]
         if self.fit != "stretch":
-            side = (torch.sym_min if self.fit == "crop" else torch.sym_max)(height, width)
+            side = height - _above_zero(height - width) if self.fit == "crop" else height + _above_zero(width - height)
             rows, columns = _centred(side, height), _centred(side, width)
             inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
             x = x.index_select(-2, rows.clamp(0, height - 1)).index_select(-1, columns.clamp(0, width - 1)) * inside
@@ -54,9 +57,14 @@ class Preprocess(nn.Module):
         return (levels_BCSS / 255 - self.mean) / self.std
 
 
+def _above_zero(pixels: int) -> int:
+    """Returns max(pixels, 0) in operators that ExecuTorch accepts for symbolic sizes; it refuses torch.sym_max."""
+    return pixels * ((pixels + _SIDES) // _SIDES)
+
+
 def _centred(side: int, length: int) -> Tensor:
     """Returns, for each pixel of `side`, its index in `length`, which may be outside. Rounds down as `fit_square` does."""
-    before = torch.sym_max(length - side, 0) // 2 - torch.sym_max(side - length, 0) // 2
+    before = _above_zero(length - side) // 2 - _above_zero(side - length) // 2
     return torch.arange(side) + before
 
 

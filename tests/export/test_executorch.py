@@ -1,4 +1,4 @@
-"""Programs for ExecuTorch: both precisions answer as the model does in its own runtime, and pt2 programs of tensors lower."""
+"""Programs for ExecuTorch: both precisions answer as the model does in its own runtime, and pt2 programs lower too."""
 
 from __future__ import annotations
 
@@ -77,12 +77,13 @@ def test_eight_bits_that_lose_accuracy_are_not_written(digits_run, tmp_path, mon
     assert not (tmp_path / "out" / "model.int8.pte").exists()
 
 
-def test_pt2_programs_of_tensors_lower(digits_run, tmp_path):
+@pytest.mark.parametrize("kind", ["image", "tensor"])
+def test_pt2_programs_lower(digits_run, tmp_path, kind):
     """`--to pt2` is what other backends of ExecuTorch start from."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    feathervit.export_model(digits_run, "pt2", tmp_path / "out", input="tensor")
+    feathervit.export_model(digits_run, "pt2", tmp_path / "out", input=kind)
     program = torch.export.load(tmp_path / "out" / "model.pt2")
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     assert "executorch_call_delegate" in str(lowered.exported_program().graph)
