@@ -24,7 +24,6 @@ from .job import Images, Job
 from .lean import Probabilities
 from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
 
-
 _SIDES = 1 << 24  # more than any image has pixels in a row or column
 
 
