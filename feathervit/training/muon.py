@@ -36,7 +36,7 @@ def orthogonalise(update_MRC: Tensor) -> Tensor:
     x_MRC = x_MRC / (x_MRC.norm(dim=(-2, -1), keepdim=True) + EPS)
     if x_MRC.is_cuda or x_MRC.shape[-1] < 2 * x_MRC.shape[-2]:
         for _ in range(ITERATIONS):
-            x_MRC = _polynomial(x_MRC @ x_MRC.mT) @ x_MRC
+            x_MRC = torch.baddbmm(x_MRC, _quadratic(x_MRC @ x_MRC.mT), x_MRC, beta=COEFFICIENTS[0])
     else:  # the same product, through the small Gram matrices; bfloat16 has too few digits for it
         gram_MRR = x_MRC @ x_MRC.mT
         product_MRR = p_MRR = _polynomial(gram_MRR)
@@ -48,11 +48,16 @@ def orthogonalise(update_MRC: Tensor) -> Tensor:
     return (x_MRC.mT if tall else x_MRC).to(update_MRC.dtype)
 
 
+def _quadratic(gram_MRR: Tensor) -> Tensor:
+    """Returns bG + cG^2, where G = X X^T."""
+    _, b, c = COEFFICIENTS
+    return torch.baddbmm(gram_MRR, gram_MRR, gram_MRR, beta=b, alpha=c)
+
+
 def _polynomial(gram_MRR: Tensor) -> Tensor:
-    """Returns aI + bG + cG^2, where G = X X^T; one iteration multiplies X by it."""
-    a, b, c = COEFFICIENTS
-    p_MRR = torch.baddbmm(gram_MRR, gram_MRR, gram_MRR, beta=b, alpha=c)
-    p_MRR.diagonal(dim1=-2, dim2=-1).add_(a)
+    """Returns aI + bG + cG^2; one iteration multiplies X by it."""
+    p_MRR = _quadratic(gram_MRR)
+    p_MRR.diagonal(dim1=-2, dim2=-1).add_(COEFFICIENTS[0])
     return p_MRR
 
 
