@@ -31,7 +31,7 @@ def test_figures(tmp_path, monkeypatch):
         assert set(row["latency_ms"]) == set(row["images_per_s"]) == {"eager", "onnx", "int8"}
         assert row["bytes"]["int8"] < 0.5 * row["bytes"]["onnx"]
     assert 10 < ours["peak_mb"]["onnx"] < ours["peak_mb"]["eager"]
-    assert theirs["int8_method"] == "static"  # dynamic has no matrix to work on
+    assert theirs["int8_method"] in ("static", "mixed")  # dynamic keeps convolutions in floating point
     assert ours["tokens"] == 17
     text = table(found)
     assert found["machine"]["cpu"] in text

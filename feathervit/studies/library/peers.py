@@ -45,9 +45,7 @@ peers = Study(
     arms=_ARMS,
     sizes={
         "cpu": Size(minutes=9, fields=FIELDS),
-        "long": Size(
-            minutes=36, fields=FIELDS, arms=("feather_xxs", "ResNet-18, a quarter as wide, recipe of feather_xxs")
-        ),
+        "long": Size(minutes=36, fields=FIELDS, arms=("feather_xxs", "feather_xxs without attention", _LIGHT)),
     },
     candidates={arm: rates(recipe(stage["recipe"]).lr) for arm, stage in _ARMS.items()},
     trials=Size((0,), FIELDS, minutes=3),
