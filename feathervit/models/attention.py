@@ -10,6 +10,7 @@ Legend: B batch, N tokens, D width, H heads, G key/value heads, K head width.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,7 +45,11 @@ class GroupedQueryAttention(nn.Module):
 
     def attend(self, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
         """Returns softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
-        return F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=self.kv_heads != self.heads)
+        grouped = self.kv_heads != self.heads
+        if grouped and torch.jit.is_tracing():  # PyTorch's ONNX exporter of traced models has no grouped queries
+            k_BGNK, v_BGNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
+            grouped = False
+        return F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=grouped)
 
     def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
         """Returns attention weights [B, H, N, N], whose rows sum to 1, and each query head's values [B, H, N, K]."""

@@ -62,14 +62,14 @@ class NoisyTopKGate(nn.Module):
             if not (self.training and self.w_noise is not None):
                 gate_EBN, _, _ = self._softmax_k(clean_EBN)
                 balance = self._balance(gate_EBN) if self.training else gate_EBN.new_zeros(())
-                return gate_EBN.movedim(0, -1), balance
+                return gate_EBN.permute(1, 2, 0), balance
             # Eq. 5 divides by the scale; the gradient is NaN if softplus underflows (about 1e-19 in float32).
             scale_EBN = F.softplus(self._product(self.w_noise, x_BND)).clamp_min(1e-6)
             shape = (*x_BND.shape[:-1], self.experts)
             noise_BNE = torch.randn(shape, dtype=clean_EBN.dtype, device=x_BND.device)
-            noisy_EBN = clean_EBN + noise_BNE.movedim(-1, 0) * scale_EBN
+            noisy_EBN = clean_EBN + noise_BNE.permute(2, 0, 1) * scale_EBN
             gate_EBN, *bounds = self._softmax_k(noisy_EBN)
-            return gate_EBN.movedim(0, -1), self._balance(gate_EBN, clean_EBN, noisy_EBN, scale_EBN, *bounds)
+            return gate_EBN.permute(1, 2, 0), self._balance(gate_EBN, clean_EBN, noisy_EBN, scale_EBN, *bounds)
 
     @staticmethod
     def _product(layer: nn.Linear, x_BND: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class NoisyTopKGate(nn.Module):
         # The weight of a quantised layer has no dtype.
         y_BNE = layer(x_BND.to(getattr(layer.weight, "dtype", torch.float32)))
         y_BNE = y_BNE if y_BNE.dtype == torch.float64 else y_BNE.float()
-        return y_BNE.movedim(-1, 0).contiguous()
+        return y_BNE.permute(2, 0, 1).contiguous()
 
     def _softmax_k(self, h_EBN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the softmax over the k largest entries (0 elsewhere), the k-th largest and the next largest, both [B, N].

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import onnxruntime
 import pytest
 import timm
 import torch
 from PIL import Image
 from timm.loss import LabelSmoothingCrossEntropy
+from timm.utils.onnx import onnx_export
 from torch.testing import assert_close
 
 from feathervit.config import MODELS
@@ -149,3 +151,15 @@ def test_two_steps_of_timms_training_with_no_size_given():
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert average.module.eval()(x).shape == (3, 3)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch calls this exporter legacy; timm's onnx_export.py uses it
+@pytest.mark.parametrize("name", ["mlit_nano", "feather_nano", "cct_2_3x2"])
+def test_timms_onnx_export(name, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, exportable=True).eval()
+    onnx_export(model, str(tmp_path / "model.onnx"), batch_size=1)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    x = torch.randn(1, *model.pretrained_cfg["input_size"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_close(torch.from_numpy(found), model(x), atol=1e-5, rtol=1e-4)
