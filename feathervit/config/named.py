@@ -61,22 +61,21 @@ def _cct(depth: int) -> ModelSpec:
     return ModelSpec(config, 32, 4, source, MLP_DECODER)
 
 
-def _feather(stem: int, stages: tuple[StageConfig, ...], heads: int) -> ModelSpec:
-    """Returns a model with a residual stem that halves the resolution three times, then two layers of attention."""
+def _feather(stem: int, widths: tuple[int, int, int]) -> ModelSpec:
+    """Returns residual convolutions in three stages that each halve the resolution; the head reads their mean."""
     config = EncoderConfig(
-        dim=stages[-1].width,
-        depth=2,
-        attention=GQAConfig(heads, heads),
-        feedforward=ConvMLPConfig(2.0, 0),
-        patches=ResidualStemConfig(stem, stages),
+        dim=widths[-1],
+        depth=0,
+        patches=ResidualStemConfig(stem, tuple(StageConfig(width, 2) for width in widths)),
         positions="none",
         readout="mean",
     )
-    feedforward = ConvMLPConfig(2.0, 0)
-    decoder = DecoderConfig(dim=64, depth=2, attention=GQAConfig(4, 2), feedforward=feedforward, positions="learned")
-    return ModelSpec(config, 32, 8, "ours", decoder)
+    return ModelSpec(config, 32, 8, "ours", _FEATHER_DECODER)
 
 
+_FEATHER_DECODER = DecoderConfig(
+    dim=64, depth=2, attention=GQAConfig(4, 2), feedforward=ConvMLPConfig(2.0, 0), positions="learned"
+)
 _VIT_192 = EncoderConfig(dim=192, depth=12, attention=GQAConfig(12, 12), feedforward=MLPConfig(2.0))
 
 MODELS = {
@@ -103,7 +102,7 @@ MODELS = {
         PAPER,
         DecoderConfig(dim=96, depth=3, attention=GQAConfig(6, 3), feedforward=MoEConfig(96, 48, (3,))),
     ),
-    "feather_s": _feather(32, (StageConfig(64, 2), StageConfig(128, 2), StageConfig(224, 1)), 7),
+    "feather_s": _feather(32, (64, 128, 224)),
     "mlit_xs": ModelSpec(
         EncoderConfig(dim=128, depth=12, attention=GQAConfig(8, 4), feedforward=MoEConfig(96, 32)),
         36,
@@ -111,14 +110,29 @@ MODELS = {
         PAPER,
         DecoderConfig(dim=80, depth=2, attention=GQAConfig(5, 5), feedforward=MoEConfig(80, 40, (3,))),
     ),
-    "feather_xs": _feather(16, (StageConfig(40, 1), StageConfig(96, 2), StageConfig(168, 1)), 7),
+    "feather_xs": _feather(16, (40, 88, 166)),
     "mlit_xxs": ModelSpec(
         EncoderConfig(dim=108, depth=9, attention=GQAConfig(6, 3), feedforward=MoEConfig(81, 27)),
         36,
         3,
         PAPER,
     ),
-    "feather_xxs": _feather(16, (StageConfig(32, 1), StageConfig(64, 2), StageConfig(128, 1)), 4),
+    "feather_attn_xxs": ModelSpec(
+        EncoderConfig(
+            dim=128,
+            depth=2,
+            attention=GQAConfig(4, 4),
+            feedforward=ConvMLPConfig(2.0, 0),
+            patches=ResidualStemConfig(16, (StageConfig(32, 1), StageConfig(64, 2), StageConfig(128, 1))),
+            positions="none",
+            readout="mean",
+        ),
+        32,
+        8,
+        "ours: a residual stem, then two layers of attention",
+        _FEATHER_DECODER,
+    ),
+    "feather_xxs": _feather(16, (32, 64, 122)),
     "cct_4_3x2": _cct(4),
     "cct_2_3x2": _cct(2),
     "mlit_nano": ModelSpec(
@@ -128,7 +142,7 @@ MODELS = {
         "ours, the same parts",
         DecoderConfig(dim=48, depth=2, attention=GQAConfig(4, 2), feedforward=MoEConfig(48, 24, (3,))),
     ),
-    "feather_nano": _feather(8, (StageConfig(16, 1), StageConfig(32, 2), StageConfig(56, 1)), 2),
+    "feather_nano": _feather(8, (16, 32, 54)),
 }
 
 

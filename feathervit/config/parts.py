@@ -141,7 +141,8 @@ class StageConfig:
 class ResidualStemConfig:
     """A small residual network in place of a patch projection: a 3x3 convolution to `width` channels, then the stages.
 
-    The patch size is the product of the strides, or twice that: the first convolution then has stride 2.
+    The patch size is the product of the strides, or twice that (the first convolution then has stride 2), or half of it (the
+    last stage then has stride 1). The weights are the same for each.
     """
 
     width: int = 16

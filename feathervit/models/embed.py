@@ -264,16 +264,20 @@ class ResidualStem(PatchEmbed):
             raise ConfigError(
                 f"a residual stem needs stages of at least one block, a width of at least 1 and stride 1 or 2; got {config}"
             )
-        reached = math.prod(s.stride for s in config.stages)
-        if patch_size not in (reached, 2 * reached):
-            raise ConfigError(f"this residual stem makes patch sizes {reached} and {2 * reached}, not {patch_size}")
-        self.stride = patch_size // reached  # stride of the first convolution
+        strides = [s.stride for s in config.stages]
+        reached = math.prod(strides)
+        sizes = [reached // 2, reached, 2 * reached][2 - strides[-1] :]
+        if patch_size not in sizes:
+            raise ConfigError(f"this residual stem makes patch sizes {sizes}, not {patch_size}")
+        if patch_size < reached:
+            strides[-1] = 1
+        self.stride = max(1, patch_size // reached)  # stride of the first convolution
         self.proj = nn.Conv2d(in_chans, config.width, 3, self.stride, padding=1, bias=False)
         self.bn = MaskedBatchNorm2d(config.width)
         widths = [config.width, *(s.width for s in config.stages)]
         self.residual = nn.ModuleList(
-            ResidualBlock(before if i == 0 else stage.width, stage.width, stage.stride if i == 0 else 1)
-            for before, stage in zip(widths, config.stages, strict=False)
+            ResidualBlock(before if i == 0 else stage.width, stage.width, stride if i == 0 else 1)
+            for before, stage, stride in zip(widths, config.stages, strides, strict=False)
             for i in range(stage.blocks)
         )
         # The last block of each stage

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..checkpoint import Checkpoint, load_weights
 from ..config import architecture, changed
 from ..errors import CheckpointError
+from .embed import ResidualStem
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
 
@@ -70,7 +71,11 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
             changed(checkpoint.config.arch, model.config) if checkpoint.config.arch else {"model": ("timm", "ours")}
         )
         differ = {k: v for k, v in differ.items() if not k.endswith(NO_WEIGHTS)}
-        if checkpoint.config.patch_size != model.patch_embed.patch_size:
+        # The filters of a residual stem fit any of its patch sizes.
+        same = (
+            isinstance(model.patch_embed, ResidualStem) or checkpoint.config.patch_size == model.patch_embed.patch_size
+        )
+        if not same:
             differ["patch_size"] = (checkpoint.config.patch_size, model.patch_embed.patch_size)
         if differ:
             texts = [f"{name} is {before} there, {after} here" for name, (before, after) in list(differ.items())[:4]]
