@@ -272,6 +272,7 @@ TABLES = {  # page -> name of the table -> the function that writes it
     "deploying.md": {
         "infer-36": lambda: inference_table("infer_36"),
         "infer-96": lambda: inference_table("infer_96"),
+        "infer-feather-36": lambda: inference_table("infer_feather_36"),
     },
 }
 PAGES = ("../README.md", *sorted(path.name for path in HERE.glob("*.md")))

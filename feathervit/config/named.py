@@ -66,6 +66,8 @@ def _feather(stem: int, widths: tuple[int, int, int]) -> ModelSpec:
     config = EncoderConfig(
         dim=widths[-1],
         depth=0,
+        attention=GQAConfig(2, 2),  # of layers that a user adds, as is the feed-forward
+        feedforward=ConvMLPConfig(2.0, 0),
         patches=ResidualStemConfig(stem, tuple(StageConfig(width, 2) for width in widths)),
         positions="none",
         readout="mean",

@@ -5,6 +5,7 @@ Each holds the parameters of its part only. In JSON (`fields.py`) a part has its
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -149,6 +150,17 @@ class ResidualStemConfig:
     """Channels of the first convolution."""
     stages: tuple[StageConfig, ...] = (StageConfig(32, 1), StageConfig(64, 2), StageConfig(128, 1))
     """The stages of residual blocks."""
+
+    @property
+    def reached(self) -> int:
+        """The product of the strides."""
+        return math.prod(stage.stride for stage in self.stages)
+
+    @property
+    def patch_sizes(self) -> tuple[int, ...]:
+        """The patch sizes of this stem, ascending."""
+        half = (self.reached // 2,) if self.stages[-1].stride == 2 else ()
+        return (*half, self.reached, 2 * self.reached)
 
 
 Attention = GQAConfig | LatentConfig

@@ -203,16 +203,22 @@ class TimmContract:
         return {**state, "pos_embed": resize_positions(pos, self.patch_embed.grid_size, self.num_prefix_tokens)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Sets whether the backward pass recomputes each layer instead of storing its inner activations."""
+        """Sets whether the backward pass recomputes each layer instead of storing its inner activations.
+
+        A stem always stores its own.
+        """
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Returns layer groups for layer-wise decay, like timm's ViT: the stem, each layer, and the head, which no group names.
+        """Returns layer groups for layer-wise decay, like timm's models: the stem, each residual block, each layer.
 
-        The final norm is in the group of the last layer. So is a read-out that pools.
+        The head is last, which no group names. The final norm is in the group of the last layer. So is a read-out that pools.
         """
-        blocks = [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score", (99999,))]
-        return {"stem": r"^pos_embed|^patch_embed|^readout\.token", "blocks": blocks}
+        return {
+            "stem": r"^pos_embed|^patch_embed(?!\.residual)|^readout\.token",
+            "residual": r"^patch_embed\.residual\.(\d+)",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score", (99999,))],
+        }
 
     def no_weight_decay(self) -> set[str]:
         """Returns the names of positions, tokens and per-expert output biases, which weight decay spares.

@@ -10,7 +10,6 @@ Legend: B batch, C channels, S image side, N tokens, D width, G grid side, K pat
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import torch
@@ -264,14 +263,13 @@ class ResidualStem(PatchEmbed):
             raise ConfigError(
                 f"a residual stem needs stages of at least one block, a width of at least 1 and stride 1 or 2; got {config}"
             )
+        if patch_size not in config.patch_sizes:
+            known = ", ".join(map(str, config.patch_sizes))
+            raise ConfigError(f"this residual stem makes patches of {known} pixels, not of {patch_size}")
         strides = [s.stride for s in config.stages]
-        reached = math.prod(strides)
-        sizes = [reached // 2, reached, 2 * reached][2 - strides[-1] :]
-        if patch_size not in sizes:
-            raise ConfigError(f"this residual stem makes patch sizes {sizes}, not {patch_size}")
-        if patch_size < reached:
+        if patch_size < config.reached:
             strides[-1] = 1
-        self.stride = max(1, patch_size // reached)  # stride of the first convolution
+        self.stride = max(1, patch_size // config.reached)  # stride of the first convolution
         self.proj = nn.Conv2d(in_chans, config.width, 3, self.stride, padding=1, bias=False)
         self.bn = MaskedBatchNorm2d(config.width)
         widths = [config.width, *(s.width for s in config.stages)]

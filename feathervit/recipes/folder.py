@@ -65,11 +65,14 @@ IMBALANCE = 3.0  # ratio of the largest class to the smallest, from which class 
 SIDED = {"left", "right", "clockwise", "counterclockwise", "anticlockwise"}
 
 
-def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[RunConfig, list[str]]:
+def adapt(
+    config: RunConfig, source: Any, fixed: Mapping[str, Any], grid: float | None = None
+) -> tuple[RunConfig, list[str]]:
     """Fits the recipe to the images of `source`. Returns it with the reason of each choice.
 
     `fixed` holds the fields that the user set, by dotted name. They stay as they are, and the others are chosen to match
-    them. Raises what `summarise` raises for the source.
+    them. `grid`: patches per side in the training of the weights that a model with a residual stem starts from. Raises what
+    `summarise` raises for the source.
     """
     from ..data.sources import summarise
 
@@ -93,7 +96,7 @@ def adapt(config: RunConfig, source: Any, fixed: Mapping[str, Any]) -> tuple[Run
             model="mlit_nano" if count < SMALL_SET else "mlit_xxs" if count < LARGE_SET else "mlit_s",
         )
     model = fixed.get("model", chosen.get("model", config.model))
-    img_size, patch_size = _sizes(side, fixed, model)
+    img_size, patch_size = _sizes(side, fixed, model, grid)
     if "patch_size" in fixed or model.startswith("timm:"):  # few of timm's models take a patch size
         choose(f"images of {side} px", img_size=img_size)
     else:
@@ -131,14 +134,19 @@ def _stem(model: str) -> ResidualStemConfig | None:
     return patches if isinstance(patches, ResidualStemConfig) else None
 
 
-def _sizes(side: int, fixed: Mapping[str, Any], model: str) -> tuple[int, int]:
-    """Returns image and patch size for images of `side` pixels. If the user set one of them, the other matches it."""
+def _sizes(side: int, fixed: Mapping[str, Any], model: str, grid: float | None = None) -> tuple[int, int]:
+    """Returns image and patch size for images of `side` pixels. If the user set one of them, the other matches it.
+
+    From weights (`grid`), a residual stem gets the patch size that makes the most similar grid.
+    """
     stem = _stem(model)
     size, patch = fixed.get("img_size"), fixed.get("patch_size")
     if stem is not None:
         size = size or max(s for s in STEM_INPUTS if s <= max(side, STEM_INPUTS[0]))
-        reached = math.prod(stage.stride for stage in stem.stages)
-        return size, patch or (reached if size <= 64 else 2 * reached)
+        reached = stem.reached
+        if patch or grid is None:
+            return size, patch or (reached if size <= 64 else 2 * reached)
+        return size, min(stem.patch_sizes, key=lambda p: abs(math.log(size / p / grid)))
     if size:
         fits = [p for p in range(1, min(size // 4, 4096) + 1) if size % p == 0] or [1]
         return size, min(fits, key=lambda p: abs(size / p - 8))

@@ -55,7 +55,7 @@ def planned(
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
     asked = set_fields(config, fields)  # checks names and types before anything is chosen to match them
     config = replace(config, reading=asked.reading)
-    taken, reasons = {}, []
+    taken, reasons, grid = {}, [], None
     if fields.get("start_from") == "none":
         fields["start_from"] = ""
     elif fields.get("start_from", "").startswith("timm:"):
@@ -76,11 +76,14 @@ def planned(
                 f"--from {start} and the model's own weights {weights} cannot be combined; leave out --from, or name the model "
                 f"timm:{architecture(weights)}"
             )
-        taken = of_the_weights(load_weights(start).config, config, fields)
+        stored = load_weights(start).config
+        taken = of_the_weights(stored, config, fields)
+        if config.recipe in ADAPTIVE and _any_size(stored):
+            grid = stored.img_size / stored.patch_size
         said = ", ".join(f"{n} {v}" for n, v in taken.items() if n != "arch")
         reasons += [f"{said}: as in the weights of --from"] if said else []
     if config.recipe in ADAPTIVE and not settled:
-        config, chosen = adapt(config, source if source is not None else config.data, {**taken, **fields})
+        config, chosen = adapt(config, source if source is not None else config.data, {**taken, **fields}, grid)
         reasons += chosen
     config = resolve(set_fields(config, {**taken, **fields}))
     check_effect(config, fields)
@@ -90,7 +93,7 @@ def planned(
 def _own_weights(config: RunConfig, fields: dict[str, Any]) -> str:
     """Returns the weights in the package from which a user's images start, or "" if a field that was set does not fit."""
     name = fields.get("model", config.model)
-    other = [n for n in fields if n in ("start_from", "patch_size", "images.mean", "images.std", "objective")]
+    other = [n for n in fields if n in ("start_from", "images.mean", "images.std", "objective")]
     if config.recipe != "folder" or other or any(n == "arch" or n.startswith("arch.") for n in fields):
         return ""
     found = f"{name}.cifar100"
@@ -106,21 +109,26 @@ def _places(fields: dict[str, Any]) -> dict[str, Any]:
 def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of the run `stored` that a run of `config` takes over with its weights, unless they are set.
 
-    These are the value that is white and, if no model is set, the model. The image size follows if the recipe leaves it open,
-    unless the model takes any size.
+    These are the value that is white and, if no model is set, the model with its patch size. The image size follows if the
+    recipe leaves it open. An adaptive recipe chooses both sizes for a model that takes any.
     """
     white = stored.images.scale
     taken = {"images.scale": white} if white is not None and "images.scale" not in fields else {}
     if "model" in fields:
         return taken
     adaptive = config.recipe in ADAPTIVE
-    any_size = stored.arch and isinstance(stored.arch.patches, ResidualStemConfig)
-    open_size = not any_size if adaptive else config.img_size is None
-    names = ("model", "arch", "patch_size", *(["img_size"] if open_size else []))
+    names = ["model", "arch"]
+    if not (adaptive and _any_size(stored)):
+        names += ["patch_size", "img_size"] if adaptive or config.img_size is None else ["patch_size"]
     taken |= {n: v for n in names if n not in fields and (v := getattr(stored, n)) is not None}
     if named_weights(stored.model):  # the weights that it started from
         taken["model"] = f"timm:{architecture(stored.model)}"
     return taken
+
+
+def _any_size(stored: RunConfig) -> bool:
+    """Returns whether the filters of a run's weights fit images and patches of any size."""
+    return stored.arch is not None and isinstance(stored.arch.patches, ResidualStemConfig)
 
 
 def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[str, Any]) -> RunConfig:

@@ -61,7 +61,7 @@ def check_model_of_ours(name, **parts):
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_model_of_ours(name):
-    check_model_of_ours(name, depth=2)
+    check_model_of_ours(name, depth=min(2, spec(name).config.depth))
 
 
 @pytest.mark.slow

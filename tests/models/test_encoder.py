@@ -396,10 +396,12 @@ def check_contract(model: Encoder, images: torch.Tensor, patches: int) -> None:
     assert {n for n in names if n in ("pos_embed", "readout.token")} <= model.no_weight_decay()
     groups = group_parameters(model, model.group_matcher())
     assert Counter(n for members in groups.values() for n in members) == Counter(names)
-    depth = len(model.blocks)
-    assert sorted(groups) == list(range(depth + 2))
-    assert all(groups[int(n.split(".")[1]) + 1].count(n) for n in names if n.startswith("blocks."))
-    assert groups[depth + 1] == ["head.weight"]
+    stem = len(getattr(model.patch_embed, "residual", ()))
+    last = stem + len(model.blocks) + 1
+    assert sorted(groups) == list(range(last + 1))
+    assert all(groups[int(n.split(".")[2]) + 1].count(n) for n in names if n.startswith("patch_embed.residual."))
+    assert all(groups[int(n.split(".")[1]) + 1 + stem].count(n) for n in names if n.startswith("blocks."))
+    assert groups[last] == ["head.weight"]
 
     model.reset_classifier(0)
     assert_close(model(images), pooled)
@@ -410,16 +412,19 @@ def check_contract(model: Encoder, images: torch.Tensor, patches: int) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_layer_decay_and_weight_decay_groups(variant):
-    """0.9 for each layer further from the head, the final norm counted as part of the last layer, as in timm's own ViT;
+    """0.9 for each layer or residual block further from the head. The final norm counts as part of the last one, as in timm;
     biases, norms, positions and tokens are not decayed."""
     model = build(VARIANTS[variant])
     groups = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.9)
     found = {id(p): group for group in groups for p in group["params"]}
-    depth = len(model.blocks)
+    stem = len(getattr(model.patch_embed, "residual", ()))
+    depth = stem + len(model.blocks)
     for name, p in model.named_parameters():
         layer = 0
-        if name.startswith("blocks."):
-            layer = int(name.split(".")[1]) + 1
+        if name.startswith("patch_embed.residual."):
+            layer = int(name.split(".")[2]) + 1
+        elif name.startswith("blocks."):
+            layer = stem + int(name.split(".")[1]) + 1
         elif name.startswith(("norm", "head", "readout.score")):
             layer = depth + name.startswith("head")
         assert found[id(p)]["lr_scale"] == pytest.approx(0.9 ** (depth + 1 - layer)), name

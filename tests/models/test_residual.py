@@ -40,12 +40,13 @@ def test_without_a_mask_it_is_batch_norm():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_no_kept_token_depends_on_hidden_pixels(training):
+@pytest.mark.parametrize(("name", "patch"), [("feather_nano", 4), ("feather_nano", 8), ("feather_attn_xxs", 8)])
+def test_no_kept_token_depends_on_hidden_pixels(name, patch, training):
     torch.manual_seed(0)
-    model = create_model("feather_nano", img_size=32, patch_size=8).train(training)
-    keep = torch.stack([torch.randperm(16)[:5] for _ in range(2)])
-    shown = torch.zeros(2, 1, 4, 4).flatten(2).scatter(2, keep[:, None], 1.0).view(2, 1, 4, 4)
-    shown = shown.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    model, side = create_model(name, img_size=32, patch_size=patch).train(training), 32 // patch
+    keep = torch.stack([torch.randperm(side**2)[: side + 1] for _ in range(2)])
+    shown = torch.zeros(2, side**2).scatter(1, keep, 1.0).view(2, 1, side, side)
+    shown = shown.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
     x = torch.randn(2, 3, 32, 32)
     other = torch.where(shown.bool(), x, torch.randn_like(x))
     assert_close(model.encode(x, keep)[0], model.encode(other, keep)[0], rtol=0, atol=0)
@@ -57,6 +58,23 @@ def test_any_size(size, channels):
     model = create_model("feather_nano", img_size=size, in_chans=channels, num_classes=4).eval()
     assert model(torch.zeros(1, channels, size, size)).shape == (1, 4)
     assert model.patch_embed.grid_size == -(-size // 8)
+
+
+def test_patches_of_other_sizes_have_the_same_weights():
+    """Half the size is the stem without the stride of its last stage; twice the size adds a stride at its start."""
+    torch.manual_seed(0)
+    usual = create_model("feather_nano", patch_size=8).eval()
+    for patch, reductions in ((4, [2, 4, 4]), (8, [2, 4, 8]), (16, [4, 8, 16])):
+        model = create_model("feather_nano", patch_size=patch).eval()
+        model.load_state_dict(usual.state_dict())
+        assert [info["reduction"] for info in model.feature_info] == reductions
+        assert model.forward_features(torch.zeros(1, 3, 32, 32)).shape[1] == (32 // patch) ** 2
+    blocks = [
+        (block.stride, block.out_chans) for block in create_model("feather_nano", patch_size=4).patch_embed.residual
+    ]
+    assert blocks == [(2, 16), (1, 16), (2, 32), (1, 32), (1, 54), (1, 54)]
+    with pytest.raises(ConfigError, match="4, 8, 16"):
+        create_model("feather_nano", patch_size=2)
 
 
 def test_an_image_does_not_depend_on_its_batch():

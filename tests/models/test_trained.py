@@ -50,7 +50,10 @@ def test_two_steps(number, variant, arrays, small, tmp_path):
 @pytest.mark.parametrize("name", list_models())
 def test_named_models(name, arrays, small, tmp_path):
     known = spec(name)
-    fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"model": name, "arch.depth": 2}
+    fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {
+        "model": name,
+        "arch.depth": min(2, known.config.depth),
+    }
     fields |= {"patch_size": 8} if name.startswith("feather") else {}
     run = feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, **fields)
     assert run.result.config["arch"]["dim"] == known.config.dim

@@ -6,7 +6,6 @@ steps on one thread; at the size `long` it has 36. Trials of three minutes choos
 
 from __future__ import annotations
 
-from ...config import ResidualStemConfig, StageConfig
 from ...recipes import recipe
 from ..definition import Size, Stage, Study
 from ..trials import rates, trials_of
@@ -14,13 +13,6 @@ from ..trials import rates, trials_of
 FIELDS = {"img_size": 32, "split.val_fraction": 0.1, "split.train_per_class": 100}
 _OURS = "feather_cifar100"
 RESNET: Stage = {"model": "timm:resnet18_xxs"}
-CONTROL: Stage = {  # a deeper stem of feather_xxs without attention layers; the head reads the mean of its output
-    "model": "feather_xxs",
-    "patch_size": 8,
-    "arch.depth": 0,
-    "arch.dim": 122,
-    "arch.patches": ResidualStemConfig(16, (StageConfig(32, 2), StageConfig(64, 2), StageConfig(122, 2))),
-}
 PEERS: dict[str, tuple[Stage, str]] = {  # name: (model, its usual recipe)
     "ResNet-18, a quarter as wide": (RESNET, "resnet_cifar100"),
     "ResNet-20, wider": ({"model": "timm:resnet20_xxs"}, "resnet_cifar100"),
@@ -31,7 +23,7 @@ PEERS: dict[str, tuple[Stage, str]] = {  # name: (model, its usual recipe)
 }
 _ARMS: dict[str, Stage] = {
     "feather_xxs": {"recipe": _OURS, "model": "feather_xxs", "patch_size": 8},
-    "feather_xxs without attention": {"recipe": _OURS, **CONTROL},
+    "feather_attn_xxs": {"recipe": _OURS, "model": "feather_attn_xxs", "patch_size": 8},
     **{f"{name}, recipe of feather_xxs": {"recipe": _OURS, **model} for name, (model, _) in PEERS.items()},
     **{f"{name}, its usual recipe": {"recipe": usual, **model} for name, (model, usual) in PEERS.items()},
 }
@@ -45,7 +37,7 @@ peers = Study(
     arms=_ARMS,
     sizes={
         "cpu": Size(minutes=9, fields=FIELDS),
-        "long": Size(minutes=36, fields=FIELDS, arms=("feather_xxs", "feather_xxs without attention", _LIGHT)),
+        "long": Size(minutes=36, fields=FIELDS, arms=("feather_xxs", "feather_attn_xxs", _LIGHT)),
     },
     candidates={arm: rates(recipe(stage["recipe"]).lr) for arm, stage in _ARMS.items()},
     trials=Size((0,), FIELDS, minutes=3),
