@@ -192,7 +192,7 @@ class TimmContract:
         grid, prefix, like = self.patch_embed.grid_size, self.num_prefix_tokens, self.patch_embed.proj.weight
         if self.config.positions == "sincos":
             self.pos_embed = sincos_positions(grid, prefix, self.embed_dim).to(like)
-        elif self.config.positions == "rotary":
+        elif self.config.positions == "rotary" and self.blocks:  # pruning may have removed all layers
             self.turns = rotary_turns(grid, prefix, self.blocks[0].attn.head_dim).to(like)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -94,6 +94,8 @@ class Encoder(TimmContract, nn.Module):
             raise ConfigError(f"width must be at least 1 and depth at least 0, got {config.dim} and {config.depth}")
         if num_classes < 0:
             raise ConfigError(f"num_classes must be at least 0 (0: no head), got {num_classes}")
+        if config.positions == "rotary" and not config.depth:
+            raise ConfigError("rotary positions act in attention, and this model has no layers; choose other positions")
         self.config = config
         self.in_chans = in_chans
         self.num_features = self.embed_dim = config.dim

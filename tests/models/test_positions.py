@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from feathervit.config import EncoderConfig, GQAConfig, LatentConfig, MLPConfig
+from feathervit.errors import ConfigError
 from feathervit.models.place import Place
 from feathervit.models.positions import rotary_turns, rotate, sincos_positions
 from tests.models.test_encoder import TINY, build
@@ -46,6 +47,11 @@ def test_rotary_scores_depend_on_the_offset_alone():
     for i, j in [(0, 0), (1, 2), (2, 1)]:
         assert_close(scores[i, j, i + 2, j + 1], scores[0, 0, 2, 1], atol=1e-6, rtol=0)
     assert (scores[0, 0, 2, 1] - scores[0, 0, 1, 2]).abs() > 1e-3
+
+
+def test_rotary_positions_need_a_layer():
+    with pytest.raises(ConfigError, match="layers"):
+        build(EncoderConfig(12, 0, positions="rotary"))
 
 
 @torch.no_grad()
