@@ -59,13 +59,13 @@ def evaluate(args: Evaluate, _: dict) -> int:
         f"calibration error {100 * found.ece:.2f} %",
         highlight=False,
     )
-    table = new_table("class", "recognised", "images", "most often taken for")
+    table = new_table("class", "recognised", "images", "most often predicted as")
     for name, share, n, other, times in worst_first(found):
         said = "" if share is None else f"{100 * share:.1f} %"
         add_row(table, name, said, str(n), f"{other} ({times})" if times else "")
     print_result(table)
     if pairs := confused_pairs(found)[:PAIRS]:
-        table = new_table("most confused", "taken for", "images")
+        table = new_table("most confused", "predicted as", "images")
         for true, taken, times, n in pairs:
             add_row(table, true, taken, f"{times} of {n}")
         print_result(table)

@@ -75,7 +75,7 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
     columns = f"images in the column {image}" + (f", labels in the column {label}" if label else "")
     skipped = [f"split {own} ({len(part)} images)" for own, part in loaded.items() if own not in names.values()]
     skipped += [f"files that are not in a split ({len(unused)}: {few(unused, 5)})"] if unused else []
-    said = [f"taken for: {taken}; {columns}; {len(labels.class_names)} classes: {few(labels.class_names)}"]
+    said = [f"read as: {taken}; {columns}; {len(labels.class_names)} classes: {few(labels.class_names)}"]
     said += [f"skipped: {', '.join(skipped)}"] if skipped else []
     return Found(
         name=name.rstrip("/").rsplit("/", 1)[-1],

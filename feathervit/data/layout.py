@@ -77,7 +77,7 @@ class Layout:
         if self.empty:
             skipped.append(f"folders without images ({len(self.empty)}: {few(self.empty, 5)})")
         said = [
-            f"taken for: {splits}; {classes}",
+            f"read as: {splits}; {classes}",
             *([f"skipped: {', '.join(skipped)}"] if skipped else []),
             *self.hints,
         ]

@@ -67,7 +67,7 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
     splits = {name: images(name) for name in labels.rows}
     if missing := [str(files[row]) for row in rows if not stamps[row]]:
         notes.append(f"{len(missing)} images are missing, such as {missing[0]}")
-    said = f"taken for: a table of {len(files)} rows; paths in the column {image}"
+    said = f"read as: a table of {len(files)} rows; paths in the column {image}"
     said += f", labels in {label}" if label else ""
     said += f", splits in {split}" if split else ""
     said += f"; {len(labels.class_names)} classes: {few(labels.class_names)}"

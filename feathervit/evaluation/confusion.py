@@ -43,7 +43,7 @@ def macro_accuracy(figures: dict[str, Any]) -> str:
 
 
 def worst_first(found: Metrics) -> list[tuple[str, float | None, int, str, int]]:
-    """Returns (class, share recognised, its images, the class they are most often taken for, how often) per class.
+    """Returns (class, share recognised, its images, the class they are most often predicted as, how often) per class.
 
     The least recognised classes come first, and of equals those with more images. Classes without images (share None) are
     last.
@@ -57,7 +57,7 @@ def worst_first(found: Metrics) -> list[tuple[str, float | None, int, str, int]]
 
 
 def confused_pairs(found: Metrics) -> list[tuple[str, str, int, int]]:
-    """Returns (class, class it was taken for, how often, of how many images) per pair, the most frequent first."""
+    """Returns (class, predicted class, how often, of how many images) per pair, the most frequent first."""
     pairs = [
         (found.class_names[i], found.class_names[j], times, sum(row))
         for i, row in enumerate(found.confusion)

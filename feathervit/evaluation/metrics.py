@@ -26,7 +26,7 @@ class Metrics:
 
     `top5` is the accuracy among the best `top5_k` = min(5, classes) guesses. `per_class` maps a class name to the share
     of its images that were recognised (None: no images), `balanced_accuracy` is the mean of those shares.
-    `confusion[i][j]` counts images of class i taken for class j, in the order of `class_names`. `nll` is the mean
+    `confusion[i][j]` counts images of class i predicted as class j, in the order of `class_names`. `nll` is the mean
     negative log-likelihood in nats; `ece` is defined at `calibration_error`.
     """
 

@@ -50,7 +50,7 @@ def mistakes(
         for i in worst.tolist()
     ]
     if rows:
-        captions = [f"{row['true']}, taken for {row['guess']} ({texts.percent(row['confidence'])})" for row in rows]
+        captions = [f"{row['true']}, predicted as {row['guess']} ({texts.percent(row['confidence'])})" for row in rows]
         shown = small(images.images[torch.from_numpy(worst)])
         files["mistakes"] = png_bytes(tiles(shown.split(1), captions))
     most = f", the {len(rows)} with the highest confidence" if len(rows) < len(wrong) else ""

@@ -115,7 +115,7 @@ def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list
     """Loads the data of the run if it has not changed. Otherwise returns None and the reason."""
     gone = "The images and the parts made from them are left out: "
     if config.data == "arrays":
-        return None, [gone + "the data were arrays given from Python."]
+        return None, [gone + "the data came as arrays."]
     try:
         data = own_splits(config)
     except FeatherVitError as error:

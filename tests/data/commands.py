@@ -46,7 +46,7 @@ class Command:
         return status, said.out, said.err
 
     def counts(self, data, *flags) -> tuple[dict[str, dict[str, int]], str]:
-        """split -> class -> images, alike for both verbs, and the line on what the data was taken for.
+        """split -> class -> images, alike for both verbs, and the line on how the data was read.
 
         `checked` and `trained` are what the verbs printed.
         """

@@ -1,4 +1,4 @@
-"""What a folder is taken for, and what is skipped: every case through `data check` and `train`, which must agree."""
+"""How a folder is read, and what is skipped: every case through `data check` and `train`, which must agree."""
 
 from __future__ import annotations
 

@@ -130,12 +130,12 @@ def test_mistakes_are_those_the_model_was_surest_of(run, folder):
 def test_confused_pairs_come_with_their_images(run, folder):
     page, result = Page(run.folder / "report.html"), json.loads((run.folder / "result.json").read_text())
     names, counts = result["test"]["class_names"], np.array(result["test"]["confusion"])
-    strips = [image for image in page.images if re.match("images of .* taken for", image["alt"])]
+    strips = [image for image in page.images if re.match("images of .* predicted as", image["alt"])]
     most = max(
         ((counts[i, j], names[i], names[j]) for i in range(3) for j in range(3) if i != j), key=lambda row: row[0]
     )
     assert (most[0] > 0) == bool(strips)
-    _, true, taken = re.split("images of | taken for ", strips[0]["alt"])
+    _, true, taken = re.split("images of | predicted as ", strips[0]["alt"])
     assert counts[names.index(true), names.index(taken)] == most[0]
     files = sorted((folder / "test" / true).glob("*.png"))
     wrong = [f for f, p in zip(files, feathervit.load(run.folder).predict(files), strict=True) if p.label == taken]
@@ -256,7 +256,7 @@ def test_models_without_experts_and_data_held_only_in_memory(fields, arrays, tmp
     assert "Samples of each class" in page.text
     report(out)  # from the folder alone: without the images, which are in no file
     page = Page(out / "report.html")
-    assert "arrays given from Python" in page.text
+    assert "came as arrays" in page.text
     assert "Samples of each class" not in page.text
 
 
