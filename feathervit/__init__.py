@@ -1,4 +1,4 @@
-"""feathervit: ultra-light vision transformers for small images.
+"""feathervit: ultra-light vision models for small images.
 
 `import feathervit` is light: torch and timm load when a function that needs them is first used.
 """
