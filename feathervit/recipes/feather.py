@@ -35,7 +35,7 @@ def _feather(data: str) -> Recipe:
         ),
         source="ours",
         needs=f"{data} (downloaded)",
-        expected="not run at this length; the card of the weights feather_xxs.cifar100 is for 48 epochs",
+        expected="not run at this length; the card of the weights feather_xxs.cifar100 is for 22 epochs",
         cost="100 epochs; a GPU",
     )
 
