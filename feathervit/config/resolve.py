@@ -111,6 +111,8 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
         holds, what = needs.get(name, (True, ""))
         if name.startswith("mae.") and config.objective in ("classification", "distillation"):
             holds, what = False, "objective reconstruction or joint"
+        if name.startswith(("arch.attention", "arch.feedforward")) and config.arch and not config.arch.depth:
+            holds, what = False, "layers, arch.depth above 0"
         if not holds:
             raise ConfigError(f"{name} has no effect here: it needs {what}; leave it out")
 
