@@ -16,6 +16,7 @@ from feathervit.config import changed, with_fields
 from feathervit.data.augment import Augmenter
 from feathervit.recipes import RECIPES, recipe, recipe_for
 from feathervit.recipes.folder import adapt
+from feathervit.recipes.planning import planned
 from feathervit.studies import study
 
 
@@ -98,6 +99,13 @@ def test_sizes_are_chosen_by_the_images(size, sizes):
     config, said = adapted(black_images(20, size))
     assert (config.img_size, config.patch_size) == sizes
     assert f"img_size {sizes[0]}, patch_size {sizes[1]}: images of {size} px" in said
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(32, (32, 4)), (64, (64, 8)), (128, (128, 16))])
+def test_from_weights_the_grid_is_that_of_their_training(size, sizes):
+    """The weights in the package were trained on 8 x 8 patches."""
+    config, _ = planned("folder", black_images(20, size), "arrays", {"start_from": "feather_xxs.cifar100"})
+    assert (config.img_size, config.patch_size) == sizes
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(28, (16, 2)), (50, (48, 6)), (72, (64, 8))])

@@ -71,12 +71,11 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
             changed(checkpoint.config.arch, model.config) if checkpoint.config.arch else {"model": ("timm", "ours")}
         )
         differ = {k: v for k, v in differ.items() if not k.endswith(NO_WEIGHTS)}
-        # The filters of a residual stem fit any of its patch sizes.
-        same = (
-            isinstance(model.patch_embed, ResidualStem) or checkpoint.config.patch_size == model.patch_embed.patch_size
-        )
-        if not same:
-            differ["patch_size"] = (checkpoint.config.patch_size, model.patch_embed.patch_size)
+        sizes = checkpoint.config.patch_size, model.patch_embed.patch_size
+        if sizes[0] != sizes[1] and not isinstance(
+            model.patch_embed, ResidualStem
+        ):  # its filters fit all its patch sizes
+            differ["patch_size"] = sizes
         if differ:
             texts = [f"{name} is {before} there, {after} here" for name, (before, after) in list(differ.items())[:4]]
             raise CheckpointError(

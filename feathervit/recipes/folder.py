@@ -143,9 +143,8 @@ def _sizes(side: int, fixed: Mapping[str, Any], model: str, grid: float | None =
     size, patch = fixed.get("img_size"), fixed.get("patch_size")
     if stem is not None:
         size = size or max(s for s in STEM_INPUTS if s <= max(side, STEM_INPUTS[0]))
-        reached = stem.reached
         if patch or grid is None:
-            return size, patch or (reached if size <= 64 else 2 * reached)
+            return size, patch or (stem.reached if size <= 64 else 2 * stem.reached)
         return size, min(stem.patch_sizes, key=lambda p: abs(math.log(size / p / grid)))
     if size:
         fits = [p for p in range(1, min(size // 4, 4096) + 1) if size % p == 0] or [1]

@@ -59,3 +59,8 @@ def web_cache(tmp_path_factory):
     if shutil.which("npm") is None:
         missing("npm is not installed")
     return tmp_path_factory.mktemp("web-cache")
+
+
+@pytest.fixture
+def held_out():
+    return feathervit.load_data("digits", img_size=16).test

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,23 +11,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import timm
 import torch
-from scipy.stats import binom
 
 import feathervit
 from feathervit.checkpoint import load_weights, save_weights
 from feathervit.cli import main
-from feathervit.errors import CheckpointError, ConfigError, DataError, RunFolderError, UnknownNameError
-from feathervit.export.job import prepare
-from feathervit.export.verify import agrees, as_accurate, compare, mcnemar, probabilities, session
+from feathervit.errors import CheckpointError, ConfigError, RunFolderError, UnknownNameError
+from feathervit.export.verify import probabilities, session
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def held_out():
-    return feathervit.load_data("digits", img_size=16).test
 
 
 def answers(file, images):
@@ -143,24 +134,6 @@ def test_pt2_makes_squares_as_the_package_does(fit):
         torch.testing.assert_close(preprocess(x), normalise(squares, (0.5,), (0.5,)))
 
 
-def test_hugging_face_folder_comes_back(digits_run, held_out, tmp_path):
-    report = feathervit.export_model(digits_run, "huggingface", tmp_path / "out")
-    assert report["agreement"] == 1
-    folder = shutil.copytree(tmp_path / "out", tmp_path / "elsewhere")
-    images = held_out.images[:20]
-    assert feathervit.load(folder).predict(images) == feathervit.load(digits_run).predict(images)
-    config = json.loads((folder / "config.json").read_text())
-    assert config["architecture"] == "mlit_nano"
-    assert config["label_names"][7] == "7"
-    assert config["num_classes"] == 10
-    card = (folder / "README.md").read_text()
-    test = json.loads((digits_run / "result.json").read_text())["test"]
-    header, text = card.split("---\n")[1:3]
-    assert "library_name: feathervit" in header
-    for words in ("digits", f"{100 * test['top1']:.2f} %", "360 images", "Limits", "Licence"):
-        assert words in text
-
-
 def test_image_files_as_they_are(photographs_run, photographs, tmp_path, capsys):
     """The files themselves go through the graph that crops, resizes and normalises; the report and the output say so."""
     files = sorted((photographs / "test").glob("*/*.jpg"))
@@ -184,120 +157,6 @@ def test_image_files_as_they_are(photographs_run, photographs, tmp_path, capsys)
         assert capsys.readouterr().out == f"{label}\n"
 
 
-def test_a_frozen_router_shows(photographs_run):
-    from feathervit.export.job import noted_gates
-
-    job = prepare(photographs_run, None, "image", 0.97, print, {})
-
-    def gates(images, frozen):
-        with noted_gates(job.predictor.model) as found:
-            job.before(images)
-        return [(gate[:1].expand_as(gate) if frozen else gate).numpy() for gate in found]
-
-    assert job.routing(lambda images: gates(images, False))["same_expert"] == 1
-    assert job.routing(lambda images: gates(images, True))["same_expert"] < 0.9
-
-
-@pytest.mark.parametrize(
-    ("lost", "won", "passed"),
-    [(1, 0, True), (5, 0, True), (6, 0, False), (20, 8, False), (20, 10, True), (0, 30, True), (0, 0, True)],
-)
-def test_eight_bits_are_refused_where_they_lose_accuracy(lost, won, passed):
-    """At 5 % six of six are the fewest that McNemar's exact test refuses: 2 / 2^6 = 0.031, of five 0.063."""
-    n = 60
-    labels = np.zeros(n, int)
-    ours, theirs = np.tile([0.9, 0.1], (n, 1)), np.tile([0.9, 0.1], (n, 1))
-    theirs[:lost] = theirs[:lost, ::-1]
-    ours[lost : lost + won] = ours[lost : lost + won, ::-1]
-    found = compare(ours, theirs, labels)
-    assert (found["lost"], found["won"]) == (lost, won)
-    assert mcnemar(lost, won) == pytest.approx(min(1, 2 * binom.cdf(min(lost, won), lost + won, 0.5)))
-    assert as_accurate(found) == passed
-    for images, fits in ((1, passed), (3, False)):  # fewer that agree on files as they are
-        files = {"n": n, "agreement": min(0.99, found["agreement"]) - images / n + 1e-9}
-        assert as_accurate(found | {"originals": files}) == fits
-
-
-def test_what_disagrees_on_files_alone_does_not_pass():
-    assert agrees({"agreement": 0.99}, 0.99)
-    assert not agrees({"agreement": 1.0, "originals": {"agreement": 0.98}}, 0.99)
-
-
-def test_only_what_is_used_is_decoded(photographs_run, monkeypatch):
-    from feathervit.data import cache
-    from feathervit.export import job
-
-    decoded = []
-    to_stored = cache.to_stored
-    monkeypatch.setattr(cache, "to_stored", lambda *args: decoded.append(args[0]) or to_stored(*args))
-    monkeypatch.setattr(job, "CHECKING", 5)
-    monkeypatch.setattr(job, "CALIBRATION", 7)
-    made = prepare(photographs_run, None, "image", 0.97, print, {})
-    assert (len(made.checking), len(decoded)) == (5, 5)
-    assert set(made.originals) == set(decoded)
-    assert len(set(made.checking.labels)) == 3
-    assert (len(made.calibration), len(decoded)) == (7, 12)
-
-
-def test_arrays_and_few_images(digits_run, held_out, tmp_path):
-    images, labels = held_out.images[:3].numpy(), held_out.labels[:3].numpy().astype(str)
-    report = feathervit.export_model(digits_run, "onnx", tmp_path / "a", data=(images, labels))
-    assert (report["n"], report["split"]) == (1, "arrays/train")
-    with pytest.raises(DataError, match="too few"):
-        feathervit.export_model(digits_run, "onnx", tmp_path / "b", data=(images[:2], labels[:2]))
-
-
-def test_what_cannot_be_read_is_said(photographs_run, photographs, tmp_path):
-    shutil.copytree(photographs / "test", tmp_path / "set" / "test")
-    (tmp_path / "set" / "test" / "flat" / "0.jpg").write_bytes(b"not an image")
-    said = []
-    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, said.append, {})
-    assert "1 of 8 images of set/test cannot be read" in said[0]  # all there is serves for everything: half to check on
-    assert (len(made.checking), len(made.originals), len(made.calibration)) == (7, 7, 5)
-
-
-def test_calibration_never_sees_what_is_checked(digits_run, folder, tmp_path):
-    job = prepare(digits_run, None, "image", 0.97, print, {})
-    sets = [job.calibration, job.choosing, job.checking]
-    assert [s.name for s in sets] == ["digits/train", "digits/train", "digits/test"]
-    # With all images in one folder they are shared out.
-    fields = {
-        "model": "mlit_nano",
-        "arch.depth": 1,
-        "img_size": 16,
-        "patch_size": 4,
-        "epochs": 1,
-        "augment.policy": "none",
-    }
-    feathervit.train("folder", data=folder, out=tmp_path / "run", **fields)
-    job = prepare(tmp_path / "run", folder / "train", "image", 0.97, print, {})
-    sets = [job.calibration, job.choosing, job.checking]
-    assert [len(s) for s in sets] == [18, 18, 36]
-    rows = [{row.tobytes() for row in s.pixels.numpy()} for s in sets]
-    assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
-
-
-def test_what_does_not_agree_fails(digits_run, tmp_path, capsys, monkeypatch):
-    from feathervit.export import files
-
-    def noise(proto, method, images):
-        broken = type(proto)()
-        broken.CopyFrom(proto)
-        for tensor in broken.graph.initializer:
-            if len(tensor.dims) == 2:
-                values = np.random.default_rng(0).standard_normal(tensor.dims, dtype=np.float32)
-                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        return broken
-
-    monkeypatch.setattr(files, "quantise", noise)
-    monkeypatch.setattr(files, "float_share", lambda proto: 0.0)
-    assert main(["export", str(digits_run), "--to", "int8", "--out", str(tmp_path / "out")]) == 1
-    assert "FAILED" in capsys.readouterr().out
-    report = json.loads((tmp_path / "out" / "export.json").read_text())
-    assert not report["passed"]
-    assert report["agreement"] < 0.97
-
-
 def test_folders(digits_run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -312,31 +171,6 @@ def test_folders(digits_run, tmp_path):
     assert [p.name for p in other.iterdir()] == ["mine.txt"]
     with pytest.raises(RunFolderError, match="--to huggingface"):
         feathervit.export_model(digits_run, "onnx", out)
-
-
-def test_timm_takes_a_hugging_face_folder(digits_run, held_out, tmp_path):
-    """With its own weights and architecture, not those of the same name in the package."""
-    feathervit.export_model(digits_run, "huggingface", tmp_path / "out")
-    predictor = feathervit.load(digits_run)
-    name = f"local-dir:{tmp_path / 'out'}"
-    found = timm.create_model(name, pretrained=True).eval()
-    ours, theirs = predictor.model.state_dict(), found.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    config = timm.data.resolve_model_data_config(found)
-    assert (config["input_size"], list(config["mean"]), config["crop_pct"]) == ((1, 16, 16), [0.5], 1.0)
-    other = timm.create_model(name, pretrained=True, num_classes=3, in_chans=3)
-    assert other.head.weight.shape[0] == 3
-    assert torch.equal(other.blocks[0].attn.qkv.weight, found.blocks[0].attn.qkv.weight)
-    assert timm.create_model(name).config == found.config
-
-
-def test_the_licence_is_kept(digits_run, tmp_path):
-    said = []
-    feathervit.export_model(digits_run, "huggingface", tmp_path)
-    (tmp_path / "README.md").write_text("license: mine")
-    feathervit.export_model(digits_run, "huggingface", tmp_path, say=said.append)
-    assert (tmp_path / "README.md").read_text() == "license: mine"
-    assert "kept" in said[0]
 
 
 def test_nothing_is_left_of_what_failed(digits_run, tmp_path, monkeypatch):
@@ -409,25 +243,6 @@ except ConfigError as error:
     assert "feathervit[export]" in done.stdout, done.stderr
 
 
-def test_32_bits_that_do_not_agree_fail(digits_run, tmp_path, monkeypatch):
-    from feathervit.export import files, pt2
-
-    core, forward = files.core, pt2.Preprocess.forward
-
-    def turned(*args):
-        proto = core(*args)
-        head = next(t for t in proto.graph.initializer if sorted(t.dims) == [10, 64])
-        weight = np.flip(onnx.numpy_helper.to_array(head), list(head.dims).index(10))
-        head.CopyFrom(onnx.numpy_helper.from_array(weight, head.name))
-        return proto
-
-    monkeypatch.setattr(files, "core", turned)
-    monkeypatch.setattr(pt2.Preprocess, "forward", lambda self, image: forward(self, image).flip(-1, -2))
-    for to in ("onnx", "pt2"):
-        assert main(["export", str(digits_run), "--to", to, "--out", str(tmp_path / to)]) == 1
-        assert not json.loads((tmp_path / to / "export.json").read_text())["passed"]
-
-
 @pytest.mark.parametrize(
     "to", ["int8", *(pytest.param(to, marks=pytest.mark.slow) for to in ("onnx", "pt2", "huggingface", "web"))]
 )
@@ -445,15 +260,3 @@ def test_a_model_of_timm(tmp_path_factory, web_cache, monkeypatch, to):
     report = feathervit.export_model(run, to, tmp_path_factory.mktemp("out") / "out")
     assert report["passed"]
     assert report["agreement"] >= (0.95 if to == "int8" else 0.97)  # three epochs leave many images undecided
-
-
-@pytest.mark.parametrize(("model", "patch"), [("timm:resnet18_xxs", None), ("timm:vit_twin_xxs", 4)])
-def test_timm_takes_a_folder_of_a_model_of_its_own(model, patch, arrays, tmp_path):
-    fields = {"img_size": 16, "patch_size": patch, "epochs": 1, "optim.name": "adamw", "augment.policy": "none"}
-    feathervit.train(recipe="folder", data=arrays, out=tmp_path / "run", model=model, batch_size=48, **fields)
-    feathervit.export_model(tmp_path / "run", "huggingface", tmp_path / "out", data=arrays)
-    found = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
-    weights = load_weights(tmp_path / "run").weights
-    assert all(torch.equal(t, weights[n]) for n, t in found.state_dict().items())
-    grey = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, num_classes=2, in_chans=1)
-    assert grey(torch.zeros(2, 1, 16, 16)).shape == (2, 2)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch.testing import assert_close
 
 import feathervit
 import feathervit.models
+from feathervit.checkpoint import load_weights
 from feathervit.cli import main
 from feathervit.errors import ConfigError
 from feathervit.models import create_model
@@ -168,3 +171,58 @@ def test_the_folder_is_pushed(hub, photographs_run, tmp_path, capsys, monkeypatc
     assert (tmp_path / "b" / "model.safetensors").exists()
     with pytest.raises(ConfigError, match="--push"):
         feathervit.export_model(photographs_run, "onnx", tmp_path / "c", push="me/tiny")
+
+
+def test_hugging_face_folder_comes_back(digits_run, held_out, tmp_path):
+    report = feathervit.export_model(digits_run, "huggingface", tmp_path / "out")
+    assert report["agreement"] == 1
+    folder = shutil.copytree(tmp_path / "out", tmp_path / "elsewhere")
+    images = held_out.images[:20]
+    assert feathervit.load(folder).predict(images) == feathervit.load(digits_run).predict(images)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == "mlit_nano"
+    assert config["label_names"][7] == "7"
+    assert config["num_classes"] == 10
+    card = (folder / "README.md").read_text()
+    test = json.loads((digits_run / "result.json").read_text())["test"]
+    header, text = card.split("---\n")[1:3]
+    assert "library_name: feathervit" in header
+    for words in ("digits", f"{100 * test['top1']:.2f} %", "360 images", "Limits", "Licence"):
+        assert words in text
+
+
+def test_timm_takes_a_hugging_face_folder(digits_run, held_out, tmp_path):
+    """With its own weights and architecture, not those of the same name in the package."""
+    feathervit.export_model(digits_run, "huggingface", tmp_path / "out")
+    predictor = feathervit.load(digits_run)
+    name = f"local-dir:{tmp_path / 'out'}"
+    found = timm.create_model(name, pretrained=True).eval()
+    ours, theirs = predictor.model.state_dict(), found.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    config = timm.data.resolve_model_data_config(found)
+    assert (config["input_size"], list(config["mean"]), config["crop_pct"]) == ((1, 16, 16), [0.5], 1.0)
+    other = timm.create_model(name, pretrained=True, num_classes=3, in_chans=3)
+    assert other.head.weight.shape[0] == 3
+    assert torch.equal(other.blocks[0].attn.qkv.weight, found.blocks[0].attn.qkv.weight)
+    assert timm.create_model(name).config == found.config
+
+
+def test_the_licence_is_kept(digits_run, tmp_path):
+    said = []
+    feathervit.export_model(digits_run, "huggingface", tmp_path)
+    (tmp_path / "README.md").write_text("license: mine")
+    feathervit.export_model(digits_run, "huggingface", tmp_path, say=said.append)
+    assert (tmp_path / "README.md").read_text() == "license: mine"
+    assert "kept" in said[0]
+
+
+@pytest.mark.parametrize(("model", "patch"), [("timm:resnet18_xxs", None), ("timm:vit_twin_xxs", 4)])
+def test_timm_takes_a_folder_of_a_model_of_its_own(model, patch, arrays, tmp_path):
+    fields = {"img_size": 16, "patch_size": patch, "epochs": 1, "optim.name": "adamw", "augment.policy": "none"}
+    feathervit.train(recipe="folder", data=arrays, out=tmp_path / "run", model=model, batch_size=48, **fields)
+    feathervit.export_model(tmp_path / "run", "huggingface", tmp_path / "out", data=arrays)
+    found = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    weights = load_weights(tmp_path / "run").weights
+    assert all(torch.equal(t, weights[n]) for n, t in found.state_dict().items())
+    grey = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, num_classes=2, in_chans=1)
+    assert grey(torch.zeros(2, 1, 16, 16)).shape == (2, 2)

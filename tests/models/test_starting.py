@@ -66,6 +66,15 @@ def test_other_architectures_are_refused(source, change):
         start_from(create_model("mlit_nano", img_size=16, patch_size=2), path)
 
 
+def test_a_residual_stem_starts_at_another_patch_size(tmp_path):
+    config = resolve(RunConfig(model="feather_nano", img_size=32, patch_size=4))
+    old = create_model("feather_nano", img_size=32, patch_size=4, num_classes=2)
+    save_weights(tmp_path / "w.safetensors", Checkpoint(config, ("a", "b"), 3, old.state_dict()))
+    new = create_model("feather_nano", img_size=64, patch_size=8, num_classes=2)
+    start_from(new, tmp_path / "w.safetensors")
+    assert torch.equal(new.patch_embed.residual[4].conv1.weight, old.patch_embed.residual[4].conv1.weight)
+
+
 def test_through_the_front_door(source, arrays, tmp_path, small):
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")}
     outcome = feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, start_from=str(source[0]), **fields)

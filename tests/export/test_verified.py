@@ -1,0 +1,150 @@
+"""Exports are checked on held-out images: which images are used, and what does not agree fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from scipy.stats import binom
+
+import feathervit
+from feathervit.cli import main
+from feathervit.errors import DataError
+from feathervit.export.job import prepare
+from feathervit.export.verify import agrees, as_accurate, compare, mcnemar
+
+
+def test_a_frozen_router_shows(photographs_run):
+    from feathervit.export.job import noted_gates
+
+    job = prepare(photographs_run, None, "image", 0.97, print, {})
+
+    def gates(images, frozen):
+        with noted_gates(job.predictor.model) as found:
+            job.before(images)
+        return [(gate[:1].expand_as(gate) if frozen else gate).numpy() for gate in found]
+
+    assert job.routing(lambda images: gates(images, False))["same_expert"] == 1
+    assert job.routing(lambda images: gates(images, True))["same_expert"] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "passed"),
+    [(1, 0, True), (5, 0, True), (6, 0, False), (20, 8, False), (20, 10, True), (0, 30, True), (0, 0, True)],
+)
+def test_eight_bits_are_refused_where_they_lose_accuracy(lost, won, passed):
+    """At 5 % six of six are the fewest that McNemar's exact test refuses: 2 / 2^6 = 0.031, of five 0.063."""
+    n = 60
+    labels = np.zeros(n, int)
+    ours, theirs = np.tile([0.9, 0.1], (n, 1)), np.tile([0.9, 0.1], (n, 1))
+    theirs[:lost] = theirs[:lost, ::-1]
+    ours[lost : lost + won] = ours[lost : lost + won, ::-1]
+    found = compare(ours, theirs, labels)
+    assert (found["lost"], found["won"]) == (lost, won)
+    assert mcnemar(lost, won) == pytest.approx(min(1, 2 * binom.cdf(min(lost, won), lost + won, 0.5)))
+    assert as_accurate(found) == passed
+    for images, fits in ((1, passed), (3, False)):  # fewer that agree on files as they are
+        files = {"n": n, "agreement": min(0.99, found["agreement"]) - images / n + 1e-9}
+        assert as_accurate(found | {"originals": files}) == fits
+
+
+def test_what_disagrees_on_files_alone_does_not_pass():
+    assert agrees({"agreement": 0.99}, 0.99)
+    assert not agrees({"agreement": 1.0, "originals": {"agreement": 0.98}}, 0.99)
+
+
+def test_only_what_is_used_is_decoded(photographs_run, monkeypatch):
+    from feathervit.data import cache
+    from feathervit.export import job
+
+    decoded = []
+    to_stored = cache.to_stored
+    monkeypatch.setattr(cache, "to_stored", lambda *args: decoded.append(args[0]) or to_stored(*args))
+    monkeypatch.setattr(job, "CHECKING", 5)
+    monkeypatch.setattr(job, "CALIBRATION", 7)
+    made = prepare(photographs_run, None, "image", 0.97, print, {})
+    assert (len(made.checking), len(decoded)) == (5, 5)
+    assert set(made.originals) == set(decoded)
+    assert len(set(made.checking.labels)) == 3
+    assert (len(made.calibration), len(decoded)) == (7, 12)
+
+
+def test_arrays_and_few_images(digits_run, held_out, tmp_path):
+    images, labels = held_out.images[:3].numpy(), held_out.labels[:3].numpy().astype(str)
+    report = feathervit.export_model(digits_run, "onnx", tmp_path / "a", data=(images, labels))
+    assert (report["n"], report["split"]) == (1, "arrays/train")
+    with pytest.raises(DataError, match="too few"):
+        feathervit.export_model(digits_run, "onnx", tmp_path / "b", data=(images[:2], labels[:2]))
+
+
+def test_what_cannot_be_read_is_said(photographs_run, photographs, tmp_path):
+    shutil.copytree(photographs / "test", tmp_path / "set" / "test")
+    (tmp_path / "set" / "test" / "flat" / "0.jpg").write_bytes(b"not an image")
+    said = []
+    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, said.append, {})
+    assert "1 of 8 images of set/test cannot be read" in said[0]  # all there is serves for everything: half to check on
+    assert (len(made.checking), len(made.originals), len(made.calibration)) == (7, 7, 5)
+
+
+def test_calibration_never_sees_what_is_checked(digits_run, folder, tmp_path):
+    job = prepare(digits_run, None, "image", 0.97, print, {})
+    sets = [job.calibration, job.choosing, job.checking]
+    assert [s.name for s in sets] == ["digits/train", "digits/train", "digits/test"]
+    # With all images in one folder they are shared out.
+    fields = {
+        "model": "mlit_nano",
+        "arch.depth": 1,
+        "img_size": 16,
+        "patch_size": 4,
+        "epochs": 1,
+        "augment.policy": "none",
+    }
+    feathervit.train("folder", data=folder, out=tmp_path / "run", **fields)
+    job = prepare(tmp_path / "run", folder / "train", "image", 0.97, print, {})
+    sets = [job.calibration, job.choosing, job.checking]
+    assert [len(s) for s in sets] == [18, 18, 36]
+    rows = [{row.tobytes() for row in s.pixels.numpy()} for s in sets]
+    assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
+
+
+def test_what_does_not_agree_fails(digits_run, tmp_path, capsys, monkeypatch):
+    from feathervit.export import files
+
+    def noise(proto, method, images):
+        broken = type(proto)()
+        broken.CopyFrom(proto)
+        for tensor in broken.graph.initializer:
+            if len(tensor.dims) == 2:
+                values = np.random.default_rng(0).standard_normal(tensor.dims, dtype=np.float32)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return broken
+
+    monkeypatch.setattr(files, "quantise", noise)
+    monkeypatch.setattr(files, "float_share", lambda proto: 0.0)
+    assert main(["export", str(digits_run), "--to", "int8", "--out", str(tmp_path / "out")]) == 1
+    assert "FAILED" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert not report["passed"]
+    assert report["agreement"] < 0.97
+
+
+def test_32_bits_that_do_not_agree_fail(digits_run, tmp_path, monkeypatch):
+    from feathervit.export import files, pt2
+
+    core, forward = files.core, pt2.Preprocess.forward
+
+    def turned(*args):
+        proto = core(*args)
+        head = next(t for t in proto.graph.initializer if sorted(t.dims) == [10, 64])
+        weight = np.flip(onnx.numpy_helper.to_array(head), list(head.dims).index(10))
+        head.CopyFrom(onnx.numpy_helper.from_array(weight, head.name))
+        return proto
+
+    monkeypatch.setattr(files, "core", turned)
+    monkeypatch.setattr(pt2.Preprocess, "forward", lambda self, image: forward(self, image).flip(-1, -2))
+    for to in ("onnx", "pt2"):
+        assert main(["export", str(digits_run), "--to", to, "--out", str(tmp_path / to)]) == 1
+        assert not json.loads((tmp_path / to / "export.json").read_text())["passed"]
