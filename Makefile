@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu lint docs dist reproduce gpu wheels clean
+.PHONY: demo test test-browser test-slow test-gpu lint docs dist reproduce gpu wheels clean
 
 demo: .venv/installed
 	$(BIN)/feathervit demo
@@ -10,6 +10,10 @@ demo: .venv/installed
 # Two workers, one thread each: a file's tests stay together.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The page, the server and the report in Chromium (Debian: chromium, chromium-driver, npm).
+test-browser: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -q -m slow

@@ -52,7 +52,10 @@ def words_of(place: Path, out: Path) -> str:
     return f"{FEATHERVIT} train --data {place / 'pets'} --out {out} {' '.join(SMALL)}"
 
 
-@pytest.mark.parametrize("ends", [">&- 2>&-", "> /dev/full 2> /dev/full", "| true"])
+@pytest.mark.parametrize(
+    "ends",
+    [">&- 2>&-", *(pytest.param(ends, marks=pytest.mark.slow) for ends in ("> /dev/full 2> /dev/full", "| true"))],
+)
 def test_training_goes_on(place, tmp_path, ends):
     """Both streams closed, on a full disk, or without a reader: the run is complete, and its files hold no messages."""
     shell(f"{words_of(place, tmp_path / 'run')} {ends}")

@@ -17,6 +17,7 @@ from feathervit.config import spec
 from feathervit.errors import ConfigError, UnknownNameError
 
 
+@pytest.mark.slow
 def test_figures(tmp_path, monkeypatch):
     measured = infer._peak_mb  # starts a process, so once per form is enough
     monkeypatch.setattr(

@@ -93,6 +93,7 @@ def test_ready_tensors(digits_run, held_out, tmp_path):
     assert (probabilities(run, x).argmax(1) == held_out.labels.numpy()).mean() == pytest.approx(report["top1"])
 
 
+@pytest.mark.slow
 def test_pt2_of_ready_tensors(digits_run, held_out, tmp_path):
     from feathervit.data.image import normalise, resize
 
@@ -134,21 +135,21 @@ def test_pt2_makes_squares_as_the_package_does(fit):
         torch.testing.assert_close(preprocess(x), normalise(squares, (0.5,), (0.5,)))
 
 
-def test_image_files_as_they_are(photographs_run, photographs, tmp_path, capsys):
+@pytest.mark.parametrize("to", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_image_files_as_they_are(photographs_run, photographs, tmp_path, capsys, to):
     """The files themselves go through the graph that crops, resizes and normalises; the report and the output say so."""
     files = sorted((photographs / "test").glob("*/*.jpg"))
     labels = [p.label for p in feathervit.load(photographs_run).predict(list(map(str, files)))]
-    for to in ("onnx", "pt2"):
-        assert main(["export", str(photographs_run), "--to", to, "--out", str(tmp_path / to)]) == 0
-        assert "of the image files as they are: 100.00 %" in capsys.readouterr().out
-        report = json.loads((tmp_path / to / "export.json").read_text())
-        assert (report["n"], report["originals"]["n"]) == (18, 18)
-        assert (
-            0 < report["originals"]["largest_difference"] < 0.5
-        )  # decoded at a half by the package, whole for the graph
-        assert report["largest_difference"] < 1e-4
-        assert report["same_expert"] > 0.999
-        assert len(report["experts_used"]) == 2
+    assert main(["export", str(photographs_run), "--to", to, "--out", str(tmp_path / to)]) == 0
+    assert "of the image files as they are: 100.00 %" in capsys.readouterr().out
+    report = json.loads((tmp_path / to / "export.json").read_text())
+    assert (report["n"], report["originals"]["n"]) == (18, 18)
+    assert 0 < report["originals"]["largest_difference"] < 0.5  # the package decodes at half size
+    assert report["largest_difference"] < 1e-4
+    assert report["same_expert"] > 0.999
+    assert len(report["experts_used"]) == 2
+    if to == "pt2":
+        return
     # What the docs show.
     example = (ROOT / "docs" / "deploying.md").read_text().split("```py\n")[1].split("```")[0]
     example = example.replace("run/export-int8/model.int8.onnx", str(tmp_path / "onnx" / "model.onnx"))
@@ -222,6 +223,7 @@ def test_mistakes(digits_run, tmp_path, monkeypatch):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_what_needs_no_extra_works_without(digits_run, tmp_path):
     code = f"""
 import sys
@@ -243,9 +245,8 @@ except ConfigError as error:
     assert "feathervit[export]" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
-    "to", ["int8", *(pytest.param(to, marks=pytest.mark.slow) for to in ("onnx", "pt2", "huggingface", "web"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["int8", "onnx", "pt2", "huggingface", "web"])
 def test_a_model_of_timm(tmp_path_factory, web_cache, monkeypatch, to):
     monkeypatch.setenv("FEATHERVIT_CACHE", str(web_cache))
     run = tmp_path_factory.mktemp("timm") / "run"

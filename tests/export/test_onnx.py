@@ -59,8 +59,10 @@ def check_model_of_ours(name, **parts):
         np.testing.assert_allclose(probabilities(run, x.numpy()), expected(model, x), atol=2e-6)
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_every_model_of_ours(name):
+@pytest.mark.parametrize(
+    "name", ["feather_nano", "feather_attn_xxs", "mlit_nano", "mae_vit", "poorvit_tiny", "cct_2_3x2"]
+)
+def test_a_model_of_every_kind(name):
     check_model_of_ours(name, depth=min(2, spec(name).config.depth))
 
 

@@ -25,6 +25,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     feathervit.train("digits", out=tmp_path / "here", seed=3, **FIELDS)
     flags = [word for name, value in FIELDS.items() for word in (f"--{name}", str(value))]

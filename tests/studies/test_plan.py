@@ -29,16 +29,16 @@ def test_minutes_become_epochs_once(tmp_path, monkeypatch, ran):
 
     monkeypatch.setattr(plans, "measure_step", step)
     arms = {"slow": {"augment.flip": "none"}, "quick": {"augment.flip": "random"}}
-    study = digits(arms, epochs=None, minutes=0.1, seeds=(0,), fields={"batch_size": 16})
+    study = digits(arms, epochs=None, minutes=0.05, seeds=(0,), fields={"batch_size": 16})
     run_study(study, tmp_path)
-    wanted = {"slow": [round(6 * 100 / 80)], "quick": [round(6 * 50 / 80)]}  # six seconds, 80 images
+    wanted = {"slow": [round(3 * 100 / 80)], "quick": [round(3 * 50 / 80)]}  # three seconds, 80 images
     assert read_plan(tmp_path).epochs == wanted
     assert read_plan(tmp_path).images_per_s == {"slow": [100.0], "quick": [50.0]}
     assert read_cell(tmp_path, "slow", 0).figures["epochs"] == wanted["slow"]
     speeds |= {"none": 1.0, "random": 1.0, "alternating": 200.0}
     run_study(replace(study, arms={**study.arms, "new": {"augment.flip": "alternating"}}), tmp_path, seeds=(0, 1))
     assert measured == ["none", "random", "alternating"]
-    assert read_plan(tmp_path).epochs == {**wanted, "new": [round(6 * 200 / 80)]}
+    assert read_plan(tmp_path).epochs == {**wanted, "new": [round(3 * 200 / 80)]}
     assert read_cell(tmp_path, "slow", 1).figures["epochs"] == wanted["slow"]
 
 

@@ -147,19 +147,22 @@ LIBRARY = [
 ]  # these have tests of their own
 
 
+@pytest.mark.parametrize("count", [2, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LIBRARY)
-def test_registered_studies_build_and_run(name, folder, tmp_path):
+def test_registered_studies_build_and_run(name, count, folder, tmp_path):
+    """The first `count` arms run (None: all of them); all are planned."""
     study = STUDIES[name]
     assert study.name == name
     assert study.question.endswith("?")
     small = tiny(study, "cpu")
-    ended = run_study(small, tmp_path / "cpu", data=folder)
+    arms = list(study.sizes["cpu"].arms or small.arms)[:count]
+    ended = run_study(small, tmp_path / "cpu", arms=arms, data=folder)
     assert not ended.failed, table(ended.found)
-    assert [c["arm"] for c in ended.found["cells"]] == list(study.sizes["cpu"].arms or small.arms)
-    for size in [name for name in study.sizes if name != "cpu"]:
-        other = tiny(study, size)  # planned: every field fits
+    assert [c["arm"] for c in ended.found["cells"]] == arms
+    for size in study.sizes:  # all arms are planned: every field fits
+        other = tiny(study, size)
         other = replace(other, base=replace(other.base, data=str(folder)))
-        plans.make_plan(other, size, tmp_path / size, "", lambda _: None)
+        plans.make_plan(other, size, tmp_path / f"plan of {size}", "", lambda _: None)
 
 
 def test_few_seeds_are_said_to_be_few():
