@@ -31,36 +31,37 @@ def adapted(source, **fixed):
     return config, "\n".join(reasons)
 
 
-def test_names_and_data_sets_of_their_own():
+def test_recipes_have_names_and_datasets():
     assert all(found.config.recipe == name for name, found in RECIPES.items())
     assert recipe_for("digits").recipe == "digits"
     assert recipe_for("svhn").recipe == "mlit_svhn"
+    assert recipe_for("cifar100").recipe == "feather_cifar100"  # the most accurate per minute
     assert recipe_for("some/folder").recipe == recipe_for("").recipe == "folder"
-    assert recipe("digits").augment.flip == "none"  # mirrored digits are no digits
+    assert recipe("digits").augment.flip == "none"  # mirrored digits are not digits
 
 
-def test_mirroring_is_that_of_table_4_on_every_data_set():
-    """Tables 5 and 6 list deviations, and mirroring is not one; so SVHN's digits are mirrored too."""
+def test_mirroring_follows_table_4_on_every_dataset():
+    """Tables 5 and 6 list deviations, and mirroring is not one. So SVHN's digits are mirrored too."""
     of_the_tables = [name for name in RECIPES if name.startswith(("mlit_", "mmlit_"))]
     assert len(of_the_tables) == 9
     assert {recipe(name).augment.flip for name in of_the_tables} == {"random"}
 
 
-def of_ssat(size: int, mean: tuple, std: tuple) -> list:
+def ssat_transforms(size: int, mean: tuple, std: tuple) -> list:
     """timm's training transforms with the arguments of the SSAT code (its defaults and util/datasets.py)."""
-    words = {"color_jitter": None, "auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "bicubic"}
+    arguments = {"color_jitter": None, "auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "bicubic"}
     erasing = {"re_prob": 0.25, "re_mode": "pixel", "re_count": 1}
-    return create_transform(size, is_training=True, mean=mean, std=std, **words, **erasing).transforms
+    return create_transform(size, is_training=True, mean=mean, std=std, **arguments, **erasing).transforms
 
 
 @pytest.mark.parametrize("name", ["joint_cifar100", "vit-t-cifar100", "vit-t-cifar10", "resnet-50-svhn"])
-def test_joint_training_and_its_peers_augment_as_the_ssat_code_does(name):
+def test_joint_training_augments_like_the_ssat_code(name):
     stage = study("papers").arms.get(name, {})
     config = with_fields(recipe("joint_cifar100"), **{k: v for k, v in stage.items() if k not in ("recipe", "data")})
     cifar10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     mean, std = cifar10 if name.endswith("cifar10") else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     a = config.augment
-    crop, flip, policy, _, normalise, erasing = of_ssat(32, mean, std)
+    crop, flip, policy, _, normalise, erasing = ssat_transforms(32, mean, std)
     assert (a.crop, a.crop_scale, a.crop_ratio) == ("resized", crop.scale, crop.ratio)
     assert a.crop_filter == crop.interpolation.value == "bicubic"
     assert (a.flip, flip.p) == ("random", 0.5)
@@ -78,7 +79,7 @@ def test_joint_training_and_its_peers_augment_as_the_ssat_code_does(name):
     assert not (a.mixup or a.cutmix) and config.loss.label_smoothing == 0.1
 
 
-def test_what_poorvits_moves_leaves_grey_behind():
+def test_poorvits_fill_moved_images_with_grey():
     config = recipe("poorvit_cifar10")
     x = torch.full((300, 3, 32, 32), 200, dtype=torch.uint8)
     augment = replace(config.augment, flip="none", crop="none", erasing=0.0, mixup=0.0, cutmix=0.0)
@@ -88,24 +89,35 @@ def test_what_poorvits_moves_leaves_grey_behind():
     )
     beyond = grey != black
     assert beyond.float().mean() > 0.01
-    assert (grey[beyond] == 128).float().mean() > 0.7  # later operations, as an inversion, change the rest
+    assert (grey[beyond] == 128).float().mean() > 0.7  # later operations, such as inversion, change the rest
 
 
 @pytest.mark.parametrize(
     ("size", "sizes"),
     [(8, (32, 8)), (36, (32, 8)), (50, (48, 8)), (72, (64, 8)), (100, (96, 16)), (150, (128, 16)), (300, (160, 16))],
 )
-def test_sizes_are_chosen_by_the_images(size, sizes):
-    config, said = adapted(black_images(20, size))
+def test_sizes_are_chosen_from_the_images(size, sizes):
+    config, reasons = adapted(black_images(20, size))
     assert (config.img_size, config.patch_size) == sizes
-    assert f"img_size {sizes[0]}, patch_size {sizes[1]}: images of {size} px" in said
+    assert f"img_size {sizes[0]}, patch_size {sizes[1]}: images of {size} px" in reasons
 
 
-@pytest.mark.parametrize(("size", "sizes"), [(32, (32, 4)), (64, (64, 8)), (128, (128, 16))])
-def test_from_weights_the_grid_is_that_of_their_training(size, sizes):
-    """The weights in the package were trained on 8 x 8 patches."""
-    config, _ = planned("folder", black_images(20, size), "arrays", {"start_from": "feather_xxs.cifar100"})
+@pytest.mark.parametrize(
+    ("size", "sizes"), [(20, (32, 4)), (40, (32, 4)), (48, (48, 4)), (64, (48, 4)), (300, (48, 4))]
+)
+def test_images_are_at_most_half_as_large_again_as_those_of_the_weights(size, sizes):
+    """The weights in the package were trained on images of 32 px in patches of 4 px."""
+    config, reasons = planned("folder", black_images(20, size), "arrays", {"start_from": "feather_xxs.cifar100"})
     assert (config.img_size, config.patch_size) == sizes
+    (reason,) = [reason for reason in reasons if reason.startswith("img_size")]
+    assert ("--img-size" in reason) == (size > sizes[0])
+
+
+@pytest.mark.parametrize(("img_size", "patch_size"), [(32, 4), (64, 8), (96, 8), (160, 16)])
+def test_the_patch_size_fits_an_image_size_of_the_user(img_size, patch_size):
+    fields = {"start_from": "feather_xxs.cifar100", "img_size": img_size}
+    config, _ = planned("folder", black_images(20, 200), "arrays", fields)
+    assert (config.img_size, config.patch_size) == (img_size, patch_size)
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(28, (16, 2)), (50, (48, 6)), (72, (64, 8))])
@@ -115,7 +127,7 @@ def test_a_linear_projection_gets_64_patches(size, sizes):
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(40, 32), (5_000, 64)])
-def test_epochs_and_batch(count, batch_size):
+def test_epochs_and_batch_size(count, batch_size):
     config, _ = adapted(black_images(count, 8))
     assert config.batch_size == batch_size
     assert config.optim.warmup_epochs == config.epochs / 20
@@ -125,17 +137,17 @@ def test_epochs_and_batch(count, batch_size):
 
 
 def test_flips_and_class_weights():
-    config, said = adapted(black_images(40, 8))
+    config, reasons = adapted(black_images(40, 8))
     assert config.augment.flip == "random"
-    assert "--augment.flip none" in said
-    assert "class-weights" not in said
+    assert "--augment.flip none" in reasons
+    assert "class-weights" not in reasons
     for classes in (("3", "7"), ("turn left", "turn right")):
-        config, said = adapted(black_images(40, 8, classes))
+        config, reasons = adapted(black_images(40, 8, classes))
         assert config.augment.flip == "none"
-        assert "directions" in said
-    config, said = adapted(black_images(40, 8, share=0.9))
-    assert "from 4 to 36 images: --loss.class-weights balanced" in said
-    assert config.loss.class_weights == "none"  # offered, not taken
+        assert "directions" in reasons
+    config, reasons = adapted(black_images(40, 8, share=0.9))
+    assert "from 4 to 36 images: --loss.class-weights balanced" in reasons
+    assert config.loss.class_weights == "none"  # suggested, not applied
 
 
 @pytest.mark.parametrize(
@@ -149,21 +161,21 @@ def test_flips_and_class_weights():
         ({"model": "mlit_xxs", "patch_size": 5}, {"img_size": 60}),
         ({"model": "mlit_xxs"}, {"patch_size": 8}),
         ({"model": "feather_nano"}, {"img_size": 64, "patch_size": 8}),
-        ({"model": "timm:resnet10t"}, {"patch_size": None, "img_size": 64}),  # few of timm's take a patch size
+        ({"model": "timm:resnet10t"}, {"patch_size": None, "img_size": 64}),  # few timm models take a patch size
         ({"optim__warmup_epochs": 7.0}, {"epochs": 200}),
         ({"augment__flip": "none"}, {}),
     ],
 )
-def test_what_is_asked_for_is_left_alone_and_the_rest_goes_with_it(fixed, others):
-    config, said = adapted(black_images(400, 72), **fixed)
+def test_given_fields_are_kept_and_others_adapt(fixed, others):
+    config, reasons = adapted(black_images(400, 72), **fixed)
     after = {name: now for name, (_, now) in changed(recipe("folder"), config).items()}
     for name in fixed:
         assert name.replace("__", ".") not in after
-        assert not any(line.startswith(name.replace("__", ".")) for line in said.splitlines())
+        assert not any(line.startswith(name.replace("__", ".")) for line in reasons.splitlines())
     for name, value in others.items():
         assert after.get(name) == value
 
 
-def test_a_short_run_of_a_folder_ends_its_warm_up(folder, tmp_path):
+def test_a_short_run_has_a_shorter_warmup(folder, tmp_path):
     outcome = feathervit.train(data=folder, out=tmp_path / "run", epochs=2, img_size=16, batch_size=32)
     assert outcome.result.config["optim"]["warmup_epochs"] == 0.1

@@ -1,6 +1,6 @@
-"""The help at 80 columns: the flags of a verb with what they do and their defaults.
+"""Formats the help at 80 columns: the flags of a verb, with descriptions and defaults.
 
-For the training verbs it shows the flags that people use, in groups, with the defaults of the recipe.
+For the training verbs it shows the most used flags, in groups, with the defaults of the recipe.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from ..config import RunConfig
-from ..recipes import ADAPTIVE
 from .reading import ReadingFlags
 
 WIDTH = 80
-COLUMN = 26  # where the descriptions begin
-FLAGS = {  # of the training verbs, by group
+COLUMN = 26  # start of the descriptions
+FLAGS = {  # flags of the training verbs, by group
     "data": ("data", "classes", "img-size"),
     "model": ("model", "from", "pretrained", "recipe"),
     "training": ("epochs", "minutes", "batch-size", "lr", "optim.name", "seed"),
     "run": ("out", "resume", "overwrite", "max-minutes", "config"),
     "machine": ("device", "threads"),
 }
-BY_THE_IMAGES = ("model", "img_size", "patch_size", "epochs")  # fields that an adaptive recipe chooses from the images
+BY_THE_IMAGES = {  # adaptive recipe -> fields that it chooses
+    "folder": ("img_size", "patch_size", "epochs"),
+    "mae_folder": ("model", "img_size", "patch_size", "epochs"),
+}
 FIELDS = {"from": "start_from", "classes": "reading.classes", "config": "config_file"}
-POSITIONAL = typing.get_args(Positional[int])[1]  # how tyro marks it
+POSITIONAL = typing.get_args(Positional[int])[1]  # tyro's marker of a positional argument
 
 
 def overview(verbs: Mapping[str, tuple[type, Any]], room: str = "") -> str:
-    """Returns the help of the command, or of the verbs in `room`: each with the first line of its description."""
+    """Returns the help of the command, or of the group of verbs `room`: each verb with the summary of its description."""
     lines = [
         "feathervit: ultra-light vision models for small images",
         "",
@@ -51,16 +53,16 @@ def overview(verbs: Mapping[str, tuple[type, Any]], room: str = "") -> str:
 
 
 def verb_help(verb: str, kind: type) -> str:
-    """Returns the help of a verb. `kind`: its dataclass of flags."""
+    """Returns the help of a verb. `kind`: the dataclass of its flags."""
     hints, texts = typing.get_type_hints(kind, include_extras=True), descriptions(kind)
     places = positionals(kind)
     common = {f.name for f in fields(ReadingFlags)} if issubclass(kind, ReadingFlags) else set()
     named = [f for f in fields(kind) if f.name not in places]
     words = [f.name.upper() + ("..." if _is_many(hints[f.name]) else "") for f in places.values()]
     words = [word if places[name].default is MISSING else f"[{word}]" for name, word in zip(places, words, strict=True)]
-    whole = inspect.getdoc(kind) or ""
+    text = inspect.getdoc(kind) or ""
     lines = [" ".join(["usage: feathervit", verb, *words, "[FLAGS]"])]
-    for paragraph in whole.split("\n\n"):
+    for paragraph in text.split("\n\n"):
         lines += ["", *_wrapped(" ".join(paragraph.split()))]
     groups = {
         "arguments": list(places.values()),
@@ -78,7 +80,7 @@ def verb_help(verb: str, kind: type) -> str:
 
 
 def positionals(kind: type) -> dict[str, Field]:
-    """Returns the fields of a verb that are given without a flag, by name."""
+    """Returns the positional arguments of a verb, by name."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {f.name: f for f in fields(kind) if POSITIONAL in typing.get_args(hints[f.name])}
 
@@ -100,7 +102,7 @@ def _is_many(hint: Any) -> bool:
 
 
 def short_help(verb: str, flags: Any) -> str:
-    """Returns the help of a training verb. `flags`: its dataclass, whose `config` is the recipe's configuration."""
+    """Returns the short help of a training verb. `flags`: its dataclass, with the recipe's configuration in `config`."""
     lines = [f"usage: feathervit {verb} --data FOLDER --out RUN [FLAGS]", "", *_wrapped(_summary(type(flags)))]
     for group, names in FLAGS.items():
         lines += ["", f"{group}:"]
@@ -109,14 +111,14 @@ def short_help(verb: str, flags: Any) -> str:
     recipe = flags.config.recipe
     more = (
         f"Defaults are those of the recipe {recipe}. Any field of the recipe is a flag: feathervit {verb} --help-all shows "
-        "all, with --recipe NAME or --model NAME before it those of another. feathervit recipes and feathervit models list "
-        "them."
+        "all fields. Add --recipe NAME or --model NAME before it for another recipe or model. feathervit recipes and "
+        "feathervit models list them."
     )
     return "\n".join([*lines, "", *_wrapped(more)])
 
 
 def _lines(name: str, flags: Any) -> list[str]:
-    """Returns the lines of a flag: its name and kind of value, what it does, its default."""
+    """Returns the lines of a flag: its name, placeholder, description and default."""
     field = FIELDS.get(name, name.replace("-", "_"))
     owner: Any = flags if hasattr(flags, field) else flags.config
     *path, last = field.split(".")
@@ -126,7 +128,7 @@ def _lines(name: str, flags: Any) -> list[str]:
     text = descriptions(type(owner))[last]
     if choices := _choices(kind):
         text += f" One of {', '.join(choices)}."
-    if isinstance(owner, RunConfig) and owner.recipe in ADAPTIVE and last in BY_THE_IMAGES:
+    if isinstance(owner, RunConfig) and last in BY_THE_IMAGES.get(owner.recipe, ()):
         default = "chosen by the images"
     else:
         default = "" if value is None or value is False or value in ("", ()) else str(value)
@@ -144,14 +146,14 @@ def _wrapped(text: str, width: int = WIDTH) -> list[str]:
 
 
 def _item(head: str, text: str) -> list[str]:
-    """Returns a name and its meaning, wrapped with a hanging indent."""
+    """Returns a name and its description, wrapped with a hanging indent."""
     lines = _wrapped(text, WIDTH - COLUMN) or [""]
     first = [f"{head:<{COLUMN - 1}} {lines[0]}"] if len(head) < COLUMN else [head, " " * COLUMN + lines[0]]
     return first + [" " * COLUMN + line for line in lines[1:]]
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """Returns the values of a Literal, also of an optional one."""
+    """Returns the values of a Literal or an optional Literal."""
     if typing.get_origin(kind) is Literal:
         return typing.get_args(kind)
     return next((typing.get_args(part) for part in typing.get_args(kind) if typing.get_origin(part) is Literal), ())
@@ -166,7 +168,7 @@ def _word(kind: Any, choices: tuple[str, ...]) -> str:
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """Returns the string below each field of a dataclass and of its bases, by field."""
+    """Returns the string below each field of a dataclass and its bases, by field name."""
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body

@@ -1,4 +1,4 @@
-"""The settings of a run: images, splits, augmentation, optimiser, losses, and `RunConfig`, which holds them all."""
+"""Defines the settings of a run: images, splits, augmentation, optimiser, losses, and `RunConfig`, which holds all."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from .parts import DecoderConfig, EncoderConfig
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How an image becomes a tensor, in training, evaluation, prediction and export."""
+    """Conversion of an image to a tensor, in training, evaluation, prediction and export."""
 
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """Centre square, pad to a square, or stretch."""
+    """Crop the centre square, pad to a square, or stretch."""
     channels: Annotated[int, Bounds(1, 1024)] | None = None
-    """Channels of the model's input (None: the dataset's own, 3 for image files)."""
+    """Channels of the model's input (None: as in the dataset, 3 for image files)."""
     stored_size: Pixels | None = None
-    """Side in pixels of the stored training images. None keeps small images of one size as they are, and stores others at
+    """Side in pixels of the stored training images. None: small images of one size are stored unchanged, others at
     ceil(1.15 x input)."""
     scale: Annotated[float, Bounds(1e-6)] | None = None
-    """The value of white in images of more than 8 bits: 4095 for 12 bits, 1 for floats from 0 to 1. None finds it in the
-    files of the training data."""
+    """The value of white in images of more than 8 bits: 4095 for 12 bits, 1 for floats from 0 to 1. None: it is found in
+    the files of the training data."""
     mean: tuple[float, ...] = (0.5,)
-    """Mean that is subtracted from pixels in 0-1: one value, or one per channel."""
+    """Mean of the pixels, on a scale from 0 to 1: one value, or one per channel."""
     std: tuple[float, ...] = (0.5,)
-    """Standard deviation that pixels in 0-1 are divided by: one value, or one per channel."""
+    """Standard deviation of the pixels, on a scale from 0 to 1: one value, or one per channel."""
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How validation images are held out if the dataset has none."""
+    """Choice of the held-out validation images if the dataset has no validation split."""
 
     val_fraction: float = 0.1
-    """Share of the training images that is held out, stratified by class; 0 holds none out."""
+    """Share of the training images to hold out, stratified by class (0: none)."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of the split."""
     folds: int = 0
     """Above 1: hold out one fold of a stratified k-fold instead."""
     fold: int = 0
-    """The fold that is held out, from 0."""
+    """Index of the held-out fold, from 0."""
     train_per_class: int = 0
-    """Above 0: train on only this many images per class, drawn by the seed of the split."""
+    """Above 0: train on only this many images per class, drawn with the seed of the split."""
     keep: Literal["best", "last"] = "best"
-    """Keep the weights of the best epoch on validation images, or of the last epoch."""
+    """Keep the weights of the epoch with the best validation result, or of the last epoch."""
 
 
 @dataclass(frozen=True)
 class ReadingConfig:
-    """How to read data that can be read in several ways."""
+    """Reading of data that allows several interpretations."""
 
     classes: tuple[str, ...] = ()
     """The class folders or labels to use; others are skipped."""
@@ -60,7 +60,7 @@ class ReadingConfig:
     image_column: str = ""
     """Column of images in a table or hub dataset, if several are possible."""
     root: str = ""
-    """Folder that the paths of a table are relative to ("": the table's own)."""
+    """Folder that the paths of a table are relative to ("": the folder of the table)."""
     groups: str = ""
     """A column of a table, or a regular expression for paths. Images of one group stay on one side of a split."""
     max_image_gib: Annotated[float, Bounds(0.001, 1024)] = 1.0
@@ -69,12 +69,12 @@ class ReadingConfig:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The changes to a training batch before it enters the model, drawn for each image separately."""
+    """Augmentation of the training images, drawn for each image separately."""
 
     flip: Literal["none", "random", "alternating"] = "none"
-    """Mirror left and right: never, with probability 0.5, or drawn in the first epoch and inverted in each later epoch."""
+    """Horizontal flip: never, with probability 0.5, or random in the first epoch and alternating in later epochs."""
     crop: Literal["none", "resized", "pad"] = "none"
-    """A random resized crop, a crop after padding with zeros, or none."""
+    """Random resized crop, random crop after zero padding, or no crop."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
     """Smallest and largest share of the area of a resized crop."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -82,7 +82,7 @@ class Augmentation:
     crop_filter: Literal["bilinear", "bicubic"] = "bilinear"
     """Interpolation of a resized crop."""
     crop_padding: Whole = 4
-    """Pixels of zeros around an image before it is cropped (crop pad)."""
+    """Zero padding in pixels on each side before the crop (crop pad)."""
     policy: Literal["none", "cifar10", "svhn", "imagenet", "rand", "trivial"] = "none"
     """Colour and shape operations: an AutoAugment policy, TrivialAugmentWide (trivial), or timm's RandAugment (rand)."""
     rand_ops: Whole = 2
@@ -92,11 +92,11 @@ class Augmentation:
     rand_std: AtLeastZero = 0.5
     """RandAugment: standard deviation of the level."""
     fill: Literal["black", "grey", "mean"] = "black"
-    """Colour beyond the edges of rotated, sheared and shifted images: black, grey (128), or images.mean."""
+    """Fill colour outside rotated, sheared and shifted images: black, grey (128), or images.mean."""
     erasing: Share = 0.0
-    """Probability that a rectangle of an image is erased."""
+    """Probability of erasing a random rectangle of an image."""
     erasing_scale: tuple[float, float] = (0.02, 0.4)
-    """Smallest and largest share of the area that is erased."""
+    """Smallest and largest share of the erased area."""
     erasing_fill: Literal["mean", "noise"] = "mean"
     """Erase with images.mean, or with normal noise in normalised units."""
     cutout: Whole = 0
@@ -106,46 +106,46 @@ class Augmentation:
     cutmix: AtLeastZero = 0.0
     """CutMix: alpha of the Beta distribution of lambda (0: off)."""
     mix_prob: Share = 1.0
-    """Share of the images that are mixed."""
+    """Share of mixed images."""
     switch_prob: Share = 0.5
     """Probability of CutMix if MixUp and CutMix are both on."""
     repeats: Count = 1
     """Views of one image in a batch (repeated augmentation)."""
     sampling: Literal["all", "balanced"] = "all"
-    """all: an epoch shows every image once. balanced: it shows equally many images of each class, those of small classes
-    several times. An epoch has the same number of steps."""
+    """all: an epoch shows every image once. balanced: an epoch shows equally many images per class and repeats images of
+    small classes. The number of steps per epoch is the same."""
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimiser and schedule: linear warm-up, then half a cosine."""
+    """Optimiser and schedule: linear warm-up, then cosine decay."""
 
     name: Literal["adamw", "lion", "muon", "sgd"] = "adamw"
-    """AdamW, Lion (arXiv 2302.06675), Muon, or SGD with Nesterov momentum."""
+    """Optimiser: AdamW, Lion (arXiv 2302.06675), Muon, or SGD with Nesterov momentum."""
     lr_batch: Annotated[int, Bounds(0)] = 256
-    """The learning rate is lr x batch size / this (arXiv 2407.17783, Eq. 17); 0: it is lr."""
+    """The learning rate is lr x batch size / lr_batch (arXiv 2407.17783, Eq. 17). 0: no scaling."""
     adamw_lr: AtLeastZero | None = None
-    """Muon: learning rate of the parameters that AdamW trains: head, norms, biases, first filters (None: the same)."""
+    """Muon: learning rate of the parameters trained by AdamW: head, norms, biases, first filters (None: the same)."""
     matrix_rate: AtLeastZero = 1.0
-    """Muon: multiplies the learning rate of the matrices in the encoder's layers."""
+    """Muon: factor of the learning rate of the matrices in the encoder's layers."""
     weight_decay: AtLeastZero = 0.05
-    """Decoupled weight decay of matrices; for SGD the L2 penalty."""
+    """Decoupled weight decay of matrices; for SGD, the L2 penalty."""
     layer_decay: float = 1.0
-    """Each layer's learning rate divided by that of the next layer (1: all equal); for fine-tuning."""
+    """Layer-wise decay: learning rate of a layer divided by that of the next layer (1: all equal); for fine-tuning."""
     betas: tuple[BelowOne, BelowOne] | None = None
     """Decay of the first and second moment. None: (0.9, 0.999); (0.9, 0.99) for Lion; (0.9, 0.95) for Muon."""
     momentum: BelowOne = 0.9
-    """SGD: momentum, the share of the last step in the next."""
+    """SGD: momentum."""
     eps: AtLeastZero = 1e-8
-    """Added to the square root of AdamW's second moment."""
+    """AdamW: term added to the square root of the second moment."""
     warmup_epochs: AtLeastZero = 0.0
-    """Epochs in which the learning rate rises from 0; may be a fraction."""
+    """Epochs of linear warm-up from 0; may be a fraction."""
     min_lr: AtLeastZero = 0.0
     """Learning rate of the last step."""
     clip_grad: AtLeastZero | None = None
-    """Largest norm of the gradient of all weights (None: no limit)."""
+    """Maximum norm of the gradient of all weights (None: no clipping)."""
     ema: Share = 0.0
-    """Decay per step of a moving average of the weights, which is validated and kept (0: none)."""
+    """Decay per step of the moving average of the weights, which is validated and saved (0: none)."""
 
 
 @dataclass(frozen=True)
@@ -153,17 +153,17 @@ class LossConfig:
     """Terms of the loss."""
 
     label_smoothing: BelowOne = 0.0
-    """Share of each label that is spread over all classes."""
+    """Label smoothing: share of each label spread over all classes."""
     moe: AtLeastZero = 0.5
-    """Beta of arXiv 2407.17783, Eq. 16: weight of the experts' balance losses."""
+    """Weight of the experts' balance losses (beta of arXiv 2407.17783, Eq. 16)."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced weights each class by the inverse of its frequency."""
+    """balanced: weight each class by the inverse of its frequency."""
     label_share: Share = 0.1
-    """Joint training: weight of the label loss; reconstruction has the rest (arXiv 2310.20704: 0.1)."""
+    """Joint training: weight of the label loss; the reconstruction loss has the rest (arXiv 2310.20704: 0.1)."""
     teacher_share: Share = 0.7
-    """Distillation: weight of the teacher's outputs; the labels have the rest (arXiv 1503.02531)."""
+    """Distillation: weight of the loss on the teacher's outputs; the label loss has the rest (arXiv 1503.02531)."""
     temperature: Annotated[float, Bounds(1e-3, 1e3)] = 2.0
-    """Distillation: divides the logits of teacher and student."""
+    """Distillation: temperature that divides the logits of teacher and student."""
 
 
 @dataclass(frozen=True)
@@ -171,39 +171,39 @@ class MAEConfig:
     """Masked auto-encoding (arXiv 2407.17783, section 2.2)."""
 
     mask_ratio: Share = 0.75
-    """Share of the patches that the encoder does not see."""
+    """Share of masked patches, which the encoder does not see."""
     visible_weight: AtLeastZero | None = None
-    """Alpha of Eq. 16: weight of the error on visible patches (None: the paper's 0.1, and 0 in joint training)."""
+    """Weight of the error on visible patches, alpha of Eq. 16 (None: the paper's 0.1, and 0 in joint training)."""
     norm_pixels: bool = False
-    """The target is each patch minus its mean, divided by its standard deviation."""
+    """Normalise each target patch by its mean and standard deviation."""
     decoder: DecoderConfig | None = None
-    """The decoder (None: the one of the named model)."""
+    """The decoder (None: the decoder of the named model)."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All settings of one run. None means the model's own `img_size` and `patch_size`, and the registered `arch`."""
+    """All settings of one run. None selects the default of the model for `img_size`, `patch_size` and `arch`."""
 
     recipe: str = ""
-    """The recipe that gives all values that are not set (`feathervit recipes`)."""
+    """The recipe, which supplies all values that are not set (`feathervit recipes`)."""
     objective: Literal["classification", "reconstruction", "joint", "distillation"] = "classification"
-    """The loss: of the labels; of reconstructing masked images (pre-training, without labels); of both; or of the labels
-    and a teacher's outputs."""
+    """The loss: on labels; on the reconstruction of masked images (pre-training, without labels); on both; or on labels and
+    the outputs of a teacher."""
     model: str = "mlit_xxs"
-    """One of ours (`feathervit models`), or timm:NAME."""
+    """One of our models (`feathervit models`), or timm:NAME."""
     data: str = ""
     """A folder of images, hf:NAME, or a named dataset: digits, cifar10, cifar100, svhn, flowers102."""
     start_from: str = ""
-    """Weights to start from (`--from`): a run folder, a weights file, weights in the package, or timm:NAME, which downloads
-    them. The head is new."""
+    """Weights to start from (`--from`): a run folder, a weights file, weights in the package, or timm:NAME (a download).
+    The head is new. A folder of images starts from feather_xxs.cifar100; none trains from scratch."""
     teacher: str = ""
     """Teacher of a distillation: a run folder, a weights file, or timm:NAME."""
     img_size: Pixels | None = None
     """Side of the model's square input, in pixels."""
     patch_size: Pixels | None = None
-    """Side of a patch in pixels; it divides the image size."""
+    """Side of a patch in pixels; must divide the image size."""
     epochs: Count = 100
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch_size: Count = 128
     """Images per optimiser step, over all processes and micro-steps."""
     accumulate: Count = 1
@@ -213,27 +213,27 @@ class RunConfig:
     seed: int = 0
     """Seed of all randomness."""
     patience: Annotated[int, Bounds(0)] = 0
-    """Stop after this many epochs without a better validation accuracy (0: never)."""
+    """Early stopping: stop after this many epochs without a better validation accuracy (0: never)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """If the loss is not finite: stop the run, or skip the step and count it."""
+    """On a loss that is not finite: stop the run, or skip and count the step."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto: a GPU if there is one."""
+    """Where the run trains; auto: a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on GPUs that have it, float16 on older ones, float32 elsewhere."""
+    """Precision; auto: bfloat16 on GPUs that support it, float16 on older GPUs, float32 elsewhere."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
-    """Mode of torch.compile. reduce-overhead uses CUDA graphs; auto chooses by the model and the length of the run."""
+    """Mode of torch.compile. reduce-overhead uses CUDA graphs; auto depends on the model and the length of the run."""
     log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Trackers that get the rows of metrics.csv, the configuration and the report; each is an extra of the package."""
+    """Trackers that log the rows of metrics.csv, the configuration and the report; each is an extra of the package."""
     arch: EncoderConfig | None = None
-    """The model's architecture (None: the registered one)."""
+    """The architecture of the model (None: as registered)."""
     images: ImageConfig = ImageConfig()
-    """How an image becomes a tensor."""
+    """Conversion of an image to a tensor."""
     reading: ReadingConfig = ReadingConfig()
-    """How to read the data."""
+    """Reading of the data."""
     split: SplitConfig = SplitConfig()
-    """How validation images are held out."""
+    """Choice of the validation images."""
     augment: Augmentation = Augmentation()
-    """Changes to training images."""
+    """Augmentation of the training images."""
     optim: OptimConfig = OptimConfig()
     """Optimiser and schedule."""
     loss: LossConfig = LossConfig()
@@ -243,7 +243,7 @@ class RunConfig:
 
     @staticmethod
     def updated(value: dict) -> dict:
-        """Renames values that an earlier version wrote to the names of this version."""
+        """Converts values written by an earlier version to the names of this version."""
         given = dict(value)
         if given.pop("tensorboard", False) is True:
             given["log"] = ["tensorboard"]

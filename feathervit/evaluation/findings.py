@@ -1,4 +1,4 @@
-"""Writes the three lines at the end of a run: its accuracy with an interval, what limits it, what to do next."""
+"""Writes the three lines at the end of a run: accuracy with interval, limits of the accuracy, next steps."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..data.imageset import pixel_digest
 from ..results import RunResult
 from .confusion import IMBALANCE, chance_level, interval, macro_accuracy
 
-FEW = 50  # with fewer training images per class, more images help most
-GAP = 0.1  # least gap between training and validation accuracy that is reported
-MOST = 1_000  # largest number of training images on which the accuracy is measured
-SAME = 500_000_000  # largest size in bytes of images that are compared with each other
+FEW = 50  # below this number of training images per class, more images help most
+GAP = 0.1  # smallest reported gap between training and validation accuracy
+MOST = 1_000  # maximum number of training images for the training accuracy
+SAME = 500_000_000  # maximum size in bytes of images that are compared with each other
 
 
 def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -> list[str]:
-    """Returns the three lines. `train_top1`: accuracy on `some_of` the training images, not augmented."""
+    """Returns the three lines. `train_top1`: accuracy on `some_of` the training images, without augmentation."""
     lines = [f"accuracy   {said[0]} ({said[1]})"] if (said := accuracy(result)) else []
-    found, advice = limits(result, train, train_top1)
-    lines.append(f"limits     {'; '.join(found) or 'none found in these figures'}")
+    causes, advice = limits(result, train, train_top1)
+    lines.append(f"limits     {'; '.join(causes) or 'none found in these figures'}")
     folder = shlex.quote(str(out))
     first = advice or f"feathervit evaluate {folder}"
     return [*lines, f"next       {first}   or   feathervit export {folder} --to web"]
@@ -33,7 +33,7 @@ def accuracy(result: RunResult) -> tuple[str, str] | None:
     if not figures:
         return None
     low, high = interval(figures["top1"], figures["n"])
-    macro = f", {said}" if (said := macro_accuracy(figures)) else ""
+    macro = f", {text}" if (text := macro_accuracy(figures)) else ""
     return (
         f"{100 * figures['top1']:.1f} % of {figures['n']} {'test' if result.test else 'val'} images{macro}",
         f"95 % interval {100 * low:.1f} to {100 * high:.1f} %; chance level {100 * chance_level(figures):.1f} %",
@@ -41,35 +41,35 @@ def accuracy(result: RunResult) -> tuple[str, str] | None:
 
 
 def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[str], str]:
-    """Returns what may limit the accuracy, and a command that may help ("" if there is none)."""
-    found, advice = [], ""
+    """Returns possible limits of the accuracy, and a command that may improve it, or ""."""
+    causes, advice = [], ""
     counts = sorted(train.labels.bincount(minlength=len(train.class_names)).tolist())
     middle = counts[len(counts) // 2]
     if middle < FEW:
-        found.append(f"few images per class ({middle}): more images help most")
+        causes.append(f"few images per class ({middle}): more images help most")
     weighted = "balanced" in (result.config["loss"]["class_weights"], result.config.get("augment", {}).get("sampling"))
     if counts[0] and counts[-1] / counts[0] >= IMBALANCE and not weighted:
-        found.append(
+        causes.append(
             f"classes of {counts[0]} to {counts[-1]} images: --loss.class-weights balanced gives each class the same weight"
         )
     if conflicts := label_conflicts(train):
-        found.append(f"{conflicts} images appear with different labels: feathervit data check names them")
+        causes.append(f"{conflicts} images appear with different labels: feathervit data check names them")
     held_out = result.val or result.test
     if held_out and train_top1 - held_out["top1"] > GAP:
-        found.append(
+        causes.append(
             f"{100 * train_top1:.0f} % of training images are recognised, {100 * held_out['top1']:.0f} % of others: more "
-            "images or --from weights help, more epochs do not"
+            f"images{'' if result.config.get('start_from') else ' or --from weights'} help, more epochs do not"
         )
     elif held_out and train_top1 < 1 - GAP:
-        found.append(f"only {100 * train_top1:.0f} % of training images are recognised: more epochs help")
+        causes.append(f"only {100 * train_top1:.0f} % of training images are recognised: more epochs help")
         if result.data["name"] != "arrays":
             data, minutes = shlex.quote(result.data["name"]), max(1, round(2 * result.minutes))
             advice = f"feathervit train --data {data} --minutes {minutes} --out NEW"
-    return found, advice
+    return causes, advice
 
 
 def label_conflicts(images: ImageSet) -> int:
-    """Counts the different images that have more than one label. Returns 0 for datasets that are too large to compare."""
+    """Counts the distinct images with more than one label. Returns 0 for datasets that are too large to compare."""
     if images.images.nbytes > SAME:
         return 0
     labels = defaultdict(set)

@@ -1,6 +1,6 @@
 """Collects the recipes: named configurations, one file per paper table or task.
 
-`RECIPES` names them. A dataset with its own recipe gets it by default; any other gets the `folder` recipe.
+`RECIPES` lists them by name. The default recipe of a dataset is the recipe written for it, or else `folder`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ RECIPES: dict[str, Recipe] = {
     r.name: r
     for r in (
         *(digits, few_digits, mae_digits),
+        *FEATHER,
         *TABLE_6,
         *TABLE_3,
         table_4,
         *TABLE_5,
-        *(joint_cifar100, poorvit, *PEERS, *FEATHER, folder, mae_folder),
+        *(joint_cifar100, poorvit, *PEERS, folder, mae_folder),
     )
 }
 
@@ -43,7 +44,7 @@ ADAPTIVE = ("folder", "mae_folder")  # recipes that adapt to the images
 def recipe_for(data: str, pretraining: bool = False, fine_tuning: bool = False) -> RunConfig:
     """Returns the default recipe of a dataset: to train a classifier, to pre-train without labels, or to fine-tune weights.
 
-    A dataset's recipe for fine-tuning, if it has one, is the one with layer-wise decay.
+    A recipe with layer-wise decay, if the dataset has one, is the default for fine-tuning.
     """
     fits = [r.config for r in RECIPES.values() if (r.config.objective == "reconstruction") == pretraining]
     fits = [c for c in fits if data and c.data == data]

@@ -6,7 +6,6 @@ feathervit train --from PRETRAINED --data FOLDER --out RUN
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,27 +51,33 @@ mae_folder = Recipe(
     source="ours; masking, loss and crops as in arXiv 2407.17783, Table 3",
     needs="a folder of images, at any depth; labels are not used",
     expected="weights for train --from; they help most with few labels",
-    cost="about 15 minutes on two cores for a few thousand images",
+    cost="at most about 10 minutes on two cores",
 )
 
-INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))  # image and patch size of models without a residual stem: 64 patches each
+INPUTS = (
+    (16, 2),
+    (32, 4),
+    (48, 6),
+    (64, 8),
+)  # (image size, patch size) of models without a residual stem: 64 patches each
 STEM_INPUTS = (32, 48, 64, 96, 128, 160)  # image sizes of models with a residual stem
+ENLARGED = 1.5  # from weights of 32 px, flowers of 64 px are recognised best at 48 px (docs/images.md)
 SMALL_SET, LARGE_SET = 5_000, 50_000  # training images
-EPOCHS, TUNING_EPOCHS = 200, 60  # from scratch and from weights; fewer if they would take more than ten minutes
-MASKED_VIEWS = {"mlit_nano": 1_000_000, "mlit_xxs": 2_000_000, "mlit_s": 20_000_000}  # images shown in pre-training
+EPOCHS, TUNING_EPOCHS = 200, 60  # from scratch and from weights; reduced if training would exceed ten minutes
+MASKED_VIEWS = {"mlit_nano": 1_000_000, "mlit_xxs": 2_000_000, "mlit_s": 20_000_000}  # images shown during pre-training
 MASKED_EPOCHS = (100, 4000)
-IMBALANCE = 3.0  # ratio of the largest class to the smallest, from which class weights are suggested
+IMBALANCE = 3.0  # class weights are suggested from this ratio of the largest class to the smallest
 SIDED = {"left", "right", "clockwise", "counterclockwise", "anticlockwise"}
 
 
 def adapt(
-    config: RunConfig, source: Any, fixed: Mapping[str, Any], grid: float | None = None
+    config: RunConfig, source: Any, fixed: Mapping[str, Any], trained: tuple[int, int] | None = None
 ) -> tuple[RunConfig, list[str]]:
-    """Fits the recipe to the images of `source`. Returns it with the reason of each choice.
+    """Adapts the recipe to the images of `source`. Returns the configuration and the reason for each choice.
 
-    `fixed` holds the fields that the user set, by dotted name. They stay as they are, and the others are chosen to match
-    them. `grid`: patches per side in the training of the weights that a model with a residual stem starts from. Raises what
-    `summarise` raises for the source.
+    `fixed` holds the fields set by the user, by dotted name. They stay unchanged, and the other fields are chosen to match.
+    `trained`: the image and patch size of the starting weights, for a model with a residual stem. Raises the errors of
+    `summarise`.
     """
     from ..data.sources import summarise
 
@@ -96,11 +101,16 @@ def adapt(
             model="mlit_nano" if count < SMALL_SET else "mlit_xxs" if count < LARGE_SET else "mlit_s",
         )
     model = fixed.get("model", chosen.get("model", config.model))
-    img_size, patch_size = _sizes(side, fixed, model, grid)
+    img_size, patch_size = _sizes(side, fixed, model, trained)
+    reason = f"images of {side} px"
+    if trained and img_size < side and "img_size" not in fixed:
+        reason += (
+            f", weights of {trained[0]} px images; --img-size shows more detail, but differs more from the weights"
+        )
     if "patch_size" in fixed or model.startswith("timm:"):  # few of timm's models take a patch size
-        choose(f"images of {side} px", img_size=img_size)
+        choose(reason, img_size=img_size)
     else:
-        choose(f"images of {side} px", img_size=img_size, patch_size=patch_size)
+        choose(reason, img_size=img_size, patch_size=patch_size)
     tuning = bool(fixed.get("start_from")) and not masked
     if masked:
         views, (least, most) = MASKED_VIEWS.get(model, MASKED_VIEWS["mlit_xxs"]), MASKED_EPOCHS
@@ -134,18 +144,20 @@ def _stem(model: str) -> ResidualStemConfig | None:
     return patches if isinstance(patches, ResidualStemConfig) else None
 
 
-def _sizes(side: int, fixed: Mapping[str, Any], model: str, grid: float | None = None) -> tuple[int, int]:
-    """Returns image and patch size for images of `side` pixels. If the user set one of them, the other matches it.
+def _sizes(side: int, fixed: Mapping[str, Any], model: str, trained: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Returns the image and patch size for images of `side` pixels. If the user set one of them, the other matches it.
 
-    From weights (`grid`), a residual stem gets the patch size that makes the most similar grid.
+    With starting weights (`trained`), images and grids are at most ENLARGED times those that the weights were trained on.
     """
     stem = _stem(model)
     size, patch = fixed.get("img_size"), fixed.get("patch_size")
     if stem is not None:
-        size = size or max(s for s in STEM_INPUTS if s <= max(side, STEM_INPUTS[0]))
-        if patch or grid is None:
+        largest = min(side, ENLARGED * trained[0]) if trained else side
+        size = size or max(s for s in STEM_INPUTS if s <= max(largest, STEM_INPUTS[0]))
+        if patch or trained is None:
             return size, patch or (stem.reached if size <= 64 else 2 * stem.reached)
-        return size, min(stem.patch_sizes, key=lambda p: abs(math.log(size / p / grid)))
+        grid = ENLARGED * trained[0] / trained[1]
+        return size, min((p for p in stem.patch_sizes if size / p <= grid), default=max(stem.patch_sizes))
     if size:
         fits = [p for p in range(1, min(size // 4, 4096) + 1) if size % p == 0] or [1]
         return size, min(fits, key=lambda p: abs(size / p - 8))
@@ -154,7 +166,7 @@ def _sizes(side: int, fixed: Mapping[str, Any], model: str, grid: float | None =
 
 
 def _sided(class_names: tuple[str, ...]) -> bool:
-    """Returns whether classes are letters, digits or directions, which mean something else when mirrored."""
+    """Returns whether the classes are letters, digits or directions, whose meaning changes when mirrored."""
     words = [set(name.lower().replace("-", "_").replace(" ", "_").split("_")) for name in class_names]
     signs = sum(len(name) <= 2 and name.isalnum() for name in class_names)
     return 2 * signs > len(class_names) or any(w & SIDED for w in words)

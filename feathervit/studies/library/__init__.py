@@ -1,4 +1,4 @@
-"""The studies that come with the package, one file per question or theme."""
+"""Defines the studies of the package, one file per question or topic."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .papers import papers
 from .peers import peers, peers_trials
 from .pretraining import pretrain_or_scratch
 from .sharing import sharing
-from .transfer import transfer, transfer_trials
+from .transfer import image_size, transfer, transfer_trials
 
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         *(sharing, pretrain_or_scratch, *DESIGN),
-        *(peers_trials, peers, folders, transfer_trials, transfer),
+        *(peers_trials, peers, folders, image_size, transfer_trials, transfer),
         *(claims, claims_deep, poorvit_claims_trials, poorvit_claims, papers),
     )
 }

@@ -1,18 +1,20 @@
-"""Measures what the package's weights add on small datasets that they were not trained on, with the recipe for folders.
+"""Measures the gain from the weights of the package on other small datasets, with the recipe for folders.
 
-Images have their native size. The linear probe trains only the head, since a layer-wise decay of 1e-9 leaves all earlier
-layers unchanged. Trials choose between fine-tuning with layer-wise decay and without.
+Images have their native size. The linear probe trains only the head, because a layer-wise decay of 1e-9 keeps all earlier
+layers unchanged. Trials select fine-tuning with or without layer-wise decay.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ...recipes import recipe
 from ..definition import Size, Stage, Study
 from ..trials import trials_of
 
 WEIGHTS = "feather_xxs.cifar100"
-_FEW = {"split.seed": "{seed}"}  # each seed draws different images
-_CIFAR10 = {"data": "cifar10", "split.val_fraction": 0.01, **_FEW}  # 500 other training images are for validation
+_FEW = {"split.seed": "{seed}"}  # each seed selects different images
+_CIFAR10 = {"data": "cifar10", "split.val_fraction": 0.01, **_FEW}  # 500 other training images are used for validation
 _DATA: dict[str, Stage] = {
     "20 per class of sign-digits": {"data": "sign-digits", "split.train_per_class": 20, **_FEW},
     "sign-digits": {"data": "sign-digits"},
@@ -41,3 +43,16 @@ transfer = Study(
     trials=Size((0,), minutes=1),
 )
 transfer_trials = trials_of(transfer)
+
+_SIZES = ((32, 4), (48, 4), (64, 4), (64, 8))  # image and patch size
+image_size = Study(
+    name="image-size",
+    question=f"At which size are photographs of 64 px best shown to a model, from the weights {WEIGHTS} and from scratch?",
+    base=replace(recipe("folder"), data="flowers102"),
+    arms={
+        f"{way}, {size} px in patches of {patch}": {"start_from": start, "img_size": size, "patch_size": patch}
+        for way, start in (("from weights", WEIGHTS), ("scratch", "none"))
+        for size, patch in _SIZES
+    },
+    sizes={"cpu": Size(minutes=1)},
+)
