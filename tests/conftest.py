@@ -1,4 +1,4 @@
-"""Fixtures of many tests: one thread, a separate cache folder, small folders of images."""
+"""Shared fixtures: one thread, a separate cache folder, small folders of images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def no_reports():
-    """Turns reports and charts of studies off: drawing takes longer than most runs of the tests. Their own tests draw."""
+    """Turns off reports and charts of studies, because drawing takes longer than most test runs. Their own tests draw."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("feathervit.training.train.report_at_end", lambda *_: "no report in tests")
         patch.setattr("feathervit.studies.report._chart", lambda found, path: path.write_bytes(b"chart"))
@@ -35,7 +35,7 @@ def no_reports():
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(request, monkeypatch):
+def cpu_only(request, monkeypatch):
     """Hides accelerators from tests without the mark `gpu` and from their commands.
 
     Many tests compare bits, and only the CPU guarantees equal bits.
@@ -47,7 +47,7 @@ def on_the_cpu(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def separate_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -60,7 +60,7 @@ def stripes(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_images(root: Path, per_class: int, size: int = 16, classes=("flat", "tall", "tiles"), seed: int = 0) -> Path:
-    """ROOT/<class>/<n>.png of `stripes`."""
+    """Writes ROOT/<class>/<n>.png with `stripes`."""
     rng = np.random.default_rng(seed)
     for kind, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def arrays():
 
 @pytest.fixture
 def small() -> dict:
-    """Fields of a small model of ours, 16 px, patch 4, two layers, without augmentation."""
+    """Fields of a small model: 16 px, patch size 4, two layers, no augmentation."""
     return {
         "augment.crop": "none",
         "augment.flip": "none",
@@ -106,14 +106,14 @@ def small() -> dict:
     }
 
 
-def missing(what: str) -> None:
-    """Skips with a reason; where everything has to be there (CI=true), fails."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
+def missing(reason: str) -> None:
+    """Skips with a reason. On CI (CI=true), where everything must be installed, it fails."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 @pytest.fixture(scope="session")
 def browser():
-    """Headless Chromium with a camera that shows a test image and asks nobody."""
+    """Headless Chromium with a fake camera, which shows a test image and needs no permission."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None or shutil.which("chromedriver") is None:
         missing("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")

@@ -48,7 +48,7 @@ def test_every_damaged_byte_is_noticed(saved):
             load_weights(path)
 
 
-def test_header_that_claims_a_huge_tensor(tmp_path):
+def test_a_header_with_a_huge_tensor_is_refused(tmp_path):
     path = tmp_path / "huge.safetensors"
     header = json.dumps({"w": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 64)
@@ -59,7 +59,7 @@ def test_header_that_claims_a_huge_tensor(tmp_path):
         load_weights(path)
 
 
-def test_files_that_are_not_ours(tmp_path):
+def test_files_of_other_programs_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_weights(tmp_path / "missing.safetensors")
     save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors")
@@ -91,8 +91,8 @@ def test_files_that_are_not_ours(tmp_path):
         lambda meta: meta.update(config=[]),
     ],
 )
-def test_metadata_with_a_right_checksum_is_validated_still(saved, spoil):
-    """Who writes the file can also write the checksum: it guards against damage, not malice."""
+def test_metadata_is_validated_despite_a_correct_checksum(saved, spoil):
+    """Anyone who writes the file can also write the checksum, so it guards against damage, not malice."""
     from feathervit import checkpoint as module
 
     path, model, config = saved
@@ -110,17 +110,17 @@ def test_metadata_with_a_right_checksum_is_validated_still(saved, spoil):
         load_model(load_weights(path), path)
 
 
-def test_state_falls_back_to_the_one_before(tmp_path):
+def test_state_falls_back_to_the_previous_one(tmp_path):
     for n in (1, 2, 3):
         save_state(tmp_path, {"w": torch.full((4,), float(n))}, {"n": n})
     assert load_state(tmp_path)[1]["n"] == 3
     path = tmp_path / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-2] + b"xx")
-    tensors, meta, words = load_state(tmp_path)
+    tensors, meta, notes = load_state(tmp_path)
     assert meta["n"] == 2
     assert torch.equal(tensors["w"], torch.full((4,), 2.0))
-    assert "checksum" in words[0]
-    drop_state(tmp_path)  # the damaged one, so that the next does not push out the whole one
+    assert "checksum" in notes[0]
+    drop_state(tmp_path)  # drops the damaged state, so that the next one does not replace the intact one
     save_state(tmp_path, {"w": torch.zeros(4)}, {"n": 4})
     path.write_bytes(b"")
     assert load_state(tmp_path)[1]["n"] == 2
@@ -131,7 +131,7 @@ def test_state_falls_back_to_the_one_before(tmp_path):
         load_state(tmp_path)
 
 
-def test_folder_that_does_not_take_it(tmp_path, saved):
+def test_saving_into_a_missing_folder_is_an_error(tmp_path, saved):
     _, model, config = saved
     with pytest.raises(RunFolderError, match="gone"):
         save_weights(tmp_path / "gone" / "w.safetensors", Checkpoint(config, ("a", "b"), 1, model.state_dict()))

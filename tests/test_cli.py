@@ -68,7 +68,7 @@ def test_train_evaluate_predict(trained, folder, run):
     assert sum(float(r["probability"]) for r in rows[:3]) == pytest.approx(1, abs=1e-4)
 
 
-def test_evaluate_without_a_test_split_takes_what_was_held_out(folder, tmp_path, run):
+def test_evaluate_falls_back_to_the_validation_split(folder, tmp_path, run):
     out = tmp_path / "run"
     assert run("train", "--data", folder / "train", "--out", out, "--epochs", 2, *SMALL)[0] == 0
     for data in ([], ["--data", folder / "train"]):
@@ -77,10 +77,12 @@ def test_evaluate_without_a_test_split_takes_what_was_held_out(folder, tmp_path,
         assert found["top1"] == json.loads((out / "result.json").read_text())["val"]["top1"]
 
 
-def test_flags_with_underscores_are_the_same_flags(tmp_path, run):
-    words = ["--recipe", "digits", "--out", tmp_path / "run", "--img_size=16", "--optim.weight_decay", "0.125"]
-    assert run("train", *words, "--max_minutes", "1e-9", "--arch.feedforward_", "x")[0] == 2  # still no flag of ours
-    assert run("train", *words, "--max_minutes", "1e-9", "--arch.drop_path_rate", "0.25")[0] == 0
+def test_flags_accept_underscores(tmp_path, run):
+    arguments = ["--recipe", "digits", "--out", tmp_path / "run", "--img_size=16", "--optim.weight_decay", "0.125"]
+    assert (
+        run("train", *arguments, "--max_minutes", "1e-9", "--arch.feedforward_", "x")[0] == 2
+    )  # still an unknown flag
+    assert run("train", *arguments, "--max_minutes", "1e-9", "--arch.drop_path_rate", "0.25")[0] == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["optim"]["weight_decay"], config["arch"]["drop_path_rate"]) == (0.125, 0.25)
 
@@ -95,35 +97,35 @@ def test_folds_and_from(folder, trained, tmp_path, run):
     assert len(held_out) == len(set(held_out)) == 72
 
 
-def test_json_is_all_there_is_on_standard_output(folder, tmp_path, run):
+def test_json_is_the_only_standard_output(folder, tmp_path, run):
     status, out, err = run("train", "--data", folder, "--out", tmp_path / "run", "--epochs", 2, *SMALL, "--json")
     found = json.loads(out)
     assert status == 0
     assert found["finished"]
     assert found["test"].keys() >= {"split", "n", "top1", "top5"}
     assert 0 <= found["test"]["top1"] <= 1
-    assert "data" in err  # the banner went to people
+    assert "data" in err  # the banner goes to standard error
 
 
-def test_predict_goes_on_after_a_file_it_cannot_read(trained, folder, tmp_path, run):
+def test_predict_continues_after_an_unreadable_file(trained, folder, tmp_path, run):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    words = ("predict", trained, bad, folder / "test" / "tall" / "0.png")
-    status, out, err = run(*words, "--json")
+    arguments = ("predict", trained, bad, folder / "test" / "tall" / "0.png")
+    status, out, err = run(*arguments, "--json")
     assert (status, err) == (1, "")
     assert len(json.loads(out)["predictions"]) == 1
     assert "bad.png" in json.loads(out)["unreadable"][0]
-    status, out, err = run(*words, "--csv")
+    status, out, err = run(*arguments, "--csv")
     assert status == 1 and "bad.png" not in out
     assert len(err.splitlines()) == 1 and "bad.png" in err
 
 
-def test_resume_and_the_words_for_it(folder, tmp_path, run):
+def test_resume_and_its_messages(folder, tmp_path, run):
     out = tmp_path / "run"
     train = ["train", "--data", folder, "--out", out, *SMALL]
-    status, said, _ = run(*train, "--epochs", 3, "--max-minutes", "0.000001")
+    status, output, _ = run(*train, "--epochs", 3, "--max-minutes", "0.000001")
     assert status == 0
-    assert "--resume" in said
+    assert "--resume" in output
     status, _, err = run(*train, "--epochs", 3)
     assert status == 2
     assert "--resume" in err
@@ -181,7 +183,7 @@ def test_data_check_and_show(folder, tmp_path, run):
     assert run("data", "cache", "--clear")[0] == 0
 
 
-def test_kinds_of_parts(folder, tmp_path, run):
+def test_parts_are_chosen_by_flags(folder, tmp_path, run):
     out = tmp_path / "run"
     parts = ["--arch.attention", "latent", "--arch.attention.rank", 8, "--arch.patches=conv-stem"]
     parts += ["--arch.feedforward", "conv-mlp", "--arch.feedforward.ratio", 1.5, "--arch.readout", "class"]
@@ -196,7 +198,7 @@ def test_kinds_of_parts(folder, tmp_path, run):
 
 
 @pytest.mark.parametrize("model", list_models())
-def test_parts_of_every_model_are_flags(model, tmp_path, run):
+def test_every_model_part_has_flags(model, tmp_path, run):
     flags = run("train", "--model", model, "--help-all")[1]
     parts = spec(model).config
     for field in ("attention", "feedforward", "patches"):
@@ -212,7 +214,7 @@ def test_every_verb_has_help(verb, run):
     assert "--help" in out
 
 
-def test_the_column_that_one_copies_is_whole_in_a_narrow_terminal():
+def test_names_are_not_truncated_in_a_narrow_terminal():
     table = new_table("name", "what it is")
     table.add_row("a_long_name.of_weights", "words " * 30)
     out = io.StringIO()
@@ -221,7 +223,7 @@ def test_the_column_that_one_copies_is_whole_in_a_narrow_terminal():
     assert max(map(len, out.getvalue().splitlines())) <= 40
 
 
-def test_the_short_help_fits_80_columns_and_has_the_defaults_of_the_recipe(run):
+def test_short_help_fits_80_columns_and_shows_recipe_defaults(run):
     for verb in ("train", "pretrain"):
         status, out, _ = run(verb, "--help")
         flags = [line.split()[0] for line in out.splitlines() if line.startswith("  --")]
@@ -235,68 +237,70 @@ def test_the_short_help_fits_80_columns_and_has_the_defaults_of_the_recipe(run):
     assert f"(default: {recipe('digits').lr})" in defaults
 
 
-def test_every_flag_of_the_long_help_has_a_description(run):
-    """Below a flag comes text that does not begin with its default."""
-    for words in ([], ["--arch.attention", "latent"], ["--model", "feather_nano"], ["--recipe", "mae_digits"]):
-        lines = [line.strip("│ ") for line in run("train", *words, "--help-all")[1].splitlines()]
+def test_every_flag_in_the_long_help_has_a_description(run):
+    """The line below a flag does not begin with its default."""
+    for arguments in ([], ["--arch.attention", "latent"], ["--model", "feather_nano"], ["--recipe", "mae_digits"]):
+        lines = [line.strip("│ ") for line in run("train", *arguments, "--help-all")[1].splitlines()]
         flags = [(a, b) for a, b in itertools.pairwise(lines) if a.startswith("--")]
         assert len(flags) > 80
         assert [a for a, b in flags if b.startswith("(default")] == []
 
 
-def test_a_run_is_repeated_from_its_configuration(trained, folder, tmp_path, run):
-    words = ("train", "--config", trained / "config.json", "--out", tmp_path / "again", "--max-minutes", "1e-9")
-    assert run(*words, "--lr", "0.01")[0] == 0
-    before, after = (json.loads((place / "config.json").read_text()) for place in (trained, tmp_path / "again"))
+def test_a_run_can_be_repeated_from_its_config(trained, folder, tmp_path, run):
+    arguments = ("train", "--config", trained / "config.json", "--out", tmp_path / "again", "--max-minutes", "1e-9")
+    assert run(*arguments, "--lr", "0.01")[0] == 0
+    before, after = (
+        json.loads((run_folder / "config.json").read_text()) for run_folder in (trained, tmp_path / "again")
+    )
     assert {name for name in before if before[name] != after[name]} == {"lr"}
-    status, _, err = run(*words, "--overwrite", "--recipe", "digits")
+    status, _, err = run(*arguments, "--overwrite", "--recipe", "digits")
     assert (status, "exclude" in err) == (2, True)
 
 
-def test_published_weights_that_cannot_be_had_are_one_line(folder, tmp_path, run, monkeypatch):
+def test_unavailable_published_weights_give_a_one_line_error(folder, tmp_path, run, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    words = ["--data", folder, "--out", tmp_path / "run", "--img-size", 32, "--epochs", 1]
+    arguments = ["--data", folder, "--out", tmp_path / "run", "--img-size", 32, "--epochs", 1]
     for start in (["--from", "timm:resnet10t"], ["--model", "timm:resnet10t", "--pretrained"]):
-        status, _, err = run("train", *words, *start)
+        status, _, err = run("train", *arguments, *start)
         assert status == 2
         assert "Hugging Face hub" in err
         assert len(err.splitlines()) == 1
-    status, _, err = run("train", *words, "--model", "vit_lite_7", "--pretrained")
+    status, _, err = run("train", *arguments, "--model", "vit_lite_7", "--pretrained")
     assert (status, "no weights of vit_lite_7" in err) == (2, True)
 
 
 MISTAKES = {
     "unknown verb": (["trian"], "train"),
-    "unknown inner verb": (["data", "chekc"], "check"),
+    "unknown subverb": (["data", "chekc"], "check"),
     "unknown flag": (["train", "--epoch", "3"], "--epochs"),
     "not a number": (["train", "--epochs", "many"], "epochs"),
     "missing value": (["train", "--epochs"], "epochs"),
     "not a choice": (["train", "--precision", "float8"], "bfloat16"),
     "unknown model": (["train", "--model", "mlit_xss", "--data", "digits", "--out", "OUT"], "mlit_xs"),
     "unknown recipe": (["train", "--recipe", "digit", "--out", "OUT"], "digits"),
-    "unknown data set": (["train", "--data", "cifar11", "--out", "OUT"], "cifar1"),
+    "unknown dataset": (["train", "--data", "cifar11", "--out", "OUT"], "cifar1"),
     "missing folder": (["train", "--data", "no/such/folder", "--out", "OUT"], "no/such/folder"),
     "no data": (["train", "--out", "OUT"], "data"),
     "no out": (["train", "--data", "digits"], "--out"),
     "patch that does not divide": (["train", "--recipe", "digits", "--patch-size", "3", "--out", "OUT"], "16"),
     "heads that do not divide": (["train", "--recipe", "digits", "--arch.attention.heads", "5", "--out", "OUT"], "5"),
     "unknown kind of part": (["train", "--recipe", "digits", "--arch.patches", "conv", "--out", "OUT"], "conv-stem"),
-    "no checkpoint": (["evaluate", "none.safetensors"], "none.safetensors"),
+    "missing checkpoint": (["evaluate", "none.safetensors"], "none.safetensors"),
     "no images named": (["predict", "none.safetensors"], "images"),
     "two formats": (["predict", "none.safetensors", "a.png", "--json", "--csv"], "--csv"),
     "flag without effect": (
         ["train", "--model", "timm:resnet10t", "--data", "digits", "--arch.depth", "2", "--out", "OUT"],
         "arch",
     ),
-    "resume of nothing": (["train", "--resume", "--out", "OUT"], "--resume"),
-    "both ways": (["train", "--resume", "--overwrite", "--out", "OUT"], "exclude"),
-    "fold of nothing": (["train", "--recipe", "digits", "--folds", "3", "--fold", "3", "--out", "OUT"], "fold"),
+    "nothing to resume": (["train", "--resume", "--out", "OUT"], "--resume"),
+    "resume and overwrite": (["train", "--resume", "--overwrite", "--out", "OUT"], "exclude"),
+    "fold out of range": (["train", "--recipe", "digits", "--folds", "3", "--fold", "3", "--out", "OUT"], "fold"),
     "threads": (["train", "--recipe", "digits", "--threads", "0", "--out", "OUT"], "--threads"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gets_one_clear_line_and_status_2(name, run, tmp_path):
+def test_mistakes_give_a_one_line_error_and_status_2(name, run, tmp_path):
     argv, word = MISTAKES[name]
     status, out, err = run(*[str(tmp_path / "run") if a == "OUT" else a for a in argv])
     assert status == 2
@@ -307,7 +311,7 @@ def test_a_mistake_gets_one_clear_line_and_status_2(name, run, tmp_path):
     assert "Traceback" not in out + err
 
 
-def test_checkpoint_and_data_must_fit(trained, folder, tmp_path, run):
+def test_checkpoint_and_data_must_match(trained, folder, tmp_path, run):
     (folder / "test" / "flat").rename(folder / "test" / "round")
     status, _, err = run("evaluate", trained, "--data", folder)
     assert status == 2
@@ -324,7 +328,7 @@ def test_debug_shows_the_traceback(run):
 
 
 def test_flags_of_train_are_frozen(run):
-    """A flag added by accident is noticed here; dotted fields of the recipe are checked by their groups."""
+    """Notices flags that were added by accident. Dotted fields of the recipe are not included."""
     import re
 
     flags = set(re.findall(r"^\W*(--[a-z][\w-]*)(?= |$)", run("train", "--help-all")[1], flags=re.MULTILINE))
@@ -361,44 +365,46 @@ def test_flags_of_train_are_frozen(run):
     }
 
 
-def test_names_with_brackets_and_of_no_valid_unicode(folder, tmp_path, run, monkeypatch):
+def test_names_with_brackets_or_invalid_unicode(folder, tmp_path, run, monkeypatch):
     root = (folder / "train").rename(tmp_path / "pets [old]")
     (root / "flat").rename(root / "red [bold] fox")
     name = b"\xff.png" if os.name == "posix" else "ü.png".encode()
     (root / "tall" / "0.png").rename(root / "tall" / os.fsdecode(name))
     out = tmp_path / "run"
-    status, said, _ = run("train", "--data", root, "--out", out, "--epochs", 1, *SMALL)
+    status, output, _ = run("train", "--data", root, "--out", out, "--epochs", 1, *SMALL)
     assert status == 0
-    assert "pets [old]" in said
+    assert "pets [old]" in output
     splits = json.loads((out / "splits.json").read_text(encoding="utf-8"))["splits"]
     sources = [source for split in splits.values() for source in split["sources"]]
     assert f"tall/{os.fsdecode(name)}" in sources
     assert "red [bold] fox" in run("evaluate", out)[1]
-    status, said, _ = run("predict", out, root / "red [bold] fox")
-    lines = said.splitlines()
+    status, output, _ = run("predict", out, root / "red [bold] fox")
+    lines = output.splitlines()
     assert len(lines) == 25
-    assert all("pets [old]/red [bold] fox/" in line for line in lines[1:])  # whole, as a program wants it
+    assert all(
+        "pets [old]/red [bold] fox/" in line for line in lines[1:]
+    )  # not truncated, so that programs can parse it
     strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     monkeypatch.setattr("sys.stdout", strict)
     assert main(["predict", str(out), str(root / "tall"), "--csv"]) == 0
 
 
-def test_a_mistake_found_late_costs_nothing(folder, tmp_path, run):
+def test_a_late_error_leaves_existing_files_unchanged(folder, tmp_path, run):
     out = tmp_path / "run"
     train = ["train", "--data", folder, "--out", out, "--epochs", 1, *SMALL]
     (folder / "train" / "flat" / "0.png").write_bytes(b"no image")
     assert run(*train)[0] == 2
-    assert run(*train, "--skip-unreadable")[0] == 0  # the folder is still free
+    assert run(*train, "--skip-unreadable")[0] == 0  # the refused run left no folder
     before = (out / "best.safetensors").read_bytes()
     assert run(*train, "--overwrite")[0] == 2
     assert (out / "best.safetensors").read_bytes() == before
 
 
-def test_the_same_folder_under_another_path_is_not_evaluated_on_its_training_images(folder, tmp_path, run, monkeypatch):
+def test_a_relative_path_does_not_evaluate_on_training_images(folder, tmp_path, run, monkeypatch):
     monkeypatch.chdir(folder)
     assert run("train", "--data", "train", "--out", tmp_path / "run", "--epochs", 1, *SMALL)[0] == 0
-    for place, names in ((folder, ["train/", "../set/train", folder / "train"]), (tmp_path, ["set/train"])):
-        monkeypatch.chdir(place)
+    for cwd, names in ((folder, ["train/", "../set/train", folder / "train"]), (tmp_path, ["set/train"])):
+        monkeypatch.chdir(cwd)
         for data in ([], *(["--data", name] for name in names)):
             found = json.loads(run("evaluate", tmp_path / "run", *data, "--json")[1])
             assert (found["split"], found["n"]) == ("val", 7)
@@ -406,12 +412,12 @@ def test_the_same_folder_under_another_path_is_not_evaluated_on_its_training_ima
     assert run("train", "--resume", "--out", tmp_path / "run", "--data", "train")[0] == 0
 
 
-def test_a_renamed_verb_names_its_successor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_renamed_verb_names_its_replacement(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pictures", "routing", "run"]) == 2
     assert "feathervit plot" in capsys.readouterr().err
 
 
-def test_an_internal_error_is_one_line_and_keeps_its_traceback(run, tmp_path, monkeypatch):
+def test_internal_errors_are_one_line_and_save_a_traceback(run, tmp_path, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("of two\nlines")
 

@@ -1,4 +1,4 @@
-"""Completion: what bash offers after the script is read."""
+"""Completions that bash offers after it reads the script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feathervit.cli import main
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("arguments", "offered"),
     [
         (["pre"], {"pretrain", "predict"}),
         (["plot", "p"], {"patches", "positions"}),
@@ -21,10 +21,10 @@ from feathervit.cli import main
         (["train", "--mo"], {"--model"}),
     ],
 )
-def test_bash_offers(words, offered, capsys):
+def test_bash_completions(arguments, offered, capsys):
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
-    ask = 'COMP_WORDS=(feathervit "$@"); COMP_CWORD=$#; _feathervit; printf "%s\\n" "${COMPREPLY[@]}"'
-    found = subprocess.run(["bash", "-c", f"{script}\n{ask}", "bash", *words], capture_output=True, text=True)
+    query = 'COMP_WORDS=(feathervit "$@"); COMP_CWORD=$#; _feathervit; printf "%s\\n" "${COMPREPLY[@]}"'
+    found = subprocess.run(["bash", "-c", f"{script}\n{query}", "bash", *arguments], capture_output=True, text=True)
     assert found.stderr == ""
     assert set(found.stdout.split()) == offered

@@ -29,7 +29,7 @@ def test_numbers_within_bounds_pass(config: Outer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "place"),
+    ("config", "field"),
     [
         (Outer((1, 0)), "sizes"),
         (Outer((1, float("inf"))), "sizes"),
@@ -38,6 +38,6 @@ def test_numbers_within_bounds_pass(config: Outer) -> None:
         (Outer(inner=Inner(float("nan"))), "inner.share"),
     ],
 )
-def test_a_number_out_of_bounds_is_named(config: Outer, place: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{place} must be"):
+def test_out_of_bounds_numbers_are_named(config: Outer, field: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{field} must be"):
         check_bounds(config)

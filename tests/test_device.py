@@ -15,19 +15,19 @@ from feathervit.device import choose_device, own_randomness, seed
 CPU = torch.device("cpu")
 
 
-def test_tests_that_are_not_for_a_gpu_see_none():
+def test_tests_without_the_gpu_mark_see_no_gpu():
     assert choose_device("auto")[0] == CPU
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_a_seed_is_torchs():
+def test_seed_equals_torch_manual_seed():
     seed(CPU, 5)
     first = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), first)
 
 
-def test_what_is_drawn_inside_is_not_seen_outside():
+def test_own_randomness_does_not_change_the_global_generator():
     torch.manual_seed(1)
     want = torch.rand(3)
     torch.manual_seed(1)
@@ -51,7 +51,7 @@ def forked(monkeypatch) -> list:
     return found
 
 
-def test_generators_are_set_aside_of_the_devices_that_are_used(forked, monkeypatch, arrays, tmp_path, small):
+def test_only_generators_of_used_devices_are_saved(forked, monkeypatch, arrays, tmp_path, small):
     feathervit.train(data=arrays, out=tmp_path, max_minutes=1e-6, **small)
     peers.build("mlit_nano", 16, 4, 10)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)

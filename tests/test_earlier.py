@@ -28,13 +28,13 @@ def test_weights_give_the_same_probabilities() -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-def test_a_state_of_the_earlier_muon_names_the_way_on(tmp_path: Path) -> None:
+def test_an_earlier_muon_state_suggests_from(tmp_path: Path) -> None:
     shutil.copytree(EARLIER / "stopped", tmp_path / "run")
     with pytest.raises(CheckpointError, match="--from"):
         feathervit.train(out=tmp_path / "run", resume=True)
 
 
-def test_a_run_starts_from_its_weights(tmp_path: Path) -> None:
+def test_a_run_can_start_from_earlier_weights(tmp_path: Path) -> None:
     outcome = feathervit.train(
         "digits",
         out=tmp_path,
@@ -45,7 +45,7 @@ def test_a_run_starts_from_its_weights(tmp_path: Path) -> None:
     assert outcome.finished
 
 
-def test_a_result_is_read() -> None:
+def test_an_earlier_result_can_be_read() -> None:
     result = read_result(EARLIER / "result.json")
     assert result.commit.startswith("185005e")
     assert result.test["top1"] == pytest.approx(40 / 360)

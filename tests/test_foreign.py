@@ -1,4 +1,4 @@
-"""Files of weights from other programs are named for what they are, and nothing in them is run."""
+"""Errors name the kind of a weights file from another program, and nothing in the file is run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Harmful:
         return pytest.fail, ("a pickle was loaded",)
 
 
-def torch_file(what, **options) -> bytes:
+def torch_file(value, **options) -> bytes:
     buffer = io.BytesIO()
-    torch.save(what, buffer, **options)
+    torch.save(value, buffer, **options)
     return buffer.getvalue()
 
 
@@ -77,27 +77,27 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_foreign_weights_are_named(tmp_path, name):
-    write, words = FILES[name]
+    write, kind = FILES[name]
     path = tmp_path / name
     path.write_bytes(write())
     with pytest.raises(CheckpointError) as error:
         load_weights(path)
-    assert words in str(error.value) and "timm:NAME" in str(error.value)
+    assert kind in str(error.value) and "timm:NAME" in str(error.value)
 
 
-def test_on_the_command_line(tmp_path, capsys):
+def test_foreign_weights_are_named_on_the_command_line(tmp_path, capsys):
     path = tmp_path / "resnet.pth"
     path.write_bytes(torch_file(TENSORS))
-    for words in (
+    for arguments in (
         ["predict", path, "a.png"],
         ["evaluate", path],
         ["train", "--from", path, "--data", "digits", "--out", "x"],
     ):
-        assert main(list(map(str, words))) == 2
+        assert main(list(map(str, arguments))) == 2
         assert "PyTorch checkpoint" in capsys.readouterr().err
 
 
-def test_what_is_not_known_is_not_guessed(tmp_path):
+def test_unknown_formats_are_not_guessed(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(bytes(100))
     with pytest.raises(CheckpointError, match="damaged or not a safetensors file"):
         load_weights(tmp_path / "a.safetensors")

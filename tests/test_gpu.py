@@ -26,7 +26,7 @@ def test_training_learns_and_resumes(arrays, tmp_path, small, precision):
     assert outcome.result.device == "cuda"
 
 
-def test_augmentation_is_the_same_on_both_devices(arrays):
+def test_augmentation_is_equal_on_cpu_and_gpu(arrays):
     images = torch.from_numpy(arrays[0]).permute(0, 3, 1, 2).contiguous()
     labels, index = torch.from_numpy(arrays[1]), torch.arange(96)
     augment = Augmentation(flip="random", crop="resized", policy="cifar10", erasing=0.25, mixup=0.4, cutmix=1.0)
@@ -37,14 +37,14 @@ def test_augmentation_is_the_same_on_both_devices(arrays):
     assert ((x_gpu.cpu() - x).abs() > 2.5 / 127.5).float().mean() < 0.01  # a grey level or two of rounding
 
 
-def test_the_model_agrees_with_the_cpu():
+def test_the_model_agrees_on_cpu_and_gpu():
     model = feathervit.create_model("mlit_xxs").eval()
     x = torch.randn(4, 3, 36, 36)
     torch.testing.assert_close(model.cuda()(x.cuda()).cpu(), model.cpu()(x), rtol=1e-3, atol=1e-3)
 
 
-def test_a_run_with_cuda_graphs_is_the_eager_one(arrays, tmp_path, small):
-    """A run with one resume that warms up, records and replays CUDA graphs, and does not fall back."""
+def test_cuda_graphs_give_the_eager_losses(arrays, tmp_path, small):
+    """The run is resumed. It warms up, records and replays CUDA graphs, and does not fall back to eager mode."""
     still = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0}
     arguments = {"data": arrays, "epochs": 80, "device": "cuda", "precision": "float32", **small, **still, "lr": 1e-3}
     text, losses = io.StringIO(), []
@@ -58,5 +58,5 @@ def test_a_run_with_cuda_graphs_is_the_eager_one(arrays, tmp_path, small):
     assert "compile    reduce-overhead" in text.getvalue()
     assert "eagerly" not in text.getvalue()
     assert len(losses[1]) == 80
-    assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-2)  # later, rounding has grown
+    assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-2)  # later, rounding errors have grown
     assert losses[1][-1] < 0.5 * losses[1][0]

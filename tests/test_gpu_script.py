@@ -1,4 +1,4 @@
-"""scripts/gpu.py: its plan for given minutes, how it runs the plan, and a whole run on the CPU at toy sizes."""
+"""scripts/gpu.py: its plan for given minutes, how it runs the plan, and a complete run on the CPU at toy sizes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu.py"
 def script():
     spec = importlib.util.spec_from_file_location("gpu_script", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -60,8 +60,8 @@ def test_without_data_there_are_no_rows(script):
     assert not {step.name for step in script.plan(9, Path("out"))} & set(script.ROWS)
 
 
-def test_speeds_are_measured_at_the_papers_batch(script):
-    """No flag changes what the recipes say, and the recipes are there."""
+def test_speeds_are_measured_at_the_papers_batch_sizes(script):
+    """No flag changes the batch sizes of the recipes, and the recipes exist."""
     for flags in script.SPEEDS.values():
         assert "--batch-size" not in flags
         recipe(flags[flags.index("--recipe") + 1])
@@ -69,16 +69,16 @@ def test_speeds_are_measured_at_the_papers_batch(script):
     assert batches == {"xxs": 1280, "s": 840}  # arXiv 2407.17783, Table 3
 
 
-def test_the_commands_are_there(script):
+def test_the_commands_exist(script):
     for step in script.plan(9, Path("out"), Path("sets")):
-        first, *words = step.command
-        if words[0] == "feathervit":
-            assert words[1] in VERBS or f"{words[1]} {words[2]}" in VERBS
+        first, *arguments = step.command
+        if arguments[0] == "feathervit":
+            assert arguments[1] in VERBS or f"{arguments[1]} {arguments[2]}" in VERBS
         else:
             assert first == "-m" or (SCRIPT.parents[1] / first).is_file()
 
 
-def test_no_step_stops_the_next(script, step, tmp_path):
+def test_a_failing_step_does_not_stop_the_next(script, step, tmp_path):
     steps = [
         step("fails", "raise SystemExit(3)"),
         step("hangs", "import time; time.sleep(60)", 0.3),
@@ -96,18 +96,18 @@ def test_no_step_stops_the_next(script, step, tmp_path):
     ]
 
 
-def test_the_record_is_there_before_the_next_step(script, step, tmp_path):
+def test_the_record_is_written_before_the_next_step(script, step, tmp_path):
     state = tmp_path / "steps.json"
     reads = f"import json; found = json.load(open({str(state)!r})); raise SystemExit(found[0]['status'] != 'done')"
     assert statuses(script.run([step("first", "pass"), step("second", reads)], tmp_path))["second"] == "done"
 
 
-def test_a_second_call_does_what_is_left(script, step, tmp_path):
+def test_a_second_call_runs_the_remaining_steps(script, step, tmp_path):
     flag = tmp_path / "flag"
     steps = [
         step("once", f"open({str(tmp_path / 'once')!r}, 'a').write('x')"),
         step("again", f"open({str(tmp_path / 'again')!r}, 'a').write('x')", continues=True),
-        step("mended", f"import os; raise SystemExit(not os.path.exists({str(flag)!r}))"),
+        step("fixed", f"import os; raise SystemExit(not os.path.exists({str(flag)!r}))"),
     ]
     script.run(steps, tmp_path)
     flag.touch()
@@ -116,7 +116,7 @@ def test_a_second_call_does_what_is_left(script, step, tmp_path):
     assert (tmp_path / "again").read_text() == "xx"
 
 
-def test_what_a_step_starts_ends_with_it(script, step, tmp_path):
+def test_child_processes_end_with_their_step(script, step, tmp_path):
     mark = tmp_path / "mark"
     child = f"import time; time.sleep(3); open({str(mark)!r}, 'w')"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
@@ -125,12 +125,12 @@ def test_what_a_step_starts_ends_with_it(script, step, tmp_path):
     assert not mark.exists()
 
 
-def test_a_step_learns_its_minutes(script, step, tmp_path):
+def test_a_step_receives_its_remaining_minutes(script, step, tmp_path):
     (record,) = script.run([replace(step("row", ""), command=("-c", "pass", "{minutes}"))], tmp_path)
     assert float(record.command[-1]) == pytest.approx((60 - script.START) / 60, abs=0.1)
 
 
-def test_wheels_are_put_on_the_path(script, step, tmp_path):
+def test_wheels_are_added_to_the_path(script, step, tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     with zipfile.ZipFile(wheels / "carried-1.0-py3-none-any.whl", "w") as wheel:
@@ -139,17 +139,17 @@ def test_wheels_are_put_on_the_path(script, step, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [["--minutes", "0", "--out", "o"], ["--minutes", "1", "--out", "o", "--data", "gone"]]
+    "arguments", [["--minutes", "0", "--out", "o"], ["--minutes", "1", "--out", "o", "--data", "gone"]]
 )
-def test_a_mistake_is_one_line(words, tmp_path):
-    found = subprocess.run([sys.executable, SCRIPT, *words], cwd=tmp_path, capture_output=True, text=True)
+def test_mistakes_give_a_short_error(arguments, tmp_path):
+    found = subprocess.run([sys.executable, SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 2
     assert "Traceback" not in found.stderr
 
 
 @pytest.mark.slow  # processes that each import PyTorch
-def test_a_whole_run_on_the_cpu(script, tmp_path):
-    """Each step leaves its result at toy sizes, and a second call continues only the row."""
+def test_a_complete_run_on_the_cpu(script, tmp_path):
+    """Each step writes its result, at toy sizes. A second call continues only the row."""
     sets, out = tmp_path / "sets", tmp_path / "out"
     for split in ("train", "test"):
         write_images(sets / "cifar100" / split, 8, size=32)

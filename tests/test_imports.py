@@ -1,4 +1,4 @@
-"""Imports run down the list of rooms and never up. No two files import each other."""
+"""Imports go down the list of packages and never up. No two files import each other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "feathervit"
 
-# From the top to the bottom; a room imports only rooms that come after it.
-ROOMS = (
+# From top to bottom. A package imports only packages below it.
+PACKAGES = (
     *(
         "__main__",
         "cli",
@@ -30,7 +30,7 @@ ROOMS = (
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Dotted name below the package -> file. It omits the package itself, because any room may import its version."""
+    """Dotted name below the package -> file. It omits the package itself, because any file may import its version."""
     found = {}
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).with_suffix("").parts
@@ -69,16 +69,16 @@ def graph(root: Path) -> dict[str, set[str]]:
     return {name: set(imported(name, path, set(found), root.name)) for name, path in found.items()}
 
 
-def violations(imports: dict[str, set[str]], rooms: tuple[str, ...]) -> list[str]:
+def violations(imports: dict[str, set[str]], packages: tuple[str, ...]) -> list[str]:
     """Finds imports up the list, and files that import each other directly or through others."""
-    place = {room: i for i, room in enumerate(rooms)}
+    position = {name: i for i, name in enumerate(packages)}
     found = []
     for name, targets in imports.items():
         for target in sorted(targets):
             here, there = name.partition(".")[0], target.partition(".")[0]
             if target not in imports:
                 found.append(f"{name} imports {target}, which does not exist")
-            elif here != there and place[here] >= place[there]:
+            elif here != there and position[here] >= position[there]:
                 found.append(f"{name} imports {target}, which is further up")
     found += [f"{' and '.join(sorted(group))} import each other" for group in cycles(imports)]
     return found
@@ -98,10 +98,10 @@ def cycles(imports: dict[str, set[str]]) -> list[set[str]]:
     return [set(group) for group in groups]
 
 
-def test_imports_run_down_the_rooms() -> None:
+def test_imports_only_go_down_the_list() -> None:
     imports = graph(ROOT)
-    assert {name.partition(".")[0] for name in imports} <= set(ROOMS)
-    assert violations(imports, ROOMS) == []
+    assert {name.partition(".")[0] for name in imports} <= set(PACKAGES)
+    assert violations(imports, PACKAGES) == []
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from .conftest import write_images
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MEASURED = ROOT / "docs" / "measured.md"
-# Kinds of blocks: run, run or parsed, parsed, and for people only (running needs more than a test has).
+# Languages of blocks: python is run, sh is run or parsed, json is parsed. The others are only for readers.
 LANGUAGES = {"python", "sh", "json"} | {"text", "py", "math"}
 # Commands that are only parsed: they download, take minutes, or have other tests.
 HEAVY = re.compile(
@@ -37,7 +37,7 @@ HEAVY = re.compile(
     r"|--data DATA|--to (onnx|int8|web|pt2|executorch)|^torchrun|^(make|pip) "
     r"|^python benchmarks/"
 )
-QUICK = {  # flags of the trainings that run here
+QUICK = {  # flags of the training runs in these tests
     "--epochs": "1",
     "--arch.depth": "1",
     "--batch-size": "8",
@@ -51,13 +51,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of each line in the page's shell blocks, without comments."""
+    """The arguments of each line in the page's shell blocks, without comments."""
     lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [argv for line in lines if (argv := shlex.split(line, comments=True))]
 
 
 def examples(page: Path) -> dict[str, str]:
-    """Blocks of the page that are files, by the name in their first line: name -> text."""
+    """Blocks of the page that are files: name in the first line -> text."""
     return {m[1]: text for text in blocks(page, "python") if (m := re.match(r'"""(\w+\.py): ', text))}
 
 
@@ -66,7 +66,7 @@ def named(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_blocks_are_of_known_kinds(page):
+def test_blocks_have_known_languages(page):
     fences = re.findall(r"^ *(```+.*)$", page.read_text(), re.MULTILINE)
     assert len(fences) % 2 == 0
     assert {fence.strip("`") for fence in fences[::2]} <= LANGUAGES
@@ -77,10 +77,10 @@ def test_blocks_are_of_known_kinds(page):
     ("page", "number"),
     [pytest.param(p, n, id=f"{p.name}-{n}") for p in PAGES for n in range(len(blocks(p, "python")))],
 )
-def test_python_runs(page, number, tmp_path, monkeypatch):
+def test_python_blocks_run(page, number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("docs_block")
-    monkeypatch.setitem(sys.modules, "docs_block", module)  # timm looks up the module of what is registered
+    monkeypatch.setitem(sys.modules, "docs_block", module)  # timm looks up the module of a registered model
     exec(compile(blocks(page, "python")[number], f"{page.name}, block {number}", "exec"), module.__dict__)
 
 
@@ -90,38 +90,38 @@ def test_commands_exist(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for words in commands(page):
-        if "--config" in words:  # of a run that an earlier command made
-            run = Path(words[words.index("--config") + 1])
+    for argv in commands(page):
+        if "--config" in argv:  # the config of a run that an earlier command made
+            run = Path(argv[argv.index("--config") + 1])
             run.mkdir()
             (run / "config.json").write_text(json.dumps(to_dict(recipe("digits"))))
-        if words[0] == "make":
-            assert words[1] in targets
-        elif words[0] == "pip":
-            assert words[1] == "install"
-            assert set(re.findall(r"\w+", "".join(re.findall(r"\[(.*?)\]", words[-1])))) <= set(extras)
-        elif words[0] == "python" and (ROOT / words[1]).exists():
+        if argv[0] == "make":
+            assert argv[1] in targets
+        elif argv[0] == "pip":
+            assert argv[1] == "install"
+            assert set(re.findall(r"\w+", "".join(re.findall(r"\[(.*?)\]", argv[-1])))) <= set(extras)
+        elif argv[0] == "python" and (ROOT / argv[1]).exists():
             pass
         else:
-            parse(verb_of(words, page))
+            parse(verb_of(argv, page))
 
 
-def verb_of(words: list[str], page: Path) -> list[str]:
-    """The words after `feathervit`, for each way to call it."""
-    if words[0] == "feathervit":
-        return words[1:]
-    if words[0] == "torchrun":
-        spot = words.index("-m")
-        assert words[spot + 1] == "feathervit"
-        return words[spot + 2 :]
-    assert words[0] == "python" and words[1] in examples(page), f"{page.name}: what is {shlex.join(words)}?"
-    return words[2:]
+def verb_of(argv: list[str], page: Path) -> list[str]:
+    """The arguments after `feathervit`, for each way to call it."""
+    if argv[0] == "feathervit":
+        return argv[1:]
+    if argv[0] == "torchrun":
+        spot = argv.index("-m")
+        assert argv[spot + 1] == "feathervit"
+        return argv[spot + 2 :]
+    assert argv[0] == "python" and argv[1] in examples(page), f"{page.name}: unknown command {shlex.join(argv)}"
+    return argv[2:]
 
 
-def parse(words: list[str]) -> None:
-    if words == ["--help"]:
+def parse(argv: list[str]) -> None:
+    if argv == ["--help"]:
         return
-    verb, rest = cli._verb(words)
+    verb, rest = cli._verb(argv)
     try:
         cli._parse(verb, VERBS[verb][0], rest)
     except SystemExit as stop:  # --help
@@ -167,7 +167,7 @@ def test_flags_named_in_the_text_exist():
     assert seen > 60
 
 
-def test_a_wrong_command_would_be_found():
+def test_wrong_commands_are_found():
     with pytest.raises(cli.FeatherVitError, match="--epoch"):
         parse(["train", "--data", "pets", "--epoch", "3"])
     with pytest.raises(cli.FeatherVitError, match="verb"):
@@ -195,20 +195,20 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
         programs[name] = load(Path(name), monkeypatch)
     if page.name == "studies.md":
         Path("rates.json").write_text(json.dumps(study_of(page) | {"epochs": 1, "seeds": [0]} | {"fields": FEW}))
-    given = [words for words in commands(page) if not HEAVY.search(shlex.join(words))]
-    if not any(shlex.join(words).endswith("--out run") for words in given):  # a page that starts with a trained model
-        given.insert(0, ["feathervit", "train", "--data", "pets", "--out", "run"])
-    for words in given:
-        rest = [w for word in words for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
-        rest = quickened(verb_of(rest, page))
+    selected = [argv for argv in commands(page) if not HEAVY.search(shlex.join(argv))]
+    if not any(shlex.join(argv).endswith("--out run") for argv in selected):  # a page that starts with a trained model
+        selected.insert(0, ["feathervit", "train", "--data", "pets", "--out", "run"])
+    for argv in selected:
+        rest = [w for word in argv for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+        rest = shortened(verb_of(rest, page))
         main = cli.main
-        if words[0] == "python":
-            main = programs[words[1]].main
+        if argv[0] == "python":
+            main = programs[argv[1]].main
         try:
             status = main(rest)
         except SystemExit as stop:  # --help
             status = stop.code or 0
-        assert status == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
+        assert status == 0, f"{shlex.join(argv)}\n{capsys.readouterr().err}"
 
 
 def load(path: Path, monkeypatch) -> types.ModuleType:
@@ -222,20 +222,20 @@ def load(path: Path, monkeypatch) -> types.ModuleType:
 FEW = {"split.train_per_class": 8, "arch.depth": 1}
 
 
-def quickened(words: list[str]) -> list[str]:
-    """The words of a training command with the values of QUICK, each flag once."""
-    if words[0] not in ("train", "pretrain") or {"--resume", "--help"} & set(words):
-        return words
-    ours = any(word.startswith("timm:") for word in words)
+def shortened(argv: list[str]) -> list[str]:
+    """A training command with the flags of QUICK, each flag once."""
+    if argv[0] not in ("train", "pretrain") or {"--resume", "--help"} & set(argv):
+        return argv
+    timm_model = any(word.startswith("timm:") for word in argv)
     quick = QUICK
-    if "--minutes" in words:  # instead of epochs
+    if "--minutes" in argv:  # instead of epochs
         quick = {"--minutes": "1e-9"} | {flag: value for flag, value in QUICK.items() if flag != "--epochs"}
     for flag, value in quick.items():
-        if flag in words:
-            words = [*words[: words.index(flag) + 1], value, *words[words.index(flag) + 2 :]]
-        elif not (ours and flag.startswith("--arch")):
-            words = [*words, flag, value]
-    return words
+        if flag in argv:
+            argv = [*argv[: argv.index(flag) + 1], value, *argv[argv.index(flag) + 2 :]]
+        elif not (timm_model and flag.startswith("--arch")):
+            argv = [*argv, flag, value]
+    return argv
 
 
 def study_of(page: Path) -> dict:
@@ -243,8 +243,8 @@ def study_of(page: Path) -> dict:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "json")], ids=named)
-def test_json_is_a_study(page, tmp_path):
-    """A complete JSON object, or members that replace the grid of the page's first object."""
+def test_json_blocks_are_studies(page, tmp_path):
+    """A block is a complete JSON object, or members that replace the grid of the page's first object."""
     whole = study_of(page)
     for text in blocks(page, "json"):
         found = json.loads(text if text.startswith("{") else f"{{{text}}}")
@@ -255,7 +255,7 @@ def test_json_is_a_study(page, tmp_path):
 
 
 def test_the_site_builds(tmp_path):
-    """mkdocs checks links, also to headings, and that every page is in the navigation."""
+    """mkdocs checks links, including links to headings, and that every page is in the navigation."""
     found = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
         cwd=ROOT,
@@ -275,12 +275,12 @@ def tables():
         yield importlib.import_module("tables")
 
 
-def test_tables_are_what_the_code_says(tables):
+def test_tables_match_the_code(tables):
     for page in tables.PAGES:
         assert tables.with_tables(page) == (ROOT / "docs" / page).read_text(), "run: python docs/figures.py"
 
 
-def test_results_hold_no_figure_of_their_own(tables):
+def test_figures_of_results_are_in_generated_tables(tables):
     """All figures of docs/results.md are in generated tables, and each table is in the page."""
     text = (ROOT / "docs" / "results.md").read_text()
     made = re.findall(r"<!-- results: ([\w-]+) -->", text)
@@ -292,7 +292,7 @@ def test_results_hold_no_figure_of_their_own(tables):
 
 
 @pytest.mark.parametrize("name", ["mlit_nano", "poorvit_tiny"])
-def test_the_budget_leaves_nothing_out(tables, name):
+def test_the_budget_adds_up_to_the_cost(tables, name):
     from feathervit.models.cost import cost
 
     parameters, macs = tables.budget(name)
@@ -300,14 +300,14 @@ def test_the_budget_leaves_nothing_out(tables, name):
     assert (sum(parameters.values()), sum(macs.values())) == (found.parameters, found.macs)
 
 
-def test_links_lead_somewhere():
+def test_links_point_to_existing_files():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_tables_of_studies_come_from_results():
-    """Each table is the one that its study.json gives."""
+    """Each table equals the one made from its study.json."""
     kept = sorted((ROOT / "results").glob("*/study.json"))
     assert kept
     for path in kept:

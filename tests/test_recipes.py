@@ -105,7 +105,7 @@ def test_sizes_are_chosen_from_the_images(size, sizes):
 @pytest.mark.parametrize(
     ("size", "sizes"), [(20, (32, 4)), (40, (32, 4)), (48, (48, 4)), (64, (48, 4)), (300, (48, 4))]
 )
-def test_images_are_at_most_half_as_large_again_as_those_of_the_weights(size, sizes):
+def test_images_are_at_most_1_5_times_those_of_the_weights(size, sizes):
     """The weights in the package were trained on images of 32 px in patches of 4 px."""
     config, reasons = planned("folder", black_images(20, size), "arrays", {"start_from": "feather_xxs.cifar100"})
     assert (config.img_size, config.patch_size) == sizes
@@ -114,7 +114,7 @@ def test_images_are_at_most_half_as_large_again_as_those_of_the_weights(size, si
 
 
 @pytest.mark.parametrize(("img_size", "patch_size"), [(32, 4), (64, 8), (96, 8), (160, 16)])
-def test_the_patch_size_fits_an_image_size_of_the_user(img_size, patch_size):
+def test_the_patch_size_fits_a_given_image_size(img_size, patch_size):
     fields = {"start_from": "feather_xxs.cifar100", "img_size": img_size}
     config, _ = planned("folder", black_images(20, 200), "arrays", fields)
     assert (config.img_size, config.patch_size) == (img_size, patch_size)

@@ -1,4 +1,4 @@
-"""result.json: round trip, strictness, atomic writing, clear refusals."""
+"""result.json: round trip, strictness, atomic writing, clear errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_round_trip(result, tmp_path):
     assert read_result(tmp_path / "result.json") == result
 
 
-def test_figures_that_are_not_numbers_become_null(result, tmp_path):
+def test_nonfinite_figures_become_null(result, tmp_path):
     row = {"epoch": np.int64(2), "train_loss": math.nan, "top1": torch.tensor(0.5), "path": Path("a") / "b"}
     write_json(tmp_path / "r.json", replace(result, epochs=[row, {"train_loss": -math.inf}]))
 
@@ -72,7 +72,7 @@ def test_figures_that_are_not_numbers_become_null(result, tmp_path):
     ]
 
 
-def test_writing_fails_without_touching_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     write_json(path, {"a": 1})
     monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -82,13 +82,13 @@ def test_writing_fails_without_touching_what_was_there(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_writing_into_no_folder(tmp_path):
+def test_writing_into_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(RunFolderError, match=r"nowhere.*must exist"):
         write_json(tmp_path / "nowhere" / "r.json", {})
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda d: d.pop("seed"), "no seed in it"),
         (lambda d: d.update(seed="x"), "seed must be int"),
@@ -101,26 +101,26 @@ def test_writing_into_no_folder(tmp_path):
         (lambda d: d.update(minutes="long"), "minutes must be float"),
     ],
 )
-def test_reading_refuses(result, tmp_path, change, says):
+def test_invalid_results_are_refused(result, tmp_path, change, message):
     path = damaged(result, tmp_path / "result.json", change)
-    with pytest.raises(RunFolderError, match=rf"result\.json is not .*{says}"):
+    with pytest.raises(RunFolderError, match=rf"result\.json is not .*{message}"):
         read_result(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe\x00", b"[" * 200_000])
-def test_reading_what_is_no_result(tmp_path, content):
+def test_files_that_are_not_results_are_refused(tmp_path, content):
     path = tmp_path / "result.json"
     path.write_bytes(content)
     with pytest.raises(RunFolderError, match=r"result\.json is not"):
         read_result(path)
 
 
-def test_reading_what_is_not_there(tmp_path):
+def test_a_missing_result_is_an_error(tmp_path):
     with pytest.raises(RunFolderError, match="cannot read"):
         read_result(tmp_path / "result.json")
 
 
-def test_machine_is_plain_json_of_this_computer():
+def test_machine_is_plain_json():
     found = machine()
     assert tuple(found) == results.MACHINE_KEYS
     assert json.loads(json.dumps(found)) == found
@@ -128,9 +128,9 @@ def test_machine_is_plain_json_of_this_computer():
     assert found["gpu"] is None or isinstance(found["gpu"], str)
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    run = subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True)
+    run = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
     return run.stdout.strip()
 
 

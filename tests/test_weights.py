@@ -1,4 +1,4 @@
-"""The weights in the package load offline by name, wherever a checkpoint does, and match their cards."""
+"""The weights in the package load offline by name, like any checkpoint, and match their cards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from feathervit.results import read_result
 from feathervit.weights import FOLDER, list_weights, shipped_file
 
 ROOT = Path(__file__).resolve().parents[1]
-CHANCE = 5  # times the accuracy of guessing, and more
+CHANCE = 5  # accuracy must exceed this many times that of guessing
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def record(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", list_weights())
-def test_each_has_a_card_and_its_figures(name):
+def test_weights_match_their_cards(name):
     found, text = record(name), (FOLDER / f"{name}.md").read_text()
     stored = load_weights(name)
     with safe_open(shipped_file(name), framework="pt") as file:
@@ -68,24 +68,24 @@ def test_each_has_a_card_and_its_figures(name):
 
 
 @pytest.mark.parametrize("name", [n for n in list_weights() if load_weights(n).class_names])
-def test_the_seed_is_that_of_the_median_validation_accuracy_or_the_only_one(name):
+def test_the_seed_has_the_median_validation_accuracy(name):
     found = record(name)
     assert len({run["seed"] for run in found["runs"]}) == len(found["runs"])
     assert ("one seed" in (FOLDER / f"{name}.md").read_text()) == (len(found["runs"]) == 1)
-    if len(found["runs"]) == 1:  # nothing was held out, nothing chosen
+    if len(found["runs"]) == 1:  # nothing was held out, so nothing was chosen
         return
     ranked = sorted(run["val_top1"] for run in found["runs"])
-    (own,) = [run["val_top1"] for run in found["runs"] if run["seed"] == found["seed"]]
-    assert own == ranked[(len(ranked) - 1) // 2]
+    (chosen,) = [run["val_top1"] for run in found["runs"] if run["seed"] == found["seed"]]
+    assert chosen == ranked[(len(ranked) - 1) // 2]
 
 
 @pytest.mark.parametrize("name", [n for n in list_weights() if load_weights(n).class_names])
-def test_it_is_far_above_chance(name):
+def test_accuracy_is_far_above_chance(name):
     found, classes = record(name), len(load_weights(name).class_names)
     assert found["float16"]["test_top1"] > CHANCE / classes
 
 
-def test_digits_are_recognised_as_the_card_says():
+def test_digits_accuracy_matches_the_card():
     split, found = evaluate("mlit_nano.digits")
     assert (split, found.top1) == ("test", record("mlit_nano.digits")["float16"]["test_top1"])
     test = load_data("digits", img_size=16).test
@@ -99,7 +99,7 @@ def test_digits_are_recognised_as_the_card_says():
     assert all(torch.equal(a, b) for a, b in zip(bare.parameters(), model.parameters(), strict=True))
 
 
-def test_a_colour_image_is_not_read_as_rows_of_grey_ones():
+def test_a_colour_image_is_not_read_as_grey_images():
     predictor = feathervit.load("mlit_nano.digits")
     grey = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
     (found,) = predictor.predict(Image.fromarray(grey))
@@ -110,11 +110,11 @@ def test_a_colour_image_is_not_read_as_rows_of_grey_ones():
     assert len(predictor.predict(grey[None].repeat(5, 0))) == 5
 
 
-def test_another_head_other_channels_another_size():
+def test_weights_load_with_another_head_channels_and_size():
     theirs = feathervit.create_model("mlit_nano.digits", pretrained=True)
-    own = timm.create_model("mlit_nano.digits", pretrained=True, num_classes=3)
-    assert own.head.weight.shape[0] == 3
-    assert torch.equal(own.blocks[0].norm1.weight, theirs.blocks[0].norm1.weight)
+    three_classes = timm.create_model("mlit_nano.digits", pretrained=True, num_classes=3)
+    assert three_classes.head.weight.shape[0] == 3
+    assert torch.equal(three_classes.blocks[0].norm1.weight, theirs.blocks[0].norm1.weight)
     assert (
         feathervit.create_model("mlit_nano.digits", pretrained=True, num_classes=0).head.__class__ is torch.nn.Identity
     )
@@ -131,7 +131,7 @@ def test_another_head_other_channels_another_size():
     assert not torch.equal(plain.head.weight, theirs.head.weight)
 
 
-def test_what_there_is_not():
+def test_missing_weights_are_refused():
     with pytest.raises(UnknownNameError, match=r"mlit_nano\.digits"):
         feathervit.create_model("mlit_nano.digit", pretrained=True)
     with pytest.raises(UnknownNameError, match="mlit_nano"):
@@ -142,7 +142,7 @@ def test_what_there_is_not():
         feathervit.create_model("mlit_nano.digits", pretrained=True, config=feathervit.EncoderConfig())
 
 
-def test_training_starts_from_a_name(arrays, tmp_path):
+def test_training_starts_from_named_weights(arrays, tmp_path):
     out = feathervit.train(data=arrays, out=tmp_path / "run", start_from="mlit_nano.digits", epochs=1)
     config = out.result.config
     assert (config["start_from"], config["model"], config["img_size"]) == ("mlit_nano.digits", "mlit_nano", 16)
@@ -156,7 +156,7 @@ def ship():
     return module
 
 
-def test_runs_become_weights_in_the_package(tmp_path, monkeypatch, small):
+def test_ship_turns_runs_into_package_weights(tmp_path, monkeypatch, small):
     """A classifier of three seeds, and a pre-trained encoder."""
     few = {**small, "split.train_per_class": 8, "epochs": 1}
     runs = [tmp_path / f"run-{seed}" for seed in range(3)]
@@ -182,7 +182,7 @@ def test_runs_become_weights_in_the_package(tmp_path, monkeypatch, small):
     assert "fine-tuned" in (tmp_path / "weights" / "mlit_nano.mae_toy.md").read_text()
 
 
-def test_what_comes_with_the_package_is_not_calibrated_in_its_place():
+def test_package_weights_are_not_calibrated_in_place():
     before = shipped_file("mlit_nano.digits").read_bytes()
     with pytest.raises(CheckpointError, match="copy"):
         calibrate("mlit_nano.digits")

@@ -44,7 +44,7 @@ def test_the_line_is_named():
         "def pictures():\n    pass\n",
     ],
 )
-def test_the_code_is_checked(source):
+def test_docstrings_comments_messages_and_names_are_checked(source):
     assert any(words.banned(text) for _, text in words.passages(source))
 
 

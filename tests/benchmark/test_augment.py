@@ -1,4 +1,4 @@
-"""The benchmark runs, and its loops do the work that ours does."""
+"""The benchmark runs, and its loops do the same work as ours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_benchmark_reports_every_contender(monkeypatch):
     assert "timm" in text and "1 thread" in text and "mapped" in text
 
 
-def test_on_an_accelerator_whole_groups_are_measured():
+def test_accelerators_are_measured_with_whole_groups():
     work, count = augment._fed(augment.random_images(256, 24), torch.device("meta"))
     assert count == 128 * ((1 << 24) // (128 * 3 * 24 * 24))
     work()

@@ -1,4 +1,4 @@
-"""Figures of inference are measured for ours, their twins and timm's models in every form."""
+"""Inference figures are measured for our models, their twins and timm models, in every form."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from feathervit.errors import ConfigError, UnknownNameError
 
 
 @pytest.mark.slow
-def test_figures(tmp_path, monkeypatch):
+def test_inference_figures(tmp_path, monkeypatch):
     measured = infer._peak_mb  # starts a process, so once per form is enough
     monkeypatch.setattr(
         infer,
         "_peak_mb",
-        lambda words: measured(words) if "mlit_nano" in words[-1] and "int8" not in words[-1] else 20.0,
+        lambda arguments: measured(arguments) if "mlit_nano" in arguments[-1] and "int8" not in arguments[-1] else 20.0,
     )
     found = run(["mlit_nano", "timm:test_resnet"], 32, 8, ("eager", "onnx", "int8"), (1,), rounds=2)
     json.dumps(found)
@@ -42,10 +42,10 @@ def test_figures(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mlit_xxs", "mlit_nano"])
-def test_a_twin_is_of_the_same_size(name):
+def test_a_twin_has_the_same_size(name):
     known = spec(name)
-    words = {"img_size": known.img_size, "patch_size": None, "num_classes": 100}
-    ours, twin = build(name, **words), build(f"twin:{name}", **words)
+    arguments = {"img_size": known.img_size, "patch_size": None, "num_classes": 100}
+    ours, twin = build(name, **arguments), build(f"twin:{name}", **arguments)
     count = [sum(p.numel() for p in model.parameters()) for model in (ours, twin)]
     assert count[1] == pytest.approx(count[0], rel=0.01)
     assert twin.pos_embed.shape == ours.pos_embed.shape
@@ -56,7 +56,7 @@ def test_a_twin_is_of_the_same_size(name):
 @pytest.mark.parametrize(
     ("ours", "name"), [("mlit_xxs", "vit_twin_xxs"), ("mlit_xxs", "resnet18_xxs"), ("mlit_s", "vit_twin_s")]
 )
-def test_peers_of_studies_are_of_the_same_size(ours, name):
+def test_peers_of_studies_have_the_same_size(ours, name):
     sizes = {"img_size": 32, "patch_size": 4} if name.startswith("vit") else {}
     ours = timm.create_model(ours, img_size=32, patch_size=4, num_classes=100)
     peer = timm.create_model(name, num_classes=100, **sizes)
@@ -67,7 +67,7 @@ def test_peers_of_studies_are_of_the_same_size(ours, name):
     assert grey(torch.zeros(2, 1, 16, 16)).shape == (2, 3)
 
 
-def test_the_verb(tmp_path, capsys, monkeypatch):
+def test_the_infer_verb(tmp_path, capsys, monkeypatch):
     def broken(model):
         def call(x):
             raise RuntimeError("no compiler")
@@ -79,8 +79,8 @@ def test_the_verb(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(infer, "_peak_mb", killed)
-    words = ["mlit_nano", "--img-size", "16", "--patch-size", "8", "--forms", "eager", "compiled", "plain"]
-    words += [
+    arguments = ["mlit_nano", "--img-size", "16", "--patch-size", "8", "--forms", "eager", "compiled", "plain"]
+    arguments += [
         "--threads",
         "2",
         "1",
@@ -91,30 +91,30 @@ def test_the_verb(tmp_path, capsys, monkeypatch):
         "--out",
         str(tmp_path / "a.json"),
     ]
-    assert main(["benchmark", "infer", *words]) == 0
-    said = capsys.readouterr().out
-    assert "no compiled: no compiler" in said
-    assert "no peak memory of plain: out of memory" in said
+    assert main(["benchmark", "infer", *arguments]) == 0
+    output = capsys.readouterr().out
+    assert "no compiled: no compiler" in output
+    assert "no peak memory of plain: out of memory" in output
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["threads"] == [1, 2]
     (row,) = found["rows"]
     assert set(row["latency_ms"]) == {"eager", "plain"}
     assert set(row["latency_ms"]["plain"]) == {"1", "2"}
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    for path in (tmp_path / "none" / "a.png", tmp_path / "a.svg"):  # said before anything is measured
+    for path in (tmp_path / "none" / "a.png", tmp_path / "a.svg"):  # reported before any measurement
         assert main(["benchmark", "infer", "no-model", "--chart", str(path)]) == 2
         assert str(path) in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_compiled():
+def test_compiled_inference():
     (row,) = run(["timm:test_vit"], 32, None, ("eager", "compiled"), (1,), rounds=2)["rows"]
     if "compiled" in row["absent"]:
         pytest.skip(row["absent"]["compiled"])
     assert set(row["latency_ms"]) == set(row["peak_mb"]) == {"eager", "compiled"}
 
 
-def test_mistakes():
+def test_unknown_names_and_forms_are_refused():
     with pytest.raises(UnknownNameError):
         run(["mlit_xxl"], 36)
     with pytest.raises(UnknownNameError):

@@ -1,4 +1,4 @@
-"""Both sides of benchmarks/moe.py are the same function."""
+"""Both sides of benchmarks/moe.py compute the same function."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def test_dispatch_equals_ours(script, training):
             assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-def test_a_whole_step_runs_with_either(script):
+def test_a_training_step_runs_with_each_form(script):
     for form in ("ours", "literal"):
         script.step_work(form, "mlit_xxs", 2, "cpu")[f"step_{form}"]()

@@ -1,4 +1,4 @@
-"""The cost of a training step is measured for ours and timm's models."""
+"""The cost of a training step is measured for our models and timm models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feathervit.training.loop import Trainer
 
 
 @pytest.mark.parametrize("model", ["mlit_nano", "timm:test_resnet"])
-def test_figures(model):
+def test_training_figures(model):
     augment = Augmentation(flip="random", crop="resized", policy="cifar10", mixup=0.2)
     config = RunConfig(
         model=model,
@@ -39,11 +39,11 @@ def test_parts_add_up_to_a_step():
     assert sum(found["ms"].values()) / 1e3 == pytest.approx(step, rel=1.0)  # machines are shared
 
 
-def test_the_step_is_the_trainers(monkeypatch):
-    """With its average of the weights, clipping and accelerated layers: what the trainer does is what is timed."""
+def test_the_trainers_step_is_measured(monkeypatch):
+    """The measured step includes the moving average, clipping and accelerated layers."""
     seen = []
-    whole = Trainer.train_step
-    monkeypatch.setattr(Trainer, "train_step", lambda self, *args: (seen.append(self), whole(self, *args)))
+    original = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda self, *args: (seen.append(self), original(self, *args)))
     optim = OptimConfig(ema=0.9, clip_grad=1.0)
     run(RunConfig(model="mlit_nano", img_size=16, patch_size=8, batch_size=4, optim=optim), steps=3, rounds=2)
     assert len(seen) == 2 + 2 * (3 + 1)  # warming up; in each round three steps together and one in parts
@@ -65,7 +65,7 @@ def test_other_objectives(objective):
     assert found["tflops"] > 0
 
 
-def test_one_row_for_each_configuration():
+def test_scaling_has_one_row_per_configuration():
     configs = [RunConfig(model="mlit_nano", img_size=32, patch_size=8, batch_size=n) for n in (4, 8)]
     found = scaling(configs, Group(), rounds=1)
     assert [row["batch_size"] for row in found["rows"]] == [4, 8]

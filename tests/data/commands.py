@@ -22,7 +22,7 @@ TINY = [
 
 
 def paint(root: Path, names: str | list[str]) -> Path:
-    """Files of these names, images all different by their suffix and texts else."""
+    """Writes files of these names. The suffix decides between an image, each one different, and a text."""
     for number, name in enumerate(names.split() if isinstance(names, str) else names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,31 +35,31 @@ def paint(root: Path, names: str | list[str]) -> Path:
 
 
 class Command:
-    """The two verbs in this process."""
+    """Runs the two verbs in this process."""
 
     def __init__(self, capsys, tmp_path):
         self.capsys, self.out, self.number = capsys, tmp_path / "runs", 0
 
     def __call__(self, *argv) -> tuple[int, str, str]:
         status = main([str(word) for word in argv])
-        said = self.capsys.readouterr()
-        return status, said.out, said.err
+        output = self.capsys.readouterr()
+        return status, output.out, output.err
 
     def counts(self, data, *flags) -> tuple[dict[str, dict[str, int]], str]:
-        """split -> class -> images, alike for both verbs, and the line on how the data was read.
+        """Returns split -> class -> images, equal for both verbs, and the line on how the data was read.
 
-        `checked` and `trained` are what the verbs printed.
+        `checked` and `trained` are the texts that the verbs printed.
         """
-        status, said, error = self("data", "check", data, "--json", *flags)
+        status, output, error = self("data", "check", data, "--json", *flags)
         assert status in (0, 1), error
-        report = json.loads(said)
+        report = json.loads(output)
         self.number += 1
         out = self.out / str(self.number)
-        status, said, error = self("train", "--data", data, "--out", out, *TINY, *flags)
+        status, output, error = self("train", "--data", data, "--out", out, *TINY, *flags)
         assert status == 0, error
         (line,) = report["notes"]
-        assert any(line in printed for printed in said.splitlines())
-        self.trained = said
+        assert any(line in printed for printed in output.splitlines())
+        self.trained = output
         self.checked = "\n".join([line, *report["values"], *report["warnings"]])
         splits = json.loads((out / "splits.json").read_text())["splits"]
         assert {name: part["count"] for name, part in splits.items()} == {
@@ -70,7 +70,7 @@ class Command:
         return report["counts"], line
 
     def refusal(self, data, *flags) -> str:
-        """What both verbs say of data that they refuse, in the same words."""
+        """The error of both verbs for invalid data, which must be equal."""
         status, _, first = self("data", "check", data, *flags)
         assert status == 2
         status, _, second = self("train", "--data", data, "--out", self.out / "refused", *TINY, *flags)

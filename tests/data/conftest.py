@@ -30,5 +30,5 @@ def command(capsys, tmp_path) -> Command:
 
 @pytest.fixture
 def flat(tmp_path) -> Path:
-    """Eight images beside each other, whose labels no folder says."""
+    """Eight images in one folder, without class folders."""
     return paint(tmp_path / "flat", " ".join(f"{i}.png" for i in range(8)))

@@ -1,4 +1,4 @@
-"""What the tests of data sources share."""
+"""Helpers of the tests of data sources."""
 
 from __future__ import annotations
 

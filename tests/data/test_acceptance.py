@@ -1,8 +1,8 @@
-"""Nothing silent about a user's data: every kind of input once, as a user tries it, with `data check` and `train` side by side.
+"""Every kind of user data once, as a user tries it, with `data check` and `train` side by side. Nothing is skipped silently.
 
-Each case builds its input below a folder and returns what both verbs get, flags behind it. `images`: what is trained on, by
-split and class. `says`: words of what both print. `fails`: words of the one error of both. `check`: what `data check` alone
-reports as to be fixed, for which `train` stops. More members of each kind are in the other files of this folder.
+Each case writes its input into a folder and returns the value of --data, followed by flags. `images`: the images to train on,
+by split and class. `says`: texts that both verbs print. `fails`: texts in the one error of both. `check`: faults that
+`data check` reports and for which `train` stops. The other files of this folder have more cases of each kind.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PETS = [f"{k}/{n}.png" for k in "ab" for n in (1, 2)]
 
 @dataclass
 class Input:
-    """`make(root)` writes the input and returns the words behind --data."""
+    """`make(root)` writes the input and returns the arguments after --data."""
 
     make: Callable[[Path], list[Any]]
     images: Counts = field(default_factory=lambda: TWO)
@@ -67,17 +67,17 @@ INPUTS = {
     "1 train and dev": Input(files(pair("train", "dev")), TWO | {"val": {"a": 1, "b": 1}}, ("val is dev/",)),
     "1 train and eval": Input(files(pair("train", "eval")), TWO | {"val": {"a": 1, "b": 1}}, ("val is eval/",)),
     "1 train and something else": Input(files(pair("train", "more")), fails=("more/ (2 images) is not", *LAYOUTS)),
-    "1 settled by --ignore": Input(files(pair("train", "more"), "--ignore", "more"), TWO, ("--ignore",)),
+    "1 resolved by --ignore": Input(files(pair("train", "more"), "--ignore", "more"), TWO, ("--ignore",)),
     "1 unknown names of splits": Input(files(pair("one", "two")), fails=("all hold the same folders", *LAYOUTS)),
     "1 splits in classes": Input(files(INSIDE), fails=("a/ holds test, train", *LAYOUTS)),
-    "1 settled by --classes": Input(files(INSIDE, "--classes", "a,b"), BOTH),
+    "1 resolved by --classes": Input(files(INSIDE, "--classes", "a,b"), BOTH),
     "1 a split in a split": Input(files(pair("train", "train/val")), fails=("val/ (2 images) is named", *LAYOUTS)),
-    "1 test images in no class": Input(
+    "1 test images outside the classes": Input(
         files([*pair("train", "t")[:4], "test/1.png"]), TWO, ("1 images of test outside",)
     ),
 }
 
-# --- 2, 3. what is not data
+# --- 2, 3. files that are not data
 
 
 def run_inside(root: Path) -> list[Any]:
@@ -87,12 +87,18 @@ def run_inside(root: Path) -> list[Any]:
     return [root / "set"]
 
 
-LEFT = [f"{k}/@eaDir/{n}.png/SYNOPHOTO_THUMB_M.jpg" for k in "ab" for n in (1, 2)]
-LEFT += ["#recycle/a/9.png", "a/__pycache__/9.png", "b/deep/.Trash-1000/9.png", "__MACOSX/a/._1.png", "a/._1.png"]
+SYSTEM_FILES = [f"{k}/@eaDir/{n}.png/SYNOPHOTO_THUMB_M.jpg" for k in "ab" for n in (1, 2)]
+SYSTEM_FILES += [
+    "#recycle/a/9.png",
+    "a/__pycache__/9.png",
+    "b/deep/.Trash-1000/9.png",
+    "__MACOSX/a/._1.png",
+    "a/._1.png",
+]
 INPUTS |= {
     "2 runs and exports": Input(run_inside, TWO, ("folders that hold a run (1: run)", "hold an export (1: web)")),
-    "3 what systems leave behind": Input(
-        files([*PETS, *LEFT]), TWO, ("folders that systems leave behind (5:", "hidden")
+    "3 files of operating systems": Input(
+        files([*PETS, *SYSTEM_FILES]), TWO, ("folders that systems leave behind (5:", "hidden")
     ),
 }
 
@@ -100,7 +106,7 @@ INPUTS |= {
 
 
 def deep(dtype: type, top: float, other: float | None = None) -> Callable[[Path], list[Any]]:
-    """Images from 0 to `top`; those of class b to `other`."""
+    """Images with values from 0 to `top`, or to `other` in class b."""
 
     def make(root: Path) -> list[Any]:
         for k, most in (("a", top), ("b", other or top)):
@@ -116,7 +122,7 @@ def deep(dtype: type, top: float, other: float | None = None) -> Callable[[Path]
 INPUTS |= {
     "4 12 bits in 16": Input(deep(np.uint16, 4095), TWO, ("white is 4095",)),
     "4 8 bits in int32": Input(deep(np.int32, 255), TWO, ("white is 255",)),
-    "4 floats to 1 and to 1.02": Input(deep(np.float32, 1, 1.02), TWO, ("white is 1 ",)),
+    "4 floats up to 1 and 1.02": Input(deep(np.float32, 1, 1.02), TWO, ("white is 1 ",)),
     "4 under a quarter of the range": Input(
         deep(np.uint16, 65535, 4095), TWO, ("2 of 4 images of over 8 bits use under",)
     ),
@@ -143,7 +149,7 @@ INPUTS |= {
     "6 a text": Input(damaged("jpg", b"not found"), check=("a/case.jpg",)),
 }
 
-# --- 7. hub sets
+# --- 7. hub datasets
 
 
 def hub(flags: tuple[str, ...] = (), **splits: dict[str, list]) -> Callable[[Path], list[Any]]:
@@ -183,7 +189,7 @@ INPUTS |= {
     ),
 }
 
-# --- 11 to 19, as far as they are about what is read
+# --- 11 to 19. reading
 
 
 def table(header: str, rows: list[tuple], *flags: str) -> Callable[[Path], list[Any]]:
@@ -209,7 +215,7 @@ def alike(root: Path) -> list[Any]:
 FOUR = [(f"{n}.png", "ab"[n // 2]) for n in range(4)]
 PEOPLE = [f"{split}/{k}/p{p}_1.png" for k in "ab" for split, p in (("train", 1), ("train", 2), ("test", 1))]
 INPUTS |= {
-    "12 a class of images that are not read": Input(files([*PETS, "c/1.cr3"]), check=("c/ (1 .cr3)",)),
+    "12 a class of unsupported images": Input(files([*PETS, "c/1.cr3"]), check=("c/ (1 .cr3)",)),
     "13 two Unicode forms": Input(
         files(["caf\u00e9/1.png", "cafe\u0301/2.png", "b/1.png", "b/2.png"]), {"train": {"caf\u00e9": 2, "b": 2}}
     ),
@@ -225,23 +231,23 @@ def test_both_verbs_agree(command, tmp_path, name):
     case = INPUTS[name]
     data, *flags = case.make(tmp_path)
     if case.fails:
-        said = command.refusal(data, *flags)
-        assert all(words in said for words in case.fails), said
+        output = command.refusal(data, *flags)
+        assert all(expected in output for expected in case.fails), output
     elif case.check:
-        status, said, _ = command("data", "check", data, *flags)
-        assert status == 1 and all(words in said.partition("must be fixed")[2] for words in case.check), said
+        status, output, _ = command("data", "check", data, *flags)
+        assert status == 1 and all(expected in output.partition("must be fixed")[2] for expected in case.check), output
         status, _, error = command("train", "--data", data, "--out", tmp_path / "run", *TINY, *flags)
-        assert status == 2 and all(words.split(" ")[0] in error for words in case.check), error
+        assert status == 2 and all(expected.split(" ")[0] in error for expected in case.check), error
         assert not (tmp_path / "run").exists()
     else:
         counts, _ = command.counts(data, *flags)
         assert counts == case.images
-        for said in (command.checked, command.trained):
-            assert all(words in said for words in case.says), said
+        for output in (command.checked, command.trained):
+            assert all(expected in output for expected in case.says), output
 
 
-def test_5_files_that_were_exchanged_are_read_again(command, tmp_path):
-    """Of one size, their times kept: the model that was trained before sees the new pixels too."""
+def test_5_exchanged_files_are_read_again(command, tmp_path):
+    """The files have one size and keep their times. Training still sees the new pixels."""
     root = tmp_path / "set"
     for k, level in (("a", 30), ("b", 200)):
         (root / k).mkdir(parents=True)
@@ -260,8 +266,8 @@ def test_5_files_that_were_exchanged_are_read_again(command, tmp_path):
     assert load_data(root, img_size=16).train.images[0, 0, 0, 0] in (200, 31)
 
 
-def test_8_and_10_in_python(command, tmp_path):
-    """One rule for the channels in training and prediction, and other inputs taken or refused in words."""
+def test_8_and_10_arrays_and_other_inputs_in_python(command, tmp_path):
+    """Training and prediction use one rule for the channels. Other inputs are accepted or give a clear error."""
     root = paint(tmp_path / "set", PETS)
     assert command("train", "--data", root, "--out", tmp_path / "run", *TINY)[0] == 0
     predictor = feathervit.load(tmp_path / "run")
@@ -275,13 +281,13 @@ def test_8_and_10_in_python(command, tmp_path):
     assert both[0] == both[1]
     paths = sorted(root.rglob("*.png"))
     want = [p.classes for p in predictor.predict(paths)]
-    taken = (
+    accepted = (
         iter(paths),
         np.array(list(map(str, paths))),
         [p.read_bytes() for p in paths],
         [p.open("rb") for p in paths],
     )
-    for images in taken:
+    for images in accepted:
         assert [p.classes for p in predictor.predict(images)] == want
     for images in (set(paths), [[[1, 2], [3]]], None, io.StringIO("x")):
         with pytest.raises(ConfigError):
@@ -293,12 +299,12 @@ def test_18_near_duplicates_are_reported(command, tmp_path):
     assert report["near_duplicates"] == [["train/a/photo.png", "test/a/photo.jpg"]]
 
 
-def test_11_home_and_data_that_has_moved(command, tmp_path, monkeypatch):
-    """~ is the home folder in every path, also behind "=", where the shell leaves it; an error names --data."""
+def test_11_home_folder_and_moved_data(command, tmp_path, monkeypatch):
+    """~ is the home folder in every path, also after "=", where the shell does not expand it. An error names --data."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(paint(tmp_path, ["home/.keep"]))
     paint(tmp_path / "home" / "pets", PETS)
-    words = [
+    commands = [
         ["train", "--data=~/pets", "--out=~/run", *TINY],
         ["data", "check", "~/pets"],
         ["evaluate", "~/run", "--data", "~/pets"],
@@ -309,7 +315,7 @@ def test_11_home_and_data_that_has_moved(command, tmp_path, monkeypatch):
         ["data", "show", "~/pets", "--out", "~/samples.png"],
         ["plot", "patches", "~/run", "--out=~/patches.png"],
     ]
-    for argv in words:
+    for argv in commands:
         status, _, error = command(*argv)
         assert status == 0, (argv, error)
     assert feathervit.load("~/run").class_names == ("a", "b")

@@ -63,7 +63,7 @@ def test_an_archive_is_unpacked_once(command, tmp_path, members, name, monkeypat
     written = {p: p.stat().st_mtime_ns for p in (cache_folder() / "unpacked").rglob("*.png")}
     assert json.loads(command("evaluate", run, "--json")[1])["n"] == 3
     assert {p: p.stat().st_mtime_ns for p in (cache_folder() / "unpacked").rglob("*.png")} == written
-    next(iter(written)).unlink()  # by what cleans caches
+    next(iter(written)).unlink()  # as a cache cleaner does
     assert json.loads(command("evaluate", run, "--json")[1])["n"] == 3
     other = archive(
         tmp_path / f"other{Path(name).suffix.lower()}", {"pets/x/4.png": members["pets/cat/1.png"], **members}
@@ -79,7 +79,7 @@ EVIL = ["../out.png", "a/../../out.png", "/tmp/out.png", "C:\\out.png", "..\\out
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 @pytest.mark.parametrize("evil", EVIL)
-def test_nothing_is_written_outside(command, tmp_path, members, kind, evil):
+def test_no_file_is_written_outside_the_folder(command, tmp_path, members, kind, evil):
     path = archive(tmp_path / f"set.{kind}", {**members, evil: b"x"})
     before = sorted(tmp_path.rglob("*"))
     assert "leads outside" in command.refusal(path)
@@ -94,7 +94,7 @@ def test_links_are_skipped(command, tmp_path, members, kind):
     assert counts == {"train": {"cat": 2, "dog": 1}} and "2 links and devices" in line
 
 
-def test_a_member_below_a_link_goes_nowhere(command, tmp_path, members):
+def test_a_member_below_a_link_stays_inside(command, tmp_path, members):
     with tarfile.open(tmp_path / "set.tar", "w") as out:
         link = tarfile.TarInfo("pets/way")
         link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
@@ -108,7 +108,7 @@ def test_a_member_below_a_link_goes_nowhere(command, tmp_path, members):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tgz"])
-def test_what_grows_too_far_is_refused(command, tmp_path, members, kind, monkeypatch):
+def test_archives_that_grow_too_large_are_refused(command, tmp_path, members, kind, monkeypatch):
     monkeypatch.setattr("feathervit.data.archive._SMALL", 1_000_000)
     path = archive(tmp_path / f"set.{kind}", {**members, "pets/dog/bomb.bmp": bytes(5_000_000)})
     assert "unpacks to more than" in command.refusal(path)
@@ -119,13 +119,13 @@ def test_what_grows_too_far_is_refused(command, tmp_path, members, kind, monkeyp
 
 @pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tgz", "set.tar.xz"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped"])
-def test_damaged_archives(command, tmp_path, members, name, damage):
+def test_damaged_archives_are_refused(command, tmp_path, members, name, damage):
     path = archive(tmp_path / name, members)
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[whole.find(b"IDAT") + 20 if name == "set.tar" else len(whole) // 3] ^= 0xFF
     path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"x", "flipped": bytes(flipped)}[damage])
-    if name == "set.tar" and damage == "flipped":  # it has no checksum of its content: the image is found to be damaged
+    if name == "set.tar" and damage == "flipped":  # a tar has no checksum, so the image is found to be damaged
         assert command("data", "check", path)[0] == 1
     else:
         assert "cannot unpack" in command.refusal(path)

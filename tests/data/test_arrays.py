@@ -1,4 +1,4 @@
-"""Arrays as a data set: shapes, channels, labels."""
+"""Arrays as a dataset: shapes, channels, labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feathervit.data.image import to_stored
 from feathervit.errors import ConfigError, DataError, UnknownNameError
 
 
-def test_arrays(arrays):
+def test_arrays_load_as_a_dataset(arrays):
     images, labels = arrays
     data = load_data((images, labels), img_size=16, split=SplitConfig(val_fraction=0))
     assert torch.equal(data.train.images, torch.from_numpy(images).permute(0, 3, 1, 2))
@@ -41,7 +41,7 @@ def test_large_arrays_are_stored_like_images(tmp_path):
     assert grey.train.images.shape[1:] == (1, 23, 23)
 
 
-def test_rgb_arrays_become_grey_as_pillow_does_it():
+def test_rgb_arrays_become_grey_as_in_pillow():
     images = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), dtype=np.uint8)
     data = load_data(
         (images, [0, 1, 0, 1]), img_size=9, images=ImageConfig(channels=1), split=SplitConfig(val_fraction=0)
@@ -62,14 +62,14 @@ def test_rgb_arrays_become_grey_as_pillow_does_it():
         ((5, 8, 6), False, (5, 1, 8, 6)),
     ],
 )
-def test_where_the_channels_are(shape, tensor, want):
+def test_the_channel_axis_is_found(shape, tensor, want):
     x = torch.arange(int(np.prod(shape))).to(torch.uint8).view(shape)
     got = channels_first(x if tensor else x.numpy())
     assert tuple(got.shape) == want
     assert sorted(got.flatten().tolist()) == sorted(x.flatten().tolist())
 
 
-def test_bad_arrays(arrays):
+def test_invalid_arrays_are_refused(arrays):
     images, labels = arrays
     for bad, error, match in [
         ((images / 255, labels), ConfigError, "uint8"),

@@ -1,4 +1,4 @@
-"""The whole augmentation: crops, flips, holes against torchvision's and literal forms; draws, order, memory."""
+"""The complete augmentation: holes against torchvision, timm and literal forms; draws, order, memory."""
 
 from __future__ import annotations
 
@@ -44,23 +44,15 @@ def apply(a: Augmenter, x: torch.Tensor, step: int = 0, epoch: int = 0) -> torch
 
 
 def pixels(x: torch.Tensor) -> torch.Tensor:
-    """Back from normalised to grey levels."""
+    """Converts normalised values back to grey levels."""
     return ((x * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255).round().to(torch.uint8)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Crops
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Flips
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Holes
 
 
-def test_cutout_is_a_grey_square_round_a_pixel():
+def test_cutout_is_a_grey_square_around_a_pixel():
     x = torch.full((500, 3, 24, 24), 10, dtype=torch.uint8)
     y = pixels(apply(augmenter(cutout=8), x))
     assert set(y.unique().tolist()) == {10, 128}
@@ -71,20 +63,20 @@ def test_cutout_is_a_grey_square_round_a_pixel():
     assert rows.max() == 8 and rows.min() >= 4 and columns.max() == 8 and columns.min() >= 4
     odd = pixels(apply(augmenter(cutout=7), x))[:, 0] == 128
     assert odd.any(2).sum(1).max() == 7 and odd.any(1).sum(1).max() == 7
-    # each centre alike: the middle rows are covered 8 times in 24, the first 4 times
+    # all centres are equally likely: the middle rows are covered 8 times in 24, the first 4 times
     share = hole.any(2).float().mean(0)
     assert share[8:16].mean() == pytest.approx(8 / 24, abs=0.05)
     assert share[0] == pytest.approx(4 / 24, abs=0.07)
 
 
 @pytest.mark.parametrize("scale", [(0.02, 0.4), (0.7, 1.0)])
-def test_erased_boxes_are_drawn_as_torchvision_draws_them(scale):
+def test_erased_boxes_are_drawn_as_in_torchvision(scale):
     n, size = 3000, 16
     ours = geometry.draw_erasures(n, size, 1.0, scale, generator())
     torch.manual_seed(0)
     blank = torch.empty(3, size, size)
     theirs = torch.tensor([v1.RandomErasing.get_params(blank, scale, (0.3, 3.3), [0.0])[:4] for _ in range(n)])
-    theirs[(theirs[:, 2:] == size).all(1)] = 0  # its way to say that none of ten draws fitted: nothing is erased
+    theirs[(theirs[:, 2:] == size).all(1)] = 0  # none of ten draws fitted, so nothing is erased
     ours[(ours[:, 2:] == 0).all(1)] = 0
     assert (ours[:, 2:] < size).all()
     for column in range(4):
@@ -96,7 +88,7 @@ def test_a_share_of_the_images_is_erased():
     assert stats.binomtest(int((boxes[:, 2:] > 0).all(1).sum()), 3000, 0.25).pvalue > 1e-4
 
 
-def test_erased_pixels_are_the_mean_and_the_rest_is_untouched():
+def test_erasing_changes_only_its_box_to_the_mean():
     x = images(200, 24)
     plain, y = apply(augmenter(), x), apply(augmenter(erasing=0.5), x)
     hole = (y == 0).all(1)
@@ -106,9 +98,9 @@ def test_erased_pixels_are_the_mean_and_the_rest_is_untouched():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_erasing_with_noise_is_timms_pixel_mode(channels):
-    """Each value of an erased box is a standard normal number of its own, in normalised units, as `RandomErasing` draws it."""
+    """Each value of an erased box is drawn from a standard normal distribution, in normalised units, as in `RandomErasing`."""
     x = images(400, 24)[:, :channels]
-    mean, std = (0.401,) * channels, STD[:channels]  # no grey level is 0 by itself
+    mean, std = (0.401,) * channels, STD[:channels]  # with this mean, no grey level becomes 0
     plain, y, constant = (
         Augmenter(Augmentation(erasing=erasing, erasing_fill=fill), 24, 10, mean, std)(
             x, torch.zeros(400).long(), torch.arange(400), Chance(1, 0), 0
@@ -128,7 +120,7 @@ def test_erasing_with_noise_is_timms_pixel_mode(channels):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The whole
+# The complete augmentation
 
 
 def test_without_augmentation_a_batch_is_normalised_as_in_evaluation():
@@ -150,15 +142,17 @@ def test_the_policy_works_on_the_cropped_image():
 
 
 @pytest.mark.parametrize(("fill", "level"), [("black", (0, 0, 0)), ("grey", (128,) * 3), ("mean", (102, 128, 153))])
-def test_what_lies_beyond_a_rotated_image_is_filled(fill, level):
+def test_the_area_outside_a_rotated_image_is_filled(fill, level):
     x = torch.full((200, 3, 32, 32), 200, dtype=torch.uint8)
     y = pixels(apply(augmenter(32, policy="svhn", fill=fill), x)).permute(0, 2, 3, 1)
     corner = y[:, 0, 0]
-    assert (corner == torch.tensor(level)).all(1).float().mean() > 0.1  # sheared, shifted or rotated last
+    assert (corner == torch.tensor(level)).all(
+        1
+    ).float().mean() > 0.1  # for images that were sheared, shifted or rotated last
 
 
-def test_several_batches_at_once_are_what_they_are_one_by_one():
-    """As a GPU works: the draws of several steps joined, one pass over all their images."""
+def test_joined_batches_equal_single_batches():
+    """As on a GPU: the draws of several steps are joined, with one pass over all their images."""
     x, labels, indices = images(60, 40), torch.arange(60) % 10, torch.arange(60)
     a = Augmenter(replace(EVERYTHING, erasing_fill="noise"), 24, 10, MEAN, STD, label_smoothing=0.1)
     parts = [slice(i, i + 20) for i in (0, 20, 40)]
@@ -179,7 +173,7 @@ def test_targets_are_floats_with_mixing_or_smoothing():
     torch.testing.assert_close(targets.sum(1), torch.ones(6))
 
 
-def test_one_step_gives_one_batch_and_its_images_differ():
+def test_a_step_determines_its_batch():
     x = images(1, 24).expand(64, -1, -1, -1)
     a = Augmenter(EVERYTHING, 24, 10, MEAN, STD)
     assert torch.equal(apply(a, x, step=3), apply(a, x, step=3))
@@ -187,7 +181,7 @@ def test_one_step_gives_one_batch_and_its_images_differ():
     assert len({y.numpy().tobytes() for y in apply(augmenter(crop="resized", flip="random", policy="cifar10"), x)}) > 60
 
 
-def test_torchs_own_chance_is_neither_used_nor_moved():
+def test_the_global_generator_is_neither_used_nor_changed():
     x, a = images(16, 24), Augmenter(EVERYTHING, 24, 10, MEAN, STD)
     torch.manual_seed(0)
     first, state = apply(a, x), torch.get_rng_state()
@@ -218,14 +212,14 @@ def test_any_number_of_threads_gives_the_same_bits():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grey_and_coloured_images(channels):
+def test_grey_and_colour_images(channels):
     x = images(32, 24)[:, :channels]
     y = Augmenter(EVERYTHING, 24, 10, (0.5,), (0.5,))(x, torch.zeros(32).long(), torch.arange(32), Chance(0), 0)[0]
     assert y.shape == (32, channels, 24, 24) and y.dtype == torch.float32
     assert -1 <= y.min() < y.max() <= 1
 
 
-def test_settings_that_cannot_work_are_refused():
+def test_invalid_settings_are_refused():
     for fields, name in (
         ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
         ({"crop_scale": (0.9, 0.5)}, "crop_scale"),
@@ -245,7 +239,7 @@ def test_settings_that_cannot_work_are_refused():
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_images_and_never_waits_for_the_host():
+def test_gpu_images_equal_cpu_images_without_synchronising():
     x, labels = images(300, 36), torch.arange(300) % 10
     a = Augmenter(EVERYTHING, 32, 10, MEAN, STD)
     want, want_targets = a(x, labels, labels, Chance(0), 0)
@@ -257,7 +251,7 @@ def test_a_gpu_gives_the_same_images_and_never_waits_for_the_host():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(targets.cpu(), want_targets)
-    # A crop's value on the edge between two grey levels may fall to the other one, and the policy amplify it.
+    # A crop's value between two grey levels may be rounded to the other one, and the policy may amplify this.
     assert ((got.cpu() - want).abs() > 0.05).float().mean() < 0.02
 
 
@@ -276,7 +270,7 @@ augment = Augmenter(config, 36, 10, (0.5,), (0.5,))
 x, labels = images(1024, 36), torch.zeros(1024, dtype=torch.long)
 augment(x[:8], labels[:8], labels[:8], Chance(0), 0)
 with open("/proc/self/clear_refs", "w") as f:
-    f.write("5")  # the highest so far is forgotten
+    f.write("5")  # resets the peak so far
 before = megabytes("VmRSS")
 for step in range(4):
     augment(x, labels, labels, Chance(0, step), 0)
@@ -289,4 +283,4 @@ print(megabytes("VmHWM") - before)
 )
 def test_a_batch_of_1024_needs_less_than_300_megabytes():
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    assert 16 < float(done.stdout) < 300, done.stdout  # the batch that comes out is 16 MB itself
+    assert 16 < float(done.stdout) < 300, done.stdout  # the resulting batch alone is 16 MB

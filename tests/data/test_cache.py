@@ -1,4 +1,4 @@
-"""Decoded once, whole or not at all: keys, damage, races, memory, errors of the disk."""
+"""Images are decoded once, completely or not at all: keys, damage, races, memory, disk errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def stored_files() -> list[Path]:
 
 @pytest.fixture
 def decodings(monkeypatch) -> list:
-    """Every image that is decoded from here on."""
+    """Records every image that is decoded from now on."""
     seen = []
 
     def counting(source, *args):
@@ -63,24 +63,24 @@ def decodings(monkeypatch) -> list:
 
 
 @pytest.mark.parametrize(("channels", "fit"), [(3, "crop"), (1, "pad"), (3, "stretch")])
-def test_pixels_are_those_of_each_image_in_order(files, channels, fit):
+def test_cached_pixels_equal_the_images_in_order(files, channels, fit):
     images, skipped = decode(files, "key", 24, channels, fit)
     assert images.dtype == torch.uint8
     assert skipped == []
     assert torch.equal(images, torch.stack([to_stored(f, 24, channels, fit) for f in files]))
 
 
-def test_decoded_once_then_mapped(files, decodings):
+def test_images_are_decoded_once_then_mapped(files, decodings):
     first, _ = listed(files).store(24, 3, "crop", None)
     assert len(decodings) == 40
     again, _ = listed(files).store(24, 3, "crop", None)
     assert len(decodings) == 40
     assert torch.equal(first, again)
-    again[0] = 0  # copy on write: a slip in training never reaches the file
+    again[0] = 0  # copy on write: a mistake in training never changes the file
     assert torch.equal(listed(files).store(24, 3, "crop", None)[0], first)
 
 
-def test_progress_reaches_the_end_and_threads_are_given_back(files):
+def test_progress_is_complete_and_threads_are_restored(files):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     calls = []
@@ -93,7 +93,7 @@ def test_progress_reaches_the_end_and_threads_are_given_back(files):
     assert calls == [(40, 40)]
 
 
-def test_any_change_of_files_or_form_makes_another_cache(files, decodings):
+def test_changed_files_or_settings_make_another_cache(files, decodings):
     def count(images, size=24, channels=3, fit="crop") -> int:
         decodings.clear()
         images.store(size, channels, fit, None)
@@ -117,7 +117,7 @@ def test_any_change_of_files_or_form_makes_another_cache(files, decodings):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no record", "other shape", "garbage record"])
-def test_damaged_caches_are_built_again(files, decodings, damage):
+def test_damaged_caches_are_rebuilt(files, decodings, damage):
     want, _ = decode(files, "key", 24, 3, "crop")
     want = want.clone()
     (array,) = stored_files()
@@ -169,7 +169,7 @@ def test_unreadable_images_leave_no_gap(files):
     assert skipped_again == skipped
 
 
-def test_the_count_may_lose_a_digit(files):
+def test_the_header_is_rewritten_for_fewer_images(files):
     """The header of the array is rewritten in place."""
     files[2].write_bytes(b"")
     images, _ = decode(files[:10], "key", 8, 3, "crop")
@@ -177,7 +177,7 @@ def test_the_count_may_lose_a_digit(files):
     assert torch.equal(images[2], to_stored(files[3], 8, 3, "crop"))
 
 
-def test_a_image_that_became_readable_is_taken_up(files):
+def test_an_image_that_became_readable_is_used(files):
     files[4].chmod(0)
     data = files[4].read_bytes() if os.access(files[4], os.R_OK) else None
     if data is not None:  # root reads everything: break the file instead, the key stays the same
@@ -191,7 +191,7 @@ def test_a_image_that_became_readable_is_taken_up(files):
     assert len(images) == 40
 
 
-def test_nothing_readable_is_an_error(files):
+def test_no_readable_image_is_an_error(files):
     for path in files:
         path.write_bytes(b"no")
     with pytest.raises(DataError, match="none of the 40 images can be read"):
@@ -199,7 +199,7 @@ def test_nothing_readable_is_an_error(files):
     assert list(cache_folder().glob("decoded/*")) == []
 
 
-def test_a_full_disk_leaves_nothing_behind(files, monkeypatch):
+def test_a_full_disk_leaves_no_files(files, monkeypatch):
     class Full(io.FileIO):
         def write(self, data):
             if self.tell() > 20_000:
@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_nothing_behind(files, monkeypatch):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch) -> Path:
-    """Where temporary folders are made, nothing in it."""
+    """An empty folder in which temporary folders are made."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     _temporary_cache.cache_clear()
@@ -243,23 +243,23 @@ def read_only(monkeypatch, tmp_path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="users and modes")
 @pytest.mark.parametrize("fault", [unknown_user, file_in_the_way, read_only])
-def test_without_a_folder_for_it_the_cache_is_a_temporary_one(files, tmp_path, temporary, monkeypatch, capsys, fault):
+def test_a_temporary_cache_replaces_an_unusable_one(files, tmp_path, temporary, monkeypatch, capsys, fault):
     fault(monkeypatch, tmp_path)
     with pytest.warns(DataWarning, match=f"the cache is {temporary}"):
         stored, _ = decode(files, "key", 8, 3, "crop")
     assert len(stored) == len(files) and list(temporary.glob("*/decoded/*.npy"))
     assert main(["data", "cache"]) == 0 and str(temporary) in capsys.readouterr().out
-    (own,) = temporary.iterdir()
-    assert own.stat().st_mode & 0o077 == 0
-    shutil.rmtree(own)
-    own.symlink_to(tmp_path)  # as another user may leave it
+    (private,) = temporary.iterdir()
+    assert private.stat().st_mode & 0o077 == 0
+    shutil.rmtree(private)
+    private.symlink_to(tmp_path)  # as another user may leave it
     monkeypatch.setattr(os, "getuid", lambda: -1)
     _temporary_cache.cache_clear()
     with pytest.warns(DataWarning):
-        assert own.name != cache_folder().name
+        assert private.name != cache_folder().name
 
 
-def test_downloads_in_a_cache_that_cannot_be_written_are_used(tmp_path, temporary, monkeypatch):
+def test_downloads_in_a_read_only_cache_are_used(tmp_path, temporary, monkeypatch):
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "shared"))
     (tmp_path / "shared" / "downloads" / "cifar10").mkdir(parents=True)
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -268,7 +268,7 @@ def test_downloads_in_a_cache_that_cannot_be_written_are_used(tmp_path, temporar
         assert downloads("svhn").is_relative_to(temporary)
 
 
-def test_interruption_leaves_nothing_behind(files):
+def test_an_interruption_leaves_no_files(files):
     def stop(done, total):
         raise KeyboardInterrupt
 
@@ -292,7 +292,7 @@ def start(folder: Path, pause: float) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(pause)], stdout=subprocess.PIPE, text=True)
 
 
-def test_two_processes_build_one_cache_and_a_killed_one_harms_nobody(files):
+def test_concurrent_builds_survive_a_killed_process(files):
     killed = start(files[0].parent, 60)
     assert killed.stdout.readline() == "ready\n"
     deadline = time.monotonic() + 60
@@ -301,19 +301,19 @@ def test_two_processes_build_one_cache_and_a_killed_one_harms_nobody(files):
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     (left,) = cache_folder().glob("decoded/*.tmp")
-    assert stored_files() == []  # half of it is there, under a name that is never read
+    assert stored_files() == []  # half of the cache exists, under a name that is never read
 
     both = [start(files[0].parent, 0.2) for _ in range(2)]
     sums = [process.communicate(timeout=120)[0].split()[1] for process in both]
     want = sum(int(to_stored(f, 24, 3, "crop").long().sum()) for f in files)
     assert sums == [str(want)] * 2
     assert len(stored_files()) == 1
-    os.utime(left, (0, 0))  # a day later the next build clears it away
+    os.utime(left, (0, 0))  # a day later the next build removes it
     decode(files, "other", 24, 3, "crop")
     assert list(cache_folder().glob("decoded/*.tmp")) == []
 
 
-def test_clear_cache_frees_what_was_decoded_and_keeps_downloads(files):
+def test_clear_cache_removes_decoded_images_but_keeps_downloads(files):
     assert clear_cache() == 0
     decode(files, "key", 24, 3, "crop")
     download = cache_folder() / "downloads" / "set.tar"
@@ -324,7 +324,7 @@ def test_clear_cache_frees_what_was_decoded_and_keeps_downloads(files):
     assert download.exists()
 
 
-def test_the_platforms_folder(monkeypatch):
+def test_cache_folder_of_each_platform(monkeypatch):
     monkeypatch.delenv("FEATHERVIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     monkeypatch.setattr(sys, "platform", "linux")
@@ -361,10 +361,10 @@ def test_native_side_and_scan(tmp_path):
     assert make("g", (10, 20), (10, 20)).scan().common == (10, 20)
 
 
-def test_values_are_not_lost_where_the_cache_cannot_be_written(tmp_path, monkeypatch):
+def test_values_need_a_writable_cache(tmp_path, monkeypatch):
     Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "a.png")
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "file")  # as a disk that has become full
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "file")  # as with a disk that became full
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot write"):
         listed([tmp_path / "a.png"]).values()

@@ -1,4 +1,4 @@
-"""The data doctor and the grid of samples, on folders with known faults."""
+"""`data check` and the grid of samples, on folders with known faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feathervit.plots.samples import sample_grid
 from ..conftest import write_images
 
 
-def test_a_sound_folder(folder):
+def test_a_valid_folder_has_no_faults(folder):
     report = check_data(folder)
     assert not report.must_fix
     assert report.counts == {s: dict.fromkeys(("flat", "tall", "tiles"), n) for s, n in (("train", 24), ("test", 8))}
@@ -36,7 +36,7 @@ def test_unreadable_truncated_and_empty_files_must_be_fixed(folder):
     for name, options in (("half.jpg", {}), ("half.png", {}), ("half.webp", {}), ("prog.jpg", {"progressive": True})):
         path = folder / "train" / "flat" / name
         Image.fromarray(noise).save(path, **options)
-        path.write_bytes(path.read_bytes()[:-200])  # the header is sound, and nearly all of the pixels are there
+        path.write_bytes(path.read_bytes()[:-200])  # the header is valid, and nearly all pixels exist
     (folder / "train" / "tall" / "text.jpg").write_text("hello")
     (folder / "test" / "tall" / "none.gif").write_bytes(b"")
     report = check_data(folder)
@@ -53,7 +53,7 @@ def test_unreadable_truncated_and_empty_files_must_be_fixed(folder):
     assert "must be fixed" in lines and "train/tall/text.jpg (not an image of a known format" in lines
 
 
-def test_duplicates_by_pixels_and_where_they_are(folder):
+def test_duplicates_are_found_by_pixels(folder):
     def copy(source, target):
         target = folder / target
         if target.suffix == (folder / source).suffix:
@@ -61,10 +61,10 @@ def test_duplicates_by_pixels_and_where_they_are(folder):
         else:
             Image.open(folder / source).save(target, lossless=True)
 
-    copy("train/flat/0.png", "train/flat/again.webp")  # other bytes, same pixels
+    copy("train/flat/0.png", "train/flat/again.webp")  # other bytes, equal pixels
     report = check_data(folder)
     assert report.duplicates == [["train/flat/0.png", "train/flat/again.webp"]]
-    assert not report.must_fix  # within a split it is a waste, no more
+    assert not report.must_fix  # within a split a duplicate is harmless
     copy("train/tall/1.png", "train/tiles/wrong.png")
     copy("train/tall/2.png", "test/tall/leak.png")
     report = check_data(folder)
@@ -75,14 +75,14 @@ def test_duplicates_by_pixels_and_where_they_are(folder):
     assert not check_data(folder).must_fix
 
 
-def test_a_turned_or_reshaped_image_is_no_duplicate(tmp_path):
+def test_a_turned_or_reshaped_image_is_not_a_duplicate(tmp_path):
     write_images(tmp_path, 1, classes=("a", "b"))
     for name, size in (("wide", (8, 4)), ("high", (4, 8)), ("other", (16, 2))):
         Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "a" / f"{name}.png")
     assert check_data(tmp_path).duplicates == []
 
 
-def test_classes_few_missing_unequal_and_alone(tmp_path):
+def test_small_missing_unequal_and_single_classes(tmp_path):
     write_images(tmp_path / "train", 20, classes=("a", "b"))
     write_images(tmp_path / "test", 3, classes=("a", "b"), seed=1)
     for i in range(5, 20):
@@ -120,7 +120,7 @@ def test_sizes_modes_and_progress(tmp_path):
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_the_report_is_json_and_long_lists_are_cut(folder):
+def test_the_report_is_json_and_long_lists_are_truncated(folder):
     for i in range(15):
         (folder / "train" / "flat" / f"{i}.png").write_bytes(b"x")
     report = check_data(folder)
@@ -132,7 +132,7 @@ def test_the_report_is_json_and_long_lists_are_cut(folder):
 
 
 def test_images_without_classes(folder, tmp_path):
-    """What pre-training takes: flat, or in folders that mean nothing."""
+    """As for pre-training: images in one folder, or in folders that are not classes."""
     flat = tmp_path / "flat"
     flat.mkdir()
     for i in range(3):
@@ -151,7 +151,7 @@ def test_images_without_classes(folder, tmp_path):
     assert not report.small_classes and not report.two_labels
 
 
-def test_nothing_to_check(tmp_path):
+def test_empty_or_missing_folders_are_errors(tmp_path):
     with pytest.raises(DataError, match="no images were found"):
         check_data(tmp_path)
     with pytest.raises(DataError, match="no folder"):
@@ -185,14 +185,14 @@ def test_grid_shows_samples_of_each_class(coloured, tmp_path):
     assert colours(path, (55, 255, 255)) == 4 * 64 * 64
 
 
-def test_grid_is_drawn_by_its_seed(tmp_path):
+def test_grid_depends_on_its_seed(tmp_path):
     images = torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8)
     grey = ImageSet(images, torch.arange(50) % 2, ("a", "b"), [""] * 50, "set")
     files = [sample_grid(grey, tmp_path / f"{i}.png", seed=seed).read_bytes() for i, seed in enumerate((0, 0, 1))]
     assert files[0] == files[1] != files[2]
 
 
-def test_grid_that_cannot_be(coloured, tmp_path):
+def test_invalid_grids_are_refused(coloured, tmp_path):
     with pytest.raises(DataError, match="no images to show"):
         sample_grid(coloured.subset([]), tmp_path / "a.png")
     with pytest.raises(RunFolderError, match="missing"):

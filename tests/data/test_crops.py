@@ -1,4 +1,4 @@
-"""Crops and flips are those of torchvision and PIL."""
+"""Crops and flips agree with torchvision and PIL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.data.test_augment import apply, augmenter, generator, pixels
 
 
 @pytest.mark.parametrize(("stored", "size"), [(32, 32), (40, 24), (36, 32), (16, 32), (96, 24)])
-def test_a_crop_is_torchvisions_resized_crop(stored, size):
+def test_crops_equal_torchvisions_resized_crop(stored, size):
     x = images(60, stored)
     boxes = geometry.draw_crops(60, stored, (0.08, 1.0), (3 / 4, 4 / 3), generator())
     flip = torch.arange(60) % 2 == 1
@@ -24,14 +24,14 @@ def test_a_crop_is_torchvisions_resized_crop(stored, size):
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
         want = v2.functional.resized_crop(x[i].float(), top, left, height, width, [size, size], antialias=True)
         want = want.flip(-1) if flip[i] else want
-        # Rounded to a grey level, and float32 may fall to either side of a half.
+        # Values are rounded to a grey level, and float32 may fall on either side of a half.
         assert (got[i] - want).abs().max() <= 0.5 + 1e-3
         eight_bit = v2.functional.resized_crop(x[i], top, left, height, width, [size, size], antialias=True)
         assert (got[i].int() - (eight_bit.flip(-1) if flip[i] else eight_bit).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(("stored", "size"), [(32, 32), (40, 24), (16, 32)])
-def test_a_bicubic_crop_is_torchvisions_and_pils(stored, size):
+def test_bicubic_crops_agree_with_torchvision_and_pil(stored, size):
     x = images(40, stored)
     boxes = geometry.draw_crops(40, stored, (0.08, 1.0), (3 / 4, 4 / 3), generator())
     got = geometry.resample(x, boxes, None, size, cubic=True)
@@ -47,11 +47,11 @@ def test_a_bicubic_crop_is_torchvisions_and_pils(stored, size):
         )
         differences.append((got[i].int() - v1.functional.pil_to_tensor(pil).int()).abs().float())
     found = torch.stack(differences)
-    assert found.mean() < 0.2  # PIL rounds, and cuts to 0-255, between the two axes
+    assert found.mean() < 0.2  # PIL rounds, and clips to 0-255, between the two axes
     assert (found > 1).float().mean() < 0.01
 
 
-def test_a_bicubic_crop_is_a_setting():
+def test_bicubic_crops_are_a_setting():
     fields = {"crop": "resized", "crop_scale": (0.3, 1.0)}
     x = images(20, 32)
     sharp = apply(augmenter(32, **fields, crop_filter="bicubic"), x)
@@ -61,8 +61,8 @@ def test_a_bicubic_crop_is_a_setting():
     assert not torch.equal(sharp, apply(a, x))
 
 
-def test_pad_and_crop_of_images_that_are_resized_too():
-    """Resized, mirrored and shifted in one sampling: what the three do one after another."""
+def test_pad_and_crop_with_resizing():
+    """One sampling that resizes, mirrors and shifts equals the three steps one after another."""
     x = images(64, 20)
     got = pixels(apply(augmenter(24, crop="pad", crop_padding=3, flip="random"), x))
     g = Chance(1, 0).generator("augment")
@@ -72,7 +72,7 @@ def test_pad_and_crop_of_images_that_are_resized_too():
     assert torch.equal(got, geometry.shift(geometry.resample(x, whole, None, 24), 3, offset, flip))
 
 
-def test_a_box_of_the_whole_image_at_its_size_changes_nothing():
+def test_a_box_of_the_whole_image_changes_nothing():
     x = images(4, 20)
     assert torch.equal(geometry.resample(x, torch.tensor([[0, 0, 20, 20]]).expand(4, 4), None, 20), x)
 
@@ -80,7 +80,7 @@ def test_a_box_of_the_whole_image_at_its_size_changes_nothing():
 @pytest.mark.parametrize(
     ("scale", "ratio"), [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.8, 1.0), (3 / 4, 4 / 3)), ((1.0, 1.0), (2.0, 3.0))]
 )
-def test_crop_boxes_are_drawn_as_torchvision_draws_them(scale, ratio):
+def test_crop_boxes_are_drawn_as_in_torchvision(scale, ratio):
     n, size = 3000, 36
     ours = geometry.draw_crops(n, size, scale, ratio, generator())
     torch.manual_seed(0)
@@ -93,7 +93,7 @@ def test_crop_boxes_are_drawn_as_torchvision_draws_them(scale, ratio):
     assert stats.ks_2samp(*areas).pvalue > 1e-4
 
 
-def test_pad_and_crop_is_torchvisions():
+def test_pad_and_crop_equals_torchvision():
     x = images(50, 24)
     y = pixels(apply(augmenter(crop="pad", crop_padding=3), x))
     offsets = set()
@@ -124,7 +124,7 @@ def test_random_flip_mirrors_half_of_the_images():
 
 
 @pytest.mark.parametrize("crop", ["none", "resized", "pad"])
-def test_alternating_flip_belongs_to_the_image_and_turns_each_epoch(crop):
+def test_alternating_flip_changes_each_epoch(crop):
     a = augmenter(flip="alternating", crop=crop, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), crop_padding=0)
     x = images(40, 24)
     indices = torch.randperm(1000, generator=generator())[:40]
@@ -137,7 +137,7 @@ def test_alternating_flip_belongs_to_the_image_and_turns_each_epoch(crop):
         assert torch.equal(pixels(y), torch.where(flip[:, None, None, None], x[order].flip(-1), x[order]))
 
 
-def test_alternating_flip_is_a_fair_coin_of_seed_and_image():
+def test_alternating_flip_is_a_fair_coin():
     indices = torch.arange(20_000)
     first, other = first_flip(indices, 0), first_flip(indices, 1)
     assert stats.binomtest(int(first.sum()), 20_000).pvalue > 1e-4

@@ -1,4 +1,4 @@
-"""Half an image called sound: what can be found is found, by `data check` and by everything that decodes, in the same words."""
+"""Damaged images that most decoders accept. `data check` and every reader of the package find them, with the same message."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def zeros(data: bytes, share: float = 0.5, count: int = 512) -> bytes:
 
 
 def half_zero(data: bytes) -> bytes:
-    """What an interrupted download leaves, its room reserved."""
+    """As after an interrupted download whose space was reserved."""
     kept = len(data) // 2 + 250  # in the middle of a row
     return data[:kept] + bytes(len(data) - kept)
 
@@ -80,7 +80,7 @@ DAMAGED = {
     "half zero grey bmp": ("bmp", half_zero(encoded("BMP", photograph(mode="L")))),
 }
 BARS = np.where(np.arange(150)[:, None, None] < 60, 0, np.asarray(photograph())).astype(np.uint8)
-DOUBTFUL = {  # may be damage or not: said, and trained on
+DOUBTFUL = {  # possibly damaged: reported, but used for training
     "upper rows zero from the start of a row": ("bmp", encoded("BMP", Image.fromarray(BARS))),
     "noise in a jpeg": (
         "jpg",
@@ -111,7 +111,7 @@ SOUND = {
 
 @pytest.fixture(scope="module")
 def two_classes(tmp_path_factory) -> Path:
-    """ROOT/a and ROOT/b of six whole images each."""
+    """ROOT/a and ROOT/b with six intact images each."""
     root, rng = tmp_path_factory.mktemp("two") / "set", np.random.default_rng(0)
     for name in "ab":
         (root / name).mkdir(parents=True)
@@ -127,8 +127,8 @@ def with_file(two_classes: Path, tmp_path: Path, case: tuple[str, bytes]) -> Pat
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_half_an_image_is_found(two_classes, tmp_path, name):
-    """By check, which fails, and by all that decodes, in the same words."""
+def test_damaged_images_are_found(two_classes, tmp_path, name):
+    """`data check` fails, and every decoder names the file."""
     root = with_file(two_classes, tmp_path, DAMAGED[name])
     file = next((root / "a").glob("case.*"))
     report = check_data(root)
@@ -140,7 +140,7 @@ def test_half_an_image_is_found(two_classes, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", DOUBTFUL)
-def test_what_may_be_damage_is_said(two_classes, tmp_path, name):
+def test_possible_damage_is_reported(two_classes, tmp_path, name):
     root = with_file(two_classes, tmp_path, DOUBTFUL[name])
     report = check_data(root)
     assert len(report.doubtful) == 1 and not report.must_fix
@@ -150,7 +150,7 @@ def test_what_may_be_damage_is_said(two_classes, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_whole_images_are_not_suspected(two_classes, tmp_path, name):
+def test_intact_images_are_not_reported(two_classes, tmp_path, name):
     root = with_file(two_classes, tmp_path, SOUND[name])
     report = check_data(root)
     assert not report.must_fix and not report.doubtful
@@ -158,7 +158,7 @@ def test_whole_images_are_not_suspected(two_classes, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["jpeg cut", "zeros in a jpeg", "half zero bmp"])
-def test_half_an_image_on_the_command_line(two_classes, tmp_path, run, name):
+def test_damaged_images_on_the_command_line(two_classes, tmp_path, run, name):
     root = with_file(two_classes, tmp_path, DAMAGED[name])
     status, out, _ = run("data", "check", root)
     assert status == 1 and "a/case." in out

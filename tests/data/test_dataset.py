@@ -1,4 +1,4 @@
-"""Images for a training loop of somebody's own: tensors of the model's size, batches from a DataLoader."""
+"""Images for a user's own training loop: tensors of the model's size, batches from a DataLoader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from feathervit.data import ImageSet
 from feathervit.data.image import as_input
 
 
-def test_batches_are_what_the_model_takes():
+def test_batches_fit_the_model():
     images = torch.randint(256, (7, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(7) % 3
     data = ImageSet(images, labels, ("a", "b", "c"), [str(i) for i in range(7)], "x/train")

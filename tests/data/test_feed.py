@@ -1,4 +1,4 @@
-"""Batches in groups, ahead of their use: the same as one by one, wherever a run begins."""
+"""Batches that are prepared in groups equal single batches, from any step on."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def samplers(micro: int = 1, rank: int = 0, world: int = 1) -> list[Sampler]:
     return [Sampler(50, 8, 3, rank * micro + m, world * micro) for m in range(micro)]
 
 
-def feed(ahead: int | None = None, device: torch.device = CPU, micro: int = 1, **words) -> Feed:
-    return Feed(IMAGES, LABELS, samplers(micro, **words), augmenter(), 3, device, ahead)
+def feed(ahead: int | None = None, device: torch.device = CPU, micro: int = 1, **options) -> Feed:
+    return Feed(IMAGES, LABELS, samplers(micro, **options), augmenter(), 3, device, ahead)
 
 
 @pytest.fixture
 def threaded(monkeypatch):
-    """A feed works on the CPU as it does for a GPU: in groups, the draws in a thread of their own."""
+    """A feed on the CPU that works as on a GPU: in groups, with a thread for the draws."""
 
-    def made(ahead: int, **words) -> Feed:
-        found = feed(ahead, **words)
+    def made(ahead: int, **options) -> Feed:
+        found = feed(ahead, **options)
         found._thread = feeds.ThreadPoolExecutor(1)
         return found
 
     return made
 
 
-def test_a_batch_is_what_sampler_and_augmenter_make_of_its_step():
+def test_a_batch_equals_the_sampled_and_augmented_images():
     one, sampler, augment = feed(), samplers()[0], augmenter()
     assert one.ahead == 1
     for step in (0, 1, 7, 12, 3):  # epochs of 6 steps
@@ -68,14 +68,14 @@ def test_a_batch_is_what_sampler_and_augmenter_make_of_its_step():
 
 @pytest.mark.parametrize("micro", [1, 2])
 @pytest.mark.parametrize("begin", [0, 5, 8])
-def test_groups_give_the_same_batches_wherever_a_run_begins(threaded, micro, begin):
+def test_groups_give_the_same_batches_from_any_step(threaded, micro, begin):
     straight, ahead = feed(micro=micro), threaded(4, micro=micro)
     for step in range(begin, 17):
         for m in range(micro):
             x, targets = ahead.batch(step, m)
             want, want_targets = straight.batch(step, m)
             assert torch.equal(x, want) and torch.equal(targets, want_targets), step
-    assert torch.equal(ahead.batch(0)[0], straight.batch(0)[0])  # also back again
+    assert torch.equal(ahead.batch(0)[0], straight.batch(0)[0])  # also backwards
 
 
 def test_processes_have_their_own_images_and_draws(threaded):
@@ -84,7 +84,7 @@ def test_processes_have_their_own_images_and_draws(threaded):
     assert torch.equal(second.batch(2)[0], feed(rank=1, world=2).batch(2)[0])
 
 
-def test_a_group_is_drawn_by_a_thread_before_it_is_asked_for(threaded, monkeypatch):
+def test_a_thread_draws_groups_in_advance(threaded, monkeypatch):
     drawn, thread = [], []
 
     def draw(self, number, whole=Feed._draw):
@@ -106,14 +106,14 @@ def test_a_group_is_drawn_by_a_thread_before_it_is_asked_for(threaded, monkeypat
     assert threading.main_thread() not in thread and len(set(thread)) == 1
 
 
-def test_a_set_that_does_not_fit_stays_on_the_host_and_gives_the_same(threaded, monkeypatch):
+def test_a_large_dataset_stays_on_the_host(threaded, monkeypatch):
     monkeypatch.setattr(feeds, "fits", lambda *_: False)
     ahead = threaded(4)
     assert not ahead.resident and ahead.images is IMAGES
     assert torch.equal(ahead.batch(6)[0], feed().batch(6)[0])
 
 
-def test_a_set_goes_to_a_gpu_where_half_of_its_free_memory_holds_it(monkeypatch):
+def test_datasets_move_to_a_gpu_with_enough_memory(monkeypatch):
     free = 2 * IMAGES.nbytes
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 100 * free))
     assert fits(IMAGES, torch.device("cuda", 0))
@@ -122,15 +122,15 @@ def test_a_set_goes_to_a_gpu_where_half_of_its_free_memory_holds_it(monkeypatch)
     assert fits(IMAGES, CPU)
 
 
-def test_a_device_gets_a_group_in_one_copy_and_few_kernels(threaded):
-    """Of the operations that a GPU would be given, on the "meta" device, which takes them without one."""
+def test_a_group_needs_one_copy_and_few_kernels(threaded):
+    """Counts the operations for a GPU on the "meta" device, which needs no GPU."""
     meta = torch.device("meta")
     several = Feed(IMAGES.repeat(4, 1, 1, 1), LABELS.repeat(4), [Sampler(200, 8, 3)], augmenter(), 3, meta, ahead=16)
     several.batch(0)
     with Operations() as counted:
         several._make(several._draw(1))
     assert counted.copies == 1
-    assert counted.kernels / 16 < 25  # a batch; 324 and 12 copies when each was made alone and each part copied
+    assert counted.kernels / 16 < 25  # per batch; single batches needed 324 kernels and 12 copies
 
 
 @pytest.mark.parametrize(("batch", "size", "ahead"), [(128, 36, 33), (1280, 36, 3), (64, 224, 1), (4096, 36, 1)])
@@ -141,7 +141,7 @@ def test_groups_hold_sixteen_million_values(batch, size, ahead):
     assert Feed(images, labels, [Sampler(4096, batch, 0)], made, 0, torch.device("meta")).ahead == ahead
 
 
-def test_an_error_in_the_thread_is_raised_where_a_batch_is_asked_for():
+def test_errors_in_the_thread_are_raised_by_batch():
     two = torch.zeros(20, 2, 16, 16, dtype=torch.uint8)
     made = Feed(two, LABELS[:20], [Sampler(20, 4, 0)], augmenter(replace(EVERYTHING)), 0, torch.device("meta"), 2)
     with pytest.raises(ConfigError, match="2"):
@@ -165,8 +165,8 @@ class Operations(torch.utils._python_dispatch.TorchDispatchMode):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("resident", [True, False])
-def test_a_gpu_gets_the_batches_of_the_cpu(monkeypatch, resident):
-    """But for a grey level or two of rounding, which a policy may amplify; a resumed run gets the same bits."""
+def test_gpu_batches_equal_cpu_batches(monkeypatch, resident):
+    """They differ by a grey level or two of rounding, which a policy may amplify. A resumed run gets the same bits."""
     monkeypatch.setattr(feeds, "fits", lambda *_: resident)
     device = torch.device("cuda")
     straight, ahead, late = feed(), feed(4, device), feed(4, device)
@@ -181,7 +181,7 @@ def test_a_gpu_gets_the_batches_of_the_cpu(monkeypatch, resident):
 
 
 @pytest.mark.gpu
-def test_nothing_in_a_feed_waits_for_the_gpu():
+def test_a_feed_never_waits_for_the_gpu():
     made = feed(4, torch.device("cuda"))
     for step in range(8):
         made.batch(step)

@@ -1,4 +1,4 @@
-"""What Python programs give as images and labels: taken in one way, or a ConfigError; never a raw exception."""
+"""Images and labels from Python. They are accepted in one way or give a ConfigError, never a raw exception."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAST = {"img_size": 16, "patch_size": 4, "batch_size": 8, "epochs": 1, "model": 
 FAST |= {"arch.depth": 1, "arch.dim": 32}
 
 
-# --- where the channels are
+# --- the channel axis
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ FAST |= {"arch.depth": 1, "arch.dim": 32}
         ((8, 6, 4), 3, None),
     ],
 )
-def test_one_rule_says_where_the_channels_are(shape, channels, want):
+def test_the_channel_axis_follows_one_rule(shape, channels, want):
     if want is None:
         with pytest.raises(ConfigError, match="channel"):
             channel_axis(shape, channels)
@@ -58,7 +58,7 @@ def test_one_rule_says_where_the_channels_are(shape, channels, want):
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
 def test_training_and_prediction_read_arrays_alike(kind):
-    """Over many shapes: where both take a batch, they see the same images; what may be either, both refuse."""
+    """For many shapes: both read the same images, or both refuse an ambiguous array."""
     rng = np.random.default_rng(0)
     sides = (1, 2, 3, 4, 5, 16)
     agreed = refused = 0
@@ -86,7 +86,7 @@ def predictor(tmp_path_factory):
     return feathervit.load(out)
 
 
-def test_three_wide_images_are_ambiguous_everywhere(predictor, tmp_path):
+def test_images_three_pixels_wide_are_ambiguous(predictor, tmp_path):
     for shape in ((3, 16, 3), (2, 3, 16, 3)):
         for x in (np.zeros(shape, np.uint8), torch.zeros(shape, dtype=torch.uint8)):
             with pytest.raises(ConfigError, match="first or last"):
@@ -98,7 +98,7 @@ def test_three_wide_images_are_ambiguous_everywhere(predictor, tmp_path):
         load_data((np.zeros((28, 28, 1), np.uint8), np.arange(28) % 2), img_size=16)
 
 
-# --- what is taken
+# --- accepted inputs
 
 
 @pytest.fixture
@@ -138,8 +138,8 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_images_are_taken(files, predictor, tmp_path, kind):
-    """By prediction, by training (which reads its data twice), and as the same pixels."""
+def test_images_are_accepted(files, predictor, tmp_path, kind):
+    """Prediction and training accept them and see the same pixels. Training reads its data twice."""
     want = [predictor.predict(path)[0].probabilities for path in files]
     got = predictor.predict(IMAGES[kind](files))
     np.testing.assert_allclose([p.probabilities for p in got], want, atol=1e-5)
@@ -153,7 +153,7 @@ def test_images_are_taken(files, predictor, tmp_path, kind):
         assert feathervit.pretrain(data=IMAGES[kind](files), out=tmp_path / "masked", **FAST).finished
 
 
-def test_images_of_many_sizes_are_taken(files, predictor):
+def test_images_of_many_sizes_are_accepted(files, predictor):
     images = ragged(files)
     data = load_data((images, [0, 1] * 4), img_size=16, split=SplitConfig(val_fraction=0))
     assert data.train.images.shape == (8, 3, 19, 19)
@@ -162,7 +162,7 @@ def test_images_of_many_sizes_are_taken(files, predictor):
 
 
 @pytest.mark.parametrize("one", ["a path", "a text", "bytes", "an open file", "a PIL image", "a Path-like"])
-def test_one_image_is_taken(files, predictor, one):
+def test_one_image_is_accepted(files, predictor, one):
     class Like:
         def __fspath__(self) -> str:
             return str(files[0])
@@ -195,7 +195,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_labels_are_taken(arrays, kind):
+def test_labels_are_accepted(arrays, kind):
     labels, names = LABELS[kind]
     data = load_data(
         (arrays[0][:8], labels() if callable(labels) else labels), img_size=16, split=SplitConfig(val_fraction=0)
@@ -203,8 +203,8 @@ def test_labels_are_taken(arrays, kind):
     assert data.train.class_names == names
 
 
-def test_labels_are_read_as_those_of_files(arrays):
-    """One Unicode form for a class, and -1 where there is no label."""
+def test_labels_follow_the_rules_for_files(arrays):
+    """A class has one Unicode form, and -1 means no label."""
     one, two = "caf\u00e9", "cafe\u0301"
     images = arrays[0][:8]
     data = load_data((images, [one, two, "dog", "dog"] * 2), img_size=16, split=SplitConfig(val_fraction=0))
@@ -215,7 +215,7 @@ def test_labels_are_read_as_those_of_files(arrays):
     assert data.test is None and any("test has no labels (8 images): left out" in note for note in data.notes)
 
 
-# --- what is refused, in words
+# --- refused inputs
 
 X = np.zeros((8, 16, 16, 3), np.uint8)
 Y = [0, 1] * 4
@@ -250,7 +250,7 @@ SOURCES = {  # data for training
     "a text file": ([io.StringIO("x")] * 8, Y),
     "a closed file": ([(f := io.BytesIO(b"x")), f.close()][:1] * 8, Y),
     "objects": (np.array([object()] * 8), Y),
-    "what is no array": (Broken(), Y),
+    "an object that is not an array": (Broken(), Y),
     "a generator that fails": (failing(), Y),
     "floats": (X / 255.0, Y),
     "lists of numbers": (X[..., 0].tolist(), Y),
@@ -276,13 +276,13 @@ SOURCES = {  # data for training
     "dates": (X, pd.date_range("2020", periods=8)),
     "too few labels": (X, [0, 1]),
     "a path that is not there": (["/nowhere/a.png"] * 8, Y),
-    "bytes that are no image": ([b"x"] * 8, Y),
+    "bytes that are not an image": ([b"x"] * 8, Y),
 }
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_other_data_is_refused_in_words(tmp_path, kind):
-    files = ("no such split", "one path", "a path that is not there", "bytes that are no image")
+def test_invalid_data_gives_a_clear_error(tmp_path, kind):
+    files = ("no such split", "one path", "a path that is not there", "bytes that are not an image")
     expected = FeatherVitError if kind in files else ConfigError
     with pytest.raises(expected) as error:
         feathervit.train(data=SOURCES[kind], out=tmp_path / "run", **FAST)
@@ -303,10 +303,10 @@ OTHERS = {
     "ragged rows": [[[1, 2], [3]]],
     "an object": object(),
     "a text file": io.StringIO("x"),
-    "what is no array": Broken(),
+    "an object that is not an array": Broken(),
     "a generator that fails": failing(),
     "not there": "/nowhere/a.png",
-    "no image": b"x",
+    "not an image": b"x",
     "empty": b"",
     "a null byte": "a\0.png",
     "a folder": "/",
@@ -314,8 +314,8 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_other_images_are_refused_in_words(predictor, kind):
-    files = ("not there", "no image", "empty", "a null byte", "a folder")
+def test_invalid_images_give_a_clear_error(predictor, kind):
+    files = ("not there", "not an image", "empty", "a null byte", "a folder")
     with pytest.raises(FeatherVitError if kind in files else ConfigError) as error:
         predictor.predict(OTHERS[kind])
     assert len(str(error.value)) > 20

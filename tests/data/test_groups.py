@@ -1,4 +1,4 @@
-"""Groups that are never on both sides of a split."""
+"""Groups are never on both sides of a split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .commands import TINY, joined, paint, write_table
 
 
 def test_groups_are_never_on_both_sides(command, flat, tmp_path):
-    """Twelve people with four images each, in either class, by a column or by their names."""
+    """Twelve people with four images each, two per class. A column or the file names give the groups."""
     names = [f"{kind}/p{person:02d}_{n}.png" for person in range(12) for kind in ("yes", "no") for n in range(2)]
     root = paint(tmp_path / "people", " ".join(names))
     rows = [(name, name.split("/")[0], name[name.index("/") + 1 :][:3]) for name in names]
@@ -22,7 +22,7 @@ def test_groups_are_never_on_both_sides(command, flat, tmp_path):
     for data, groups in ((root, r"/(p\d+)_"), (table, "person"), (table, r"p\d\d")):
         for flags in ([], ["--split.seed", "1"], ["--folds", "3", "--fold", "1"], ["--split.val-fraction", "0.75"]):
             out = tmp_path / f"run{len(held)}"
-            status, said, error = command("train", "--data", data, "--out", out, "--groups", groups, *tiny, *flags)
+            status, output, error = command("train", "--data", data, "--out", out, "--groups", groups, *tiny, *flags)
             assert status == 0, error
             splits = json.loads((out / "splits.json").read_text())["splits"]
             people = {split: {Path(s).name[:3] for s in part["sources"]} for split, part in splits.items()}
@@ -33,7 +33,7 @@ def test_groups_are_never_on_both_sides(command, flat, tmp_path):
                 {"--folds": 1 / 3, "--split.val-fraction": 0.75}.get(*flags[:1] or [""], 0.25)
             )
             assert {s.split("/")[0] for s in splits["val"]["sources"]} == {"yes", "no"}
-            assert "by whole groups" in said
+            assert "by whole groups" in output
             held[out] = people["val"]
     assert len({frozenset(people) for people in held.values()}) > 3
     run = next(iter(held))
@@ -41,7 +41,7 @@ def test_groups_are_never_on_both_sides(command, flat, tmp_path):
     assert command("train", "--resume", "--out", run, "--groups", "other")[0] == 2
 
 
-def test_a_class_that_one_group_alone_holds_stays_in_train():
+def test_a_class_with_a_single_group_stays_in_train():
     from feathervit.config import SplitConfig
     from feathervit.data.splits import hold_out
 
@@ -56,21 +56,21 @@ def test_a_class_that_one_group_alone_holds_stays_in_train():
 
 def test_a_group_in_two_splits_is_an_error(command, tmp_path):
     root = paint(tmp_path / "set", "train/a/p1_1.png train/b/p2_1.png test/a/p1_2.png test/b/p3_1.png")
-    status, said, _ = command("data", "check", root, "--groups", r"p\d")
-    assert status == 1 and "p1 (train, test)" in said
-    status, _, said = command("train", "--data", root, "--out", tmp_path / "run", "--groups", r"p\d", *TINY)
-    assert status == 2 and "'p1' in train and test" in said
+    status, output, _ = command("data", "check", root, "--groups", r"p\d")
+    assert status == 1 and "p1 (train, test)" in output
+    status, _, output = command("train", "--data", root, "--out", tmp_path / "run", "--groups", r"p\d", *TINY)
+    assert status == 2 and "'p1' in train and test" in output
 
 
-@pytest.mark.parametrize(("groups", "words"), [("(", "regular expression"), ("q", "no group in 2 paths")])
-def test_groups_that_are_none(command, tmp_path, groups, words):
+@pytest.mark.parametrize(("groups", "message"), [("(", "regular expression"), ("q", "no group in 2 paths")])
+def test_invalid_groups_are_refused(command, tmp_path, groups, message):
     root = paint(tmp_path / "set", "a/1.png b/2.png")
-    assert words in command.refusal(root, "--groups", groups)
+    assert message in command.refusal(root, "--groups", groups)
 
 
-def test_groups_of_data_without_paths(command, tmp_path):
-    status, _, said = command("train", "--data", "digits", "--out", tmp_path / "run", "--groups", "x", *TINY)
-    assert status == 2 and "--groups has no effect on digits" in said
+def test_groups_need_data_with_paths(command, tmp_path):
+    status, _, output = command("train", "--data", "digits", "--out", tmp_path / "run", "--groups", "x", *TINY)
+    assert status == 2 and "--groups has no effect on digits" in output
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_groups_of_data_without_paths(command, tmp_path):
         *("{kind}/{p}_smile{n}x.png", "train/{kind}/vid{p}.{n:04d}.png"),
     ],
 )
-def test_names_that_suggest_groups(command, tmp_path, form):
+def test_groups_are_suggested_from_names(command, tmp_path, form):
     names = [form.format(kind=kind, p=p, n=n) for kind in ("a", "b") for p in range(4) for n in range(3)]
     root = paint(tmp_path / "set", names)
     flags = ["--classes", "a,b"]
-    said = command("data", "check", root, *flags)[1]
-    assert "suggest 4 groups" in said
-    pattern = said.split("--groups '")[1].split("'")[0]
+    output = command("data", "check", root, *flags)[1]
+    assert "suggest 4 groups" in output
+    pattern = output.split("--groups '")[1].split("'")[0]
     flags += ["--groups", pattern]
     out = tmp_path / "run"
     assert command("train", "--data", root, "--out", out, *TINY, *flags, "--folds", "4")[0] == 0
@@ -98,6 +98,6 @@ def test_names_that_suggest_groups(command, tmp_path, form):
 @pytest.mark.parametrize(
     "form", ["{kind}/{n}.png", "{kind}/{kind}_{n:03d}.png", "{kind}/IMG_{n}.png", "{kind}/x{n}a.png"]
 )
-def test_names_that_suggest_none(command, tmp_path, form):
+def test_no_groups_are_suggested_from_plain_names(command, tmp_path, form):
     root = paint(tmp_path / "set", [form.format(kind=kind, n=n) for kind in "ab" for n in range(12)])
     assert "--groups" not in command("data", "check", root)[1]

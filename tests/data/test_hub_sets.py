@@ -1,4 +1,4 @@
-"""Sets of the Hugging Face hub: splits, label and image columns, missing labels."""
+"""Datasets of the Hugging Face hub: splits, label and image columns, missing labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .commands import paint
 
 @pytest.fixture
 def hub_set(tmp_path, monkeypatch):
-    """Writes parquet files: write(features, split=[column values...], ...), the images added."""
+    """Writes parquet files: write(features, split=[column values...], ...). The images are added."""
     hub = pytest.importorskip("datasets")
     monkeypatch.setattr(hub.config, "HF_DATASETS_CACHE", tmp_path / "hub")
     hub.disable_progress_bars()
@@ -34,7 +34,7 @@ def hub_set(tmp_path, monkeypatch):
     return write
 
 
-def test_hub_splits_and_columns_are_said(command, hub_set):
+def test_hub_splits_and_columns_are_named(command, hub_set):
     import datasets as hub
 
     kinds = {"id": hub.Value("int64"), "fine_label": hub.ClassLabel(names=["rose", "daisy"])}
@@ -46,7 +46,7 @@ def test_hub_splits_and_columns_are_said(command, hub_set):
     assert "images in the column img, labels in the column fine_label; 2 classes: rose, daisy" in line
 
 
-def test_hub_splits_of_other_names():
+def test_hub_splits_with_other_names():
     from feathervit.data.columns import splits_of
 
     assert splits_of("x", ["valid", "train", "dev_extra"]) == {"train": "train", "val": "valid"}
@@ -61,21 +61,21 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_several_columns_of_labels_are_an_error_that_names_the_flag(command, hub_set, name):
+def test_several_label_columns_need_a_choice(command, hub_set, name):
     import datasets as hub
 
     (first, second), kind, values = COLUMNS[name]
     kind = hub.ClassLabel(names=["a", "b", "c"]) if kind == "class" else hub.Value(kind)
     source = hub_set({first: kind, second: kind}, train=dict(zip((first, second), values, strict=True)))
-    said = command.refusal(source)
-    assert f"{first}, {second}" in said and "--label-column" in said
+    output = command.refusal(source)
+    assert f"{first}, {second}" in output and "--label-column" in output
     assert "unknown column 'labl'" in command.refusal(source, "--label-column", "labl")
     counts, line = command.counts(source, "--label-column", second)
     assert f"labels in the column {second}" in line
     assert sorted(counts["train"].values()) == sorted(Counter(values[1]).values())
 
 
-def test_columns_that_say_the_same_are_one(command, hub_set):
+def test_equal_label_columns_count_as_one(command, hub_set):
     import datasets as hub
 
     kinds = {"label": hub.ClassLabel(names=["rose", "daisy"]), "class_name": hub.Value("string")}
@@ -83,7 +83,7 @@ def test_columns_that_say_the_same_are_one(command, hub_set):
     assert counts == {"train": {"rose": 1, "daisy": 2}}
 
 
-def test_several_columns_of_images(command, hub_set):
+def test_several_image_columns_need_a_choice(command, hub_set):
     import datasets as hub
 
     source = hub_set({"label": hub.Value("int64")}, ("photo", "mask"), train={"label": [1, 2, 2]})
@@ -94,7 +94,7 @@ def test_several_columns_of_images(command, hub_set):
 
 @pytest.mark.parametrize("missing", [-1, None])
 @pytest.mark.parametrize("kind", ["class", "int64", "string"])
-def test_hub_splits_and_images_without_labels(command, hub_set, kind, missing):
+def test_hub_splits_and_images_without_labels_are_left_out(command, hub_set, kind, missing):
     import datasets as hub
 
     values = ["a", "b"] if kind == "string" else [0, 1]
@@ -108,7 +108,7 @@ def test_hub_splits_and_images_without_labels(command, hub_set, kind, missing):
     assert "1 of 3 images of val have no label: left out" in line
 
 
-def test_numbers_that_missing_labels_made_floats(command, hub_set):
+def test_integer_labels_stored_as_floats_are_read(command, hub_set):
     import datasets as hub
 
     labels = {"label": [0.0, 1.0, float("nan"), 1.0]}
@@ -116,7 +116,7 @@ def test_numbers_that_missing_labels_made_floats(command, hub_set):
     assert counts == {"train": {"0": 1, "1": 2}} and "1 of 4 images of train have no label" in line
 
 
-def test_fractions_and_columns_of_other_names(command, hub_set):
+def test_fractional_labels_and_other_columns_are_refused(command, hub_set):
     import datasets as hub
 
     kinds = {"label": hub.Value("float32"), "species": hub.Value("string")}
@@ -127,7 +127,7 @@ def test_fractions_and_columns_of_other_names(command, hub_set):
     assert "--label-column species" in command.refusal(other)
 
 
-def test_files_that_belong_to_no_split_are_said(command, hub_set):
+def test_files_outside_any_split_are_named(command, hub_set):
     import datasets as hub
 
     columns = {"label": [0, 1]}
@@ -136,7 +136,7 @@ def test_files_that_belong_to_no_split_are_said(command, hub_set):
     assert "files that are not in a split (1: unsupervised-00000-of-00001.parquet)" in line
 
 
-def test_a_file_that_was_replaced_with_its_time_kept(command, hub_set):
+def test_replaced_files_are_read_again(command, hub_set):
     import datasets as hub
 
     def write(labels):
@@ -152,7 +152,7 @@ def test_a_file_that_was_replaced_with_its_time_kept(command, hub_set):
     assert command.counts(source)[0] == {"train": {"0": 3, "1": 1}}
 
 
-def test_several_configurations_of_a_set_are_named(command, tmp_path, hub_set):
+def test_several_configurations_need_a_choice(command, tmp_path, hub_set):
     source = tmp_path / "set"
     paint(source, "one/a/1.png one/b/2.png two/a/3.png two/c/4.png")
     parts = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("one", "two"))
@@ -161,19 +161,19 @@ def test_several_configurations_of_a_set_are_named(command, tmp_path, hub_set):
     assert command.counts(f"hf:{source}:two")[0] == {"train": {"a": 1, "c": 1}}
 
 
-def test_a_set_of_test_images_only_is_evaluated(command, hub_set):
+def test_a_dataset_with_only_test_images_is_evaluated(command, hub_set):
     import datasets as hub
 
     kinds = {"label": hub.ClassLabel(names=["a", "b"])}
     command.counts(hub_set(kinds, train={"label": [0, 1]}))
     Path(tmp := hub_set(kinds, test={"label": [1, 1, 0]})[3:])
     next(Path(tmp).glob("train*")).unlink()
-    status, said, error = command("evaluate", command.out / "1", "--data", f"hf:{tmp}", "--json")
+    status, output, error = command("evaluate", command.out / "1", "--data", f"hf:{tmp}", "--json")
     assert status == 0, error
-    assert json.loads(said)["n"] == 3 and json.loads(said)["split"] == "test"
+    assert json.loads(output)["n"] == 3 and json.loads(output)["split"] == "test"
 
 
-def test_hub_set_whose_labels_are_all_missing(command, hub_set, tmp_path):
+def test_a_hub_dataset_without_any_labels_is_refused(command, hub_set, tmp_path):
     import datasets as hub
 
     source = hub_set({"label": hub.ClassLabel(names=["a", "b"])}, train={"label": [-1] * 3})
@@ -182,7 +182,7 @@ def test_hub_set_whose_labels_are_all_missing(command, hub_set, tmp_path):
     assert report["counts"] == {"train": {"": 3}}
 
 
-def test_minus_one_is_a_class_where_train_says_so(command, hub_set):
+def test_minus_one_can_be_a_class(command, hub_set):
     import datasets as hub
 
     counts, _ = command.counts(hub_set({"label": hub.Value("int64")}, train={"label": [-1, 1, 1]}))

@@ -33,7 +33,7 @@ from feathervit.errors import DataError
 
 @pytest.fixture(scope="module")
 def photograph() -> Image.Image:
-    """427 x 640 pixels, real."""
+    """A real photograph of 427 x 640 pixels."""
     return Image.fromarray(load_sample_images().images[0])
 
 
@@ -61,7 +61,7 @@ def test_lossless_formats_keep_every_pixel(tmp_path, photograph, suffix, options
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_jpeg_is_what_pillow_decodes(tmp_path, photograph, options):
+def test_jpeg_equals_pillow(tmp_path, photograph, options):
     path = tmp_path / "a.jpg"
     photograph.save(path, quality=90, **options)
     assert torch.equal(open_image(path), chw(Image.open(path).convert("RGB")))
@@ -79,7 +79,7 @@ def test_exif_orientation(tmp_path, photograph, orientation):
     assert (got.shape[1] > got.shape[2]) == (orientation >= 5)
 
 
-def test_damaged_exif_does_no_harm(tmp_path, photograph):
+def test_damaged_exif_is_ignored(tmp_path, photograph):
     path = tmp_path / "a.jpg"
     photograph.save(path, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff nonsense")
     with quiet():
@@ -95,7 +95,7 @@ def test_grey_becomes_rgb_and_rgb_becomes_luma(tmp_path, photograph):
     assert torch.equal(open_image(tmp_path / "rgb.png", 1), chw(grey))
 
 
-def test_transparency_lies_over_white(tmp_path):
+def test_transparency_is_composited_over_white(tmp_path):
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[..., 0] = 200
     pixels[0, :, 3] = [255, 0, 51]  # opaque, clear, a fifth
@@ -151,7 +151,7 @@ def test_animations_give_their_first_frame(tmp_path, suffix):
     assert open_image(tmp_path / f"a.{suffix}")[:, 3, 3].tolist() == [255, 0, 0]
 
 
-def test_bytes_and_pil_images_are_read_as_files_are(tmp_path, photograph):
+def test_bytes_and_pil_images_are_read_like_files(tmp_path, photograph):
     photograph.save(tmp_path / "a.png")
     want = open_image(tmp_path / "a.png")
     assert torch.equal(open_image((tmp_path / "a.png").read_bytes()), want)
@@ -159,7 +159,7 @@ def test_bytes_and_pil_images_are_read_as_files_are(tmp_path, photograph):
     assert photograph.size == (640, 427)  # the caller's image is still open
 
 
-def test_squares():
+def test_fit_square():
     x = torch.arange(15, dtype=torch.uint8).view(1, 3, 5)
     assert torch.equal(fit_square(x, "crop"), x[:, :, 1:4])
     assert torch.equal(fit_square(x.mT, "crop"), x.mT[:, 1:4])
@@ -171,7 +171,7 @@ def test_squares():
 
 
 @pytest.mark.parametrize("size", [20, 64, 200, 700])
-def test_resize_is_torchvisions_antialiased_bilinear(photograph, size):
+def test_resize_equals_torchvisions_antialiased_bilinear(photograph, size):
     x = chw(photograph)[:, :300, :400]
     want = tvf.resize(x.float(), [size, size], antialias=True).round().clamp(0, 255).to(torch.uint8)
     assert torch.equal(resize(x, size), want)
@@ -179,7 +179,7 @@ def test_resize_is_torchvisions_antialiased_bilinear(photograph, size):
     assert (resize(x, size).int() - chw(pil).int()).abs().max() <= 1
 
 
-def test_resize_in_pieces_is_resize_at_once(photograph, monkeypatch):
+def test_resize_in_pieces_equals_resize_at_once(photograph, monkeypatch):
     big = chw(photograph.resize((4200, 4100)))  # above 16 million pixels: plane by plane
     want = tvf.resize(big.float(), [50, 50], antialias=True).round().to(torch.uint8)
     assert torch.equal(resize(big, 50), want)
@@ -189,8 +189,8 @@ def test_resize_in_pieces_is_resize_at_once(photograph, monkeypatch):
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_draft_decoding_keeps_the_place(tmp_path, photograph, fit, orientation):
-    """Sides that are no multiples of 8 and odd margins, any way up: the same part of the image at any scale."""
+def test_draft_decoding_keeps_the_position(tmp_path, photograph, fit, orientation):
+    """Sides that are not multiples of 8, odd margins and any orientation give the same part of the image at any scale."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     photograph.save(tmp_path / "a.jpg", quality=95, exif=exif)  # 640 x 427
@@ -220,7 +220,7 @@ def test_normalise():
 
 
 def png_bomb() -> bytes:
-    """A sound PNG header that claims 60,000 x 60,000 pixels, and no pixels."""
+    """A valid PNG header that claims 60,000 x 60,000 pixels, without pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -255,7 +255,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, photograph, monkey
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "progressive.jpg", "grey.png", "tif"])
 def test_memory_of_a_decoded_image_is_limited(tmp_path, kind):
-    """By what its pixels take, not by their number: a JPEG is decoded at a fraction, a grey image takes a byte per pixel."""
+    """The limit counts memory, not pixels. A JPEG is decoded at a fraction, and a grey image takes one byte per pixel."""
     path, side = tmp_path / f"large.{kind}", 2000
     x = np.random.default_rng(0).integers(0, 256, (side // 20, side // 20, 3), dtype=np.uint8)
     whole = Image.fromarray(x).resize((side, side)).convert("L" if "grey" in kind else "RGB")
@@ -267,12 +267,12 @@ def test_memory_of_a_decoded_image_is_limited(tmp_path, kind):
         to_stored(path, 64, max_gib=0.99 * needs * gib)
     with pytest.raises(ImageError, match="2000 x 2000 pixels take"):
         open_image(path, max_gib=0.9 * gib)
-    if "jpg" in kind:  # what training takes, data check does
+    if "jpg" in kind:  # data check accepts the same images as training
         with examined(path, 3, max_gib=1.01 * needs * gib) as (x_CHW, _, _):
             assert x_CHW.shape == (3, 250, 250)
 
 
-def test_pils_own_limit_is_not_ours_and_stays_what_it_was(tmp_path, photograph, monkeypatch):
+def test_pils_own_limit_is_ignored_and_unchanged(tmp_path, photograph, monkeypatch):
     photograph.save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with warnings.catch_warnings():
@@ -285,7 +285,7 @@ def test_pils_own_limit_is_not_ours_and_stays_what_it_was(tmp_path, photograph, 
 @pytest.mark.parametrize(
     ("suffix", "name"), [("avif", "AVIF"), ("jp2", "JPEG2000"), ("j2k", "JPEG2000"), ("heic", "HEIF")]
 )
-def test_formats_that_pillow_may_have(tmp_path, photograph, suffix, name):
+def test_optional_formats_of_pillow(tmp_path, photograph, suffix, name):
     if name == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
     if name not in opening.FORMATS:
@@ -294,7 +294,7 @@ def test_formats_that_pillow_may_have(tmp_path, photograph, suffix, name):
     assert header(tmp_path / f"a.{suffix}")[:2] == (640, 427)
     with Image.open(tmp_path / f"a.{suffix}") as image:
         assert torch.equal(open_image(tmp_path / f"a.{suffix}"), chw(image.convert("RGB")))
-    if name == "JPEG2000":  # it loses nothing
+    if name == "JPEG2000":  # lossless
         assert torch.equal(open_image(tmp_path / f"a.{suffix}"), chw(photograph))
 
 
@@ -303,12 +303,12 @@ def test_other_channel_counts_are_refused(photograph):
         open_image(photograph, 4)
 
 
-def test_threads_share_the_budget(monkeypatch):
+def test_threads_share_the_memory_budget(monkeypatch):
     budget = opening.Budget(100)
     inside, most, lock = [0], [0], threading.Lock()
 
     def work():
-        for pixels in (40, 60, 1000):  # the last is larger than the budget and must not wait for ever
+        for pixels in (40, 60, 1000):  # the last is larger than the budget and must not wait forever
             with budget.share(pixels):
                 with lock:
                     inside[0] += min(pixels, 100)

@@ -1,4 +1,4 @@
-"""How a folder is read, and what is skipped: every case through `data check` and `train`, which must agree."""
+"""How a folder is read and which files are skipped. Each case runs `data check` and `train`, which must agree."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ TWO = {"train": {"a": 2, "b": 1}}
         ("\uff34\uff32\uff21\uff29\uff2e", "\uff36\uff41\uff4c", "val"),  # full-width letters
     ],
 )
-def test_splits_by_many_names(command, tmp_path, train, other, split):
+def test_split_folders_may_have_many_names(command, tmp_path, train, other, split):
     counts, line = command.counts(paint(tmp_path / "set", [name.format(train, other) for name in PAIR.split()]))
     assert counts == TWO | {split: {"a": 1, "b": 1}}
     assert f"train is {train}/" in line and f"{split} is {other}/" in line and "2 classes: a, b" in line
 
 
 @pytest.mark.parametrize(
-    ("names", "words"),
+    ("names", "messages"),
     [
         (PAIR.format("train", "holdout"), ["holdout/ (2 images) is not"]),
         (PAIR.format("train", "test") + " extra/1.png", ["extra/ (1 images)"]),
@@ -63,10 +63,10 @@ def test_splits_by_many_names(command, tmp_path, train, other, split):
         ("train/1.png test/2.png", ["train", "no class folders"]),
     ],
 )
-def test_what_may_be_several_things_is_an_error_that_names_the_known_layouts(command, tmp_path, names, words):
-    said = command.refusal(paint(tmp_path / "set", names))
-    for word in (*words, "ROOT/CLASS/1.jpg", "ROOT/train|val|test/CLASS/1.jpg", "a table", "--classes", "--ignore"):
-        assert word in said
+def test_ambiguous_folders_are_an_error_that_names_the_layouts(command, tmp_path, names, messages):
+    output = command.refusal(paint(tmp_path / "set", names))
+    for word in (*messages, "ROOT/CLASS/1.jpg", "ROOT/train|val|test/CLASS/1.jpg", "a table", "--classes", "--ignore"):
+        assert word in output
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_may_be_several_things_is_an_error_that_names_the_known_layouts(com
         ("a/1.png a/x/2.png b/3.png b/x/4.png", ["--ignore", "a/x"], {"train": {"a": 1, "b": 2}}),
     ],
 )
-def test_two_flags_settle_it(command, tmp_path, names, flags, want):
+def test_classes_and_ignore_resolve_ambiguity(command, tmp_path, names, flags, want):
     counts, line = command.counts(paint(tmp_path / "set", names), *flags)
     assert counts == want
     skipped = len(names.split()) - sum(sum(by_class.values()) for by_class in counts.values())
@@ -95,7 +95,7 @@ def test_two_flags_settle_it(command, tmp_path, names, flags, want):
 
 
 @pytest.mark.parametrize(
-    ("names", "want", "said"),
+    ("names", "want", "note"),
     [
         ("bus/1.png car/2.png train/3.png", {"train": {"bus": 1, "car": 1, "train": 1}}, "3 classes"),
         (
@@ -119,30 +119,30 @@ def test_two_flags_settle_it(command, tmp_path, names, flags, want):
         ),
     ],
 )
-def test_what_is_clear_is_taken_and_said(command, tmp_path, names, want, said):
+def test_clear_layouts_are_read_and_reported(command, tmp_path, names, want, note):
     counts, line = command.counts(paint(tmp_path / "set", re.split(r"(?<=png|txt) ", names)))
     assert counts == want
-    assert said in line
+    assert note in line
 
 
-def test_flags_that_fit_nothing(command, tmp_path):
+def test_flags_without_a_match(command, tmp_path):
     root = paint(tmp_path / "set", "cat/1.png dog/2.png")
     assert "unknown class 'bird'; known: cat, dog" in command.refusal(root, "--classes", "cat,bird")
     assert "nothing that matches '*.bmp'" in command.counts(root, "--ignore", "*.bmp")[1]
 
 
-def test_the_choice_is_kept_with_the_weights(command, tmp_path):
+def test_the_choice_of_classes_is_stored_with_the_weights(command, tmp_path):
     root = paint(tmp_path / "set", "cat/1.png dog/2.png bird/3.png bird/4.png")
     command.counts(root, "--classes", "cat,dog")
     run = command.out / "1"
     assert json.loads(command("evaluate", run, "--json")[1])["n"] == 2
     assert command("train", "--resume", "--out", run)[0] == 0
-    status, _, said = command("evaluate", run, "--classes", "bird,cat")
-    assert status == 2 and "'bird'" in said
+    status, _, output = command("evaluate", run, "--classes", "bird,cat")
+    assert status == 2 and "'bird'" in output
     assert json.loads(command("evaluate", run, "--classes", "cat", "--json")[1])["n"] == 1
 
 
-def test_pretraining_keeps_test_images_out_however_they_lie(command, tmp_path):
+def test_pretraining_never_uses_test_images(command, tmp_path):
     root = paint(tmp_path / "set", "cat/train/1.png cat/test/2.png dog/3.png Testing/4.png dog/@eaDir/5.png")
     tiny = [word for word in TINY if word not in ("--split.val-fraction", "0")]
     status, _, error = command("pretrain", "--data", root, "--out", tmp_path / "run", *tiny)
@@ -157,11 +157,11 @@ def test_pretraining_keeps_test_images_out_however_they_lie(command, tmp_path):
 @pytest.mark.parametrize(
     "name", ["test tube", "bullet_train", "contest", "trainers", "evaluations of", "retrain", "Attest"]
 )
-def test_names_that_are_no_splits(name):
+def test_names_that_are_not_splits(name):
     assert find_splits([name, "cat"]) == {}
 
 
-def test_runs_inside_the_data(command, tmp_path, monkeypatch):
+def test_runs_inside_the_data_are_skipped(command, tmp_path, monkeypatch):
     root = paint(tmp_path / "pets", "cat/1.png cat/2.png dog/3.png dog/4.png")
     monkeypatch.chdir(root)
     assert command("train", "--data", ".", "--out", "run", *TINY)[0] == 0
@@ -176,14 +176,14 @@ def test_runs_inside_the_data(command, tmp_path, monkeypatch):
     assert len(json.loads(command("predict", "run", ".", "--json")[1])["predictions"]) == 4
 
 
-def test_a_run_in_the_very_folder_of_the_data(command, tmp_path):
+def test_a_run_in_the_data_folder_is_skipped(command, tmp_path):
     root = paint(tmp_path / "pets", "cat/1.png dog/2.png config.json metrics.csv report/a.png reconstructions/1.png")
     counts, line = command.counts(root)
     assert counts == {"train": {"cat": 1, "dog": 1}}
     assert "folders of a run (2: " in line
 
 
-def test_the_cache_inside_the_data(command, tmp_path, monkeypatch):
+def test_the_cache_inside_the_data_is_skipped(command, tmp_path, monkeypatch):
     root = paint(tmp_path / "pets", "cat/1.png dog/2.png kept/downloads/x/3.png")
     monkeypatch.setenv("FEATHERVIT_CACHE", str(root / "kept"))
     counts, line = command.counts(root)
@@ -208,13 +208,13 @@ def test_the_cache_inside_the_data(command, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_what_systems_leave_behind(command, tmp_path, left):
+def test_files_of_operating_systems_are_skipped(command, tmp_path, left):
     root = tmp_path / "set"
-    for place in (root, root / "train", root / "train" / "a", root / "val" / "b" / "deep"):
-        paint(place / left, "a/1.png 2.png")
+    for parent in (root, root / "train", root / "train" / "a", root / "val" / "b" / "deep"):
+        paint(parent / left, "a/1.png 2.png")
     paint(root, "train/a/1.png train/b/2.png val/a/3.png val/b/4.png val/b/deep/5.png")
-    status, said, _ = command("data", "check", root, "--json")
-    report = json.loads(said)
+    status, output, _ = command("data", "check", root, "--json")
+    report = json.loads(output)
     assert report["counts"] == {"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 2}}
     assert f"(4: {left})" in report["notes"][0]
     assert status == 0
@@ -238,4 +238,4 @@ def test_thumbnails_of_validation_images_are_not_trained_on(command, tmp_path):
     ):
         assert part in line
     counts, _ = command.counts(paint(tmp_path / "named", "@eaDir/1.png dog/2.png"), "--classes", "@eaDir,dog")
-    assert counts == {"train": {"@eaDir": 1, "dog": 1}}  # what is asked for is not skipped
+    assert counts == {"train": {"@eaDir": 1, "dog": 1}}  # requested classes are not skipped

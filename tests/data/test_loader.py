@@ -27,7 +27,7 @@ def test_an_epoch_shows_every_image_once():
     assert first.dtype == torch.int64
 
 
-def test_a_batch_depends_on_seed_and_step_alone():
+def test_a_batch_depends_only_on_seed_and_step():
     straight = Sampler(100, 7, seed=3)
     batches = [straight.batch(s) for s in range(40)]
     fresh = Sampler(100, 7, seed=3)
@@ -36,7 +36,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
     assert not torch.equal(Sampler(100, 7, seed=4).batch(0), batches[0])
 
 
-def test_what_is_left_over_is_dropped_and_differs_between_epochs():
+def test_dropped_images_differ_between_epochs():
     sampler = Sampler(10, 4, seed=0)
     assert sampler.steps_per_epoch == 2
     dropped = [set(range(10)) - set(epoch_of(sampler, e).tolist()) for e in range(6)]
@@ -44,7 +44,7 @@ def test_what_is_left_over_is_dropped_and_differs_between_epochs():
     assert len({frozenset(d) for d in dropped}) > 1
 
 
-def test_a_set_smaller_than_a_batch_is_one_batch():
+def test_a_dataset_smaller_than_a_batch_is_one_batch():
     sampler = Sampler(5, 64, seed=0)
     assert sampler.steps_per_epoch == 1
     assert sorted(sampler.batch(0).tolist()) == list(range(5))
@@ -66,7 +66,7 @@ def test_processes_share_a_partial_batch_evenly(n):
     assert set(torch.cat(batches).tolist()) == set(range(n))
 
 
-def test_views_of_a_image_lie_in_one_batch():
+def test_views_of_an_image_are_in_one_batch():
     shares = [Sampler(24, 6, seed=0, rank=r, world=2, repeats=3) for r in range(2)]
     assert shares[0].steps_per_epoch == 6
     assert shares[0].batch_size == 6
@@ -79,7 +79,7 @@ def test_views_of_a_image_lie_in_one_batch():
     assert sorted(seen) == list(range(24))
 
 
-def test_settings_that_do_not_fit_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ConfigError, match=r"batch size 8 .*repeats 3"):
         Sampler(10, 8, seed=0, repeats=3)
     with pytest.raises(DataError, match="no images"):
@@ -94,18 +94,18 @@ def test_rows_of_a_mapped_file_are_read_by_index(tmp_path):
     assert torch.equal(mapped[indices], torch.from_numpy(images[indices.numpy()]))
 
 
-def test_balanced_sampling_shows_as_many_images_of_each_class():
+def test_balanced_sampling_shows_each_class_equally():
     labels = torch.tensor([0] * 80 + [1] * 15 + [3] * 6)  # none of class 2
     sampler = Sampler(101, 10, seed=3, labels=labels)
     for epoch in range(3):
         order = sampler.permutation(epoch)
         assert sorted(labels[order].bincount()[[0, 1, 3]].tolist()) == [33, 34, 34]
-        for k, own in ((0, 80), (1, 15), (3, 6)):  # images of a class are shown equally often, to within one
+        for k, count in ((0, 80), (1, 15), (3, 6)):  # images of a class are shown equally often, to within one
             times = order[labels[order] == k].bincount(minlength=101)[labels == k]
-            assert len(times) == own and times.max() - times.min() <= 1
+            assert len(times) == count and times.max() - times.min() <= 1
     assert not torch.equal(
         sampler.permutation(0).sort()[0], sampler.permutation(1).sort()[0]
-    )  # other ones of the large class
+    )  # different images of the large class
     again = Sampler(101, 10, seed=3, labels=labels)
     assert torch.equal(again.batch(23), sampler.batch(23))
     assert torch.equal(
@@ -121,7 +121,7 @@ def test_balanced_sampling_on_the_command_line(command, tmp_path, flags, status)
     names = (
         [f"train/a/{i}.png" for i in range(12)] + ["train/b/x.png"] + [f"test/{k}/{i}.png" for k in "ab" for i in "12"]
     )
-    words = [
+    argv = [
         "train",
         "--data",
         paint(tmp_path / "set", names),
@@ -130,6 +130,6 @@ def test_balanced_sampling_on_the_command_line(command, tmp_path, flags, status)
         "--augment.sampling",
         "balanced",
     ]
-    ended, _, error = command(*words, *TINY, *flags)
+    ended, _, error = command(*argv, *TINY, *flags)
     assert ended == status, error
     assert ("leave one out" in error) == (status == 2)

@@ -22,7 +22,7 @@ def is_cut(mix: Mix) -> torch.Tensor:
     return (mix.boxes[:, 2:] > 0).all(1)
 
 
-def test_mixup_is_lambda_of_the_image_and_the_rest_of_its_partner():
+def test_mixup_equals_its_formula():
     x = torch.randn(6, 3, S, S, generator=torch.Generator().manual_seed(0))
     mix = draw(6, mixup=0.8)
     y = apply_mix(x, mix)
@@ -31,7 +31,7 @@ def test_mixup_is_lambda_of_the_image_and_the_rest_of_its_partner():
         torch.testing.assert_close(y[i], lam * x[i] + (1 - lam) * x[5 - i])
 
 
-def test_cutmix_takes_the_box_from_the_partner_and_lambda_is_what_is_left():
+def test_cutmix_equals_its_formula():
     x = torch.randn(40, 3, S, S, generator=torch.Generator().manual_seed(0))
     mix = draw(40, cutmix=1.0)
     y = apply_mix(x, mix)
@@ -45,7 +45,7 @@ def test_cutmix_takes_the_box_from_the_partner_and_lambda_is_what_is_left():
         assert mix.share[i] == pytest.approx(1 - height * width / S**2)
 
 
-def test_boxes_are_timms():
+def test_boxes_are_drawn_as_in_timm():
     """Drawn by timm's `rand_bbox` with lambda uniform; odd sides lose no pixel."""
     mix = draw(cutmix=1.0)
     top, left, height, width = mix.boxes.T
@@ -63,7 +63,7 @@ def test_boxes_are_timms():
 
 
 @pytest.mark.parametrize("lam", [0.3, 0.5, 0.77])
-def test_a_box_is_timms_for_the_same_centre(lam, monkeypatch):
+def test_a_box_equals_timms_for_the_same_centre(lam, monkeypatch):
     side = int(S * np.sqrt(1 - lam))
     centres = torch.cartesian_prod(torch.arange(S), torch.arange(S))
     ours = clip_boxes(centres, torch.full_like(centres, side), S)
@@ -74,13 +74,13 @@ def test_a_box_is_timms_for_the_same_centre(lam, monkeypatch):
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_lambda_of_mixup_is_a_beta_variate_of_each_image(alpha):
+def test_each_image_has_its_own_beta_distributed_lambda(alpha):
     share = draw(mixup=alpha).share
     assert stats.kstest(share.double().numpy(), stats.beta(alpha, alpha).cdf).pvalue > 1e-4
     assert len(share.unique()) > B / 2
 
 
-def test_shares_of_mixed_images_and_of_both_kinds():
+def test_shares_of_mixed_images_and_of_each_kind():
     mix = draw(mixup=1.0, cutmix=1.0, probability=0.6, switch=0.25)
     mixed = mix.share < 1
     assert stats.binomtest(int(mixed.sum()), B, 0.6).pvalue > 1e-3  # a box of no area is rare: lambda near 1
@@ -92,7 +92,7 @@ def test_shares_of_mixed_images_and_of_both_kinds():
     assert torch.equal(y[~mixed], x[~mixed])
 
 
-def test_batches_that_are_mixed_together_are_mixed_each_by_itself():
+def test_batches_mixed_together_stay_separate():
     x, labels = torch.randn(12, 1, S, S), torch.arange(12)
     mix = draw(12, mixup=0.5, cutmix=1.0)
     halves = [Mix(mix.share[rows], mix.boxes[rows]) for rows in (slice(6), slice(6, 12))]
@@ -102,7 +102,7 @@ def test_batches_that_are_mixed_together_are_mixed_each_by_itself():
     assert torch.equal(soft_targets(labels, mix.share, 12, batches=2), targets)
 
 
-def test_mixing_reaches_no_other_image_than_the_partner():
+def test_mixing_affects_only_the_partner():
     x = torch.randn(10, 1, S, S)
     mix = draw(10, mixup=0.5, cutmix=1.0)
     before = apply_mix(x, mix)
@@ -112,7 +112,7 @@ def test_mixing_reaches_no_other_image_than_the_partner():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_targets_are_timms_for_one_lambda_and_sum_to_one(smoothing):
+def test_targets_equal_timms_and_sum_to_one(smoothing):
     labels = torch.tensor([3, 0, 4, 4, 1, 2])
     got = soft_targets(labels, torch.full((6,), 0.3), 5, smoothing)
     torch.testing.assert_close(got, mixup_target(labels, 5, 0.3, smoothing))
@@ -127,7 +127,7 @@ def test_smoothed_targets_give_torchs_smoothed_loss():
     torch.testing.assert_close(got, want)
 
 
-def test_draws_are_a_function_of_the_generator():
+def test_draws_depend_only_on_the_generator():
     a, b, c = (draw(50, mixup=0.2, cutmix=1.0, seed=s) for s in (1, 1, 2))
     assert torch.equal(a.share, b.share) and torch.equal(a.boxes, b.boxes)
     assert not torch.equal(a.share, c.share)

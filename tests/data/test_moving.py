@@ -24,7 +24,7 @@ TREE = (
 )
 
 
-def test_a_buffer_gives_back_what_was_packed():
+def test_unpack_inverts_pack():
     tensors = [TREE[0].values, TREE[1]["bytes"], *TREE[2], torch.tensor(2.5), torch.randn(3, 4).mT]
     buffer = pack(tensors)
     assert buffer.dtype == torch.uint8 and buffer.ndim == 1
@@ -33,22 +33,22 @@ def test_a_buffer_gives_back_what_was_packed():
         assert not back.numel() or back.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
 
 
-def test_a_tree_goes_as_it_is_with_one_copy(monkeypatch):
-    """The "meta" device stands for a GPU; what lies there is not read."""
+def test_a_tree_moves_in_one_copy(monkeypatch):
+    """The "meta" device stands for a GPU. Its values are never read."""
     assert to_device(TREE, torch.device("cpu")) is TREE
     copies = []
-    whole = torch.Tensor.to
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: copies.append(self) or whole(self, *a, **k))
+    original = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: copies.append(self) or original(self, *a, **k))
     moved = to_device(TREE, torch.device("meta"))
     assert len(copies) == 1
     assert moved[0].values.is_meta and moved[0].parts == {"a": slice(2)}
     assert moved[1]["bytes"].shape == (7,) and moved[1]["none"] is None and moved[3] == "text"
     assert [t.dtype for t in moved[2]] == [torch.bool, torch.float32, torch.uint8]
-    assert to_device(moved, torch.device("meta"))[2][1] is moved[2][1]  # it is there
+    assert to_device(moved, torch.device("meta"))[2][1] is moved[2][1]  # already on the device
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_values_arrive():
+def test_values_arrive_on_a_gpu():
     moved = to_device(TREE, torch.device("cuda"))
     assert torch.equal(moved[0].values.cpu(), TREE[0].values)
     assert all(torch.equal(a.cpu(), b) for a, b in zip(moved[2], TREE[2], strict=True))

@@ -1,4 +1,4 @@
-"""Named data sets in their real formats, written by the test, and the hub's from a local folder."""
+"""Named datasets in their real formats, written by the test, and hub datasets from a local folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .images import counts, noise
 # --- digits
 
 
-def test_digits_are_scikit_learns():
+def test_digits_equal_scikit_learns():
     data = load_data("digits", img_size=8)
     pixels, labels = load_digits(return_X_y=True)
     assert [len(s) for s in (data.train, data.val, data.test)] == [1293, 144, 360]
@@ -49,7 +49,7 @@ def test_digits_are_scikit_learns():
         assert max(abs(n - total * np.mean(labels == k)) for k, n in enumerate(counts(images))) <= 1.0
 
 
-def test_the_digits_test_split_never_moves():
+def test_the_digits_test_split_never_changes():
     splits = [
         load_data("digits", img_size=8, split=SplitConfig(seed=s, val_fraction=f)) for s, f in ((0, 0.1), (5, 0.3))
     ]
@@ -67,7 +67,7 @@ def test_digits_in_three_channels():
     assert torch.equal(data.train.images[:, 0], data.train.images[:, 2])
 
 
-# --- torchvision's sets, in their real formats, written here
+# --- torchvision's datasets, in their real formats, written here
 
 
 def cifar_batch(path: Path, labels: list[int], key: str, seed: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def cifar_batch(path: Path, labels: list[int], key: str, seed: int) -> np.ndarra
 
 @pytest.fixture
 def cifar10(monkeypatch) -> np.ndarray:
-    """Five batches of twenty, a test batch, the names; returns train's pixels."""
+    """Writes five batches of twenty, a test batch and the names. Returns the pixels of train."""
     folder = cache_folder() / "downloads" / "cifar10" / "cifar-10-batches-py"
     labels = [i % 10 for i in range(20)]
     parts = [cifar_batch(folder / f"data_batch_{i}", labels, "labels", i) for i in range(1, 6)]
@@ -122,7 +122,7 @@ def test_a_file_that_fails_its_checksum_is_never_unpickled(cifar10, tmp_path):
     assert not marker.exists()
 
 
-def test_a_failed_download_says_what_was_tried_and_where_to_put_files(monkeypatch, tmp_path):
+def test_a_failed_download_names_the_url_and_the_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.CIFAR10, "url", (tmp_path / "none.tar.gz").as_uri())
     with pytest.raises(DataError) as error:
         load_data("cifar10", img_size=32)
@@ -258,7 +258,7 @@ def test_hub_with_strings_and_without_labels(parquet):
     assert summarise(source, labelled=False).totals == {"train": 20, "test": 6}
 
 
-def test_hub_without_its_package(monkeypatch):
+def test_the_hub_needs_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'feathervit\[hub\]'"):
         load_data("hf:owner/name", img_size=16)

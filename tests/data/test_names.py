@@ -1,4 +1,4 @@
-"""Names of files and classes: Unicode forms, undecodable bytes, what consoles and plots make of them."""
+"""Names of files and classes: Unicode forms, undecodable bytes, output on consoles and in plots."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ NAMES += ["=1+1", "%s{0}"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of any bytes")
-def test_every_name_is_trained_on_printed_and_drawn(command, tmp_path):
+def test_any_name_can_be_trained_on_printed_and_drawn(command, tmp_path):
     names = [*NAMES, os.fsdecode(b"bad\xff")]
     root = paint(tmp_path / "set", [f"{name}/{i}.png" for name in names for i in range(3)])
     paint(root, [f":cat:/{name}.png" for name in names])
     run, png = tmp_path / "run", tmp_path / "samples.png"
-    status, said, error = command("train", "--data", root, "--out", run, *TINY, "--split.val-fraction", "0.3")
+    status, output, error = command("train", "--data", root, "--out", run, *TINY, "--split.val-fraction", "0.3")
     assert status == 0, error
-    assert ":cat:" in said and "\x1b[31m" not in said
+    assert ":cat:" in output and "\x1b[31m" not in output
     assert command("report", run)[0] == 0
     assert "[bold]x" in (run / "report.html").read_text(encoding="utf-8")
-    status, said, error = command("evaluate", run)
+    status, output, error = command("evaluate", run)
     assert status == 0, error
-    rows = [line.strip() for line in said.splitlines()]
+    rows = [line.strip() for line in output.splitlines()]
     for name in NAMES:
         assert any(row.startswith(name.replace("\n", "\\n").replace("\x1b", "\\x1b")) for row in rows), name
     assert any(row.startswith("bad\ufffd") for row in rows)
     assert json.loads(command("evaluate", run, "--json")[1])["per_class"].keys() == {*names}
-    status, said, _ = command("predict", run, root, "--csv")
-    assert status == 0 and "\r" not in said
-    table = list(csv.DictReader(io.StringIO(said)))
+    status, output, _ = command("predict", run, root, "--csv")
+    assert status == 0 and "\r" not in output
+    table = list(csv.DictReader(io.StringIO(output)))
     assert len({row["file"] for row in table}) == 4 * len(names)
     assert {row["class"] for row in table} <= {*names[:-1], "bad\ufffd"}
     for verb in (
@@ -46,10 +46,10 @@ def test_every_name_is_trained_on_printed_and_drawn(command, tmp_path):
         ["report", run],
         ["predict", run, root],
     ):
-        status, said, error = command(*verb)
+        status, output, error = command(*verb)
         assert status == 0, error
-        assert "\x1b[31m" not in said and len(said.splitlines()) < 80
-    said.encode("utf-8")
+        assert "\x1b[31m" not in output and len(output.splitlines()) < 80
+    output.encode("utf-8")
 
 
 ENCODED = {"utf-8": "é\ufffd😀", "ascii": "\\xe9?\\U0001f600", "latin-1": "é?\\U0001f600"}
@@ -61,7 +61,7 @@ def test_output_in_any_encoding(encoding):
 
 
 def test_names_are_compared_in_one_unicode_form(command, tmp_path):
-    """Mac writes é as e and an accent, others as one letter."""
+    """macOS writes é as e and an accent, other systems as one letter."""
     one, two = "caf\u00e9", "cafe\u0301"
     root = paint(tmp_path / "set", [f"train/{one}/1.png", "train/dog/2.png", f"val/{two}/3.png", "val/dog/4.png"])
     counts, _ = command.counts(root)

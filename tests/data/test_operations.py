@@ -1,8 +1,8 @@
 """Every operation, and whole policies, against torchvision's and timm's per-image functions on the same draws.
 
-Operations on values and neighbourhoods must be equal bit for bit. Affine ones pick the nearest pixel; where a point falls
-half-way between two, float32 rounding decides, and torchvision's own rounding depends on the matrix product of the
-machine: there 0.2 % of the pixels may differ.
+Operations on values and neighbourhoods must be equal bit for bit. Affine ones pick the nearest pixel.
+If a point falls half-way between two pixels, float32 rounding decides. torchvision's rounding depends on the matrix
+product of the machine, so 0.2 % of the pixels may differ there.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def one_operation(op: str, values: torch.Tensor, n: int, bicubic: bool = False) 
 
 @pytest.mark.parametrize("source", SETS)
 @pytest.mark.parametrize("op", [op for op in OPERATIONS if op != "SolarizeAdd"])
-def test_each_operation_is_torchvisions(op, source):
+def test_each_operation_equals_torchvision(op, source):
     x = SETS[source]()
     table = torch.cat([magnitudes(name, x.shape[-1])[OPERATIONS.index(op)] for name in ("cifar10", "trivial")])
     values = table.unique()
@@ -110,7 +110,7 @@ def test_each_operation_is_torchvisions(op, source):
 
 
 @pytest.mark.parametrize("op", OPERATIONS[1:])
-def test_each_operation_does_something(op):
+def test_each_operation_changes_the_image(op):
     x = images(8, 32) // 2 + 20
     m = {
         "Solarize": 30.0,
@@ -126,7 +126,7 @@ def test_each_operation_does_something(op):
 
 @pytest.mark.parametrize("size", [32, 36])
 @pytest.mark.parametrize("name", ["cifar10", "svhn", "imagenet", "trivial"])
-def test_a_policy_is_torchvisions_sequence_of_operations(name, size):
+def test_a_policy_equals_torchvisions_sequence_of_operations(name, size):
     n = 300
     x = images(n, size)
     draws = draw_policy(name, n, size, torch.Generator().manual_seed(1))
@@ -137,19 +137,19 @@ def test_a_policy_is_torchvisions_sequence_of_operations(name, size):
             if apply:
                 want = reference(want, OPERATIONS[op], float(m))
                 affine |= OPERATIONS[op] in AFFINE
-        # What follows an affine operation (an equalisation, say) may spread one pixel's tie.
+        # Operations after an affine one, such as equalisation, may spread one pixel's tie.
         assert torch.equal(got[i], want) or (affine and (got[i] != want).float().mean() < 0.02), (i, draws.op[i])
     assert (got != x).flatten(1).any(1).float().mean() > 0.5
 
 
-def test_translation_is_by_whole_pixels_and_leaves_black():
+def test_translation_uses_whole_pixels_and_fills_black():
     x = images(1, 32)
     y = apply_draws(x, one_operation("TranslateX", torch.tensor([5.9], dtype=torch.float64), 1))
     assert torch.equal(y[..., 5:], x[..., :-5])
     assert (y[..., :5] == 0).all()
 
 
-def test_images_are_worked_on_alone_and_left_as_they_were():
+def test_images_are_independent_and_not_modified():
     x = images(60, 24)
     before = x.clone()
     draws = draw_policy("imagenet", 60, 24, torch.Generator().manual_seed(2))
@@ -159,7 +159,7 @@ def test_images_are_worked_on_alone_and_left_as_they_were():
     assert torch.equal(together, alone)
 
 
-def test_what_is_not_applied_changes_nothing():
+def test_operations_not_applied_change_nothing():
     x = images(30, 16)
     draws = draw_policy("cifar10", 30, 16, torch.Generator().manual_seed(3))
     assert torch.equal(apply_draws(x, Draws(draws.op, draws.magnitude, draws.apply & False)), x)
@@ -176,7 +176,7 @@ def timm_operation(x: torch.Tensor, op: str, m: float) -> torch.Tensor:
     name = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"}.get(op, op)
     value = {"TranslateX": -m / x.shape[-1], "TranslateY": -m / x.shape[-1]}.get(op, 1 + m if op in ENHANCEMENTS else m)
     value = int(value) if op in ("Posterize", "Solarize", "SolarizeAdd") else value
-    if op == "Posterize" and value == 0:  # which new versions of PIL refuse
+    if op == "Posterize" and value == 0:  # new versions of PIL refuse it
         return torch.zeros_like(x)
     arguments = () if op in ("AutoContrast", "Equalize", "Invert") else (value,)
     image = NAME_TO_OP[name](F.to_pil_image(x), *arguments, fillcolor=GREY, resample=Image.Resampling.BICUBIC)
@@ -190,19 +190,19 @@ def levels_of(op: str, size: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("op", [op for op in OPERATIONS[1:] if op not in AFFINE])
-def test_operations_on_values_are_timms(op):
+def test_value_operations_agree_with_timm(op):
     x = images(24, 32)
     draws = one_operation(op, levels_of(op, 32), 24)
     want = torch.stack([timm_operation(p, op, float(m)) for p, m in zip(x, draws.magnitude, strict=True)])
     difference = (apply_draws(x, draws).int() - want.int()).abs()
-    assert difference.max() <= 3  # PIL rounds luminance, means and look-up tables otherwise
+    assert difference.max() <= 3  # PIL rounds luminance, means and look-up tables differently
     assert difference.float().mean() < 0.6
 
 
 @pytest.mark.parametrize("size", [32, 17])
 @pytest.mark.parametrize("op", AFFINE)
-def test_affine_operations_look_where_timms_do_and_fill_what_lies_outside(op, size):
-    """On one colour nothing depends on the filter: what is left is where an image ends."""
+def test_affine_operations_fill_the_same_area_as_timm(op, size):
+    """With one colour nothing depends on the filter, only on where the image ends."""
     x = torch.full((12, 3, size, size), 200, dtype=torch.uint8)
     draws = one_operation(op, levels_of(op, size), 12, bicubic=True)
     want = torch.stack([timm_operation(p, op, float(m)) for p, m in zip(x, draws.magnitude, strict=True)])
@@ -212,7 +212,7 @@ def test_affine_operations_look_where_timms_do_and_fill_what_lies_outside(op, si
 
 
 @pytest.mark.parametrize("op", AFFINE)
-def test_affine_operations_interpolate_as_timms_do(op):
+def test_affine_operations_interpolate_like_timm(op):
     """PIL's cubic is a little sharper (-1 against torch's -0.75), so photos differ by a grey level or two."""
     x = images(24, 36)
     draws = one_operation(op, levels_of(op, 36), 24, bicubic=True)
@@ -223,7 +223,7 @@ def test_affine_operations_interpolate_as_timms_do(op):
     assert (got - want).abs().mean() < 0.4 * (nearest - want).abs().mean()
 
 
-def test_randaugment_is_timms_sequence_of_operations():
+def test_randaugment_agrees_with_timm():
     x = images(200, 32)
     draws = draw_policy("rand", 200, 32, torch.Generator().manual_seed(1))
     got = apply_draws(x, draws, torch.tensor(GREY).float())
@@ -239,7 +239,7 @@ def test_randaugment_is_timms_sequence_of_operations():
 
 
 @pytest.mark.parametrize("op", AFFINE)
-def test_fill_is_what_torchvision_fills_with(op):
+def test_fill_changes_only_the_empty_area(op):
     x = images(8, 24)
     m = {"Rotate": 25.0, "TranslateX": 7.0, "TranslateY": -6.0}.get(op, 0.3)
     got = apply_draws(x, one_operation(op, torch.tensor([m], dtype=torch.float64), 8), torch.tensor([128.0]))

@@ -27,7 +27,7 @@ def torchvision_space(name: str, size: int) -> dict:
 
 @pytest.mark.parametrize("size", [32, 96])
 @pytest.mark.parametrize("name", [*AUTO, "trivial"])
-def test_magnitudes_are_torchvisions(name, size):
+def test_magnitudes_equal_torchvisions(name, size):
     ours = magnitudes(name, size)
     for op, (want, signed) in torchvision_space(name, size).items():
         assert torch.equal(ours[OPERATIONS.index(op)], want.double().expand(ours.shape[1])), op
@@ -35,11 +35,11 @@ def test_magnitudes_are_torchvisions(name, size):
 
 
 @pytest.mark.parametrize("name", AUTO)
-def test_sub_policies_are_drawn_alike_and_their_operations_as_often_as_the_table_says(name):
+def test_sub_policies_are_drawn_with_their_probabilities(name):
     draws = draw(name)
     ops, probability, bins = sub_policies(name)
     table = magnitudes(name, 32)
-    # A drawn pair of operations and magnitudes identifies the sub-policy, up to ones that are written down twice.
+    # A drawn pair of operations and magnitudes identifies the sub-policy, except for duplicates in the table.
     keys = [
         tuple((int(o), float(table[o, b]), round(float(p), 3)) for o, b, p in zip(*row, strict=True))
         for row in zip(ops, bins, probability, strict=True)
@@ -67,7 +67,7 @@ def test_sub_policies_are_drawn_alike_and_their_operations_as_often_as_the_table
 
 
 @pytest.mark.parametrize("name", [*AUTO, "rand", "trivial"])
-def test_signs_are_fair_and_only_where_they_mean_something(name):
+def test_signs_are_fair_and_only_for_signed_operations(name):
     draws = draw(name)
     signed = torch.tensor([op in SIGNED for op in OPERATIONS])[draws.op]
     assert (draws.magnitude[~signed] >= 0).all()
@@ -82,7 +82,7 @@ def timm_ops() -> dict:
 
 
 @pytest.mark.parametrize("size", [32, 36])
-def test_magnitudes_of_randaugment_are_timms_and_grow_with_the_level(size):
+def test_randaugment_magnitudes_equal_timms(size):
     level = torch.linspace(0, 10, 81, dtype=torch.float64)
     ops = timm_ops()
     assert set(ops) == set(OPERATIONS[1:])
@@ -98,8 +98,8 @@ def test_magnitudes_of_randaugment_are_timms_and_grow_with_the_level(size):
     assert at_9["Rotate"] == pytest.approx(27) and at_9["Posterize"] == 1 and at_9["TranslateX"] == pytest.approx(40.5)
 
 
-def test_randaugment_draws_as_timm_does():
-    """Each operation alike and with replacement, half of them applied, at a level of its own from N(9, 0.5) cut to 10."""
+def test_randaugment_draws_like_timm():
+    """Operations are equally likely, with replacement. Half are applied, each at its own level from N(9, 0.5) clipped to 10."""
     assert {(op.prob, op.magnitude, op.magnitude_std) for op in timm_ops().values()} == {(0.5, 9, 0.5)}
     draws = draw("rand", rand_ops=3)
     assert draws.op.shape == (N, 3)
@@ -128,7 +128,7 @@ def test_magnitude_and_spread_of_randaugment_are_settings():
     assert rotations[1].std() > 3 and (rotations[1] == 0).float().mean() == pytest.approx(stats.norm.cdf(-1), abs=0.03)
 
 
-def test_trivialaugment_draws_one_operation_and_every_magnitude_alike():
+def test_trivialaugment_draws_operations_and_magnitudes_uniformly():
     draws = draw("trivial")
     assert draws.op.shape == (N, 1)
     counts = torch.bincount(draws.op[:, 0], minlength=len(OPERATIONS))
@@ -139,7 +139,7 @@ def test_trivialaugment_draws_one_operation_and_every_magnitude_alike():
 
 
 @pytest.mark.parametrize("name", ["cifar10", "rand", "trivial"])
-def test_draws_are_a_function_of_the_generator_and_differ_between_images(name):
+def test_draws_depend_on_the_generator_and_differ_between_images(name):
     a, b, c = draw(name, 64, seed=5), draw(name, 64, seed=5), draw(name, 64, seed=6)
     assert torch.equal(a.op, b.op) and torch.equal(a.magnitude, b.magnitude) and torch.equal(a.apply, b.apply)
     assert not torch.equal(a.op, c.op)

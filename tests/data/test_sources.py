@@ -1,4 +1,4 @@
-"""Every kind of source, found, split, stored and recorded; what a user can get wrong."""
+"""Every kind of source is found, split, stored and recorded, and user errors are reported."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_folds_partition_train(tmp_path):
     assert len(held) == len(set(held)) == 30
 
 
-def test_classes_are_sorted_and_images_may_lie_deeper(tmp_path):
+def test_classes_are_sorted_and_images_may_be_nested(tmp_path):
     for name in ("b", "B", "a1", "a10", "a2"):
         noise(tmp_path / name / "deep" / "er" / "x.PNG", 20, 20)
         noise(tmp_path / name / "y.png", 20, 20)
@@ -79,7 +79,7 @@ def test_classes_are_sorted_and_images_may_lie_deeper(tmp_path):
     assert data.train.sources[:2] == ["B/deep/er/x.PNG", "B/y.png"]
 
 
-def test_links_hidden_files_and_other_files_do_no_harm(tmp_path):
+def test_links_hidden_files_and_other_files_are_handled(tmp_path):
     root = write_images(tmp_path / "parent" / "set", 5)
     noise(tmp_path / "parent" / "other" / "z.png", 16, 16)
     (root / "flat" / "loop").symlink_to(root / "flat", target_is_directory=True)
@@ -108,7 +108,7 @@ def test_links_hidden_files_and_other_files_do_no_harm(tmp_path):
     assert "folders without images (1: empty/)" in notes
 
 
-def test_a_class_called_train_is_no_split(tmp_path):
+def test_a_class_called_train_is_not_a_split(tmp_path):
     write_images(tmp_path, 4, classes=("bus", "car", "train"))
     assert load_data(tmp_path, img_size=16).train.class_names == ("bus", "car", "train")
 
@@ -129,7 +129,7 @@ def test_stored_sizes(tmp_path, native):
     assert load_split(tmp_path, "train", img_size=48).images.shape[-1] == (60 if native else 48)
 
 
-def test_fit_and_channels_are_those_of_a_single_image(tmp_path):
+def test_fit_and_channels_equal_a_single_image(tmp_path):
     for name in "ab":
         noise(tmp_path / name / "0.png", 130, 70)
     for fit in ("crop", "pad", "stretch"):
@@ -138,14 +138,14 @@ def test_fit_and_channels_are_those_of_a_single_image(tmp_path):
         assert torch.equal(data.train.images[0], to_stored(tmp_path / "a" / "0.png", 23, 1, fit))
 
 
-def test_progress_runs_over_all_splits(folder):
+def test_progress_covers_all_splits(folder):
     calls = []
     load_data(folder, img_size=16, progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (96, 96)
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
-# --- what goes wrong with folders
+# --- invalid folders
 
 
 def test_unreadable_files_stop_before_training(folder):
@@ -166,11 +166,11 @@ def test_unreadable_files_stop_before_training(folder):
     assert "test/tall/3.png" not in data.test.sources
     assert data.train.sources[0] == "train/flat/12.png"
     assert torch.equal(data.train.images[0], to_stored(folder / "train/flat/12.png", 16, 3, "crop"))
-    with pytest.raises(DataError, match="13 unreadable"):  # the cache does not forget
+    with pytest.raises(DataError, match="13 unreadable"):  # the cache remembers unreadable files
         load_data(folder, img_size=16, split=SplitConfig(val_fraction=0))
 
 
-def test_missing_folders_name_the_nearest(tmp_path):
+def test_a_missing_folder_suggests_the_nearest_name(tmp_path):
     (tmp_path / "flowers").mkdir()
     with pytest.raises(DataError, match=r"no folder .*flower; did you mean .*flowers"):
         load_data(tmp_path / "flower", img_size=16)
@@ -181,7 +181,7 @@ def test_missing_folders_name_the_nearest(tmp_path):
         load_data(tmp_path / "set.rar", img_size=16)
 
 
-def test_folders_without_images_or_classes(tmp_path):
+def test_folders_without_images_or_classes_are_refused(tmp_path):
     with pytest.raises(DataError, match="no images were found"):
         load_data(tmp_path, img_size=16)
     noise(tmp_path / "0.png", 16, 16)
@@ -198,13 +198,13 @@ def test_folders_without_images_or_classes(tmp_path):
         load_data(tmp_path, img_size=16)
 
 
-def test_classes_that_train_does_not_have(folder):
+def test_classes_missing_from_train_are_refused(folder):
     (folder / "test" / "tall").rename(folder / "test" / "tal")
     with pytest.raises(UnknownNameError, match="unknown class 'tal'; did you mean tall"):
         load_data(folder, img_size=16)
 
 
-def test_two_folders_for_one_split(folder):
+def test_two_folders_for_one_split_are_refused(folder):
     shutil.copytree(folder / "test", folder / "val")
     shutil.copytree(folder / "test", folder / "valid")
     with pytest.raises(DataError, match="two folders for the split 'val'"):
@@ -222,12 +222,12 @@ def test_two_folders_for_one_split(folder):
         SplitConfig(folds=30),
     ],
 )
-def test_splits_that_cannot_be(folder, split):
+def test_invalid_splits_are_refused(folder, split):
     with pytest.raises(ConfigError, match="split"):
         load_data(folder, img_size=16, split=split)
 
 
-def test_folds_have_no_effect_on_a_set_with_val(folder):
+def test_folds_are_refused_for_a_dataset_with_val(folder):
     (folder / "test").rename(folder / "val")
     with pytest.raises(DataError, match="validation split of its own"):
         load_data(folder, img_size=16, split=SplitConfig(folds=3))
@@ -276,7 +276,7 @@ def test_folds_keep_single_images_in_train():
 # --- one split, for evaluation
 
 
-def test_load_split_takes_test_then_val_then_everything(folder, tmp_path):
+def test_load_split_prefers_test_then_val_then_everything(folder, tmp_path):
     assert load_split(folder, img_size=16).name == "set/test"
     (folder / "test").rename(folder / "val")
     assert load_split(folder, img_size=16).name == "set/val"
@@ -291,12 +291,12 @@ def test_load_split_takes_test_then_val_then_everything(folder, tmp_path):
     assert load_split(folder, "val", img_size=16).class_names == ("flat", "tall", "tiles")
 
 
-def test_load_split_labels_by_the_models_classes(folder):
-    own = load_split(folder, img_size=16)
+def test_load_split_uses_the_models_classes(folder):
+    expected = load_split(folder, img_size=16)
     names = ("tiles", "other", "flat", "tall")
     images = load_split(folder, "test", names, img_size=16)
     assert images.class_names == names
-    assert [names[i] for i in images.labels] == [own.class_names[i] for i in own.labels]
+    assert [names[i] for i in images.labels] == [expected.class_names[i] for i in expected.labels]
     shutil.rmtree(folder / "test" / "tall")
     shutil.rmtree(folder / "test" / "flat")
     assert counts(load_split(folder, "test", names, img_size=16)) == [8, 0, 0, 0]
@@ -328,7 +328,7 @@ def test_subset_and_fingerprint():
     assert len({print_, *(other.fingerprint() for other in changes)}) == 6
 
 
-def test_fingerprint_sees_one_pixel_of_a_large_set():
+def test_fingerprint_changes_with_one_pixel_of_a_large_dataset():
     images = torch.zeros(6000, 3, 64, 64, dtype=torch.uint8)  # 74 MB
     large = ImageSet(images, torch.zeros(6000, dtype=torch.int64), ("a", "b"), ["s"] * 6000, "set")
     before = large.fingerprint()
@@ -336,9 +336,9 @@ def test_fingerprint_sees_one_pixel_of_a_large_set():
     assert large.fingerprint() != before
 
 
-def test_summarise_reads_headers_only(folder):
+def test_summarise_reads_only_headers(folder):
     for path in (folder / "train" / "flat").iterdir():
-        path.write_bytes(path.read_bytes()[:60])  # a whole header, no pixels
+        path.write_bytes(path.read_bytes()[:60])  # a complete header, no pixels
     summary = summarise(folder)
     assert summary.class_names == ("flat", "tall", "tiles")
     assert summary.counts == {s: dict.fromkeys(summary.class_names, n) for s, n in (("train", 24), ("test", 8))}
@@ -358,10 +358,10 @@ def test_summarise_grey_images_and_named_sets(tmp_path):
     assert (digits.common_size, digits.channels, digits.totals) == ((8, 8), 1, {"train": 1437, "test": 360})
 
 
-# --- a part of train
+# --- a subset of train
 
 
-def test_train_per_class_leaves_val_and_test_as_they_are(tmp_path):
+def test_train_per_class_keeps_val_and_test(tmp_path):
     write_images(tmp_path / "set" / "train", 40)
     write_images(tmp_path / "set" / "test", 8, seed=1)
     whole = load_data(tmp_path / "set", img_size=16)
@@ -380,7 +380,7 @@ def test_train_per_class_leaves_val_and_test_as_they_are(tmp_path):
     assert set(other.train.sources) != set(part.train.sources)
 
 
-def test_train_per_class_of_a_set_with_val_and_small_classes(folder):
+def test_train_per_class_with_val_and_small_classes(folder):
     shutil.copytree(folder / "test", folder / "val")
     for n in range(20):
         (folder / "train" / "tall" / f"{n}.png").unlink()
@@ -392,11 +392,11 @@ def test_train_per_class_of_a_set_with_val_and_small_classes(folder):
         load_data(folder, img_size=16, split=SplitConfig(train_per_class=-1))
 
 
-def test_the_same_part_of_train_is_decoded_once(folder, monkeypatch):
+def test_the_same_subset_of_train_is_decoded_once(folder, monkeypatch):
     from feathervit.data import cache
 
-    built, whole = [], cache._build
-    monkeypatch.setattr(cache, "_build", lambda *args: (built.append(len(args[1])), whole(*args)))
+    built, original = [], cache._build
+    monkeypatch.setattr(cache, "_build", lambda *args: (built.append(len(args[1])), original(*args)))
     for _ in range(2):
         load_data(folder, img_size=16, split=SplitConfig(train_per_class=5))
     assert sorted(built) == [7, 15, 24]  # val, train, test

@@ -22,7 +22,7 @@ LABELLED = {"train": {"cat": 4, "dog": 4}}
         ("images.csv", joined(",", ",path,label", [("", *row) for row in ROWS])),  # as pandas writes its index
     ],
 )
-def test_a_table_of_labels(command, flat, name, text):
+def test_csv_tables(command, flat, name, text):
     counts, line = command.counts(write_table(flat / name, text))
     assert counts == LABELLED
     assert "a table of 8 rows" in line and "2 classes: cat, dog" in line
@@ -30,13 +30,13 @@ def test_a_table_of_labels(command, flat, name, text):
     assert paths.startswith("paths in the column ") and labels.startswith("labels in ")
 
 
-def test_a_parquet_table(command, flat):
+def test_parquet_tables(command, flat):
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     names, labels = zip(*ROWS, strict=True)
     for column, want in (
         ([None, *labels[1:]], {"cat": 3, "dog": 4}),
-        ([None, *[1, 2, 3] * 2, 1], {"1": 3, "2": 2, "3": 2}),  # floats, to pandas
+        ([None, *[1, 2, 3] * 2, 1], {"1": 3, "2": 2, "3": 2}),  # pandas stores these as floats
     ):
         table = pandas.DataFrame({"path": names, "label": column, "weight": 1.0})
         table.to_parquet(flat / "images.parquet")
@@ -46,7 +46,7 @@ def test_a_parquet_table(command, flat):
 
 
 @pytest.mark.parametrize("missing", ["-1", ""])
-def test_a_split_of_a_table_without_labels_is_left_out(command, flat, missing):
+def test_table_splits_without_labels_are_left_out(command, flat, missing):
     splits = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
     rows = [
         (path, missing if split == "test" else label, split) for (path, label), split in zip(ROWS, splits, strict=True)
@@ -56,7 +56,7 @@ def test_a_split_of_a_table_without_labels_is_left_out(command, flat, missing):
     assert "test has no labels (2 images): left out" in line
 
 
-def test_a_table_with_splits_and_a_root(command, flat, tmp_path):
+def test_tables_with_splits_and_a_root(command, flat, tmp_path):
     splits = ["train"] * 4 + ["Validation", "dev", "test", "Testing"]
     rows = [(*row, split) for row, split in zip(ROWS, splits, strict=True)]
     table = write_table(tmp_path / "elsewhere.csv", joined(",", "path,label,split", rows))
@@ -74,10 +74,10 @@ def test_a_table_with_splits_and_a_root(command, flat, tmp_path):
     other = write_table(tmp_path / "moved" / "other.csv", joined(",", "path,label", ROWS[:2]))
     assert (
         json.loads(command("evaluate", run, "--data", other, "--json")[1])["n"] == 2
-    )  # the root was the first table's
+    )  # the root belongs to the first table
 
 
-def test_paths_of_a_table_lie_anywhere(command, tmp_path):
+def test_paths_of_a_table_may_be_anywhere(command, tmp_path):
     paint(tmp_path / "a", "x/1.png 2.png")
     paint(tmp_path / "b", "3.png 4.png")
     text = f"path,label\nx\\1.png,l\n./2.png,l\n../b/3.png,m\n{tmp_path / 'b' / '4.png'},m\n"
@@ -89,7 +89,7 @@ def test_paths_of_a_table_lie_anywhere(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "has no rows"),
         ("path,label\n", "has no rows"),
@@ -112,12 +112,12 @@ def test_paths_of_a_table_lie_anywhere(command, tmp_path):
         ("path,label\n\udcff.png,cat\n", "not UTF-8"),
     ],
 )
-def test_tables_that_cannot_be(command, flat, text, words):
+def test_invalid_tables_are_refused(command, flat, text, message):
     (flat / "images.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert words in command.refusal(flat / "images.csv")
+    assert message in command.refusal(flat / "images.csv")
 
 
-def test_flags_settle_a_table(command, flat):
+def test_flags_choose_columns_and_rows(command, flat):
     rows = [(path, label, f"c{i % 3}", "x.png") for i, (path, label) in enumerate(ROWS)]
     table = write_table(flat / "images.csv", joined(",", "path,label,category,image", rows))
     counts, line = command.counts(table, "--image-column", "path", "--label-column", "category")
@@ -128,14 +128,14 @@ def test_flags_settle_a_table(command, flat):
     assert counts == {"train": {"c0": 2, "c2": 2}} and "skipped: 1 rows" in line
 
 
-def test_images_that_a_table_names_and_that_are_not_there(command, flat):
+def test_missing_images_of_a_table_are_reported(command, flat):
     table = write_table(flat / "images.csv", joined(",", "path,label") + "gone.png,cat\n0.png,cat\n")
-    status, said, _ = command("data", "check", table, "--json")
-    report = json.loads(said)
+    status, output, _ = command("data", "check", table, "--json")
+    report = json.loads(output)
     assert status == 1 and list(report["unreadable"]) == ["gone.png"]
     assert "1 images are missing" in report["notes"][0] and "1 rows repeat another" in report["notes"][0]
-    status, _, said = command("train", "--data", table, "--out", command.out / "none", *TINY)
-    assert status == 2 and "gone.png: no such file" in said
+    status, _, output = command("train", "--data", table, "--out", command.out / "none", *TINY)
+    assert status == 2 and "gone.png: no such file" in output
     assert command("train", "--data", table, "--out", command.out / "some", "--skip-unreadable", *TINY)[0] == 0
 
 
@@ -146,6 +146,6 @@ def test_pretraining_needs_no_labels_in_a_table(command, flat, tmp_path):
     assert json.loads((tmp_path / "run" / "splits.json").read_text())["splits"]["train"]["count"] == 8
 
 
-def test_a_folder_of_images_beside_their_table_names_it(command, flat):
+def test_a_folder_with_a_table_suggests_the_table(command, flat):
     table = write_table(flat / "labels.csv", joined(",", "path,label"))
     assert f"--data {table}" in command.refusal(flat)

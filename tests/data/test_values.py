@@ -1,4 +1,4 @@
-"""What images hold: one scale of values for a set, and content that changed under the same name."""
+"""Values of images: one scale for a dataset, and content that changed under the same name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def grey(write):
     return lambda path, values: write(path, values[..., 0])
 
 
-KINDS = {  # name -> (suffix, how to write values [16, 16, 3], the largest value, the scale that must be found)
+KINDS = {  # name -> (suffix, function that writes values [16, 16, 3], the largest value, the expected scale)
     "12 bits in 16": ("png", grey(tiff(np.uint16)), 4095, 4095),
     "12 bits in 16, none quite white": ("png", grey(tiff(np.uint16)), 3100, 4095),
     "10 bits in 16": ("tiff", grey(tiff(np.uint16)), 1023, 1023),
@@ -73,12 +73,12 @@ KINDS = {  # name -> (suffix, how to write values [16, 16, 3], the largest value
         65535,
         65535,
     ),
-    "12 bits of a PGM file": ("pgm", grey(pgm16), 4095, 65535),  # its header names its white, and Pillow heeds it
+    "12 bits of a PGM file": ("pgm", grey(pgm16), 4095, 65535),  # its header states the maximum, and Pillow uses it
 }
 
 
 def deep_set(root: Path, suffix: str, write, top: float, per_class: int = 8) -> dict[Path, np.ndarray]:
-    """ROOT/flat and ROOT/tall of values up to `top`, one image half as bright; file -> the same in 8 bits [16, 16, 3]."""
+    """Writes ROOT/flat and ROOT/tall with values up to `top`, one image half as bright. Returns file -> shares [16, 16, 3]."""
     rng, levels = np.random.default_rng(0), {}
     for kind, name in enumerate(("flat", "tall")):
         (root / name).mkdir(parents=True)
@@ -93,19 +93,19 @@ def deep_set(root: Path, suffix: str, write, top: float, per_class: int = 8) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_set_has_one_scale(tmp_path, run, kind):
+def test_a_dataset_has_one_scale(tmp_path, run, kind):
     suffix, write, top, scale = KINDS[kind]
     shares = deep_set(tmp_path / "set", suffix, write, top)
     status, checked, _ = run("data", "check", tmp_path / "set")
     assert status == 0 and f"white is {scale:g}" in checked.replace("2147483647", "2.14748e+09")
     assert "nearly black" not in checked
-    status, said, errors = run("train", "--data", tmp_path / "set", "--out", tmp_path / "run", *SMALL)
+    status, output, errors = run("train", "--data", tmp_path / "set", "--out", tmp_path / "run", *SMALL)
     assert status == 0, errors
-    assert f"white is {scale:g}" in said.replace("2147483647", "2.14748e+09")
+    assert f"white is {scale:g}" in output.replace("2147483647", "2.14748e+09")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["images"]["scale"] == scale
     predictor = feathervit.load(tmp_path / "run")
     assert predictor.config.images.scale == scale
-    for path, share in shares.items():  # every image by the same rule, the dark one too
+    for path, share in shares.items():  # every image follows the same rule, also the dark one
         white = top if suffix != "pgm" else 4095
         want = np.rint(
             (share if top == 1 else share * white).clip(0, scale) * 255 / (scale if suffix != "pgm" else 4095)
@@ -124,7 +124,7 @@ def test_a_set_has_one_scale(tmp_path, run, kind):
         assert theirs["probabilities"][0] == pytest.approx(mine.probabilities[0], abs=1e-5)
 
 
-def test_under_a_quarter_of_the_range_is_said(tmp_path, run):
+def test_a_small_range_of_values_is_reported(tmp_path, run):
     """Deep images that another scale would fit better, and 8-bit images that are nearly black."""
     deep_set(tmp_path / "deep", "tiff", grey(tiff(np.float32)), 30)
     deep_set(tmp_path / "flat", "png", tiff(np.uint8), 15)
@@ -157,7 +157,7 @@ def tiff_of(values: np.ndarray, sample_format: int, photometric: int = 1) -> byt
 
 
 @pytest.mark.parametrize(("dtype", "white"), [("u1", None), ("<u2", 4095.0), ("<f4", 1.0)])
-def test_zero_is_white_where_the_file_says_so(tmp_path, dtype, white):
+def test_zero_is_white_if_the_file_states_it(tmp_path, dtype, white):
     values = np.linspace(0, white or 255, 256).reshape(16, 16).astype(dtype)
     read = []
     for photometric in (0, 1):
@@ -172,20 +172,20 @@ def test_signed_bytes_are_refused(tmp_path):
         open_image(tmp_path / "a.tif")
 
 
-def test_some_dark_images_of_eight_bits_are_said(tmp_path, run):
-    """One class of 0 and 1, as masks are, the other of 0 and 255."""
+def test_some_dark_8_bit_images_are_reported(tmp_path, run):
+    """One class has the values 0 and 1, like masks, the other 0 and 255."""
 
     def masks(path, share):
         tiff(np.uint8)(path, (share > 0.4) * (255 if path.parent.name == "flat" else 1))
 
     deep_set(tmp_path / "set", "png", grey(masks), 1)
-    for words in (("data", "check", tmp_path / "set"), ("train", "--data", tmp_path / "set", "--out", tmp_path / "a")):
-        status, out, _ = run(*words, *(SMALL if words[0] == "train" else ()))
+    for argv in (("data", "check", tmp_path / "set"), ("train", "--data", tmp_path / "set", "--out", tmp_path / "a")):
+        status, out, _ = run(*argv, *(SMALL if argv[0] == "train" else ()))
         assert status == 0 and "8 of 16 images are nearly black: they use levels from 0 to 1 of 255" in out
 
 
-def test_integers_and_floats_in_one_set(tmp_path, run):
-    """No one value can be white in both: an error that names the way out, in check and training alike."""
+def test_integers_and_floats_in_one_dataset_are_an_error(tmp_path, run):
+    """No single value can be white in both. Check and training give an error that names the flag."""
     deep_set(tmp_path / "set", "tiff", grey(tiff(np.float32)), 1)
     for path in (tmp_path / "set" / "flat").glob("*.tiff"):
         Image.fromarray((np.asarray(Image.open(path)) * 255).astype(np.int32)).save(path)
@@ -195,10 +195,10 @@ def test_integers_and_floats_in_one_set(tmp_path, run):
     assert status == 2 and "--images.scale" in errors
 
 
-def test_values_below_and_above_are_said(tmp_path, run):
+def test_values_outside_the_scale_are_reported(tmp_path, run):
     deep_set(tmp_path / "set", "tiff", grey(lambda path, v: tiff(np.int32)(path, v - 100)), 4000)
-    for words in (("data", "check", tmp_path / "set"), ("train", "--data", tmp_path / "set", "--out", tmp_path / "a")):
-        status, out, _ = run(*words, *(SMALL if words[0] == "train" else ()))
+    for argv in (("data", "check", tmp_path / "set"), ("train", "--data", tmp_path / "set", "--out", tmp_path / "a")):
+        status, out, _ = run(*argv, *(SMALL if argv[0] == "train" else ()))
         assert status == 0 and "the least is -100" in out
     status, out, _ = run(
         *("train", "--data", tmp_path / "set", "--out", tmp_path / "b", "--images.scale", 1000, *SMALL)
@@ -206,8 +206,8 @@ def test_values_below_and_above_are_said(tmp_path, run):
     assert status == 0 and "above 1000" in out
 
 
-def test_eight_bits_stay_what_they_are_beside_a_deep_set(tmp_path, run):
-    """A model of 12 bits reads a JPEG as ever; one of 8 bits reads 16 bits by their full range, the same for every image."""
+def test_8_bit_images_do_not_use_the_scale(tmp_path, run):
+    """A model of 12 bits reads 8-bit files unchanged. A model of 8 bits reads 16 bits by their full range."""
     shares = deep_set(tmp_path / "deep", "png", grey(tiff(np.uint16)), 4095)
     assert run("train", "--data", tmp_path / "deep", "--out", tmp_path / "run", *SMALL)[0] == 0
     levels = np.rint(next(iter(shares.values())) * 255).astype(np.uint8)
@@ -220,10 +220,10 @@ def test_eight_bits_stay_what_they_are_beside_a_deep_set(tmp_path, run):
         assert open_image(path, 1).max() == round(top / 257)
 
 
-def test_a_run_goes_on_with_its_scale(tmp_path, run):
+def test_a_resumed_run_keeps_its_scale(tmp_path, run):
     deep_set(tmp_path / "set", "png", grey(tiff(np.uint16)), 4095)
-    words = ("train", "--out", tmp_path / "run", *SMALL[:-2])
-    assert run(*words, "--data", tmp_path / "set", "--max-minutes", "1e-9", "--threads", 1)[0] == 0
+    argv = ("train", "--out", tmp_path / "run", *SMALL[:-2])
+    assert run(*argv, "--data", tmp_path / "set", "--max-minutes", "1e-9", "--threads", 1)[0] == 0
     assert run("train", "--resume", "--out", tmp_path / "run", "--threads", 1)[0] == 0
     assert feathervit.load(tmp_path / "run").config.images.scale == 4095
     status, out, _ = run(
@@ -233,7 +233,7 @@ def test_a_run_goes_on_with_its_scale(tmp_path, run):
 
 
 @pytest.mark.parametrize("to", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
-def test_exports_take_the_values_as_they_are(tmp_path, run, to):
+def test_exports_accept_the_original_values(tmp_path, run, to):
     shares = deep_set(tmp_path / "set", "png", grey(tiff(np.uint16)), 4095)
     assert run("train", "--data", tmp_path / "set", "--out", tmp_path / "run", *SMALL)[0] == 0
     report = feathervit.export_model(tmp_path / "run", to, tmp_path / "out")
@@ -254,7 +254,7 @@ def test_exports_take_the_values_as_they_are(tmp_path, run, to):
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="JavaScript is run by Node.js")
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_the_page_reads_sixteen_bits_as_python_does(tmp_path, channels):
+def test_the_page_reads_16_bits_like_python(tmp_path, channels):
     import subprocess
 
     rng = np.random.default_rng(0)
@@ -280,11 +280,11 @@ def test_the_page_reads_sixteen_bits_as_python_does(tmp_path, channels):
     assert torch.equal(torch.from_numpy(got[..., :3]), open_image(tmp_path / "a.png", 3, 4095).permute(1, 2, 0).long())
 
 
-# --- content that changed
+# --- changed content
 
 
 def colours(root: Path, count: int = 6) -> Path:
-    """ROOT/dark and ROOT/light of BMP files, all of one size, each of another grey."""
+    """ROOT/dark and ROOT/light with BMP files, all of one size, each with another grey level."""
     for kind, name in enumerate(("dark", "light")):
         (root / name).mkdir(parents=True)
         for n in range(count):
@@ -293,7 +293,7 @@ def colours(root: Path, count: int = 6) -> Path:
 
 
 def keep_time(change):
-    """`change(root)`, each file's time of modification as it was."""
+    """`change(root)` with the modification time of each file restored."""
 
     def kept(root: Path) -> None:
         times = {path: path.stat().st_mtime_ns for path in root.rglob("*.bmp")}
@@ -332,7 +332,7 @@ CHANGES = [exchange, replace_file, overwrite, copy_with_times, link_elsewhere]
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_changed_files_are_decoded_again(tmp_path, run, change):
-    """Files are exchanged or replaced, size and time kept: training sees the new pixels, and goes on with no old ones."""
+    """Files change but keep their size and time. Training sees only the new pixels."""
     root = colours(tmp_path / "set")
     assert run("train", "--data", root, "--out", tmp_path / "run", *SMALL)[0] == 0
     keep_time(change)(root)
@@ -341,11 +341,11 @@ def test_changed_files_are_decoded_again(tmp_path, run, change):
             assert torch.equal(image, open_image(root / source))
     first = json.loads((tmp_path / "run" / "result.json").read_text())["data"]["fingerprint"]
     assert load_data(root, img_size=16).train.fingerprint() != first
-    assert "changed since" not in run("data", "check", root)[1]  # what was decoded of the old files is not in use
+    assert "changed since" not in run("data", "check", root)[1]  # the cache of the old files is not used
 
 
-def test_check_compares_content_where_times_say_nothing(tmp_path, run, monkeypatch):
-    """A file system that knows neither inodes nor change times: only the content differs."""
+def test_check_compares_content_if_times_are_equal(tmp_path, run, monkeypatch):
+    """On a file system without inodes and change times, only the content differs."""
     monkeypatch.setattr(cache, "stamp", lambda stat: f"{stat.st_size} {stat.st_mtime_ns}")
     monkeypatch.setattr(folders, "stamp", cache.stamp)
     root = colours(tmp_path / "set")

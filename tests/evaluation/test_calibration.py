@@ -42,11 +42,11 @@ def nll(z_NK: np.ndarray, labels_N: np.ndarray, temperature: float) -> float:
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
-def test_a_known_temperature_is_found_again(temperature):
+def test_a_known_temperature_is_recovered(temperature):
     assert fit_temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.03)
 
 
-def test_it_is_the_best_of_a_grid():
+def test_the_temperature_is_the_best_of_a_grid():
     z_NK, labels_N = drawn(1.7, n=60)
     found = fit_temperature(z_NK, labels_N)
     grid = np.geomspace(1, 4, 400)
@@ -55,15 +55,15 @@ def test_it_is_the_best_of_a_grid():
     assert fit_temperature(7 * z_NK, labels_N) == pytest.approx(7 * found, rel=1e-4)
 
 
-def test_images_that_determine_none():
+def test_images_without_a_best_temperature_are_refused():
     z_NK = np.eye(4)[[0, 1, 2, 3, 0]]
     with pytest.raises(DataError, match="5 are recognised"):
-        fit_temperature(z_NK, np.array([0, 1, 2, 3, 0]))  # the colder the better
+        fit_temperature(z_NK, np.array([0, 1, 2, 3, 0]))  # ever lower temperatures fit better
     with pytest.raises(DataError, match="0 are recognised"):
-        fit_temperature(z_NK, np.array([1, 2, 3, 0, 1]))  # the hotter the better
+        fit_temperature(z_NK, np.array([1, 2, 3, 0, 1]))  # ever higher temperatures fit better
 
 
-def test_cross_validation_shows_what_a_temperature_does_for_others():
+def test_cross_validation_uses_temperatures_of_other_folds():
     z_NK, labels_N = drawn(2.5, n=1000)
     crossed_NK = cross_validated(z_NK, labels_N)
     ratios = z_NK / crossed_NK
@@ -81,7 +81,7 @@ FIELDS = {
 }
 
 
-def surer(out) -> None:
+def sharpen(out) -> None:
     """Makes a run's model four times more confident than after training, so that a temperature helps on any images."""
     stored = load_weights(out)
     weights = {name: 4 * t if name.startswith("head.") else t for name, t in stored.weights.items()}
@@ -92,7 +92,7 @@ def surer(out) -> None:
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("calibration") / "run"
     feathervit.train("digits", out=out, **FIELDS)
-    surer(out)
+    sharpen(out)
     return out
 
 
@@ -109,14 +109,14 @@ def error(p_NK: np.ndarray, labels_N: np.ndarray) -> float:
     return sum(abs(sum(right - sure for sure, right in held)) for held in bins.values()) / len(labels_N)
 
 
-def test_what_is_stored_and_what_comes_of_it(run, capsys):
+def test_the_stored_temperature_is_applied(run, capsys):
     before, data = feathervit.load(run), feathervit.load_data("digits", img_size=16)
     stored = load_weights(run)
     assert main(["calibrate", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     after, temperature = feathervit.load(run), found["temperature"]
     assert (before.temperature, after.temperature) == (1.0, temperature)
-    assert not 0.95 < temperature < 1.05  # else this test would show nothing
+    assert not 0.95 < temperature < 1.05  # otherwise this test would show nothing
     for split, images in (("val", data.val), ("test", data.test)):
         labels = images.labels.numpy()
         p_NK, q_NK = before.probabilities(images.images).numpy(), after.probabilities(images.images).numpy()
@@ -140,14 +140,14 @@ def test_what_is_stored_and_what_comes_of_it(run, capsys):
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated["nll"] == pytest.approx(found["test"]["after"]["nll"], rel=1e-5)
     assert evaluated["ece"] == pytest.approx(found["test"]["after"]["ece"], abs=1e-5)
-    assert calibrate(run) == found  # fitted to the logits again, not to the logits over the first temperature
+    assert calibrate(run) == found  # fitted to the logits again, not to logits divided by the first temperature
     assert main(["calibrate", str(run)]) == 0
     text = capsys.readouterr().out
     assert f"temperature {temperature:.3f}" in text
     assert f"{found['test']['after']['nll']:.4f}" in text
 
 
-def test_only_validation_images_choose(tmp_path, capsys):
+def test_calibration_needs_validation_images(tmp_path, capsys):
     out = tmp_path / "run"
     feathervit.train("digits", out=out, **FIELDS | {"split.val_fraction": 0.0, "epochs": 1})
     before = (out / "best.safetensors").read_bytes()
@@ -156,20 +156,20 @@ def test_only_validation_images_choose(tmp_path, capsys):
     assert (out / "best.safetensors").read_bytes() == before
 
 
-def test_arrays_go_by_name(arrays, tmp_path, small):
+def test_calibration_accepts_arrays_by_split_name(arrays, tmp_path, small):
     images, labels = arrays
     labels = np.where(np.arange(96) % 9, labels, (labels + 1) % 3)  # some that no model gets right
     out = tmp_path / "run"
     feathervit.train(data=arrays, out=out, epochs=1, **small)
     with pytest.raises(DataError, match="--data"):
         calibrate(out)
-    surer(out)
+    sharpen(out)
     found = calibrate(out, {"train": arrays, "val": (images, labels)})
     assert found.keys() == {"checkpoint", "temperature", "other", "val"}
     assert feathervit.load(out).temperature == found["temperature"]
 
 
-def test_the_weights_survive_a_write_that_fails(run, monkeypatch):
+def test_the_weights_survive_a_failed_write(run, monkeypatch):
     before = (run / "best.safetensors").read_bytes()
 
     def full(*_):
@@ -183,14 +183,14 @@ def test_the_weights_survive_a_write_that_fails(run, monkeypatch):
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf"), "2", True, None, [1.0]])
-def test_a_stored_temperature_is_checked(temperature, tmp_path):
+def test_invalid_stored_temperatures_are_refused(temperature, tmp_path):
     path = tmp_path / "w.safetensors"
     save_weights(path, Checkpoint(RunConfig(), ("a", "b"), 3, {}, temperature=temperature))
     with pytest.raises(CheckpointError, match="temperature"):
         load_weights(path)
 
 
-def test_a_file_from_before_there_were_temperatures(tmp_path, monkeypatch):
+def test_a_file_without_a_temperature_loads(tmp_path, monkeypatch):
     import feathervit.checkpoint as module
 
     pack, path = module._pack, tmp_path / "w.safetensors"
@@ -202,7 +202,7 @@ def test_a_file_from_before_there_were_temperatures(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_less_confidence_than_asked_for(run, tmp_path, capsys):
+def test_low_confidence_gives_other(run, tmp_path, capsys):
     predictor, images = feathervit.load(run), feathervit.load_data("digits", img_size=16).test.images[:40, 0].numpy()
     plain = predictor.predict(images, top=2)
     limit = sorted(p.probabilities[0] for p in plain)[20]
@@ -213,7 +213,7 @@ def test_less_confidence_than_asked_for(run, tmp_path, capsys):
             q.classes,
             q.probabilities,
             q.classes[0],
-        )  # the best guess stays
+        )  # the best prediction is kept
         assert q.label == (q.classes[0] if q.probabilities[0] >= limit else "other")
     assert Prediction("x", ("other", "b"), (0.9, 0.1)).sure  # this distinguishes it from a class of that name
 
@@ -237,14 +237,14 @@ def test_less_confidence_than_asked_for(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("limit", [-0.1, 1.5, 80, float("nan")])
-def test_a_least_confidence_is_a_share(limit, run, capsys):
+def test_min_confidence_must_be_a_share(limit, run, capsys):
     with pytest.raises(ConfigError, match="from 0 to 1"):
         feathervit.load(run).predict(np.zeros((16, 16), np.uint8), min_confidence=limit)
     assert main(["predict", str(run), "a.png", f"--min-confidence={limit}"]) == 2
     assert "--min-confidence" in capsys.readouterr().err
 
 
-def test_a_temperature_that_does_not_help_on_other_images_is_refused(run, monkeypatch):
+def test_an_unhelpful_temperature_is_refused(run, monkeypatch):
     """Labels drawn from the model's own probabilities: no temperature helps, and fitted noise makes it worse."""
     images = feathervit.load_data("digits", img_size=16).val.images[:20]
     p_NK = feathervit.load(run).probabilities(images).numpy().astype(float)
@@ -266,7 +266,7 @@ def test_a_temperature_that_does_not_help_on_other_images_is_refused(run, monkey
     assert refused
 
 
-def test_the_threshold_of_other_keeps_its_promise():
+def test_the_threshold_of_other_rejects_the_stated_share():
     rng = np.random.default_rng(0)
     best, right = rng.beta(5, 1, 400), rng.random(400) < 0.8
     found = other_answer(best, right, rng.random(50))
@@ -278,7 +278,7 @@ def test_the_threshold_of_other_keeps_its_promise():
 
 
 def test_other_on_the_command_line(run, tmp_path, capsys):
-    """Calibrated weights answer "other", and state how often that is wrong; noise is what no digit looks like."""
+    """Calibrated weights answer "other", and state how often that is wrong. Noise stands for images of no class."""
     copy, noise = tmp_path / "copy.safetensors", tmp_path / "noise"
     shutil.copy(run / "best.safetensors", copy)
     noise.mkdir()
@@ -295,12 +295,12 @@ def test_other_on_the_command_line(run, tmp_path, capsys):
     assert np.mean(answered) == pytest.approx(stored["strangers"])
     assert all(p["sure"] == (p["probabilities"][0] >= stored["threshold"]) for p in found["predictions"])
     assert main(["predict", str(copy), str(noise)]) == 0
-    said = capsys.readouterr().out
-    assert f"{100 * stored['known']:.1f} % of {stored['n']} validation images get it" in said
-    assert f"{100 * stored['strangers']:.1f} % of images outside the classes" in said
+    output = capsys.readouterr().out
+    assert f"{100 * stored['known']:.1f} % of {stored['n']} validation images get it" in output
+    assert f"{100 * stored['strangers']:.1f} % of images outside the classes" in output
     assert main(["predict", str(copy), str(noise), "--csv"]) == 0
-    rows, said = capsys.readouterr()
-    assert rows.count("\n") == 1 + 20 * 3 and f"{100 * stored['known']:.1f} %" in said
+    rows, output = capsys.readouterr()
+    assert rows.count("\n") == 1 + 20 * 3 and f"{100 * stored['known']:.1f} %" in output
     assert main(["predict", str(copy), str(noise), "--min-confidence", "0", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["other"] is None and all(p["sure"] for p in found["predictions"])
@@ -309,7 +309,7 @@ def test_other_on_the_command_line(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("other", [7, {"threshold": 2.0}, {"threshold": 0.5, "strangers": -1.0}, {"limit": 0.5}])
-def test_a_threshold_that_cannot_be(run, tmp_path, monkeypatch, other):
+def test_invalid_thresholds_are_refused(run, tmp_path, monkeypatch, other):
     whole = load_weights(run)
     monkeypatch.setattr(checkpoint_module, "asdict", lambda _: other)
     save_weights(tmp_path / "a.safetensors", dataclasses.replace(whole, other=OtherAnswer(0.5, 0.1, 3)))

@@ -20,7 +20,7 @@ from ..conftest import write_images
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (33, 60), (60, 60)])
-def test_wilsons_interval_by_its_formula(right, n):
+def test_interval_equals_wilsons_formula(right, n):
     """(p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)"""
     z, p = 1.959963984540054, right / n
     middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
@@ -35,7 +35,7 @@ def some_figures():
     return score(np.eye(4)[guesses] * 0.9 + 0.025, labels, ["a", "b", "c", "none"])
 
 
-def test_classes_come_worst_first_and_mistakes_by_how_often_they_are_made():
+def test_classes_are_sorted_worst_first_and_mistakes_by_count():
     rows = worst_first(some_figures())
     assert [row[0] for row in rows] == ["c", "a", "b", "none"]
     assert rows[1] == ("a", 0.5, 4, "b", 2)
@@ -44,25 +44,36 @@ def test_classes_come_worst_first_and_mistakes_by_how_often_they_are_made():
     assert chance_level(some_figures().to_dict()) == pytest.approx(4 / 7)
 
 
-def test_macro_accuracy_is_said_where_classes_differ_by_more_than_three_to_one():
+def test_macro_accuracy_is_shown_for_unequal_classes():
     assert macro_accuracy(some_figures().to_dict()) == "macro accuracy 33.33 % over classes of 1 to 4 images"
     even = score(np.eye(2)[[0, 0, 0, 1]], np.array([0, 0, 0, 1]), ["a", "b"])
     assert macro_accuracy(even.to_dict()) == ""
 
 
-def test_a_run_and_its_evaluation_say_the_macro_accuracy(tmp_path, capsys):
+def test_a_run_and_its_evaluation_show_the_macro_accuracy(tmp_path, capsys):
     for split in ("train", "test"):
         write_images(tmp_path / "set" / split, 8, classes=("flat", "tall"))
         for n in range(2, 8):
             (tmp_path / "set" / split / "tall" / f"{n}.png").unlink()
-    words = ["--model", "mlit_nano", "--img-size", "16", "--patch-size", "8", "--arch.depth", "1", "--arch.dim", "16"]
-    words += ["--epochs", "1", "--split.val-fraction", "0", "--threads", "1", "--out", str(tmp_path / "run")]
-    assert main(["train", "--data", str(tmp_path / "set"), *words]) == 0
-    said = capsys.readouterr().out
+    arguments = [
+        "--model",
+        "mlit_nano",
+        "--img-size",
+        "16",
+        "--patch-size",
+        "8",
+        "--arch.depth",
+        "1",
+        "--arch.dim",
+        "16",
+    ]
+    arguments += ["--epochs", "1", "--split.val-fraction", "0", "--threads", "1", "--out", str(tmp_path / "run")]
+    assert main(["train", "--data", str(tmp_path / "set"), *arguments]) == 0
+    output = capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
     share = json.loads(capsys.readouterr().out)["balanced_accuracy"]
     wanted = f"macro accuracy {100 * share:.2f} % over classes of 2 to 8 images"
-    assert sum(wanted in line for line in said.splitlines()) >= 2
+    assert sum(wanted in line for line in output.splitlines()) >= 2
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert wanted in capsys.readouterr().out
 
@@ -80,7 +91,7 @@ def result(top1: float, weights: str = "none"):
     )
 
 
-def test_each_limit_is_found_where_it_is_and_only_there():
+def test_each_limit_is_found_only_where_it_applies():
     plenty = images([60, 60, 60])
     assert limits(result(0.95), plenty, 0.99) == ([], "")
     found, _ = limits(result(0.95), images([60, 8, 60]), 0.99)
@@ -93,10 +104,10 @@ def test_each_limit_is_found_where_it_is_and_only_there():
     found, advice = limits(result(0.6), plenty, 0.99)
     assert (len(found), advice) == (1, "")
     assert "99 %" in found[0]
-    found, advice = limits(result(0.6), plenty, 0.62)  # it has not learnt what it was shown
+    found, advice = limits(result(0.6), plenty, 0.62)  # the model has not fitted its training images
     assert len(found) == 1
     assert "--minutes 6" in advice
-    assert "'my pets'" in advice  # as a shell takes it
+    assert "'my pets'" in advice  # quoted for a shell
 
 
 def test_images_with_several_labels_are_counted():
@@ -107,13 +118,13 @@ def test_images_with_several_labels_are_counted():
     assert len(limits(result(0.95), flawed, 0.99)[0]) == 1
 
 
-def test_some_are_spread_over_all():
+def test_some_of_covers_all_classes():
     few = some_of(images([800, 800, 900]))
     assert len(few) <= 1000
     assert set(few.labels.tolist()) == {0, 1, 2}
 
 
-def test_a_run_ends_with_them(arrays, tmp_path, small, capsys):
+def test_a_run_ends_with_the_findings(arrays, tmp_path, small, capsys):
     feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, **small)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("accuracy", "limits", "next"))]
     assert [line.split()[0] for line in lines] == ["accuracy", "limits", "next"]

@@ -1,4 +1,4 @@
-"""What validation works out, against the full set of figures."""
+"""The figures of validation against the full set of figures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def images(n: int, classes: int) -> ImageSet:
 
 
 @pytest.mark.parametrize("n", [7, 500, 1203])
-def test_accuracy_and_loss_are_those_of_the_full_figures(n):
+def test_accuracy_and_loss_equal_the_full_figures(n):
     data, model = images(n, 6), Linear(6).train()
     top1, loss, macro = accuracy_and_loss(model, data, CONFIG, CPU)
     found = score(logits(model, data.images, CONFIG, CPU).softmax(-1), data.labels, data.class_names)
@@ -46,7 +46,7 @@ def test_accuracy_and_loss_are_those_of_the_full_figures(n):
     assert macro == pytest.approx(found.balanced_accuracy, abs=1e-6)
 
 
-def test_a_logit_that_is_not_finite_shows_in_the_loss():
+def test_a_nonfinite_logit_shows_in_the_loss():
     data, model = images(600, 6), Linear(6)
     model.layer.bias.data[2] = math.nan
     assert math.isnan(accuracy_and_loss(model, data, CONFIG, CPU)[1])
@@ -63,23 +63,23 @@ def test_flips_are_averaged_before_the_softmax():
 
 
 @pytest.mark.gpu
-def test_validation_of_images_on_the_gpu_waits_for_it_once(monkeypatch):
-    """Nothing is copied and nothing waited for until all batches are through."""
+def test_validation_on_the_gpu_waits_for_it_once(monkeypatch):
+    """There is no copy and no wait until all batches are done."""
     device = torch.device("cuda")
     data, model = images(1203, 6), Linear(6).to(device)
-    there = ImageSet(data.images.to(device), data.labels.to(device), data.class_names, data.sources, data.name)
-    accuracy_and_loss(model, there, CONFIG, device)
-    whole, waits = torch.stack, []
+    on_gpu = ImageSet(data.images.to(device), data.labels.to(device), data.class_names, data.sources, data.name)
+    accuracy_and_loss(model, on_gpu, CONFIG, device)
+    original, waits = torch.stack, []
 
-    def stacked(tensors, *words):
+    def stacked(tensors, *args):
         torch.cuda.set_sync_debug_mode("default")
         waits.append(len(tensors))
-        return whole(tensors, *words)
+        return original(tensors, *args)
 
     monkeypatch.setattr(inference.torch, "stack", stacked)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = accuracy_and_loss(model, there, CONFIG, device)
+        found = accuracy_and_loss(model, on_gpu, CONFIG, device)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert waits == [3, 3]

@@ -38,7 +38,7 @@ def test_score_by_hand():
     assert found.ece == pytest.approx((0.3 + 0.2 + 0.5 + 0.6) / 4, rel=1e-6)
 
 
-def test_balanced_accuracy_differs_from_top1_when_classes_do():
+def test_balanced_accuracy_differs_from_top1_for_unequal_classes():
     found = score([[0.9, 0.1]] * 10, [0] * 9 + [1], ["a", "b"])
     assert found.top1 == 0.9
     assert found.balanced_accuracy == 0.5
@@ -62,9 +62,9 @@ def test_score_equals_loops(classes):
     assert found.balanced_accuracy == pytest.approx(np.mean(shares))
 
 
-def test_calibration_error_equals_loop():
+def test_calibration_error_equals_a_loop():
     p_NK, labels_N, _ = random_case(500, 4)
-    # Right in every second thirtieth of the confidence: were errors all of one sign, any binning gave the same sum.
+    # Right in every second thirtieth of the confidence. If all errors had one sign, any binning would give the same sum.
     right = (p_NK.max(1) * 30).astype(int) % 2 == 1
     labels_N = np.where(right, p_NK.argmax(1), (p_NK.argmax(1) + 1) % 4)
     expected = 0.0
@@ -86,7 +86,7 @@ def test_calibrated_and_overconfident():
 def test_metrics_are_strict_json_and_silent():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = score(torch.tensor([[1.0, 0.0, 0.0]] * 2), [1, 1], NAMES)  # certain, and wrong
+        found = score(torch.tensor([[1.0, 0.0, 0.0]] * 2), [1, 1], NAMES)  # certain but wrong
     again = Metrics(**json.loads(json.dumps(found.to_dict(), allow_nan=False)))
     assert again == found
     assert math.isfinite(found.nll)
@@ -94,7 +94,7 @@ def test_metrics_are_strict_json_and_silent():
 
 
 @pytest.mark.parametrize(
-    ("p", "labels", "names", "error", "says"),
+    ("p", "labels", "names", "error", "message"),
     [
         (np.zeros((0, 3)), [], NAMES, DataError, "is empty"),
         (P, LABELS, ["a", "b"], DataError, "do not fit"),
@@ -104,12 +104,12 @@ def test_metrics_are_strict_json_and_silent():
         ([[math.nan, 0.5]] * 3, [0, 1, 0], ["a", "b"], DivergedError, "3 of 3"),
     ],
 )
-def test_score_refuses(p, labels, names, error, says):
-    with pytest.raises(error, match=says):
+def test_invalid_scores_are_refused(p, labels, names, error, message):
+    with pytest.raises(error, match=message):
         score(p, labels, names)
 
 
-def test_raw_pixel_knn_equals_loop():
+def test_raw_pixel_knn_equals_a_loop():
     digits = load_digits()
     images = torch.from_numpy((digits.images * 15).astype(np.uint8)).unsqueeze(1)
     train, test = slice(0, 300), slice(300, 400)

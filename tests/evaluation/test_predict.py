@@ -1,4 +1,4 @@
-"""The verb `predict`: what it takes for images, and the labelled copies that it draws. The weights are the package's."""
+"""The verb `predict`: the images it accepts, and the labelled copies it draws. It uses weights of the package."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def held_out():
 @pytest.fixture
 def photos(tmp_path, held_out):
     """photos/0.png, 1.png, inside/2.png, inside/deep/3.png of held-out digits, and a text."""
-    for n, place in enumerate(("0.png", "1.png", "inside/2.png", "inside/deep/3.png")):
-        path = tmp_path / "photos" / place
+    for n, name in enumerate(("0.png", "1.png", "inside/2.png", "inside/deep/3.png")):
+        path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(held_out[n]).save(path)
     (tmp_path / "photos" / "notes.txt").write_text("not an image")
     return tmp_path / "photos"
 
 
-def predicted(capsys, *words) -> list[tuple[str, str]]:
-    """(file, label) of what `predict --json` with these words prints."""
-    assert main(["predict", *map(str, words), "--json"]) == 0
+def predicted(capsys, *arguments) -> list[tuple[str, str]]:
+    """Runs `predict --json` with these arguments and returns pairs of (file, label)."""
+    assert main(["predict", *map(str, arguments), "--json"]) == 0
     return [(row["file"], row["label"]) for row in json.loads(capsys.readouterr().out)["predictions"]]
 
 
@@ -48,13 +48,13 @@ def test_files_folders_and_patterns(photos, held_out, capsys):
     assert "*.bmp" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--from", WEIGHTS], [f"--from={WEIGHTS}"], ["--top", "1", "--from", WEIGHTS]])
-def test_weights_can_be_named_with_from(photos, capsys, words):
-    assert predicted(capsys, *words, photos / "0.png") == predicted(capsys, WEIGHTS, photos / "0.png")
-    assert predicted(capsys, photos / "0.png", *words) == predicted(capsys, WEIGHTS, photos / "0.png")
+@pytest.mark.parametrize("arguments", [["--from", WEIGHTS], [f"--from={WEIGHTS}"], ["--top", "1", "--from", WEIGHTS]])
+def test_weights_can_be_named_with_from(photos, capsys, arguments):
+    assert predicted(capsys, *arguments, photos / "0.png") == predicted(capsys, WEIGHTS, photos / "0.png")
+    assert predicted(capsys, photos / "0.png", *arguments) == predicted(capsys, WEIGHTS, photos / "0.png")
 
 
-def test_labelled_copies(photos, held_out, tmp_path, capsys):
+def test_draw_writes_labelled_copies(photos, held_out, tmp_path, capsys):
     Image.fromarray(held_out[0]).save(photos / "0.jpg")
     files = sorted(photos.rglob("*.[pj]*g"))
     before = [path.read_bytes() for path in files]
@@ -66,13 +66,13 @@ def test_labelled_copies(photos, held_out, tmp_path, capsys):
     times = 192 // held_out.shape[-1]
     large = held_out[1].repeat(times, 0).repeat(times, 1)
     assert any(np.array_equal(copy[1:193, left : left + 192], large) for left in range(copy.shape[1] - 191))
-    assert copy[193:].std() > 10  # letters below it
+    assert copy[193:].std() > 10  # text below the image
     assert main(["predict", WEIGHTS, str(photos / "1.png"), "--draw", str(photos)]) == 2
     assert "another folder" in capsys.readouterr().err
     assert [path.read_bytes() for path in files] == before
 
 
-def test_a_large_photograph_is_drawn_smaller(tmp_path, capsys):
+def test_large_photographs_are_drawn_smaller(tmp_path, capsys):
     Image.new("RGB", (3000, 1500), "red").save(tmp_path / "wide.jpg")
     predicted(capsys, WEIGHTS, tmp_path / "wide.jpg", "--draw", tmp_path / "drawn")
     assert max(Image.open(tmp_path / "drawn" / "wide.png").size) <= 1026

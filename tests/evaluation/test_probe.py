@@ -59,7 +59,7 @@ def test_both_probes_of_both_tokens(pretrained, folder):
         )
 
 
-def test_a_classifier_and_a_timm_model(folder, tmp_path, small, capsys):
+def test_probes_of_a_classifier_and_a_timm_model(folder, tmp_path, small, capsys):
     feathervit.train(data=folder, out=tmp_path / "ours", epochs=15, **small)
     assert main(["probe", str(tmp_path / "ours"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -70,7 +70,7 @@ def test_a_classifier_and_a_timm_model(folder, tmp_path, small, capsys):
     assert "pooled features" in capsys.readouterr().out
 
 
-def test_what_cannot_be_probed(pretrained, folder, arrays):
+def test_invalid_probes_are_refused(pretrained, folder, arrays):
     with pytest.raises(ConfigError, match="at least 1"):
         probe(pretrained, folder, neighbours=0)
     with pytest.raises(DataError, match="channels"):
@@ -78,7 +78,7 @@ def test_what_cannot_be_probed(pretrained, folder, arrays):
 
 
 def test_images_of_reconstructions(pretrained, folder, tmp_path, small):
-    """Visible patches are the original's, masked ones grey; the third row fills them."""
+    """Visible patches equal the original, and masked ones are grey. The third row fills them."""
     image = folder / "test" / "flat" / "0.png"
     for extra in ([], [str(image)]):
         path = tmp_path / "out" / "r.png"
@@ -102,7 +102,7 @@ def test_images_of_reconstructions(pretrained, folder, tmp_path, small):
         plot_reconstructions(PlotReconstructions(str(tmp_path / "classifier")), {})
 
 
-def test_classes_of_unequal_size_have_a_macro_accuracy(tmp_path, capsys):
+def test_unequal_classes_have_a_macro_accuracy(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for split in ("train", "val", "test"):
         for name, count in (("many", 12), ("few", 3)):

@@ -1,4 +1,4 @@
-"""Programs for ExecuTorch: both precisions answer as the model does in its own runtime, and pt2 programs lower too."""
+"""Programs for ExecuTorch: both precisions agree with the model, and pt2 programs can be lowered."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def exported(digits_run, tmp_path_factory):
     return out
 
 
-def test_both_precisions_answer_as_the_model(exported, digits_run):
+def test_both_precisions_agree_with_the_model(exported, digits_run):
     images = feathervit.load_data("digits", img_size=16).test
     pixels = normalise(resize(images.images, 16), (0.5,), (0.5,))
     expected = feathervit.load(digits_run).probabilities(images.images).numpy()
@@ -53,7 +53,7 @@ def test_both_precisions_answer_as_the_model(exported, digits_run):
     assert sizes[1] < 0.6 * sizes[0]
 
 
-def test_a_program_says_what_it_is(exported):
+def test_a_program_contains_its_facts(exported):
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program((exported / "model.int8.pte").read_bytes())
@@ -63,23 +63,23 @@ def test_a_program_says_what_it_is(exported):
     assert (facts["input"], facts["img_size"], facts["mean"]) == ("tensor", 16, [0.5])
 
 
-def test_eight_bits_that_lose_accuracy_are_not_written(digits_run, tmp_path, monkeypatch):
+def test_an_inaccurate_int8_program_is_not_written(digits_run, tmp_path, monkeypatch):
     from feathervit.export import executorch as target
 
     monkeypatch.setattr(job, "CHECKING", 40)
     monkeypatch.setattr(job, "CALIBRATION", 2)
     monkeypatch.setattr(job, "ROUTED", 4)
     monkeypatch.setattr(target, "passes", lambda found, least: False)
-    said = []
-    report = feathervit.export_model(digits_run, "executorch", tmp_path / "out", say=said.append)
+    messages = []
+    report = feathervit.export_model(digits_run, "executorch", tmp_path / "out", say=messages.append)
     assert report["passed"] and report["int8"]["file"] is None
-    assert "only 32 bits" in said[0]
+    assert "only 32 bits" in messages[0]
     assert not (tmp_path / "out" / "model.int8.pte").exists()
 
 
 @pytest.mark.parametrize("kind", ["image", "tensor"])
-def test_pt2_programs_lower(digits_run, tmp_path, kind):
-    """`--to pt2` is what other backends of ExecuTorch start from."""
+def test_pt2_programs_can_be_lowered(digits_run, tmp_path, kind):
+    """Other backends of ExecuTorch start from `--to pt2`."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 

@@ -1,4 +1,4 @@
-"""The verb `export`: files that agree with the model on held-out images, the report, the exit status, the mistakes."""
+"""The verb `export`: files that agree with the model on held-out images, the report, the exit status, user errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from feathervit.export.verify import probabilities, session
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def answers(file, images):
+def outputs(file, images):
     return probabilities(session(file.read_bytes()), images.images.permute(0, 2, 3, 1).numpy())
 
 
@@ -35,7 +35,7 @@ def test_float32_and_int8(digits_run, held_out, tmp_path, capsys):
         assert main(["export", str(digits_run), "--to", to, "--out", str(out), "--json"]) == 0
         found[to] = report = json.loads(capsys.readouterr().out)
         assert json.loads((out / "export.json").read_text()) == {k: v for k, v in report.items() if k != "out"}
-        p_NK = answers(out / name, held_out)
+        p_NK = outputs(out / name, held_out)
         theirs = [predictor.class_names[i] for i in p_NK.argmax(1)]
         agreement = np.mean([a == b for a, b in zip(guesses, theirs, strict=True)])
         assert report["agreement"] == pytest.approx(agreement)
@@ -60,7 +60,7 @@ def test_float32_and_int8(digits_run, held_out, tmp_path, capsys):
 @pytest.mark.parametrize(
     "to", ["onnx", "huggingface", *(pytest.param(to, marks=pytest.mark.slow) for to in ("pt2", "int8"))]
 )
-def test_a_temperature_goes_along(digits_run, held_out, tmp_path, to):
+def test_exports_include_the_temperature(digits_run, held_out, tmp_path, to):
     stored = dataclasses.replace(load_weights(digits_run), temperature=3.0)
     save_weights(tmp_path / "w.safetensors", stored)
     out = tmp_path / "out"
@@ -76,13 +76,13 @@ def test_a_temperature_goes_along(digits_run, held_out, tmp_path, to):
         assert "calibrated on validation images by a temperature of 3.000" in (out / "README.md").read_text()
     else:
         (file,) = out.glob("*.onnx")
-        found = answers(file, held_out)
+        found = outputs(file, held_out)
         facts = {prop.key: prop.value for prop in onnx.load(file).metadata_props}
         assert facts["temperature"] == "3.0"
     np.testing.assert_allclose(found, expected, atol=0.1 if to == "int8" else 1e-4)
 
 
-def test_ready_tensors(digits_run, held_out, tmp_path):
+def test_tensor_input(digits_run, held_out, tmp_path):
     from feathervit.data.image import normalise, resize
 
     report = feathervit.export_model(digits_run, "onnx", tmp_path / "out", input="tensor")
@@ -94,7 +94,7 @@ def test_ready_tensors(digits_run, held_out, tmp_path):
 
 
 @pytest.mark.slow
-def test_pt2_of_ready_tensors(digits_run, held_out, tmp_path):
+def test_pt2_tensor_input(digits_run, held_out, tmp_path):
     from feathervit.data.image import normalise, resize
 
     report = feathervit.export_model(digits_run, "pt2", tmp_path / "out", input="tensor")
@@ -123,7 +123,7 @@ def test_pt2(digits_run, held_out, tmp_path):
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_pt2_makes_squares_as_the_package_does(fit):
+def test_pt2_preprocessing_equals_the_package(fit):
     from feathervit.config import ImageConfig
     from feathervit.data.image import fit_square, normalise, resize
     from feathervit.export.pt2 import Preprocess
@@ -136,8 +136,8 @@ def test_pt2_makes_squares_as_the_package_does(fit):
 
 
 @pytest.mark.parametrize("to", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
-def test_image_files_as_they_are(photographs_run, photographs, tmp_path, capsys, to):
-    """The files themselves go through the graph that crops, resizes and normalises; the report and the output say so."""
+def test_original_image_files(photographs_run, photographs, tmp_path, capsys, to):
+    """The graph crops, resizes and normalises the files themselves. The report and the output state the agreement."""
     files = sorted((photographs / "test").glob("*/*.jpg"))
     labels = [p.label for p in feathervit.load(photographs_run).predict(list(map(str, files)))]
     assert main(["export", str(photographs_run), "--to", to, "--out", str(tmp_path / to)]) == 0
@@ -150,18 +150,18 @@ def test_image_files_as_they_are(photographs_run, photographs, tmp_path, capsys,
     assert len(report["experts_used"]) == 2
     if to == "pt2":
         return
-    # What the docs show.
+    # The example of the docs.
     example = (ROOT / "docs" / "deploying.md").read_text().split("```py\n")[1].split("```")[0]
     example = example.replace("run/export-int8/model.int8.onnx", str(tmp_path / "onnx" / "model.onnx"))
-    for file, label in zip(files[4:7], labels[4:7], strict=True):  # one of them turned by its EXIF
+    for file, label in zip(files[4:7], labels[4:7], strict=True):  # one of them is rotated by its EXIF
         exec(example.replace("image.jpg", str(file)), {})
         assert capsys.readouterr().out == f"{label}\n"
 
 
-def test_folders(digits_run, tmp_path):
+def test_existing_export_folders(digits_run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "export.json").write_text('{"finished": false}')  # as one that was killed leaves it
+    (out / "export.json").write_text('{"finished": false}')  # as after a killed export
     feathervit.export_model(digits_run, "huggingface", out)
     feathervit.export_model(digits_run, "huggingface", out)
     other = tmp_path / "other"
@@ -174,7 +174,7 @@ def test_folders(digits_run, tmp_path):
         feathervit.export_model(digits_run, "onnx", out)
 
 
-def test_nothing_is_left_of_what_failed(digits_run, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_folder(digits_run, tmp_path, monkeypatch):
     from feathervit.export import huggingface
 
     def fails(folder):
@@ -186,17 +186,17 @@ def test_nothing_is_left_of_what_failed(digits_run, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_published_names_no_folder_of_this_machine(photographs_run, photographs, tmp_path):
+def test_exported_files_contain_no_local_paths(photographs_run, photographs, tmp_path):
     feathervit.export_model(photographs_run, "huggingface", tmp_path / "out")
     for file in (tmp_path / "out").iterdir():
-        for place in (photographs.parent, photographs_run.parent):
-            assert str(place).encode() not in file.read_bytes(), file.name
+        for root in (photographs.parent, photographs_run.parent):
+            assert str(root).encode() not in file.read_bytes(), file.name
     assert json.loads((tmp_path / "out" / "config.json").read_text())["run"]["data"] == photographs.name
     card = (tmp_path / "out" / "README.md").read_text()
     assert r"\<b\>tall" in card and r"tiles\_\|" in card
 
 
-def test_names_of_no_valid_unicode(digits_run, held_out, tmp_path):
+def test_class_names_with_invalid_unicode(digits_run, held_out, tmp_path):
 
     stored = load_weights(digits_run)
     names = ("\udcff", *stored.class_names[1:])
@@ -206,7 +206,7 @@ def test_names_of_no_valid_unicode(digits_run, held_out, tmp_path):
     assert r"\udcff" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_mistakes(digits_run, tmp_path, monkeypatch):
+def test_invalid_arguments_are_refused(digits_run, tmp_path, monkeypatch):
     for to, share in (("int8", 97), ("onnx", 0.5)):
         with pytest.raises(ConfigError, match="min-agreement"):
             feathervit.export_model(digits_run, to, tmp_path / "a", min_agreement=share)
@@ -224,7 +224,7 @@ def test_mistakes(digits_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_needs_no_extra_works_without(digits_run, tmp_path):
+def test_targets_without_extras_work_without_them(digits_run, tmp_path):
     code = f"""
 import sys
 for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -247,7 +247,7 @@ except ConfigError as error:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["int8", "onnx", "pt2", "huggingface", "web"])
-def test_a_model_of_timm(tmp_path_factory, web_cache, monkeypatch, to):
+def test_timm_models_can_be_exported(tmp_path_factory, web_cache, monkeypatch, to):
     monkeypatch.setenv("FEATHERVIT_CACHE", str(web_cache))
     run = tmp_path_factory.mktemp("timm") / "run"
     fields = {

@@ -56,7 +56,7 @@ def test_transformers_loads_the_folder(exported, photographs_run, photographs):
 
 
 @pytest.mark.parametrize("positions", ["sincos", "rotary"])
-def test_positions_are_computed_again_where_no_file_holds_them(positions):
+def test_computed_positions_are_restored_after_loading(positions):
     """transformers builds models on the meta device and fills them from the file."""
     model = create_model("mlit_nano", depth=2, positions=positions, readout="mean").eval()
     x = torch.randn(2, 3, 16, 16)
@@ -69,8 +69,8 @@ def test_positions_are_computed_again_where_no_file_holds_them(positions):
     assert_close(again.eval()(x), expected)
 
 
-def test_lora_trains_adapters_alone():
-    """As PEFT's example for timm's models: LoRA on the attention, the classifier trained whole."""
+def test_lora_trains_only_adapters():
+    """As in PEFT's example for timm models: LoRA on the attention, and the whole classifier is trained."""
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     model = create_model("feather_nano", num_classes=3)
@@ -99,7 +99,7 @@ def test_lora_trains_adapters_alone():
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What the hub answers to an upload of small files: the repository, how to send each file, the commit."""
+    """Answers an upload of small files like the hub: the repository, the upload mode of each file, the commit."""
 
     files: dict[str, bytes] = {}  # noqa: RUF012
     refuse = False
@@ -157,7 +157,7 @@ def hub(monkeypatch):
         server.server_close()
 
 
-def test_the_folder_is_pushed(hub, photographs_run, tmp_path, capsys, monkeypatch):
+def test_push_uploads_the_folder(hub, photographs_run, tmp_path, capsys, monkeypatch):
     command = ["export", str(photographs_run), "--to", "huggingface", "--push", "me/tiny"]
     assert main([*command, "--out", str(tmp_path / "a")]) == 0
     assert "uploaded to http://127.0.0.1" in capsys.readouterr().out
@@ -173,7 +173,7 @@ def test_the_folder_is_pushed(hub, photographs_run, tmp_path, capsys, monkeypatc
         feathervit.export_model(photographs_run, "onnx", tmp_path / "c", push="me/tiny")
 
 
-def test_hugging_face_folder_comes_back(digits_run, held_out, tmp_path):
+def test_a_hugging_face_folder_loads_again(digits_run, held_out, tmp_path):
     report = feathervit.export_model(digits_run, "huggingface", tmp_path / "out")
     assert report["agreement"] == 1
     folder = shutil.copytree(tmp_path / "out", tmp_path / "elsewhere")
@@ -187,11 +187,11 @@ def test_hugging_face_folder_comes_back(digits_run, held_out, tmp_path):
     test = json.loads((digits_run / "result.json").read_text())["test"]
     header, text = card.split("---\n")[1:3]
     assert "library_name: feathervit" in header
-    for words in ("digits", f"{100 * test['top1']:.2f} %", "360 images", "Limits", "Licence"):
-        assert words in text
+    for phrase in ("digits", f"{100 * test['top1']:.2f} %", "360 images", "Limits", "Licence"):
+        assert phrase in text
 
 
-def test_timm_takes_a_hugging_face_folder(digits_run, held_out, tmp_path):
+def test_timm_loads_a_hugging_face_folder(digits_run, held_out, tmp_path):
     """With its own weights and architecture, not those of the same name in the package."""
     feathervit.export_model(digits_run, "huggingface", tmp_path / "out")
     predictor = feathervit.load(digits_run)
@@ -207,17 +207,17 @@ def test_timm_takes_a_hugging_face_folder(digits_run, held_out, tmp_path):
     assert timm.create_model(name).config == found.config
 
 
-def test_the_licence_is_kept(digits_run, tmp_path):
-    said = []
+def test_an_edited_licence_is_kept(digits_run, tmp_path):
+    messages = []
     feathervit.export_model(digits_run, "huggingface", tmp_path)
     (tmp_path / "README.md").write_text("license: mine")
-    feathervit.export_model(digits_run, "huggingface", tmp_path, say=said.append)
+    feathervit.export_model(digits_run, "huggingface", tmp_path, say=messages.append)
     assert (tmp_path / "README.md").read_text() == "license: mine"
-    assert "kept" in said[0]
+    assert "kept" in messages[0]
 
 
 @pytest.mark.parametrize(("model", "patch"), [("timm:resnet18_xxs", None), ("timm:vit_twin_xxs", 4)])
-def test_timm_takes_a_folder_of_a_model_of_its_own(model, patch, arrays, tmp_path):
+def test_timm_loads_a_folder_of_a_timm_model(model, patch, arrays, tmp_path):
     fields = {"img_size": 16, "patch_size": patch, "epochs": 1, "optim.name": "adamw", "augment.policy": "none"}
     feathervit.train(recipe="folder", data=arrays, out=tmp_path / "run", model=model, batch_size=48, **fields)
     feathervit.export_model(tmp_path / "run", "huggingface", tmp_path / "out", data=arrays)

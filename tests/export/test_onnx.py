@@ -1,4 +1,4 @@
-"""The graph computes what the model computes, in ONNX Runtime, for any batch and size of image."""
+"""The graph in ONNX Runtime agrees with the model, for any batch and image size."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def expected(model, x):
     return model.eval()(x).softmax(-1).numpy()
 
 
-def check_model_of_ours(name, **parts):
+def check_our_model(name, **parts):
     torch.manual_seed(0)
     size = spec(name).img_size
     model = create_model(name, num_classes=7, **parts)
@@ -62,14 +62,14 @@ def check_model_of_ours(name, **parts):
 @pytest.mark.parametrize(
     "name", ["feather_nano", "feather_attn_xxs", "mlit_nano", "mae_vit", "poorvit_tiny", "cct_2_3x2"]
 )
-def test_a_model_of_every_kind(name):
-    check_model_of_ours(name, depth=min(2, spec(name).config.depth))
+def test_one_model_of_every_kind(name):
+    check_our_model(name, depth=min(2, spec(name).config.depth))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
-def test_every_model_of_ours_whole(name):
-    check_model_of_ours(name)
+def test_every_model(name):
+    check_our_model(name)
 
 
 PARTS = {
@@ -93,7 +93,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_rewriting_changes_nothing(name):
+def test_rewriting_keeps_the_outputs(name):
     torch.manual_seed(0)
     config = with_fields(spec("mlit_nano").config, **({"depth": 3} | PARTS[name]))
     model = create_model("mlit_nano", config=config, num_classes=5).double()
@@ -105,14 +105,14 @@ def test_rewriting_changes_nothing(name):
             layer.ffn.gate.register_forward_hook(lambda _, __, out, number=number: gates.update({number: out[0]}))
     x = unseen(4, 16).double()
     np.testing.assert_allclose(expected(twin, x), expected(model, x), rtol=1e-12)
-    assert list(routes.gates) == list(gates)  # every layer that has experts to choose from, by its number
+    assert list(routes.gates) == list(gates)  # the numbers of all layers with several experts
     for number, gate in routes.gates.items():
         torch.testing.assert_close(gate, gates[number][:, : gate.shape[1]])
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["swiglu", "mlp"])
-def test_rewriting_of_plain_feedforwards(kind):
+def test_rewriting_keeps_plain_feedforwards(kind):
     from feathervit.config import MLPConfig, SwiGLUConfig
 
     torch.manual_seed(0)
@@ -122,9 +122,9 @@ def test_rewriting_of_plain_feedforwards(kind):
     np.testing.assert_allclose(expected(lean(model)[0], x), expected(model, x), rtol=1e-12)
 
 
-def check_model_of_timm(name, size, **words):
+def check_timm_model(name, size, **kwargs):
     torch.manual_seed(0)
-    model = create_model(f"timm:{name}", img_size=size, num_classes=7, **words)
+    model = create_model(f"timm:{name}", img_size=size, num_classes=7, **kwargs)
     x = unseen(3, size)
     proto = core(model, size, 3)
     np.testing.assert_allclose(probabilities(ready(proto, size), x.numpy()), expected(model, x), atol=1e-4)
@@ -133,9 +133,9 @@ def check_model_of_timm(name, size, **words):
     np.testing.assert_allclose(probabilities(ready(proto, size, images=ImageConfig()), levels.numpy()), ours, atol=1e-4)
 
 
-@pytest.mark.parametrize("name, words", [("test_resnet", {}), ("vit_tiny_patch16_224", {"depth": 2})])
-def test_models_of_timm(name, words):
-    check_model_of_timm(name, 32, **words)
+@pytest.mark.parametrize("name, kwargs", [("test_resnet", {}), ("vit_tiny_patch16_224", {"depth": 2})])
+def test_timm_models(name, kwargs):
+    check_timm_model(name, 32, **kwargs)
 
 
 @pytest.mark.slow
@@ -143,8 +143,8 @@ def test_models_of_timm(name, words):
     "name",
     ["mobilenetv3_small_050", "mobilenetv4_conv_small", "vit_tiny_patch16_224", "mobilevit_xxs", "efficientvit_m0"],
 )
-def test_more_models_of_timm(name):
-    check_model_of_timm(name, 96)
+def test_more_timm_models(name):
+    check_timm_model(name, 96)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +154,8 @@ def nano():
     return model, core(model, 24, 3)
 
 
-def test_the_router_stays_live(nano):
-    """The gates are those of the model for inputs that the exporter never saw, and other inputs choose other experts."""
+def test_the_router_is_not_frozen(nano):
+    """For new inputs the gates equal those of the model, and other inputs choose other experts."""
     model, proto = nano
     gates = []
     for layer in model.blocks:
@@ -182,19 +182,19 @@ def photographs():
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_images_go_the_packages_own_way(nano, fit):
+def test_image_preprocessing_equals_the_package(nano, fit):
     model, proto = nano
     images = ImageConfig(fit=fit, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
     run = ready(proto, 24, images=images, routed=True)
     for photograph in photographs():
         squares = resize(fit_square(photograph.permute(2, 0, 1)[None], fit), 24)
         seen, p = run.run(["seen", "probabilities"], {"image": photograph[None].numpy()})
-        assert np.abs(seen - squares.numpy()).mean() < 0.01  # grey levels; 1 is the most that is promised
+        assert np.abs(seen - squares.numpy()).mean() < 0.01  # grey levels; the promise is at most 1
         assert np.abs(seen - squares.numpy()).max() <= 1
         np.testing.assert_allclose(p, expected(model, normalise(squares, images.mean, images.std)), atol=1e-3)
 
 
-def test_a_batch_of_images_of_one_size_and_one_channel():
+def test_a_batch_of_grey_images():
     torch.manual_seed(0)
     model = create_model("mlit_nano", num_classes=3, in_chans=1, depth=1)
     run = ready(core(model, 16, 1), 16, 1, ImageConfig())
@@ -204,7 +204,7 @@ def test_a_batch_of_images_of_one_size_and_one_channel():
     np.testing.assert_allclose(together, expected(model, normalise(squares, (0.5,), (0.5,))), atol=1e-3)
 
 
-def test_what_is_in_the_file(nano):
+def test_contents_of_the_file(nano):
     _, proto = nano
     facts = FACTS | {"img_size": 24, "channels": 3}
     whole = finish(proto, facts, ImageConfig())
@@ -226,7 +226,7 @@ def test_what_is_in_the_file(nano):
 
 
 @pytest.mark.parametrize("images", [None, ImageConfig(), ImageConfig(fit="stretch", scale=4095.0)])
-def test_onnx_runtimes_own_preparation_for_quantising_takes_it(nano, images, tmp_path):
+def test_onnx_runtime_can_prepare_the_file_for_quantisation(nano, images, tmp_path):
     from onnxruntime.quantization import quant_pre_process
 
     onnx.save(finish(nano[1], FACTS | {"img_size": 24, "channels": 3}, images), tmp_path / "whole.onnx")
@@ -240,7 +240,7 @@ def test_onnx_runtimes_own_preparation_for_quantising_takes_it(nano, images, tmp
     np.testing.assert_allclose(probabilities(after, x), probabilities(before, x), atol=1e-6)
 
 
-def test_a_fixed_batch_leaves_no_shape_open(nano):
+def test_a_fixed_batch_fixes_all_shapes(nano):
     model, proto = nano
     data = finish(proto, FACTS | {"img_size": 24, "channels": 3}, None, batch=4).SerializeToString()
     x = unseen(6, 24)  # one and a half batches
@@ -251,7 +251,7 @@ def test_a_fixed_batch_leaves_no_shape_open(nano):
     assert all(dim.HasField("dim_value") for shape in shapes for dim in shape.dim)
 
 
-def test_of_equal_scores_the_first_is_kept():
+def test_the_first_of_equal_scores_is_kept():
     model = create_model("mlit_nano", num_classes=5, depth=1).double()
     model.blocks[0].ffn.gate.w_gate.weight.data.zero_()
     twin, routes = lean(model)
@@ -268,7 +268,7 @@ def test_int8_leaves_no_matrix_in_float(nano, method):
     floats = {name for name, t in values.items() if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) >= 2}
     made = {out: node for node in small.graph.node for out in node.output}
 
-    def constant(name):  # a float weight also behind a transposition, a concatenation, ...
+    def constant(name):  # also finds float weights behind a transposition, a concatenation, ...
         node = made.get(name)
         return name in floats or (
             node is not None and node.op_type != "DequantizeLinear" and node.input and all(map(constant, node.input))
@@ -285,15 +285,15 @@ def test_int8_leaves_no_matrix_in_float(nano, method):
 
 
 @pytest.mark.parametrize("method", ["dynamic", "static"])
-def test_int8_answers_nearly_the_same(nano, method):
+def test_int8_agrees_closely_with_the_model(nano, method):
     model, proto = nano
     x = unseen(64, 24, seed=3)
     run = ready(quantise(proto, method, unseen(32, 24, seed=4).numpy()), 24)
     assert np.abs(probabilities(run, x.numpy()) - expected(model, x)).max() < 0.05
 
 
-def test_convolutions_are_static_and_products_take_the_faster_way():
-    """A residual stem in eight bits: per-channel QDQ convolutions, beside dynamic products or static ones."""
+def test_convolutions_are_static_and_products_static_or_dynamic():
+    """A residual stem in eight bits: per-channel QDQ convolutions, with static or dynamic products."""
     torch.manual_seed(0)
     model = create_model("feather_nano", num_classes=7)
     proto = core(model, 32, 3)
@@ -314,7 +314,7 @@ def test_convolutions_are_static_and_products_take_the_faster_way():
         assert np.abs(probabilities(ready(small, 32), x.numpy()) - expected(model, x)).max() < 0.05
 
 
-def test_dynamic_int8_has_nothing_to_do_on_convolutions():
+def test_dynamic_int8_does_not_change_convolutions():
     torch.manual_seed(0)
     proto = core(create_model("timm:test_resnet", num_classes=7), 32, 3)
     assert float_share(quantise(proto, "dynamic", unseen(4, 32).numpy())) > 0.5

@@ -1,4 +1,4 @@
-"""The server: the answers are those of Python, requests are bounded, other hosts are refused, the page works with it."""
+"""The server: its answers equal Python's, requests are limited, other hosts are refused, and the page works with it."""
 
 from __future__ import annotations
 
@@ -39,37 +39,37 @@ def png(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def ask(server, path: str, body: bytes | None = None, **headers: str):
-    """(status, answer); the body is posted where there is one."""
+def request(server, path: str, body: bytes | None = None, **headers: str):
+    """Returns (status, answer). Posts the body if there is one."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request("GET" if body is None else "POST", path, body, headers)
-    answer = connection.getresponse()
-    text = answer.read()
-    return answer.status, json.loads(text) if answer.getheader("Content-Type") == "application/json" else text
+    response = connection.getresponse()
+    text = response.read()
+    return response.status, json.loads(text) if response.getheader("Content-Type") == "application/json" else text
 
 
-def test_an_image_gets_the_classes_that_python_gives(server, digits, digits_run):
+def test_predictions_equal_pythons(server, digits, digits_run):
     for data, pixels in digits:
-        status, found = ask(server, "/predict?top=10", data)
+        status, found = request(server, "/predict?top=10", data)
         (expected,) = feathervit.load(digits_run).predict(pixels, top=10)
         assert status == 200
         (row,) = found["predictions"]
         assert row["classes"] == list(expected.classes)
         assert row["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
         assert row["label"] == expected.label
-    assert ask(server, "/predict?min_confidence=1", digits[0][0])[1]["predictions"][0]["label"] == "other"
+    assert request(server, "/predict?min_confidence=1", digits[0][0])[1]["predictions"][0]["label"] == "other"
 
 
-def test_a_form_holds_several_images(server, digits):
+def test_a_form_can_contain_several_images(server, digits):
     parts = [("a.png", digits[0][0]), ("a.png", digits[1][0]), ("b.txt", b"no image")]
     body = b"".join(
         b'--x\r\nContent-Disposition: form-data; name="f"; filename="%s"\r\n\r\n%s\r\n' % (name.encode(), data)
         for name, data in parts
     )
-    status, found = ask(server, "/predict", body + b"--x--\r\n", Content_Type="multipart/form-data; boundary=x")
+    status, found = request(server, "/predict", body + b"--x--\r\n", Content_Type="multipart/form-data; boundary=x")
     assert status == 200
-    alone = [ask(server, "/predict", data)[1]["predictions"][0]["probabilities"] for _, data in parts[:2]]
+    alone = [request(server, "/predict", data)[1]["predictions"][0]["probabilities"] for _, data in parts[:2]]
     assert [row["probabilities"] for row in found["predictions"]] == [pytest.approx(p, abs=1e-6) for p in alone]
     assert len(found["unreadable"]) == 1
     assert "b.txt" in found["unreadable"][0]
@@ -92,23 +92,23 @@ def test_a_form_holds_several_images(server, digits):
         ("/predict", b"x", {"Origin": "https://example.org"}, 403),
     ],
 )
-def test_what_is_refused(server, path, body, headers, status):
-    got, found = ask(server, path, body, **headers)
+def test_invalid_requests_are_refused(server, path, body, headers, status):
+    got, found = request(server, path, body, **headers)
     assert got == status
     assert found["error"]
 
 
-def test_uploads_are_bounded(server, digits, monkeypatch):
+def test_uploads_are_limited(server, digits, monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", len(digits[0][0]))
     monkeypatch.setattr(module, "MOST_IMAGES", 1)
-    assert ask(server, "/predict", digits[0][0])[0] == 200
-    assert ask(server, "/predict", digits[0][0] + b"x")[0] == 413
+    assert request(server, "/predict", digits[0][0])[0] == 200
+    assert request(server, "/predict", digits[0][0] + b"x")[0] == 413
     monkeypatch.setattr(module, "MOST_BYTES", 10_000)
     form = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n' * 2 + b"--x--\r\n"
-    assert ask(server, "/predict", form, Content_Type="multipart/form-data; boundary=x")[0] == 413
+    assert request(server, "/predict", form, Content_Type="multipart/form-data; boundary=x")[0] == 413
 
 
-def test_the_page_asks_the_server(server, browser, digits, digits_run, tmp_path):
+def test_the_page_uses_the_server(server, browser, digits, digits_run, tmp_path):
     from .test_web import opened, shown, text
 
     (tmp_path / "digit.png").write_bytes(digits[0][0])
@@ -124,7 +124,7 @@ def test_the_page_asks_the_server(server, browser, digits, digits_run, tmp_path)
     browser.find_element("id", "file").send_keys(str(tmp_path / "damaged.png"))
 
 
-def test_an_address_that_cannot_be_used(server, digits_run, capsys):
+def test_an_unusable_port_is_an_error(server, digits_run, capsys):
     with pytest.raises(ConfigError, match="port"):
         serve(digits_run, server.predictor, port=server.server_port)
     assert main(["serve", str(digits_run), "--port", "70000"]) == 2

@@ -1,4 +1,4 @@
-"""Exports are checked on held-out images: which images are used, and what does not agree fails."""
+"""Exports are checked on held-out images, and an export that does not agree fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from feathervit.export.job import prepare
 from feathervit.export.verify import agrees, as_accurate, compare, mcnemar
 
 
-def test_a_frozen_router_shows(photographs_run):
+def test_a_frozen_router_is_detected(photographs_run):
     from feathervit.export.job import noted_gates
 
     job = prepare(photographs_run, None, "image", 0.97, print, {})
@@ -35,8 +35,8 @@ def test_a_frozen_router_shows(photographs_run):
     ("lost", "won", "passed"),
     [(1, 0, True), (5, 0, True), (6, 0, False), (20, 8, False), (20, 10, True), (0, 30, True), (0, 0, True)],
 )
-def test_eight_bits_are_refused_where_they_lose_accuracy(lost, won, passed):
-    """At 5 % six of six are the fewest that McNemar's exact test refuses: 2 / 2^6 = 0.031, of five 0.063."""
+def test_int8_is_refused_if_it_loses_accuracy(lost, won, passed):
+    """At 5 %, McNemar's exact test refuses from six losses on: 2 / 2^6 = 0.031. For five it is 0.063."""
     n = 60
     labels = np.zeros(n, int)
     ours, theirs = np.tile([0.9, 0.1], (n, 1)), np.tile([0.9, 0.1], (n, 1))
@@ -46,17 +46,17 @@ def test_eight_bits_are_refused_where_they_lose_accuracy(lost, won, passed):
     assert (found["lost"], found["won"]) == (lost, won)
     assert mcnemar(lost, won) == pytest.approx(min(1, 2 * binom.cdf(min(lost, won), lost + won, 0.5)))
     assert as_accurate(found) == passed
-    for images, fits in ((1, passed), (3, False)):  # fewer that agree on files as they are
+    for images, fits in ((1, passed), (3, False)):  # fewer agree on the original files
         files = {"n": n, "agreement": min(0.99, found["agreement"]) - images / n + 1e-9}
         assert as_accurate(found | {"originals": files}) == fits
 
 
-def test_what_disagrees_on_files_alone_does_not_pass():
+def test_disagreement_on_original_files_fails():
     assert agrees({"agreement": 0.99}, 0.99)
     assert not agrees({"agreement": 1.0, "originals": {"agreement": 0.98}}, 0.99)
 
 
-def test_only_what_is_used_is_decoded(photographs_run, monkeypatch):
+def test_only_used_images_are_decoded(photographs_run, monkeypatch):
     from feathervit.data import cache
     from feathervit.export import job
 
@@ -80,20 +80,22 @@ def test_arrays_and_few_images(digits_run, held_out, tmp_path):
         feathervit.export_model(digits_run, "huggingface", tmp_path / "b", data=(images[:2], labels[:2]))
 
 
-def test_what_cannot_be_read_is_said(photographs_run, photographs, tmp_path):
+def test_unreadable_images_are_reported(photographs_run, photographs, tmp_path):
     shutil.copytree(photographs / "test", tmp_path / "set" / "test")
     (tmp_path / "set" / "test" / "flat" / "0.jpg").write_bytes(b"not an image")
-    said = []
-    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, said.append, {})
-    assert "1 of 8 images of set/test cannot be read" in said[0]  # all there is serves for everything: half to check on
+    messages = []
+    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, messages.append, {})
+    assert (
+        "1 of 8 images of set/test cannot be read" in messages[0]
+    )  # few images serve all purposes; half are for checking
     assert (len(made.checking), len(made.originals), len(made.calibration)) == (7, 7, 5)
 
 
-def test_calibration_never_sees_what_is_checked(digits_run, folder, tmp_path):
+def test_calibration_and_checking_images_are_disjoint(digits_run, folder, tmp_path):
     job = prepare(digits_run, None, "image", 0.97, print, {})
     sets = [job.calibration, job.choosing, job.checking]
     assert [s.name for s in sets] == ["digits/train", "digits/train", "digits/test"]
-    # With all images in one folder they are shared out.
+    # Images of a single folder are divided among the sets.
     fields = {
         "model": "mlit_nano",
         "arch.depth": 1,
@@ -110,7 +112,7 @@ def test_calibration_never_sees_what_is_checked(digits_run, folder, tmp_path):
     assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
 
 
-def test_what_does_not_agree_fails(digits_run, tmp_path, capsys, monkeypatch):
+def test_an_int8_export_that_disagrees_fails(digits_run, tmp_path, capsys, monkeypatch):
     from feathervit.export import files
 
     def noise(proto, method, images):
@@ -132,7 +134,7 @@ def test_what_does_not_agree_fails(digits_run, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("to", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
-def test_32_bits_that_do_not_agree_fail(digits_run, tmp_path, monkeypatch, to):
+def test_a_32_bit_export_that_disagrees_fails(digits_run, tmp_path, monkeypatch, to):
     from feathervit.export import files, pt2
 
     core, forward = files.core, pt2.Preprocess.forward

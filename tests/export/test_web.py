@@ -1,4 +1,4 @@
-"""The page in headless Chromium: it names the classes that Python names, and asks no other origin for anything."""
+"""The page in headless Chromium: it names the same classes as Python, and contacts no other origin."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def address(page):
 
 @contextlib.contextmanager
 def served(folder):
-    """A page served by the plainest of servers."""
+    """Serves the page with a minimal server."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -79,7 +79,7 @@ def shown(browser, image):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Digits as they are, one wide and one tall, one with transparency, and a photograph."""
+    """Unchanged digits, one wide and one tall, one with transparency, and a photograph."""
     folder = tmp_path_factory.mktemp("images")
     held_out = feathervit.load_data("digits", img_size=16).test.images
     for i in range(8):
@@ -96,28 +96,28 @@ def images(tmp_path_factory):
     return sorted(folder.glob("*.png"))
 
 
-def test_the_page_names_pythons_classes_and_asks_nobody_else(browser, address, page, images, digits_run):
+def test_the_page_agrees_with_python_without_other_requests(browser, address, page, images, digits_run):
     from feathervit.export.verify import session
 
     run = session((page / "model.onnx").read_bytes())
     assert json.loads((page / "model.json").read_text())["precision"] == "int8"
     predictor = feathervit.load(digits_run)
-    for log in ("performance", "browser"):  # of tests before
+    for log in ("performance", "browser"):  # of earlier tests
         browser.get_log(log)
     opened(browser, address)
     for image in images:
         rows = shown(browser, image)
         pixels = np.asarray(predictor.read(image))[None].transpose(0, 2, 3, 1)
-        p_K = run.run(["probabilities"], {"image": pixels})[0][0]  # the same file, the pixels as Python reads them
+        p_K = run.run(["probabilities"], {"image": pixels})[0][0]  # the same file, with the pixels as Python reads them
         assert rows[0][0] == predictor.class_names[p_K.argmax()], image.name
         assert float(rows[0][1].split()[0]) == pytest.approx(100 * p_K.max(), abs=2), image.name
         if "digit" in image.name:
             assert rows[0][0] == predictor.predict(image)[0].label
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert any(url.endswith("model.onnx") for url in asked)
-    assert [url for url in asked if not url.startswith((address, "blob:", "data:"))] == []
-    assert browser.get_log("browser") == []  # no error, nothing that the page's own policy had to stop
+    requested = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert any(url.endswith("model.onnx") for url in requested)
+    assert [url for url in requested if not url.startswith((address, "blob:", "data:"))] == []
+    assert browser.get_log("browser") == []  # no error, and nothing blocked by the page's policy
 
 
 def test_experts_and_sizes(browser, address, page, images):
@@ -139,13 +139,13 @@ def test_experts_and_sizes(browser, address, page, images):
     first = [row.text for row in browser.find_elements("css selector", "#experts li")]
     layer.send_keys("\ue010")  # the End key: the last layer
     last = [row.text for row in browser.find_elements("css selector", "#experts li")]
-    assert (len(first), len(last)) == (3, 4)  # of the last layer only the read-out token is computed
+    assert (len(first), len(last)) == (3, 4)  # the last layer computes only the read-out token
     for rows in (first, last):
         assert sum(int(row.split(": ")[1].split()[0]) for row in rows) == pytest.approx(100, abs=3)
 
 
 def test_samples_and_threshold(browser, address, page, digits_run):
-    """The samples are held-out images of all classes; what the threshold does is what the checked images show."""
+    """The samples are held-out images of all classes. The threshold acts as on the checked images."""
     model = json.loads((page / "model.json").read_text())
     held_out = feathervit.load_data("digits", img_size=16).test
     assert {sample["label"] for sample in model["samples"]} == set(held_out.class_names)
@@ -154,8 +154,8 @@ def test_samples_and_threshold(browser, address, page, digits_run):
     assert [button.get_attribute("title") for button in buttons] == [sample["label"] for sample in model["samples"]]
     for button, sample in list(zip(buttons, model["samples"], strict=True))[::6]:
         pixels = np.asarray(Image.open(page / sample["file"]))
-        place = next(i for i, image in enumerate(held_out.images) if np.array_equal(image[0].numpy(), pixels))
-        assert held_out.class_names[held_out.labels[place]] == sample["label"]
+        index = next(i for i, image in enumerate(held_out.images) if np.array_equal(image[0].numpy(), pixels))
+        assert held_out.class_names[held_out.labels[index]] == sample["label"]
         browser.execute_script("document.getElementById('spoken').textContent = ''; arguments[0].click()", button)
         wait(lambda: text(browser, "spoken"), "the sample is classified")
         assert text(browser, "truth").endswith(sample["label"])
@@ -173,7 +173,7 @@ def test_samples_and_threshold(browser, address, page, digits_run):
     assert right[0] == pytest.approx(model["top1"], abs=1e-4)
 
 
-def test_what_thresholds_do():
+def test_thresholds():
     from feathervit.export.pages import thresholds
 
     found = thresholds(np.array([[0.9, 0.1], [0.4, 0.6], [0.25, 0.75]]), np.array([0, 0, 1]))
@@ -183,24 +183,24 @@ def test_what_thresholds_do():
 
 
 def test_samples_are_for_the_page_only(digits_run, tmp_path):
-    for words in ({"to": "onnx", "samples": 4}, {"to": "web", "samples": -1}):
+    for options in ({"to": "onnx", "samples": 4}, {"to": "web", "samples": -1}):
         with pytest.raises(ConfigError, match="samples"):
-            feathervit.export_model(digits_run, out=tmp_path / "out", **words)
+            feathervit.export_model(digits_run, out=tmp_path / "out", **options)
 
 
 def test_a_page_in_colour(browser, photographs_run, photographs, web_cache, tmp_path, monkeypatch):
-    """Three channels, class names that HTML would take for its own, a model in 32 bits, layers without experts."""
+    """Three channels, class names with HTML syntax, a model in 32 bits, layers without experts."""
     monkeypatch.setenv("FEATHERVIT_CACHE", str(web_cache))
 
     def impossible(*_):
         raise ConfigError("most weights cannot be had in eight bits")
 
-    said = []
+    messages = []
     monkeypatch.setattr("feathervit.export.web.int8", impossible)
-    report = feathervit.export_model(photographs_run, "web", tmp_path / "out", say=said.append)
+    report = feathervit.export_model(photographs_run, "web", tmp_path / "out", say=messages.append)
     assert (report["passed"], report["precision"]) == (True, "float32")
     assert report["bytes"] == (tmp_path / "out" / "model.onnx").stat().st_size
-    assert "eight bits" in said[0]
+    assert "eight bits" in messages[0]
     for name in ("export.json", "model.json"):
         assert str(photographs.parent) not in (tmp_path / "out" / name).read_text()
     predictor = feathervit.load(photographs_run)
@@ -211,14 +211,14 @@ def test_a_page_in_colour(browser, photographs_run, photographs, web_cache, tmp_
             (name, share), *_ = shown(browser, image)
             assert name == expected.label
             assert float(share.split()[0]) == pytest.approx(100 * expected.probabilities[0], abs=3)
-        assert not browser.find_element("id", "shipped").is_displayed()  # no samples unless they are asked for
+        assert not browser.find_element("id", "shipped").is_displayed()  # samples only on request
         assert text(browser, "layer-number") == "2 of 3"  # the first has one expert
         browser.execute_script("window.Uint8Array = function () { throw new Error('no room') }")
         assert shown(browser, image) is not None
         assert "0.jpg could not be classified: no room" in text(browser, "error")
 
 
-def test_camera_and_what_is_not_an_image(browser, address, tmp_path):
+def test_camera_and_files_that_are_not_images(browser, address, tmp_path):
     opened(browser, address)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image")
@@ -266,15 +266,15 @@ def test_every_control_has_a_name_and_is_reached_by_keyboard(browser, address, i
         assert canvas.accessible_name
 
 
-def test_without_npm_the_word_is_clear(tmp_path, monkeypatch):
+def test_missing_npm_is_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match="npm"):
         runtime.browser_runtime()
 
 
-@pytest.mark.skipif(shutil.which("sh") is None, reason="npm is played by a shell script")
-def test_what_npm_says_is_passed_on(tmp_path, monkeypatch):
+@pytest.mark.skipif(shutil.which("sh") is None, reason="a shell script stands in for npm")
+def test_npm_errors_are_shown(tmp_path, monkeypatch):
     npm = tmp_path / "npm"
     npm.write_text(
         "#!/bin/sh\necho 'npm error code E404' >&2\necho 'npm error A complete log is in /somewhere' >&2\nexit 1\n"
@@ -293,7 +293,7 @@ def test_what_npm_says_is_passed_on(tmp_path, monkeypatch):
         runtime.browser_runtime()
 
 
-def test_another_archive_is_refused(tmp_path, monkeypatch):
+def test_an_archive_with_a_wrong_checksum_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path))
     (tmp_path / runtime.PACKAGE).write_bytes(b"something else")
     with pytest.raises(DataError, match="checksum"):

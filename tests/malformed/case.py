@@ -1,4 +1,4 @@
-"""A row of the table: what is malformed, how to make it, the command, and the expected message."""
+"""A row of the table: the name of the malformed input, how to make it, the command, and the expected message."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Make = Callable[[Path, Path], None]  # (here, world): writes the malformed input
 class Case:
     """`argv` may contain {here}, the case's own folder, and {world}, the folder of intact inputs that all cases share.
 
-    The message must contain each of `words`; upper and lower case are equal.
+    The message must contain each of `texts`, in upper or lower case.
     """
 
     name: str
     argv: str | Sequence[str]
-    words: Sequence[str]
+    texts: Sequence[str]
     make: Make = lambda here, world: None
     status: int = 2
 
     def command(self, here: Path, world: Path) -> list[str]:
-        words = self.argv.split() if isinstance(self.argv, str) else list(self.argv)
-        return [word.replace("{here}", str(here)).replace("{world}", str(world)) for word in words]
+        arguments = self.argv.split() if isinstance(self.argv, str) else list(self.argv)
+        return [word.replace("{here}", str(here)).replace("{world}", str(world)) for word in arguments]
 
 
 def file(name: str, content: bytes | str) -> Make:
@@ -62,10 +62,10 @@ def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
     path.write_text(json.dumps(value if changed is None else changed))
 
 
-def put(value: Any, place: str, new: Any) -> None:
-    """Sets a value inside JSON by its dotted place."""
-    *way, last = place.split(".")
-    for part in way:
+def put(value: Any, dotted: str, new: Any) -> None:
+    """Sets a value inside JSON by its dotted path."""
+    *parents, last = dotted.split(".")
+    for part in parents:
         value = value[part]
     value[last] = new
 
@@ -87,12 +87,12 @@ def forged(change: Callable[[dict[str, Any], dict[str, Any]], Any], of: str = "r
     return make
 
 
-def places(config: Any, inside: str = "") -> list[tuple[str, Any]]:
-    """(dotted place, value) of every field of a configuration, also inside its parts."""
+def all_fields(config: Any, inside: str = "") -> list[tuple[str, Any]]:
+    """Returns (dotted path, value) of every field of a configuration, including its parts."""
     found = []
     for name, value in to_dict(config).items() if not isinstance(config, dict) else config.items():
         where = f"{inside}.{name}" if inside else name
         found.append((where, value))
         if isinstance(value, dict):
-            found += places(value, where)
+            found += all_fields(value, where)
     return found

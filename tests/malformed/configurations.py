@@ -7,7 +7,7 @@ from pathlib import Path
 from feathervit.config import resolve
 from feathervit.recipes import recipe
 
-from .case import Case, Make, copy, edit_json, places, put
+from .case import Case, Make, all_fields, copy, edit_json, put
 
 RESUME = "train --resume --out {here}/stopped"
 AGAIN = "pretrain --resume --out {here}/pretrained"
@@ -17,8 +17,8 @@ def content(data: bytes):
     return copy("stopped", lambda run: (run / "config.json").write_bytes(data))
 
 
-def changed(place: str, new, of: str = "stopped") -> Make:
-    return copy(of, lambda run: edit_json(run / "config.json", lambda value: put(value, place, new)))
+def changed(field: str, new, of: str = "stopped") -> Make:
+    return copy(of, lambda run: edit_json(run / "config.json", lambda value: put(value, field, new)))
 
 
 def replaced_by_folder(run: Path) -> None:
@@ -31,7 +31,7 @@ def replaced_by_loop(run: Path) -> None:
     (run / "config.json").symlink_to(run / "config.json")
 
 
-NO_JSON = {
+NOT_JSON = {
     "empty": content(b""),
     "half": content(b'{"recipe": "folder", "mod'),
     "of random bytes": content(bytes(range(256)) * 4),
@@ -54,15 +54,15 @@ def of_the_wrong_type() -> list[Case]:
     """Each field of a run's configuration set to a value of another type."""
     config = resolve(recipe("mae_folder"))
     cases = []
-    for place, value in places(config):
-        if place.endswith(".kind"):
+    for field, value in all_fields(config):
+        if field.endswith(".kind"):
             continue
         wrong = WRONG[type(value)]
-        cases.append(Case(f"config.json: {place} is {wrong!r}", AGAIN, [place], changed(place, wrong, "pretrained")))
+        cases.append(Case(f"config.json: {field} is {wrong!r}", AGAIN, [field], changed(field, wrong, "pretrained")))
     return cases
 
 
-CANNOT_BE = {  # place: values
+INVALID = {  # field: values
     "epochs": [0, -3, True, 2.5],
     "batch_size": [0, -12],
     "accumulate": [0],
@@ -115,21 +115,21 @@ CANNOT_BE = {  # place: values
     "images.surprise": [1],
     "arch.surprise": [1],
 }
-SAYS = {"img_size": "1", "patch_size": "patch", "images.channels": "channels", "optim.layer_decay": "layer"}
-SAYS |= {"loss.label_smoothing": "smoothing", "arch.dim": "1"}
+MESSAGES = {"img_size": "1", "patch_size": "patch", "images.channels": "channels", "optim.layer_decay": "layer"}
+MESSAGES |= {"loss.label_smoothing": "smoothing", "arch.dim": "1"}
 
 CASES = [
-    *(Case(f"config.json: {what}", RESUME, ["config.json"], make) for what, make in NO_JSON.items()),
+    *(Case(f"config.json: {name}", RESUME, ["config.json"], make) for name, make in NOT_JSON.items()),
     Case("config.json: a link to itself", RESUME, ["stopped"], copy("stopped", replaced_by_loop)),
     *of_the_wrong_type(),
     *(
         Case(
-            f"config.json: {place} {str(value)[:40]}",
+            f"config.json: {field} {str(value)[:40]}",
             RESUME,
-            [SAYS.get(place, place)],
-            changed(place, value),
+            [MESSAGES.get(field, field)],
+            changed(field, value),
         )
-        for place, values in CANNOT_BE.items()
+        for field, values in INVALID.items()
         for value in values
     ),
 ]

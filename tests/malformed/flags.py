@@ -6,7 +6,7 @@ from .case import Case
 
 SET = "--data {world}/set --out {here}/out --model mlit_nano --img-size 16 --patch-size 8 --epochs 1 --batch-size 12"
 
-TRAIN = [  # flags: what is said
+TRAIN = [  # (flags, text of the error)
     ("--lr 0", "lr"),
     ("--lr=-1", "lr"),
     ("--lr nan", "lr"),

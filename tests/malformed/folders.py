@@ -20,7 +20,7 @@ EXPORT = "export {world}/run --data {here}/set --out {here}/out --to huggingface
 
 
 def tree(*names: str, root: str = "set") -> Make:
-    """Writes images of these names. A name with a final / is an empty folder, a name without an image's suffix a text."""
+    """Writes images of these names. A name with a final / is an empty folder, one without an image suffix a text."""
 
     def make(here: Path, world: Path) -> None:
         (here / root).mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ EACH = {
     "export": EXPORT,
 }
 
-NO_SET = {  # what: (way to make it, what is said, verbs)
+INVALID_SETS = {  # name: (how to make it, text of the error, verbs)
     "nothing": (lambda here, world: None, "no folder", EACH),
     "a file": (lambda here, world: (here / "set").write_text("x"), "is not a folder", EACH),
     "a link to nothing": (
@@ -121,13 +121,13 @@ UNREADABLE = [
     ("a class of empty images", TRAIN, damaged(0, "train/flat"), "8 unreadable"),
     ("empty images only", TRAIN, damaged(0, "train/flat", "train/tall", "train/tiles"), "can be read"),
     (
-        "empty images only, passed over",
+        "empty images only, skipped",
         TRAIN + " --skip-unreadable",
         damaged(0, "train/flat", "train/tall", "train/tiles"),
         "can be read",
     ),
     (
-        "a class of empty images, passed over",
+        "a class of empty images, skipped",
         TRAIN + " --skip-unreadable",
         damaged(0, "train/flat", "train/tall"),
         "one class",
@@ -145,27 +145,27 @@ UNREADABLE = [
 ]
 
 NAMES = [
-    ("a set nobody knows", "cifar11", "cifar10"),
-    ("a set's name in capitals", "CIFAR-10", "no folder"),
-    ("nothing at all", "", "no data named"),
+    ("an unknown dataset", "cifar11", "cifar10"),
+    ("a dataset's name in capitals", "CIFAR-10", "no folder"),
+    ("an empty name", "", "no data named"),
     ("a name of 5000 letters", "d" * 5000, "name too long"),
     ("a path of 5000 parts", "d/" * 5000, "name too long"),
-    ("a user who is not there", "~nobody-of-that-name/set", "nobody-of-that-name"),
-    ("a hub's folder that holds no set", "hf:{here}", "hf:"),
-    ("a hub's name of nothing", "hf:", "hf:"),
+    ("a missing user", "~nobody-of-that-name/set", "nobody-of-that-name"),
+    ("a hub folder without a dataset", "hf:{here}", "hf:"),
+    ("an empty hub name", "hf:", "hf:"),
     ("a web address", "https://example.org/set.zip", "no folder"),
     ("an archive", "{here}/set.zip", "no folder"),
 ]
 
 CASES = [
     *(
-        Case(f"data: {what}, for {verb}", EACH[verb], [words], make)
-        for what, (make, words, verbs) in NO_SET.items()
+        Case(f"data: {what}, for {verb}", EACH[verb], [text], make)
+        for what, (make, text, verbs) in INVALID_SETS.items()
         for verb in verbs
     ),
-    *(Case(f"data: {what}", argv, [words], make) for what, argv, make, words in UNREADABLE),
-    *(Case(f"data: {what}", ["train", "--data", name, "--out", "{here}/out"], [words]) for what, name, words in NAMES),
+    *(Case(f"data: {what}", argv, [text], make) for what, argv, make, text in UNREADABLE),
+    *(Case(f"data: {what}", ["train", "--data", name, "--out", "{here}/out"], [text]) for what, name, text in NAMES),
     Case("data: checked, a name of 5000 letters", ["data", "check", "d" * 5000], ["name too long"]),
-    Case("data: checked, a user who is not there", "data check ~nobody-of-that-name", ["nobody-of-that-name"]),
-    Case("data: shown, a set nobody knows", "data show cifar11", ["cifar10"]),
+    Case("data: checked, a missing user", "data check ~nobody-of-that-name", ["nobody-of-that-name"]),
+    Case("data: shown, an unknown dataset", "data show cifar11", ["cifar10"]),
 ]

@@ -17,9 +17,9 @@ PREDICT = "predict {world}/run {here}/"
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 
-def encoded(kind: str, mode: str = "RGB", **words) -> bytes:
+def encoded(kind: str, mode: str = "RGB", **options) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(NOISE).convert(mode).save(out, kind, **words)
+    Image.fromarray(NOISE).convert(mode).save(out, kind, **options)
     return out.getvalue()
 
 
@@ -92,23 +92,23 @@ BOMBS = {
     "a PPM of 10 gigapixels": b"P6 100000 100000 255\n" + b"\0" * 99,
     "a PPM of a size of 40 digits": b"P6 " + b"9" * 40 + b" 1 255\n" + b"\0" * 99,
 }
-LIES = {
+FALSE_HEADERS = {
     "a PNG without pixels": png(16, 16),
-    "a PNG of no width": png(0, 16, data=zlib.compress(b"")),
-    "a PNG of no known depth": png(16, 16, depth=7, data=zlib.compress(b"\0" * 999)),
+    "a PNG of width 0": png(0, 16, data=zlib.compress(b"")),
+    "a PNG of an unknown depth": png(16, 16, depth=7, data=zlib.compress(b"\0" * 999)),
     "a PNG of pixels that are not compressed": png(16, 16, data=b"\0" * 900),
     "a PNG with a damaged checksum": encoded("PNG")[:40] + b"\xff\xff" + encoded("PNG")[42:],
     "a PNG with a text of 50 MB": png(16, 16, data=b"", more=chunk(b"zTXt", b"a\0\0" + ZEROS)),
-    "a BMP of no width": bmp(0, 16),
+    "a BMP of width 0": bmp(0, 16),
     "a BMP of 7 bits": bmp(16, 16, bits=7),
-    "a TIFF of no width": tiff(0, 16),
+    "a TIFF of width 0": tiff(0, 16),
     "a TIFF whose pixels lie elsewhere": tiff(16, 16, t273=1 << 30),
-    "a TIFF of a compression nobody knows": tiff(16, 16, t259=60_000),
-    "a TIFF of a million values a pixel": tiff(16, 16, t277=1_000_000),
+    "a TIFF of an unknown compression": tiff(16, 16, t259=60_000),
+    "a TIFF of a million values per pixel": tiff(16, 16, t277=1_000_000),
     "a JPEG with its pixels cut out": encoded("JPEG")[:200] + b"\xff\xd9",
     "a PPM without its maximum": b"P6 16 16 ",
     "a PPM whose width is a word": b"P6 wide 16 255\n" + b"\0" * 999,
-    "a WebP of nothing": b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0\0\0\0\0",
+    "an empty WebP": b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0\0\0\0\0",
 }
 NOT_IMAGES = {
     "empty": b"",
@@ -128,9 +128,9 @@ def linked(target: str) -> Make:
     return lambda here, world: (here / "x.png").symlink_to(here / target)
 
 
-FILES = {**NOT_IMAGES, **HALF, **FEW, **BOMBS, **LIES}
+FILES = {**NOT_IMAGES, **HALF, **FEW, **BOMBS, **FALSE_HEADERS}
 NOT_FILES = [
-    ("that is not there", PREDICT + "gone.png", ["gone.png", "no such file"], None, 1),
+    ("that is missing", PREDICT + "gone.png", ["gone.png", "no such file"], None, 1),
     ("that is a link to nothing", PREDICT + "x.png", ["x.png", "no such file"], linked("gone.png"), 1),
     ("that is a link to itself", PREDICT + "x.png", ["x.png", "symbolic links"], linked("x.png"), 1),
     ("with a name of 5000 letters", ["predict", "{world}/run", "p" * 5000], ["name too long"], None, 2),
@@ -168,15 +168,15 @@ CASES = [
         for what, data in FILES.items()
     ),
     *(
-        Case(f"image: {what}", argv, words, make or (lambda here, world: None), status)
-        for what, argv, words, make, status in NOT_FILES
+        Case(f"image: {what}", argv, texts, make or (lambda here, world: None), status)
+        for what, argv, texts, make, status in NOT_FILES
     ),
     *(
         Case(f"image: {what}, for {verb}", argv, ["cannot read", "x.png"], file("x.png", FILES[what]), status)
         for verb, (argv, status) in VERBS.items()
         for what in ("empty", "half a JPEG", "a PNG of 10 gigapixels", "a text called .png")
     ),
-    *(Case(f"image: not there, for {verb}", argv, ["x.png"]) for verb, (argv, _) in VERBS.items()),
+    *(Case(f"image: missing, for {verb}", argv, ["x.png"]) for verb, (argv, _) in VERBS.items()),
     Case(
         "image: a line padded to a square",
         "predict {here}/w.safetensors {here}/x.png",

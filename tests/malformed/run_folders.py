@@ -19,14 +19,14 @@ def content(name: str, data: bytes) -> Make:
     return copy("run", lambda run: (run / name).write_bytes(data))
 
 
-def result(place: str, new) -> Make:
-    return copy("run", lambda run: edit_json(run / "result.json", lambda value: put(value, place, new)))
+def result(field: str, new) -> Make:
+    return copy("run", lambda run: edit_json(run / "result.json", lambda value: put(value, field, new)))
 
 
-def dropped(place: str) -> Make:
+def dropped(field: str) -> Make:
     def change(value) -> None:
-        *way, last = place.split(".")
-        for part in way:
+        *parents, last = field.split(".")
+        for part in parents:
             value = value[part]
         del value[last]
 
@@ -77,7 +77,7 @@ RESULTS = [
     ("without configuration", dropped("config"), "config"),
     ("without the data's fingerprint", dropped("data.fingerprint"), "data.fingerprint"),
     ("of another schema", result("schema", 99), "schema"),
-    ("with a field nobody knows", result("surprise", 1), "surprise"),
+    ("with an unknown field", result("surprise", 1), "surprise"),
     ("whose seed is a text", result("seed", "first"), "seed"),
     ("whose parameters are a fraction", result("parameters", 1.5), "parameters"),
     ("whose epochs are a number", result("epochs", 3), "epochs"),
@@ -91,7 +91,7 @@ RESULTS = [
     ("with a confusion of two classes", result("test.confusion", [[1, 0], [0, 1]]), "result"),
     ("with an accuracy that is a text", result("test.top1", "good"), "result"),
     ("with an accuracy that is a list", result("test.top1", [1]), "result"),
-    ("with no accuracy of a class", result("test.per_class", {}), "result"),
+    ("without accuracies of classes", result("test.per_class", {}), "result"),
     ("with class names that are a number", result("test.class_names", 3), "result"),
     ("whose configuration has an unknown field", result("config.surprise", 1), "surprise"),
     ("whose configuration is of the wrong type", result("config.epochs", "many"), "epochs"),
@@ -104,7 +104,7 @@ RESULTS = [
 
 SPLITS = [
     ("empty", content("splits.json", b""), "splits.json"),
-    ("no JSON", content("splits.json", b"train: all"), "splits.json"),
+    ("not JSON", content("splits.json", b"train: all"), "splits.json"),
     ("a list", content("splits.json", b"[]"), "splits.json"),
     ("without splits", splits(lambda value: value.pop("splits") and None), "splits.json"),
     ("with splits that are a list", splits(lambda value: put(value, "splits", [1])), "splits.json"),
@@ -116,9 +116,9 @@ SPLITS = [
     ),
     ("with a count that is a text", splits(lambda value: put(value, "splits.train.count", "all")), "splits.json"),
     ("with a count below 0", splits(lambda value: put(value, "splits.train.count", -1)), "splits.json"),
-    ("with words that are an object", splits(lambda value: put(value, "splits.train.how", {})), "splits.json"),
+    ("with a description that is an object", splits(lambda value: put(value, "splits.train.how", {})), "splits.json"),
     (
-        "with a split nobody knows",
+        "with an unknown split",
         splits(lambda value: value["splits"].update({"../outside": {"count": 0, "how": "x", "sources": []}})),
         "splits.json",
     ),
@@ -159,8 +159,8 @@ STATES = [
     ("with a step that is a text", state(lambda t, m: m["progress"].update(step="first")), "progress.step"),
     ("with a step below 0", state(lambda t, m: m["progress"].update(step=-5)), "step"),
     ("with a step beyond the end", state(lambda t, m: m["progress"].update(step=10**9)), "step"),
-    ("with seconds that are no number", state(lambda t, m: m["progress"].update(seconds=float("nan"))), "seconds"),
-    ("with a field nobody knows", state(lambda t, m: m["progress"].update(surprise=1)), "surprise"),
+    ("with seconds that are not a number", state(lambda t, m: m["progress"].update(seconds=float("nan"))), "seconds"),
+    ("with an unknown field", state(lambda t, m: m["progress"].update(surprise=1)), "surprise"),
     ("of other data", state(lambda t, m: m.update(data="0" * 32)), "data has changed"),
     ("without sums", state(lambda t, m: t.pop("sums")), "sums"),
     ("with sums of another shape", state(lambda t, m: t.update(sums=torch.zeros(2, 99))), "fit"),
@@ -172,12 +172,12 @@ STATES = [
         "fit",
     ),
     (
-        "with an optimiser's name of no number",
+        "with an optimiser's name without a number",
         state(lambda t, m: t.update({"optimizer.x.exp_avg": torch.zeros(1)})),
         "fit",
     ),
     (
-        "with an optimiser's tensor of no parameter",
+        "with an optimiser's tensor without a parameter",
         state(lambda t, m: t.update({"optimizer.99999.exp_avg": torch.zeros(1)})),
         "fit",
     ),
@@ -200,8 +200,8 @@ def rows(text: str) -> Make:
     return copy("stopped", lambda run: (run / "metrics.csv").write_text(text))
 
 
-NO_RUNS = [
-    Case("run folder: report of nothing", "report {here}/none", ["result.json"]),
+OTHER_RUNS = [
+    Case("run folder: report of a missing folder", "report {here}/none", ["result.json"]),
     Case("run folder: report of a file", "report {world}/good.png", ["result.json"]),
     Case("run folder: report of an empty folder", "report {here}", ["result.json"]),
     Case("run folder: report without best weights", REPORT, ["best.safetensors"], without("run", "best.safetensors")),
@@ -212,7 +212,7 @@ NO_RUNS = [
         without("run", "best.safetensors", "last.safetensors"),
     ),
     Case("run folder: report with damaged weights", REPORT, ["best.safetensors"], content("best.safetensors", b"x")),
-    Case("run folder: resumed from nothing", "train --resume --out {here}/none", ["no run to resume"]),
+    Case("run folder: resumed from a missing folder", "train --resume --out {here}/none", ["no run to resume"]),
     Case("run folder: resumed from a file", "train --resume --out {world}/good.png", ["good.png"]),
     Case("run folder: resumed from an empty folder", "train --resume --out {here}", ["no run to resume"]),
     Case(
@@ -234,7 +234,7 @@ NO_RUNS = [
     Case(
         "run folder: a name of 5000 letters", ["train", "--data", "{world}/set", "--out", "o" * 5000], ["name too long"]
     ),
-    Case("run folder: pre-training's a file", "pretrain --data {world}/set --out {world}/good.png", ["good.png"]),
+    Case("run folder: a file for pre-training", "pretrain --data {world}/set --out {world}/good.png", ["good.png"]),
     Case(
         "run folder: that of another objective to start from",
         "train --data {world}/set --out {here}/o --from {world}/none",
@@ -246,7 +246,7 @@ NO_RUNS = [
         ["no split"],
     ),
     Case("run folder: evaluated on other classes", "evaluate {world}/run --data digits", ["class"]),
-    Case("run folder: evaluated on no data", "evaluate {world}/run --data {here}/none", ["no folder"]),
+    Case("run folder: evaluated on missing data", "evaluate {world}/run --data {here}/none", ["no folder"]),
     Case("run folder: probed on other channels", "probe {world}/run --data digits", ["channels"]),
 ]
 
@@ -254,5 +254,5 @@ CASES = [
     *(Case(f"result.json: {what}", REPORT, [word], make) for what, make, word in RESULTS),
     *(Case(f"splits.json: {what}", REPORT, [word], make) for what, make, word in SPLITS),
     *(Case(f"state: {what}", RESUME, [word], make) for what, make, word in STATES),
-    *NO_RUNS,
+    *OTHER_RUNS,
 ]

@@ -1,6 +1,6 @@
-"""Malformed input to any verb: one clear line, status 1 or 2, nothing half-written, nothing run from a file.
+"""Malformed input to any verb gives one clear line and status 1 or 2. Nothing is half-written, and nothing in a file is run.
 
-The other modules of this folder hold the rows.
+The other modules of this folder contain the rows.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def test_malformed_input_is_refused(case, world, tmp_path, capsys):
         status = main(case.command(tmp_path, world))
     except SystemExit as stop:
         status = stop.code
-    said = capsys.readouterr()
-    lines = [line for line in said.err.splitlines() if line]
-    assert status == case.status, said
-    assert len(lines) == 1, said.err
+    output = capsys.readouterr()
+    lines = [line for line in output.err.splitlines() if line]
+    assert status == case.status, output
+    assert len(lines) == 1, output.err
     assert lines[0].startswith("feathervit: ")
-    for word in case.words:
-        assert word.lower() in lines[0].lower()
-    assert "Traceback" not in said.out + said.err
+    for text in case.texts:
+        assert text.lower() in lines[0].lower()
+    assert "Traceback" not in output.out + output.err
     assert "internal error" not in lines[0]
     assert snapshot(tmp_path) == before
 
 
-def test_no_two_cases_are_equal():
+def test_cases_are_unique():
     assert len({case.name for case in CASES}) == len(CASES)
     assert len({(case.make, str(case.argv)) for case in CASES}) == len(CASES)

@@ -54,12 +54,12 @@ def test_a_dotted_name_sets_that_field_and_no_other(config, data):
     holder = getattr(config, part) if part else config
     name = data.draw(st.sampled_from([f.name for f in dataclasses.fields(holder)]))
     value = data.draw(st.from_type(typing.get_type_hints(type(holder))[name]))
-    place = f"{part}.{name}" if part else name
+    field = f"{part}.{name}" if part else name
     direct = dataclasses.replace(holder, **{name: value})
     direct = dataclasses.replace(config, **{part: direct}) if part else direct
-    found = with_fields(config, **{place: value})
+    found = with_fields(config, **{field: value})
     assert found == direct
-    assert all(key == place or key.startswith(f"{place}.") for key in changed(config, found))
+    assert all(key == field or key.startswith(f"{field}.") for key in changed(config, found))
 
 
 json_values = st.recursive(
@@ -71,7 +71,7 @@ json_values = st.recursive(
 
 @few
 @given(configurations, json_values, st.data())
-def test_any_json_in_the_place_of_a_field_is_taken_whole_or_refused(config, value, data):
+def test_any_json_for_a_field_is_accepted_or_refused(config, value, data):
     stored = to_dict(config)
     name = data.draw(st.sampled_from(sorted(stored)))
     stored[name] = value
@@ -87,8 +87,8 @@ def test_any_json_in_the_place_of_a_field_is_taken_whole_or_refused(config, valu
 
 names = st.text("abcxyz019 _-.é", min_size=1, max_size=6).filter(lambda name: name.strip(". ") == name)
 trees = st.dictionaries(
-    names.map(lambda name: f"c{name}"),  # no name of a split
-    st.dictionaries(names, st.booleans(), min_size=1, max_size=7),  # file -> whether it lies deeper
+    names.map(lambda name: f"c{name}"),  # never the name of a split
+    st.dictionaries(names, st.booleans(), min_size=1, max_size=7),  # file -> whether it is nested
     min_size=2,
     max_size=4,
 )
@@ -96,7 +96,7 @@ trees = st.dictionaries(
 
 @some
 @given(trees, st.floats(0, 0.9), st.integers(0, 2**32 - 1))
-def test_every_image_of_a_folder_is_found_once_and_split_alike_every_time(tree, fraction, seed):
+def test_every_image_is_found_once_and_split_reproducibly(tree, fraction, seed):
     with tempfile.TemporaryDirectory() as at, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEATHERVIT_CACHE", f"{at}/cache")
         root, wanted = Path(at) / "root", {}
@@ -111,8 +111,8 @@ def test_every_image_of_a_folder_is_found_once_and_split_alike_every_time(tree, 
         train = found.splits["train"]
         assert dict(zip(train.sources, (found.class_names[i] for i in train.labels), strict=True)) == wanted
         assert len(train.sources) == len(wanted)
-        words = {"img_size": 4, "split": SplitConfig(val_fraction=fraction, seed=seed)}
-        first, again = load_data(str(root), **words), load_data(str(root), **words)
+        arguments = {"img_size": 4, "split": SplitConfig(val_fraction=fraction, seed=seed)}
+        first, again = load_data(str(root), **arguments), load_data(str(root), **arguments)
         sets = [s for s in (first.train, first.val) if s is not None]
         together = [source for s in sets for source in s.sources]
         assert sorted(together) == sorted(wanted)
@@ -123,7 +123,7 @@ def test_every_image_of_a_folder_is_found_once_and_split_alike_every_time(tree, 
 
 @few
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=6), st.floats(0, 0.99), st.integers(0, 2**32 - 1))
-def test_what_is_held_out_is_stratified(counts, fraction, seed):
+def test_hold_out_is_stratified(counts, fraction, seed):
     labels = np.repeat(np.arange(len(counts)), counts)
     kept, held, _, _ = hold_out(labels, SplitConfig(val_fraction=fraction, seed=seed))
     assert sorted([*kept, *held]) == list(range(len(labels)))
@@ -131,8 +131,8 @@ def test_what_is_held_out_is_stratified(counts, fraction, seed):
     if len(held):
         share = len(held) / sum(count for count in counts if count > 1)
         inside = np.bincount(labels[held], minlength=len(counts))
-        for count, own in zip(counts, inside, strict=True):
-            assert own == 0 if count == 1 else abs(own - share * count) < 2
+        for count, held_out in zip(counts, inside, strict=True):
+            assert held_out == 0 if count == 1 else abs(held_out - share * count) < 2
     few_, _ = thin_out(labels, SplitConfig(train_per_class=3, seed=seed))
     assert np.bincount(labels[few_]).tolist() == [min(3, count) for count in counts]
 
@@ -173,15 +173,15 @@ def unpacked(data: bytes):
     st.dictionaries(st.text(max_size=5).filter(lambda n: n != "format"), st.integers() | st.text(), max_size=3),
 )
 def test_tensors_survive_a_file(content, meta):
-    found, said = unpacked(checkpoint._pack(content, meta))
+    found, stored = unpacked(checkpoint._pack(content, meta))
     assert same(found, content)
-    assert said == {"format": checkpoint.FORMAT, **meta}
+    assert stored == {"format": checkpoint.FORMAT, **meta}
 
 
 @few
 @given(contents, st.data())
-def test_one_damaged_byte_or_a_lost_end_is_noticed(content, data):
-    """Only a change without meaning may pass, as of a space in the header: the content is then as it was written."""
+def test_damage_and_truncation_are_noticed(content, data):
+    """Only a meaningless change may pass, such as a space in the header. The content is then unchanged."""
     whole = checkpoint._pack(content, {"epoch": 3})
     at = data.draw(st.integers(0, len(whole) - 1))
     if data.draw(st.booleans()):
@@ -198,7 +198,7 @@ def test_one_damaged_byte_or_a_lost_end_is_noticed(content, data):
 
 @few
 @given(st.binary(max_size=300))
-def test_no_bytes_are_taken_for_a_checkpoint(data):
+def test_random_bytes_are_not_a_checkpoint(data):
     with pytest.raises(CheckpointError):
         unpacked(data)
 
@@ -217,7 +217,7 @@ MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", 
     st.sampled_from([1, 3]),
     st.sampled_from(["crop", "pad", "stretch"]),
 )
-def test_any_image_becomes_a_tensor_of_the_size_asked_for(mode, width, height, size, channels, fit):
+def test_any_image_becomes_a_tensor_of_the_requested_size(mode, width, height, size, channels, fit):
     x_CSS = to_stored(Image.new(mode, (width, height)), size, channels, fit)
     assert (x_CSS.shape, x_CSS.dtype) == ((channels, size, size), torch.uint8)
     assert normalise(x_CSS, (0.5,), (0.5,)).abs().max() <= 1

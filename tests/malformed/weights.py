@@ -30,7 +30,7 @@ ANY = (EVALUATE, PREDICT, FROM, TEACHER, PROBE, EXPORT, ATTENTION, ROUTING, PATC
 
 
 class Trap:
-    """A pickle that writes a file when it is loaded, which the test would see."""
+    """A pickle that makes a folder when it is loaded, which the test would notice."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -77,7 +77,7 @@ def flipped(share: float) -> Make:
 
 
 def at(path: str, of: str) -> Make:
-    """Another file of the world in the place of the weights."""
+    """Writes another file of the world in place of the weights."""
 
     def make(here: Path, world: Path) -> None:
         (here / path).write_bytes((world / of).read_bytes())
@@ -100,7 +100,7 @@ def tensor(dtype: str, shape: list, first: int, last: int) -> dict:
 
 
 W = tensor("F32", [2], 0, 8)
-NOT_WEIGHTS = {  # name: (content or way to make it)
+NOT_WEIGHTS = {  # name: content, or function that makes the file
     "empty": b"",
     "seven bytes": b"\0" * 7,
     "eight zeros": b"\0" * 8,
@@ -120,7 +120,7 @@ NOT_WEIGHTS = {  # name: (content or way to make it)
     "a length beyond the file": raw_safetensors({"w": W}, b"\0" * 8, length=10_000),
     "a length of exabytes": raw_safetensors({"w": W}, b"\0" * 8, length=1 << 62),
     "a length below 0": raw_safetensors({"w": W}, b"\0" * 8, length=(1 << 64) - 1),
-    "a header that is no JSON": raw_safetensors(b"{'w': 1}"),
+    "a header that is not JSON": raw_safetensors(b"{'w': 1}"),
     "a header of invalid UTF-8": raw_safetensors(b'{"\xff": {}}'),
     "a header that is a list": raw_safetensors([1, 2]),
     "a header that is a number": raw_safetensors(b"12345678"),
@@ -128,7 +128,7 @@ NOT_WEIGHTS = {  # name: (content or way to make it)
     "a tensor without type": raw_safetensors({"w": {"shape": [2], "data_offsets": [0, 8]}}, b"\0" * 8),
     "a tensor without shape": raw_safetensors({"w": {"dtype": "F32", "data_offsets": [0, 8]}}, b"\0" * 8),
     "a tensor without place": raw_safetensors({"w": {"dtype": "F32", "shape": [2]}}, b"\0" * 8),
-    "a type nobody knows": raw_safetensors({"w": tensor("F33", [2], 0, 8)}, b"\0" * 8),
+    "an unknown type": raw_safetensors({"w": tensor("F33", [2], 0, 8)}, b"\0" * 8),
     "a shape below 0": raw_safetensors({"w": tensor("F32", [-2], 0, 8)}, b"\0" * 8),
     "a shape of fractions": raw_safetensors({"w": tensor("F32", [0.5, 4], 0, 8)}, b"\0" * 8),
     "a shape that is a text": raw_safetensors({"w": tensor("F32", "2", 0, 8)}, b"\0" * 8),
@@ -149,10 +149,15 @@ NOT_WEIGHTS = {  # name: (content or way to make it)
     "a link to itself": link("w.safetensors"),
     "a file of 16 GiB": sparse,
 }
-SAYS = {"a folder": "no checkpoint", "a pipe": "not a file", "a link to nothing": "no checkpoint"}
-SAYS["a file of 16 GiB"] = "damaged"
-SAYS |= {"empty": "empty file", "a JSON file": "JSON file", "an image": "an image", "a zip archive": "a zip archive"}
-SAYS |= {"a pickle": "a pickle", "a PyTorch file": "a PyTorch checkpoint", "an npz with a pickle": "NumPy arrays"}
+MESSAGES = {"a folder": "no checkpoint", "a pipe": "not a file", "a link to nothing": "no checkpoint"}
+MESSAGES["a file of 16 GiB"] = "damaged"
+MESSAGES |= {
+    "empty": "empty file",
+    "a JSON file": "JSON file",
+    "an image": "an image",
+    "a zip archive": "a zip archive",
+}
+MESSAGES |= {"a pickle": "a pickle", "a PyTorch file": "a PyTorch checkpoint", "an npz with a pickle": "NumPy arrays"}
 
 NOT_OURS = [
     Case("weights: of another program", EVALUATE, ["not written by feathervit"], file("w.safetensors", save({}))),
@@ -169,13 +174,13 @@ NOT_OURS = [
         file("w.safetensors", save({"w": torch.zeros(2)}, {"feathervit": "{}", "checksum": "0" * 32})),
     ),
     *(
-        Case(f"weights: a bit turned at {share:.0%}", EVALUATE, ["w.safetensors", "damaged"], flipped(share))
+        Case(f"weights: a bit flipped at {share:.0%}", EVALUATE, ["w.safetensors", "damaged"], flipped(share))
         for share in (0.0, 0.5, 1.0)
     ),
     Case(
         "weights: a training state", PREDICT, ["not a weights file"], at("w.safetensors", "stopped/state.safetensors")
     ),
-    Case("weights: a file that is not there", EVALUATE, ["no checkpoint", "w.safetensors"]),
+    Case("weights: a missing file", EVALUATE, ["no checkpoint", "w.safetensors"]),
     Case("weights: a name of 5000 letters", ["evaluate", "w" * 5000], ["name too long"]),
     Case("weights: in a file as if it were a folder", "evaluate {world}/good.png/w", ["not a directory", "good.png"]),
     Case("weights: an empty folder", "evaluate {here}", ["no checkpoint"]),
@@ -188,8 +193,8 @@ def meta(change) -> Make:
     return forged(lambda tensors, found: change(found))
 
 
-def config(place: str, new) -> Make:
-    return forged(lambda tensors, found: put(found["config"], place, new))
+def config(field: str, new) -> Make:
+    return forged(lambda tensors, found: put(found["config"], field, new))
 
 
 def tensors(change) -> Make:
@@ -215,7 +220,7 @@ def change_first(to):
     return change
 
 
-LYING = [  # the checksum is correct, because anyone who forges the content can compute it
+FORGED = [  # the checksum is correct, because anyone who forges the content can compute it
     ("no configuration", PREDICT, meta(lambda m: m.pop("config")), "config"),
     ("a configuration that is a list", PROBE, meta(lambda m: m.update(config=[])), "config"),
     ("a configuration that is null", EXPORT, meta(lambda m: m.update(config=None)), "config"),
@@ -240,7 +245,7 @@ LYING = [  # the checksum is correct, because anyone who forges the content can 
     ("an epoch that is a text", EVALUATE, meta(lambda m: m.update(epoch="last")), "epoch"),
     ("a step that is a list", PREDICT, meta(lambda m: m.update(step=[1])), "step"),
     ("figures that are a list", EVALUATE, meta(lambda m: m.update(figures=[1, 2])), "figures"),
-    ("a model nobody knows", EVALUATE, config("model", "mlit_none"), "mlit_none"),
+    ("an unknown model", EVALUATE, config("model", "mlit_none"), "mlit_none"),
     ("another model with its architecture gone", PREDICT, config("arch", None), "do not fit"),
     ("a timm model with an architecture", PREDICT, config("model", "timm:resnet10t"), "arch"),
     ("a width of a trillion", PREDICT, config("arch.dim", 1 << 40), "arch.dim"),
@@ -253,10 +258,10 @@ LYING = [  # the checksum is correct, because anyone who forges the content can 
     ("a trillion experts", ROUTING, config("arch.feedforward.experts", [1 << 40]), "do not fit"),
     ("experts below 0", ROUTING, config("arch.feedforward.experts", [-1]), "experts"),
     ("no stages of experts", ROUTING, config("arch.feedforward.experts", []), "experts"),
-    ("more experts kept than there are", ROUTING, config("arch.feedforward.top_k", 99), "top_k"),
+    ("a top_k above the number of experts", ROUTING, config("arch.feedforward.top_k", 99), "top_k"),
     ("a hidden size of a trillion", EVALUATE, config("arch.feedforward.hidden_first", 1 << 40), "do not fit"),
     ("a part of another kind", EVALUATE, config("arch.feedforward.kind", "Latent"), "feedforward"),
-    ("a part of no kind", EVALUATE, config("arch.patches", {"kind": "Nothing"}), "patches"),
+    ("a part of an unknown kind", EVALUATE, config("arch.patches", {"kind": "Nothing"}), "patches"),
     ("a trillion class tokens", EVALUATE, config("arch.class_tokens", 1 << 40), "class_tokens"),
     ("an image size of a trillion", PREDICT, config("img_size", 1 << 40), "img_size"),
     ("an image size the patches do not divide", PREDICT, config("img_size", 17), "patch size 8"),
@@ -267,15 +272,15 @@ LYING = [  # the checksum is correct, because anyone who forges the content can 
     ("a deviation of 0", PREDICT, config("images.std", [0.0]), "images.std"),
     ("means of two channels", PREDICT, config("images", {"mean": [0.5] * 2, "std": [0.5] * 2}), "channels"),
     ("an integer too large for a float", PREDICT, config("lr", 10**400), "lr"),
-    ("a way to fit nobody knows", EXPORT, config("images.fit", "../../crop"), "images.fit"),
-    ("a field nobody knows", EVALUATE, config("surprise", 1), "surprise"),
+    ("an unknown fit", EXPORT, config("images.fit", "../../crop"), "images.fit"),
+    ("an unknown field", EVALUATE, config("surprise", 1), "surprise"),
     ("pre-training's objective", PAINT, config("objective", "reconstruction"), "decoder"),
     ("no tensors", EVALUATE, tensors(lambda t: t.clear()), "do not fit"),
     ("a tensor missing", PREDICT, tensors(lambda t: t.pop(first(t))), "do not fit"),
     ("a tensor too many", PROBE, tensors(lambda t: t.update(more=torch.zeros(3))), "do not fit"),
     ("a tensor under another name", EXPORT, tensors(lambda t: t.update(w=t.pop(first(t)))), "do not fit"),
     ("a tensor of another shape", PREDICT, tensors(change_first(lambda w: w.T.contiguous().view(-1))), "do not fit"),
-    ("a tensor turned on its side", EVALUATE, tensors(change_first(lambda w: w.reshape(1, *w.shape))), "do not fit"),
+    ("a tensor with an extra axis", EVALUATE, tensors(change_first(lambda w: w.reshape(1, *w.shape))), "do not fit"),
     ("weights that are integers", PREDICT, tensors(change_first(lambda w: w.long())), "do not fit"),
     ("weights that are true or false", PREDICT, tensors(change_first(lambda w: w > 0)), "do not fit"),
     ("weights of 64 bits", EVALUATE, tensors(change_first(lambda w: w.double())), "do not fit"),
@@ -288,15 +293,15 @@ LYING = [  # the checksum is correct, because anyone who forges the content can 
     ("to start from, with a tensor missing", FROM, tensors(lambda t: t.pop("patch_embed.proj.weight")), "is missing"),
     ("to start from, with a tensor of another shape", FROM, tensors(change_first(lambda w: w.T[:1])), "[1, 16] there"),
     ("a teacher of other classes", TEACHER, meta(lambda m: m.update(class_names=["x", "y", "z"])), "classes"),
-    ("data that is no longer there", EVALUATE, config("data", "/no/such/set"), "/no/such/set"),
-    ("data nobody named", EVALUATE, config("data", ""), "data"),
+    ("data that no longer exists", EVALUATE, config("data", "/no/such/set"), "/no/such/set"),
+    ("unnamed data", EVALUATE, config("data", ""), "data"),
     ("data that were arrays", EVALUATE, config("data", "arrays"), "arrays"),
     ("data that were arrays, probed", PROBE, config("data", "arrays"), "arrays"),
     ("data that were arrays, exported", EXPORT, config("data", "arrays"), "arrays"),
-    ("data of a user who is not there", EVALUATE, config("data", "~nobody-of-that-name/set"), "nobody-of-that-name"),
+    ("data of a missing user", EVALUATE, config("data", "~nobody-of-that-name/set"), "nobody-of-that-name"),
     ("data with a name of 5000 letters", EVALUATE, config("data", "d" * 5000), "name too long"),
     (
-        "a fold that is not there",
+        "a missing fold",
         EVALUATE + " --split val --data {world}/set/train",
         config("split", {"folds": 3, "fold": 9}),
         "fold",
@@ -364,12 +369,12 @@ CASES = [
         Case(
             f"weights: {what}",
             ANY[i % len(ANY)],
-            ["w.safetensors", SAYS.get(what, "damaged")],
+            ["w.safetensors", MESSAGES.get(what, "damaged")],
             content if callable(content) else file("w.safetensors", content),
         )
         for i, (what, content) in enumerate(NOT_WEIGHTS.items())
     ),
     *NOT_OURS,
-    *(Case(f"weights: {what}", argv, [word], make) for what, argv, make, word in LYING),
+    *(Case(f"weights: {what}", argv, [word], make) for what, argv, make, word in FORGED),
     *MISUSED,
 ]

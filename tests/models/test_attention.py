@@ -1,4 +1,4 @@
-"""Grouped-query attention against torch's MultiheadAttention with the same weights, groups written out."""
+"""Grouped-query attention against torch's MultiheadAttention with the same weights and each group written out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ D, HEADS = 24, 6
 WIDTH = D // HEADS
 
 
-def one_for_each_head(t: Tensor, kv_heads: int) -> Tensor:
+def repeat_for_each_head(t: Tensor, kv_heads: int) -> Tensor:
     """Rows of a key or value projection, repeated for each query head of the group."""
     groups = t.split(WIDTH)
     assert len(groups) == kv_heads
@@ -30,7 +30,7 @@ def same_in_torch(ours: GroupedQueryAttention, kv_heads: int) -> nn.MultiheadAtt
     with torch.no_grad():
         for mine, theirs in [(ours.qkv.weight, torchs.in_proj_weight), (ours.qkv.bias, torchs.in_proj_bias)]:
             q, k, v = mine.split(sizes)
-            theirs.copy_(torch.cat([q, one_for_each_head(k, kv_heads), one_for_each_head(v, kv_heads)]))
+            theirs.copy_(torch.cat([q, repeat_for_each_head(k, kv_heads), repeat_for_each_head(v, kv_heads)]))
         torchs.out_proj.weight.copy_(ours.proj.weight)
         torchs.out_proj.bias.copy_(ours.proj.bias)
     return torchs
@@ -60,7 +60,7 @@ def test_equals_torch(kv_heads):
 
 
 def test_float32_on_the_cpu_equals_float64():
-    """On the CPU, projections have their own products and gradients."""
+    """On the CPU, projections have their own code for products and gradients."""
     torch.manual_seed(0)
     exact = GroupedQueryAttention(D, GQAConfig(HEADS, 3)).double()
     fast = copy.deepcopy(exact).float()
@@ -75,23 +75,23 @@ def test_float32_on_the_cpu_equals_float64():
         assert_close(got.double(), ref, atol=2e-5, rtol=2e-5)
 
 
-def test_every_projection_has_a_bias_and_keys_are_fewer():
+def test_parameter_count_of_grouped_attention():
     attention = GroupedQueryAttention(D, GQAConfig(HEADS, 2))
     assert sum(p.numel() for p in attention.parameters()) == 2 * (D * D + D) + 2 * (D * 8 + 8)
 
 
 @pytest.mark.parametrize(
-    ("dim", "heads", "kv_heads", "says"),
+    ("dim", "heads", "kv_heads", "message"),
     [(24, 5, 5, "24.*5"), (24, 6, 4, "6.*4"), (24, 6, 12, "6.*12"), (24, 0, 1, "0"), (24, 6, 0, "0")],
 )
-def test_refuses_what_does_not_divide(dim, heads, kv_heads, says):
-    with pytest.raises(ConfigError, match=says):
+def test_indivisible_heads_are_refused(dim, heads, kv_heads, message):
+    with pytest.raises(ConfigError, match=message):
         GroupedQueryAttention(dim, GQAConfig(heads, kv_heads))
 
 
 @pytest.mark.parametrize("low_rank", ["q", "k", "v", "qk", "qv", "kv", "qkv"])
 @pytest.mark.parametrize("rank", [5, D])
-def test_latent_attention_is_attention_with_the_products_of_its_pairs(low_rank, rank):
+def test_latent_attention_equals_attention_with_merged_matrices(low_rank, rank):
     """q = U (D x) + b, as in PoorViTs. If the rank equals the width, any matrix is such a product."""
     torch.manual_seed(0)
     latent = LatentAttention(D, LatentConfig(HEADS, rank, low_rank)).double()
@@ -119,8 +119,8 @@ def test_latent_attention_is_attention_with_the_products_of_its_pairs(low_rank, 
 
 
 @pytest.mark.parametrize("low_rank", ["q", "kv", "qkv"])
-def test_latent_parameters(low_rank):
-    """At width 192 and rank 64 a projection has 24,768 parameters in place of 37,056."""
+def test_parameter_count_of_latent_attention(low_rank):
+    """At width 192 and rank 64 a projection has 24,768 parameters instead of 37,056."""
     attention = LatentAttention(192, LatentConfig(12, 64, low_rank))
     pairs = len(low_rank)
     assert sum(p.numel() for p in attention.parameters()) == pairs * 24_768 + (4 - pairs) * 37_056

@@ -1,4 +1,4 @@
-"""timm's methods of models over every registered model: what timm's own test_models.py asks of a vision transformer."""
+"""timm's model methods on every registered model, as timm's own test_models.py tests vision transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _made(name: str) -> Encoder:
 
 
 def made(name: str) -> Encoder:
-    """A model of its own, with images of 16 px and four or sixteen patches."""
+    """A new copy of the model, for images of 16 px with four or sixteen patches."""
     return copy.deepcopy(_made(name))
 
 
@@ -34,7 +34,7 @@ def images(count: int = 2, size: int = 16) -> torch.Tensor:
 
 
 def outputs(model: Encoder, x: torch.Tensor) -> list[torch.Tensor]:
-    """The oracle: what a hook sees leave each level as tokens, the stages of a stem first."""
+    """The oracle: hooks record the output of each level as tokens, the stages of a stem first."""
     found = []
 
     def note(_, __, out):
@@ -57,7 +57,7 @@ def test_intermediates_are_the_outputs_of_the_layers(name):
     stages = len(found) - len(model.blocks)
     prefix = model.num_prefix_tokens
     assert stages == {"feather": 3, "cct": 2}.get(name.partition("_")[0], 0)
-    assert len(maps) >= 3  # as timm's own test asks
+    assert len(maps) >= 3  # as timm's own test requires
     assert [info["num_chs"] for info in model.feature_info] == [m.shape[1] for m in maps]
     assert all(16 // info["reduction"] == m.shape[-1] for info, m in zip(model.feature_info, maps, strict=True))
     for tokens, patches in zip(found, maps, strict=True):
@@ -80,7 +80,7 @@ def test_intermediates_are_the_outputs_of_the_layers(name):
 
 
 @EVERY
-def test_pruned_models_give_the_same_intermediates_and_train_whole(name):
+def test_pruned_models_give_the_same_intermediates_and_train(name):
     whole, x = made(name), images()
     with torch.no_grad():
         logits, maps = whole(x), whole.forward_intermediates(x, intermediates_only=True)
@@ -99,8 +99,8 @@ def test_pruned_models_give_the_same_intermediates_and_train_whole(name):
 
 
 @torch.no_grad()
-def test_the_stages_of_a_stem_are_levels():
-    """Also beside prefix tokens, of which they have none; the layers behind them need not run or be there."""
+def test_stem_stages_are_levels():
+    """Stages have no prefix tokens. The layers after a stage can be skipped or pruned."""
     model, x = made("feather_attn_xxs"), images(size=32)
     model.set_input_size(32)
     assert [info["reduction"] for info in model.feature_info] == [2, 4, 8, 8, 8]
@@ -122,7 +122,7 @@ def test_the_stages_of_a_stem_are_levels():
 
 @EVERY
 @torch.no_grad()
-def test_pooling_is_chosen_when_made_and_later(name):
+def test_pooling_can_be_chosen_at_creation_and_later(name):
     model, x = made(name), images()
     tokens = model.forward_features(x)
     patches = tokens[:, model.num_prefix_tokens :]
@@ -138,14 +138,14 @@ def test_pooling_is_chosen_when_made_and_later(name):
     fresh = create_model(name, global_pool="", **sizes).eval()
     fresh.load_state_dict(model.state_dict(), strict=False)
     assert_close(fresh(x), tokens)
-    own = create_model(name, **sizes)
-    assert create_model(name, global_pool=own.global_pool, **sizes).readout.pool == own.global_pool
+    default = create_model(name, **sizes)
+    assert create_model(name, global_pool=default.global_pool, **sizes).readout.pool == default.global_pool
 
 
 @EVERY
 @torch.no_grad()
-def test_images_of_another_size(name):
-    """As a model made for that size which takes over the weights, its positions resized."""
+def test_set_input_size(name):
+    """The result equals a new model of that size with the same weights and resized positions."""
     model, x = made(name), images(size=32)
     model.requires_grad_(False).set_input_size((32, 32))
     assert not [n for n, p in model.named_parameters() if p.requires_grad]
@@ -160,7 +160,7 @@ def test_images_of_another_size(name):
 
 @pytest.mark.parametrize("positions", ["learned", "sincos", "rotary"])
 @torch.no_grad()
-def test_positions_of_every_kind_follow_the_size(positions):
+def test_every_kind_of_positions_follows_the_input_size(positions):
     config = EncoderConfig(dim=16, depth=1, attention=GQAConfig(2, 2), positions=positions)
     model, fresh = (Encoder(config, size, 4, 3, 5).eval() for size in (8, 16))
     fresh.load_state_dict(fresh.adapt(model.state_dict()))
@@ -169,7 +169,7 @@ def test_positions_of_every_kind_follow_the_size(positions):
 
 
 @pytest.mark.parametrize("name", [name for name in list_models() if spec(name).config.depth])
-def test_checkpointed_gradients_are_the_gradients(name):
+def test_gradient_checkpointing_keeps_the_gradients(name):
     plain, again = made(name).train(), made(name).train()
     again.set_grad_checkpointing()
     seen = []
@@ -184,7 +184,7 @@ def test_checkpointed_gradients_are_the_gradients(name):
 
 
 @EVERY
-def test_heads_keep_device_type_and_mode(name):
+def test_new_heads_keep_device_dtype_and_mode(name):
     model = made(name).to("meta", torch.float64)
     model.reset_classifier(0)
     model.reset_classifier(2)
@@ -193,14 +193,14 @@ def test_heads_keep_device_type_and_mode(name):
 
 
 @torch.no_grad()
-def test_an_export_for_inference_pools_as_the_model():
-    """Its last layer computes prefix tokens only where the head reads nothing else."""
+def test_the_inference_export_pools_like_the_model():
+    """Its last layer computes only the prefix tokens if the head reads nothing else."""
     model = made("mlit_nano")
     model.reset_classifier(5, "avg")
     assert_close(lean(model)[0](images()), model(images()), rtol=1e-4, atol=1e-5)
 
 
-def test_scores_of_a_read_out_go_with_it():
+def test_changing_the_pool_removes_its_scores():
     model = Encoder(EncoderConfig(dim=16, depth=1, attention=GQAConfig(2, 2), readout="pool"), 8, 4, 3, 5)
     assert model.global_pool == "map"
     model.reset_classifier(5, "avg")
@@ -210,7 +210,7 @@ def test_scores_of_a_read_out_go_with_it():
 
 
 @pytest.mark.parametrize("indices", [[2], [-3], 3, 0, []])
-def test_layers_that_there_are_not(indices):
+def test_invalid_layer_indices_are_refused(indices):
     model = Encoder(EncoderConfig(dim=16, depth=2, attention=GQAConfig(2, 2)), 8, 4, 3, 5).eval()
     assert isinstance(model.blocks, nn.ModuleList)
     with pytest.raises(ConfigError, match="levels from 0 to 1"):

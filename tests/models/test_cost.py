@@ -13,7 +13,7 @@ from feathervit.models.cost import cost
 
 
 def attention_macs(n: int, d: int, heads: int, kv_heads: int) -> int:
-    """Projections of queries, keys, values and output; for each query head the products with keys and with values."""
+    """Projections of queries, keys, values and output, and for each query head the products with keys and values."""
     width = d // heads
     return n * d * d + 2 * n * d * kv_heads * width + n * d * d + 2 * heads * n * n * width
 
@@ -24,16 +24,16 @@ def build(feedforward, readout: str = "dummy") -> Encoder:
 
 
 @pytest.mark.parametrize(
-    ("feedforward", "macs_a_token"),
+    ("feedforward", "macs_per_token"),
     [
         (MLPConfig(ratio=2), 2 * 12 * 24),
         (SwiGLUConfig(10, 10), 3 * 12 * 10),
         (MoEConfig(10, 10, experts=(3,)), 12 * 3 + 12 * 30 + 12 * 10 + 10 * 12),  # gate, three W, one V, one W2
     ],
 )
-def test_tiny_encoder_by_hand(feedforward, macs_a_token):
+def test_a_tiny_encoder_matches_a_hand_count(feedforward, macs_per_token):
     n = 17  # a dummy and 4 x 4 patches
-    hand = 16 * (3 * 2 * 2) * 12 + attention_macs(n, 12, 4, 2) + n * macs_a_token + 12 * 7
+    hand = 16 * (3 * 2 * 2) * 12 + attention_macs(n, 12, 4, 2) + n * macs_per_token + 12 * 7
     found = cost(build(feedforward), 8)
     assert (found.macs, found.tokens) == (hand, n)
 
@@ -51,7 +51,7 @@ def test_tokens_without_a_readout_token():
     ],
 )
 def test_costs_of_mlit(name, layers, dim, parameters, linear, attention):
-    """Millions by arithmetic on Table 1, dense experts; they count W_noise too, which evaluation never computes."""
+    """Millions computed from Table 1 with dense experts. They include W_noise, which evaluation never computes."""
     found = cost(create_model(name, num_classes=100), 36)
     assert (found.parameters, found.tokens) == (parameters, 145)
     products = layers * 2 * 145 * 145 * dim
@@ -60,7 +60,7 @@ def test_costs_of_mlit(name, layers, dim, parameters, linear, attention):
     assert round((found.macs - products + noise) / 1e6) == linear
 
 
-def test_vit_tiny_of_timm():
+def test_timm_vit_tiny():
     """timm's model card: 5.7 M parameters, 1.3 GMACs."""
     found = cost(timm.create_model("vit_tiny_patch16_224"), 224)
     assert round(found.parameters / 1e6, 1) == 5.7
@@ -70,13 +70,13 @@ def test_vit_tiny_of_timm():
     assert found.tokens == 197
 
 
-def test_convolutional_model_has_no_tokens():
+def test_convolutional_models_have_no_tokens():
     found = cost(timm.create_model("test_resnet", num_classes=3), 32)
     assert found.tokens is None
     assert found.macs > 0
 
 
-def test_the_model_is_left_as_it_is():
+def test_the_model_is_not_changed():
     model = build(MLPConfig()).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     cost(model, 8)
@@ -85,6 +85,6 @@ def test_the_model_is_left_as_it_is():
 
 
 @pytest.mark.parametrize(("size", "chans"), [(9, 3), (8, 1)])
-def test_an_image_that_does_not_fit(size, chans):
+def test_mismatched_images_are_refused(size, chans):
     with pytest.raises(ConfigError):
         cost(build(MLPConfig()), size, chans)

@@ -32,7 +32,7 @@ from tests.reference.parts import all_patches
 
 
 def correlated(count: int = 40, channels: int = 3, size: int = 8) -> torch.Tensor:
-    """Smooth images with correlated channels and a mean that is not zero."""
+    """Smooth images with correlated channels and a nonzero mean."""
     noise = torch.randn(count, channels, size + 2, size + 2, generator=torch.Generator().manual_seed(0))
     smooth = F.avg_pool2d(noise, 3, 1) * 2 + 0.3
     return smooth + 0.5 * smooth[:, :1]
@@ -54,7 +54,7 @@ def test_filters_whiten_the_patches():
         assert abs(cosine) == pytest.approx(1, abs=1e-3)
 
 
-def test_first_filters_are_whitening_and_the_others_are_left():
+def test_only_the_first_filters_are_whitening_filters():
     model = build(EncoderConfig(20, 1, GQAConfig(2, 2), MLPConfig(), WhitenedPatchesConfig()))
     assert model.data_dependent
     before = model.patch_embed.proj.weight.detach().clone()
@@ -67,7 +67,7 @@ def test_first_filters_are_whitening_and_the_others_are_left():
     assert_close(narrow.patch_embed.proj.weight.detach(), whitening_filters(correlated(), 2)[:8])
 
 
-def test_frozen_whitening_is_no_parameter_but_is_kept():
+def test_frozen_whitening_is_stored_but_not_a_parameter():
     model = build(EncoderConfig(20, 1, GQAConfig(2, 2), MLPConfig(), WhitenedPatchesConfig(frozen=True)))
     model.initialise_from(correlated())
     assert model.patch_embed.proj.weight.shape == (8, 3, 2, 2)
@@ -89,7 +89,7 @@ def test_frozen_whitening_is_no_parameter_but_is_kept():
         (3, 8, [2, 2, 2], [3, 6, 12]),
     ],
 )
-def test_stem(layers, patch, strides, widths):
+def test_conv_stem(layers, patch, strides, widths):
     config = EncoderConfig(12, 1, GQAConfig(2, 2), MLPConfig(), ConvStemConfig(layers))
     model = build(config, patch_size=patch).double()
     images = x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -105,7 +105,7 @@ def test_stem(layers, patch, strides, widths):
 
 
 def test_pooled_stem():
-    """Convolution, ReLU and max-pool, twice, by NumPy's way: the greatest of each window."""
+    """Convolution, ReLU and max-pool, twice. Max-pool is written as the maximum of each window."""
     config = EncoderConfig(12, 1, GQAConfig(2, 2), MLPConfig(), PooledStemConfig(2, 5))
     model = build(config, patch_size=4).double()
     images = x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -142,7 +142,7 @@ def test_a_run_initialises_from_its_training_images(frozen, state, arrays, tmp_p
     assert_close(cosine, torch.ones(4), atol=1e-3, rtol=0)
 
 
-def test_weights_of_other_channels_go_into_a_stem(tmp_path):
+def test_a_stem_accepts_weights_of_other_channels(tmp_path):
     arch = replace(spec("mlit_nano").config, patches=ConvStemConfig(2))
     colour = create_model("mlit_nano", img_size=16, patch_size=4, num_classes=2, config=arch).eval()
     config = resolve(RunConfig(model="mlit_nano", img_size=16, patch_size=4, arch=arch))

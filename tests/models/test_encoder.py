@@ -1,4 +1,4 @@
-"""The encoder: the papers' figures, timm's contract for every registered model, and refusal of sizes that do not fit."""
+"""The encoder: the papers' figures, timm's contract for every registered model, and errors for mismatched sizes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def build(config: EncoderConfig = TINY, img_size: int = 8, **sizes) -> Encoder:
 # Figures of the paper
 
 
-def test_biases_where_the_paper_has_them():
+def test_biases_follow_the_paper():
     model = create_model("mlit_xxs")
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -92,7 +92,7 @@ def test_the_readout_token_is_an_all_zero_patch():
     assert not list(model.readout.parameters())
 
 
-def test_the_order_of_tokens_is_only_in_their_positions():
+def test_layers_do_not_depend_on_the_order_of_tokens():
     """A dummy token at the front is therefore equivalent to the paper's dummy at the end."""
     model = build().double().eval()
     tokens = torch.randn(2, 17, 12, dtype=torch.float64)
@@ -137,7 +137,7 @@ def test_gradients_reach_every_parameter(variant):
     assert without == []
 
 
-def test_balance_loss_is_the_sum_over_layers_and_absent_in_evaluation():
+def test_balance_loss_sums_layers_and_is_zero_in_evaluation():
     model = build()
     images = torch.randn(4, 3, 8, 8)
     collected = []
@@ -170,7 +170,7 @@ def test_deep_copy_and_state_dict_round_trip(variant):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_channels(channels):
+def test_input_channels(channels):
     assert build(in_chans=channels)(torch.randn(2, channels, 8, 8)).shape == (2, 5)
 
 
@@ -193,7 +193,7 @@ def test_positions_are_resized_for_another_image_size(readout):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_weights_go_to_another_image_size(variant):
+def test_weights_adapt_to_another_image_size(variant):
     small, large = build(VARIANTS[variant]), build(VARIANTS[variant], img_size=12)
     large.load_state_dict(large.adapt(small.state_dict()), strict=True)
     assert large.eval()(torch.randn(2, 3, 12, 12)).shape == (2, 5)
@@ -204,7 +204,7 @@ def test_weights_go_to_another_image_size(variant):
 @pytest.mark.parametrize(
     "variant", [v if v in ("moe", "residual", "all") else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
 )
-def test_evaluation_is_one_static_graph_for_any_batch(variant):
+def test_evaluation_exports_with_a_dynamic_batch(variant):
     model = build(VARIANTS[variant]).eval()
     batch = {"x_BCSS": {0: torch.export.Dim("batch", min=1, max=64)}}
     program = torch.export.export(model, (torch.randn(2, 3, 8, 8),), dynamic_shapes=batch)
@@ -222,7 +222,7 @@ def test_cost_is_counted(variant):
 
 
 @pytest.mark.parametrize(
-    ("config", "sizes", "says"),
+    ("config", "sizes", "message"),
     [
         (TINY, {"patch_size": 3}, "patch size 3 .* image size 8"),
         (TINY, {"patch_size": 0}, "patch size 0"),
@@ -256,12 +256,12 @@ def test_cost_is_counted(variant):
         (replace(TINY, patches=ConvStemConfig(3)), {"patch_size": 3, "img_size": 9}, "1, 2, 4, 8, not patch size 3"),
     ],
 )
-def test_refuses_what_does_not_fit(config, sizes, says):
-    with pytest.raises(ConfigError, match=says):
+def test_mismatched_settings_are_refused(config, sizes, message):
+    with pytest.raises(ConfigError, match=message):
         build(config, **sizes)
 
 
-def test_refuses_images_of_another_size():
+def test_images_of_another_size_are_refused():
     with pytest.raises(ConfigError, match="8, 8"):
         build()(torch.randn(1, 3, 12, 12))
 
@@ -277,7 +277,7 @@ def test_models_are_registered_in_timm():
     assert timm.create_model("mlit_nano", drop_path_rate=0.2, drop_rate=0.1).config.drop_path_rate == 0.2
 
 
-def test_names_and_settings_that_are_unknown():
+def test_unknown_names_and_settings_are_refused():
     with pytest.raises(UnknownNameError, match="mlit_xxs"):
         create_model("mlit_xxxs")
     with pytest.raises(UnknownNameError, match="timm model"):
@@ -334,8 +334,8 @@ def check_contract(model: Encoder, images: torch.Tensor, patches: int) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_layer_decay_and_weight_decay_groups(variant):
-    """0.9 for each layer or residual block further from the head. The final norm counts as part of the last one, as in timm;
-    biases, norms, positions and tokens are not decayed."""
+    """0.9 for each layer or residual block further from the head. The final norm counts as part of the last one, as in timm.
+    Biases, norms, positions and tokens are not decayed."""
     model = build(VARIANTS[variant])
     groups = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.9)
     found = {id(p): group for group in groups for p in group["params"]}
@@ -354,14 +354,14 @@ def test_layer_decay_and_weight_decay_groups(variant):
         assert found[id(p)]["weight_decay"] == (0.05 if decayed else 0.0), name
 
 
-def test_layer_groups_are_those_of_timms_own_vit():
+def test_layer_groups_equal_those_of_timms_vit():
     ours, timms = build(), timm.create_model("vit_tiny_patch16_224", depth=3, num_classes=5)
 
-    def place(model: nn.Module) -> dict[str, int]:
+    def groups_of(model: nn.Module) -> dict[str, int]:
         groups = group_parameters(model, model.group_matcher(), reverse=True)
         return {n.replace("proj.", "", 1) if n.startswith("patch") else n: g for n, g in groups.items()}
 
-    mine, theirs = place(ours), place(timms)
+    mine, theirs = groups_of(ours), groups_of(timms)
     shared = set(mine) & set(theirs)
     assert {
         "pos_embed",
@@ -374,6 +374,6 @@ def test_layer_groups_are_those_of_timms_own_vit():
 
 
 @pytest.mark.parametrize("parts", [{"readout": "last"}, {"depth": "three"}, {"feedforward": MoEConfig(sharing="all")}])
-def test_parts_of_a_wrong_kind_are_refused(parts):
+def test_invalid_parts_are_refused(parts):
     with pytest.raises(ConfigError):
         create_model("mlit_nano", **parts)

@@ -42,7 +42,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=list(PARTS))
-def test_values_and_gradients(parts):
+def test_values_and_gradients_equal_plain_modules(parts):
     torch.manual_seed(0)
     exact = Encoder(EncoderConfig(dim=16, depth=2, **parts), 8, 2, 3, 5).double()
     fast = accelerate(copy.deepcopy(exact).float(), torch.float32)

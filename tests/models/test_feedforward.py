@@ -30,13 +30,13 @@ def test_equals_the_formula(reduction, prefix, keep):
         assert_close(y[image], expected, atol=1e-12, rtol=1e-12)
 
 
-def test_sizes():
+def test_parameter_count():
     layer = build_feedforward(ConvMLPConfig(2.0, 4), D, 0, 1)
     parameters = sum(p.numel() for p in layer.parameters())
     assert parameters == (D * 16 + 16) + (9 * 16 + 16) + (16 * D + D) + (D * 2 + 2) + (2 * D + D)
 
 
-def test_dropout_falls_on_the_output():
+def test_dropout_is_applied_to_the_output():
     layer = build_feedforward(ConvMLPConfig(2.0, 0, dropout=0.4), D, 0, 1).double()
     x = torch.randn(2, 17, D, dtype=torch.float64)
     whole, y = layer.eval()(x, Place(1, GRID))[0], layer.train()(x, Place(1, GRID))[0]

@@ -42,7 +42,7 @@ def images(batch: int = 4, size: int = 8) -> torch.Tensor:
 def test_every_image_has_the_exact_number_of_masked_patches(ratio, masked):
     found = build(replace(MAE, mask_ratio=ratio))(images(32))
     assert (found.mask.sum(1) == masked).all()
-    assert len({tuple(row) for row in found.mask.tolist()}) > 16  # drawn for each image by itself
+    assert len({tuple(row) for row in found.mask.tolist()}) > 16  # each image has its own mask
 
 
 def test_masks_are_uniform():
@@ -55,8 +55,8 @@ def test_masks_are_uniform():
 
 
 @pytest.mark.parametrize("positions", ["encoder", "learned"])
-def test_the_decoder_puts_each_token_back_where_its_patch_was(positions):
-    """With layers that pass tokens on as they are, a patch depends on its own token alone."""
+def test_the_decoder_restores_the_order_of_patches(positions):
+    """With identity layers, a patch depends only on its own token."""
     model = build(replace(MAE, decoder=replace(DECODER, positions=positions))).eval()
     for layer in model.decoder_blocks:
         for last in (layer.attn.proj, layer.ffn.w2):
@@ -68,11 +68,11 @@ def test_the_decoder_puts_each_token_back_where_its_patch_was(positions):
     for patch in range(16):
         (grad,) = torch.autograd.grad(painted[0, patch].square().sum(), tokens, retain_graph=True, allow_unused=True)
         assert [int(keep[0, j]) for j in range(4) if grad[0, 1 + j].any()] == [patch] * (patch in keep)
-        assert not grad[0, 0].any()  # the read-out token paints nothing
+        assert not grad[0, 0].any()  # the read-out token does not affect the patches
 
 
-def test_visible_tokens_get_no_second_position_and_gaps_the_encoders():
-    """Against the sentence written literally: norm output in order, mask token + encoder position in the gaps."""
+def test_the_decoder_adds_positions_only_to_mask_tokens():
+    """Visible patches keep the encoder's output. Gaps get the mask token plus the encoder's position."""
     model, seen = build().eval(), {}
     model.decoder_embed.register_forward_hook(lambda module, args, out: seen.update(x=args[0]))
     tokens, keep = torch.randn(2, 5, 12), torch.tensor([[7, 2, 15, 4], [0, 1, 2, 3]])
@@ -87,7 +87,7 @@ def test_visible_tokens_get_no_second_position_and_gaps_the_encoders():
             assert_close(seen["x"][b, 1 + patch], want)
 
 
-def test_patches_are_cut_as_the_projection_reads_them_and_put_together_again():
+def test_patchify_matches_the_projection_and_is_invertible():
     model, x = build(), images()
     patches = model.patchify(x)
     assert_close(patches[1, 6], x[1, :, 2:4, 4:6].reshape(-1))
@@ -120,7 +120,7 @@ def test_loss_is_equation_16(norm_pixels):
     assert balance > 0
 
 
-def test_balance_losses_of_both_halves_enter():
+def test_balance_loss_includes_encoder_and_decoder():
     without = build(replace(MAE, decoder=replace(DECODER, feedforward=MLPConfig(2.0))))
     assert without(images()).balance > 0  # the encoder's alone
     plain = build(MAE, replace(ENCODER, feedforward=MLPConfig(2.0)))
@@ -142,7 +142,7 @@ def test_joint_loss_is_the_weighted_sum_of_both_passes():
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_every_model_has_a_decoder_that_fits(name):
+def test_every_model_has_a_matching_decoder(name):
     config = resolve(replace(recipe("mae_cifar100_xxs"), model=name))
     model = build_model(config, 3, 100)
     assert model.decoder_head.out_features == 3 * config.patch_size**2
@@ -155,7 +155,7 @@ def test_every_model_has_a_decoder_that_fits(name):
     assert not unused
 
 
-def test_parts_that_do_not_fit():
+def test_mismatched_parts_are_refused():
     for ratio in (0.0, 0.01, 0.99, 1.0):
         with pytest.raises(ConfigError, match="mask ratio"):
             build(replace(MAE, mask_ratio=ratio))

@@ -68,7 +68,7 @@ COMBINATIONS = [
 
 
 @pytest.mark.parametrize("config", [*VARIANTS.values(), *COMBINATIONS])
-def test_visible_tokens_depend_on_no_hidden_pixel(config):
+def test_visible_tokens_do_not_depend_on_hidden_pixels(config):
     model = build(config).double().eval()
     seen = pixels(KEEP)
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
@@ -83,7 +83,7 @@ def test_visible_tokens_depend_on_no_hidden_pixel(config):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_keeping_all_is_no_mask_and_order_follows_the_indices(variant):
+def test_keeping_all_patches_equals_no_mask(variant):
     model = build(VARIANTS[variant]).double().eval()
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     whole, prefix = model.encode(images)[0], model.num_prefix_tokens
@@ -94,7 +94,7 @@ def test_keeping_all_is_no_mask_and_order_follows_the_indices(variant):
         assert_close(tokens[image, prefix:], whole[image, prefix + order[image]], atol=1e-12, rtol=1e-12)
 
 
-def test_the_layers_see_the_kept_embeddings_with_their_own_positions():
+def test_layers_get_kept_patches_with_their_positions():
     model = build().double().eval()
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     embedded = model.patch_embed(images) + model.pos_embed[:, 1:]
@@ -105,7 +105,7 @@ def test_the_layers_see_the_kept_embeddings_with_their_own_positions():
     assert_close(model.encode(images, KEEP)[0], model.norm(x), atol=1e-12, rtol=1e-12)
 
 
-def test_kept_patches_on_the_grid():
+def test_on_grid_puts_kept_patches_in_place():
     place = Place(1, 4, KEEP)
     patches = torch.randn(2, 5, 3)
     grid = place.on_grid(patches)

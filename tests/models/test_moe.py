@@ -34,20 +34,20 @@ def image(seed: int = 1) -> Tensor:
 def experts_of(layer: nn.Module, sharing: str, experts: int = E) -> list[literal.Expert]:
     """The layer's parameters as per-expert tensors; a shared projection is one tensor in all experts, bias included."""
 
-    def own(t: Tensor, dim: int = 0) -> list[Tensor]:
+    def per_expert(t: Tensor, dim: int = 0) -> list[Tensor]:
         assert t.shape[dim] == experts * F
         return list(t.split(F, dim))
 
-    def all_the_same(t: Tensor) -> list[Tensor]:
+    def shared(t: Tensor) -> list[Tensor]:
         return [t] * experts
 
-    w_split = all_the_same if sharing in ("v_w", "w_w2") else own
-    v_split = all_the_same if sharing in ("v_w2", "v_w") else own
+    w_split = shared if sharing in ("v_w", "w_w2") else per_expert
+    v_split = shared if sharing in ("v_w2", "v_w") else per_expert
     w2_own = sharing in ("v_w", "none")
     w, b = w_split(layer.w.weight), w_split(layer.w.bias)
     v, c = v_split(layer.v.weight), v_split(layer.v.bias)
-    w2 = own(layer.w2.weight, 1) if w2_own else all_the_same(layer.w2.weight)
-    d = list(layer.b2) if w2_own else all_the_same(layer.w2.bias)
+    w2 = per_expert(layer.w2.weight, 1) if w2_own else shared(layer.w2.weight)
+    d = list(layer.b2) if w2_own else shared(layer.w2.bias)
     return [literal.Expert(w[e].T, b[e], v[e].T, c[e], w2[e].T, d[e]) for e in range(experts)]
 
 
@@ -90,7 +90,7 @@ def test_equals_the_literal_mixture(sharing, k, balance):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_gates(k):
+def test_gates_equal_the_literal_gates(k):
     layer = build(top_k=k)
     x = image()
     (gates, loss), noise = seeded(layer.gate, x)
@@ -130,7 +130,7 @@ def test_evaluation_has_no_noise_and_no_loss(sharing):
     assert_close(y, literal.mixture(rows, gates, experts_of(layer, sharing)).view_as(x), **EXACT)
 
 
-def test_all_experts_chosen_gives_no_load_loss():
+def test_choosing_all_experts_gives_no_load_loss():
     _, loss = build(top_k=E, importance_weight=0.0, load_weight=1.0)(image())
     assert loss.item() == 0
 
@@ -146,7 +146,7 @@ def test_one_expert_has_no_gate(sharing):
     assert loss.item() == 0
 
 
-def test_noise_off():
+def test_gate_without_noise():
     layer = build(noise=False)
     assert not [name for name, _ in layer.named_parameters() if "noise" in name]
     x = image()
@@ -178,7 +178,7 @@ def test_vanishing_noise_keeps_gradients_finite():
     assert all(p.grad.isfinite().all() for p in layer.gate.parameters())
 
 
-def test_dropout_falls_on_the_output():
+def test_dropout_is_applied_to_the_output():
     layer = build(dropout=0.4, noise=False)
     x = image()
     whole = layer.eval()(x)[0]
@@ -201,7 +201,7 @@ def test_the_gate_runs_in_float32_under_autocast():
 
 
 @pytest.mark.parametrize("sharing", ["v_w2", "v_w", "w_w2", "none"])
-def test_initialised_as_separate_linear_layers(sharing):
+def test_experts_are_initialised_as_separate_linear_layers(sharing):
     """PyTorch's default is uniform within 1 / sqrt(fan-in): D into each W and V, F (not E * F) into each W2."""
     torch.manual_seed(0)
     dim, hidden = 64, 100
@@ -214,13 +214,13 @@ def test_initialised_as_separate_linear_layers(sharing):
 
 
 @pytest.mark.parametrize("k", [E + 1, 0, -1])
-def test_refuses_more_or_fewer_choices_than_experts(k):
+def test_invalid_top_k_is_refused(k):
     with pytest.raises(ConfigError, match=f"top_k {k}"):
         build(top_k=k)
 
 
-class TestOnTheCpuInFloat32:
-    """The form that goes through the tokens in chunks, against the plain one in float64."""
+class TestFloat32OnTheCPU:
+    """The form that processes tokens in chunks, against the plain one in float64."""
 
     @staticmethod
     def both(x: Tensor, **fields) -> tuple[nn.Module, nn.Module]:
@@ -251,7 +251,7 @@ class TestOnTheCpuInFloat32:
         with torch.no_grad():
             assert_close(fast(x.float())[0].double(), exact(x)[0], atol=1e-5, rtol=1e-5)
 
-    def test_dropout_scales_what_it_keeps_in_values_and_gradients(self):
+    def test_dropout_scales_kept_values_and_gradients(self):
         x = torch.randn(1, 4000, D, dtype=torch.float64)
         _, fast = self.both(x, dropout=0.3)
         mine = x.float().requires_grad_()
@@ -268,7 +268,7 @@ class TestOnTheCpuInFloat32:
         for got, want in zip(found, ref, strict=True):
             assert_close(got, want, atol=2e-3, rtol=1e-4)
 
-    def test_dropout_of_everything(self):
+    def test_dropout_of_one_gives_zeros(self):
         x = torch.randn(1, 9, D, dtype=torch.float64)
         _, fast = self.both(x, dropout=1.0)
         y, _ = fast(x.float())
@@ -282,8 +282,8 @@ class TestOnTheCpuInFloat32:
         assert torch.equal(fast_forms.keep_mask((50, 7), 0.5), first)
         assert not torch.equal(first, second)
 
-    def test_plain_where_it_does_not_suit(self):
-        """Exported and compiled graphs hold plain operators."""
+    def test_exported_graphs_use_plain_operators(self):
+        """Exported and compiled graphs contain plain operators."""
         _, fast = self.both(torch.empty(0))
         x = torch.randn(2, 9, D)
         exported = torch.export.export(fast.eval(), (x,))

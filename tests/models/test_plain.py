@@ -83,7 +83,7 @@ def test_dynamic_quantisation(model):
     assert_close(quantised(x), model(x), atol=0.1, rtol=0.1)
 
 
-def test_gradients_per_image(model):
+def test_per_image_gradients(model):
     """vmap(grad) against one backward pass per image."""
     params = {name: p.detach() for name, p in model.named_parameters()}
     x, y = torch.randn(3, 3, 8, 8), torch.tensor([0, 1, 2])
@@ -99,7 +99,7 @@ def test_gradients_per_image(model):
             assert_close(found[name][i], model.get_parameter(name).grad, atol=1e-5, rtol=1e-4)
 
 
-def test_forward_mode(model):
+def test_forward_mode_gradients(model):
     model = model.double()
     x, direction = torch.randn(2, 1, 3, 8, 8, dtype=torch.float64)
     with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
@@ -109,8 +109,8 @@ def test_forward_mode(model):
     assert_close(slope, numeric, atol=1e-5, rtol=1e-5)
 
 
-def test_gradient_of_a_gradient(model):
-    """By differences of first gradients, in float64."""
+def test_second_derivatives(model):
+    """Compares with differences of first gradients, in float64."""
     model = model.double()
     weight = model.blocks[0].attn.proj.weight
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -146,7 +146,7 @@ def test_flops_are_counted(name):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-def test_whole_model_in_half_precision(dtype, training):
+def test_models_run_in_half_precision(dtype, training):
     torch.manual_seed(0)
     config = EncoderConfig(dim=16, depth=2, attention=GQAConfig(4, 2), feedforward=MoEConfig(12, 6, dropout=0.0))
     model = Encoder(config, 8, 2, 3, 5).train(training)
@@ -156,24 +156,24 @@ def test_whole_model_in_half_precision(dtype, training):
     torch.manual_seed(1)
     found = model.to(dtype)(x.to(dtype))
     assert found.dtype == dtype
-    if not training:  # the noise of the gates has no counterpart across types
+    if not training:  # the noise of the gates differs between dtypes
         assert_close(found.float(), wanted, atol=0.1, rtol=0.1)
 
 
 class TestFast:
-    def test_refuses_a_second_derivative(self, model):
+    def test_second_derivatives_are_refused(self, model):
         fast = accelerate(copy.deepcopy(model), torch.float32)
         weight = fast.head.weight
         with pytest.raises(RuntimeError, match="second derivative"):
             torch.autograd.grad(fast(torch.randn(2, 3, 8, 8)).sum(), weight, create_graph=True)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_keeps_names_and_parameters(self, model, dtype):
+    def test_names_and_parameters_are_kept(self, model, dtype):
         fast = accelerate(copy.deepcopy(model), dtype)
         assert fast.state_dict().keys() == model.state_dict().keys()
         assert all(p.dtype == torch.float32 for p in fast.parameters())
 
-    def test_leaves_adapters_alone(self, model):
+    def test_adapters_are_kept(self, model):
         x = torch.randn(2, 3, 8, 8)
         layer = model.blocks[1].ffn
         name = "w" if hasattr(layer, "w") else "fc1"
@@ -182,7 +182,7 @@ class TestFast:
         assert type(fast.head) is FastLinear
         assert_close(fast(x), model(x), atol=1e-4, rtol=1e-4)
 
-    def test_bfloat16_is_near_float32(self, model):
+    def test_bfloat16_is_close_to_float32(self, model):
         x, y = torch.randn(8, 3, 8, 8), torch.arange(8) % 5
         low = accelerate(copy.deepcopy(model), torch.bfloat16)
         grads = []
@@ -197,7 +197,7 @@ class TestFast:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["mlit_nano", "feather_nano"])
-def test_the_fast_forms_are_taken_out_again(name, dtype):
+def test_plain_removes_the_fast_forms(name, dtype):
     model = create_model(name, num_classes=5)
     kinds = [type(module) for module in model.modules()]
     assert [type(module) for module in accelerate(model, dtype).modules()] != kinds

@@ -18,7 +18,7 @@ from tests.reference.parts import rotated
 KEEP = torch.tensor([[3, 0, 8], [7, 1, 2]])
 
 
-def test_sincos_is_the_sines_and_cosines_of_row_and_column():
+def test_sincos_equals_its_formula():
     """As in MAE and MoCo v3, with temperature 10,000: sines of both coordinates, then cosines of both."""
     table = sincos_positions(3, 2, 16)
     assert table.shape == (1, 11, 16)
@@ -30,7 +30,7 @@ def test_sincos_is_the_sines_and_cosines_of_row_and_column():
         assert_close(table[0, 2 + n], torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-def test_rotary_turns_patches_and_leaves_prefix_tokens():
+def test_rotary_rotates_patches_but_not_prefix_tokens():
     x = torch.randn(2, 3, 11, 8, dtype=torch.float64)
     y = rotate(x, Place(2, 3, turns_BNK=rotary_turns(3, 2, 8)))
     assert torch.equal(y[:, :, :2], x[:, :, :2])
@@ -38,7 +38,7 @@ def test_rotary_turns_patches_and_leaves_prefix_tokens():
         assert_close(y[1, 2, 2 + n], rotated(x[1, 2, 2 + n], *divmod(n, 3)), atol=1e-6, rtol=0)
 
 
-def test_rotary_scores_depend_on_the_offset_alone():
+def test_rotary_scores_depend_only_on_the_offset():
     q, k = torch.randn(2, 8, dtype=torch.float64)
     place = Place(0, 5, turns_BNK=rotary_turns(5, 0, 8))
     turned_q = rotate(q.expand(1, 1, 25, 8), place)[0, 0]
@@ -56,8 +56,8 @@ def test_rotary_positions_need_a_layer():
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", [GQAConfig(3, 1), LatentConfig(3, 5)])
-def test_attention_turns_queries_and_keys_of_the_kept_patches(attention):
-    """The encoder's layers get the rotations of each image's own patches, in both kinds of attention."""
+def test_attention_rotates_queries_and_keys_of_kept_patches(attention):
+    """Both kinds of attention get the rotations of each image's own patches."""
     config = EncoderConfig(12, 1, attention, MLPConfig(), positions="rotary", readout="class")
     model = build(config, img_size=6).double().eval()
     place = model.place(KEEP)
@@ -87,7 +87,7 @@ def test_only_learned_positions_are_weights(positions):
 
 
 @pytest.mark.parametrize("positions", ["learned", "sincos", "rotary", "none"])
-def test_without_positions_the_order_of_patches_does_not_matter(positions):
+def test_the_order_of_patches_matters_only_with_positions(positions):
     model = (
         build(EncoderConfig(12, 2, GQAConfig(3, 3), MLPConfig(), positions=positions, readout="class")).double().eval()
     )
@@ -97,7 +97,7 @@ def test_without_positions_the_order_of_patches_does_not_matter(positions):
     assert difference < 1e-12 if positions == "none" else difference > 1e-6
 
 
-def test_a_dummy_patch_without_a_position_of_its_own_is_a_zero_token():
+def test_a_dummy_patch_without_a_position_is_zero():
     model = build(EncoderConfig(12, 2, GQAConfig(3, 3), MLPConfig(), positions="sincos")).eval()
     seen = []
     model.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -106,6 +106,6 @@ def test_a_dummy_patch_without_a_position_of_its_own_is_a_zero_token():
     assert (logits[0] - logits[1]).abs().max() > 1e-4  # it still reads the image
 
 
-def test_learned_is_the_default():
+def test_learned_positions_are_the_default():
     assert EncoderConfig().positions == "learned"
     assert build(TINY).pos_embed.requires_grad

@@ -15,10 +15,10 @@ from tests.models.test_encoder import TINY, VARIANTS, build
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_class_tokens_stand_side_by_side_in_one_linear_head(count):
+def test_class_tokens_are_concatenated_in_the_head(count):
     model = build(replace(TINY, readout="class", class_tokens=count)).double().eval()
     assert model.readout.token.shape == (1, count, 12)
-    assert model.pos_embed.shape == (1, count + 16, 12)  # each has a position of its own
+    assert model.pos_embed.shape == (1, count + 16, 12)  # each has its own position
     assert model.head.weight.shape == (5, count * 12)
     tokens = model.forward_features(torch.randn(2, 3, 8, 8, dtype=torch.float64))
     expected = sum(tokens[:, n] @ model.head.weight[:, 12 * n : 12 * (n + 1)].T for n in range(count))
@@ -33,7 +33,7 @@ def test_class_tokens_differ():
     assert (tokens[0, 0] - tokens[0, 1]).abs().max() > 1e-3
 
 
-def test_sequence_pool_is_a_softmax_weighed_mean():
+def test_sequence_pool_is_a_softmax_weighted_mean():
     model = build(replace(TINY, readout="pool")).double().eval()
     assert model.num_prefix_tokens == 0
     tokens = torch.randn(2, 16, 12, dtype=torch.float64)
@@ -44,13 +44,13 @@ def test_sequence_pool_is_a_softmax_weighed_mean():
         assert_close(model.readout(tokens)[image], expected, atol=1e-12, rtol=1e-12)
 
 
-def test_mean():
+def test_mean_readout():
     tokens = torch.randn(2, 16, 12)
     assert_close(build(replace(TINY, readout="mean")).readout(tokens), tokens.sum(1) / 16)
 
 
 @pytest.mark.parametrize("readout", ["dummy", "class", "mean"])
-def test_configurations_of_older_files_load(readout):
+def test_older_configurations_load(readout):
     older = to_dict(EncoderConfig(readout=readout))
     for newer in ("positions", "patches", "class_tokens"):
         del older[newer]

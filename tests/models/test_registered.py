@@ -1,4 +1,4 @@
-"""The weights that timm is asked for are those in the model: by tag, description, overlay, folder and hub."""
+"""timm loads the requested weights: by tag, description, overlay, folder and hub."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from feathervit.weights import list_weights, shipped_file
 
 
 @pytest.fixture
-def own(tmp_path):
-    """A model of ours with an architecture of its own, and the file of its weights."""
+def saved(tmp_path):
+    """A model with a custom architecture, the file of its weights, and its arguments."""
     torch.manual_seed(1)
     config = resolve(
         feathervit.RunConfig(model="mlit_nano", img_size=12, patch_size=3, arch=feathervit.EncoderConfig(depth=2))
@@ -35,27 +35,29 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.parametrize("kind", [dict, timm.models.PretrainedCfg])
-def test_a_description_loads_its_file(own, kind):
-    model, path, words = own
-    found = timm.create_model("mlit_nano", pretrained=True, pretrained_cfg=kind(file=str(path), num_classes=4), **words)
+def test_pretrained_cfg_loads_its_file(saved, kind):
+    model, path, kwargs = saved
+    found = timm.create_model(
+        "mlit_nano", pretrained=True, pretrained_cfg=kind(file=str(path), num_classes=4), **kwargs
+    )
     assert same(found, model)
     assert found.pretrained_cfg["file"] == str(path)
 
 
-def test_an_overlay_loads_its_file_with_a_new_head(own):
-    """As timm's --pretrained-path has it."""
-    model, path, words = own
+def test_overlay_loads_its_file_with_a_new_head(saved):
+    """As with timm's --pretrained-path."""
+    model, path, kwargs = saved
     overlay = {"file": str(path), "num_classes": -1}
-    found = timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=7, **words)
+    found = timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=7, **kwargs)
     x = torch.randn(2, 1, 12, 12)
     assert torch.equal(found.eval().forward_features(x), model.forward_features(x))
     assert found.head.weight.shape[0] == 7
 
 
-def test_an_overlay_of_weights_in_memory(own):
-    model, _, words = own
+def test_overlay_accepts_weights_in_memory(saved):
+    model, _, kwargs = saved
     overlay = {"state_dict": model.state_dict(), "num_classes": 4}
-    assert same(timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, **words), model)
+    assert same(timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, **kwargs), model)
 
 
 def test_a_pre_training_run_gives_its_encoder(arrays, small, tmp_path):
@@ -63,59 +65,59 @@ def test_a_pre_training_run_gives_its_encoder(arrays, small, tmp_path):
     feathervit.pretrain("mae_digits", data=arrays, out=tmp_path / "run", epochs=1, **small)
     path = tmp_path / "run" / "best.safetensors"
     stored = load_weights(path)
-    words = {"img_size": 16, "patch_size": 4, "config": stored.config.arch}
+    kwargs = {"img_size": 16, "patch_size": 4, "config": stored.config.arch}
     overlay = {"file": str(path), "num_classes": -1}
-    found = timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, **words)
+    found = timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     encoder = {n.removeprefix("encoder."): t for n, t in stored.weights.items() if n.startswith("encoder.")}
     assert all(torch.equal(t, encoder[n]) for n, t in found.state_dict().items() if n != "head.weight")
 
 
 @pytest.mark.parametrize("classes", [4, -1])
-def test_what_is_not_there_or_does_not_fit_is_refused(own, tmp_path, classes):
-    """Also where the classifier is a new one, for which timm's loader lets all weights be missing."""
-    model, path, words = own
+def test_missing_or_mismatched_weights_are_refused(saved, tmp_path, classes):
+    """This also holds for a new classifier, where timm's loader allows all weights to be missing."""
+    model, path, kwargs = saved
     save_file({"other.weight": torch.ones(3)}, tmp_path / "other.safetensors")
     save_file({**model.state_dict(), "more": torch.ones(3)}, tmp_path / "more.safetensors")
     for name in ("none", "other", "more"):
         overlay = {"file": str(tmp_path / f"{name}.safetensors"), "num_classes": classes}
         with pytest.raises(CheckpointError):
-            timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, **words)
+            timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     with pytest.raises(CheckpointError):  # other sizes
         timm.create_model("mlit_nano", pretrained=True, pretrained_cfg_overlay={"file": str(path)})
 
 
-def test_a_folder_as_timm_writes_it(own, tmp_path):
-    model, _, words = own
-    words = {**words, "config": to_dict(words["config"])}
-    made = timm.create_model("mlit_nano", num_classes=4, **words)
+def test_a_folder_written_by_timm_loads(saved, tmp_path):
+    model, _, kwargs = saved
+    kwargs = {**kwargs, "config": to_dict(kwargs["config"])}
+    made = timm.create_model("mlit_nano", num_classes=4, **kwargs)
     made.load_state_dict(model.state_dict())
     made.pretrained_cfg = {**timm.models.get_pretrained_cfg("mlit_nano").to_dict(), "architecture": "mlit_nano"}
-    timm.models.save_for_hf(made, tmp_path / "saved", model_args={**words, "num_classes": 4})
+    timm.models.save_for_hf(made, tmp_path / "saved", model_args={**kwargs, "num_classes": 4})
     folder = f"local-dir:{tmp_path / 'saved'}"
     assert same(timm.create_model(folder, pretrained=True), model)
     bare = timm.create_model(folder)
     assert bare.config == model.config and not same(bare, model)
 
 
-def test_a_repository_of_the_hub(own, tmp_path, monkeypatch):
-    """It lies in the hub's cache, as a download leaves it there."""
-    model, path, words = own
+def test_a_hub_repository_loads(saved, tmp_path, monkeypatch):
+    """It is in the hub's cache, as after a download."""
+    model, path, kwargs = saved
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     repository = tmp_path / "hub" / "models--some--one"
-    place = repository / "snapshots" / ("0" * 40)
-    place.mkdir(parents=True)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
-    (place / "model.safetensors").write_bytes(path.read_bytes())
+    (snapshot / "model.safetensors").write_bytes(path.read_bytes())
     card = {"architecture": "mlit_nano", "num_classes": 4, "pretrained_cfg": {"num_classes": 4}}
-    arguments = {**words, "config": to_dict(words["config"]), "num_classes": 4}
-    (place / "config.json").write_text(json.dumps({**card, "model_args": arguments}))
+    arguments = {**kwargs, "config": to_dict(kwargs["config"]), "num_classes": 4}
+    (snapshot / "config.json").write_text(json.dumps({**card, "model_args": arguments}))
     found = timm.create_model("hf-hub:some/one", pretrained=True, cache_dir=tmp_path / "hub")
     assert same(found, model)
 
 
 @pytest.mark.parametrize("tagged", list_weights())
-def test_weights_of_the_package_are_listed_with_timms(tagged):
+def test_package_weights_are_listed_in_timm(tagged):
     name = tagged.partition(".")[0]
     assert tagged in timm.list_models(name, pretrained=True)
     cfg = timm.models.get_pretrained_cfg(tagged)
@@ -129,12 +131,12 @@ def test_weights_of_the_package_are_listed_with_timms(tagged):
 @pytest.mark.parametrize(
     "name", ["vit_twin_xxs", "vit_twin_s", "resnet18_xxs", "resnet20_xxs", "resnet_56", "convmixer_xxs"]
 )
-def test_peers_have_no_weights_and_say_so(name):
+def test_peers_without_weights_are_refused(name):
     with pytest.raises(RuntimeError, match="No pretrained weights"):
         timm.create_model(name, pretrained=True)
 
 
-def test_fields_of_parts_are_words_of_create_model():
+def test_create_model_accepts_fields_of_parts():
     model = feathervit.create_model("mlit_nano", kv_heads=1, top_k=1, depth=2)
     attention = model.config.attention
     assert (attention.kv_heads, model.config.feedforward.top_k, model.config.depth) == (1, 1, 2)

@@ -12,7 +12,7 @@ from feathervit.models import create_model
 from feathervit.models.embed import MaskedBatchNorm2d
 
 
-def test_statistics_count_kept_positions_only():
+def test_statistics_use_only_kept_positions():
     """Batch norm over a list of the kept pixels alone, by PyTorch's own layer."""
     torch.manual_seed(0)
     kept = torch.rand(3, 1, 4, 4) < 0.4
@@ -26,7 +26,7 @@ def test_statistics_count_kept_positions_only():
 
 
 def test_whole_and_masked_images_in_one_step():
-    """As joint training has it: both passes, then one backward."""
+    """As in joint training: both passes, then one backward pass."""
     norm = MaskedBatchNorm2d(5)
     x = torch.randn(3, 5, 4, 4, requires_grad=True)
     (norm(x).sum() + norm(x, torch.rand(3, 1, 4, 4) < 0.5).square().sum()).backward()
@@ -41,7 +41,7 @@ def test_without_a_mask_it_is_batch_norm():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("name", "patch"), [("feather_nano", 4), ("feather_nano", 8), ("feather_attn_xxs", 8)])
-def test_no_kept_token_depends_on_hidden_pixels(name, patch, training):
+def test_kept_tokens_do_not_depend_on_hidden_pixels(name, patch, training):
     torch.manual_seed(0)
     model, side = create_model(name, img_size=32, patch_size=patch).train(training), 32 // patch
     keep = torch.stack([torch.randperm(side**2)[: side + 1] for _ in range(2)])
@@ -54,14 +54,14 @@ def test_no_kept_token_depends_on_hidden_pixels(name, patch, training):
 
 @pytest.mark.parametrize("size", [16, 28, 36, 50, 97, 224])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_any_size(size, channels):
+def test_any_image_size(size, channels):
     model = create_model("feather_nano", img_size=size, in_chans=channels, num_classes=4).eval()
     assert model(torch.zeros(1, channels, size, size)).shape == (1, 4)
     assert model.patch_embed.grid_size == -(-size // 8)
 
 
-def test_patches_of_other_sizes_have_the_same_weights():
-    """Half the size is the stem without the stride of its last stage; twice the size adds a stride at its start."""
+def test_other_patch_sizes_use_the_same_weights():
+    """Half the size drops the stride of the last stage. Twice the size adds a stride at the start."""
     torch.manual_seed(0)
     usual = create_model("feather_nano", patch_size=8).eval()
     for patch, reductions in ((4, [2, 4, 4]), (8, [2, 4, 8]), (16, [4, 8, 16])):

@@ -58,20 +58,20 @@ def test_parameter_counts_of_the_other_papers(name, parts, classes, exact, publi
 
 
 @pytest.mark.parametrize(("depth", "published"), [(6, 3.191), (7, 3.717)])
-def test_vit_lite_is_that_of_its_repository_but_for_biases(depth, published):
+def test_vit_lite_matches_its_repository_except_biases(depth, published):
     """In the repository, query, key and value have no bias, and the patches and the head have one."""
     found = count(create_model(f"vit_lite_{depth}", num_classes=10))
     assert round((found - depth * 3 * 256 + 256 + 10) / 1e6, 3) == published
 
 
 @pytest.mark.parametrize(("depth", "published"), [(2, 0.284), (4, 0.482)])
-def test_cct_is_that_of_its_repository_but_for_biases(depth, published):
-    """There query, key and value have no bias."""
+def test_cct_matches_its_repository_except_biases(depth, published):
+    """In the repository, query, key and value have no bias."""
     found = count(create_model(f"cct_{depth}_3x2", num_classes=10))
     assert round((found - depth * 3 * 128) / 1e6, 3) == published
 
 
-def test_models_are_listed_by_falling_size():
+def test_models_are_listed_by_decreasing_size():
     sizes = [count(create_model(name)) for name in list_models()]
     assert sizes == sorted(sizes, reverse=True)
 
@@ -83,5 +83,5 @@ def test_models_are_listed_by_falling_size():
         *(("feather_xs", 1.22), ("feather_s", 2.38)),
     ],
 )
-def test_ours_are_as_small_as_they_say(name, most):
+def test_our_models_are_within_their_size_limits(name, most):
     assert count(create_model(name, num_classes=100)) <= 1e6 * most

@@ -28,18 +28,18 @@ def source(tmp_path):
     return tmp_path / "w.safetensors", model
 
 
-def test_before_its_first_step_it_gives_the_same_features(source):
+def test_features_equal_those_of_the_source(source):
     path, old = source
     new = create_model("mlit_nano", img_size=16, patch_size=4, num_classes=7).eval()
     head = new.head.weight.detach().clone()
-    (said,) = start_from(new, path)
+    (message,) = start_from(new, path)
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(new.forward_features(x), old.forward_features(x))
     assert torch.equal(new.head.weight, head)
-    assert "new: head.weight" in said
+    assert "new: head.weight" in message
 
 
-def test_grey_images_are_colour_ones_with_equal_channels(source):
+def test_grey_images_act_like_colour_with_equal_channels(source):
     path, old = source
     grey = create_model("mlit_nano", img_size=16, patch_size=4, in_chans=1, num_classes=2).eval()
     start_from(grey, path)
@@ -47,11 +47,11 @@ def test_grey_images_are_colour_ones_with_equal_channels(source):
     torch.testing.assert_close(grey.forward_features(x), old.forward_features(x.expand(-1, 3, -1, -1)))
 
 
-def test_another_image_size_keeps_what_it_can(source):
+def test_another_image_size_keeps_the_weights(source):
     path, old = source
     new = create_model("mlit_nano", img_size=32, patch_size=4, num_classes=2).eval()
-    (said,) = start_from(new, path)
-    assert "pos_embed" in said
+    (message,) = start_from(new, path)
+    assert "pos_embed" in message
     assert torch.equal(new.blocks[3].ffn.w.weight, old.blocks[3].ffn.w.weight)
     assert torch.equal(new.pos_embed[:, 0], old.pos_embed[:, 0])
 
@@ -66,7 +66,7 @@ def test_other_architectures_are_refused(source, change):
         start_from(create_model("mlit_nano", img_size=16, patch_size=2), path)
 
 
-def test_a_residual_stem_starts_at_another_patch_size(tmp_path):
+def test_a_residual_stem_can_change_its_patch_size(tmp_path):
     config = resolve(RunConfig(model="feather_nano", img_size=32, patch_size=4))
     old = create_model("feather_nano", img_size=32, patch_size=4, num_classes=2)
     save_weights(tmp_path / "w.safetensors", Checkpoint(config, ("a", "b"), 3, old.state_dict()))
@@ -75,13 +75,13 @@ def test_a_residual_stem_starts_at_another_patch_size(tmp_path):
     assert torch.equal(new.patch_embed.residual[4].conv1.weight, old.patch_embed.residual[4].conv1.weight)
 
 
-def test_through_the_front_door(source, arrays, tmp_path, small):
+def test_train_starts_from_weights(source, arrays, tmp_path, small):
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")}
     outcome = feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, start_from=str(source[0]), **fields)
     assert outcome.result.config["start_from"] == str(source[0])
 
 
-def test_a_run_killed_before_its_first_state_starts_from_the_same_weights(source, arrays, tmp_path, small):
+def test_an_early_kill_keeps_the_start_weights(source, arrays, tmp_path, small):
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"lr": 1e-12}
     fields |= {"start_from": str(source[0]), "optim.weight_decay": 0.0, "epochs": 2}
     assert not feathervit.train(data=arrays, out=tmp_path / "run", max_minutes=1e-6, **fields).finished
@@ -93,24 +93,24 @@ def test_a_run_killed_before_its_first_state_starts_from_the_same_weights(source
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Models of timm
+# timm models
 
 QUICK = {"recipe": "folder", "img_size": 16, "epochs": 1, "batch_size": 48, "augment.policy": "none"}
 QUICK |= {"optim.name": "adamw", "optim.weight_decay": 0.0, "optim.layer_decay": 1.0, "optim.ema": 0.0}
 
 
-def said_by(**arguments) -> str:
+def output_of(**arguments) -> str:
     text = io.StringIO()
     feathervit.train(console=Console(file=text, width=300), **arguments)
     return text.getvalue()
 
 
 @pytest.mark.parametrize(("model", "patch"), [("timm:resnet18_xxs", None), ("timm:vit_twin_xxs", 4)])
-def test_a_run_of_a_peer_is_started_from(model, patch, arrays, tmp_path):
+def test_training_starts_from_a_run_of_a_peer(model, patch, arrays, tmp_path):
     fields = {"data": arrays, "patch_size": patch, **QUICK}
-    assert "from scratch" in said_by(out=tmp_path / "first", model=model, **fields)
-    said = said_by(out=tmp_path / "second", start_from=str(tmp_path / "first"), lr=1e-12, **fields)
-    assert "tensors loaded" in said and "from scratch" not in said
+    assert "from scratch" in output_of(out=tmp_path / "first", model=model, **fields)
+    message = output_of(out=tmp_path / "second", start_from=str(tmp_path / "first"), lr=1e-12, **fields)
+    assert "tensors loaded" in message and "from scratch" not in message
     first, second = (load_weights(tmp_path / name).weights for name in ("first", "second"))
     body = [n for n in first if n.endswith("weight") and not n.startswith(("fc.", "head."))]
     for name in body:
@@ -126,45 +126,56 @@ def test_a_run_of_a_peer_is_started_from(model, patch, arrays, tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """No network, and weights of timm's test_resnet in the hub's cache. Their state dict."""
+    """Weights of timm's test_resnet in the hub's cache, without a network. Returns their state dict."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     torch.manual_seed(3)
     weights = timm.create_model("test_resnet").state_dict()
     repository = tmp_path / "hub" / "models--timm--test_resnet.r160_in1k"
-    place = repository / "snapshots" / ("0" * 40)
-    place.mkdir(parents=True)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
-    save_file(weights, place / "model.safetensors")
+    save_file(weights, snapshot / "model.safetensors")
     return weights
 
 
-def test_weights_that_the_model_names_are_loaded(hub, arrays, tmp_path):
+def test_weights_named_by_the_model_are_loaded(hub, arrays, tmp_path):
     fields = {"data": arrays, "patch_size": None, **QUICK}
-    said = said_by(out=tmp_path / "run", model="timm:test_resnet.r160_in1k", lr=1e-12, **fields)
-    assert "the weights test_resnet.r160_in1k of timm" in said and "from scratch" not in said
+    message = output_of(out=tmp_path / "run", model="timm:test_resnet.r160_in1k", lr=1e-12, **fields)
+    assert "the weights test_resnet.r160_in1k of timm" in message and "from scratch" not in message
     found = load_weights(tmp_path / "run").weights
     for name in ("conv1.0.weight", "layer4.0.conv2.weight"):
         torch.testing.assert_close(found[name], hub[name])
     assert found["fc.weight"].shape[0] == 3
-    # who starts from that run has its weights, not those that it began with
-    said = said_by(out=tmp_path / "next", start_from=str(tmp_path / "run"), **fields)
-    assert "model timm:test_resnet: as in the weights" in said and "tensors loaded" in said
+    # a run that starts from it takes its weights, not the published ones
+    message = output_of(out=tmp_path / "next", start_from=str(tmp_path / "run"), **fields)
+    assert "model timm:test_resnet: as in the weights" in message and "tensors loaded" in message
     with pytest.raises(ConfigError, match="cannot be combined"):
         both = {"start_from": str(tmp_path / "run"), "model": "timm:test_resnet.r160_in1k"}
         feathervit.train(out=tmp_path / "both", **both, **fields)
 
 
-def test_weights_that_cannot_be_had_are_refused(arrays, tmp_path, monkeypatch, capsys):
+def test_unavailable_weights_are_refused(arrays, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     out = tmp_path / "run"
-    words = ["train", "--recipe", "digits", "--img-size", "32", "--patch-size", "None", "--out", str(out), "--model"]
-    assert main([*words, "timm:test_resnet.r160_in1k"]) == 2
+    arguments = [
+        "train",
+        "--recipe",
+        "digits",
+        "--img-size",
+        "32",
+        "--patch-size",
+        "None",
+        "--out",
+        str(out),
+        "--model",
+    ]
+    assert main([*arguments, "timm:test_resnet.r160_in1k"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("feathervit: ")]
     assert "the weights of timm:test_resnet.r160_in1k cannot be loaded" in line
     assert "timm:test_resnet starts from scratch" in line
-    assert main([*words, "timm:test_resnet.r161_in1k"]) == 2
+    assert main([*arguments, "timm:test_resnet.r161_in1k"]) == 2
     assert "did you mean test_resnet.r160_in1k?" in capsys.readouterr().err
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""Every registered model as timm sees it: descriptions, tags, words of `timm.create_model`, features, folders."""
+"""Every registered model as timm sees it: descriptions, tags, arguments of `timm.create_model`, features, folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def small(name: str) -> dict:
 
 
 @EVERY
-def test_a_description_says_what_the_model_is(name):
+def test_pretrained_cfg_matches_the_model(name):
     with torch.device("meta"):
         model = timm.create_model(name)
     cfg = timm.models.get_pretrained_cfg(name)
@@ -40,7 +40,7 @@ def test_a_description_says_what_the_model_is(name):
     assert (found["input_size"], found["mean"], found["std"]) == (cfg.input_size, cfg.mean, cfg.std)
 
 
-def test_tags_are_the_weights_in_the_package():
+def test_tags_match_the_package_weights():
     assert {n for n in timm.list_pretrained() if n.partition(".")[0] in MODELS} == set(list_weights())
     assert all(timm.models.is_model_pretrained(tagged) for tagged in list_weights())
     found = timm.data.resolve_model_data_config(timm.create_model("mlit_nano.digits", pretrained=True))
@@ -49,7 +49,7 @@ def test_tags_are_the_weights_in_the_package():
 
 
 @EVERY
-def test_words_of_timm(name):
+def test_arguments_of_timm_create_model(name):
     model = timm.create_model(
         name, img_size=(16, 16), patch_size=small(name)["patch_size"], device="meta", dtype=torch.half
     )
@@ -68,7 +68,7 @@ def test_words_of_timm(name):
 @EVERY
 @torch.no_grad()
 def test_features_only(name):
-    """Levels are chosen by index, of a stem's stages and the layers; by timm's own getter, or by its graph of torch.fx."""
+    """Levels are chosen by index among a stem's stages and the layers, by timm's getter or its torch.fx graph."""
     torch.manual_seed(0)
     whole = timm.create_model(name, **small(name)).eval()
     x, chosen = torch.randn(2, 3, 16, 16), (0, 2, 3) if MODELS[name].config.depth else (0, 1, 2)
@@ -85,7 +85,7 @@ def test_features_only(name):
 
 
 @EVERY
-def test_torch_fx_traces_the_model_in_evaluation_and_training(name):
+def test_torch_fx_traces_the_model_in_both_modes(name):
     model = timm.create_model(name, **small(name))
     x = torch.randn(2, 3, 16, 16)
     for mode in (True, False):
@@ -98,22 +98,22 @@ def test_torch_fx_traces_the_model_in_evaluation_and_training(name):
     assert model.head.weight.grad is not None
 
 
-def test_features_of_weights_in_the_package():
+def test_features_of_package_weights():
     features = timm.create_model("mlit_nano.digits", pretrained=True, features_only=True, out_indices=[1]).eval()
     whole = create_model("mlit_nano.digits", pretrained=True).eval()
     x = torch.randn(1, 1, 16, 16)
     assert_close(features(x)[0], whole.forward_intermediates(x, [1], intermediates_only=True)[0])
 
 
-def test_images_have_as_many_channels_as_the_model():
-    """timm's validate asks for three channels and for the weights of the name, which may be of grey images."""
+def test_data_config_has_the_channels_of_the_model():
+    """timm's validate script requests three channels and the named weights, which may be for grey images."""
     model = timm.create_model("mlit_nano", pretrained=True, in_chans=3)
     assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 16, 16)
     grey = timm.create_model("feather_nano", in_chans=1)
     assert timm.data.resolve_model_data_config(grey)["input_size"] == (1, 32, 32)
 
 
-def test_weights_for_another_size_have_their_positions_resized():
+def test_weights_for_another_size_get_resized_positions():
     x = torch.randn(1, 1, 24, 24)
     theirs = timm.create_model("mlit_nano.digits", pretrained=True, img_size=24).eval()
     ours = timm.create_model("mlit_nano.digits", pretrained=True).eval()
@@ -122,8 +122,8 @@ def test_weights_for_another_size_have_their_positions_resized():
     assert timm.models.get_model_input_config(ours)["input_size"] == (1, 24, 24)
 
 
-def test_a_folder_that_timm_wrote_comes_back(tmp_path):
-    """Also after another pooling and another image size."""
+def test_a_folder_written_by_timm_loads(tmp_path):
+    """This also holds after a change of pooling and image size."""
     torch.manual_seed(0)
     model = timm.create_model("mlit_nano", num_classes=4).eval()
     model.reset_classifier(5, "avg")
@@ -134,8 +134,8 @@ def test_a_folder_that_timm_wrote_comes_back(tmp_path):
     assert_close(again(x), model(x))
 
 
-def test_two_steps_of_timms_training_with_no_size_given():
-    """What timm's train and validate scripts do: data as the model wants them, timm's optimiser, loss and average."""
+def test_training_steps_with_timms_defaults():
+    """As timm's train script does: data in the model's format, timm's optimiser, loss and moving average."""
     model = timm.create_model("mlit_nano", num_classes=3)
     data = timm.data.resolve_data_config({}, model=model)
     transform = timm.data.create_transform(**data, is_training=True)

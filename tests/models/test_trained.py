@@ -25,7 +25,7 @@ OPTIMISERS = ("adamw", "lion", "muon")
 
 
 def fitting(config: EncoderConfig) -> EncoderConfig:
-    """For images of 16 px and patches of 4."""
+    """Adapts the configuration to images of 16 px and patches of 4 px."""
     if isinstance(config.patches, ConvStemConfig):
         return replace(config, patches=ConvStemConfig(3))
     if isinstance(config.patches, ResidualStemConfig):
@@ -36,7 +36,7 @@ def fitting(config: EncoderConfig) -> EncoderConfig:
 
 
 @pytest.mark.parametrize(("number", "variant"), list(enumerate(VARIANTS)))
-def test_two_steps(number, variant, arrays, small, tmp_path):
+def test_every_variant_trains_and_loads(number, variant, arrays, small, tmp_path):
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"arch": fitting(VARIANTS[variant])}
     for optimiser, precision in ((OPTIMISERS[number % 3], "float32"), (OPTIMISERS[(number + 1) % 3], "bfloat16")):
         fields |= {"optim.name": optimiser, "precision": precision, "optim.ema": 0.5}
@@ -48,7 +48,7 @@ def test_two_steps(number, variant, arrays, small, tmp_path):
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_named_models(name, arrays, small, tmp_path):
+def test_named_models_train(name, arrays, small, tmp_path):
     known = spec(name)
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {
         "model": name,
@@ -72,7 +72,7 @@ def test_poorvit_recipe(arrays, tmp_path):
 
 
 def test_poorvit_learning_rates():
-    """The rate is AdamW's 1e-3 for any batch, after a tenth of the run, and 1e-6 at the end."""
+    """AdamW's rate is 1e-3 for any batch size after a tenth of the run, and 1e-6 at the end."""
     config = recipe("poorvit_cifar10")
     peak = peak_learning_rate(config, 1024)
     assert peak == 1e-3
@@ -82,7 +82,7 @@ def test_poorvit_learning_rates():
 
 
 def test_latent_attention_in_a_named_model():
-    """PoorViTs' variant: a third of the width, for all three projections, saves 12,288 parameters each in each layer."""
+    """PoorViTs' variant with a rank of a third of the width saves 12,288 parameters per projection and layer."""
     whole, latent = (
         sum(p.numel() for p in feathervit.create_model("poorvit_tiny", num_classes=10, **parts).parameters())
         for parts in ({}, {"attention": LatentConfig()})
@@ -90,7 +90,7 @@ def test_latent_attention_in_a_named_model():
     assert whole - latent == 12 * 3 * 12_288
 
 
-def test_chance_is_not_drawn_in_evaluation():
+def test_evaluation_draws_no_random_numbers():
     for config in VARIANTS.values():
         model = feathervit.models.Encoder(config, img_size=8, patch_size=2, num_classes=3).eval()
         before = torch.get_rng_state()

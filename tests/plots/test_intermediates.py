@@ -1,4 +1,4 @@
-"""What happens inside a model, by name: against forward, the formulas, and torch's MultiheadAttention."""
+"""Named intermediate values against forward, the formulas, and torch's MultiheadAttention."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def gates(layer, x):
 
 
 @torch.no_grad()
-def test_equals_what_forward_computes(model, images):
+def test_intermediates_equal_forward(model, images):
     found = model.intermediates(images)
     assert_close(found["tokens"], model.forward_features(images))
     x, place, with_experts = found["embedding"], model.place(), []
@@ -55,7 +55,7 @@ def test_equals_what_forward_computes(model, images):
 
 
 @pytest.mark.parametrize("kv_heads", [6, 2, 1])
-def test_weights_are_those_of_torch(kv_heads):
+def test_attention_weights_equal_torchs(kv_heads):
     ours = GroupedQueryAttention(D, GQAConfig(HEADS, kv_heads)).double()
     x = torch.randn(2, 5, D, dtype=torch.float64)
     weights, values = ours.look(x)
@@ -65,7 +65,7 @@ def test_weights_are_those_of_torch(kv_heads):
 
 
 @torch.no_grad()
-def test_only_what_is_asked_for(images):
+def test_only_requested_intermediates_are_returned(images):
     model = build(VARIANTS["moe"]).double().eval()
     whole = model.intermediates(images)
     found = model.intermediates(images, ("gate",))

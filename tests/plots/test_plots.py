@@ -1,4 +1,4 @@
-"""The plots of a model: their values against formulas written literally; the verbs, and what they refuse."""
+"""The plots of a model: their values against formulas written literally; the verbs, and their errors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.models.test_encoder import VARIANTS, build
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A classifier of ours with experts, a dummy patch and learned positions, trained for one epoch."""
+    """A classifier with experts, a dummy patch and learned positions, trained for one epoch."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     fields = {"arch.depth": 2, "arch.dim": 16, "augment.policy": "none", "split.train_per_class": 8}
     feathervit.train("digits", data="digits", out=folder, epochs=1, **fields)
     return folder
 
 
-def test_rollout_is_abnar_and_zuidemas():
+def test_rollout_follows_abnar_and_zuidema():
     weights = [torch.rand(1, 2, 4, 4, dtype=torch.float64).softmax(-1) for _ in range(3)]
     whole = np.eye(4)
     for weight in weights:
@@ -38,7 +38,7 @@ def test_rollout_is_abnar_and_zuidemas():
     assert_close(rollout(weights).sum(-1), torch.ones(1, 4, dtype=torch.float64))
 
 
-def test_the_readout_looks_as_the_weights_say():
+def test_readout_attention_equals_the_weights():
     model, config = build(VARIANTS["latent"]).eval(), RunConfig(img_size=8)  # three class tokens
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
     last, _ = readout_attention(model, images, config)
@@ -48,7 +48,7 @@ def test_the_readout_looks_as_the_weights_say():
     assert_close(last[1, 2, 1, 3], expected.detach())
 
 
-def test_a_patch_is_divided_among_its_experts_as_its_gates_are():
+def test_experts_map_divides_patches_by_gates():
     gates = np.array([[0.25, 0.75, 0.0], [0.0, 0.0, 1.0], [0.5, 0.0, 0.5], [0.0, 0.9, 0.1]])
     found = experts_map(gates, 20)  # four patches of 10 px
     assert found.shape == (20, 20)
@@ -59,7 +59,7 @@ def test_a_patch_is_divided_among_its_experts_as_its_gates_are():
 
 
 @torch.no_grad()
-def test_use_of_experts_counts_tokens(trained):
+def test_expert_use_counts_tokens(trained):
     encoder, stored = load_encoder(trained)
     data = own_data(stored.config).subset(range(100))
     use = expert_use(encoder, data, stored.config)
@@ -70,7 +70,9 @@ def test_use_of_experts_counts_tokens(trained):
         threes = [i for i in range(100) if data.labels[i] == 3]
         tokens = [gate[i, n] for i in threes for n in range(gate.shape[1])]
         expected = [sum(float(t[e]) > 0 for t in tokens) / len(tokens) for e in range(gate.shape[2])]
-        assert found[3].tolist() == pytest.approx(expected, abs=0.02)  # rounding of an image's pixels may turn a token
+        assert found[3].tolist() == pytest.approx(
+            expected, abs=0.02
+        )  # rounding of an image's pixels may change a token
 
 
 def test_filters_and_positions():
@@ -100,7 +102,7 @@ def test_verbs_write_an_image(verb, trained, tmp_path, capsys):
         assert np.asarray(Image.open(path)).shape[0] < drawn.shape[0]
 
 
-def test_rows_say_the_true_and_the_predicted_class(trained):
+def test_row_names_show_the_true_and_predicted_class(trained):
     from feathervit.plots.subject import row_names, varied
 
     encoder, stored = load_encoder(trained)
@@ -126,7 +128,7 @@ def test_varied_images_of_few_classes_are_spread(arrays):
     assert varied(two, 4).labels.tolist() == [0, 0, 2, 2]
 
 
-def test_auto_encoders_have_plots_too(folder, small, tmp_path):
+def test_autoencoders_have_plots(folder, small, tmp_path):
     fields = {k: v for k, v in small.items() if not k.startswith(("augment", "loss"))}
     feathervit.pretrain(data=folder, out=tmp_path / "mae", epochs=1, **fields)
     for verb in ("routing", "patches", "positions"):
@@ -134,7 +136,7 @@ def test_auto_encoders_have_plots_too(folder, small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("verb", "fields", "says"),
+    ("verb", "fields", "message"),
     [
         ("routing", {"model": "poorvit_tiny"}, "no layer with more than one expert"),
         ("attention", {"arch.readout": "mean"}, "read-out 'mean' and no read-out token"),
@@ -143,7 +145,7 @@ def test_auto_encoders_have_plots_too(folder, small, tmp_path):
         ("patches", {"model": "timm:test_vit", "img_size": 32}, "is timm:test_vit;"),
     ],
 )
-def test_what_cannot_be_shown_is_refused(verb, fields, says, arrays, small, tmp_path, capsys):
+def test_impossible_plots_are_refused(verb, fields, message, arrays, small, tmp_path, capsys):
     parts = {} if "model" in fields else {k: v for k, v in small.items() if k.startswith("arch.")}
     sizes = {"img_size": 16, "patch_size": 4, "batch_size": 96}
     if "model" in fields:
@@ -152,5 +154,5 @@ def test_what_cannot_be_shown_is_refused(verb, fields, says, arrays, small, tmp_
     Image.fromarray(arrays[0][0]).save(tmp_path / "mine.png")
     named = [str(tmp_path / "mine.png")] if verb in ("routing", "attention") else []
     assert main(["plot", verb, str(tmp_path / "run"), *named, "--out", str(tmp_path / "out.png")]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out.png").exists()

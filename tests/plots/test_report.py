@@ -1,4 +1,4 @@
-"""The report: what stands in it, that it asks for nothing from elsewhere, and that a run never fails for it."""
+"""The report: its content, no requests to other hosts, and no failed run because of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.conftest import write_images
 
 
 class Page(HTMLParser):
-    """Headings, the cells of all rows, texts by tag, attributes that could fetch something."""
+    """Parses headings, the cells of all rows, texts by tag, and attributes that could fetch something."""
 
     def __init__(self, path):
         super().__init__()
@@ -79,7 +79,7 @@ def run(folder, small, tmp_path, with_report):
     return feathervit.train(data=folder, out=tmp_path / "run", epochs=2, command="feathervit train 'a b'", **small)
 
 
-def test_what_stands_in_it(run, folder):
+def test_contents_of_the_report(run, folder):
     page, result = Page(run.folder / "report.html"), json.loads((run.folder / "result.json").read_text())
     assert page.headings == [
         *("Classes", "Worst mistakes", "Confidence", "Training", "Experts", "Data", "How it was made")
@@ -95,7 +95,7 @@ def test_what_stands_in_it(run, folder):
     for i, name in enumerate(("flat", "tall", "tiles")):
         counts = [int(rows[name][2]), int(rows[name][3])]
         assert counts[1] == 8
-        assert 20 <= counts[0] <= 22  # 24 less the held-out
+        assert 20 <= counts[0] <= 22  # 24 minus the held-out images
         assert rows[name][0] == f"{100 * confusion[i, i] / 8:.1f} %"
         if confusion[:, i].sum():
             assert rows[name][4] == f"{100 * confusion[i, i] / confusion[:, i].sum():.1f} %"
@@ -106,7 +106,7 @@ def test_what_stands_in_it(run, folder):
     assert all(pixels(image).std() > 1 and image["alt"] for image in page.images)
 
 
-def test_mistakes_are_those_the_model_was_surest_of(run, folder):
+def test_mistakes_are_sorted_by_confidence(run, folder):
     page, predictor = Page(run.folder / "report.html"), feathervit.load(run.folder)
     files = sorted((folder / "test").glob("*/*.png"))
     wrong = [(p, f) for p, f in zip(predictor.predict(files), files, strict=True) if p.label != f.parent.name]
@@ -127,7 +127,7 @@ def test_mistakes_are_those_the_model_was_surest_of(run, folder):
         assert any(np.array_equal(pixels(other)[..., :3], sample) for sample in samples[prediction.label])
 
 
-def test_confused_pairs_come_with_their_images(run, folder):
+def test_confused_pairs_show_their_images(run, folder):
     page, result = Page(run.folder / "report.html"), json.loads((run.folder / "result.json").read_text())
     names, counts = result["test"]["class_names"], np.array(result["test"]["confusion"])
     strips = [image for image in page.images if re.match("images of .* predicted as", image["alt"])]
@@ -142,7 +142,7 @@ def test_confused_pairs_come_with_their_images(run, folder):
     assert np.array_equal(pixels(strips[0])[:16, :16, :3], np.asarray(Image.open(wrong[0]).convert("RGB")))
 
 
-def test_reliability_before_and_after(run, folder, tmp_path, small, with_report, monkeypatch):
+def test_reliability_before_and_after_calibration(run, folder, tmp_path, small, with_report, monkeypatch):
     def notes(out):
         page = Page(out / "report.html")
         shown = [image["alt"] for image in page.images if image["alt"].startswith("accuracy over confidence")]
@@ -150,18 +150,18 @@ def test_reliability_before_and_after(run, folder, tmp_path, small, with_report,
         assert len(shown) == len(found)
         return found
 
-    (said,) = notes(run.folder)
+    (printed,) = notes(run.folder)
     text = Page(run.folder / "report.html").text
     assert "24 test images" in text  # the summary at the top, before all tables
     assert text.index("chance level") < text.index("right when named") < text.index("fingerprint")
     found = calibrate(run.folder)
     for when in ("before", "after"):
         figures = found["test"][when]  # fitted on val, shown on test
-        assert f"error {100 * figures['ece']:.1f} %, NLL {figures['nll']:.3f} " in said
-    assert f"divided by {found['temperature']:.2f}, which fits the 7 val images" in said
-    assert "24 images are too few" in said
-    report(run.folder)  # of calibrated weights it says the same
-    assert notes(run.folder) == [said]
+        assert f"error {100 * figures['ece']:.1f} %, NLL {figures['nll']:.3f} " in printed
+    assert f"divided by {found['temperature']:.2f}, which fits the 7 val images" in printed
+    assert "24 images are too few" in printed
+    report(run.folder)  # the report of calibrated weights is the same
+    assert notes(run.folder) == [printed]
 
     def none(*_):
         raise DataError("too few")
@@ -180,7 +180,7 @@ def test_reliability_before_and_after(run, folder, tmp_path, small, with_report,
     assert notes(tmp_path / "none") == []
 
 
-def test_all_that_is_drawn_is_also_a_file(run, folder):
+def test_every_chart_is_also_a_file(run, folder):
     charts = {"loss", "accuracy", "learning-rate", "balance-of-the-experts", "confusion", "experts", "reliability"}
     files = {path.stem: Image.open(path) for path in (run.folder / "report").iterdir()}
     assert files.keys() == charts | {"samples", "mistakes"}
@@ -197,28 +197,28 @@ def test_all_that_is_drawn_is_also_a_file(run, folder):
     wide, high = files["samples"].size
     assert (wide > 8 * 64) and high > 3 * 64
     shutil.rmtree(folder)
-    report(run.folder)  # what could not be drawn any more is gone
+    report(run.folder)  # charts that can no longer be drawn are removed
     assert {path.stem for path in (run.folder / "report").iterdir()} == charts - {"reliability", "experts"}
 
 
-def test_it_asks_for_nothing_and_names_are_only_names(tmp_path, small, with_report):
+def test_the_page_requests_nothing_and_escapes_names(tmp_path, small, with_report):
     names = ("<script>alert(1)<", "a & $x_b$ \"q'", "{{ 7 * 7 }}日本")
     data = write_images(tmp_path / "<i>set", 12, classes=names)
     feathervit.train(data=data, out=tmp_path / "run", epochs=1, command="<img src=x>", **small)
     page = Page(tmp_path / "run" / "report.html")
     assert not page.tags & {"i>set", "link", "iframe", "object"}
-    (script,) = re.findall("<script>(.*?)</script>", page.html, re.DOTALL)  # one, which the page's policy knows
+    (script,) = re.findall("<script>(.*?)</script>", page.html, re.DOTALL)  # one script, which the page's policy allows
     assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in page.html
-    asked = [value for value in page.fetched if not value.startswith("#")]
-    assert len(asked) == len(page.images) > 5
-    assert all(value.startswith("data:image/png;base64,") for value in asked)
+    requested = [value for value in page.fetched if not value.startswith("#")]
+    assert len(requested) == len(page.images) > 5
+    assert all(value.startswith("data:image/png;base64,") for value in requested)
     assert not re.findall(r"url\(|@import|https?://", page.html)
     assert "default-src 'none'" in page.html
     assert "<img src=x>" in page.text
     assert {row[0] for row in page.rows} >= set(names)
 
 
-def test_pre_training(folder, small, tmp_path, with_report):
+def test_pretraining_report(folder, small, tmp_path, with_report):
     fields = {k: v for k, v in small.items() if not k.startswith(("augment", "loss"))}
     done = feathervit.pretrain(data=folder, out=tmp_path / "mae", epochs=2, **fields)
     page = Page(tmp_path / "mae" / "report.html")
@@ -247,20 +247,20 @@ def test_pre_training(folder, small, tmp_path, with_report):
         {"model": "poorvit_tiny", "arch.depth": 1, "img_size": 16, "patch_size": 4, "split.val_fraction": 0.0},
     ],
 )
-def test_models_without_experts_and_data_held_only_in_memory(fields, arrays, tmp_path, with_report):
+def test_models_without_experts_and_data_in_memory(fields, arrays, tmp_path, with_report):
     out = tmp_path / "run"
     feathervit.train(data=arrays, out=out, epochs=1, **fields)
     page = Page(out / "report.html")
     assert "Experts" not in page.headings
     assert ("Classes" in page.headings) == ("split.val_fraction" not in fields)
     assert "Samples of each class" in page.text
-    report(out)  # from the folder alone: without the images, which are in no file
+    report(out)  # only from the folder, which does not contain the images
     page = Page(out / "report.html")
     assert "came as arrays" in page.text
     assert "Samples of each class" not in page.text
 
 
-def test_data_that_is_gone_or_has_changed(run, folder, tmp_path, capsys):
+def test_missing_or_changed_data(run, folder, tmp_path, capsys):
     assert main(["report", str(run.folder)]) == 0
     assert capsys.readouterr().out.strip() == str(run.folder / "report.html")
     whole = Page(run.folder / "report.html")
@@ -274,10 +274,10 @@ def test_data_that_is_gone_or_has_changed(run, folder, tmp_path, capsys):
     page = Page(run.folder / "report.html")
     assert "left out" in page.text
     assert "Worst mistakes" not in page.headings
-    assert "Classes" in page.headings  # the result knows the confusion
+    assert "Classes" in page.headings  # the result contains the confusion matrix
 
 
-def test_what_is_no_finished_run(run, tmp_path, capsys):
+def test_invalid_run_folders_are_refused(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["report", str(tmp_path / "empty")]) == 2
     assert "finished" in capsys.readouterr().err
@@ -287,21 +287,23 @@ def test_what_is_no_finished_run(run, tmp_path, capsys):
         report(run.folder)
 
 
-def test_a_run_does_not_fail_for_its_report(folder, small, tmp_path, with_report, monkeypatch):
+def test_a_failing_report_does_not_fail_the_run(folder, small, tmp_path, with_report, monkeypatch):
     def broken(*_, **__):
         raise OSError("no font")
 
     monkeypatch.setattr(charts, "confusion", broken)
-    said = []
-    monkeypatch.setattr("rich.console.Console.print", lambda _, text="", **__: said.append(str(text)))
+    printed = []
+    monkeypatch.setattr("rich.console.Console.print", lambda _, text="", **__: printed.append(str(text)))
     done = feathervit.train(data=folder, out=tmp_path / "run", epochs=1, **small)
     assert done.finished
     assert (tmp_path / "run" / "result.json").exists()
     assert not (tmp_path / "run" / "report.html").exists()
-    assert [line for line in said if "report.html" in line] == ["note: no report.html was written (OSError: no font)"]
+    assert [line for line in printed if "report.html" in line] == [
+        "note: no report.html was written (OSError: no font)"
+    ]
 
 
-def test_reliability_is_what_the_calibration_error_sums():
+def test_reliability_bins_sum_to_the_calibration_error():
     p = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)).mul(2).softmax(-1).double().numpy()
     labels = np.arange(300) % 4
     mean, accuracy, count = charts.bins(p.max(1), p.argmax(1) == labels)
@@ -311,7 +313,7 @@ def test_reliability_is_what_the_calibration_error_sums():
 
 
 class Halved(torch.nn.Module):
-    """An attention of somebody else: it has none of the names that ours have."""
+    """A third-party attention, which lacks the attributes of ours."""
 
     def __init__(self, dim):
         super().__init__()
@@ -321,7 +323,7 @@ class Halved(torch.nn.Module):
         return self.own(x_BND) / 2
 
 
-def test_parts_of_others_break_no_report(folder, small, tmp_path, with_report):
+def test_third_party_parts_do_not_break_the_report(folder, small, tmp_path, with_report):
     @timm.models.register_model
     def mlit_nano_halved(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
         model = feathervit.create_model("mlit_nano", **kwargs)
@@ -336,7 +338,7 @@ def test_parts_of_others_break_no_report(folder, small, tmp_path, with_report):
     assert "left out" not in page.text
 
 
-def test_a_part_that_fails_is_left_out_with_a_note(run, monkeypatch):
+def test_a_failing_part_is_replaced_by_a_note(run, monkeypatch):
     def broken(*_, **__):
         raise AttributeError("this model has no gates")
 
@@ -348,7 +350,7 @@ def test_a_part_that_fails_is_left_out_with_a_note(run, monkeypatch):
     assert "Classes" in page.headings
 
 
-def test_exports_that_exist_are_listed(run):
+def test_existing_exports_are_listed(run):
     def write(name, **fields):
         (run.folder / name).mkdir()
         found = {"finished": True, "bytes": 612_345, "agreement": 0.9876, "n": 24, "top1": 0.875, "passed": True}
@@ -366,7 +368,7 @@ def test_exports_that_exist_are_listed(run):
     assert "onnx" not in rows
 
 
-def test_a_click_on_a_heading_sorts_the_classes(run, browser):
+def test_clicking_a_heading_sorts_the_classes(run, browser):
     browser.get((run.folder / "report.html").as_uri())
     shares = lambda: [  # noqa: E731
         float(cell.text.split()[0])
@@ -381,10 +383,10 @@ def test_a_click_on_a_heading_sorts_the_classes(run, browser):
     browser.execute_script("arguments[0].click()", name)
     names = [cell.text for cell in browser.find_elements("css selector", "table.sortable tbody th")]
     assert names == ["flat", "tall", "tiles"]
-    assert browser.get_log("browser") == []  # the page's policy had nothing to stop
+    assert browser.get_log("browser") == []  # nothing was blocked by the page's policy
 
 
-def test_a_stopped_run_has_a_report_that_says_so(arrays, small, tmp_path, with_report):
+def test_the_report_of_a_stopped_run_is_unfinished(arrays, small, tmp_path, with_report):
     stopped = feathervit.train(data=arrays, out=tmp_path / "run", max_minutes=1e-6, epochs=30, **small)
     while stopped.result is None:  # its first epoch has not ended
         stopped = feathervit.train(data=arrays, out=tmp_path / "run", resume=True, max_minutes=1e-6)

@@ -27,8 +27,8 @@ def rotated(x: Tensor, row: int, column: int, base: float = 100.0) -> Tensor:
 
 
 def conv_feedforward(layer, x: Tensor, prefix: int, kept: list[int], grid: int, recalibrated: bool) -> Tensor:
-    """DAFF of arXiv 2210.05958 without batch norms for one image, [P + K, D]: the patches stand on their places of the grid,
-    everywhere else is zero. `recalibrated`: the prefix tokens are scaled by what the patches' mean says."""
+    """DAFF of arXiv 2210.05958 without batch norms for one image, [P + K, D]: the patches are at their places of the grid,
+    and everything else is zero. `recalibrated`: the prefix tokens are scaled by a function of the patches' mean."""
     w1, b1, w2, b2 = layer.fc1.weight, layer.fc1.bias, layer.fc2.weight, layer.fc2.bias
     h = {patch: gelu(w1 @ x[prefix + n] + b1) for n, patch in enumerate(kept)}
     y = []

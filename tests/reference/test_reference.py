@@ -1,4 +1,4 @@
-"""The oracles reproduce the paper's numeric examples, and what its text and the facts sheet state."""
+"""The oracles reproduce the paper's numeric examples, and the statements of its text and the facts sheet."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_psi_of_eq_9_last_row():
     assert_close(moe.psi(H, 2)[2], printed, atol=1e-6, rtol=0)
 
 
-def test_load_probability_is_the_chance_of_being_chosen_again():
-    """What Eq. 5 means: redraw one entry's noise, keep the others'; how often is it among the k largest?"""
+def test_load_probability_is_the_chance_of_being_chosen():
+    """Eq. 5: redraw one entry's noise, keep the others, and count how often the entry is among the k largest."""
     generator = torch.Generator().manual_seed(0)
     x, w_gate, w_noise, noise = (torch.randn(s, generator=generator).double() for s in [(1, 3), (3, 4), (3, 4), (1, 4)])
     p = moe.load_probability(x, w_gate, w_noise, noise, k=2)[0]

@@ -1,7 +1,7 @@
-"""The command line in a process of its own that is killed: at a moment after its start, or when a file changes.
+"""Runs the command line in its own process and kills it, at a moment after its start or when a file changes.
 
-Most processes are forked from one that has loaded the libraries, so that a kill hits their work and not the loading. Others
-start as a user's do.
+Most processes are forked from one with loaded libraries, so that a kill hits their work and not the loading. Others start
+a new interpreter, like a user.
 """
 
 from __future__ import annotations
@@ -40,25 +40,27 @@ if POSIX:
 @dataclass
 class Ended:
     status: int  # below 0: the signal that killed it
-    said: str
+    output: str
     seconds: float
 
 
 class Command:
-    """Runs `feathervit WORDS` on one thread, with a state at the end of each epoch.
+    """Runs `feathervit ARGUMENTS` on one thread, with a state at the end of each epoch.
 
     `fresh` starts a new interpreter. `limit`: bytes of the largest file that it may write.
     """
 
-    def __init__(self, words: Sequence[object], said: Path, *, fresh: bool = False, limit: int | None = None):
-        self.said, self.began = said, time.monotonic()
-        words = list(map(str, words))
+    def __init__(self, arguments: Sequence[object], log: Path, *, fresh: bool = False, limit: int | None = None):
+        self.log, self.began = log, time.monotonic()
+        arguments = list(map(str, arguments))
         self.fresh = fresh
         if fresh:
-            program = f"from tests.reliability.commands import begin; begin({words!r}, {{}}, {str(said)!r}, {limit!r})"
+            program = (
+                f"from tests.reliability.commands import begin; begin({arguments!r}, {{}}, {str(log)!r}, {limit!r})"
+            )
             self.process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
         else:
-            self.process = forking.Process(target=begin, args=(words, dict(os.environ), str(said), limit))
+            self.process = forking.Process(target=begin, args=(arguments, dict(os.environ), str(log), limit))
             self.process.start()
 
     @property
@@ -78,13 +80,13 @@ class Command:
 
     def end(self) -> Ended:
         self.wait(300)
-        said = self.said.read_text() if self.said.exists() else ""
-        return Ended(self.status, said, time.monotonic() - self.began)
+        output = self.log.read_text() if self.log.exists() else ""
+        return Ended(self.status, output, time.monotonic() - self.began)
 
 
-def begin(words: list[str], environment: dict[str, str], said: str, limit: int | None) -> None:
+def begin(arguments: list[str], environment: dict[str, str], log: str, limit: int | None) -> None:
     os.environ.update(environment)
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
     if limit is not None:
@@ -94,25 +96,25 @@ def begin(words: list[str], environment: dict[str, str], said: str, limit: int |
     loop.SHORT_EPOCH_SECONDS, loop.WRITING_SHARE = 0.0, 1e9
     from feathervit.cli import main
 
-    sys.exit(main(words))
+    sys.exit(main(arguments))
 
 
-def run(words: Sequence[object], said: Path, **options) -> Ended:
-    return Command(words, said, **options).end()
+def run(arguments: Sequence[object], log: Path, **options) -> Ended:
+    return Command(arguments, log, **options).end()
 
 
-def killed(words: Sequence[object], said: Path, folder: Path, chance: random.Random, seconds: float) -> Ended:
+def killed(arguments: Sequence[object], log: Path, folder: Path, chance: random.Random, seconds: float) -> Ended:
     """Kills the command at a random moment.
 
-    One of four times it is a new interpreter, killed at any time within `seconds`. Otherwise the kill comes when a random
-    number of files under `folder` has changed, at once or a moment later.
+    In one of four cases it is a new interpreter, killed at any time within twice `seconds`. Otherwise the kill comes when a
+    random number of files under `folder` has changed, at once or a moment later.
     """
     if chance.random() < 0.25:
-        command = Command(words, said, fresh=True)
+        command = Command(arguments, log, fresh=True)
         command.wait(chance.uniform(0, 2 * seconds))
         return command.kill()
     left, seen = chance.randrange(1, 60), files(folder)
-    command = Command(words, said)
+    command = Command(arguments, log)
     while command.status is None and left > 0:
         time.sleep(0.0005)
         now = files(folder)
@@ -123,7 +125,7 @@ def killed(words: Sequence[object], said: Path, folder: Path, chance: random.Ran
 
 
 def files(folder: Path) -> set[tuple[str, int]]:
-    """The files, each with its inode, so that a replaced file counts as another."""
+    """The files, each with its inode, so that a replaced file counts as a new one."""
     found = set()
     for path, _, names in os.walk(folder):
         for name in names:
@@ -134,5 +136,5 @@ def files(folder: Path) -> set[tuple[str, int]]:
 
 def finished(ended: Ended) -> bool:
     """Whether the command ended before it was killed. Any other status is a failure."""
-    assert ended.status in (0, -signal.SIGKILL), ended.said
+    assert ended.status in (0, -signal.SIGKILL), ended.output
     return ended.status == 0

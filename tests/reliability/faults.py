@@ -1,4 +1,4 @@
-"""Simulates a dead process or a full disk from a chosen change of a file on."""
+"""Simulates a dead process or a full disk, starting at a chosen file change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from feathervit.errors import FeatherVitError
 
 
 class Killed(BaseException):
-    """Raised by every change of a file after the process's last one, so that clean-up does nothing either."""
+    """Raised by every file change after the death of the process, so that clean-up does nothing either."""
 
 
 def full() -> OSError:
@@ -26,10 +26,10 @@ def full() -> OSError:
 
 @contextmanager
 def from_change(at: float, error: Callable[[], BaseException]) -> Iterator[list[str]]:
-    """From the `at`-th change of a file on, counted from 0, every change raises `error()`. Yields the changes so far.
+    """Every file change from number `at` on, counted from 0, raises `error()`. Yields the changes so far.
 
-    A change is a file opened for writing, synced, renamed or removed, a folder made, a time set. A full disk lets
-    things be removed and times be set.
+    A change opens a file for writing, syncs, renames or removes it, makes a folder or sets a time. A full disk still
+    allows removing files and setting times.
     """
     changes: list[str] = []
 
@@ -58,7 +58,7 @@ def from_change(at: float, error: Callable[[], BaseException]) -> Iterator[list[
 
 
 def cut(at: int, error: Callable[[], BaseException], work: Callable[[], object], kind: type) -> list[str]:
-    """Does `work` with the fault from change `at` on. It must end as if killed, or with an error of `kind`.
+    """Runs `work` with the fault from change `at` on. It must end as if killed, or with an error of `kind`.
 
     Returns the changes made.
     """

@@ -1,5 +1,5 @@
-"""A process dies, or the disk is full, at each change of a file. Finished work stays, and the same command or `resume`
-continues to the same result."""
+"""A process dies, or the disk is full, at each file change. Finished work is kept, and the same command or `resume` gives
+the same result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def quick_disk(monkeypatch):
 
 @pytest.fixture
 def every_epoch(monkeypatch):
-    """A state at each epoch's end, however short."""
+    """Writes a state at the end of each epoch, even a short one."""
     monkeypatch.setattr(loop, "SHORT_EPOCH_SECONDS", 0.0)
     monkeypatch.setattr(loop, "WRITING_SHARE", 1e9)
 
@@ -57,7 +57,7 @@ EVERY = pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.
 @EVERY
 @pytest.mark.parametrize("error", [Killed, full])
 @pytest.mark.parametrize("verb", ["train", "pretrain"])
-def test_a_run(verb, error, stride, arrays, tmp_path, small, every_epoch):
+def test_run_survives_faults(verb, error, stride, arrays, tmp_path, small, every_epoch):
     arguments = {"data": arrays, **small, **TINY}
     if verb == "pretrain":
         del arguments["loss.label_smoothing"]
@@ -77,7 +77,7 @@ def test_a_run(verb, error, stride, arrays, tmp_path, small, every_epoch):
 
 
 @EVERY
-def test_a_run_that_replaces_another(stride, arrays, tmp_path, small, every_epoch):
+def test_overwriting_a_run_survives_kills(stride, arrays, tmp_path, small, every_epoch):
     """Killed while it empties the folder, the run never looks like the earlier one. The same command restarts it."""
     arguments = {"data": arrays, **small, **TINY}
     feathervit.train(out=tmp_path / "whole", **arguments)
@@ -99,7 +99,7 @@ def test_a_run_that_replaces_another(stride, arrays, tmp_path, small, every_epoc
         assert rows(out) == rows(tmp_path / whole), made
 
 
-def test_a_run_killed_before_its_first_state_has_each_epoch_once(arrays, tmp_path, small, monkeypatch):
+def test_epochs_appear_once_after_an_early_kill(arrays, tmp_path, small, monkeypatch):
     arguments = {"data": arrays, **small, **TINY, "epochs": 5}
     feathervit.train(out=tmp_path / "whole", **arguments)
     step = loop.Trainer.train_step
@@ -131,7 +131,7 @@ def trained(tmp_path_factory):
 
 @EVERY
 @pytest.mark.parametrize("error", [Killed, full])
-def test_a_study(error, stride, tmp_path, trained, monkeypatch):
+def test_study_survives_faults(error, stride, tmp_path, trained, monkeypatch):
     """Tests the study's own files. Other tests resume the run of a cell."""
     ended = []
 
@@ -150,7 +150,7 @@ def test_a_study(error, stride, tmp_path, trained, monkeypatch):
     for at in range(0, len(changes), stride):
         out = tmp_path / f"{at}"
         made = cut(at, error, lambda out=out: run_study(study, out), RunFolderError)
-        if error is Killed:  # the dead owner's claims are of a process that is not there
+        if error is Killed:  # the dead owner's claims name a process that does not exist
             for path in out.rglob("claim-*.json"):
                 path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', '"pid": 4194304'))
         done = [arm for arm in "ab" if read_cell(out, arm, 0)]
@@ -165,8 +165,8 @@ def test_a_study(error, stride, tmp_path, trained, monkeypatch):
         ]
 
 
-def test_a_study_does_not_mix_data_that_changed(tmp_path):
-    """It refuses before and after a cell's first state. Finished cells stay, and with the old data it continues."""
+def test_a_study_refuses_changed_data(tmp_path):
+    """It refuses before and after a cell's first state. Finished cells are kept, and with the old data it continues."""
     images = write_images(tmp_path / "set", 6)
     fields = {"img_size": 8, "patch_size": 2, "arch.depth": 1, "arch.dim": 16, "model": "mlit_nano", "batch_size": 8}
     study = Study("s", "?", replace(recipe("folder"), data=str(images)), {"a": {}}, {"": Size((0, 1), fields, 1)})
@@ -182,7 +182,7 @@ def test_a_study_does_not_mix_data_that_changed(tmp_path):
     assert (tmp_path / "study" / "cells" / "a" / "seed-0" / "cell.json").read_bytes() == before
 
 
-def test_a_claim_that_a_full_disk_left_empty_is_held_by_nobody(tmp_path, monkeypatch):
+def test_an_empty_claim_has_no_owner(tmp_path, monkeypatch):
     def failing(*_):
         raise full()
 
@@ -197,7 +197,7 @@ def test_a_claim_that_a_full_disk_left_empty_is_held_by_nobody(tmp_path, monkeyp
 
 @EVERY
 @pytest.mark.parametrize("error", [Killed, full])
-def test_an_export(error, stride, tmp_path, trained):
+def test_export_survives_faults(error, stride, tmp_path, trained):
     """It is complete, with "finished" in export.json, or the same command repeats it. A full disk leaves no folder."""
     run = shutil.copytree(trained.folder, tmp_path / "run")
     with from_change(math.inf, Killed) as changes:
@@ -221,7 +221,7 @@ def test_an_export(error, stride, tmp_path, trained):
 
 
 @pytest.mark.parametrize("error", [Killed, full])
-def test_a_cache(error, tmp_path, monkeypatch):
+def test_cache_survives_faults(error, tmp_path, monkeypatch):
     images = write_images(tmp_path / "set", 4)
     whole = load_data(images, img_size=8).train.images.clone()
     monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path / "counted"))
@@ -236,7 +236,7 @@ def test_a_cache(error, tmp_path, monkeypatch):
         assert torch.equal(load_data(images, img_size=8).train.images, whole), made
 
 
-def test_a_cache_that_is_removed_while_it_is_in_use_goes_on_being_seen(tmp_path):
+def test_a_removed_cache_stays_readable_while_in_use(tmp_path):
     data = load_data(write_images(tmp_path / "set", 4), img_size=8)
     before = data.train.images.clone()
     assert cache.clear_cache() > 0

@@ -29,34 +29,34 @@ DIGITS = ["--data", "digits", "--threads", "1", *MODEL]
 
 
 @pytest.fixture
-def said(tmp_path) -> Path:
+def log(tmp_path) -> Path:
     """The file for the output of a command."""
-    return tmp_path / "said.txt"
+    return tmp_path / "output.txt"
 
 
 @pytest.mark.parametrize(
-    ("verb", "words"),
+    ("verb", "arguments"),
     [
         ("train", ["--epochs", "8", "--split.train-per-class", "40", "--optim.ema", "0.9"]),
         ("pretrain", ["--epochs", "10", "--split.train-per-class", "40", "--split.val-fraction", "0.1"]),
     ],
 )
-def test_a_run(verb, words, tmp_path, said):
-    whole = run([verb, *DIGITS, *words, "--out", tmp_path / "whole"], said)
-    assert whole.status == 0, whole.said
-    epochs, chance, kills, number = int(words[1]), random.Random(verb), 0, 0
+def test_run_survives_kills(verb, arguments, tmp_path, log):
+    whole = run([verb, *DIGITS, *arguments, "--out", tmp_path / "whole"], log)
+    assert whole.status == 0, whole.output
+    epochs, chance, kills, number = int(arguments[1]), random.Random(verb), 0, 0
     while kills < KILLS:
         out, done = tmp_path / f"{number}", False
         while not done:
             begun = (out / "config.json").exists()
-            command = [verb, "--resume", "--threads", "1"] if begun else [verb, *DIGITS, *words]
+            command = [verb, "--resume", "--threads", "1"] if begun else [verb, *DIGITS, *arguments]
             before = (out / "result.json").read_bytes() if (out / "result.json").exists() else None
             if kills < KILLS:
-                done = finished(killed([*command, "--out", out], said, out, chance, whole.seconds))
+                done = finished(killed([*command, "--out", out], log, out, chance, whole.seconds))
                 kills += not done
             else:
-                done = finished(run([*command, "--out", out], said))
-            if before:  # it had ended but for its report
+                done = finished(run([*command, "--out", out], log))
+            if before:  # the run had ended except for its report
                 assert read_result(out / "result.json").epochs == json.loads(before)["epochs"]
         for name in ("last", "best"):
             assert same_weights(tmp_path / "whole" / f"{name}.safetensors", out / f"{name}.safetensors")
@@ -72,7 +72,7 @@ def test_a_run(verb, words, tmp_path, said):
     print(f"{kills} SIGKILLs in {number} runs")
 
 
-def test_a_study(tmp_path, said):
+def test_study_survives_kills(tmp_path, log):
     fields = {"batch_size": 64, "arch.depth": 1, "arch.dim": 16, "img_size": 8, "patch_size": 2}
     (tmp_path / "study.json").write_text(
         json.dumps(
@@ -87,8 +87,8 @@ def test_a_study(tmp_path, said):
         )
     )
     command = ["study", tmp_path / "study.json", "--threads", "1", "--out"]
-    whole = run([*command, tmp_path / "whole"], said)
-    assert whole.status == 0, whole.said
+    whole = run([*command, tmp_path / "whole"], log)
+    assert whole.status == 0, whole.output
     cells = [(arm, seed) for arm in ("slow", "two") for seed in (0, 1)]
     chance, kills, number = random.Random("study"), 0, 0
     while kills < KILLS:
@@ -96,12 +96,12 @@ def test_a_study(tmp_path, said):
         ended: dict[Path, bytes] = {}
         while not done:
             if kills < KILLS:
-                done = finished(killed([*command, out], said, out, chance, whole.seconds))
+                done = finished(killed([*command, out], log, out, chance, whole.seconds))
                 kills += not done
             else:
-                done = finished(run([*command, out], said))
+                done = finished(run([*command, out], log))
             for path, text in ended.items():
-                assert path.read_bytes() == text  # not run again, not lost
+                assert path.read_bytes() == text  # neither run again nor lost
             ended = {path: path.read_bytes() for path in out.glob("cells/*/*/cell.json")}
         for arm, seed in cells:
             found, wanted = (read_cell(folder, arm, seed) for folder in (out, tmp_path / "whole"))
@@ -119,28 +119,35 @@ def test_a_study(tmp_path, said):
     print(f"{kills} SIGKILLs in {number} studies")
 
 
-def test_an_export(tmp_path, said):
+def test_export_survives_kills(tmp_path, log):
     pytest.importorskip("onnxruntime")
-    made = run(["train", *DIGITS, "--epochs", "2", "--out", tmp_path / "run"], said)
-    assert made.status == 0, made.said
+    made = run(["train", *DIGITS, "--epochs", "2", "--out", tmp_path / "run"], log)
+    assert made.status == 0, made.output
     weights = (tmp_path / "run" / "best.safetensors").read_bytes()
     chance, kills = random.Random("export"), 0
     for to in ("onnx", "int8", "huggingface"):
-        words = ["export", tmp_path / "run", "--to", to, *(["--min-agreement", "0"] if to == "int8" else []), "--out"]
-        whole = run([*words, tmp_path / f"{to}-whole"], said)
-        assert whole.status == 0, whole.said
+        arguments = [
+            "export",
+            tmp_path / "run",
+            "--to",
+            to,
+            *(["--min-agreement", "0"] if to == "int8" else []),
+            "--out",
+        ]
+        whole = run([*arguments, tmp_path / f"{to}-whole"], log)
+        assert whole.status == 0, whole.output
         wanted = {path.name for path in (tmp_path / f"{to}-whole").iterdir()}
         number, until = 0, kills + KILLS // 3
         while kills < until:
             out, done = tmp_path / f"{to}-{number}", False
             while not done:
                 if kills < until:
-                    command = Command([*words, out], said)
+                    command = Command([*arguments, out], log)
                     command.wait(chance.uniform(0, whole.seconds))
                     done = finished(command.kill())
                     kills += not done
                 else:
-                    done = finished(run([*words, out], said))
+                    done = finished(run([*arguments, out], log))
                 record = out / "export.json"
                 if record.exists() and json.loads(record.read_text())["finished"]:
                     assert {path.name for path in out.iterdir()} >= wanted
@@ -155,23 +162,23 @@ def test_an_export(tmp_path, said):
     print(f"{kills} SIGKILLs")
 
 
-def test_a_cache(tmp_path, monkeypatch, said):
-    """Half a cache is never used: the next process has the pixels of every image."""
+def test_cache_survives_kills(tmp_path, monkeypatch, log):
+    """A partial cache is never used. The next process has the pixels of every image."""
     images = write_images(tmp_path / "set", 60, size=400)
-    words = ["train", "--data", images, "--threads", "1", "--epochs", "1", *MODEL, "--max-minutes", "0.0001"]
+    arguments = ["train", "--data", images, "--threads", "1", "--epochs", "1", *MODEL, "--max-minutes", "0.0001"]
     cache = tmp_path / "cache"
     monkeypatch.setenv("FEATHERVIT_CACHE", str(cache / "whole"))
     whole = load_data(images, img_size=8)
     chance, kills, building = random.Random("cache"), 0, 0
     while kills < KILLS:
-        place = cache / f"{kills}"
-        monkeypatch.setenv("FEATHERVIT_CACHE", str(place))
-        command = Command([*words, "--out", tmp_path / f"run-{kills}"], said)
-        while command.status is None and not list(place.glob("decoded/*.npy*.tmp")):
+        location = cache / f"{kills}"
+        monkeypatch.setenv("FEATHERVIT_CACHE", str(location))
+        command = Command([*arguments, "--out", tmp_path / f"run-{kills}"], log)
+        while command.status is None and not list(location.glob("decoded/*.npy*.tmp")):
             pass
         command.wait(chance.choice([0, chance.uniform(0, 0.5)]))
         kills += not finished(command.kill())
-        building += len(list(place.glob("decoded/*.npy"))) < 2  # train's and val's
+        building += len(list(location.glob("decoded/*.npy"))) < 2  # train's and val's
         found = load_data(images, img_size=8)
         for split in ("train", "val"):
             assert torch.equal(getattr(found, split).images, getattr(whole, split).images)

@@ -26,7 +26,7 @@ FIELDS = {
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path):
+def test_the_same_seed_in_two_processes(tmp_path):
     feathervit.train("digits", out=tmp_path / "here", seed=3, **FIELDS)
     flags = [word for name, value in FIELDS.items() for word in (f"--{name}", str(value))]
     command = ["train", "--recipe", "digits", "--threads", "1", "--seed", "3", "--out", str(tmp_path / "there"), *flags]
@@ -37,15 +37,15 @@ def test_two_processes(tmp_path):
     assert rows(tmp_path / "here") == rows(tmp_path / "there")
 
 
-def test_another_seed_is_another_model(tmp_path):
+def test_another_seed_gives_another_model(tmp_path):
     for seed in (3, 4):
         feathervit.train("digits", out=tmp_path / f"{seed}", seed=seed, **FIELDS | {"epochs": 1})
     assert not same_weights(tmp_path / "3" / "last.safetensors", tmp_path / "4" / "last.safetensors")
 
 
 @pytest.mark.slow
-def test_another_number_of_threads_is_equal_up_to_rounding(tmp_path):
-    """docs/choices.md promises this of threads."""
+def test_thread_counts_agree_up_to_rounding(tmp_path):
+    """docs/choices.md promises this for threads."""
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)

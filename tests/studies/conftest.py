@@ -11,12 +11,12 @@ from feathervit.studies import cell as runs
 
 @pytest.fixture
 def ran(monkeypatch) -> list[str]:
-    """The stage folders that were trained in, in order."""
-    folders, whole = [], runs.train
+    """The folders of the stages that were trained, in order."""
+    folders, original = [], runs.train
 
     def train(*args, out, **kwargs):
         folders.append("/".join(Path(out).parts[-3:]))
-        return whole(*args, out=out, **kwargs)
+        return original(*args, out=out, **kwargs)
 
     monkeypatch.setattr(runs, "train", train)
     return folders

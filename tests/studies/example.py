@@ -1,4 +1,4 @@
-"""A study of seconds."""
+"""A study that takes seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SMALL = {"batch_size": 32, "arch.depth": 2, "arch.dim": 32, "img_size": 8, "patc
 
 
 def digits(arms=None, seeds=(0, 1), epochs=2, **size) -> Study:
-    """A study of seconds: 80 handwritten digits, two small layers."""
+    """A study that takes seconds: 80 handwritten digits, two small layers."""
     arms = arms or {"slow": {"lr": 1e-3}, "quick": {"lr": 5e-3}}
     fields = {**SMALL, **size.pop("fields", {})}
     return Study("digits", "Which rate?", recipe("digits"), arms, {"": Size(seeds, fields, epochs, **size)})

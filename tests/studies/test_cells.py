@@ -52,29 +52,29 @@ def test_every_cell_is_run_once_with_its_changes(tmp_path, ran):
     assert read_plan(tmp_path).seeds == [0, 1, 5]
 
 
-def test_progress_inside_a_cell_is_said_and_logged(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr("rich.console.Console.print", _heard(said))
+def test_progress_inside_a_cell_is_printed_and_logged(tmp_path, monkeypatch):
+    printed = []
+    monkeypatch.setattr("rich.console.Console.print", _recording(printed))
     run_study(digits({"only": {}}, seeds=(0,)), tmp_path)
-    lines = [line for line in said if line.startswith("  epoch ")]
+    lines = [line for line in printed if line.startswith("  epoch ")]
     assert any("2/2" in line for line in lines)
     log = (cell_folder(tmp_path, "only", 0) / "log.txt").read_text()
     assert all(line.removeprefix("  ") in log for line in lines)
 
 
-def _heard(said):
+def _recording(printed):
     from rich.console import Console
 
-    whole = Console.print
+    original = Console.print
 
-    def print(self, *words, **rest):
-        said.append(" ".join(map(str, words)))
-        whole(self, *words, **rest)
+    def print(self, *arguments, **rest):
+        printed.append(" ".join(map(str, arguments)))
+        original(self, *arguments, **rest)
 
     return print
 
 
-def test_the_table_of_a_terminal_fits_80_columns():
+def test_the_terminal_table_fits_80_columns():
     names = ["short", "a-name-of-forty-letters-" + "x" * 16]
     cells = [
         {"arm": arm, "status": status, "test_top1": 0.5 + seed / 10, "minutes": 123.45}
@@ -108,8 +108,8 @@ def test_stages_run_one_after_another(tmp_path):
     assert (own["split"]["seed"], own["optim"]["warmup_epochs"]) == (3, 1.5)
 
 
-def test_flips_are_averaged_where_the_study_asks_for_it(tmp_path):
-    """The accuracy is that of the mean of two logits by hand; the plain figure stays what it was."""
+def test_flips_are_averaged_if_the_study_requests_it(tmp_path):
+    """The accuracy equals that of two averaged logits, computed by hand. The plain figure does not change."""
     plain = run_study(digits({"one": {}}, seeds=(0,)), tmp_path / "plain").found["cells"][0]
     ended = run_study(replace(digits({"one": {}}, seeds=(0,)), flip=True), tmp_path / "flip")
     (cell,) = ended.found["cells"]
@@ -124,7 +124,7 @@ def test_flips_are_averaged_where_the_study_asks_for_it(tmp_path):
     assert "| Test, flip averaged |" in table(ended.found)
 
 
-def test_a_failed_cell_is_recorded_and_the_study_goes_on(tmp_path, ran):
+def test_a_failed_cell_is_recorded_and_the_study_continues(tmp_path, ran):
     study = digits({"wild": {"lr": 1e30}, "quick": {"lr": 5e-3}}, seeds=(0,), fields={"optim.warmup_epochs": 0.0})
     ended = run_study(study, tmp_path)
     assert (ended.failed, ended.left) == (1, 0)
@@ -138,7 +138,7 @@ def test_a_failed_cell_is_recorded_and_the_study_goes_on(tmp_path, ran):
     assert ran[2:] == ["wild/seed-0/1"]
 
 
-def test_what_the_place_lacks_fails_no_cell(tmp_path):
+def test_missing_data_does_not_fail_a_cell(tmp_path):
     study = digits()
     run_study(study, tmp_path / "study", seeds=(0,))
     with pytest.raises(DataError, match="no folder"):
@@ -147,7 +147,7 @@ def test_what_the_place_lacks_fails_no_cell(tmp_path):
     assert run_study(study, tmp_path / "study").left == 0
 
 
-def test_shards_are_disjoint_and_together_all(tmp_path, ran):
+def test_shards_partition_the_cells(tmp_path, ran):
     study = digits({n: {} for n in "abc"}, epochs=1)
     for i in (1, 2):
         run_study(study, tmp_path / f"{i}", shard=f"{i}/2")
@@ -158,14 +158,14 @@ def test_shards_are_disjoint_and_together_all(tmp_path, ran):
             run_study(study, tmp_path / "wrong", shard=wrong)
 
 
-def test_a_study_in_pieces_of_a_moment_ends_as_one_uncut(tmp_path):
+def test_a_resumed_study_equals_an_uninterrupted_one(tmp_path):
     study = digits(seeds=(0,))
     whole = run_study(study, tmp_path / "whole").found["cells"]
     calls = 1
     while run_study(study, tmp_path / "cut", max_minutes=1e-9).left:
         calls += 1
         assert calls < 20
-    assert calls == 2 * 2 * (80 // 32)  # a step each
+    assert calls == 2 * 2 * (80 // 32)  # one step per call
     cut = rebuild(tmp_path / "cut")["cells"]
     assert [(c["arm"], c["test_top1"]) for c in cut] == [(c["arm"], c["test_top1"]) for c in whole]
 
@@ -176,12 +176,12 @@ def same_weights(a: Path, b: Path) -> bool:
 
 
 def _killed_at(step: int, study: Study, out: Path) -> None:
-    whole = loop.Trainer.train_step
+    original = loop.Trainer.train_step
 
     def dying(self, number, lr):
         if number == step and "/quick/" in str(self.folder) and self.folder.name == "2":
             os.kill(os.getpid(), signal.SIGKILL)
-        whole(self, number, lr)
+        original(self, number, lr)
 
     loop.Trainer.train_step = dying
     loop.CHECKPOINT_SECONDS = loop.SHORT_EPOCH_SECONDS = 0.0
@@ -189,7 +189,7 @@ def _killed_at(step: int, study: Study, out: Path) -> None:
 
 
 @fork
-def test_killed_in_mid_cell_it_goes_on_to_the_same_weights(tmp_path, ran):
+def test_a_killed_cell_resumes_to_the_same_weights(tmp_path, ran):
     study = digits({"slow": {"lr": 1e-3}, "quick": [{"epochs": 1}, {"start_from": "{previous}"}]}, seeds=(0,))
     run_study(study, tmp_path / "whole")
     for step in (0, 2):  # before the second stage's first state, and after one
@@ -200,7 +200,7 @@ def test_killed_in_mid_cell_it_goes_on_to_the_same_weights(tmp_path, ran):
     assert read_cell(tmp_path / "cut", "quick", 0) is None
     ran.clear()
     assert run_study(study, tmp_path / "cut").left == 0
-    assert ran == ["quick/seed-0/2"]  # at once, for its owner is dead
+    assert ran == ["quick/seed-0/2"]  # immediately, because its owner is dead
     for name in ("best.safetensors", "last.safetensors"):
         at = Path("cells", "quick", "seed-0", "2", name)
         assert same_weights(tmp_path / "whole" / at, tmp_path / "cut" / at)
@@ -209,15 +209,15 @@ def test_killed_in_mid_cell_it_goes_on_to_the_same_weights(tmp_path, ran):
 
 
 def _worker(study: Study, out: Path, log: Path, together: Barrier) -> None:
-    whole = runs.train
+    original = runs.train
     first = iter([True])
 
     def train(*args, out, **kwargs):
         if next(first, False):
-            together.wait(timeout=120)  # each is in a cell of its own
+            together.wait(timeout=120)  # each process is in its own cell
         with log.open("a") as file:
             file.write(f"{os.getpid()} {'/'.join(Path(out).parts[-3:])}\n")
-        return whole(*args, out=out, **kwargs)
+        return original(*args, out=out, **kwargs)
 
     runs.train = train
     run_study(study, out)
@@ -227,8 +227,8 @@ def _worker(study: Study, out: Path, log: Path, together: Barrier) -> None:
 def test_processes_over_one_folder_share_the_cells(tmp_path):
     study = digits({n: {} for n in "abc"}, seeds=(0, 1), epochs=1)
     fork = multiprocessing.get_context("fork")
-    words = (study, tmp_path / "study", tmp_path / "log", fork.Barrier(3))
-    workers = [fork.Process(target=_worker, args=words) for _ in range(3)]
+    arguments = (study, tmp_path / "study", tmp_path / "log", fork.Barrier(3))
+    workers = [fork.Process(target=_worker, args=arguments) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -240,12 +240,12 @@ def test_processes_over_one_folder_share_the_cells(tmp_path):
     assert len(json.loads((tmp_path / "study" / "study.json").read_text())["cells"]) == 6
 
 
-def test_asked_to_stop_in_the_last_step_of_a_cell_it_begins_no_other(tmp_path, ran, monkeypatch):
-    whole = loop.Trainer._end_epoch
+def test_an_interrupt_after_a_cell_stops_the_study(tmp_path, ran, monkeypatch):
+    original = loop.Trainer._end_epoch
 
     def asked(self, epoch, lr):
         self.interrupt.asked = self.interrupt.asked or epoch == self.config.epochs
-        return whole(self, epoch, lr)
+        return original(self, epoch, lr)
 
     monkeypatch.setattr(loop.Trainer, "_end_epoch", asked)
     ended = run_study(digits(epochs=1), tmp_path)

@@ -44,13 +44,13 @@ TINY = {
 
 
 @pytest.mark.parametrize("arm", papers.arms)
-def test_every_row_is_a_run_on_all_of_train(arm: str) -> None:
-    """Its fields are fields of its recipe; its epochs those of its table; what it starts from has its architecture."""
-    fields, own = papers.size(None).fields, papers.published[arm]
+def test_every_row_trains_on_all_of_train(arm: str) -> None:
+    """A row uses fields of its recipe and the epochs of its table. The arm it starts from has the same architecture."""
+    fields, row = papers.size(None).fields, papers.published[arm]
     (config,) = _stage_configs(papers, fields, arm, 0)
-    assert (config.split.val_fraction, config.split.keep, config.data) == (0, "last", own.data)
+    assert (config.split.val_fraction, config.split.keep, config.data) == (0, "last", row.data)
     wanted = {"table-7": 300, "table-8": 100, "table-9": 300, "poorvits": 300}
-    assert {config.epochs} >= {wanted[table] for table in own.tables if table in wanted}
+    assert {config.epochs} >= {wanted[table] for table in row.tables if table in wanted}
     assert config.model in MODELS or config.model.startswith("timm:")
     for needed in papers.needs(arm):
         (before,) = _stage_configs(papers, fields, needed, 0)
@@ -59,15 +59,15 @@ def test_every_row_is_a_run_on_all_of_train(arm: str) -> None:
             assert before.mae.decoder.feedforward.sharing == config.arch.feedforward.sharing
 
 
-def test_the_study_can_be_run_and_its_rows_stand_in_tables() -> None:
+def test_the_study_is_valid_and_fills_the_tables() -> None:
     check_study(papers, papers.size(None))
     assert set(papers.arms) <= set(papers.published)
-    assert {table for own in papers.published.values() for table in own.tables} == set(TABLES)
+    assert {table for row in papers.published.values() for table in row.tables} == set(TABLES)
     assert STUDIES["papers"] is papers
 
 
-def test_joint_training_is_around_the_vit_of_timm() -> None:
-    """The encoder has the parameters of timm's ViT-T but for learned positions; with the decoder it is the paper's 5.8 M."""
+def test_joint_training_uses_timms_vit() -> None:
+    """The encoder has the parameters of timm's ViT-T except learned positions. With the decoder it has the paper's 5.8 M."""
     stage = dict(papers.arms["vit-t+ssat-cifar100"])
     config, _ = planned(recipe(stage.pop("recipe")), None, stage.pop("data"), stage)
     with torch.device("meta"):
@@ -84,8 +84,8 @@ def test_joint_training_is_around_the_vit_of_timm() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit-t", "swin-t", "resnet-50"])
-def test_peers_take_small_images(name: str) -> None:
-    """Their parameters are the paper's, but for the head and, at another patch size, patches and positions."""
+def test_peers_accept_small_images(name: str) -> None:
+    """Their parameters match the paper, except the head and, at another patch size, patches and positions."""
     stage = dict(papers.arms[f"{name}-cifar100"])
     config, _ = planned(recipe(stage.pop("recipe")), None, stage.pop("data"), stage)
     with torch.device("meta"):
@@ -123,8 +123,8 @@ def cells(found: dict) -> list[dict]:
     return [{k: v for k, v in cell.items() if k not in TIMES} for cell in found["cells"]]
 
 
-def test_rows_in_pieces_end_as_uncut(tiny: Study, tmp_path: Path) -> None:
-    """Also where the folder is moved to another place after each piece."""
+def test_resumed_rows_equal_uninterrupted_ones(tiny: Study, tmp_path: Path) -> None:
+    """This also holds if the folder is moved after each call."""
     whole, cut = run_study(tiny, tmp_path / "whole"), tmp_path / "cut"
     assert whole.left == 0
     calls = 1
@@ -132,17 +132,17 @@ def test_rows_in_pieces_end_as_uncut(tiny: Study, tmp_path: Path) -> None:
         calls += 1
         assert calls < 20
         cut = cut.rename(tmp_path / f"moved-{calls}")
-    assert calls == 3 * 2  # a step each
+    assert calls == 3 * 2  # one step per call
     assert cells(whole.found) == cells(rebuild(cut))
     tuned = next(cell for cell in whole.found["cells"] if cell["arm"] == "tuned")
-    assert tuned["epochs"] == [1, 1]  # of pre-training too
+    assert tuned["epochs"] == [1, 1]  # also those of pre-training
     one, other = (load_weights(out / "cells" / "tuned" / "seed-0" / "1").weights for out in (tmp_path / "whole", cut))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[k], other[k]) for k in one)
     assert str(tmp_path) not in (cut / "study.json").read_text()
 
 
-def test_an_arm_that_others_start_from_runs_first_and_once(tiny: Study, tmp_path: Path) -> None:
+def test_a_starting_arm_runs_first_and_once(tiny: Study, tmp_path: Path) -> None:
     found = run_study(tiny, tmp_path, arms=["tuned"], epochs={"mae": 2}, seeds=(3, 4)).found
     assert [(cell["arm"], cell["seed"]) for cell in found["cells"]] == [("mae", 3), ("tuned", 3), ("tuned", 4)]
     assert found["cells"][1]["epochs"] == [2, 1]
@@ -152,18 +152,18 @@ def test_an_arm_that_others_start_from_runs_first_and_once(tiny: Study, tmp_path
     shutil.rmtree(tmp_path / "cells" / "tuned" / "seed-4")
     ended = run_study(
         tiny, tmp_path, arms=["tuned"], epochs={"mae": 2}, seeds=(5,)
-    )  # still the first seed's pre-training
+    )  # it still uses the first seed's pre-training
     assert [cell["seed"] for cell in ended.found["cells"] if cell["arm"] == "mae"] == [3] and ended.left == 0
 
 
-def test_what_starts_from_a_failed_arm_fails(tiny: Study, tmp_path: Path) -> None:
+def test_an_arm_that_starts_from_a_failed_arm_fails(tiny: Study, tmp_path: Path) -> None:
     arms = {**tiny.arms, "mae": {**tiny.arms["mae"], "lr": 1e30, "epochs": 4}}
     ended = run_study(replace(tiny, arms=arms), tmp_path, arms=["tuned"])
     assert [cell["status"] for cell in ended.found["cells"]] == ["failed", "failed"]
     assert "mae" in ended.found["cells"][1]["message"]
 
 
-def test_a_pretraining_that_has_not_ended_shows_its_epochs(tiny: Study, tmp_path: Path) -> None:
+def test_unfinished_pretraining_shows_its_epochs(tiny: Study, tmp_path: Path) -> None:
     out = tmp_path / "out"
     # an epoch has two steps, and the first call does one
     for _ in range(3):
@@ -173,7 +173,7 @@ def test_a_pretraining_that_has_not_ended_shows_its_epochs(tiny: Study, tmp_path
     assert cell["training"]["train_loss"][-1] == pytest.approx(cell["train_loss"], rel=1e-5)
 
 
-def test_data_that_is_not_here_is_skipped_unless_it_is_all(tiny: Study, tmp_path: Path, folder: Path) -> None:
+def test_arms_with_missing_data_are_skipped(tiny: Study, tmp_path: Path, folder: Path) -> None:
     (tmp_path / "sets").mkdir()
     folder.rename(tmp_path / "sets" / "signs")
     signs = {"recipe": "mlit_flowers102", "data": "signs", **TINY, "img_size": 16, "split.train_per_class": 0}
@@ -183,14 +183,14 @@ def test_data_that_is_not_here_is_skipped_unless_it_is_all(tiny: Study, tmp_path
     assert not (tmp_path / "out").exists()
     ended = run_study(study, tmp_path / "out", data=tmp_path / "sets")
     assert [cell["arm"] for cell in ended.found["cells"]] == ["signs"] and ended.left == 0
-    (tmp_path / "sets").rename(tmp_path / "moved")  # the same study on data that lies elsewhere
+    (tmp_path / "sets").rename(tmp_path / "moved")  # the same study on data in another folder
     assert run_study(study, tmp_path / "out", data=tmp_path / "moved").left == 0
 
 
-def test_arms_and_epochs_that_cannot_be(tiny: Study, tmp_path: Path) -> None:
-    for words in ({"arms": ["scrach"]}, {"arms": ["quoted"]}, {"epochs": {"quoted": 3}}):
+def test_invalid_arms_and_epochs_are_refused(tiny: Study, tmp_path: Path) -> None:
+    for options in ({"arms": ["scrach"]}, {"arms": ["quoted"]}, {"epochs": {"quoted": 3}}):
         with pytest.raises(UnknownNameError):
-            run_study(tiny, tmp_path / "out", **words)
+            run_study(tiny, tmp_path / "out", **options)
     with pytest.raises(ConfigError, match="epochs"):
         run_study(tiny, tmp_path / "out", epochs={"mae": 0})
     late = replace(tiny, arms={"tuned": tiny.arms["tuned"], "mae": tiny.arms["mae"]})
@@ -199,10 +199,8 @@ def test_arms_and_epochs_that_cannot_be(tiny: Study, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_last_epoch_counts_also_where_there_is_a_validation_split(
-    tiny: Study, tmp_path: Path, folder: Path
-) -> None:
-    """As Flowers-102 has: it is trained on train alone, and the last epoch is reported."""
+def test_the_last_epoch_counts_despite_a_validation_split(tiny: Study, tmp_path: Path, folder: Path) -> None:
+    """As with Flowers-102: training uses train alone, and the last epoch is reported."""
     for kind in sorted((folder / "train").iterdir()):
         (folder / "val" / kind.name).mkdir(parents=True)
         for path in sorted(kind.iterdir())[:4]:
@@ -215,21 +213,21 @@ def test_the_last_epoch_counts_also_where_there_is_a_validation_split(
     assert load_data(str(folder), img_size=16).train.images.shape[0] == 60
 
 
-def test_runs_of_version_0_1_0_are_taken_over(tiny: Study, tmp_path: Path, monkeypatch) -> None:
+def test_runs_of_version_0_1_0_are_continued(tiny: Study, tmp_path: Path, monkeypatch) -> None:
     """Its verb `results reproduce` kept a pre-training run in runs/ROW/run, which is moved as docs/studies.md says."""
     run_study(tiny, tmp_path / "a", arms=["mae"], max_minutes=1e-9)
     (tmp_path / "b" / "cells" / "mae" / "seed-0").mkdir(parents=True)
     (tmp_path / "a" / "cells" / "mae" / "seed-0" / "1").rename(tmp_path / "b" / "cells" / "mae" / "seed-0" / "1")
-    resumed, whole = [], cell_module.train
+    resumed, original = [], cell_module.train
     monkeypatch.setattr(
-        cell_module, "train", lambda *a, resume, **k: resumed.append(resume) or whole(*a, resume=resume, **k)
+        cell_module, "train", lambda *a, resume, **k: resumed.append(resume) or original(*a, resume=resume, **k)
     )
     assert run_study(tiny, tmp_path / "b", arms=["mae"]).left == 0
     assert resumed == [True]
     assert run_study(tiny, tmp_path / "b", arms=["tuned"]).left == 0
 
 
-def test_images_stored_with_losses_are_noted(tmp_path: Path) -> None:
+def test_lossy_images_are_noted(tmp_path: Path) -> None:
     for name in ("train/a/1.jpg", "train/a/2.png", "train/b/3.JPEG", "test/a/4.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -271,14 +269,14 @@ def write(results: Path, name: str, *cells: dict) -> Path:
     return path
 
 
-def line(text: str, *words: str) -> list[str]:
-    (found,) = [row for row in text.splitlines() if row.startswith("|") and all(word in row for word in words)]
+def line(text: str, *parts: str) -> list[str]:
+    (found,) = [row for row in text.splitlines() if row.startswith("|") and all(part in row for part in parts)]
     return [part.strip() for part in found.strip("|").split("|")]
 
 
-def test_a_table_holds_the_papers_figure_and_ours(tmp_path: Path) -> None:
-    own = [cell("mlit-xxs-cifar100", seed, top1) for seed, top1 in enumerate((0.5512, 0.56, 0.5708))]
-    write(tmp_path, "papers", *own)
+def test_a_table_shows_the_papers_figure_and_ours(tmp_path: Path) -> None:
+    runs = [cell("mlit-xxs-cifar100", seed, top1) for seed, top1 in enumerate((0.5512, 0.56, 0.5708))]
+    write(tmp_path, "papers", *runs)
     note = "5 of 6 training images are JPEG files"
     write(tmp_path, "papers-2", cell("mlit-xxs-cifar10", 0, 0.8, note=note), cell("mlit-xs-cifar10", 0, None))
     write(tmp_path, "papers-3", cell("mmlit-xs-cifar100-300", 0, 0.7))
@@ -293,7 +291,7 @@ def test_a_table_holds_the_papers_figure_and_ours(tmp_path: Path) -> None:
     assert "about 76.8" in line(made["table-7"], "mmLiT-XS |")[3]
 
 
-def test_what_was_not_run_is_collapsed_and_apart_from_what_is_quoted(tmp_path: Path) -> None:
+def test_rows_not_run_are_collapsed_apart_from_quoted_rows(tmp_path: Path) -> None:
     write(tmp_path, "papers", cell("mlit-s-cifar100", 0, 0.6))
     made = tables(tmp_path)
     not_run, quoted = re.findall(r"<details><summary>(.*?)</summary>(.*?)</details>", made["table-8"], re.DOTALL)
@@ -304,7 +302,7 @@ def test_what_was_not_run_is_collapsed_and_apart_from_what_is_quoted(tmp_path: P
     assert made["headline"].count("\n") == 2  # head, rule, one row
 
 
-def test_of_pretraining_that_continues_the_epochs_run_are_shown(tmp_path: Path) -> None:
+def test_tables_show_the_epochs_of_unfinished_pretraining(tmp_path: Path) -> None:
     last = {"train_loss": 0.05, "train_masked_mse": 0.04, "train_visible_mse": 0.03}
     begun = {"arm": "mae-xxs", "seed": 0, "status": "begun", "stage": 1, "epochs_run": 123, **last}
     write(tmp_path, "papers", begun)
@@ -312,7 +310,7 @@ def test_of_pretraining_that_continues_the_epochs_run_are_shown(tmp_path: Path) 
     assert found[1:7] == ["0.021514", "0.05000", "0.04000", "0.03000", "", "123 of 400"]
 
 
-def test_files_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
+def test_invalid_result_files_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "papers", cell("mlit-xxs-cifar100", 0, 0.5))
     write(tmp_path, "twice", cell("mlit-xxs-cifar100", 0, 0.5))
     with pytest.raises(RunFolderError, match="twice"):
@@ -327,7 +325,7 @@ def test_files_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
             tables(tmp_path)
 
 
-def test_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_and_study_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", "table", str(RESULTS), "--only", "table-9"]) == 0
     assert "mmLiT-S, V, W2 shared" in capsys.readouterr().out
     assert main(["results", "table", str(RESULTS), "--json"]) == 0

@@ -1,4 +1,4 @@
-"""The plan of a study: permitted additions, and minutes that become epochs."""
+"""The plan of a study: permitted additions, and minutes that are converted to epochs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_minutes_become_epochs_once(tmp_path, monkeypatch, ran):
     assert read_cell(tmp_path, "slow", 1).figures["epochs"] == wanted["slow"]
 
 
-def test_a_stage_is_measured_with_the_model_that_it_takes_over(tmp_path, monkeypatch):
+def test_a_stage_is_measured_with_the_model_it_continues(tmp_path, monkeypatch):
     seen = []
 
     def step(config, *_, **__):
@@ -67,7 +67,7 @@ def test_the_speed_of_a_real_step_is_measured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "place"),
+    ("change", "message"),
     [
         ({"base": replace(recipe("digits"), lr=1.0)}, "base.lr was 0.005, now 1.0"),
         ({"arms": {"slow": {"lr": 2e-3}}}, "arms.slow was"),
@@ -76,16 +76,16 @@ def test_the_speed_of_a_real_step_is_measured(tmp_path):
         ({"sizes": {"": Size((0,), {**SMALL, "batch_size": 16}, epochs=1)}}, "fields.batch_size was 32, now 16"),
     ],
 )
-def test_another_study_in_the_folder_is_refused(tmp_path, ran, change, place):
+def test_another_study_in_the_folder_is_refused(tmp_path, ran, change, message):
     study = digits(seeds=(0,), epochs=1, arms={"slow": {"lr": 1e-3}})
     run_study(study, tmp_path)
-    with pytest.raises(RunFolderError, match=place):
+    with pytest.raises(RunFolderError, match=message):
         run_study(replace(study, **change), tmp_path)
     assert len(ran) == 1
 
 
-def test_arms_that_cannot_be_are_refused_before_anything_runs(tmp_path, ran):
-    for arms, place in [
+def test_invalid_arms_are_refused_before_any_run(tmp_path, ran):
+    for arms, message in [
         ({"good": {}, "bad": {"optim.nmae": "lion"}}, r"arms.bad, stage 1: no field 'nmae'"),
         ({"bad": {"optim.name": "sgdd"}}, r"arms.bad, stage 1: optim.name must be one of"),
         ({"bad": {"epochs": 0}}, r"arms.bad, stage 1: epochs must be .*at least 1"),
@@ -96,7 +96,7 @@ def test_arms_that_cannot_be_are_refused_before_anything_runs(tmp_path, ran):
         ({"bad": []}, r"arms.bad: an arm needs"),
         ({"../bad": {}}, r"cannot name a folder"),
     ]:
-        with pytest.raises(ConfigError, match=place):
+        with pytest.raises(ConfigError, match=message):
             run_study(digits(arms), tmp_path)
     with pytest.raises(ConfigError, match=r"fields\.epochs"):
         run_study(digits(fields={"epochs": 3}), tmp_path)

@@ -22,10 +22,10 @@ from feathervit.weights import list_weights
 
 from .example import SMALL, digits
 
-# --- what is shown
+# --- tables
 
 
-def test_table_is_literal_mean_range_and_paired_difference(tmp_path):
+def test_table_shows_mean_range_and_paired_difference(tmp_path):
     ended = run_study(digits(seeds=(0, 1, 2)), tmp_path)
     top1 = {
         arm: [
@@ -52,7 +52,7 @@ def test_table_is_literal_mean_range_and_paired_difference(tmp_path):
         assert cell["curve"] == [[round(row["minutes"], 3), round(row["val_top1"], 4)] for row in rows]
 
 
-def test_differences_are_of_seeds_that_both_have():
+def test_differences_use_shared_seeds():
     def cell(arm, seed, top1, status="finished"):
         return {"arm": arm, "seed": seed, "status": status, "test_top1": top1}
 
@@ -60,7 +60,7 @@ def test_differences_are_of_seeds_that_both_have():
     assert paired(cells, "a", "b", "test_top1") == [pytest.approx(10.0)]
 
 
-def test_classes_of_unequal_size_add_the_macro_accuracy(folder, tmp_path):
+def test_unequal_classes_add_the_macro_accuracy(folder, tmp_path):
     flat, *others = sorted((folder / "test").iterdir())
     for name in others:
         for image in sorted(name.iterdir())[1:]:
@@ -77,7 +77,7 @@ def test_classes_of_unequal_size_add_the_macro_accuracy(folder, tmp_path):
     assert len(list(flat.iterdir())) > 3
 
 
-def test_no_path_of_the_machine_is_kept(folder, tmp_path):
+def test_no_local_path_is_stored(folder, tmp_path):
     fields = {**SMALL, "img_size": 16, "patch_size": 4, "model": "mlit_nano"}
     study = Study(
         "mine", "Why?", replace(recipe("digits"), data=""), {"a": {}, "wild": {"lr": 1e30}}, {"": Size((0,), fields, 1)}
@@ -91,14 +91,14 @@ def test_no_path_of_the_machine_is_kept(folder, tmp_path):
     assert ended.found["base"]["data"] == "set"
 
 
-def test_verb(tmp_path, capsys):
+def test_study_verb(tmp_path, capsys):
     file = tmp_path / "rates.json"
-    words = {"recipe": "digits", "question": "Why?", "fields": SMALL, "epochs": 1, "grid": {"lr": [0.001, 0.002]}}
-    file.write_text(json.dumps(words))
+    members = {"recipe": "digits", "question": "Why?", "fields": SMALL, "epochs": 1, "grid": {"lr": [0.001, 0.002]}}
+    file.write_text(json.dumps(members))
     out = str(tmp_path / "out")
     assert main(["study", str(file), "--out", out, "--seeds", "0", "--threads", "1"]) == 0
-    assert "| lr=0.002 |" in (said := capsys.readouterr().out)
-    assert "cell 2 of 2: lr=0.002, seed 0" in said
+    assert "| lr=0.002 |" in (output := capsys.readouterr().out)
+    assert "cell 2 of 2: lr=0.002, seed 0" in output
     (tmp_path / "out" / "table.md").unlink()
     assert main(["study", str(file), "--out", out, "--show", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -122,13 +122,13 @@ def tiny(study: Study, size: str) -> Study:
     def cut(stage):
         asked = {**study.sizes[size].fields, **stage}
         ours = not str(asked.get("model", study.base.model)).startswith("timm:")
-        ours &= asked.get("start_from") not in list_weights()  # these are as large as they are
+        ours &= asked.get("start_from") not in list_weights()  # package weights keep their size
         fields = {k: v for k, v in TINY.items() if ours or not k.startswith(("arch.", "patch"))}
         if str(asked.get("model", study.base.model)).startswith("feather"):
             fields["patch_size"] = 8
         if isinstance(asked.get("arch"), EncoderConfig):
             fields = {k: v for k, v in fields.items() if k != "arch.dim"}
-        if stage.get("arch.depth") == 0:  # a net without layers stays one
+        if stage.get("arch.depth") == 0:  # a model without layers stays one
             fields["arch.depth"] = 0
         kept = {name: value for name, value in stage.items() if name not in ("data", "reading.classes")}
         return {**kept, **fields, "epochs": 1}
@@ -136,15 +136,13 @@ def tiny(study: Study, size: str) -> Study:
     arms = {}
     for arm in study.arms:
         stages = [cut(stage) for stage in study.stages(arm)]
-        if stages not in arms.values() or arm in study.shared():  # the same on another data set
+        if stages not in arms.values() or arm in study.shared():  # skips equal stages on another dataset
             arms[arm] = stages
     sizes = {size: replace(study.sizes[size], seeds=(0,), epochs=None, minutes=None)}
     return replace(study, arms=arms, sizes=sizes, candidates={})
 
 
-LIBRARY = [
-    name for name in STUDIES if name != "papers" and not name.endswith("-trials")
-]  # these have tests of their own
+LIBRARY = [name for name in STUDIES if name != "papers" and not name.endswith("-trials")]  # these have their own tests
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(None, marks=pytest.mark.slow)])
@@ -165,8 +163,8 @@ def test_registered_studies_build_and_run(name, count, folder, tmp_path):
         plans.make_plan(other, size, tmp_path / f"plan of {size}", "", lambda _: None)
 
 
-def test_few_seeds_are_said_to_be_few():
-    """The interval holds the true deviation in 95 of 100 draws; signs alike come by chance twice in 2^n."""
+def test_few_seeds_add_a_caution():
+    """The interval contains the true deviation in 95 of 100 draws. Equal signs occur by chance in 2 of 2^n cases."""
 
     def found(n):
         return {"cells": [{"arm": arm, "seed": seed, "status": "finished"} for arm in "ab" for seed in range(n)]}

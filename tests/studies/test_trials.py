@@ -21,7 +21,7 @@ from .example import SMALL, digits
 
 @pytest.fixture
 def study(monkeypatch):
-    """Two arms, one of them with three rates; its trials take six seconds, a cell 18."""
+    """Two arms, one of them with three rates. A cell takes 6 seconds, and a trial 2.4."""
     monkeypatch.setattr(
         plans, "measure_step", lambda config, *_, **__: {"images_per_s": 40.0, "images_per_cpu_s": 40.0}
     )
@@ -29,12 +29,12 @@ def study(monkeypatch):
     return replace(chosen, candidates={"rate": rates(3e-3)}, trials=Size((0,), SMALL, minutes=0.04))
 
 
-def test_rates_are_a_third_and_three_times_the_usual_one():
+def test_rates_differ_by_a_factor_of_three():
     assert list(rates(5e-4).values()) == [{"lr": 0.00017}, {"lr": 0.0005}, {"lr": 0.0015}]
     assert list(rates(0.02)) == ["lr 0.0067", "lr 0.02", "lr 0.06"]
 
 
-def test_validation_chooses(study, tmp_path, monkeypatch):
+def test_validation_chooses_the_candidate(study, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="run feathervit study digits-trials"):
         run_study(study, tmp_path / "study")
     found = run_study(trials_of(study), tmp_path / "trials").found
@@ -44,7 +44,7 @@ def test_validation_chooses(study, tmp_path, monkeypatch):
     best = max(found["cells"], key=lambda cell: cell["val_top1"])["arm"].removeprefix("rate, ")
     ended = run_study(study, tmp_path / "study", trials=path)
     plan = read_plan(tmp_path / "study")
-    assert plan.epochs["rate"] == [round(6 * 40 / 64)]  # 80 images in batches of 32, the rest left out
+    assert plan.epochs["rate"] == [round(6 * 40 / 64)]  # 80 images in batches of 32, the rest is dropped
     assert plan.trials == {"rate": {cell["arm"].removeprefix("rate, "): cell["val_top1"] for cell in found["cells"]}}
     assert read_cell(tmp_path / "study", "rate", 3).stages[0]["config"]["lr"] == float(best[3:])
     assert f"rate: {best}, " in table(ended.found)
@@ -52,7 +52,7 @@ def test_validation_chooses(study, tmp_path, monkeypatch):
     assert run_study(study, tmp_path / "study", trials=path).found["cells"] == ended.found["cells"]
 
 
-def test_trials_that_are_missing_or_failed(study, tmp_path):
+def test_missing_or_failed_trials(study, tmp_path):
     trials = trials_of(study)
     run_study(trials, tmp_path / "trials", arms=["rate, lr 0.003"])
     path = tmp_path / "trials" / "study.json"
@@ -74,7 +74,7 @@ def test_trials_that_are_missing_or_failed(study, tmp_path):
         with_choices(study, path)
 
 
-def test_planning_alone_runs_nothing_and_measures_each_configuration_once(study, tmp_path, monkeypatch, ran):
+def test_planning_measures_each_configuration_once(study, tmp_path, monkeypatch, ran):
     measured = []
 
     def step(config, *_, **__):
@@ -85,12 +85,12 @@ def test_planning_alone_runs_nothing_and_measures_each_configuration_once(study,
     monkeypatch.setattr(plans.torch, "get_num_threads", lambda: 1)
     ended = run_study(trials_of(study), tmp_path, plan_only=True)
     assert not ran and ended.left == 3
-    assert len(measured) == 1  # the rates differ in nothing that costs time
+    assert len(measured) == 1  # the rates do not change the time
     assert read_plan(tmp_path).images_per_s == {f"rate, {name}": [80.0] for name in rates(3e-3)}  # of CPU time
 
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if name.endswith("-trials")])
-def test_the_trials_of_the_library_try_every_candidate(name):
+def test_registered_trials_try_every_candidate(name):
     study = STUDIES[name.removesuffix("-trials")]
     check_study(STUDIES[name], study.trials)
     assert set(study.candidates) <= set(study.arms)

@@ -1,4 +1,4 @@
-"""What is chosen; a compiled run against an eager one; what happens where compiling fails."""
+"""The choice of a mode, a compiled run against an eager one, and runs where compiling fails."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from feathervit.errors import ConfigError
 from feathervit.results import read_result
 from feathervit.training.compiling import FEWEST_STEPS, Compiled, choose_compile
 
-STILL = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0}
+NO_RANDOMNESS = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0}
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "fields", "mode", "says"),
+    ("asked", "device", "fields", "mode", "message"),
     [
         ("auto", "cpu", {}, "off", "cpu"),
         ("auto", "mps", {}, "off", "mps"),
@@ -34,10 +34,10 @@ STILL = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0}
         ("reduce-overhead", "cuda", {"steps": 1}, "reduce-overhead", "asked"),
     ],
 )
-def test_choice(asked, device, fields, mode, says):
+def test_choice_of_mode(asked, device, fields, mode, message):
     found, why = choose_compile(asked, torch.device(device), **{"parameters": 700_000, "steps": FEWEST_STEPS, **fields})
     assert found == mode
-    assert says in why
+    assert message in why
 
 
 def test_graphs_and_accumulation_exclude_each_other():
@@ -79,7 +79,7 @@ def broken_backward(objective, **_):
 
 @pytest.mark.parametrize("how", [broken, broken_backward])
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_a_failure_is_one_line_and_changes_nothing(monkeypatch, mode, how):
+def test_a_compile_failure_is_one_line_and_changes_nothing(monkeypatch, mode, how):
     monkeypatch.setattr(torch, "compile", how)
     x, targets, lines = torch.randn(8, 3), torch.arange(8) % 2, []
     losses = []
@@ -102,7 +102,7 @@ def test_a_failure_is_one_line_and_changes_nothing(monkeypatch, mode, how):
     assert call.mode == "off"
 
 
-def test_a_failure_in_another_process_counts(monkeypatch):
+def test_a_failure_in_another_process_disables_compiling(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda objective, **_: objective)
     lines = []
     call = Compiled(Toy(), "default", lines.append, anywhere=lambda _: True)
@@ -111,7 +111,7 @@ def test_a_failure_in_another_process_counts(monkeypatch):
     assert "another process" in lines[0]
 
 
-def test_a_run_goes_on_where_compiling_fails(monkeypatch, arrays, tmp_path, small):
+def test_a_run_continues_if_compiling_fails(monkeypatch, arrays, tmp_path, small):
     monkeypatch.setattr(torch, "compile", broken)
     text = io.StringIO()
     console = Console(file=text, width=200)
@@ -126,13 +126,13 @@ def test_a_run_goes_on_where_compiling_fails(monkeypatch, arrays, tmp_path, smal
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler needs a C++ compiler")
-def test_a_compiled_run_is_the_eager_one(arrays, tmp_path, small):
-    """Without noise and dropout, up to rounding; and with them, stopped and resumed, bit for bit."""
+def test_a_compiled_run_equals_the_eager_one(arrays, tmp_path, small):
+    """Without noise and dropout they are equal up to rounding. With them, a resumed compiled run is equal bit for bit."""
     arguments = {"data": arrays, "epochs": 3, **small, "lr": 1e-3}
     text = io.StringIO()
     for mode in ("off", "default"):
         console = Console(file=text, width=200)
-        feathervit.train(out=tmp_path / mode, compile=mode, console=console, **arguments, **STILL)
+        feathervit.train(out=tmp_path / mode, compile=mode, console=console, **arguments, **NO_RANDOMNESS)
     assert "eagerly" not in text.getvalue()
     curves = [
         [row["train_loss"] for row in read_result(tmp_path / m / "result.json").epochs] for m in ("off", "default")

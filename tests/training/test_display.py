@@ -1,4 +1,4 @@
-"""metrics.csv killed at any byte, and a display that never floods."""
+"""metrics.csv cut off at any byte, and a display that limits its lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def metrics(tmp_path):
     return file
 
 
-def test_rows_come_back_exactly(metrics):
+def test_rows_are_read_back_exactly(metrics):
     assert metrics.rows() == ROWS
     with metrics.path.open(newline="") as file:  # any CSV reader reads it
         assert [float(row["train_loss"]) for row in csv.DictReader(file)] == [row["train_loss"] for row in ROWS]
@@ -36,7 +36,7 @@ def test_each_row_is_on_disk_at_once(tmp_path):
         assert MetricsFile(file.path).rows() == ROWS[: i + 1]
 
 
-def test_killed_at_any_byte(metrics):
+def test_a_file_cut_off_at_any_byte_is_read(metrics):
     whole = metrics.path.read_bytes()
     line_ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     for length in range(len(whole) + 1):
@@ -48,7 +48,7 @@ def test_killed_at_any_byte(metrics):
         assert again.rows() == [*kept, ROWS[-1]]
 
 
-def test_a_damaged_line_is_left_out(metrics):
+def test_a_damaged_line_is_skipped(metrics):
     lines = metrics.path.read_text().splitlines(keepends=True)
     metrics.path.write_text("".join([*lines[:2], "2,0.\n", *lines[3:]]))
     assert metrics.rows() == [ROWS[0], *ROWS[2:]]
@@ -74,7 +74,7 @@ def test_truncate_without_a_file(tmp_path):
         file.truncate(3)
 
 
-def test_columns_missing_and_new(metrics):
+def test_missing_and_new_columns(metrics):
     metrics.write({"epoch": 5})
     metrics.write({"epoch": 6, "test_top1": 0.5})
     rows = metrics.rows()
@@ -83,7 +83,7 @@ def test_columns_missing_and_new(metrics):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_file_that_cannot_be_written(tmp_path):
+def test_an_unwritable_file_is_an_error(tmp_path):
     with pytest.raises(RunFolderError, match="must exist"):
         MetricsFile(tmp_path / "nowhere" / "m.csv").write(ROWS[0])
     file = MetricsFile(tmp_path / "m.csv")
@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_written(tmp_path):
 
 
 class Run:
-    """A pretended run: a clock of its own, text collected."""
+    """A simulated run with its own clock, which collects the text."""
 
     def __init__(self, terminal: bool, epochs: int, steps: int, seconds_per_step: float):
         self.now, self.epochs, self.steps, self.seconds_per_step = 0.0, epochs, steps, seconds_per_step
@@ -120,13 +120,13 @@ class Run:
         return self.out.getvalue()
 
 
-def test_plain_lines_hold_what_matters():
+def test_plain_lines_show_loss_accuracy_rate_and_speed():
     lines = Run(terminal=False, epochs=2, steps=10, seconds_per_step=4).play().splitlines()
     assert lines[0] == "epoch 1/2 at 30%  loss 1.250  lr 3.0e-04  812 images/s  68 s left"
     assert lines[-1] == "epoch 2/2  loss 1.250  val 91.0%  lr 3.0e-04  812 images/s"
 
 
-def test_plain_lines_mark_each_long_epoch():
+def test_each_long_epoch_has_a_plain_line():
     lines = Run(False, epochs=5, steps=3, seconds_per_step=6).play().splitlines()
     ends = [line for line in lines if "at" not in line]
     assert [line.split()[1] for line in ends] == [f"{n}/5" for n in range(1, 6)]
@@ -134,7 +134,7 @@ def test_plain_lines_mark_each_long_epoch():
     assert "left" not in ends[-1]
 
 
-def test_the_best_epochs_have_a_star_and_lines_of_long_fast_runs_fit_80_columns():
+def test_best_epochs_have_a_star_and_lines_fit_80_columns():
     run = Run(False, epochs=1000, steps=1000, seconds_per_step=1)
     with Display(run.console, 1000, 1000, clock=lambda: run.now) as display:
         for epoch, best in ((999, True), (1000, False)):
@@ -155,14 +155,14 @@ def test_the_best_epochs_have_a_star_and_lines_of_long_fast_runs_fit_80_columns(
         ({"train_masked_mse": 0.25}, "train MSE 0.25"),
     ],
 )
-def test_without_validation_images_or_labels_the_line_has_what_there_is(row, figure):
+def test_lines_without_validation_or_labels(row, figure):
     run = Run(False, epochs=1, steps=1, seconds_per_step=1)
     with Display(run.console, 1, 1) as display:
         display.epoch({"epoch": 1, "lr": 0.1, "train_loss": None, **row})
     assert f"  {figure}  " in run.out.getvalue()
 
 
-def test_plain_lines_never_flood():
+def test_the_number_of_plain_lines_is_limited():
     run = Run(terminal=False, epochs=3000, steps=4, seconds_per_step=0.005)
     lines = run.play().splitlines()
     assert 2 <= len(lines) <= run.now / EPOCH_SECONDS + 1
@@ -170,7 +170,7 @@ def test_plain_lines_never_flood():
     assert run.losses_read < len(lines)  # a loss on a GPU is not fetched at every step
 
 
-def test_no_escape_codes_in_plain_lines():
+def test_plain_lines_have_no_escape_codes():
     assert "\x1b" not in Run(False, epochs=3, steps=3, seconds_per_step=6).play()
 
 
@@ -183,19 +183,19 @@ def test_live_bar():
     assert run.losses_read <= run.now / 0.1 + 1
 
 
-def test_time_left_of_a_resumed_run_counts_from_the_resume():
+def test_time_left_counts_from_the_resume():
     lines = Run(terminal=False, epochs=100, steps=10, seconds_per_step=6).play(first_epoch=100).splitlines()
     assert "48 s left" in lines[0]
 
 
-def test_notes_are_printed_as_they_are():
+def test_notes_are_printed_unchanged():
     out = io.StringIO()
     with Display(Console(file=out, force_terminal=False, width=30), 1, 1) as display:
         display.note("see [red]/some/folder[/red], a line longer than the console is wide")
     assert out.getvalue() == "see [red]/some/folder[/red], a line longer than the console is wide\n"
 
 
-def test_on_a_terminal_long_notes_break_between_words_with_a_hanging_indent():
+def test_long_notes_wrap_with_a_hanging_indent():
     out = io.StringIO()
     say(Console(file=out, force_terminal=True, width=40, color_system=None), "model      " + "words of-a-line " * 6, 11)
     first, *rest = out.getvalue().splitlines()

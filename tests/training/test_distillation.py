@@ -22,7 +22,7 @@ def teacher(arrays, tmp_path, small):
     return tmp_path / "teacher"
 
 
-def test_loss_is_hintons():
+def test_loss_equals_hintons_formula():
     torch.manual_seed(0)
     student, teacher = torch.nn.Linear(6, 4), torch.nn.Linear(6, 4)
     x, y, t = torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 0]), 3.0
@@ -33,7 +33,7 @@ def test_loss_is_hintons():
     assert_close(figures["distillation"], distance)
 
 
-def test_the_teacher_says_what_it_says_alone(teacher, arrays):
+def test_the_teacher_gives_the_outputs_of_its_own_predictor(teacher, arrays):
     """On images normalised for the student, its outputs are equal to those of its own predictor."""
     images = load_data(arrays, img_size=16).train.images
     config = RunConfig(teacher=str(teacher), img_size=16, images=ImageConfig(mean=(0.5,), std=(0.5,)))
@@ -42,11 +42,11 @@ def test_the_teacher_says_what_it_says_alone(teacher, arrays):
     given = (images / 255 - 0.5) / 0.5
     alone = feathervit.load(teacher)
     want = alone.probabilities(images)
-    assert_close(model(given).softmax(-1), want, atol=2e-2, rtol=0)  # the one rounds to whole grey levels in between
+    assert_close(model(given).softmax(-1), want, atol=2e-2, rtol=0)  # the predictor rounds to whole grey levels
     assert (model(given).argmax(-1) == want.argmax(-1)).float().mean() > 0.97
 
 
-def test_a_student_learns_from_its_teacher_and_goes_on_after_a_stop(teacher, arrays, tmp_path, small):
+def test_a_student_learns_and_resumes(teacher, arrays, tmp_path, small):
     arguments = {"objective": "distillation", "teacher": teacher, "epochs": 12, **small}
     outcome = feathervit.train(data=arrays, out=tmp_path / "run", max_minutes=1e-6, **arguments)
     while not outcome.finished:
@@ -56,7 +56,7 @@ def test_a_student_learns_from_its_teacher_and_goes_on_after_a_stop(teacher, arr
     assert outcome.result.parameters == sum(p.numel() for p in feathervit.load(tmp_path / "run").model.parameters())
 
 
-def test_what_cannot_teach(teacher, arrays, tmp_path, small):
+def test_invalid_teachers_are_refused(teacher, arrays, tmp_path, small):
     run = {"out": tmp_path / "run", "epochs": 1, "objective": "distillation", **small}
     with pytest.raises(ConfigError, match="needs a teacher"):
         feathervit.train(data=arrays, **run)

@@ -23,8 +23,13 @@ from feathervit.training.distributed import join
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 
-STILL = {"arch.feedforward.noise": False, "arch.feedforward.dropout": 0.0, "loss.moe": 0.0, "augment.erasing": 0.0}
-LIVELY = {"augment.flip": "random", "augment.crop": "resized", "augment.policy": "trivial", "augment.mixup": 0.2}
+NO_RANDOMNESS = {
+    "arch.feedforward.noise": False,
+    "arch.feedforward.dropout": 0.0,
+    "loss.moe": 0.0,
+    "augment.erasing": 0.0,
+}
+AUGMENTED = {"augment.flip": "random", "augment.crop": "resized", "augment.policy": "trivial", "augment.mixup": 0.2}
 
 
 def _environment(rank: int, port: int) -> None:
@@ -39,7 +44,7 @@ def _process(rank: int, port: int, arguments: dict) -> None:
 
 
 def _counting_process(rank: int, port: int, arguments: dict) -> None:
-    """Trains, and writes how often the processes exchanged flags (integers; sums and gradients are not)."""
+    """Trains, and writes how often the processes exchanged flags. Flags are integers; sums and gradients are not."""
     out, calls, exchange = arguments["out"], [], torch.distributed.all_reduce
 
     def counted(tensor, *args, **rest):
@@ -52,7 +57,7 @@ def _counting_process(rank: int, port: int, arguments: dict) -> None:
 
 
 class Buffers(nn.Module):
-    """A counter, and running statistics that stay as they are set."""
+    """A counter, and running statistics that never change."""
 
     def __init__(self, rank: int, norm: bool):
         super().__init__()
@@ -94,7 +99,7 @@ def two_processes(process=_process, seconds: float = 120, **arguments) -> None:
     for child in processes:
         child.kill()
         child.join()
-    assert ended == [0, 0]  # None: it still waited
+    assert ended == [0, 0]  # None: still waiting
 
 
 def assert_close(a, b, **tolerance) -> None:
@@ -104,7 +109,14 @@ def assert_close(a, b, **tolerance) -> None:
 
 
 def test_two_processes_equal_one_without_randomness(arrays, tmp_path, small):
-    arguments = {"data": arrays, "epochs": 2, **{**small, "lr": 1e-3}, **STILL, "optim.ema": 0.5, "optim.eps": 1e-3}
+    arguments = {
+        "data": arrays,
+        "epochs": 2,
+        **{**small, "lr": 1e-3},
+        **NO_RANDOMNESS,
+        "optim.ema": 0.5,
+        "optim.eps": 1e-3,
+    }
     arguments |= {"optim.name": "adamw"}
     feathervit.train(out=tmp_path / "one", **arguments)
     two_processes(out=tmp_path / "two", **arguments)
@@ -122,12 +134,12 @@ def test_processes_exchange_flags_once_per_step(arrays, tmp_path, small):
     assert int((tmp_path / "exchanges0").read_text()) <= steps + 4  # and a few before the first step and after the last
 
 
-def test_counters_are_each_processs_own_and_running_statistics_the_firsts(tmp_path):
+def test_counters_are_per_process_and_statistics_shared(tmp_path):
     two_processes(_buffers_process, out=tmp_path)
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["2 0", "4 0"]
 
 
-def test_two_processes_equal_two_micro_steps_with_all_randomness(arrays, tmp_path, small):
+def test_two_processes_equal_two_micro_steps_with_randomness(arrays, tmp_path, small):
     """Each share has its own noise, so this holds with augmentation, gate noise, dropout and balance losses.
 
     The logged balance loss is the mean over shares.
@@ -136,7 +148,7 @@ def test_two_processes_equal_two_micro_steps_with_all_randomness(arrays, tmp_pat
         "data": arrays,
         "epochs": 2,
         **{**small, "lr": 1e-3, "optim.name": "adamw"},
-        **LIVELY,
+        **AUGMENTED,
         "optim.eps": 1e-3,
     }
     feathervit.train(out=tmp_path / "micro", accumulate=2, **arguments)
@@ -148,12 +160,12 @@ def test_two_processes_equal_two_micro_steps_with_all_randomness(arrays, tmp_pat
         assert a["train_balance"] > 0
 
 
-def test_begun_by_two_and_ended_by_one(arrays, tmp_path, small):
+def test_one_process_resumes_a_run_of_two(arrays, tmp_path, small):
     arguments = {
         "data": arrays,
         "epochs": 3,
         **{**small, "lr": 1e-3, "optim.name": "adamw"},
-        **STILL,
+        **NO_RANDOMNESS,
         "optim.eps": 1e-3,
     }
     feathervit.train(out=tmp_path / "whole", **arguments)
@@ -172,8 +184,8 @@ def _without_a_compiler(rank: int, port: int, arguments: dict) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="one process needs a C++ compiler")
-def test_where_one_process_cannot_compile_both_go_on_eagerly(arrays, tmp_path, small):
-    text = tmp_path / "said.txt"
+def test_both_run_eagerly_if_one_cannot_compile(arrays, tmp_path, small):
+    text = tmp_path / "output.txt"
     quick = {"arch.feedforward": MLPConfig(1.0), "arch.depth": 1, "compile": "default"}  # to compile
     arguments = {"data": arrays, "epochs": 1, **small, **quick}
     with text.open("w") as file:
@@ -187,13 +199,13 @@ def test_where_one_process_cannot_compile_both_go_on_eagerly(arrays, tmp_path, s
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler needs a C++ compiler")
-def test_two_processes_compiled_equal_two_that_are_not(arrays, tmp_path, small):
-    text = tmp_path / "said.txt"
+def test_compiled_processes_equal_eager_ones(arrays, tmp_path, small):
+    text = tmp_path / "output.txt"
     arguments = {
         "data": arrays,
         "epochs": 2,
         **{**small, "lr": 1e-3},
-        **STILL,
+        **NO_RANDOMNESS,
         "optim.name": "adamw",
         "optim.eps": 1e-3,
     }
@@ -205,7 +217,7 @@ def test_two_processes_compiled_equal_two_that_are_not(arrays, tmp_path, small):
     assert_close(tmp_path / "two", tmp_path / "eager", rtol=1e-4, atol=1e-6)
 
 
-def test_stopped_again_where_every_step_since_was_skipped(arrays, tmp_path, small):
+def test_a_run_resumes_after_only_skipped_steps(arrays, tmp_path, small):
     """Only the first process knows the images before the first stop. At this rate one step breaks the weights."""
     rate = {"lr": 1e30, "optim.name": "adamw", "optim.warmup_epochs": 0, "on_nonfinite": "skip", "max_minutes": 1e-6}
     arguments = {"data": arrays, "out": tmp_path / "run", "epochs": 2, **{**small, **rate, "batch_size": 16}}
@@ -223,7 +235,7 @@ def test_shares_must_divide_the_batch(arrays, tmp_path, small):
 
 
 @pytest.mark.slow
-def test_when_one_process_dies_the_others_end(folder, tmp_path):
+def test_all_processes_end_when_one_dies(folder, tmp_path):
     """Through torchrun, as a user starts it."""
     out = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -26,7 +26,7 @@ def _holds(out: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process")
-def test_another_process_holds_it_until_it_is_killed(arguments, tmp_path):
+def test_a_process_holds_its_folder_until_it_is_killed(arguments, tmp_path):
     out = tmp_path / "run"
     feathervit.train(out=out, **arguments)
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
@@ -35,9 +35,9 @@ def test_another_process_holds_it_until_it_is_killed(arguments, tmp_path):
     try:
         while not (out / "holding").exists():
             time.sleep(0.01)
-        for words in ({}, {"overwrite": True}, {"resume": True, "data": arguments["data"]}):
+        for options in ({}, {"overwrite": True}, {"resume": True, "data": arguments["data"]}):
             with pytest.raises(RunFolderError, match="another training is running"):
-                feathervit.train(out=out, **({} if "resume" in words else arguments) | words)
+                feathervit.train(out=out, **({} if "resume" in options else arguments) | options)
     finally:
         other.kill()
         other.join()
@@ -54,7 +54,7 @@ def test_a_new_folder_is_held_from_the_start(arguments, tmp_path):
     assert feathervit.train(out=out, **arguments).finished
 
 
-def test_a_folder_is_free_when_a_training_has_failed(arguments, tmp_path):
+def test_a_failed_training_releases_its_folder(arguments, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(FeatherVitError):
         feathervit.train(out=out, **arguments, accumulate=3)

@@ -56,7 +56,7 @@ def stemmed() -> Encoder:
 
 
 @pytest.mark.parametrize("matrix_rate", [1.0, 0.15])
-def test_steps_are_those_of_the_reference(matrix_rate):
+def test_steps_equal_the_reference(matrix_rate):
     torch.manual_seed(0)
     ours = stemmed()
     theirs = copy.deepcopy(ours)
@@ -72,7 +72,7 @@ def test_steps_are_those_of_the_reference(matrix_rate):
         ],
         lr=3e-3,
         betas=(0.9, 0.95),
-        eps=1e-3,  # gradients that are zero but for rounding (those of keys' biases) give no step
+        eps=1e-3,  # gradients that are zero except for rounding (those of keys' biases) give no step
     )
     for _ in range(3):
         x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
@@ -90,7 +90,7 @@ def test_steps_are_those_of_the_reference(matrix_rate):
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 72), (72, 8), (24, 40), (128, 1152)])
 @pytest.mark.parametrize("rank", [3, 8])
-def test_orthogonalisation_is_the_references_for_every_shape(shape, rank):
+def test_orthogonalisation_equals_the_reference(shape, rank):
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(2, shape[0], rank, generator=generator)
     matrices = left @ torch.randn(2, rank, shape[1], generator=generator)
@@ -98,7 +98,7 @@ def test_orthogonalisation_is_the_references_for_every_shape(shape, rank):
     assert_close(orthogonalise(matrices).double(), expected, atol=1e-4, rtol=0)
 
 
-def test_which_weights_are_hidden_matrices():
+def test_hidden_matrices():
     found = hidden_matrices(stemmed())
     assert {"patch_embed.residual.0.conv1.weight", "blocks.0.attn.qkv.weight", "blocks.1.ffn.fc2.weight"} <= found
     # The first filters, the classifier and depth-wise filters are not.

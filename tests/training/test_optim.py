@@ -33,7 +33,7 @@ def test_schedule_is_linear_then_cosine():
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
 
 
-def test_layer_decay_scales_the_step_taken():
+def test_layer_decay_scales_the_steps():
     """With equal gradients, Adam's first step is the learning rate itself, so steps compare as 0.9^(L + 1 - i)."""
     model = create_model("mlit_xxs", num_classes=10)
     depth = 9
@@ -54,8 +54,8 @@ def test_layer_decay_scales_the_step_taken():
     assert steps["patch_embed.proj.weight"] == pytest.approx(head * 0.9 ** (depth + 1), rel=1e-3)
 
 
-def test_sgd_takes_nesterovs_steps():
-    """v = m v + g; step lr (g + m v), as of Sutskever et al. (2013) in PyTorch's form."""
+def test_sgd_uses_nesterov_momentum():
+    """v = m v + g; step lr (g + m v), as in Sutskever et al. (2013), in PyTorch's form."""
     model = create_model("mlit_nano", num_classes=3)
     config = resolve(
         RunConfig(model="mlit_nano", lr=0.1, optim=OptimConfig(name="sgd", momentum=0.8, weight_decay=0.0))
@@ -71,7 +71,7 @@ def test_sgd_takes_nesterovs_steps():
 
 
 @pytest.mark.parametrize("sharing", ["v_w2", "none"])
-def test_weight_decay_spares_biases_norms_and_positions(sharing):
+def test_weight_decay_skips_biases_norms_and_positions(sharing):
     model = create_model("mlit_nano", num_classes=3)
     model = create_model(
         "mlit_nano", num_classes=3, config=with_fields(model.config, **{"feedforward.sharing": sharing})
@@ -88,7 +88,7 @@ def test_weight_decay_spares_biases_norms_and_positions(sharing):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_lion_is_its_papers_with_its_papers_betas(decay):
+def test_lion_equals_its_paper(decay):
     """Algorithm 2 of arXiv 2302.06675 with its defaults, 0.9 and 0.99; gradients that change sign distinguish the two."""
     config = resolve(RunConfig(optim=OptimConfig(name="lion", weight_decay=decay)))
     assert config.optim.betas == (0.9, 0.99)
@@ -106,7 +106,7 @@ def test_lion_is_its_papers_with_its_papers_betas(decay):
 
 
 @pytest.mark.parametrize(("name", "betas"), [("adamw", (0.9, 0.999)), ("muon", (0.9, 0.95))])
-def test_betas_are_the_optimisers_own_unless_they_are_given(name, betas):
+def test_betas_default_to_those_of_the_optimiser(name, betas):
     assert resolve(RunConfig(optim=OptimConfig(name=name))).optim.betas == betas
     assert resolve(RunConfig(optim=OptimConfig(name=name, betas=(0.8, 0.9)))).optim.betas == (0.8, 0.9)
 
@@ -125,7 +125,7 @@ def test_every_optimiser_moves_every_weight(name):
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
-def test_a_restored_state_holds_what_the_optimiser_keeps(name):
+def test_a_restored_optimiser_state_is_equal(name):
     model = create_model("mlit_nano", img_size=8, patch_size=4, num_classes=3)
     made = [build_optimizer(model, RunConfig(optim=OptimConfig(name=name))) for _ in range(2)]
     for p in model.parameters():
@@ -133,12 +133,14 @@ def test_a_restored_state_holds_what_the_optimiser_keeps(name):
     made[0].step()
     restore_optimizer(made[1], flatten_optimizer(made[0]))
     for p in model.parameters():
-        own, theirs = (optimizer.state[p] for optimizer in made)
-        assert {k: type(v) for k, v in own.items()} == {k: type(v) for k, v in theirs.items()}
-        assert all(torch.equal(v, theirs[k]) if isinstance(v, torch.Tensor) else v == theirs[k] for k, v in own.items())
+        saved, restored = (optimizer.state[p] for optimizer in made)
+        assert {k: type(v) for k, v in saved.items()} == {k: type(v) for k, v in restored.items()}
+        assert all(
+            torch.equal(v, restored[k]) if isinstance(v, torch.Tensor) else v == restored[k] for k, v in saved.items()
+        )
 
 
 @pytest.mark.parametrize("field", [{"lr": 0.0}, {"lr": -1.0}, {"optim.weight_decay": -0.1}, {"optim.layer_decay": 1.5}])
-def test_values_that_cannot_work_are_refused(field):
+def test_invalid_values_are_refused(field):
     with pytest.raises(ConfigError):
         build_optimizer(nn.Linear(2, 2), with_fields(RunConfig(), **field))

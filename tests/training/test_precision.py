@@ -7,6 +7,6 @@ import torch
 from feathervit.training.precision import has_bfloat16
 
 
-def test_a_pytorch_that_cannot_name_the_processors_features_has_no_bfloat16(monkeypatch):
+def test_bfloat16_is_off_without_cpu_capabilities(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as in PyTorch 2.9
     assert not has_bfloat16()

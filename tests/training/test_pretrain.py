@@ -1,4 +1,4 @@
-"""Pre-training: without labels, in pieces, and fine-tuning from its weights."""
+"""Pre-training: without labels, resumed, and fine-tuning from its weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pretrained(arrays, tmp_path, masked):
     return tmp_path / "pretrained"
 
 
-def test_it_overfits_a_few_images(arrays, tmp_path, masked):
+def test_pretraining_overfits_a_few_images(arrays, tmp_path, masked):
     """The masked error falls below a third of the error of a mean image, which is the variance of the pixels."""
     images = arrays[0][:12]
     fields = {**masked, "arch.dim": 64, "mae.decoder.dim": 32, "mae.mask_ratio": 0.5, "optim.warmup_epochs": 10.0}
@@ -49,17 +49,17 @@ def test_it_overfits_a_few_images(arrays, tmp_path, masked):
         assert png.width > 8 * 64
 
 
-@pytest.mark.parametrize("lie", ["flat", "nested", "train"])
-def test_images_may_lie_anywhere(folder, tmp_path, masked, lie):
-    root = {"flat": folder / "train" / "flat", "nested": folder / "train", "train": folder}[lie]
+@pytest.mark.parametrize("layout", ["flat", "nested", "train"])
+def test_images_are_found_in_any_layout(folder, tmp_path, masked, layout):
+    root = {"flat": folder / "train" / "flat", "nested": folder / "train", "train": folder}[layout]
     outcome = feathervit.pretrain(data=root, out=tmp_path / "run", epochs=2, **masked)
-    expected = {"flat": (24, 0), "nested": (72, 0), "train": (72, 24)}[lie]  # test images are not trained on
+    expected = {"flat": (24, 0), "nested": (72, 0), "train": (72, 24)}[layout]  # test images are not trained on
     assert (outcome.result.data["n_train"], outcome.result.data["n_test"]) == expected
     assert outcome.result.test is None or 0 < outcome.result.test["masked_mse"] < 2
 
 
 def test_odd_layouts(folder, tmp_path, masked, capsys):
-    """Folders beside train/ are used, val/ and test/ are not, and files that are not images are listed."""
+    """Folders next to train/ are used, val/ and test/ are not, and files that are not images are listed."""
     write_images(folder / "unlabelled", 10)
     (folder / "train" / "flat" / "phone.dng").write_bytes(b"")
     Image.new("RGB", (16, 16)).save(folder / "loose.png")
@@ -79,7 +79,7 @@ def test_images_in_a_list_or_by_split(arrays, tmp_path, masked):
         assert feathervit.pretrain(data=data, out=tmp_path / name, epochs=1, **masked).finished
 
 
-def test_it_pretrains_or_refuses(arrays, folder, tmp_path, masked, small):
+def test_only_the_pretraining_objective_is_accepted(arrays, folder, tmp_path, masked, small):
     """A run of another objective is not resumed, and a recipe may be named again."""
     feathervit.train(data=arrays, out=tmp_path / "classifier", epochs=1, **small)
     with pytest.raises(ConfigError, match="objective reconstruction, not classification"):
@@ -91,7 +91,7 @@ def test_it_pretrains_or_refuses(arrays, folder, tmp_path, masked, small):
     assert feathervit.pretrain("mae_folder", data=folder, out=tmp_path / "folder", resume=True).finished
 
 
-def test_channels_that_frozen_filters_cannot_take(arrays, tmp_path, masked):
+def test_frozen_filters_refuse_other_channels(arrays, tmp_path, masked):
     frozen = {**masked, "arch.patches": WhitenedPatchesConfig(frozen=True), "arch.dim": 64}
     feathervit.pretrain(data=arrays[0], out=tmp_path / "colour", epochs=1, **frozen)
     with pytest.raises(CheckpointError, match="sizes and channels"):
@@ -99,7 +99,7 @@ def test_channels_that_frozen_filters_cannot_take(arrays, tmp_path, masked):
         feathervit.pretrain(data=grey, out=tmp_path / "grey", epochs=1, start_from=tmp_path / "colour", **frozen)
 
 
-def test_a_part_of_each_folder_is_the_same_with_and_without_labels(folder, tmp_path, masked, small):
+def test_subsets_are_equal_with_and_without_labels(folder, tmp_path, masked, small):
     part = {"split.train_per_class": 5, "split.val_fraction": 0.2, "epochs": 1}
     feathervit.pretrain(data=folder / "train", out=tmp_path / "a", **masked, **part)
     feathervit.train(data=folder / "train", out=tmp_path / "b", **small, **part)
@@ -108,13 +108,13 @@ def test_a_part_of_each_folder_is_the_same_with_and_without_labels(folder, tmp_p
     assert first["train"]["count"] == 15
 
 
-def test_a_folder_without_images(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "none" / "inside").mkdir(parents=True)
     with pytest.raises(DataError, match="no images below"):
         feathervit.pretrain(data=tmp_path / "none", out=tmp_path / "run")
 
 
-def test_a_run_in_pieces_equals_an_uncut_one(arrays, tmp_path, masked):
+def test_a_resumed_run_equals_an_uninterrupted_one(arrays, tmp_path, masked):
     arguments = {"data": arrays[0], "epochs": 4, "split.val_fraction": 0.2, **masked}
     feathervit.pretrain(out=tmp_path / "whole", **arguments)
     outcome, pieces = feathervit.pretrain(out=tmp_path / "cut", max_minutes=1e-6, **arguments), 1
@@ -126,7 +126,7 @@ def test_a_run_in_pieces_equals_an_uncut_one(arrays, tmp_path, masked):
         assert same_weights(tmp_path / "whole" / f"{name}.safetensors", tmp_path / "cut" / f"{name}.safetensors")
 
 
-def test_the_best_epoch_is_the_one_with_the_least_error_on_held_out_images(arrays, tmp_path, masked):
+def test_the_best_epoch_has_the_least_validation_error(arrays, tmp_path, masked):
     result = feathervit.pretrain(
         data=arrays[0], out=tmp_path / "run", epochs=5, **{**masked, "split.val_fraction": 0.2}
     ).result
@@ -135,7 +135,7 @@ def test_the_best_epoch_is_the_one_with_the_least_error_on_held_out_images(array
     assert result.val["n"] == 19
 
 
-def test_fine_tuning_starts_from_the_pretrained_encoders_features(pretrained):
+def test_fine_tuning_starts_from_the_pretrained_features(pretrained):
     before = load_model(load_weights(pretrained)).encoder
     config = with_fields(load_weights(pretrained).config, objective="classification")
     model = build_model(resolve(config), 3, 3)
@@ -146,8 +146,8 @@ def test_fine_tuning_starts_from_the_pretrained_encoders_features(pretrained):
     assert line.endswith("new: head.weight")
 
 
-def test_the_model_is_that_of_the_weights_unless_another_is_named(pretrained, folder, tmp_path, capsys):
-    """It stays, even if the recipe would choose another model for the images."""
+def test_the_model_comes_from_the_weights(pretrained, folder, tmp_path, capsys):
+    """It is kept even if the recipe would choose another model for the images."""
     arguments = {"data": folder, "start_from": pretrained, "epochs": 1, "batch_size": 32}
     outcome = feathervit.train(out=tmp_path / "a", **arguments)
     config = load_weights(tmp_path / "a").config
@@ -172,7 +172,7 @@ def test_fine_tuning_joint_training_and_prediction(arrays, pretrained, tmp_path,
     assert {"train_masked_mse", "train_cross_entropy", "train_top1", "val_top1"} <= set(joint.result.epochs[-1])
     assert joint.result.val["top1"] > 0.6
     classifier = load_weights(tmp_path / "joint")
-    assert not any("decoder" in name for name in classifier.weights)  # the decoder is left behind
+    assert not any("decoder" in name for name in classifier.weights)  # the decoder is dropped
     assert len(feathervit.load(tmp_path / "joint").predict(arrays[0][:2])) == 2
     again = feathervit.train(
         data=arrays, out=tmp_path / "again", start_from=tmp_path / "joint", epochs=1, **recipe_fields
@@ -180,7 +180,7 @@ def test_fine_tuning_joint_training_and_prediction(arrays, pretrained, tmp_path,
     assert again.finished
 
 
-def test_joint_training_in_pieces(arrays, tmp_path, masked):
+def test_resumed_joint_training_ends_in_the_same_weights(arrays, tmp_path, masked):
     arguments = {
         "data": arrays,
         "epochs": 3,
@@ -196,7 +196,7 @@ def test_joint_training_in_pieces(arrays, tmp_path, masked):
     assert same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_pretraining_goes_on_from_weights_and_across_sizes(arrays, pretrained, tmp_path, masked, capsys):
+def test_pretraining_continues_from_weights_and_at_other_sizes(arrays, pretrained, tmp_path, masked, capsys):
     feathervit.pretrain(data=arrays[0], out=tmp_path / "on", epochs=1, start_from=pretrained, **masked)
     assert "not used: none; new: none" in capsys.readouterr().err
     larger = {**masked, "img_size": 24}
@@ -209,7 +209,7 @@ def test_pretraining_goes_on_from_weights_and_across_sizes(arrays, pretrained, t
         feathervit.pretrain(data=arrays[0], out=tmp_path / "other", epochs=1, start_from=pretrained, **other)
 
 
-def test_a_pretrained_model_names_no_classes(pretrained, arrays):
+def test_a_pretrained_model_cannot_predict_classes(pretrained, arrays):
     with pytest.raises(CheckpointError, match="fine-tune it first"):
         feathervit.load(pretrained)
 
@@ -226,7 +226,7 @@ def test_a_pretrained_model_names_no_classes(pretrained, arrays):
         {"model": "timm:resnet10t", "patch_size": None},
     ],
 )
-def test_settings_that_cannot_work(arrays, tmp_path, fields):
+def test_invalid_settings_are_refused(arrays, tmp_path, fields):
     with pytest.raises(ConfigError):
         feathervit.pretrain(
             data=arrays[0], out=tmp_path / "run", epochs=1, **{"img_size": 16, "patch_size": 4, **fields}

@@ -13,21 +13,21 @@ from feathervit.recipes.published import published
 from feathervit.results import read_config
 
 
-def test_the_weights_are_taken_but_for_the_head_and_the_images_are_normalised_as_theirs(arrays, tmp_path, monkeypatch):
-    whole = timm.create_model
+def test_published_weights_and_normalisation_are_used(arrays, tmp_path, monkeypatch):
+    original = timm.create_model
     torch.manual_seed(1)
-    theirs = whole("test_resnet", num_classes=1000)
+    theirs = original("test_resnet", num_classes=1000)
 
-    def create(name, pretrained=False, **words):
-        model = whole(name, **words)
+    def create(name, pretrained=False, **kwargs):
+        model = original(name, **kwargs)
         if pretrained:
             taken = {n: t for n, t in theirs.state_dict().items() if not n.startswith("fc.")}
             model.load_state_dict(taken, strict=False)
         return model
 
     monkeypatch.setattr(timm, "create_model", create)
-    words = {"img_size": 32, "batch_size": 32, "epochs": 1, "lr": 1e-12}
-    feathervit.train(data=arrays, out=tmp_path / "run", start_from="timm:test_resnet", **words)
+    kwargs = {"img_size": 32, "batch_size": 32, "epochs": 1, "lr": 1e-12}
+    feathervit.train(data=arrays, out=tmp_path / "run", start_from="timm:test_resnet", **kwargs)
     config, stored = read_config(tmp_path / "run"), load_weights(tmp_path / "run")
     cfg = timm.models.get_pretrained_cfg("test_resnet")
     assert (config.model, config.images.mean, config.images.std) == (f"timm:test_resnet.{cfg.tag}", cfg.mean, cfg.std)
@@ -37,7 +37,7 @@ def test_the_weights_are_taken_but_for_the_head_and_the_images_are_normalised_as
             assert torch.allclose(stored.weights[name], parameter, atol=1e-6), name
 
 
-def test_models_without_published_weights_and_unknown_ones():
+def test_unknown_or_missing_published_weights_are_refused():
     with pytest.raises(UnknownNameError):
         published("timm:test_resnett")
     with pytest.raises(ConfigError, match="timm has no weights"):

@@ -38,12 +38,12 @@ AUGMENTED = {
 
 def _train_until(step: int, arguments: dict) -> None:
     """Trains in another process with a state after every step, and gets SIGKILL when `step` starts."""
-    whole = loop.Trainer.train_step
+    original = loop.Trainer.train_step
 
     def dying(self, number, lr):
         if number == step:
             os.kill(os.getpid(), signal.SIGKILL)
-        whole(self, number, lr)
+        original(self, number, lr)
 
     loop.Trainer.train_step = dying
     loop.CHECKPOINT_SECONDS = loop.SHORT_EPOCH_SECONDS = 0.0
@@ -51,7 +51,7 @@ def _train_until(step: int, arguments: dict) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
-def test_killed_at_three_random_steps_it_ends_in_the_same_weights(arrays, tmp_path, small):
+def test_a_run_killed_three_times_resumes_exactly(arrays, tmp_path, small):
     arguments = {"data": arrays, **small, **AUGMENTED}
     feathervit.train(out=tmp_path / "whole", **arguments)
     steps = 4 * (86 // 32)
@@ -75,7 +75,7 @@ def test_killed_at_three_random_steps_it_ends_in_the_same_weights(arrays, tmp_pa
     assert rows[0] == rows[1]
 
 
-def test_pieces_of_a_moment_end_in_the_same_weights(arrays, tmp_path, small):
+def test_a_run_of_single_steps_resumes_exactly(arrays, tmp_path, small):
     arguments = {"data": arrays, **small, **AUGMENTED}
     feathervit.train(out=tmp_path / "whole", **arguments)
     outcome = feathervit.train(out=tmp_path / "cut", max_minutes=1e-6, **arguments)
@@ -87,11 +87,11 @@ def test_pieces_of_a_moment_end_in_the_same_weights(arrays, tmp_path, small):
     assert same_weights(tmp_path / "whole" / "last.safetensors", tmp_path / "cut" / "last.safetensors")
 
 
-def test_interrupt_stops_after_the_step_and_says_how_to_go_on(arrays, tmp_path, small, monkeypatch, capsys):
-    whole = loop.Trainer.train_step
+def test_interrupt_stops_after_the_step_and_suggests_resume(arrays, tmp_path, small, monkeypatch, capsys):
+    original = loop.Trainer.train_step
 
     def interrupted(self, number, lr):
-        whole(self, number, lr)
+        original(self, number, lr)
         if number == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -99,8 +99,8 @@ def test_interrupt_stops_after_the_step_and_says_how_to_go_on(arrays, tmp_path, 
     outcome = feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **small)
     assert not outcome.finished
     assert outcome.interrupted
-    assert "stopped after step 3 of 6" in (said := capsys.readouterr().err)
-    assert "--resume" in said
+    assert "stopped after step 3 of 6" in (output := capsys.readouterr().err)
+    assert "--resume" in output
     assert feathervit.train(data=arrays, out=tmp_path / "run", resume=True).finished
 
 
@@ -116,12 +116,14 @@ def test_resume_refuses_other_data_and_settings(arrays, tmp_path, small):
     assert len(outcome.result.epochs) == 4
 
 
-def test_a_run_can_be_made_shorter_and_its_schedule_ends_there(arrays, tmp_path, small):
+def test_a_resumed_run_can_be_made_shorter(arrays, tmp_path, small):
     out = tmp_path / "run"
     fields = {**small, "optim.min_lr": 1e-5}
     stopped = feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=30, **fields)
     assert (stopped.finished, stopped.result) == (False, None)  # in its first epoch there are no figures
-    stopped = feathervit.train(data=arrays, out=out, resume=True, max_minutes=1e-6)  # the second and last step of it
+    stopped = feathervit.train(
+        data=arrays, out=out, resume=True, max_minutes=1e-6
+    )  # the second and last step of the epoch
     assert not stopped.finished
     result = read_result(out / "result.json")
     assert not result.finished
@@ -174,7 +176,7 @@ def test_a_state_of_another_run_is_refused(arrays, tmp_path, small, spoil):
         feathervit.train(data=arrays, out=out, resume=True)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it_whole(arrays, tmp_path, small, monkeypatch):
+def test_a_full_disk_keeps_the_previous_checkpoint(arrays, tmp_path, small, monkeypatch):
     out = tmp_path / "run"
     feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=3, **small)
     before = (out / "state.safetensors").read_bytes()
@@ -193,7 +195,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(arrays, tmp_path, sma
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
-def test_killed_at_every_step(arrays, tmp_path, small):
+def test_a_run_killed_at_any_step_resumes_exactly(arrays, tmp_path, small):
     arguments = {"data": arrays, **small, **AUGMENTED}
     feathervit.train(out=tmp_path / "whole", **arguments)
     for step in range(8):

@@ -1,4 +1,4 @@
-"""Minutes that become epochs, before training and once."""
+"""Minutes are converted to epochs once, before training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feathervit.training import timing
 from feathervit.training.timing import SHARE, Budget, Timing
 
 
-def test_the_epochs_of_a_budget_fit_into_it_and_one_more_would_not():
+def test_a_budget_gives_the_most_epochs_that_fit():
     config = RunConfig(epochs=100)
     config = replace(config, optim=replace(config.optim, warmup_epochs=5.0))
     found = Timing(step=0.01, epoch=1.7)
@@ -25,14 +25,16 @@ def test_the_epochs_of_a_budget_fit_into_it_and_one_more_would_not():
     assert fitted.optim.warmup_epochs / fitted.epochs == pytest.approx(0.05)
     assert Budget(3.0, keep_warmup=True).fit(config, found).optim.warmup_epochs == 5
     assert Budget(0.001).fit(config, found).epochs == 1
-    assert Budget(60.0, exactly=False).fit(config, found) == config  # a recipe's own length is enough
+    assert Budget(60.0, exactly=False).fit(config, found) == config  # the recipe's own length fits
     assert Budget(1.7 / 60 * 8 / SHARE + 1e-9, exactly=False).fit(config, found).epochs == 8
 
 
-def test_minutes_give_the_run_that_its_epochs_give(arrays, tmp_path, small, monkeypatch):
+def test_minutes_give_the_same_run_as_epochs(arrays, tmp_path, small, monkeypatch):
     """Measuring does not change the training, and config.json holds the epochs for a resumed run."""
     ticks = itertools.count()
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(ticks)))  # a second passes from look to look
+    monkeypatch.setattr(
+        timing.time, "perf_counter", lambda: float(next(ticks))
+    )  # each call advances the clock by a second
     fields = {**small, "optim.ema": 0.9, "augment.mixup": 0.2, "augment.flip": "random"}
     out = tmp_path / "minutes"
     # A round of three steps takes a second, validation another: 2 steps of 1/3 s and 1 s per epoch.
@@ -56,10 +58,10 @@ def test_minutes_are_for_new_runs_without_epochs(arrays, tmp_path, small):
     assert not (tmp_path / "run").exists()
 
 
-def test_own_images_get_at_most_ten_minutes(arrays, tmp_path, small, monkeypatch, capsys):
+def test_user_images_get_at_most_ten_minutes(arrays, tmp_path, small, monkeypatch, capsys):
     slow = Timing(step=10.0, epoch=120.0)
     monkeypatch.setattr("feathervit.training.train.measure", lambda *_, **__: slow)
     feathervit.train(data=arrays, out=tmp_path / "run", max_minutes=1e-6, **small)
     epochs = read_config(tmp_path / "run").epochs
     assert slow.seconds(epochs) <= 600 < slow.seconds(epochs + 1)
-    assert f"--epochs {2 * epochs}" in capsys.readouterr().err  # what twice the time would be
+    assert f"--epochs {2 * epochs}" in capsys.readouterr().err  # the epochs for twice the time

@@ -20,7 +20,7 @@ from feathervit.training.trackers import Trackers
 
 
 def scalars(folder) -> dict[int, dict[str, float]]:
-    """epoch -> name -> value, as TensorBoard shows them; an epoch written twice would be seen."""
+    """epoch -> name -> value, as TensorBoard shows them. Fails if an epoch was written twice."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     found: dict[int, dict[str, float]] = {}
@@ -31,8 +31,8 @@ def scalars(folder) -> dict[int, dict[str, float]]:
     return found
 
 
-def same(folder) -> int:
-    """The epochs that the events and metrics.csv of a run agree on."""
+def matching_epochs(folder) -> int:
+    """Checks that the events and metrics.csv of a run agree, and returns the number of epochs."""
     rows = {}
     for row in MetricsFile(folder / "metrics.csv").rows():
         epoch = row.pop("epoch")
@@ -45,25 +45,25 @@ def same(folder) -> int:
     return len(rows)
 
 
-def test_the_events_are_the_rows(folder, small, tmp_path):
+def test_events_equal_the_rows(folder, small, tmp_path):
     out = tmp_path / "run"
     run = {"data": folder, "out": out, **small}
     feathervit.train(epochs=2, log=("tensorboard",), **run)
-    assert same(out) == 2
+    assert matching_epochs(out) == 2
     assert {"train_loss", "train_balance", "val_loss", "val_top1", "lr"} <= scalars(out / "tensorboard")[1].keys()
     feathervit.train(epochs=4, out=out, resume=True)
-    assert same(out) == 4
+    assert matching_epochs(out) == 4
     feathervit.train(epochs=1, log=("tensorboard",), overwrite=True, **run)
-    assert same(out) == 1
+    assert matching_epochs(out) == 1
     assert len(list((out / "tensorboard").iterdir())) == 1
     feathervit.train(epochs=1, overwrite=True, **run)
     assert not list((out / "tensorboard").iterdir())
-    feathervit.train(epochs=2, out=out, resume=True, log=("tensorboard",))  # it may be asked for later
+    feathervit.train(epochs=2, out=out, resume=True, log=("tensorboard",))  # the tracker can be added later
     assert scalars(out / "tensorboard").keys() == {2}
 
 
-def test_epochs_that_are_run_again_are_there_once(tmp_path):
-    for first, loss in ((1, 0.5), (3, 0.25)):  # killed in epoch 5, its last state after the second
+def test_repeated_epochs_appear_once(tmp_path):
+    for first, loss in ((1, 0.5), (3, 0.25)):  # killed in epoch 5; the last state is from epoch 2
         trackers = Trackers(("tensorboard",), tmp_path)
         trackers.start({})
         for epoch in range(first, 5):
@@ -77,18 +77,18 @@ def test_epochs_that_are_run_again_are_there_once(tmp_path):
     }
 
 
-def test_a_run_killed_before_its_first_state_has_each_epoch_once(folder, small, tmp_path):
+def test_epochs_appear_once_after_an_early_kill(folder, small, tmp_path):
     out = tmp_path / "run"
     feathervit.train(data=folder, out=out, epochs=2, log=("tensorboard",), **small)
     for path in out.glob("*.safetensors"):
         path.unlink()
     feathervit.train(out=out, resume=True)
-    assert same(out) == 2
+    assert matching_epochs(out) == 2
 
 
 @pytest.fixture
 def reported(monkeypatch):
-    """A report of one page and one chart, which is made at once."""
+    """Replaces the report by one page and one chart, which are quick to make."""
 
     def report(out, *_):
         (out / "report").mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def reported(monkeypatch):
     monkeypatch.setattr("feathervit.training.train.report_at_end", report)
 
 
-def test_tensorboard_has_the_configuration_and_the_charts_of_the_report(folder, small, tmp_path, reported):
+def test_tensorboard_has_the_configuration_and_charts(folder, small, tmp_path, reported):
     feathervit.train(data=folder, out=tmp_path / "run", epochs=1, log=("tensorboard",), **small)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
@@ -111,17 +111,17 @@ def test_tensorboard_has_the_configuration_and_the_charts_of_the_report(folder, 
 
 
 def records(path):
-    """The records of a file of W&B: LevelDB's log format, in blocks of 32 KiB behind a header of 7 bytes."""
+    """The records of a W&B file: LevelDB's log format, in blocks of 32 KiB after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2 as messages
 
-    data, place, parts = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:  # the rest of a block is padding
-            place += 32768 - place % 32768
+    data, offset, parts = path.read_bytes(), 7, b""
+    while offset + 7 <= len(data):
+        if 32768 - offset % 32768 < 7:  # the rest of a block is padding
+            offset += 32768 - offset % 32768
             continue
-        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
-        parts += data[place + 7 : place + 7 + size]
-        place += 7 + size
+        _, size, kind = struct.unpack("<IHB", data[offset : offset + 7])
+        parts += data[offset + 7 : offset + 7 + size]
+        offset += 7 + size
         if kind in (1, 4):  # whole, or the last part
             yield messages.Record.FromString(parts)
             parts = b""
@@ -178,7 +178,7 @@ def test_mlflow_in_a_folder(folder, small, tmp_path, monkeypatch, reported):
         assert history == pytest.approx({row["epoch"]: row[name] for row in rows})
 
 
-def test_several_trackers_get_the_same_and_close_after_a_failure(tmp_path, monkeypatch):
+def test_all_trackers_get_the_same_and_close_on_failure(tmp_path, monkeypatch):
     seen, closed = [], []
 
     class Fake:
@@ -205,17 +205,17 @@ def test_several_trackers_get_the_same_and_close_after_a_failure(tmp_path, monke
     assert len(closed) == 1
 
 
-def test_the_flag_of_an_earlier_version_names_its_successor(tmp_path, capsys):
+def test_an_earlier_flag_names_its_replacement(tmp_path, capsys):
     assert main(["train", "--recipe", "digits", "--out", str(tmp_path / "run"), "--tensorboard"]) == 2
     assert "--log tensorboard" in capsys.readouterr().err
 
 
-def test_a_configuration_of_an_earlier_version():
+def test_an_earlier_configuration_is_read():
     assert from_dict(RunConfig, {"tensorboard": True}).log == ("tensorboard",)
     assert from_dict(RunConfig, {"tensorboard": False}).log == ()
 
 
-def test_without_the_extra(folder, small, tmp_path, monkeypatch):
+def test_a_missing_extra_is_an_error(folder, small, tmp_path, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboard" else real(name, *rest)
@@ -226,7 +226,7 @@ def test_without_the_extra(folder, small, tmp_path, monkeypatch):
     feathervit.train(data=folder, out=tmp_path / "run", epochs=1, **small)
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_an_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "tensorboard").write_text("a file")
     events = Trackers(("tensorboard",), tmp_path)
     events.start({})

@@ -49,7 +49,7 @@ def test_run_folder_and_figures(folder, tmp_path, small):
     assert again.nll == pytest.approx(result.test["nll"], rel=1e-6)
 
 
-def test_prediction_goes_the_same_way_as_evaluation(folder, tmp_path, small):
+def test_prediction_equals_evaluation(folder, tmp_path, small):
     """An image gets the same probabilities from its file and from the stored dataset."""
     feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
     predictor = feathervit.load(tmp_path / "run")
@@ -71,26 +71,24 @@ def test_arrays_train_and_predict(arrays, tmp_path, small):
     assert np.mean(right) > 0.9
 
 
-def test_same_seed_same_weights_and_another_seed_others(arrays, tmp_path, small):
+def test_the_seed_determines_the_weights(arrays, tmp_path, small):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         feathervit.train(data=arrays, out=tmp_path / name, epochs=1, seed=seed, **small)
     assert same_weights(tmp_path / "a", tmp_path / "b")
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
-@pytest.mark.parametrize(("recipe", "said"), [("mlit_cifar100", True), ("digits", False)])
-def test_the_banner_says_what_the_paper_trained_in_where_bfloat16_is_taken(
-    recipe, said, arrays, tmp_path, small, capsys
-):
+@pytest.mark.parametrize(("recipe", "named"), [("mlit_cifar100", True), ("digits", False)])
+def test_the_banner_names_the_papers_precision(recipe, named, arrays, tmp_path, small, capsys):
     arguments = {"data": arrays, "epochs": 1, "max_minutes": 1e-6, **small}
     feathervit.train(recipe, out=tmp_path / "bfloat16", precision="bfloat16", **arguments)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("device ")]
-    assert "bfloat16" in line and (f"the source of {recipe} trained in float16" in line) == said
+    assert "bfloat16" in line and (f"the source of {recipe} trained in float16" in line) == named
     feathervit.train(recipe, out=tmp_path / "float32", precision="float32", **arguments)
     assert "trained in" not in capsys.readouterr().err
 
 
-def test_a_set_too_large_for_the_gpu_is_said_and_trains_the_same(arrays, tmp_path, small, monkeypatch, capsys):
+def test_training_is_equal_with_data_on_the_host(arrays, tmp_path, small, monkeypatch, capsys):
     feathervit.train(data=arrays, out=tmp_path / "there", epochs=1, **small)
     assert "host's memory" not in capsys.readouterr().err
     monkeypatch.setattr("feathervit.data.feed.fits", lambda *_: False)
@@ -100,7 +98,7 @@ def test_a_set_too_large_for_the_gpu_is_said_and_trains_the_same(arrays, tmp_pat
     assert same_weights(tmp_path / "there", tmp_path / "host")
 
 
-def test_global_randomness_has_no_say(arrays, tmp_path, small):
+def test_global_seeds_do_not_affect_training(arrays, tmp_path, small):
     feathervit.train(data=arrays, out=tmp_path / "a", epochs=1, **small)
     torch.manual_seed(99)
     np.random.seed(99)
@@ -109,15 +107,15 @@ def test_global_randomness_has_no_say(arrays, tmp_path, small):
     assert same_weights(tmp_path / "a", tmp_path / "b")
 
 
-def test_what_is_kept_is_the_moving_average(arrays, tmp_path, small, monkeypatch):
+def test_the_stored_weights_are_the_moving_average(arrays, tmp_path, small, monkeypatch):
     """Compares with the average written literally over the weights after each step."""
     seen: list[dict] = []
-    whole = loop.Trainer.train_step
+    original = loop.Trainer.train_step
 
     def watched(self, number, lr):
         if not seen:
             seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
-        whole(self, number, lr)
+        original(self, number, lr)
         seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
 
     monkeypatch.setattr(loop.Trainer, "train_step", watched)
@@ -131,8 +129,8 @@ def test_what_is_kept_is_the_moving_average(arrays, tmp_path, small, monkeypatch
         torch.testing.assert_close(tensor, average[name], rtol=1e-5, atol=1e-6)
 
 
-def test_predicts_what_people_have_in_their_hands(folder, arrays, tmp_path, small):
-    """Paths, PIL images (upright by EXIF), arrays of one size or of several: the same guesses."""
+def test_predict_accepts_paths_images_and_arrays(folder, arrays, tmp_path, small):
+    """Paths, PIL images (upright by EXIF), arrays of one or several sizes: the predictions are equal."""
     feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
     predictor = feathervit.load(tmp_path / "run")
     exif = Image.Exif()
@@ -154,7 +152,7 @@ def test_predicts_what_people_have_in_their_hands(folder, arrays, tmp_path, smal
     assert predictor.predict([]) == []
 
 
-def test_folders_that_hold_something_are_refused(arrays, tmp_path, small):
+def test_nonempty_folders_are_refused(arrays, tmp_path, small):
     out = tmp_path / "run"
     feathervit.train(data=arrays, out=out, epochs=1, **small)
     with pytest.raises(RunFolderError, match="not empty"):
@@ -163,15 +161,15 @@ def test_folders_that_hold_something_are_refused(arrays, tmp_path, small):
     for path in mine:
         path.write_text("mine")
     feathervit.train(data=arrays, out=out, epochs=1, overwrite=True, **small)
-    assert [path.read_text() for path in mine] == ["mine"] * 3  # only what a run writes is removed
+    assert [path.read_text() for path in mine] == ["mine"] * 3  # only files that a run writes are removed
     for name in ("state", "state.previous"):
         (out / f"{name}.safetensors").unlink(missing_ok=True)
-    assert feathervit.train(data=arrays, out=out, resume=True).finished  # a copy under another name is no state
+    assert feathervit.train(data=arrays, out=out, resume=True).finished  # a copy under another name is not a state
     with pytest.raises(RunFolderError, match="no run to resume"):
         feathervit.train(data=arrays, out=tmp_path / "none", resume=True)
 
 
-def test_a_file_that_cannot_be_read_stops_before_the_start(folder, tmp_path, small):
+def test_an_unreadable_file_stops_before_training(folder, tmp_path, small):
     (folder / "train" / "flat" / "0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"0\.png"):
         feathervit.train(data=folder, out=tmp_path / "run", epochs=1, **small)
@@ -180,19 +178,19 @@ def test_a_file_that_cannot_be_read_stops_before_the_start(folder, tmp_path, sma
     assert "0.png" in json.loads((tmp_path / "run2" / "splits.json").read_text())["skipped"][0]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(arrays, tmp_path, small):
+def test_a_nonfinite_loss_stops_the_run(arrays, tmp_path, small):
     with pytest.raises(DivergedError, match="learning rate"):
         feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **{**small, "lr": 1e30, "arch.drop_rate": 0.0})
 
 
-def test_a_step_whose_loss_is_not_finite_can_be_skipped(arrays, tmp_path, small, monkeypatch, capsys):
+def test_a_step_with_a_nonfinite_loss_can_be_skipped(arrays, tmp_path, small, monkeypatch, capsys):
     from feathervit.training.objectives import Classification
 
-    whole, calls = Classification.forward, []
+    original, calls = Classification.forward, []
 
     def sometimes_nan(self, x, targets):
         calls.append(1)
-        loss, figures = whole(self, x, targets)
+        loss, figures = original(self, x, targets)
         return loss * (float("nan") if len(calls) == 3 else 1.0), figures
 
     monkeypatch.setattr(Classification, "forward", sometimes_nan)
@@ -205,13 +203,13 @@ def test_a_step_whose_loss_is_not_finite_can_be_skipped(arrays, tmp_path, small,
         feathervit.train(data=arrays, out=tmp_path / "stopped", epochs=3, **small)
 
 
-def test_a_state_whose_weights_were_never_seen_to_work_is_not_the_last_good_one(arrays, tmp_path, small, monkeypatch):
+def test_untested_weights_are_not_the_last_good_state(arrays, tmp_path, small, monkeypatch):
     """The weights break in the last step before a state is written."""
     monkeypatch.setattr(loop, "SHORT_EPOCH_SECONDS", 0.0)
-    whole = loop.Trainer.train_step
+    original = loop.Trainer.train_step
 
     def breaking(self, number, lr):
-        whole(self, number, lr)
+        original(self, number, lr)
         if number == 5:  # the last step of the third epoch
             with torch.no_grad():
                 self.model.head.weight.fill_(1e38)
@@ -221,18 +219,18 @@ def test_a_state_whose_weights_were_never_seen_to_work_is_not_the_last_good_one(
     arguments = {"data": arrays, "out": tmp_path / "run", **small, "split.val_fraction": 0.0}
     with pytest.raises(DivergedError, match="last good state"):
         feathervit.train(epochs=6, **arguments)
-    monkeypatch.setattr(loop.Trainer, "train_step", whole)
+    monkeypatch.setattr(loop.Trainer, "train_step", original)
     again = feathervit.train(data=arrays, out=tmp_path / "run", resume=True, on_nonfinite="skip")
     assert again.result.skipped_steps == 0
     assert all(math.isfinite(row["train_loss"]) for row in again.result.epochs)
 
 
-def test_a_good_state_outlives_any_number_of_attempts(arrays, tmp_path, small, monkeypatch):
-    """The weights break in the first step after it; the end of the epoch notices it."""
-    whole = loop.Trainer.train_step
+def test_a_good_state_survives_failed_attempts(arrays, tmp_path, small, monkeypatch):
+    """The weights break in the first step after the good state, and the end of the epoch notices it."""
+    original = loop.Trainer.train_step
 
     def breaking(self, number, lr):
-        whole(self, number, lr)
+        original(self, number, lr)
         if number == 2:
             with torch.no_grad():
                 self.model.head.weight.fill_(1e38)
@@ -247,17 +245,17 @@ def test_a_good_state_outlives_any_number_of_attempts(arrays, tmp_path, small, m
     for _ in range(3):
         with pytest.raises(DivergedError, match="last good state"):
             feathervit.train(resume=True, **arguments)
-    monkeypatch.setattr(loop.Trainer, "train_step", whole)
+    monkeypatch.setattr(loop.Trainer, "train_step", original)
     assert feathervit.train(resume=True, **arguments).finished
 
 
-def test_skipping_without_end_stops_the_run(arrays, tmp_path, small):
+def test_endless_skipping_stops_the_run(arrays, tmp_path, small):
     with pytest.raises(DivergedError, match="learning rate"):
         fields = {**small, "lr": 1e30, "split.val_fraction": 0.0}
         feathervit.train(data=arrays, out=tmp_path / "run", epochs=60, on_nonfinite="skip", **fields)
 
 
-def test_patience(arrays, tmp_path, small):
+def test_patience_stops_the_run(arrays, tmp_path, small):
     outcome = feathervit.train(
         data=arrays, out=tmp_path / "run", epochs=50, patience=3, **{**small, "lr": 1e-12, "optim.warmup_epochs": 0.0}
     )
@@ -268,7 +266,7 @@ def test_patience(arrays, tmp_path, small):
     assert len(again.result.epochs) == len(result.epochs)
 
 
-def test_a_grey_folder_and_another_fit(tmp_path, small):
+def test_grey_images_train_with_padding(tmp_path, small):
     for k, name in enumerate(("dark", "light")):
         for n in range(12):
             (tmp_path / "g" / name).mkdir(parents=True, exist_ok=True)
@@ -293,7 +291,7 @@ def test_a_grey_folder_and_another_fit(tmp_path, small):
         {"batch_size": 0},
         {"img_size": 10**9},
         {"no_such_field": 1},
-        {"augment.rand_ops": 3},  # has no effect: the policy is another
+        {"augment.rand_ops": 3},  # has no effect with another policy
         {"augment.crop_padding": 2},
         {"augment.crop": "none", "augment.crop_scale": (0.5, 1.0)},
         {"augment.switch_prob": 0.3},
@@ -324,7 +322,7 @@ def test_a_grey_folder_and_another_fit(tmp_path, small):
         {"model": "timm:test_resnet", "arch.depth": 3},
     ],
 )
-def test_settings_that_cannot_work_write_nothing(arrays, tmp_path, fields):
+def test_invalid_settings_write_nothing(arrays, tmp_path, fields):
     with pytest.raises(FeatherVitError) as error:
         feathervit.train(data=arrays, out=tmp_path / "run", **{"epochs": 1, **fields})
     assert len(str(error.value)) < 400
@@ -338,11 +336,9 @@ def test_a_timm_model_trains_and_loads(arrays, tmp_path):
     assert len(feathervit.load(tmp_path / "run").predict(arrays[0][:2])) == 2
 
 
-def test_an_epochs_validation_works_out_what_its_row_holds_and_the_end_all_figures(
-    folder, tmp_path, small, monkeypatch
-):
+def test_full_figures_are_computed_only_at_the_end(folder, tmp_path, small, monkeypatch):
     scored, score = [], loop.score
-    monkeypatch.setattr(loop, "score", lambda *words: scored.append(1) or score(*words))
+    monkeypatch.setattr(loop, "score", lambda *arguments: scored.append(1) or score(*arguments))
     outcome = feathervit.train(data=folder, out=tmp_path / "run", epochs=4, **small)
     assert len(scored) == 2  # at the end: validation and test images
     best = outcome.result.best
@@ -351,21 +347,21 @@ def test_an_epochs_validation_works_out_what_its_row_holds_and_the_end_all_figur
     assert outcome.result.val["confusion"]
 
 
-def test_validation_whose_output_is_not_finite_stops_the_run(folder, tmp_path, small, monkeypatch):
+def test_nonfinite_validation_output_stops_the_run(folder, tmp_path, small, monkeypatch):
     monkeypatch.setattr(loop, "accuracy_and_loss", lambda *_: (0.5, math.nan, 0.5))
     with pytest.raises(DivergedError, match="stopped being finite"):
         feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
 
 
-def test_no_data_named(tmp_path):
+def test_training_without_data_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no data named"):
         feathervit.train(out=tmp_path / "run")
 
 
-def test_the_last_epoch_is_kept_where_asked_for(folder, tmp_path, small, monkeypatch):
+def test_the_last_epoch_can_be_kept(folder, tmp_path, small, monkeypatch):
     """The validation figures here fall with each epoch. The training itself is the same."""
     validate, falling = loop.accuracy_and_loss, itertools.count(99, -1)
-    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *words: (next(falling) / 100, *validate(*words)[1:]))
+    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *arguments: (next(falling) / 100, *validate(*arguments)[1:]))
     for keep in ("best", "last"):
         feathervit.train(data=folder, out=tmp_path / keep, epochs=3, **small, **{"split.keep": keep})
     best, last = (read_result(tmp_path / keep / "result.json") for keep in ("best", "last"))
@@ -388,18 +384,18 @@ ONE |= {"optim.name": "adamw", "augment.policy": "none"}
         (3, {"batch_size": 6, "accumulate": 3}, "use fewer processes and micro-steps"),
     ],
 )
-def test_batch_norm_over_one_image_is_refused_before_the_first_step(arrays, tmp_path, images, fields, advice):
+def test_batch_norm_over_one_image_is_refused(arrays, tmp_path, images, fields, advice):
     data = tuple(part[:images] for part in arrays)
-    words = {**ONE, **fields, "split.val_fraction": 0.0}
+    arguments = {**ONE, **fields, "split.val_fraction": 0.0}
     with pytest.raises(ConfigError, match=advice):
-        feathervit.train(data=data, out=tmp_path / "run", **words)
+        feathervit.train(data=data, out=tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
     if "give" in advice:
-        words["batch_size"] = int(advice.split()[2])
-        assert feathervit.train(data=data, out=tmp_path / "run", max_minutes=1e-6, **words) is not None
+        arguments["batch_size"] = int(advice.split()[2])
+        assert feathervit.train(data=data, out=tmp_path / "run", max_minutes=1e-6, **arguments) is not None
 
 
-def test_one_image_without_batch_norm_or_in_two_views_trains(arrays, tmp_path, small):
+def test_one_image_trains_without_batch_norm_or_in_two_views(arrays, tmp_path, small):
     feathervit.train(data=arrays, out=tmp_path / "ours", max_minutes=1e-6, **small | {"batch_size": 1})
     views = {**ONE, "batch_size": 2, "augment.repeats": 2}
     feathervit.train(data=arrays, out=tmp_path / "views", max_minutes=1e-6, **views)
