@@ -1,8 +1,8 @@
-"""Measures the decoding of a folder of 12-megapixel photographs through the cache, once each, with an empty cache.
+"""Measures the speed of decoding a folder of 12-megapixel photographs through an empty cache.
 
-The photographs are JPEG (quality 90, 4:2:0): scikit-learn's two sample photographs, enlarged, with noise like that of a
-sensor. They are stored at 148 px (a 128 px input). It prints images/s, the peak memory of the decoding process, and the time
-for 3,000 images at this rate. To compare, it prints the rate of plain Pillow (full decode, one thread) in the same run.
+The photographs are JPEG files (quality 90, 4:2:0): the two sample photographs of scikit-learn, enlarged, with noise like that
+of a sensor. They are stored at 148 px (for a 128 px input). The script prints images/s, the peak memory of decoding, and the
+time for 3,000 images at this rate. For comparison, it prints the rate of plain Pillow (full decode, one thread).
 
     python benchmarks/decode.py [--count 24] [--kind jpg|progressive|png] [--img-size 128]
 """
@@ -49,7 +49,7 @@ def make(folder: Path, count: int, kind: str) -> None:
 
 
 def measure(folder: Path, img_size: int) -> dict[str, float]:
-    """Decodes all images once. It runs in its own process, so that its peak memory is that of decoding."""
+    """Decodes all images once. Runs in a separate process, so that its peak memory is that of decoding."""
     from feathervit.config import SplitConfig
     from feathervit.data import load_data
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--kind", choices=("jpg", "progressive", "png"), default="jpg")
     parser.add_argument("--img-size", type=int, default=128)
-    parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
+    parser.add_argument("--out", type=Path, help="also write the results to this JSON file")
     parser.add_argument("--step", choices=("make", "measure"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -107,9 +107,9 @@ def report(args: argparse.Namespace) -> None:
         ).stdout
         figures = json.loads(out)
         megabytes = sum(f.stat().st_size for f in folder.rglob("*.*")) / args.count / 1e6
-        theirs = peer(folder, args.img_size, min(args.count, 8))
+        pillow_seconds = peer(folder, args.img_size, min(args.count, 8))
     rate = figures["count"] / figures["seconds"]
-    found = {
+    record = {
         "command": shlex.join(["python", *sys.argv]),
         "commit": commit(),
         "what": f"{args.count} {args.kind} of {WIDTH} x {HEIGHT}, {megabytes:.1f} MB each, decoded through the cache",
@@ -117,14 +117,14 @@ def report(args: argparse.Namespace) -> None:
         "pictures_per_s": rate,
         "peak_mb": figures["peak_mb"],
         "peak_mb_before_the_first": figures["start_mb"],
-        "plain_pillow_one_thread_per_s": 1 / theirs,
-        "ratio": rate * theirs,
+        "plain_pillow_one_thread_per_s": 1 / pillow_seconds,
+        "ratio": rate * pillow_seconds,
         "seconds_for_3000": 3000 / rate,
     }
-    for name, value in found.items():
+    for name, value in record.items():
         print(f"{name}: {value:.1f}" if isinstance(value, float) else f"{name}: {value}")
     if args.out:
-        write_json(args.out, found)
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

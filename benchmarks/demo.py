@@ -1,6 +1,6 @@
-"""Measures what pre-training without labels adds to ten labels per class, over several seeds of `feathervit demo`.
+"""Measures the gain from pre-training with ten labels per class, over several seeds of `feathervit demo`.
 
-The data is scikit-learn's handwritten digits. Each seed draws different labels, masks and weights.
+The data is scikit-learn's handwritten digits. Labelled images, masks and weights differ between seeds.
 
     python benchmarks/demo.py --seeds 0,1,2,3,4 --out results/demo.json
 """

@@ -1,16 +1,16 @@
-"""Measures speed and peak memory of the mixture-of-experts layer and of training steps: ours against literal dispatch.
+"""Compares speed and peak memory of our mixture-of-experts layer and training step with literal dispatch.
 
-It runs on the CPU (or --device cuda). The layer: forward + backward and inference of 18,560 tokens (batch 128 of 145), at the
-paper's widths, hidden sizes and experts. The step: forward, backward and AdamW of `mlit_xxs` and `mlit_s`, batch 128, 36 px.
-It is compared with a step of the same model with literal dispatch and PyTorch's own linear layers.
+The benchmark runs on the CPU (or with --device cuda). The layer: forward + backward and inference of 18,560 tokens (batch 128
+of 145), with the widths, hidden sizes and experts of the paper. The step: forward, backward and AdamW of `mlit_xxs` and
+`mlit_s`, batch 128, 36 px. The baseline is a step of the same model with literal dispatch and PyTorch's linear layers.
 
-Literal dispatch is the paper's figure 3 in plain eager PyTorch. The gate uses topk, softmax and scatter over each token's
-experts. Then each expert indexes its tokens, runs its SwiGLU, and scatters the result back, weighted by the gate. Two other
-exact forms of the layer are measured: folded with only the chosen experts, and folded in plain operators. Our layer is in its
-fast form on the CPU.
+Literal dispatch is figure 3 of the paper in eager PyTorch. The gate uses topk, softmax and scatter over the experts of each
+token. Then each expert indexes its tokens, applies its SwiGLU, and scatters the result back, weighted by the gate. Two other
+exact forms of the layer are measured: folded with only the selected experts, and folded with standard operators. On the CPU,
+our layer uses its fast implementation.
 
-All forms take turns in every round, in one process; the figures are medians of `--rounds`. Peak memory on the CPU is the
-resident memory of one process per form, including the program itself. On a GPU it is that of the allocator.
+All forms take turns in every round, in one process; the results are medians of `--rounds`. Peak memory on the CPU is the
+resident memory of one process per form, including the program. On a GPU, it is the peak of the allocator.
 
     python benchmarks/moe.py --threads 2 --out results/moe.json
 """
@@ -29,7 +29,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch reads it
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in the command line; must be set before torch is imported
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,7 @@ MODELS = ("mlit_xxs", "mlit_s")
 
 
 def literal_gate(gate: NoisyTopKGate, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-    """Computes equations 2-6 and 10-12 in sequence, on [tokens, experts], with the weights of our gate."""
+    """Computes equations 2-6 and 10-12 step by step, on [tokens, experts], with the weights of our gate."""
     k, config = gate.config.top_k, gate.config
     clean_TE = gate.w_gate(x_TD)
     h_TE = clean_TE
@@ -65,7 +65,7 @@ def literal_gate(gate: NoisyTopKGate, x_TD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LiteralDispatch(nn.Module):
-    """Computes the same layer by dispatching tokens to their experts. It shares the weights of a `SharedVW2`."""
+    """Computes the layer by dispatching tokens to their experts. Shares the weights of a `SharedVW2`."""
 
     def __init__(self, layer: SharedVW2):
         super().__init__()
@@ -80,15 +80,15 @@ class LiteralDispatch(nn.Module):
         biases = layer.w.bias.view(layer.experts, layer.hidden)
         for e in range(layer.experts):
             (index_T,) = torch.where(gate_TE[:, e] > 0)
-            mine = x_TD[index_T]
-            h = F.silu(F.linear(mine, weights[e], biases[e])) * layer.v(mine)
+            x_expert = x_TD[index_T]
+            h = F.silu(F.linear(x_expert, weights[e], biases[e])) * layer.v(x_expert)
             y = layer.drop(layer.w2(h)) * gate_TE[index_T, e, None]
             out_TD = out_TD.index_add(0, index_T, y)
         return out_TD.view_as(x_BND), balance
 
 
 class ChosenOnly(nn.Module):
-    """Computes the same layer folded, with V and W2 once per token, and each expert's W only on the tokens that chose it."""
+    """Computes the folded layer: V and W2 once per token, and W of each expert only for its selected tokens."""
 
     def __init__(self, layer: SharedVW2):
         super().__init__()
@@ -109,7 +109,7 @@ class ChosenOnly(nn.Module):
 
 
 class Folded(nn.Module):
-    """Computes the same layer folded, with all experts as one product in plain operators, as in a compiled graph."""
+    """Computes the folded layer with all experts as one product, with standard operators as in a compiled graph."""
 
     def __init__(self, layer: SharedVW2):
         super().__init__()
@@ -134,7 +134,7 @@ def seconds(run, device: str) -> float:
 
 
 def in_turn(works: dict, rounds: int, device: str) -> dict[str, float]:
-    """Measures the median seconds of each of `works`, which take turns in every round. The first round warms up."""
+    """Measures the median seconds of each of `works`, which alternate in every round. The first round is a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -143,7 +143,7 @@ def in_turn(works: dict, rounds: int, device: str) -> dict[str, float]:
 
 
 def layer_works(form: str, dim: int, hidden: int, experts: int, batch: int, device: str) -> dict:
-    """Returns the functions of a layer to time: "train" and "infer"."""
+    """Returns the functions of a layer to measure: "train" and "infer"."""
     torch.manual_seed(0)
     ours = SharedVW2(dim, hidden, experts, MoEConfig()).to(device)
     if form == "ours" and device == "cpu":
@@ -166,7 +166,7 @@ def layer_works(form: str, dim: int, hidden: int, experts: int, batch: int, devi
 
 
 def step_work(form: str, name: str, batch: int, device: str):
-    """Returns the function that takes a training step of a model, without data and augmentation."""
+    """Returns a function that performs a training step of a model, without data and augmentation."""
     torch.manual_seed(0)
     model = create_model(name, num_classes=100)
     if form == "literal":
@@ -190,23 +190,23 @@ def step_work(form: str, name: str, batch: int, device: str):
 
 def compare(works, forms, args: argparse.Namespace) -> dict:
     """Measures the milliseconds of each form, and the ratio of literal dispatch to ours for each kind of work."""
-    found = {}
+    functions = {}
     for form in ("ours", *forms):
-        found |= works(form)
-    median = in_turn(found, args.rounds, args.device)
+        functions |= works(form)
+    median = in_turn(functions, args.rounds, args.device)
     kinds = [name.removesuffix("_ours") for name in median if name.endswith("_ours")]
     ratios = {f"{kind}_ratio": round(median[f"{kind}_literal"] / median[f"{kind}_ours"], 3) for kind in kinds}
     return {f"{name}_ms": round(1e3 * value, 2) for name, value in median.items()} | ratios
 
 
 def peak_mb(args: argparse.Namespace, form: str, what: str) -> float:
-    """Measures the peak memory of three runs of one function; on the CPU in its own process."""
+    """Measures the peak memory of three runs of one function, on the CPU in a separate process."""
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         work_thrice(args, form, what)
         return torch.cuda.max_memory_allocated() / 1e6
-    words = ["--threads", args.threads, "--batch", args.batch, "--memory", form, what]
-    run = subprocess.run([sys.executable, __file__, *map(str, words)], capture_output=True, text=True, check=True)
+    arguments = ["--threads", args.threads, "--batch", args.batch, "--memory", form, what]
+    run = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True, check=True)
     return float(run.stdout)
 
 
@@ -225,10 +225,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--models", nargs="*", choices=MODELS, default=MODELS, help="models whose training steps are measured"
-    )
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS, help="models for the training step")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.add_argument("--memory", nargs=2, metavar=("FORM", "WORK"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -237,7 +235,7 @@ def main() -> None:
         unit = 1 if sys.platform == "darwin" else 1024
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
         return
-    # Memory is measured first, since a process starts with the peak of its parent.
+    # Measure memory first, because a process starts with the peak of its parent.
     peaks = {
         what: {f"peak_{form}_mb": round(peak_mb(args, form, what)) for form in ("ours", "literal")}
         for what in (*args.models, *(",".join(map(str, size)) for size in SIZES))
@@ -261,10 +259,10 @@ def main() -> None:
         }
     print(json.dumps(summary))
     if args.out:
-        found = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "machine": machine()}
-        found |= {"torch": torch.__version__, "threads": args.threads, "batch": args.batch, "rounds": args.rounds}
-        found |= {"device": args.device, "layers": layers, "steps": steps, "summary": summary}
-        write_json(args.out, found)
+        record = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "machine": machine()}
+        record |= {"torch": torch.__version__, "threads": args.threads, "batch": args.batch, "rounds": args.rounds}
+        record |= {"device": args.device, "layers": layers, "steps": steps, "summary": summary}
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

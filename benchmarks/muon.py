@@ -1,4 +1,4 @@
-"""Measures the time of Muon's orthogonalisation of a model's hidden matrices, ours against the plain iteration, in one run.
+"""Compares the time of our orthogonalisation in Muon with the plain iteration, for the hidden matrices of a model.
 
 Command: python benchmarks/muon.py --model feather_xxs
 """
@@ -19,7 +19,7 @@ from feathervit.training.muon import COEFFICIENTS, EPS, ITERATIONS, hidden_matri
 
 
 def plain(update_MRC: Tensor) -> Tensor:
-    """Runs the iteration of the reference implementation, batched. Every product has the full number of columns."""
+    """Runs the iteration of the reference implementation in batches. Every product has the full number of columns."""
     a, b, c = COEFFICIENTS
     tall = update_MRC.shape[-2] > update_MRC.shape[-1]
     x = update_MRC.mT if tall else update_MRC
@@ -31,7 +31,7 @@ def plain(update_MRC: Tensor) -> Tensor:
 
 
 def milliseconds(function: Callable[[Tensor], Tensor], stacks: list[Tensor], repeats: int) -> float:
-    """Measures the median time for all stacks."""
+    """Measures the median milliseconds for all stacks."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

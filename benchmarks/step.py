@@ -1,7 +1,7 @@
-"""Measures a training step of this checkout against that of another checkout, on the CPU, in one run.
+"""Compares the time of a training step in this checkout and in another checkout, on the CPU.
 
-A step on random images is augmentation, forward, backward, optimiser and average, in each checkout's own Trainer. Processes
-alternate. The figure of a checkout is the median over its rounds of the median of their steps, in CPU time of one thread.
+A step on random images includes augmentation, forward, backward, optimiser and averaging, with the Trainer of each checkout.
+Processes alternate. The result of a checkout is the median over rounds of the median step, in CPU time of one thread.
 
     git worktree add ../before 185005e
     python benchmarks/step.py ../before --out results/step.json
@@ -105,32 +105,34 @@ def seconds(checkout: Path, case: dict, precision: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("other", type=Path, help="folder of the checkout to compare with")
+    parser.add_argument("other", type=Path, help="folder of the other checkout")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of this checkout")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="precision of this checkout"
+    )
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    here, rows = Path(__file__).resolve().parents[1], {}
+    this, rows = Path(__file__).resolve().parents[1], {}
     for name, case in CASES.items():
-        found: dict[str, list[float]] = {"before": [], "after": []}
+        times: dict[str, list[float]] = {"before": [], "after": []}
         for _ in range(args.rounds):
-            found["before"].append(seconds(args.other, case, "float32"))
-            found["after"].append(seconds(here, case, args.precision))
-        before, after = (1000 * statistics.median(found[key]) for key in ("before", "after"))
+            times["before"].append(seconds(args.other, case, "float32"))
+            times["after"].append(seconds(this, case, args.precision))
+        before, after = (1000 * statistics.median(times[key]) for key in ("before", "after"))
         rows[name] = {"before_ms": before, "after_ms": after, "ratio": before / after}
         print(f"{name}: {before:.0f} ms before, {after:.0f} ms after, {before / after:.2f} x", flush=True)
     if args.out:
         from feathervit.results import commit, machine, public_command, write_json
 
         command = f"python benchmarks/step.py {public_command(shlex.join(sys.argv[1:]))}"
-        words = {
+        facts = {
             "command": command,
             "commit": commit(),
             "machine": machine(),
             "threads": 1,
             "precision": args.precision,
         }
-        write_json(args.out, {**words, "rounds": args.rounds, "rows": rows})
+        write_json(args.out, {**facts, "rounds": args.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

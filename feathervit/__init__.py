@@ -1,6 +1,6 @@
 """feathervit: ultra-light vision models for small images.
 
-`import feathervit` is light: torch and timm load when a function that needs them is first used.
+`import feathervit` is fast: torch and timm are imported on first use.
 """
 
 from __future__ import annotations

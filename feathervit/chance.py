@@ -1,6 +1,6 @@
-"""Seeds every random draw of a run by an address: (seed, step, rank) and the purpose of the draw.
+"""Seeds every random draw of a run by (seed, step, rank) and the purpose of the draw.
 
-A run can therefore stop anywhere and continue exactly. Evaluation or a plot between two steps changes nothing.
+A run can therefore stop at any step and resume bit for bit. Evaluation or plots between two steps do not change the run.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 
 @dataclass(frozen=True)
 class Chance:
-    """Holds the address of a step's randomness. `step` counts optimiser steps from 0 over the whole run."""
+    """Identifies the random draws of a step. `step` counts optimiser steps of the run from 0."""
 
     seed: int
     step: int = 0
     rank: int = 0
 
     def number(self, purpose: str) -> int:
-        """Returns a 63-bit integer that belongs to this address and `purpose`."""
+        """Returns a 63-bit integer for this step and `purpose`."""
         text = f"{self.seed}/{self.step}/{self.rank}/{purpose}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 

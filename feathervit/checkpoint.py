@@ -1,9 +1,9 @@
 """Reads and writes weights and training states as safetensors. Writing is atomic, and nothing is unpickled.
 
-There are two kinds of file. Weights (`best.safetensors`, `last.safetensors`) hold a model and what its use needs: the run's
-configuration, class names, figures. A state (`state.safetensors`, and `state.previous.safetensors` before it) holds what a
-resumed run needs to continue bit for bit. Both have a checksum over their whole content, which is checked when they are read.
-A file may be hostile, so the header is checked before memory is allocated.
+There are two kinds of file. A weights file (`best.safetensors`, `last.safetensors`) holds a model with its configuration, class
+names and metrics. A state file (`state.safetensors`, `state.previous.safetensors`) holds everything that a run needs to resume
+bit for bit. Each file stores a checksum of its content, which is verified on reading. Files are not trusted: the header is
+checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from .files import expanded, same_data, write_bytes
 from .weights import list_weights, shipped_file
 
 FORMAT = 1
-STATES = ("state.safetensors", "state.previous.safetensors")  # the latest first
+STATES = ("state.safetensors", "state.previous.safetensors")  # latest first
 
 
 @dataclass(frozen=True)
 class OtherAnswer:
     """Holds the threshold of the answer "other" (none of the classes), and its error rates.
 
-    The answer is "other" if the best guess has a probability below `threshold`. Error rates are shares from 0 to 1, on `n`
-    validation images. `known`: images of the classes that get this answer. `mistaken`: wrong guesses that do not get it
-    (None: there were no wrong guesses). `strangers`: images of no class that do not get it (None: no such images were given).
+    The answer is "other" if the highest probability is below `threshold`. Error rates are shares from 0 to 1, on `n`
+    validation images. `known`: images of the classes that are answered "other". `mistaken`: wrong predictions that are not
+    answered "other" (None: no wrong predictions). `strangers`: images outside the classes that are not answered "other"
+    (None: no such images were given).
     """
 
     threshold: float = 0.0
@@ -51,10 +52,10 @@ class OtherAnswer:
 
 @dataclass
 class Checkpoint:
-    """Holds weights and what their use needs.
+    """Holds weights with their configuration, class names and calibration.
 
-    `figures`: measurements at the time of saving. `temperature`: divides logits before the softmax; 1 unless it was fitted
-    later (`evaluation/calibration.py`). `other`: fitted with it.
+    `figures`: metrics at the time of saving. `temperature`: divides logits before the softmax; 1 unless fitted later
+    (`evaluation/calibration.py`). `other`: fitted together with the temperature.
     """
 
     config: RunConfig
@@ -68,16 +69,16 @@ class Checkpoint:
     other: OtherAnswer | None = None
 
     def read_as(self, reading: Mapping[str, Any], data: Any = None) -> Checkpoint:
-        """Returns a copy for use on `data` (None: the training data), which is read as in training except for `reading`.
+        """Returns a copy for evaluation on `data` (None: the training data).
 
-        `reading`: fields of `ReadingConfig`. Folders and groups of the training data do not apply to other data. Raises
-        ConfigError for an invalid value.
+        `data` is read as in training, except for `reading`, fields of `ReadingConfig`. The root and groups of the training
+        data do not apply to other data. Raises ConfigError for an invalid value.
         """
-        own = self.config.reading
+        merged = self.config.reading
         if data is not None and not same_data(data, self.config.data):
-            own = replace(own, root="", groups="")
-        own = from_dict(ReadingConfig, to_dict(replace(own, **reading)), "reading")
-        return replace(self, config=replace(self.config, reading=own))
+            merged = replace(merged, root="", groups="")
+        merged = from_dict(ReadingConfig, to_dict(replace(merged, **reading)), "reading")
+        return replace(self, config=replace(self.config, reading=merged))
 
 
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:
@@ -92,12 +93,12 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
 def _pack(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     text = json.dumps({"format": FORMAT, **meta})
-    # transformers needs "format" to know that the tensors are PyTorch's
+    # transformers requires "format" to identify PyTorch tensors
     return save(tensors, {"format": "pt", "feathervit": text, "checksum": _checksum(tensors, text)})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads tensors and metadata of a file that feathervit wrote. Raises CheckpointError for any other file."""
+    """Reads tensors and metadata of a file written by feathervit. Raises CheckpointError for any other file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{path} is not a checkpoint: it is not a file")
@@ -124,8 +125,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {path} is not JSON: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        found = meta.get("format") if isinstance(meta, dict) else None
-        raise CheckpointError(f"{path} has format {found!r:.40}; this version reads format {FORMAT}")
+        version = meta.get("format") if isinstance(meta, dict) else None
+        raise CheckpointError(f"{path} has format {version!r:.40}; this version reads format {FORMAT}")
     return tensors, meta
 
 
@@ -145,9 +146,9 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def weights_file(path: str | Path) -> Path:
-    """Returns a weights file, given the file itself, a folder, or the name of weights in the package ("mlit_nano.digits").
+    """Returns the path of a weights file, given a file, a folder, or the name of weights in the package ("mlit_nano.digits").
 
-    In a folder it is the best file, else the last, else an exported `model`.
+    In a folder, it is the best weights, else the last weights, else an exported `model`.
     """
     if str(path) in list_weights() and not Path(path).exists():
         return shipped_file(str(path))
@@ -208,25 +209,25 @@ def _other_answer(path: Path, stored: Any) -> OtherAnswer | None:
 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Writes `state.safetensors`. Renames an existing one to `state.previous.safetensors`."""
+    """Writes `state.safetensors`. Renames an existing state to `state.previous.safetensors`."""
     path, previous = (folder / name for name in STATES)
     draft = folder / ".state.next"
     write_bytes(draft, _pack(tensors, meta))
     try:
         if path.exists():
-            os.replace(path, previous)  # if the process dies here, a resume uses the previous state
+            os.replace(path, previous)  # if the process dies here, the run resumes from the previous state
         os.replace(draft, path)
     except OSError as error:
         raise RunFolderError(f"cannot rename state.safetensors in {folder}: {error.strerror}") from error
 
 
 def states(folder: Path) -> list[Path]:
-    """Returns the training states in a run folder, the latest first."""
+    """Returns the paths of the training states in a run folder, latest first."""
     return [path for name in STATES if (path := folder / name).exists()]
 
 
 def drop_state(folder: Path) -> None:
-    """Removes the latest state. The one before it, if any, replaces it."""
+    """Removes the latest state. The previous state, if any, replaces it."""
     path, previous = (folder / name for name in STATES)
     try:
         if previous.exists():
@@ -240,23 +241,23 @@ def drop_state(folder: Path) -> None:
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
-    """Reads the latest intact state of a run folder. Also returns a message for each state that was skipped.
+    """Reads the latest valid state of a run folder. Also returns a message per skipped state.
 
-    Raises CheckpointError if none is intact.
+    Raises CheckpointError if no state is valid.
     """
-    words: list[str] = []
+    messages: list[str] = []
     for path in states(folder):
         try:
             tensors, meta = _read(path)
         except CheckpointError as error:
-            words.append(str(error))
+            messages.append(str(error))
             continue
-        return tensors, meta, [f"{word}; the previous state is used" for word in words]
-    raise CheckpointError("; ".join(words) or f"no training state to resume in {folder}; train without --resume")
+        return tensors, meta, [f"{message}; the previous state is used" for message in messages]
+    raise CheckpointError("; ".join(messages) or f"no training state to resume in {folder}; train without --resume")
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Converts the optimiser's state to named tensors: "optimizer.3.exp_avg". Numbers become 0-d float64 tensors."""
+    """Converts the state of the optimiser to named tensors: "optimizer.3.exp_avg". Numbers become 0-d float64 tensors."""
     out = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -267,9 +268,9 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restores the optimiser's state from the output of `flatten_optimizer`.
+    """Restores the state of the optimiser from the output of `flatten_optimizer`.
 
-    The optimiser must be built from the same configuration. Raises ValueError if a tensor belongs to no parameter.
+    The optimiser must be built from the same configuration. Raises ValueError if a tensor does not match a parameter.
     """
     state: dict[int, dict[str, Tensor]] = {}
     shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
@@ -284,7 +285,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
                 raise ValueError(f"{name} of shape {list(tensor.shape)} does not belong to a parameter")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for p, own in optimizer.state.items():
-        for key, value in own.items():
-            if value.shape == p.shape:  # fused kernels need moments with the strides of their parameter
-                own[key] = torch.empty_like(p).copy_(value)
+    for p, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if value.shape == p.shape:  # fused kernels require moments with the strides of their parameter
+                moments[key] = torch.empty_like(p).copy_(value)

@@ -1,7 +1,7 @@
-"""Pre-trains on handwritten digits without labels, then trains on ten labels per class, from those weights and from scratch.
+"""Pre-trains on handwritten digits without labels, then trains on ten labels per class, fine-tuned and from scratch.
 
-Both trainings have the same labels, recipe and epochs. The demo shows their accuracy on held-out images beside that of the
-nearest labelled neighbour in raw pixels.
+Both trainings use the same labels, recipe and epochs. The demo prints their accuracy on held-out images, and the accuracy of
+the nearest labelled neighbour in raw pixels.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SHADES = " .:-=+*#%@"
 
 
 def run(out: Path, seed: int, console: Console) -> dict[str, Any]:
-    """Makes three runs in `out`: pretrained, scratch, fine-tuned. Returns their figures, with accuracies as fractions.
+    """Trains three runs in `out`: pretrained, scratch, fine-tuned. Returns their results, with accuracies as fractions.
 
-    `seed` also draws the labelled images.
+    `seed` also selects the labelled images.
     """
 
     def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Chooses the device and the precision of a run, each with a reason for the banner, and sets up autocast."""
+"""Chooses the device and precision of a run, with reasons for the banner, and sets up autocast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .errors import ConfigError
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
-    """Chooses the device and gives the reason. Raises ConfigError if the machine does not have the device."""
+    """Returns the device and the reason for the choice. Raises ConfigError if the device is not available."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if asked == "auto":
         name = next(n for n in ("cuda", "mps", "cpu") if available[n])
@@ -25,7 +25,7 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
 
 
 def choose_precision(asked: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """Chooses the autocast type and gives the reason: bfloat16 if the GPU has it, float16 on older GPUs, else float32."""
+    """Returns the autocast type and the reason: bfloat16 if the GPU supports it, float16 on older GPUs, else float32."""
     if asked != "auto":
         if asked == "float16" and device.type == "cpu":
             raise ConfigError("--precision float16 does not train on the CPU; use float32 or bfloat16")
@@ -46,11 +46,11 @@ def seed(device: torch.device, number: int) -> None:
 
 
 def own_randomness(device: torch.device) -> contextlib.AbstractContextManager:
-    """Restores torch's generators of the CPU and of a CUDA `device` at the end of the block."""
+    """Restores the random state of the CPU and of a CUDA `device` at the end of the block."""
     return torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else [])
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Returns autocast to `dtype` on a GPU. On the CPU, layers cast themselves (`models.fast.accelerate`), which is faster."""
+    """Returns autocast to `dtype` on a GPU. On the CPU, layers cast their inputs (`models.fast.accelerate`): this is faster."""
     plain = dtype == torch.float32 or device.type == "cpu"
     return contextlib.nullcontext() if plain else torch.autocast(device.type, dtype)

@@ -1,4 +1,4 @@
-"""Errors that a user can make. Each message states what was wrong, the value, and what to do.
+"""Defines the errors that a user can fix. Each message states the error, the invalid value, and the fix.
 
 The command line prints the message as one line and exits with `exit_status`. `--debug` shows the traceback.
 """
@@ -37,7 +37,7 @@ class DataError(FeatherVitError):
 
 
 class CheckpointError(FeatherVitError):
-    """A checkpoint that is damaged, that another program wrote, or that does not fit."""
+    """A checkpoint that is damaged, incompatible, or written by another program."""
 
 
 class RunFolderError(FeatherVitError):
@@ -55,7 +55,7 @@ class DivergedError(FeatherVitError):
 
 
 class DataWarning(UserWarning):
-    """A remark on data that is used nevertheless. The command line prints it on standard error."""
+    """A warning about data that is used nevertheless. The command line prints it on standard error."""
 
 
 def warn(lines: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Writes files atomically, and names the folders of the package."""
+"""Writes files atomically, and locates the cache and other folders."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .errors import RunFolderError, warn
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes under a temporary name, syncs, and renames. A reader sees the old file or the new one, never a part.
+    """Writes a temporary file, syncs it, and renames it. A reader sees the complete old or new file, never a part.
 
-    Raises RunFolderError, with the folder and what it needs, if the file cannot be written.
+    Raises RunFolderError, with the folder and its requirements, if the file cannot be written.
     """
     draft = _draft(path)
     try:
@@ -36,7 +36,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def clear_drafts(folder: Path) -> None:
-    """Removes temporary files of killed processes. No other process may write in the folder. Raises RunFolderError."""
+    """Removes temporary files of killed processes. No other process may write to the folder. Raises RunFolderError."""
     try:
         for path in folder.glob(f".*.{'[0-9a-f]' * 32}.tmp"):
             path.unlink(missing_ok=True)
@@ -45,19 +45,19 @@ def clear_drafts(folder: Path) -> None:
 
 
 def _draft(path: Path) -> Path:
-    """Returns a temporary name that is unique, also among writers on other machines."""
+    """Returns a unique temporary name, also across machines."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def expanded(path: str | Path) -> Path:
-    """Replaces ~ by the home folder. The path stays unchanged if there is no such user."""
+    """Replaces ~ with the home folder. Returns the path unchanged if the user does not exist."""
     return Path(os.path.expanduser(path))
 
 
 def same_data(source: Any, trained_on: str) -> bool:
-    """Returns whether two names mean the same dataset, also by different paths of one folder or file.
+    """Returns whether two names refer to the same dataset, also through different paths of one folder or file.
 
-    Arrays have no name.
+    False for arrays, which have no name.
     """
     if not isinstance(source, (str, os.PathLike)):
         return False
@@ -68,7 +68,7 @@ def same_data(source: Any, trained_on: str) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder and its parents. Raises RunFolderError if that fails."""
+    """Creates the folder and its parents. Raises RunFolderError on failure."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,8 +78,8 @@ def make_folder(folder: Path) -> None:
 def cache_folder() -> Path:
     """Returns the cache folder, without creating it.
 
-    It is $FEATHERVIT_CACHE, or `feathervit` in the platform's folder for user caches. If that cannot be written, it is a
-    temporary folder, and a DataWarning is issued.
+    It is $FEATHERVIT_CACHE, or `feathervit` in the user cache folder of the platform. If that folder is not writable, it is
+    a temporary folder, and a DataWarning is issued.
     """
     wanted, why = _wanted_cache()
     if wanted and not (why := _not_writable(wanted)):
@@ -88,20 +88,20 @@ def cache_folder() -> Path:
 
 
 def downloads(name: str) -> Path:
-    """Returns the folder in the cache for a downloaded dataset.
+    """Returns the cache folder of a downloaded dataset.
 
-    If the cache cannot be written but holds the dataset, this is the folder in it.
+    A cache that is not writable is also used if it holds the dataset.
     """
     wanted, _ = _wanted_cache()
-    there = wanted and wanted / "downloads" / name
-    return there if there and there.is_dir() else cache_folder() / "downloads" / name
+    folder = wanted and wanted / "downloads" / name
+    return folder if folder and folder.is_dir() else cache_folder() / "downloads" / name
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def _wanted_cache() -> tuple[Path | None, str]:
-    """Returns where the cache should be, or None and the reason why there is no such place."""
+    """Returns the preferred cache folder, or None and the reason why there is none."""
     if chosen := os.environ.get("FEATHERVIT_CACHE"):
         return expanded(chosen), ""
     try:
@@ -115,7 +115,7 @@ def _wanted_cache() -> tuple[Path | None, str]:
 
 
 def _not_writable(folder: Path) -> str:
-    """Returns why a folder cannot be created or written, or "" if it can."""
+    """Returns the reason why a folder is not writable, or "" if it is."""
     try:
         above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not above.is_dir():

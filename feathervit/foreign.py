@@ -1,4 +1,4 @@
-"""Identifies weights files of other programs by their first bytes or the names in them. Unpickles nothing."""
+"""Identifies weights files of other programs by their first bytes or the names inside. Unpickles nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-_STARTS = (  # offset of the mark, the mark, what such a file is
+_STARTS = (  # offset, signature, kind of file
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
     (0, b"GGUF", "a GGUF file of a language model"),
     (4, b"TFL3", "a TensorFlow Lite model"),
@@ -19,7 +19,7 @@ _STARTS = (  # offset of the mark, the mark, what such a file is
     (0, b"<", "a page of HTML or XML: the download failed"),
     (0, b"{", "a JSON file"),
 )
-_MEMBERS = (  # ends of a name in a zip archive, what such an archive is
+_MEMBERS = (  # suffixes of a name in a zip archive, kind of archive
     (("model.weights.h5",), "a Keras model"),
     (("code/.debug_pkl", "constants.pkl"), "a TorchScript program"),
     (("archive_format", "serialized_exported_program.json"), "an exported PyTorch program (.pt2)"),
@@ -30,7 +30,7 @@ WAY_OUT = "feathervit reads its own .safetensors files and, with --from, timm:NA
 
 
 def kind(path: Path) -> str:
-    """Returns what the file is, such as "an HDF5 file", or "" if it is not known. Never raises."""
+    """Returns the kind of a file, such as "an HDF5 file", or "" if it is unknown. Never raises."""
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -41,7 +41,7 @@ def kind(path: Path) -> str:
         return ""
     if not start:
         return "an empty file"
-    if start[8:9] == b"{":  # a safetensors file, which begins with a length
+    if start[8:9] == b"{":  # a safetensors file, which starts with a length
         return ""
     if path.suffix.lower() == ".onnx":
         return "an ONNX model"
@@ -49,7 +49,7 @@ def kind(path: Path) -> str:
 
 
 def of_another_program(names: Iterable[str], metadata: dict[str, str]) -> str:
-    """Describes a safetensors file without our configuration, by the names of its tensors and its metadata."""
+    """Describes a safetensors file of another program by its tensor names and metadata."""
     names = sorted(names)
     parts = [f"{len(names)} tensors"]
     parts += [f"the first is {names[0]!r}"] if names else []

@@ -1,8 +1,8 @@
-"""Defines the schema of result.json: the settings, machine, data and figures of one run.
+"""Defines the schema of result.json: the settings, machine, data and results of one run.
 
-Verbs that measure write one. Studies and tables read them, so reading checks each field. Writing is atomic: a reader sees the
-old file or the new one, never a part. The JSON is strict: a figure that is not finite becomes null. This module does not
-import torch.
+Verbs that measure a model write this file. Studies and tables read it, so every field is checked on reading. Writing is atomic:
+a reader sees the complete old or new file, never a part. The JSON is strict: a number that is not finite becomes null. This
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ DATA_KEYS = ("name", "fingerprint", "n_train", "n_val", "n_test", "classes")
 class RunResult:
     """Holds the record of one run. Accuracies are fractions. `machine` has MACHINE_KEYS, `data` has DATA_KEYS.
 
-    `epochs` holds the rows of metrics.csv, `best` the row of the chosen epoch, `test` and `val` the figures of
+    `epochs` holds the rows of metrics.csv, `best` the row of the selected epoch, `test` and `val` the fields of
     `evaluation.metrics.Metrics` (None: no such split). `config` is the resolved `RunConfig` as JSON. `commit` is the commit
     of the source checkout (None: an installed package, see `version`). `skipped` lists unreadable images. `skipped_steps`
-    counts steps whose loss was not finite. `finished` is False for a run that stopped before its end and can be resumed.
+    counts steps whose loss was not finite. `finished` is False for a run that stopped early and can be resumed.
     """
 
     command: str
@@ -69,7 +69,7 @@ class RunResult:
 
 
 def machine() -> dict[str, Any]:
-    """Describes this computer: os, cpu (model name), cores (usable by this process), memory_gib, gpu (None: none)."""
+    """Describes this machine: os, cpu (model name), cores (usable by this process), memory_gib, gpu (or None)."""
     import torch
 
     gpu = None
@@ -106,9 +106,9 @@ def _memory_gib() -> float | None:
 
 
 def commit() -> str | None:
-    """Returns the git commit of the source checkout that this package runs from, with "-dirty" if tracked files differ.
+    """Returns the git commit of the source checkout of this package, with "-dirty" if tracked files differ.
 
-    In a source tree from `git archive`, the commit is in the file .commit. None without a repository or without git.
+    A source tree from `git archive` stores the commit in the file .commit. Returns None without a repository or without git.
     """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
@@ -123,7 +123,7 @@ def commit() -> str | None:
 
 
 def name_of(text: str) -> str:
-    """Returns the last name of a path, which is safe to publish. Names of datasets and models stay unchanged."""
+    """Returns the last part of a path, which is safe to publish. Names of datasets and models stay unchanged."""
     if re.fullmatch(r"hf:[\w.-]+/[\w.-]+", text) or not re.search(r"[/\\]", text):
         return text
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
@@ -131,14 +131,14 @@ def name_of(text: str) -> str:
 
 def public_command(command: str) -> str:
     """Shortens each path in a command line with `name_of`, also after "="."""
-    words = [word.rpartition("=") for word in shlex.split(command)]
-    return shlex.join(flag + sign + name_of(value) for flag, sign, value in words)
+    parts = [part.rpartition("=") for part in shlex.split(command)]
+    return shlex.join(flag + sign + name_of(value) for flag, sign, value in parts)
 
 
 def write_json(path: str | Path, obj: Any) -> None:
     """Writes `obj` (JSON values, dataclasses, paths, numpy or torch scalars) to `path` atomically.
 
-    Raises RunFolderError, with the folder and what it needs, if the file cannot be written.
+    Raises RunFolderError, with the folder and its requirements, if the file cannot be written.
     """
     text = json.dumps(_plain(obj), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(Path(path), text.encode(errors="backslashreplace"))  # escapes names that are not valid Unicode
@@ -159,7 +159,7 @@ def _plain(obj: Any) -> Any:
 
 
 def read_result(path: str | Path) -> RunResult:
-    """Reads the result in file `path` and checks every field. Raises RunFolderError with the file and the mistake."""
+    """Reads the result in file `path` and checks every field. Raises RunFolderError with the file and the error."""
     path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ def read_result(path: str | Path) -> RunResult:
 
 
 def read_splits(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Reads and checks the splits of splits.json, by name: "how", "count" and "sources". Raises RunFolderError."""
+    """Reads and checks the splits in splits.json: name -> "how", "count" and "sources". Raises RunFolderError."""
     path = Path(path)
     try:
         splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
@@ -231,7 +231,7 @@ def _check_keys(data: Any, keys: Any, where: str) -> None:
 
 
 def spread(values: list[float], form: str = ".2f") -> str:
-    """Formats values as mean (range), each with `form`. One value has no range; no values give an empty text."""
+    """Formats values as mean (range) with the format `form`. One value has no range; an empty list gives ""."""
     if not values:
         return ""
     mean = format(statistics.mean(values), form)
@@ -239,11 +239,16 @@ def spread(values: list[float], form: str = ".2f") -> str:
 
 
 def alike(texts: Iterable[str]) -> str:
-    """Joins the different texts, each once, in order."""
+    """Joins the distinct texts, in order."""
     return " / ".join(dict.fromkeys(texts))
 
 
 def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]], left: int) -> str:
-    """Formats lines of cells as a table in Markdown. The first `left` columns are aligned left, the others right."""
+    """Formats rows of cells as a Markdown table. The first `left` columns are left-aligned, the others right-aligned."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def collapsed(summary: str, text: str) -> str:
+    """Formats Markdown that a click on its summary shows."""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"

@@ -1,7 +1,7 @@
-"""Wraps standard output and error so that they never stop the work, even if they are closed, broken or full.
+"""Wraps standard output and error so that closed, broken or full streams never stop a run.
 
-Progress, warnings and errors go through `Words`, which drops them if nobody reads. A result is different: it waits for its
-reader, and an error is raised if it cannot be written.
+Progress, warnings and errors go through `Words`, which drops text that nobody reads. Results go through `Result`, which waits
+for the reader and raises an error if writing fails.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-PATIENCE = 1.0  # seconds that a reader may pause before text is dropped
-_PIECE = 1024  # characters that a writable pipe takes without waiting, in any encoding
+PATIENCE = 1.0  # seconds to wait for a reader before text is dropped
+_PIECE = 1024  # characters that a writable pipe accepts without blocking, in any encoding
 
 
 class Words:
-    """Text stream for messages. It drops text that cannot be written within a second, and later reports how many lines."""
+    """Writes messages to a text stream. Drops text that cannot be written within a second, and counts the dropped lines."""
 
     def __init__(self, stream: TextIO):
         self.stream, self.dropped = stream, 0
@@ -38,7 +38,7 @@ class Words:
         return len(text)
 
     def flush(self) -> None:
-        """Does nothing: `write` has written everything."""
+        """Does nothing, because `write` already flushes."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -54,21 +54,21 @@ class Words:
             let_go(self.stream)
 
     def _ready(self) -> bool:
-        """Returns whether a write returns at once: false only for a pipe or socket whose reader is behind."""
+        """Returns whether a write does not block. False only for a pipe or socket whose reader is too slow."""
         try:
-            number = self.stream.fileno()
-            mode = os.fstat(number).st_mode
+            descriptor = self.stream.fileno()
+            mode = os.fstat(descriptor).st_mode
         except (OSError, ValueError, AttributeError):
             return True
         if os.name != "posix" or not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
             return True
-        return bool(select.select([], [number], [], 0 if self.dropped else PATIENCE)[1])
+        return bool(select.select([], [descriptor], [], 0 if self.dropped else PATIENCE)[1])
 
 
 class Result:
-    """Standard output for a result. Raises BrokenPipeError if the reader is gone, and OutputError if writing fails otherwise.
+    """Writes a result to standard output. Raises BrokenPipeError if the reader is gone, and OutputError for other failures.
 
-    After an error it ignores writes.
+    Ignores writes after an error.
     """
 
     def __init__(self, stream: TextIO):
@@ -102,12 +102,12 @@ def let_go(stream: TextIO) -> None:
 
 
 def open_closed() -> None:
-    """Opens the null device for closed standard streams, so that no later file gets their numbers."""
+    """Opens the null device for closed standard streams, so that no later file reuses their file descriptors."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free descriptor, which is this one
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open until the end)
@@ -115,7 +115,7 @@ def open_closed() -> None:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hides text that C libraries print on standard error, as libtiff does for a damaged file."""
+    """Suppresses text that C libraries print on standard error, such as warnings of libtiff for a damaged file."""
     sys.stderr.flush()
     with contextlib.ExitStack() as undo:
         with contextlib.suppress(OSError):
@@ -128,7 +128,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def console(stderr: bool = True) -> Console:
-    """Returns the console for progress. An error of its stream does not stop the work."""
+    """Returns the console for progress. Errors of its stream never stop a run."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout

@@ -1,21 +1,21 @@
-"""Makes names printable: replaces bytes that cannot be decoded, and escapes characters that move the cursor."""
+"""Makes names printable: replaces bytes that cannot be decoded, and escapes control characters."""
 
 from __future__ import annotations
 
 import codecs
 import unicodedata
 
-REPLACED = "feathervit.replaced"  # an error handler: U+FFFD for a byte that is not UTF-8, escapes for other letters
+REPLACED = "feathervit.replaced"  # error handler: U+FFFD for a byte that is not UTF-8, escapes for other characters
 
 
 def shown(name: str) -> str:
-    """Returns a name as one line of printable characters. A line break becomes "\\n", and a byte that is not UTF-8 U+FFFD."""
+    """Returns a name as one line of printable characters. A line break becomes "\\n"; a byte that is not UTF-8, U+FFFD."""
     return "".join(_shown(character) for character in name)
 
 
 def _shown(character: str) -> str:
     kind = unicodedata.category(character)
-    if kind == "Cs":  # a lone surrogate: Python's form of a byte that is not UTF-8
+    if kind == "Cs":  # a lone surrogate represents a byte that is not UTF-8
         return "\ufffd"
     return character.encode("unicode_escape").decode() if kind == "Cc" else character
 
@@ -27,7 +27,7 @@ def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
     for character in error.object[error.start : error.end]:
         if unicodedata.category(character) == "Cs":
             out += "\ufffd".encode(error.encoding, "replace")
-        else:  # a letter that this encoding does not have
+        else:  # a character outside the encoding
             out += character.encode("unicode_escape")
     return out, error.end
 

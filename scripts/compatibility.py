@@ -1,11 +1,11 @@
-"""Writes results/compatibility.json: which of timm's tests and of the exports pass, and sizes, operators and latency.
+"""Writes results/compatibility.json: results of timm's tests and of all exports, with sizes, operators and latency.
 
-    python scripts/compatibility.py timm                    # timm's own tests/test_models.py on every model
+    python scripts/compatibility.py timm                    # timm's tests/test_models.py on every model
     python scripts/compatibility.py exports                 # every export of every model, on random weights and images
-    python scripts/compatibility.py latency                 # use an idle machine: one image, one thread, forms in turns
+    python scripts/compatibility.py latency                 # one image, one thread, forms in turns (use an idle machine)
 
-Each part replaces its own earlier results and keeps those of the other parts. `--models` and `--forms` select. A form whose
-extra is missing is skipped with a message. Afterwards, `python docs/figures.py` writes the tables of docs/compatibility.md and
+Each part replaces its earlier results and keeps those of the other parts. `--models` and `--forms` select a subset. A form with
+a missing extra is skipped with a message. Afterwards, `python docs/figures.py` writes the tables of docs/compatibility.md and
 docs/models.md.
 """
 
@@ -48,25 +48,25 @@ IMAGES, CLASSES, ROUNDS = 16, 100, 200
 
 
 def timm_tests(names: list[str]) -> dict[str, Any]:
-    """Runs the tests of the installed timm's source distribution; returns test -> model -> passed, failed or skipped."""
+    """Runs the tests in the source distribution of timm. Returns test -> model -> passed, failed or skipped."""
     with tempfile.TemporaryDirectory() as folder:
-        wanted = [f"timm=={timm.__version__}", "--no-binary", "timm", "--no-deps", "-q", "-d", folder]
-        subprocess.run([sys.executable, "-m", "pip", "download", *wanted], check=True)
+        requirement = [f"timm=={timm.__version__}", "--no-binary", "timm", "--no-deps", "-q", "-d", folder]
+        subprocess.run([sys.executable, "-m", "pip", "download", *requirement], check=True)
         (archive,) = Path(folder).glob("timm-*.tar.gz")
         with tarfile.open(archive) as source:
             source.extractall(folder, filter="data")
         root = archive.with_name(archive.name.removesuffix(".tar.gz"))
         command = [sys.executable, "-m", "pytest", "-q", "-p", "scripts.timm_tests", "-c", root / "pyproject.toml"]
-        found = f"{folder}/found.xml"
+        report = f"{folder}/found.xml"
         chosen = " or ".join(f"{name}]" for name in names)
-        options = ["-W", "ignore", f"--junit-xml={found}", "-k", chosen, root / "tests" / "test_models.py"]
+        options = ["-W", "ignore", f"--junit-xml={report}", "-k", chosen, root / "tests" / "test_models.py"]
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         subprocess.run([*command, *options], cwd=ROOT, env=os.environ | {"PYTHONPATH": paths})
         tests: dict[str, dict[str, str]] = {}
-        for case in ElementTree.parse(found).iter("testcase"):
+        for case in ElementTree.parse(report).iter("testcase"):
             test, _, of = case.get("name").partition("[")
-            ended = {"failure": "failed", "error": "failed", "skipped": "skipped"}
-            states = [ended[child.tag] for child in case if child.tag in ended]
+            outcomes = {"failure": "failed", "error": "failed", "skipped": "skipped"}
+            states = [outcomes[child.tag] for child in case if child.tag in outcomes]
             model = next(name for name in names if of.removesuffix("]").removeprefix("1-").removeprefix("2-") == name)
             tests.setdefault(test, {})[model] = states[0] if states else "passed"
     return {"version": timm.__version__, "tests": tests}
@@ -74,7 +74,7 @@ def timm_tests(names: list[str]) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Form:
-    """An exported model: its file, a call for one image, and for ONNX its operators."""
+    """An exported model: its file, a call for one image, and, for ONNX, its operators."""
 
     data: bytes
     run: Callable[[np.ndarray], np.ndarray]
@@ -87,35 +87,35 @@ def forms(name: str, wanted: list[str]) -> dict[str, Form]:
     size = MODELS[name].img_size
     model = create_model(name, num_classes=CLASSES).eval()
     facts = {"model": name, "feathervit": "0", "img_size": size, "channels": 3}
-    calibration, found = pixels(name, 32, seed=1), {}
+    calibration, exports = pixels(name, 32, seed=1), {}
     proto = core(model, size, 3) if {"onnx", "int8"} & set(wanted) else None
     for form in wanted:
         if form in ("onnx", "int8"):
             small = proto
             if form == "int8":
-                ways = [quantise(proto, way, calibration) for way in methods(proto)]
-                packed = {i: session(finish(w, facts, None).SerializeToString()) for i, w in enumerate(ways)}
+                candidates = [quantise(proto, method, calibration) for method in methods(proto)]
+                packed = {i: session(finish(w, facts, None).SerializeToString()) for i, w in enumerate(candidates)}
                 times = race(
-                    {i: runner(s, calibration[:1]) for i, s in packed.items() if float_share(ways[i]) < 0.5}, 20
+                    {i: runner(s, calibration[:1]) for i, s in packed.items() if float_share(candidates[i]) < 0.5}, 20
                 )
-                small = ways[min(times, key=times.__getitem__)]
+                small = candidates[min(times, key=times.__getitem__)]
             data = finish(small, facts, None).SerializeToString()
             run = session(data)
             operators = tuple(sorted({node.op_type for node in small.graph.node}))
-            found[form] = Form(data, lambda x, run=run: probabilities(run, x, 1), operators)
+            exports[form] = Form(data, lambda x, run=run: probabilities(run, x, 1), operators)
             continue
         with quiet():
             program = trace(Probabilities(model), torch.from_numpy(calibration[:1]), name)
             if form == "pt2":
                 call = program.module()
-                found[form] = Form(b"", lambda x, call=call: call(torch.from_numpy(x)).numpy())
+                exports[form] = Form(b"", lambda x, call=call: call(torch.from_numpy(x)).numpy())
                 continue
             if form == "executorch_int8":
                 program = trace(eight_bits(program, calibration), torch.from_numpy(calibration[:1]), name)
             data = lower(program, name)
         call = loaded(data)
-        found[form] = Form(data, lambda x, call=call: call(torch.from_numpy(x))[0].numpy())
-    return found
+        exports[form] = Form(data, lambda x, call=call: call(torch.from_numpy(x))[0].numpy())
+    return exports
 
 
 def pixels(name: str, count: int, seed: int) -> np.ndarray:
@@ -125,7 +125,7 @@ def pixels(name: str, count: int, seed: int) -> np.ndarray:
 
 @torch.no_grad()
 def exported(name: str, wanted: list[str]) -> dict[str, Any]:
-    """Returns form -> largest difference of a probability from the model's, bytes, and operators that WebGPU lacks."""
+    """Returns form -> largest difference of a probability, bytes, and operators that WebGPU does not support."""
     torch.manual_seed(0)
     model, x = create_model(name, num_classes=CLASSES).eval(), pixels(name, IMAGES, seed=2)
     expected = model(torch.from_numpy(x)).softmax(-1).numpy()
@@ -171,19 +171,19 @@ def main() -> None:
             wanted.append(form)
         except ConfigError as error:
             print(f"skipped: {error}")
-    held = json.loads(OUT.read_text()) if OUT.exists() else {}
-    of = {"torch": torch.__version__, "commit": commit(), "machine": machine()}
+    record = json.loads(OUT.read_text()) if OUT.exists() else {}
+    environment = {"torch": torch.__version__, "commit": commit(), "machine": machine()}
     if args.part == "timm":
-        held["timm"] = timm_tests(args.models) | of
+        record["timm"] = timm_tests(args.models) | environment
     elif args.part == "latency":
-        held["latency"] = latencies(args.models, wanted) | of
+        record["latency"] = latencies(args.models, wanted) | environment
     for name in args.models if args.part == "exports" else ():
-        found = exported(name, wanted)
-        before = held.setdefault("exports", {}).get(name, {}).get("forms", {})
-        held["exports"][name] = found | {"forms": before | found["forms"]} | of
-        print(name, {form: f"{row['largest_difference']:.1e}" for form, row in found["forms"].items()}, flush=True)
-        OUT.write_text(json.dumps(held, indent=1) + "\n")
-    OUT.write_text(json.dumps(held, indent=1) + "\n")
+        result = exported(name, wanted)
+        before = record.setdefault("exports", {}).get(name, {}).get("forms", {})
+        record["exports"][name] = result | {"forms": before | result["forms"]} | environment
+        print(name, {form: f"{row['largest_difference']:.1e}" for form, row in result["forms"].items()}, flush=True)
+        OUT.write_text(json.dumps(record, indent=1) + "\n")
+    OUT.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

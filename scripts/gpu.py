@@ -1,10 +1,10 @@
-"""Runs tests, speeds, layers and rows of the papers' tables, in this order, for given minutes on a machine with a GPU.
+"""Runs tests, benchmarks and rows of the papers' tables, in this order, within given minutes on a machine with a GPU.
 
     python scripts/gpu.py --minutes 9 --data SETS --out OUT        (make gpu MINUTES=9 DATA=SETS OUT=OUT)
 
-Each step is its own process with a time limit, and a failure does not stop the next step. OUT/STEP.json has a step's result,
-OUT/STEP.log its output, OUT/steps.json the status of all steps. If the same command runs again, it skips finished steps and
-continues the rows. It needs no network, since every step has the pure-Python wheels in wheels/ on its path.
+Each step is a separate process with a time limit, and a failure does not stop the next step. OUT/STEP.json holds the result of
+a step, OUT/STEP.log its output, and OUT/steps.json the status of all steps. A second call skips finished steps and resumes the
+rows. No network is needed, because every step has the pure-Python wheels in wheels/ on its path.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEAST = 10.0  # a step starts only if at least this many seconds are left
-GRACE = 10.0  # seconds between the request to stop, after which a run saves its state, and the kill
-START = 20.0  # seconds of a row outside its own time limit: the imports before, the last evaluation after
-SPEEDS = {  # step: flags of `benchmark train`; batch size, augmentation and optimiser are the recipe's
+LEAST = 10.0  # minimum remaining seconds for the start of a step
+GRACE = 10.0  # seconds between the request to stop, when a run saves its state, and the kill
+START = 20.0  # seconds of a row outside its time limit, for imports and the final evaluation
+SPEEDS = {  # step: flags of `benchmark train`; batch size, augmentation and optimiser come from the recipe
     "mlit-xxs": ("--recipe", "mlit_cifar100", "--model", "mlit_xxs"),
-    "vit-xxs": ("--recipe", "mlit_cifar100", "--model", "timm:vit_twin_xxs"),  # timm's ViT, as large as mlit_xxs
+    "vit-xxs": ("--recipe", "mlit_cifar100", "--model", "timm:vit_twin_xxs"),  # ViT of timm in the size of mlit_xxs
     "mae-xxs": ("--recipe", "mae_cifar100_xxs"),
     "mlit-s": ("--recipe", "mlit_cifar100", "--model", "mlit_s"),
     "vit-s": ("--recipe", "mlit_cifar100", "--model", "timm:vit_twin_s"),
@@ -40,10 +40,10 @@ ROWS = ("mlit-xxs-cifar100", "mlit-xs-cifar100", "mlit-s-cifar100", "feather-xxs
 
 @dataclass(frozen=True)
 class Step:
-    """One process. In `command`, {minutes} is replaced by the minutes that the step has.
+    """One process. In `command`, {minutes} is replaced with the available minutes.
 
-    `seconds`: its time limit. `until`: its latest end, in seconds after the start of the first step. `continues`: a later
-    call runs it again.
+    `seconds`: time limit. `until`: latest end, in seconds after the start of the first step. `continues`: a later call runs
+    the step again.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of the steps: extra flags for each kind of step. The defaults are for a GPU."""
+    """The scale of the steps: extra flags for each kind of step. The defaults are for a GPU."""
 
     device: str = "cuda"
     forms: tuple[tuple[str, str], ...] = (("eager", "off"), ("compiled", "reduce-overhead"))
@@ -79,21 +79,21 @@ class Scale:
 
 
 def row_command(row: str, data: Path, out: Path) -> tuple[str, ...]:
-    """Returns the command that trains a row of the papers' tables with one seed, or continues it."""
-    words = ("study", "papers", "--arms", row, "--seeds", "0", "--data", str(data), "--out", str(out / "papers"))
-    return ("-m", "feathervit", *words, "--max-minutes", "{minutes}")
+    """Returns the command that trains or resumes a row of the papers' tables with one seed."""
+    arguments = ("study", "papers", "--arms", row, "--seeds", "0", "--data", str(data), "--out", str(out / "papers"))
+    return ("-m", "feathervit", *arguments, "--max-minutes", "{minutes}")
 
 
 def plan(minutes: float, out: Path, data: Path | None = None, scale: Scale | None = None) -> list[Step]:
-    """Plans the steps that fill `minutes`, in order, with their limits. Without `data` there are no rows."""
+    """Plans the steps for `minutes`, in order, with their limits. Without `data`, no rows are trained."""
     scale, total = scale or Scale(), 60 * minutes
     on_device = ("--device", scale.device)
     tests = min(90.0, total / 5)
     steps = [Step("tests", ("-m", "pytest", "-v", "-p", "no:cacheprovider", *scale.tests), tests, tests)]
-    for form, mode in scale.forms:  # eager first, since it needs no time to compile
+    for form, mode in scale.forms:  # eager first, because it needs no compile time
         for name, flags in SPEEDS.items():
-            words = ("benchmark", "train", *flags, *on_device, "--compile", mode, *scale.speed)
-            command = ("-m", "feathervit", *words, "--out", str(out / f"speed-{name}-{form}.json"))
+            arguments = ("benchmark", "train", *flags, *on_device, "--compile", mode, *scale.speed)
+            command = ("-m", "feathervit", *arguments, "--out", str(out / f"speed-{name}-{form}.json"))
             steps.append(Step(f"speed-{name}-{form}", command, 45.0 if mode == "off" else 120.0, 0.6 * total))
     mixture = ("benchmarks/moe.py", *on_device, *scale.mixture, "--out", str(out / "mixture.json"))
     augment = ("benchmark", "augment", *on_device, *scale.augment, "--out", str(out / "augment.json"))
@@ -109,10 +109,10 @@ def plan(minutes: float, out: Path, data: Path | None = None, scale: Scale | Non
 
 
 def run(steps: list[Step], out: Path, wheels: Path | None = None) -> list[Record]:
-    """Runs the steps in order and writes OUT/steps.json after each."""
+    """Runs the steps in order. Writes OUT/steps.json after each step."""
     out.mkdir(parents=True, exist_ok=True)
     state = out / "steps.json"
-    known = {found["name"]: Record(**found) for found in json.loads(state.read_text())} if state.exists() else {}
+    known = {record["name"]: Record(**record) for record in json.loads(state.read_text())} if state.exists() else {}
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as packages:
         for wheel in sorted(wheels.glob("*.whl")) if wheels else ():
@@ -128,8 +128,8 @@ def run(steps: list[Step], out: Path, wheels: Path | None = None) -> list[Record
                 known.setdefault(step.name, Record(step.name, "not started"))
             else:
                 known[step.name] = _run(step, limit, out, environment)
-            found = known[step.name]
-            print(f"{step.name:<28} {found.status:<12} {found.seconds:6.1f} s of {limit:.0f}", flush=True)
+            record = known[step.name]
+            print(f"{step.name:<28} {record.status:<12} {record.seconds:6.1f} s of {limit:.0f}", flush=True)
             _write(state, list(known.values()))
     return [known[step.name] for step in steps]
 
@@ -147,7 +147,7 @@ def _run(step: Step, limit: float, out: Path, environment: dict[str, str]) -> Re
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that its child processes end with it
+            start_new_session=True,  # so that child processes end with it
         )
         try:
             status = "failed" if process.wait(limit) else "done"
@@ -159,7 +159,7 @@ def _run(step: Step, limit: float, out: Path, environment: dict[str, str]) -> Re
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Stops the process and its children: first by a request, then by a kill."""
+    """Stops the process and its children, first with SIGTERM, then with SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             break
@@ -179,8 +179,8 @@ def _write(path: Path, records: list[Record]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, required=True, help="for all steps together")
-    parser.add_argument("--data", type=Path, help="folder that contains cifar100; without it no row is trained")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; an earlier one is continued")
+    parser.add_argument("--data", type=Path, help="folder that contains cifar100; without it, no rows are trained")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results; an existing folder is resumed")
     parser.add_argument(
         "--wheels", type=Path, default=ROOT / "wheels", help="wheels of packages that are not installed"
     )

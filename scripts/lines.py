@@ -1,7 +1,7 @@
 """Counts lines of code: python scripts/lines.py 185005e HEAD
 
-For each revision it prints the number of lines of the package and of the tests, formatted by the installed `ruff`, without
-blank lines and comments. Docstrings are included, and also shown separately.
+For each revision, it prints the number of lines of the package and of the tests, formatted with the installed `ruff`, without
+blank lines and comments. Docstrings are included, and also counted separately.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, toke
 
 
 def lines(source: str) -> tuple[int, int]:
-    """Returns the number of lines that are neither blank nor a comment, and how many of them are docstrings."""
-    held = set()
+    """Returns the number of lines that are neither blank nor comments, and the number of docstring lines among them."""
+    numbers = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in LAYOUT:
-            held.update(range(token.start[0], token.end[0] + 1))
+            numbers.update(range(token.start[0], token.end[0] + 1))
     text = source.split("\n")
-    held = {number for number in held if text[number - 1].strip()}
+    numbers = {number for number in numbers if text[number - 1].strip()}
     documented = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             documented.update(range(node.lineno, node.end_lineno + 1))
-    return len(held), len(held & documented)
+    return len(numbers), len(numbers & documented)
 
 
 def main(revisions: list[str]) -> None:

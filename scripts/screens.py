@@ -1,7 +1,7 @@
-"""Takes screenshots of what users see: python scripts/screens.py OUT --run RUN --page FOLDER --site site
+"""Takes screenshots of the user interfaces: python scripts/screens.py OUT --run RUN --page FOLDER --site site
 
-It shows the report of a run, an exported page (`feathervit export RUN --to web`), the built documentation (`make docs`), and
-the help at 80 columns. It takes each on a desktop and a phone, light and dark. Parts without a flag are left out. It needs
+The pages are the report of a run, an exported page (`feathervit export RUN --to web`), the built documentation (`make docs`),
+and the help at 80 columns. Each is shown on a desktop and a phone, light and dark. Parts without a flag are skipped. It needs
 Chromium, its driver and the extra `dev`.
 """
 
@@ -27,7 +27,7 @@ from selenium import webdriver
 
 SCREENS = {"desktop": (1280, 800), "phone": (390, 844)}
 HELP = ("--help", "train --help", "predict --help", "study --help")
-LONGEST = 9000  # px, the largest height of a screenshot
+LONGEST = 9000  # px, maximum height of a screenshot
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serves a folder on this machine only, and yields its address."""
+    """Serves a folder on this machine only. Yields the address."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -79,15 +79,15 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def take(driver: webdriver.Chrome, address: str, path: Path) -> None:
-    """Writes PATH-desktop-light.png and so on. On an exported page, it first classifies the first sample image."""
+    """Writes PATH-desktop-light.png and so on. On an exported page, classifies the first sample image before."""
     for screen, (width, height) in SCREENS.items():
         for scheme in ("light", "dark"):
-            own = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": screen == "phone"}
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", own)
+            metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": screen == "phone"}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
             media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
             driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
             driver.get(address)
-            driver.execute_script("localStorage.clear()")  # the documentation keeps the scheme of the first visit
+            driver.execute_script("localStorage.clear()")  # the documentation stores the scheme of the first visit
             driver.refresh()
             if driver.find_elements("id", "classes"):
                 classify_sample(driver)
@@ -99,7 +99,7 @@ def take(driver: webdriver.Chrome, address: str, path: Path) -> None:
 
 
 def classify_sample(driver: webdriver.Chrome, seconds: float = 60) -> None:
-    """Clicks the first sample image of the page and waits for its answer."""
+    """Clicks the first sample image of the page and waits for the result."""
     end = time.monotonic() + seconds
     while not (samples := driver.find_elements("css selector", "#samples button:enabled")):
         if time.monotonic() > end:
@@ -111,12 +111,12 @@ def classify_sample(driver: webdriver.Chrome, seconds: float = 60) -> None:
 
 
 def take_help(driver: webdriver.Chrome, out: Path) -> None:
-    """Writes help-*.png: what `--help` prints in a terminal of 80 columns."""
+    """Writes help-*.png: the output of `--help` in a terminal of 80 columns."""
     text = ""
-    for words in HELP:
-        command = [sys.executable, "-m", "feathervit", *words.split()]
+    for arguments in HELP:
+        command = [sys.executable, "-m", "feathervit", *arguments.split()]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}, check=True)
-        text += f"$ feathervit {words}\n{done.stdout}\n"
+        text += f"$ feathervit {arguments}\n{done.stdout}\n"
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "help.html"
         style = "margin:1em;font:14px/1.35 monospace;width:80ch;border-right:1px solid red;white-space:pre"

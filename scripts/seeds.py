@@ -2,7 +2,7 @@
 
     python scripts/seeds.py digits 0,1,2 --recipe digits --threads 1
 
-All arguments after the seeds are passed to `feathervit train`. It prints mean, range and minutes of all finished seeds.
+All arguments after the seeds are passed to `feathervit train`. The script prints mean, range and minutes of all finished seeds.
 """
 
 from __future__ import annotations

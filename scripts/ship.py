@@ -1,11 +1,11 @@
-"""Puts the weights of a finished run into the package: float16, with a card, and figures in results/weights/NAME.json.
+"""Adds the weights of a finished run to the package: float16, with a card, and results in results/weights/NAME.json.
 
     feathervit train --recipe digits --threads 1 --seed 0 --out runs/digits-0      (and seeds 1, 2)
     python scripts/ship.py mlit_nano.digits runs/digits-0 runs/digits-1 runs/digits-2
 
-From several runs of one command with several seeds, it takes the run with the median validation accuracy. For an even number
-of runs, it takes the lower of the two middle ones; of equal runs, the first. Test images are not used for the choice. For a
-single run, the card says "one seed". From a pre-training run, it takes only the encoder.
+For runs of one command with several seeds, the script selects the run with the median validation accuracy. For an even number
+of runs, it selects the lower of the two middle runs; among equal runs, the first. Test images are not used for the selection.
+For a single run, the card says "one seed". Of a pre-training run, only the encoder is stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ from feathervit.weights import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 1_400_000
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm, stored but not parameters
+STATISTICS = (
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+)  # statistics of batch norm, stored but not parameters
 DATA_LICENCES = {
     "digits": "CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning "
     "Repository; as it comes with scikit-learn)",
@@ -79,12 +83,12 @@ def _figures(result: RunResult) -> dict[str, Any]:
     figures = {f"{name}_top1": found["top1"] for name, found in splits.items() if found and "top1" in found}
     figures = figures or {k: v for k, v in result.best.items() if k.startswith("train_")}
     names = ("seed", "minutes", "commit", "torch", "threads", "device", "machine")
-    own = {name: getattr(result, name) for name in names}
-    return {**own, "command": public_command(result.command), "epochs": len(result.epochs), **figures}
+    facts = {name: getattr(result, name) for name in names}
+    return {**facts, "command": public_command(result.command), "epochs": len(result.epochs), **figures}
 
 
 def card(name: str, record: dict[str, Any], result: RunResult) -> str:
-    """Returns the text of the card NAME.md: use, data, recipe, seeds, figures, limits, licence."""
+    """Returns the text of the card NAME.md: use, data, recipe, seeds, results, limits, licence."""
     config, data = result.config, name_of(result.config["data"])
     pretrained = "float16" not in record
     kind = (
@@ -97,9 +101,9 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
     )
     rows = []
     for run in record["runs"]:
-        own = [f"{100 * run[k]:.2f} %" if k in run else "" for k in ("val_top1", "test_top1")]
-        mark = " (these weights)" if run["seed"] == record["seed"] else ""
-        rows.append(f"| {run['seed']}{mark} | " + " | ".join(own) + " |")
+        accuracies = [f"{100 * run[k]:.2f} %" if k in run else "" for k in ("val_top1", "test_top1")]
+        suffix = " (these weights)" if run["seed"] == record["seed"] else ""
+        rows.append(f"| {run['seed']}{suffix} | " + " | ".join(accuracies) + " |")
     tops = [100 * run["test_top1"] for run in record["runs"] if "test_top1" in run]
     if pretrained:
         losses = [f"{k.removeprefix('train_')} {v:.5f}" for k, v in record["runs"][0].items() if k.startswith("train_")]
@@ -132,7 +136,7 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             use,
             "```",
             "",
-            f"`feathervit train --from {name} --data FOLDER --out RUN` starts from them.",
+            f"`feathervit train --from {name} --data FOLDER --out RUN` starts from these weights.",
             "",
             "## Data and training",
             "",
@@ -141,17 +145,17 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             f"- command: `{public_command(result.command)}`",
             f"- {result.machine['gpu'] or result.machine['cpu']}, PyTorch {result.torch}, commit {result.commit}",
             "",
-            "## Figures",
+            "## Results",
             "",
             *figures,
             "",
             "## Limits",
             "",
-            "The figures are for images like the training images; on others the model may be worse. "
+            "The results apply to images like the training images; on other images the accuracy may be lower. "
             + (
-                "It has no classes until it is fine-tuned."
+                "The model has no classes until it is fine-tuned."
                 if pretrained
-                else "It predicts one of its classes for any image, even if the image shows none of them. Its "
+                else "The model predicts one of its classes for any image, even if the image shows none of them. Its "
                 "probabilities are not calibrated."
             ),
             "",

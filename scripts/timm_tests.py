@@ -1,10 +1,10 @@
-"""A pytest plugin that runs timm's own tests/test_models.py on the models of this package.
+"""A pytest plugin that runs timm's tests/test_models.py on the models of this package.
 
     python -m pytest -p scripts.timm_tests FOLDER/tests/test_models.py
 
-timm's wheel has no tests; its source distribution has them. The tests call `timm.list_models` for their models when they are
-imported. This plugin replaces it by a function that returns our models. They are vision transformers, so tests of models with
-other features get no models.
+The tests are in timm's source distribution, not in its wheel. On import, they call `timm.list_models` for their models. This
+plugin replaces it with a function that returns our models. All our models return tokens as features, so tests of models
+that return feature maps receive no models.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PRETRAINED = (
 
 
 def _ours(filter="", module="", *, pretrained=False, exclude_filters="", **rest) -> list[str]:
-    standard = "vit_*" in exclude_filters  # asks for feature maps of several sizes, without prefix tokens
-    other = isinstance(filter, str) and filter != ""  # asks for one family of timm
-    return [] if standard or other or pretrained else list_models()
+    maps = "vit_*" in exclude_filters  # selects models whose features are maps [B, C, H, W]
+    other = isinstance(filter, str) and filter != ""  # selects one family of timm
+    return [] if maps or other or pretrained else list_models()
 
 
 timm.list_models = _ours

@@ -1,1 +1,1 @@
-"""Measures the cost and the speed of models."""
+"""Measures the cost and speed of models."""

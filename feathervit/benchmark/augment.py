@@ -1,10 +1,10 @@
-"""Measures images per second of the batched augmentation, compared with torchvision's and timm's loops over images.
+"""Measures images per second of batched augmentation, compared with per-image loops of torchvision and timm.
 
-All do the same work: random resized crop, flip, AutoAugment's CIFAR-10 policy, normalisation, a float32 batch. Every loop
-starts from decoded images (PIL images, or uint8 tensors) and ends in `torch.stack`. The loops have no worker processes. Each
-contender runs once per round, so that other programs slow all of them down equally. The figures are medians. On an
-accelerator only our augmentation runs, in batches of 128 as in a training run. The last figures are for reading random rows
-from memory and from a memory-mapped file.
+All methods do the same work: random resized crop, flip, AutoAugment's CIFAR-10 policy, normalisation, a float32 batch. Every
+loop starts from decoded images (PIL images or uint8 tensors) and ends with `torch.stack`. The loops use no worker processes.
+Each method runs once per round, so that other programs slow down all methods equally. The results are medians. On an
+accelerator, only our augmentation runs, in batches of 128 as in a training run. The last results are the speeds of reading
+random rows from memory and from a memory-mapped file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from . import train
 
 _AUGMENT = Augmentation(flip="random", crop="resized", crop_scale=(0.08, 1.0), policy="cifar10")
 _MEAN = _STD = (0.5, 0.5, 0.5)
-_LOOP = 256  # images that a loop processes per round; its speed does not depend on the batch size
+_LOOP = 256  # images per round of a loop; its speed does not depend on the batch size
 _MAPPED = 256 << 20  # bytes of the memory-mapped dataset
 OURS = "feathervit"
 
@@ -47,11 +47,11 @@ def run(
     repeats: int = 7,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Measures all contenders and returns JSON-ready figures, which `table` formats.
+    """Measures all methods and returns JSON-ready results, which `table` formats.
 
-    "rows": one per size, thread count and contender: images_per_second (median of `repeats`). "summary": our speed divided
-    by that of the fastest loop, per size and thread count (CPU). "reading": images per second of gathering batches of 64 px
-    images. "step": seconds of a training step of `mlit_xxs` with and without augmentation, with the most threads.
+    "rows": one per size, number of threads and method: images_per_second (median of `repeats`). "summary": our speed divided
+    by the speed of the fastest loop, per size and number of threads (CPU). "reading": images per second of gathering batches
+    of 64 px images. "step": seconds of a training step of `mlit_xxs` with and without augmentation, with the most threads.
     """
     rows, summary = [], []
     before = torch.get_num_threads()
@@ -116,7 +116,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def random_images(n: int, size: int) -> Tensor:
-    """Returns uint8 images [n, 3, size, size]: squares of several scales, cut from scikit-learn's two sample photographs."""
+    """Returns uint8 images [n, 3, size, size]: crops of several scales from the two sample photographs of scikit-learn."""
     from sklearn.datasets import load_sample_images
 
     from ..data.image import resize
@@ -133,7 +133,7 @@ def random_images(n: int, size: int) -> Tensor:
 
 
 def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Returns the loops over images. Each takes decoded images to a normalised float32 batch."""
+    """Returns the loops over images. Each converts decoded images to a normalised float32 batch."""
     from PIL import Image
     from timm.data.auto_augment import AugmentOp
     from timm.data.auto_augment import AutoAugment as TimmAutoAugment
@@ -146,7 +146,7 @@ def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
     policy = v1.AutoAugmentPolicy.CIFAR10
     tensors = list(images)
     pil = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in images]
-    # The same sub-policies with timm's operations. timm names some differently, and torchvision samples with nearest.
+    # The same sub-policies with operations of timm, which have other names. torchvision uses nearest sampling.
     names = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel", "Posterize": "PosterizeIncreasing"}
     hparams = {"interpolation": Image.Resampling.NEAREST}
     timm_policy = TimmAutoAugment(
@@ -178,8 +178,8 @@ def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
 def reading(batch: int, repeats: int) -> dict[str, float]:
     """Measures images per second of gathering random rows of a dataset of 64 px images.
 
-    The rows come from memory, from a memory-mapped file in the system's cache, and from a file on the disk. The last is the
-    case of a dataset larger than memory. It needs a system that can drop a file from its cache, such as Linux.
+    The rows come from memory, from a memory-mapped file in the system cache, and from a file on the disk. The last case
+    represents a dataset larger than memory. It needs a system that can drop a file from its cache, such as Linux.
     """
     shape = (_MAPPED // (3 * 64 * 64), 3, 64, 64)
     rounds = [torch.randint(shape[0], (batch,), generator=Chance(0, i).generator("rows")) for i in range(repeats)]
@@ -205,17 +205,17 @@ def reading(batch: int, repeats: int) -> dict[str, float]:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 yield mapped()
 
-        found = {
+        speeds = {
             "from memory": speed(itertools.repeat(mapped().clone())),
             "from a mapped file": speed(itertools.repeat(mapped())),
         }
         if hasattr(os, "posix_fadvise"):
-            found["from a mapped file on the disk"] = speed(dropped())
-    return found
+            speeds["from a mapped file on the disk"] = speed(dropped())
+    return speeds
 
 
 def step_time(batch: int, repeats: int, device: str, threads: int) -> dict[str, float]:
-    """Measures the median seconds of a step of `mlit_xxs`, "with" the mlit_cifar100 recipe's augmentation and "without"."""
+    """Measures the median seconds of a step of `mlit_xxs`, "with" and "without" the augmentation of mlit_cifar100."""
     config = replace(recipe("mlit_cifar100"), img_size=36, batch_size=batch, device=device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -223,8 +223,8 @@ def step_time(batch: int, repeats: int, device: str, threads: int) -> dict[str, 
         milliseconds = train.run(config, steps=1, rounds=repeats)["ms"]
     finally:
         torch.set_num_threads(before)
-    whole = sum(milliseconds.values())
-    seconds = {"with": whole / 1e3, "without": (whole - milliseconds["data"]) / 1e3}
+    total = sum(milliseconds.values())
+    seconds = {"with": total / 1e3, "without": (total - milliseconds["data"]) / 1e3}
     return {"batch": config.batch_size, "threads": threads, **seconds}
 
 
@@ -236,7 +236,7 @@ def _ours(images: Tensor) -> Callable[[], Tensor]:
 
 
 def _fed(images: Tensor, device: torch.device) -> tuple[Callable[[], None], int]:
-    """Returns a function that makes a group of batches, as a run on an accelerator does, and the number of their images."""
+    """Returns a function that makes a group of batches, as in a run on an accelerator, and the number of its images."""
     augmenter = Augmenter(_AUGMENT, images.shape[-1], 10, _MEAN, _STD)
     n = len(images)
     feed = Feed(images, torch.zeros(n, dtype=torch.long), [Sampler(n, min(n, 128), 0)], augmenter, 0, device)
@@ -250,9 +250,9 @@ def _fed(images: Tensor, device: torch.device) -> tuple[Callable[[], None], int]
 
 
 def _speeds(contenders: dict[str, tuple[Callable[[], Tensor], int]], repeats: int, device: str) -> dict[str, float]:
-    """Measures the median images per second of each contender, which is (work, number of its images)."""
+    """Measures the median images per second of each method, given as (work, number of images)."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    times = 1 if device == "cpu" else 5  # calls that are measured together, to keep a GPU's queue full
+    times = 1 if device == "cpu" else 5  # number of calls per measurement, to keep the queue of a GPU full
     for repeat in range(-1, repeats):  # the first round warms up
         for name, (work, _) in contenders.items():
             _wait(device)

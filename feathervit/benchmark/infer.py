@@ -1,10 +1,10 @@
 """Measures latency, throughput, memory and size of our models and their peers, in several forms.
 
-The images are random and already normalised, and the weights are random; neither changes the amount of work. All models and
-forms take turns, one image each, so that other programs slow all of them down equally. The figures are medians. Forms:
-"eager" PyTorch, "compiled" (torch.compile), "plain" (PyTorch's ONNX exporter without our rewriting), "onnx" (the file that
-`export` writes), "int8" (the fastest of `export`'s methods; accuracy is not checked here). A form that a model cannot have is
-omitted, and the reason is given.
+Images (normalised) and weights are random, which does not change the amount of work. All models and forms take turns, one
+image each, so that other programs slow down all of them equally. The results are medians. The forms in PyTorch are "eager" and
+"compiled" (torch.compile). The forms in ONNX Runtime are "plain" (PyTorch's exporter without our rewriting), "onnx" (the file
+written by `export`) and "int8" (the fastest method of `export`; its accuracy is not checked here). A form that a model does not
+support is omitted, with the reason.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def run(
     threads: Sequence[int] = (1, 2),
     rounds: int = 30,
 ) -> dict[str, Any]:
-    """Measures `models` (named as in `peers`) and returns JSON-ready figures.
+    """Measures `models` (named as in `peers`) and returns JSON-ready results.
 
     - "latency_ms": form -> threads -> median milliseconds of a batch of one.
     - "images_per_s": form -> images per second in batches of 32, with the most threads.
     - "peak_mb": form -> peak memory of a separate process with one thread.
     - "bytes": form -> size of the file.
-    - "absent": what could not be measured -> why.
+    - "absent": missing measurement -> reason.
 
     Raises UnknownNameError and ConfigError.
     """
@@ -88,7 +88,7 @@ def run(
 
 
 def table(found: dict[str, Any]) -> str:
-    """Formats the figures of `run` as text."""
+    """Formats the results of `run` as text."""
     lines = [
         f"{found['machine']['cpu']}; {found['img_size']} px; medians of {found['rounds']}, taking turns; torch "
         f"{found['torch']}" + (f", ONNX Runtime {found['onnxruntime']}" if found["onnxruntime"] else ""),
@@ -137,19 +137,19 @@ def chart(found: dict[str, Any], path: Path) -> None:
 def _row(
     name: str, img_size: int, patch_size: int | None, forms: Sequence[str], folder: Path, pixels: np.ndarray
 ) -> dict[str, Any]:
-    words = {"name": name, "img_size": img_size, "patch_size": patch_size, "num_classes": CLASSES}
-    model = build(**words)
+    settings = {"name": name, "img_size": img_size, "patch_size": patch_size, "num_classes": CLASSES}
+    model = build(**settings)
     counted = cost(model, img_size)
-    parts: dict[str, Any] = {}  # form -> the model or file that runs it
+    parts: dict[str, Any] = {}  # form -> its model or file
     absent: dict[str, str] = {}
-    measured = {form: [form, json.dumps(words)] for form in ("eager", "compiled") if form in forms}
+    measured = {form: [form, json.dumps(settings)] for form in ("eager", "compiled") if form in forms}
     if "eager" in forms:
         parts["eager"] = model
     if "compiled" in forms:
         parts["compiled"] = torch.compile(model)
         try:
             parts["compiled"](torch.from_numpy(pixels[:1]))
-        except Exception as error:  # no C++ compiler, or an operator that it does not support
+        except Exception as error:  # no C++ compiler, or an unsupported operator
             del parts["compiled"], measured["compiled"]
             absent["compiled"] = " ".join(str(error).split())[:200]
     files, method = _files(name, model, img_size, forms, pixels)
@@ -184,7 +184,7 @@ def _row(
 def _files(
     name: str, model: torch.nn.Module, img_size: int, forms: Sequence[str], pixels: np.ndarray
 ) -> tuple[dict[str, bytes], str | None]:
-    """Returns the ONNX files of the forms that have one, and the fastest method for int8."""
+    """Returns the files of the ONNX forms, and the fastest method for int8."""
     if not set(forms) & {"plain", "onnx", "int8"}:
         return {}, None
     from ..export.int8 import float_share, methods, quantise

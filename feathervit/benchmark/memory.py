@@ -1,8 +1,8 @@
-"""Measures the peak memory of a process that loads a model and computes one image.
+"""Measures the peak memory of a process that loads a model and processes one image.
 
 `python -m feathervit.benchmark.memory` takes FILE.onnx, or "eager" or "compiled" and the arguments of a model as JSON. It
-prints megabytes. It runs in a separate process, since the peak would include earlier work. It imports nothing that the model
-does not need.
+prints megabytes. It runs in a separate process, because the peak would include earlier work, and imports only the modules that
+the model needs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def main(argv: list[str]) -> None:
 
         from .peers import build
 
-        words = json.loads(argv[1])
+        arguments = json.loads(argv[1])
         torch.set_num_threads(1)
         with torch.inference_mode():
-            model = build(**words)
+            model = build(**arguments)
             call = torch.compile(model) if argv[0] == "compiled" else model
-            call(torch.zeros(1, 3, words["img_size"], words["img_size"]))
+            call(torch.zeros(1, 3, arguments["img_size"], arguments["img_size"]))
     else:
         import numpy as np
         import onnxruntime
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
 def _peak_bytes() -> int:
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # On Linux, ru_maxrss would be that of the parent process, if that is larger.
+    # On Linux, ru_maxrss is inherited from the parent process if that value is larger.
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 

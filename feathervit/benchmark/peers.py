@@ -1,4 +1,4 @@
-"""Builds models by name: ours, timm's as `timm:NAME`, and `twin:NAME`, timm's VisionTransformer in the size of our NAME."""
+"""Builds models by name: our models, `timm:NAME`, and `twin:NAME`, timm's VisionTransformer in the size of our NAME."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..models import create_model, twin
 
 
 def build(name: str, img_size: int, patch_size: int | None, num_classes: int) -> nn.Module:
-    """Builds the model in evaluation mode, with random weights drawn from seed 0.
+    """Builds a model in evaluation mode, with random weights from seed 0.
 
-    `patch_size` is for our models and their twins; None: the model's own. Raises UnknownNameError and ConfigError.
+    `patch_size` is for our models and their twins (None: the default). Raises UnknownNameError and ConfigError.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -1,9 +1,9 @@
 """Measures a training step of any model: images per second, peak memory, and the time of each part.
 
-The step is the trainer's own, `Trainer.train_step`, on random images. The parts are timed with a wait for the device
-between them; the speed is measured without waits. The figures are medians of several rounds. FLOP/s count matrix products
-and convolutions, and a step counts as three forward passes; compilation and recomputation do not change them. Under torchrun
-the batch is divided among the processes, and images per second are those of all processes together.
+The step is `Trainer.train_step` on random images. The device is synchronised between parts to time them; the speed is measured
+without synchronisation. The results are medians of several rounds. FLOP/s count matrix products and convolutions, and a step
+counts as three forward passes; compilation and recomputation do not change them. Under torchrun, the batch is divided among
+the processes, and images per second are the total of all processes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LEARNING_RATE = 1e-4
 
 
 def scaling(configs: Iterable[RunConfig], group: Group, rounds: int = 5) -> dict[str, Any]:
-    """Measures each configuration and returns {"rows": [...]}, JSON-ready."""
+    """Measures each configuration. Returns {"rows": [...]}, JSON-ready."""
     return {"rows": [run(config, rounds=rounds, group=group) for config in configs]}
 
 
@@ -59,15 +59,15 @@ def run(
     class_names: tuple[str, ...] = CLASSES,
     group: Group | None = None,
 ) -> dict[str, Any]:
-    """Measures a training step of `config` on random images at the model's input size and returns JSON-ready figures.
+    """Measures a training step of `config` on random images of the input size. Returns JSON-ready results.
 
     - "images_per_s": median over `rounds` of `steps` steps each.
-    - "images_per_cpu_s": the same per second of this process's CPU time, which other programs hardly change; None on a GPU.
+    - "images_per_cpu_s": images per second of CPU time of this process, hardly affected by other programs; None on a GPU.
     - "ms": median milliseconds of each part of a step.
-    - "peak_mb": peak of the device's allocator, or of this process's resident memory on the CPU.
+    - "peak_mb": peak of the allocator of the device, or of the resident memory of this process on the CPU.
     - "tflops": 10^12 floating-point operations per second; None if they cannot be counted.
 
-    Raises the errors of the configuration's own checks.
+    Raises the errors of an invalid configuration.
     """
     config, group = resolve(config), group or Group()
     device, _ = choose_device(config.device)
@@ -83,7 +83,9 @@ def run(
             trainer.train_step(next(numbers), LEARNING_RATE)
 
         ahead = trainer.feed.ahead
-        steps = -(-steps // ahead) * ahead  # whole groups of batches, so that a round includes all costs of its steps
+        steps = (
+            -(-steps // ahead) * ahead
+        )  # complete groups of batches, so that a round includes all costs of its steps
         _forget_peak(device)
         for _ in range(max(2, ahead)):  # warm-up
             step()
@@ -158,7 +160,7 @@ def _trainer(
 
 
 def table(found: dict[str, Any]) -> str:
-    """Formats the rows of `scaling` as text, after a line with the facts that they share."""
+    """Formats the rows of `scaling` as text, after a line with their common facts."""
     first = found["rows"][0]
     m = first["machine"]
     lines = [
@@ -166,8 +168,8 @@ def table(found: dict[str, Any]) -> str:
         f"medians of {first['rounds']}"
     ]
     for row in found["rows"]:
-        whole = sum(row["ms"].values())
-        shares = ", ".join(f"{name} {ms:.1f} ms ({100 * ms / whole:.0f} %)" for name, ms in row["ms"].items())
+        total = sum(row["ms"].values())
+        shares = ", ".join(f"{name} {ms:.1f} ms ({100 * ms / total:.0f} %)" for name, ms in row["ms"].items())
         patch = f", patch {row['patch_size']}" if row["patch_size"] else ""
         flops = f"; {row['tflops']:.3g} TFLOP/s" if row["tflops"] else ""
         failure = f" ({row['compile_failure']})" if row["compile_failure"] else ""
@@ -181,7 +183,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _forward_macs(objective: nn.Module, shape: tuple[int, ...]) -> int | None:
-    """Returns the multiply-accumulates of the objective's forward pass for one image; None if it cannot run on "meta"."""
+    """Returns the multiply-accumulates of the forward pass for one image, or None if it cannot run on "meta"."""
     twin = copy.deepcopy(objective).to("meta")
     counter = FlopCounterMode(display=False)
     try:
@@ -206,7 +208,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _split(trainer: Trainer, step: Callable[[], None]) -> list[float]:
-    """Measures the seconds of each of PARTS in one step, with a wait for the device after each."""
+    """Measures the seconds of each of PARTS in one step. Synchronises the device after each part."""
     times = []
 
     def mark() -> None:
@@ -215,9 +217,9 @@ def _split(trainer: Trainer, step: Callable[[], None]) -> list[float]:
 
     def after(work: Callable) -> Callable:
         def call(*args: Any) -> Any:
-            found = work(*args)
+            result = work(*args)
             mark()
-            return found
+            return result
 
         return call
 
@@ -228,7 +230,7 @@ def _split(trainer: Trainer, step: Callable[[], None]) -> list[float]:
 
         return call
 
-    # The data part ends when the batch is there, forward when the loss is scaled, backward when the scaler steps.
+    # The data part ends with the batch, forward when the loss is scaled, backward when the scaler steps.
     ends = ((trainer.feed, "batch", after), (trainer.scaler, "scale", before), (trainer.scaler, "step", before))
     with contextlib.ExitStack() as stack:
         for owner, name, marked in ends:
@@ -251,6 +253,6 @@ def _peak_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     if _STATUS.exists():
-        found = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
-        return int(found["VmHWM"].split()[0]) * 1024 / 1e6
+        status = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+        return int(status["VmHWM"].split()[0]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,8 +1,8 @@
 """The command line: flags, help and messages only. No other subpackage imports tyro.
 
-Each verb is a dataclass of flags and a function, in one file per family; `verbs` lists them. This module parses the flags.
-The recipe gives their defaults, and the flags that were given are passed on as fields. `feathervit VERB --help` does not
-import torch. A user's mistake prints one line and returns its exit status; `--debug` shows the traceback.
+Each verb is a dataclass of flags and a function. Each family of verbs has one file, and `verbs` lists all verbs. This module
+parses the flags. Defaults come from the recipe, and flags on the command line override its fields. `feathervit VERB --help`
+does not import torch. A user error prints one line and returns its exit status; `--debug` shows the traceback.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .reading import as_fields
 from .train import Pretrain, Train
 from .verbs import SUCCESSORS, VERBS
 
-PARTS = {  # the kinds of each part of a model, by their names on the command line
+PARTS = {  # the choices for each part of a model, by command-line name
     "attention": {"gqa": GQAConfig, "latent": LatentConfig},
     "feedforward": {"moe": MoEConfig, "swiglu": SwiGLUConfig, "mlp": MLPConfig, "conv-mlp": ConvMLPConfig},
     "patches": {
@@ -57,15 +57,15 @@ PARTS = {  # the kinds of each part of a model, by their names on the command li
         "pooled-stem": PooledStemConfig,
     },
 }
-SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short flags for fields of a recipe
+SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short forms of recipe fields
 
 
-RENAMED = {"--tensorboard": "--log tensorboard"}  # flags of earlier versions
+RENAMED = {"--tensorboard": "--log tensorboard"}  # flags from earlier versions
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb and returns the exit status: 0, 1 (a check failed), 2 (a mistake of the user), 130 (interrupted)."""
-    # Threads that spin for long while they wait are several times slower on a shared machine (see docs/choices.md).
+    """Runs one verb and returns the exit status: 0, 1 (a check failed), 2 (a user error), 130 (interrupted)."""
+    # Long spin-waits make threads several times slower on a shared machine (see docs/choices.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
@@ -101,7 +101,7 @@ def _run(argv: list[str], debug: bool) -> int:
         return 130
     except BrokenPipeError:  # `feathervit models | head`
         return 1
-    except OSError as error:  # for example a name that is too long, a file without permission, a full disk
+    except OSError as error:  # for example: name too long, permission denied, disk full
         if debug:
             raise
         where = f"{str(error.filename)[:200]}: " if error.filename is not None else ""
@@ -110,8 +110,8 @@ def _run(argv: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        print(f"feathervit: internal error: {said}; {_kept_traceback(argv)}", file=sys.stderr)
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        print(f"feathervit: internal error: {text}; {_kept_traceback(argv)}", file=sys.stderr)
         return 1
 
 
@@ -133,7 +133,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _kept_traceback(argv: list[str]) -> str:
-    """Writes the traceback of the current error to a file, and returns a message with its path."""
+    """Writes the traceback of the current error to a file. Returns a message with the path of the file."""
     import platform
     import tempfile
     import traceback
@@ -151,7 +151,7 @@ def _kept_traceback(argv: list[str]) -> str:
 
 @contextlib.contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    """Prints each warning about the user's data in one line, as errors are; Python prints the others."""
+    """Prints each warning about the user's data on one line, like an error. Python prints all other warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", DataWarning)
         others = warnings.showwarning
@@ -167,7 +167,7 @@ def _warnings_in_a_line() -> Iterator[None]:
 
 
 def _hyphens(word: str) -> str:
-    """Replaces underscores in a flag with hyphens, since people also type `--img_size`."""
+    """Replaces underscores in a flag with hyphens, so that `--img_size` also works."""
     return re.sub(r"^--[\w.-]+", lambda match: match[0].replace("_", "-"), word)
 
 
@@ -175,59 +175,59 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
     for name in (argv[0], " ".join(argv[:2])):
         if name in SUCCESSORS:
             raise ConfigError(f"the verb {name} no longer exists; {SUCCESSORS[name]}")
-    rooms = {name.split()[0] for name in VERBS if " " in name}
-    if argv[0] in rooms:
-        inside = [name.split()[1] for name in VERBS if name.startswith(argv[0] + " ")]
+    groups = {name.split()[0] for name in VERBS if " " in name}
+    if argv[0] in groups:
+        members = [name.split()[1] for name in VERBS if name.startswith(argv[0] + " ")]
         if len(argv) < 2 or argv[1] in ("-h", "--help"):
             print(overview(VERBS, argv[0]))
             raise SystemExit(0)
-        if argv[1] not in inside:
-            raise UnknownNameError(f"verb of {argv[0]}", argv[1], inside)
+        if argv[1] not in members:
+            raise UnknownNameError(f"verb of {argv[0]}", argv[1], members)
         return f"{argv[0]} {argv[1]}", argv[2:]
     if argv[0] not in VERBS:
-        raise UnknownNameError("verb", argv[0], [*VERBS, *rooms])
+        raise UnknownNameError("verb", argv[0], [*VERBS, *groups])
     return argv[0], argv[1:]
 
 
 def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]:
-    """Parses the flags of a verb. Returns them, and the fields of its configuration that were given, by dotted name."""
+    """Parses the flags of a verb. Returns the flags, and the configuration fields set by the user, by dotted name."""
     default = tyro.MISSING_NONPROP
-    config, words = None, argv
+    config, remaining = None, argv
     if issubclass(kind, Train):
         argv = [re.sub(r"^--(from|folds|fold)(?==|$)", lambda m: SHORT[m[1]], word) for word in as_fields(argv)]
         config = _starting_point(argv, pretraining=kind is Pretrain)
-        config, words = _chosen_parts(config, argv)
+        config, remaining = _chosen_parts(config, argv)
         default = kind(config=config)
-        if {"-h", "--help"} & set(words):
+        if {"-h", "--help"} & set(remaining):
             print(short_help(verb, default))
             raise SystemExit(0)
-        words = ["--help" if word == "--help-all" else word for word in words]
-    elif {"-h", "--help"} & set(words):
+        remaining = ["--help" if word == "--help-all" else word for word in remaining]
+    elif {"-h", "--help"} & set(remaining):
         print(verb_help(verb, kind))
         raise SystemExit(0)
     if verb == "predict":
-        words = _from_first(words)
-    said = io.StringIO()
+        remaining = _from_first(remaining)
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(messages):
             args = tyro.cli(
                 kind,
                 prog=f"feathervit {verb}",
-                args=words,
+                args=remaining,
                 default=default,
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ConfigError(_first_words(said.getvalue())) from None
+        raise ConfigError(_first_words(messages.getvalue())) from None
     if config is None:
         return args, {}
     return dataclasses.replace(args, command=shlex.join(["feathervit", verb, *argv])), _given(argv, args.config)
 
 
 def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
-    """Returns the recipe that gives the flags' defaults, with the model's architecture so that `--arch.*` has defaults."""
+    """Returns the recipe with the default values of the flags. Includes the architecture, for the defaults of `--arch.*`."""
     named = {name: _value_of(argv, name) for name in ("recipe", "model", "data", "out", "config")}
     if named["config"] and named["recipe"]:
         raise ConfigError("--config and --recipe exclude each other: the file holds every field of a recipe")
@@ -247,9 +247,9 @@ def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
 
 
 def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[str]]:
-    """Returns the configuration with the kinds of parts that `argv` names (`--arch.attention latent`), and the other words.
+    """Applies the model parts named in `argv` (`--arch.attention latent`). Returns the configuration and the other arguments.
 
-    tyro would need a subcommand for them. Fields that both kinds have, such as the number of heads, are kept.
+    tyro would need a subcommand for them. Fields that both kinds share, such as the number of heads, keep their values.
     """
     for field, kinds in PARTS.items():
         flag = f"arch.{field}"
@@ -260,20 +260,20 @@ def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[s
             raise UnknownNameError(f"kind of --{flag}", name, kinds)
         old, kind = getattr(config.arch, field), kinds[name]
         if type(old) is not kind:
-            both = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(kind)}
-            config = with_fields(config, **{flag: kind(**{f: getattr(old, f) for f in both})})
-        spot = next(i for i, word in enumerate(argv) if word.partition("=")[0] == f"--{flag}")
-        argv = argv[:spot] + argv[spot + (1 if "=" in argv[spot] else 2) :]
+            shared = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(kind)}
+            config = with_fields(config, **{flag: kind(**{f: getattr(old, f) for f in shared})})
+        position = next(i for i, word in enumerate(argv) if word.partition("=")[0] == f"--{flag}")
+        argv = argv[:position] + argv[position + (1 if "=" in argv[position] else 2) :]
     return config, argv
 
 
 def _from_first(argv: list[str]) -> list[str]:
-    """Moves the weights of `--from NAME` to their place in the arguments of `predict`, before the images."""
+    """Moves the NAME of `--from NAME` to the front of the arguments of `predict`, before the images."""
     name = _value_of(argv, "from")
     if name is None:
         return argv
-    spot = next(i for i, word in enumerate(argv) if word.partition("=")[0] == "--from")
-    rest = argv[:spot] + argv[spot + (1 if "=" in argv[spot] else 2) :]
+    position = next(i for i, word in enumerate(argv) if word.partition("=")[0] == "--from")
+    rest = argv[:position] + argv[position + (1 if "=" in argv[position] else 2) :]
     return [name, *rest]
 
 
@@ -287,7 +287,7 @@ def _value_of(argv: list[str], flag: str) -> str | None:
 
 
 def _given(argv: list[str], after: RunConfig) -> dict[str, Any]:
-    """Returns the fields named in `argv`, including those set to their default, since recipes keep the values named."""
+    """Returns the fields set in `argv`, even if set to their default, because an adaptive recipe does not change them."""
     given = {}
     for word in argv:
         if word.startswith("--"):

@@ -16,12 +16,12 @@ from .printing import check_places, set_threads, show
 
 @dataclass
 class BenchmarkAugment:
-    """Time augmentation against torchvision's and timm's loops over images, in one run."""
+    """Compare the speed of batched augmentation with per-image loops of torchvision and timm."""
 
     sizes: tuple[int, ...] = (32, 64, 96)
     """Image sides in pixels."""
     threads: tuple[int, ...] = (1, 2)
-    """CPU threads to measure with."""
+    """Numbers of CPU threads to measure."""
     batch: int = 1024
     """Images per batch."""
     repeats: int = 7
@@ -29,7 +29,7 @@ class BenchmarkAugment:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the augmentation runs."""
     out: str | None = None
-    """Also write the JSON here."""
+    """Also write the JSON to this file."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -42,44 +42,44 @@ def benchmark_augment(args: BenchmarkAugment, _: dict) -> int:
     from ..device import choose_device
 
     choose_device(args.device)
-    found = run(args.sizes, args.threads, args.batch, args.repeats, args.device)
-    return show(found, table, args.out, args.json)
+    result = run(args.sizes, args.threads, args.batch, args.repeats, args.device)
+    return show(result, table, args.out, args.json)
 
 
 @dataclass
 class BenchmarkTrain:
-    """Measure a training step: images per second, memory, and the shares of its parts, for any model.
+    """Measure a training step of any model: images per second, memory, and the time share of each part.
 
-    Several models, image sizes or batch sizes make a table with one row for each combination. Under torchrun the batch is
-    divided among the processes.
+    Several models, image sizes or batch sizes give a table with one row per combination. Under torchrun, the batch is divided
+    among the processes.
     """
 
     model: tuple[str, ...] = ()
-    """Our models by name, or timm:NAME; the recipe's if none is given."""
+    """Names of our models, or timm:NAME; the recipe's model if not given."""
     recipe: str = "mlit_cifar100"
-    """The recipe that gives augmentation, optimiser and loss."""
+    """The recipe for augmentation, optimiser and loss."""
     objective: Literal["classification", "reconstruction", "joint", "distillation"] | None = None
-    """The recipe's if not given."""
+    """The objective; the recipe's if not given."""
     teacher: str = ""
     """The teacher of a distillation: a run folder, a weights file, or timm:NAME."""
     img_size: tuple[int, ...] = ()
-    """The model's own if none is given."""
+    """Image sides in pixels; the model's default if not given."""
     patch_size: int | None = None
-    """Patch side in pixels; the model's own if not given."""
+    """Patch side in pixels; the model's default if not given."""
     batch_size: tuple[int, ...] = ()
-    """The recipe's if none is given."""
+    """Images per batch; the recipe's if not given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Floating-point format of the step; auto: as in a run."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
-    """torch.compile; auto: as in a long run."""
+    """Mode of torch.compile; auto: as in a long run."""
     rounds: int = 5
     """Number of rounds; their median is reported."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
     out: str | None = None
-    """Also write the JSON here."""
+    """Also write the JSON to this file."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -101,10 +101,10 @@ def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
     configs = [replace(base, model=model, img_size=size, batch_size=batch) for model, size, batch in rows]
     with join(args.device) as group:
         try:
-            found = scaling(configs, group, args.rounds)
+            result = scaling(configs, group, args.rounds)
         except (RuntimeError, AssertionError) as error:  # timm's models reject a size only when they run
             raise ConfigError(f"a step cannot be measured with these settings: {error}") from error
-        return show(found, table, args.out, args.json) if group.is_main else 0
+        return show(result, table, args.out, args.json) if group.is_main else 0
 
 
 @dataclass
@@ -112,11 +112,11 @@ class BenchmarkInfer:
     """Measure a model and its peers in PyTorch and ONNX Runtime: latency, throughput, memory, size."""
 
     models: Positional[tuple[str, ...]] = ("mlit_nano", "mlit_xxs", "twin:mlit_xxs")
-    """Our models, timm:NAME, or twin:NAME, which is timm's VisionTransformer in the shape of our NAME."""
+    """Our models, timm:NAME, or twin:NAME: timm's VisionTransformer with the shape of our NAME."""
     img_size: int = 36
-    """Image side in pixels, one for all."""
+    """Image side in pixels, the same for all models."""
     patch_size: int | None = None
-    """Patch side of ours and their twins; their own if not given."""
+    """Patch side of our models and their twins; the model's default if not given."""
     forms: tuple[Literal["eager", "compiled", "plain", "onnx", "int8"], ...] = (
         "eager",
         "compiled",
@@ -124,15 +124,15 @@ class BenchmarkInfer:
         "onnx",
         "int8",
     )
-    """Forms to measure; plain is PyTorch's exporter without our rewriting."""
+    """Forms to measure; plain: PyTorch's exporter without our rewriting."""
     threads: tuple[int, ...] = (1, 2)
-    """CPU threads to measure latency with."""
+    """Numbers of CPU threads for the latency."""
     rounds: int = 30
     """Number of runs; their median is reported."""
     chart: str | None = None
-    """Also draw the latencies into this PNG."""
+    """Also write a chart of the latencies to this PNG."""
     out: str | None = None
-    """Also write the JSON here."""
+    """Also write the JSON to this file."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -147,8 +147,8 @@ def benchmark_infer(args: BenchmarkInfer, _: dict) -> int:
     if args.chart and Path(args.chart).suffix.lower() != ".png":
         raise ConfigError(f"--chart must name a .png file, got {args.chart}")
     check_places(args.chart, args.out)
-    found = run(args.models, args.img_size, args.patch_size, args.forms, args.threads, args.rounds)
-    status = show(found, table, args.out, args.json)
+    result = run(args.models, args.img_size, args.patch_size, args.forms, args.threads, args.rounds)
+    status = show(result, table, args.out, args.json)
     if args.chart:
-        chart(found, Path(args.chart))
+        chart(result, Path(args.chart))
     return status

@@ -15,7 +15,7 @@ from .reading import ReadingFlags
 class Calibrate(ReadingFlags):
     """Fit a temperature on the validation split and store it with the weights, so that probabilities match accuracies.
 
-    evaluate and predict apply it, and so do later exports. Accuracy does not change.
+    The verbs evaluate, predict and export apply it from then on. Accuracy does not change.
     """
 
     checkpoint: Positional[str]
@@ -23,7 +23,7 @@ class Calibrate(ReadingFlags):
     data: str | None = None
     """A name or folder; the data the checkpoint was trained on if not given."""
     others: tuple[str, ...] = ()
-    """Files or folders of images of none of the classes, to measure how many of them still get a class."""
+    """Image files or folders outside all classes, to measure how many of them are still assigned a class."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU if there is one."""
     skip_unreadable: bool = False
@@ -38,24 +38,24 @@ def calibrate(args: Calibrate, _: dict) -> int:
     from ..evaluation.calibration import calibrate as run
 
     set_threads(args.threads)
-    found = run(args.checkpoint, args.data, args.device, args.skip_unreadable, args.fields(), args.others)
+    result = run(args.checkpoint, args.data, args.device, args.skip_unreadable, args.fields(), args.others)
     if args.json:
-        print_json(found)
+        print_json(result)
         return 0
-    text = f"temperature {found['temperature']:.3f}, fitted on val, stored in {found['checkpoint']}"
+    text = f"temperature {result['temperature']:.3f}, fitted on val, stored in {result['checkpoint']}"
     print_result(text, markup=False, highlight=False, soft_wrap=True)
     table = new_table("split", "images", "NLL before", "after", "calibration error before", "after")
     for split in ("val", "test"):
-        if split in found:
-            before, after = found[split]["before"], found[split]["after"]
+        if split in result:
+            before, after = result[split]["before"], result[split]["after"]
             nll = [f"{figures['nll']:.4f}" for figures in (before, after)]
             ece = [f"{100 * figures['ece']:.2f} %" for figures in (before, after)]
-            add_row(table, split, str(found[split]["n"]), *nll, *ece)
+            add_row(table, split, str(result[split]["n"]), *nll, *ece)
     print_result(table)
-    before, crossed = (found["val"][when]["ece"] for when in ("before", "cross_validated"))
+    before, crossed = (result["val"][when]["ece"] for when in ("before", "cross_validated"))
     text = f"cross-validated on val: calibration error {100 * before:.2f} % before, {100 * crossed:.2f} % after"
     if crossed >= before:
         text += "; warning: the error does not fall, so these images are too few to show an improvement"
     print_result(text, highlight=False, soft_wrap=True)
-    print_result(other_line(found["other"]), highlight=False, soft_wrap=True)
+    print_result(other_line(result["other"]), highlight=False, soft_wrap=True)
     return 0

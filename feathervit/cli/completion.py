@@ -1,4 +1,4 @@
-"""The verb `completion`: a script with which bash and zsh complete verbs, flags and files."""
+"""The verb `completion`: a script for bash and zsh that completes verbs, flags and files."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Completion:
 
 
 def completion(shell: str, verbs: Mapping[str, tuple[type, Any]]) -> str:
-    """Returns the script for these verbs."""
-    rooms: dict[str, list[str]] = {}
+    """Returns the completion script for these verbs."""
+    groups: dict[str, list[str]] = {}
     for verb in verbs:
-        room, _, rest = verb.partition(" ")
-        rooms.setdefault(room, []).extend([rest] if rest else [])
+        group, _, rest = verb.partition(" ")
+        groups.setdefault(group, []).extend([rest] if rest else [])
     cases = [f'    "{verb}"*) words="{" ".join(_flags(kind))}" ;;' for verb, (kind, _) in verbs.items()]
-    seconds = [f'    2,{room}) words="{" ".join(inside)}" ;;' for room, inside in rooms.items() if inside]
+    seconds = [f'    2,{group}) words="{" ".join(members)}" ;;' for group, members in groups.items() if members]
     start = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
-    return SCRIPT.format(start=start, cases="\n".join(cases), first=" ".join(rooms), seconds="\n".join(seconds))
+    return SCRIPT.format(start=start, cases="\n".join(cases), first=" ".join(groups), seconds="\n".join(seconds))
 
 
 def _flags(kind: type) -> list[str]:
-    """Returns the flags of a verb; for training verbs, those of the short help."""
+    """Returns the flags of a verb. For training verbs, these are the flags of the short help."""
     if issubclass(kind, Train):
         return [f"--{name}" for names in FLAGS.values() for name in names] + ["--help", "--help-all"]
     taken = positionals(kind)

@@ -17,9 +17,9 @@ class DataCheck(ReadingFlags):
     """Check a dataset for errors. Exit status 1 if something must be fixed."""
 
     path: Positional[str]
-    """A folder, or any other data that `train` takes."""
+    """A folder, or any other data that `train` accepts."""
     unlabelled: bool = False
-    """Images without classes, in any folders, as `pretrain` takes them."""
+    """Check images without classes, in any folders, as for `pretrain`."""
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
 
@@ -38,12 +38,12 @@ def data_check(args: DataCheck, _: dict) -> int:
 
 @dataclass
 class DataShow(ReadingFlags):
-    """Write a PNG grid of samples by class; with --recipe, originals above augmented versions."""
+    """Write a PNG grid of samples per class; with --recipe, originals above augmented versions."""
 
     data: Positional[str]
     """A name or folder."""
     recipe: str | None = None
-    """Also show the samples augmented as in this recipe."""
+    """Also show the samples with the augmentation of this recipe."""
     out: str = "samples.png"
     """The PNG file to write."""
     per_class: int = 8
@@ -61,10 +61,10 @@ def data_show(args: DataShow, _: dict) -> int:
 
 @dataclass
 class DataCache:
-    """Show where the cache of decoded images and archives is and how large it is, or --clear it."""
+    """Show the folders and sizes of the cache of decoded images and archives, or --clear it."""
 
     clear: bool = False
-    """Remove decoded images and unpacked archives; downloads stay."""
+    """Remove decoded images and unpacked archives; keep downloads."""
 
 
 def data_cache(args: DataCache, _: dict) -> int:

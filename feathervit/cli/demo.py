@@ -10,10 +10,10 @@ from .printing import new_console, print_json
 
 @dataclass
 class Demo:
-    """Pre-train on handwritten digits, then train on ten labels per class, with it and from scratch. No download."""
+    """Pre-train on handwritten digits, then train on ten labels per class, fine-tuned and from scratch. No download."""
 
     out: str = "runs/demo"
-    """Folder of the three runs; the runs of an earlier demo are replaced."""
+    """Folder for the three runs; runs of an earlier demo are replaced."""
     seed: int = 0
     """Seed of the random numbers."""
     json: bool = False
@@ -23,7 +23,7 @@ class Demo:
 def demo(args: Demo, _: dict) -> int:
     from ..demo import run
 
-    found = run(Path(args.out), args.seed, new_console(args.json))
+    result = run(Path(args.out), args.seed, new_console(args.json))
     if args.json:
-        print_json(found)
-    return 0 if found["finished"] else 130  # only Ctrl-C ends it early
+        print_json(result)
+    return 0 if result["finished"] else 130  # only Ctrl-C ends it early

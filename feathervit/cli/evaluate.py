@@ -16,7 +16,7 @@ from ..streams import quiet_libraries
 from .printing import add_row, new_table, other_line, print_json, print_result, set_threads
 from .reading import ReadingFlags
 
-PAIRS = 10  # how many pairs of confused classes are printed
+PAIRS = 10  # number of printed pairs of confused classes
 
 
 @dataclass
@@ -28,13 +28,13 @@ class Evaluate(ReadingFlags):
     data: str | None = None
     """A name or folder; the data the checkpoint was trained on if not given."""
     split: Literal["train", "val", "test"] | None = None
-    """The split to use; test, else val, else all images, if not given."""
+    """The split to use; if not given: test, else val, else all images."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU if there is one."""
     skip_unreadable: bool = False
     """Skip images that cannot be read, and count them."""
     flip: bool = False
-    """Average the logits of each image and of its mirror image."""
+    """Average the logits of each image and its mirror image."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
     json: bool = False
@@ -45,29 +45,29 @@ def evaluate(args: Evaluate, _: dict) -> int:
     from ..evaluation.evaluate import evaluate as run
 
     set_threads(args.threads)
-    split, found = run(
+    split, result = run(
         args.checkpoint, args.data, args.split, args.device, args.skip_unreadable, args.fields(), args.flip
     )
     if args.json:
-        print_json({"checkpoint": args.checkpoint, "split": split, **found.to_dict()})
+        print_json({"checkpoint": args.checkpoint, "split": split, **result.to_dict()})
         return 0
-    low, high = interval(found.top1, found.n)
-    macro = f"macro accuracy {100 * found.balanced_accuracy:.2f} %"
+    low, high = interval(result.top1, result.n)
+    macro = f"macro accuracy {100 * result.balanced_accuracy:.2f} %"
     print_result(
-        f"{split}: top-1 {100 * found.top1:.2f} % of {found.n} images (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
-        f"top-{found.top5_k} {100 * found.top5:.2f} %, {macro_accuracy(found.to_dict()) or macro}; "
-        f"calibration error {100 * found.ece:.2f} %",
+        f"{split}: top-1 {100 * result.top1:.2f} % of {result.n} images (95 % interval {100 * low:.1f} to {100 * high:.1f} %), "
+        f"top-{result.top5_k} {100 * result.top5:.2f} %, {macro_accuracy(result.to_dict()) or macro}; "
+        f"calibration error {100 * result.ece:.2f} %",
         highlight=False,
     )
     table = new_table("class", "recognised", "images", "most often predicted as")
-    for name, share, n, other, times in worst_first(found):
-        said = "" if share is None else f"{100 * share:.1f} %"
-        add_row(table, name, said, str(n), f"{other} ({times})" if times else "")
+    for name, share, n, other, times in worst_first(result):
+        recognised = "" if share is None else f"{100 * share:.1f} %"
+        add_row(table, name, recognised, str(n), f"{other} ({times})" if times else "")
     print_result(table)
-    if pairs := confused_pairs(found)[:PAIRS]:
+    if pairs := confused_pairs(result)[:PAIRS]:
         table = new_table("most confused", "predicted as", "images")
-        for true, taken, times, n in pairs:
-            add_row(table, true, taken, f"{times} of {n}")
+        for true, predicted, times, n in pairs:
+            add_row(table, true, predicted, f"{times} of {n}")
         print_result(table)
     return 0
 
@@ -81,13 +81,13 @@ class Predict:
     images: Positional[tuple[str, ...]]
     """Image files, folders of them, or patterns such as 'photos/*.jpg'."""
     top: int = 3
-    """How many classes to name for each image."""
+    """Number of classes to name per image."""
     min_confidence: float | None = None
-    """Answer "other" if the best guess has a probability under this, from 0 to 1 (that of `calibrate` if not given)."""
+    """Answer "other" if the highest probability is below this, from 0 to 1 (the value of `calibrate` if not given)."""
     max_image_gib: float | None = None
-    """Memory that one image may take when it is decoded, in GiB (as in training if not given)."""
+    """Memory limit of one decoded image, in GiB (as in training if not given)."""
     draw: str | None = None
-    """A folder for copies of the images with their labels drawn."""
+    """A folder for copies of the images with their labels drawn in."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU if there is one."""
     threads: int | None = None
@@ -113,25 +113,25 @@ def predict(args: Predict, _: dict) -> int:
         raise ConfigError(f"--min-confidence must be a share from 0 to 1, got {args.min_confidence}")
     set_threads(args.threads)
     with contextlib.ExitStack() as quiet:
-        said = []
-        if args.json:  # all messages go into the object, in case both streams go to one file
-            said = quiet.enter_context(warnings.catch_warnings(record=True))
+        messages = []
+        if args.json:  # put all messages into the JSON object, because both streams may go to one file
+            messages = quiet.enter_context(warnings.catch_warnings(record=True))
             quiet.enter_context(quiet_libraries())
-        found, failures, other = run(
+        predictions, failures, other = run(
             args.checkpoint, args.images, args.top, args.device, args.min_confidence, args.max_image_gib
         )
         if args.draw:
             from ..checkpoint import load_weights
             from ..plots.labelled import draw_predictions
 
-            draw_predictions(found, args.draw, load_weights(args.checkpoint).config)
+            draw_predictions(predictions, args.draw, load_weights(args.checkpoint).config)
     if args.json:
         print_json(
             {
-                "predictions": [prediction.to_dict() for prediction in found],
+                "predictions": [prediction.to_dict() for prediction in predictions],
                 "other": other and asdict(other),
                 "unreadable": failures,
-                "warnings": [str(w.message) for w in said if issubclass(w.category, DataWarning)],
+                "warnings": [str(w.message) for w in messages if issubclass(w.category, DataWarning)],
             }
         )
         return 1 if failures else 0
@@ -140,17 +140,17 @@ def predict(args: Predict, _: dict) -> int:
     if args.csv:
         out = csv.writer(sys.stdout, lineterminator="\n")
         out.writerow(["file", "rank", "class", "probability", "label"])
-        for p in found:
+        for p in predictions:
             for rank, (name, share) in enumerate(zip(p.classes, p.probabilities, strict=True), 1):
                 out.writerow([p.source, rank, name, f"{share:.6f}", p.label])
         if other:
             print(f"feathervit: {other_line(asdict(other))}", file=sys.stderr)
-    elif found:
-        asked = bool(other or args.min_confidence)
-        table = new_table("file", *["label"] * asked, *(f"{n}." for n in range(1, len(found[0].classes) + 1)))
-        for p in found:
+    elif predictions:
+        labelled = bool(other or args.min_confidence)
+        table = new_table("file", *["label"] * labelled, *(f"{n}." for n in range(1, len(predictions[0].classes) + 1)))
+        for p in predictions:
             guesses = (f"{c} {100 * s:.1f} %" for c, s in zip(p.classes, p.probabilities, strict=True))
-            add_row(table, p.source, *[p.label] * asked, *guesses)
+            add_row(table, p.source, *[p.label] * labelled, *guesses)
         print_result(table)
         if other:
             print_result(other_line(asdict(other)), highlight=False, soft_wrap=True)

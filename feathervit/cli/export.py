@@ -13,7 +13,7 @@ from .reading import ReadingFlags
 
 @dataclass
 class Export(ReadingFlags):
-    """Write a model for other runtimes, a web page or the hub, checked on real images. Exit status 1 if it does not agree."""
+    """Export a model for other runtimes, a web page or the hub, and check it on real images. Exit status 1 if it differs."""
 
     checkpoint: Positional[str]
     """A weights file, or a run folder (its best weights)."""
@@ -21,19 +21,19 @@ class Export(ReadingFlags):
     """ONNX in 32 or 8 bits; a torch.export program; ExecuTorch programs in 32 and 8 bits; a page for the browser; a folder
     for the Hugging Face hub."""
     out: str | None = None
-    """The folder to write; export-TO next to the weights if not given."""
+    """The folder to write; export-TO beside the weights if not given."""
     data: str | None = None
     """Labelled images to calibrate and check on; the data the checkpoint was trained on if not given."""
     input: Literal["image", "tensor"] = "image"
-    """What the file takes: images of any size, or tensors that are resized and normalised already (onnx, int8 and pt2).
+    """Input of the file: images of any size, or tensors that are already resized and normalised (onnx, int8 and pt2).
     ExecuTorch programs always take tensors."""
     min_agreement: float | None = None
-    """Share of the images to which the 8-bit model must give the model's class (int8, executorch and web). If not given, it
-    must be as accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
+    """Share of the images for which the 8-bit model must predict the model's class (int8, executorch and web). If not given,
+    it must be as accurate: at most one image lost on balance, or no loss in McNemar's test at 5 %."""
     batch: int | None = None
-    """A fixed batch size (onnx and int8), which CoreML and NNAPI need; any size if not given."""
+    """Fixed batch size (onnx and int8), which CoreML and NNAPI need; any size if not given."""
     samples: int = 0
-    """Number of held-out images to copy into the page, for visitors to try (web). They become as public as the page."""
+    """Number of held-out images to copy into the page as samples (web). They become as public as the page."""
     push: str | None = None
     """Upload the folder to OWNER/NAME on the Hugging Face hub (huggingface), with the token of `hf auth login`."""
     json: bool = False
@@ -48,7 +48,7 @@ def export(args: Export, _: dict) -> int:
     def say(line: str) -> None:
         console.print(line, emoji=False, markup=False, highlight=False, soft_wrap=True)
 
-    found = run(
+    result = run(
         args.checkpoint,
         args.to,
         args.out,
@@ -62,11 +62,11 @@ def export(args: Export, _: dict) -> int:
         say=say,
     )
     if args.json:
-        print_json(found)
+        print_json(result)
     else:
-        for line in lines(found):
+        for line in lines(result):
             say(line)
-    return 0 if found["passed"] else 1
+    return 0 if result["passed"] else 1
 
 
 def lines(found: dict[str, Any]) -> list[str]:
@@ -77,7 +77,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     size = found.get("page_bytes", found["bytes"])
     least = found["min_agreement"]
     wanted = "" if least is None else f" (at least {100 * least:g} % wanted)"
-    out = [
+    texts = [
         f"{found['out']}/{found['file']}: {size / 1e6:.3f} MB",
         f"agrees with the model on {100 * found['agreement']:.2f} % of {found['n']} images of {found['split']}"
         f"{wanted}; largest difference of a probability {found['largest_difference']:.1e}",
@@ -86,26 +86,26 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
     if "originals" in found:
         files = found["originals"]
-        out.append(f"on {files['n']} of the image files as they are: {100 * files['agreement']:.2f} %")
+        texts.append(f"on {files['n']} of the image files as they are: {100 * files['agreement']:.2f} %")
     if "same_expert" in found:
         used = ", ".join(map(str, found["experts_used"]))
-        out.append(
+        texts.append(
             f"the same expert weighs most for {100 * found['same_expert']:.2f} % of tokens; in use by layer: {used}"
         )
     if times:
         named = ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items())
-        out.append(f"one image on one thread of {found['machine']['cpu']}: {named}")
+        texts.append(f"one image on one thread of {found['machine']['cpu']}: {named}")
     if "int8" in found and found["int8"]["file"]:
         small = found["int8"]
-        out.append(
+        texts.append(
             f"{found['out']}/{small['file']}: {small['bytes'] / 1e6:.3f} MB, agrees on {100 * small['agreement']:.2f} %, "
             f"top-1 {100 * small['top1']:.2f} %"
         )
     if "int8" in times and times["int8"] >= times["onnx"]:
-        out.append("int8 is not faster than float32 on this machine; it is only smaller")
+        texts.append("int8 is not faster than float32 on this machine; it is only smaller")
     if "pushed" in found:
-        out.append(f"uploaded to {found['pushed']}")
+        texts.append(f"uploaded to {found['pushed']}")
     if not found["passed"]:
         advice = "use --to onnx, which keeps 32 bits" if found["to"] in ("int8", "web") else "do not use it"
-        out.append(f"FAILED: the exported model and the original give different answers; {advice}")
-    return out
+        texts.append(f"FAILED: the exported model and the original give different answers; {advice}")
+    return texts

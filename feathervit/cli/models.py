@@ -12,7 +12,7 @@ from .printing import new_table, print_json, print_result
 
 @dataclass
 class Models:
-    """List the named models: parameters, multiply-accumulates, tokens, source."""
+    """List the named models with their parameters, multiply-accumulates, tokens and sources."""
 
     json: bool = False
     """Print one JSON object on standard output and nothing else."""
@@ -24,13 +24,13 @@ def models(args: Models, _: dict) -> int:
 
     rows = []
     for name, known in MODELS.items():
-        found = cost(create_model(name, num_classes=100), known.img_size, 3)
+        costs = cost(create_model(name, num_classes=100), known.img_size, 3)
         rows.append(
             {
                 "name": name,
-                "parameters": found.parameters,
-                "macs": found.macs,
-                "tokens": found.tokens,
+                "parameters": costs.parameters,
+                "macs": costs.macs,
+                "tokens": costs.tokens,
                 "img_size": known.img_size,
                 "patch_size": known.patch_size,
                 "source": known.source,
@@ -53,7 +53,7 @@ def models(args: Models, _: dict) -> int:
 
 @dataclass
 class Recipes:
-    """List the recipes: source, requirements and expected result of each."""
+    """List the recipes with their sources, requirements and expected results."""
 
     json: bool = False
     """Print one JSON object on standard output and nothing else."""

@@ -1,4 +1,4 @@
-"""The verbs of `plot`, which draw what a model does, and `report`."""
+"""The verbs of `plot`, which draw figures of a model, and `report`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from tyro.conf import Positional
 
 from ..errors import CheckpointError
 
-SHOWN = 8  # how many images of the data are drawn
-COUNTED = 512  # on how many images of the data the use of the experts is counted
+SHOWN = 8  # number of images of the data to draw
+COUNTED = 512  # number of images of the data for the use of the experts
 
 
 @dataclass
 class PlotReconstructions:
-    """Draw original, masked and reconstructed images of a pre-trained auto-encoder, as a PNG."""
+    """Draw original, masked and reconstructed images of a masked auto-encoder, as a PNG."""
 
     checkpoint: Positional[str]
-    """A weights file, or the run folder of a pre-training."""
+    """A weights file, or the folder of a pre-training run."""
     images: Positional[tuple[str, ...]] = ()
-    """Image files; some of the data it was trained on (test, else val, else train) if not given."""
+    """Image files; if not given, some of the training data (test, else val, else train)."""
     out: str = "reconstructions.png"
     """The PNG file to write."""
 
@@ -47,9 +47,9 @@ class PlotRouting:
     """Draw the experts of each patch in each layer, and the use of the experts by class, as a PNG."""
 
     checkpoint: Positional[str]
-    """A weights file or a run folder; of pre-training or of a classifier."""
+    """A weights file or a run folder, of pre-training or a classifier."""
     images: Positional[tuple[str, ...]] = ()
-    """Image files; if not given, some of the data it was trained on (test, else val, else train), and the use by class."""
+    """Image files; if not given, some of the training data (test, else val, else train), and the use by class."""
     out: str = "routing.png"
     """The PNG file to write."""
 
@@ -70,9 +70,9 @@ class PlotAttention:
     """Draw which patches the read-out token attends to, in the last layer and through all layers (rollout), as a PNG."""
 
     checkpoint: Positional[str]
-    """A weights file or a run folder; of pre-training or of a classifier."""
+    """A weights file or a run folder, of pre-training or a classifier."""
     images: Positional[tuple[str, ...]] = ()
-    """Image files; some of the data it was trained on (test, else val, else train) if not given."""
+    """Image files; if not given, some of the training data (test, else val, else train)."""
     out: str = "attention.png"
     """The PNG file to write."""
 
@@ -88,7 +88,7 @@ def plot_attention(args: PlotAttention, _: dict) -> int:
 
 
 def _subject(encoder: Any, stored: Any, paths: tuple[str, ...]) -> tuple[Any, list[str]]:
-    """Returns the images of a plot and their captions: of the files, or else of several classes of the data."""
+    """Returns the images of a plot and their captions: from the files, or else from several classes of the data."""
     from ..plots.subject import own_data, read_images, row_names, varied
 
     if paths:
@@ -103,7 +103,7 @@ class PlotPatches:
     """Draw the filters of the patch embedding, as a PNG."""
 
     checkpoint: Positional[str]
-    """A weights file or a run folder; of pre-training or of a classifier."""
+    """A weights file or a run folder, of pre-training or a classifier."""
     out: str = "patches.png"
     """The PNG file to write."""
 
@@ -122,7 +122,7 @@ class PlotPositions:
     """Draw how similar the learned positions of the patches are, as a PNG."""
 
     checkpoint: Positional[str]
-    """A weights file or a run folder; of pre-training or of a classifier."""
+    """A weights file or a run folder, of pre-training or a classifier."""
     out: str = "positions.png"
     """The PNG file to write."""
 

@@ -1,4 +1,4 @@
-"""Output of the verbs: tables and lines for people, through rich, and JSON for programs."""
+"""Prints the output of the verbs: tables and lines for people, through rich, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..text import shown
 
 
 def new_console(json_wanted: bool):
-    """Returns the console for progress: standard output, or standard error if a program reads standard output."""
+    """Returns the console for progress: standard output, or standard error if the result is JSON."""
     return console(stderr=json_wanted)
 
 
@@ -27,7 +27,7 @@ def print_result(*parts: Any, **words: Any) -> None:
 
 
 def new_table(*columns: str):
-    """Returns a table whose first column is never broken, so that it can be copied."""
+    """Returns a table that never wraps its first column, so that names can be copied."""
     from rich.table import Column, Table
 
     first, *rest = columns
@@ -35,7 +35,7 @@ def new_table(*columns: str):
 
 
 def add_row(table: Any, *cells: str) -> None:
-    """Adds a row of plain text: names may hold line ends, or square brackets, which rich would read as markup."""
+    """Adds a row of plain text. Names may hold line breaks, or square brackets, which rich would read as markup."""
     from rich.text import Text
 
     table.add_row(*(Text(shown(cell)) for cell in cells))
@@ -55,7 +55,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def check_places(*paths: str | None) -> None:
-    """Raises ConfigError for a file whose folder does not exist, before measurements that take minutes."""
+    """Raises ConfigError if the folder of a file does not exist, before measurements that take minutes."""
     for path in filter(None, paths):
         if not Path(path).absolute().parent.is_dir():
             raise ConfigError(f"the folder of {path} does not exist; create {Path(path).absolute().parent} first")
@@ -76,7 +76,7 @@ def show(found: dict[str, Any], table: Callable[[dict[str, Any]], str], out: str
 
 
 def other_line(other: dict[str, Any]) -> str:
-    """Returns when "other" is the answer and how often it is wrong. `other`: the fields of `OtherAnswer`."""
+    """Describes the threshold of the answer "other" and its error rates. `other`: the fields of `OtherAnswer`."""
     rates = [f"{100 * other['known']:.1f} % of {other['n']} validation images get it"]
     if other["mistaken"] is not None:
         rates.append(f"{100 * other['mistaken']:.1f} % of wrong guesses do not get it")

@@ -13,14 +13,14 @@ from .reading import ReadingFlags
 
 @dataclass
 class Probe(ReadingFlags):
-    """Measure frozen features: nearest neighbours and a linear classifier on them."""
+    """Measure frozen features with nearest neighbours and a linear classifier."""
 
     checkpoint: Positional[str]
-    """A weights file or a run folder; of pre-training or of a classifier."""
+    """A weights file or a run folder, of pre-training or a classifier."""
     data: str | None = None
     """A name or folder with labels; the data the checkpoint was trained on if not given."""
     neighbours: int = 20
-    """Number of nearest neighbours that vote."""
+    """Number of nearest neighbours."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto: a GPU if there is one."""
     skip_unreadable: bool = False
@@ -35,7 +35,7 @@ def probe(args: Probe, _: dict) -> int:
     from ..evaluation.probe import probe as run
 
     set_threads(args.threads)
-    found = run(
+    result = run(
         args.checkpoint,
         args.data,
         neighbours=args.neighbours,
@@ -44,13 +44,13 @@ def probe(args: Probe, _: dict) -> int:
         reading=args.fields(),
     )
     if args.json:
-        print_json({"checkpoint": args.checkpoint, **found})
+        print_json({"checkpoint": args.checkpoint, **result})
         return 0
-    table = new_table("features", f"{found['neighbours']} nearest neighbours", "linear classifier")
-    for name, figures in found["tokens"].items():
-        add_row(table, name, *(_accuracy(figures[kind], found["imbalanced"]) for kind in ("knn", "linear")))
+    table = new_table("features", f"{result['neighbours']} nearest neighbours", "linear classifier")
+    for name, figures in result["tokens"].items():
+        add_row(table, name, *(_accuracy(figures[kind], result["imbalanced"]) for kind in ("knn", "linear")))
     print_result(table)
-    print_result(f"top-1 on {found['n']} {found['split']} images, fitted on {found['n_train']}", highlight=False)
+    print_result(f"top-1 on {result['n']} {result['split']} images, fitted on {result['n_train']}", highlight=False)
     return 0
 
 

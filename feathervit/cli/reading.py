@@ -1,4 +1,4 @@
-"""The flags that say how the files of a dataset are read. Training also has them as `--reading.*`."""
+"""The flags that control how a dataset is read. The training verbs also have them as `--reading.*`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 @dataclass(kw_only=True)
 class ReadingFlags:
-    """The flags that every verb with data has."""
+    """The flags of every verb that reads data."""
 
     classes: Names = ()
-    """The class folders or labels to use, with commas between; others are skipped."""
+    """The class folders or labels to use, separated by commas; others are skipped."""
     ignore: Names = ()
     """Skip files and folders of this name ("*.bmp", masks) or, with a "/", path ("train/old*"); can be repeated."""
     label_column: str = ""
-    """The column of the labels, for a table or hub dataset where it is not clear."""
+    """The column of the labels in a table or hub dataset, if several are possible."""
     image_column: str = ""
-    """The column of the images, for a table or hub dataset where it is not clear."""
+    """The column of the images in a table or hub dataset, if several are possible."""
     root: str = ""
-    """The folder that the paths in a table are relative to; the table's own if not given."""
+    """The folder that the paths in a table are relative to; the folder of the table if not given."""
     groups: str = ""
     """A column, or a regular expression for paths ('(person\\d+)'): images of one group stay on one side of each split."""
-
     max_image_gib: float | None = None
-    """Memory that one image may take when it is decoded, in GiB (1, or as in training, if not given)."""
+    """Memory limit of one decoded image, in GiB (1, or as in training, if not given)."""
 
     def fields(self) -> dict[str, Any]:
-        """Returns the fields of `ReadingConfig` that were given. Raises ConfigError for an invalid value."""
+        """Returns the fields of `ReadingConfig` set by the user. Raises ConfigError for an invalid value."""
         given = {name: value for name in SHORT if (value := getattr(self, name)) not in ((), "", None)}
         from_dict(ReadingConfig, given, "reading")
         return given
@@ -43,7 +42,7 @@ SHORT = tuple(field.name for field in fields(ReadingFlags))
 
 
 def as_fields(argv: list[str]) -> list[str]:
-    """Rewrites these flags, in the arguments of a training verb, as the recipe's fields that they set."""
+    """Rewrites these flags in the arguments of a training verb as fields of the recipe."""
     out, given = [], {name: [] for name in SHORT}
     words = iter(argv)
     for word in words:
@@ -52,7 +51,7 @@ def as_fields(argv: list[str]) -> list[str]:
         if word.startswith("--") and name in SHORT:
             value = value if equals else next(words, None)
             if value is None:
-                return argv  # no value: tyro says so
+                return argv  # tyro reports the missing value
             given[name].append(value)
         else:
             out.append(word)

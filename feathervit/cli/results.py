@@ -14,7 +14,7 @@ from .printing import print_json
 
 @dataclass
 class ResultsTable:
-    """Print the papers' tables with their figures and ours, from the result files in a folder."""
+    """Print the papers' tables with their results and ours, from the result files in a folder."""
 
     results: Positional[str] = "results"
     """The folder with the result files: NAME/study.json of the study papers, NAME/seed-N.json and weights/NAME.json."""

@@ -13,12 +13,12 @@ from .printing import new_console, set_threads
 
 @dataclass
 class Serve:
-    """Serve a model on this machine: a web page, and images to classes as JSON at /predict."""
+    """Serve a model on this machine: a web page, and predictions as JSON at /predict."""
 
     checkpoint: Positional[str]
     """A weights file, a run folder (its best weights), or weights in the package."""
     host: str = "127.0.0.1"
-    """The address to serve on. Any other than 127.0.0.1 lets other machines use the model."""
+    """The address to serve on. Any address except 127.0.0.1 lets other machines use the model."""
     port: int = 8000
     """The port to serve on (0: any free port)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -16,42 +16,42 @@ from .printing import new_console, print_json, set_threads
 
 @dataclass
 class StudyFlags:
-    """Answer a question with runs: arms x seeds, shared among any number of processes, in one table and chart.
+    """Run a study: arms x seeds, shared among any number of processes, with one table and chart.
 
-    A cell (arm, seed) that has ended never runs again; one that was stopped or killed continues. Several
-    processes or machines may work on one folder at a time.
+    A finished cell (arm, seed) never runs again; a stopped or killed cell resumes. Several processes or machines may work on
+    one folder at the same time.
     """
 
     study: Positional[str]
     """A study's name, or a file FILE.json (docs/studies.md)."""
     out: str = ""
-    """The study's folder, new or of the same study."""
+    """Folder of the study: a new folder, or an existing folder of the same study."""
     data: str | None = None
-    """A name or folder instead of the recipe's data; for arms that name their datasets, a folder with one folder for each."""
+    """A name or folder that replaces the recipe's data; for arms that name datasets, a folder with one folder per dataset."""
     arms: tuple[str, ...] = ()
-    """Only these arms, in this order, and those that they start from."""
+    """Run only these arms, in this order, and the arms that they start from."""
     epochs: tuple[str, ...] = ()
-    """Epochs of an arm that has not begun, instead of the recipe's, such as mae-xxs=400."""
+    """Epochs of an arm that has not started, such as mae-xxs=400; they replace the recipe's."""
     size: str | None = None
     """One of the study's sizes, such as cpu or gpu (the first if not given)."""
     seeds: str | None = None
-    """Seeds instead of the study's, such as 0,1,2."""
+    """Seeds that replace the study's, such as 0,1,2."""
     minutes: float | None = None
-    """Minutes per cell instead of the study's; turned into epochs once, from the measured speed."""
+    """Minutes per cell; they replace the study's. The measured speed converts them to epochs once."""
     shard: str | None = None
-    """Only part i of n of the cells, such as 1/3; not needed where processes share the folder."""
+    """Run only part i of n of the cells, such as 1/3; not needed if the processes share the folder."""
     retry_failed: bool = False
-    """Start failed cells again."""
+    """Run failed cells again."""
     max_minutes: float | None = None
-    """Stop after this many minutes and save the state of the running cell; the same command continues."""
+    """Stop after this many minutes and save the state of the running cell; the same command resumes it."""
     trials: str | None = None
-    """The study.json of the study's trials, which choose between the candidates of its arms."""
+    """The study.json of the trials, which select among the candidates of the arms."""
     plan: bool = False
-    """Run nothing: fix the epochs of all cells, from speeds measured now (use an idle machine)."""
+    """Run nothing: fix the epochs of all cells from speeds measured now (use an idle machine)."""
     list: bool = False
-    """Run nothing: print the arms, each with the result that a paper reports."""
+    """Run nothing: print the arms, with the result that a paper reports for each."""
     show: bool = False
-    """Run nothing: write the table and chart again from the existing results."""
+    """Run nothing: rewrite the table and chart from the existing results."""
     threads: int | None = None
     """CPU threads (PyTorch's choice if not given)."""
     json: bool = False
@@ -67,7 +67,7 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
     from ..studies.report import rebuild, short_table, table
 
     if args.show:
-        found, status = rebuild(Path(args.out)), 0
+        result, status = rebuild(Path(args.out)), 0
     else:
         from ..studies import study as named
         from ..studies.cells import run_study
@@ -91,30 +91,34 @@ def study(args: StudyFlags, _: dict[str, Any]) -> int:
             console=console,
             command=shlex.join(["feathervit", *sys.argv[1:]]) if sys.argv[1:2] == ["study"] else "feathervit study",
         )
-        found, status = ended.found, 130 if ended.interrupted else 1 if ended.failed else 0
+        result, status = ended.found, 130 if ended.interrupted else 1 if ended.failed else 0
         if ended.left:
             others = f", {ended.elsewhere} of them held by other processes" if ended.elsewhere else ""
             console.print(f"{ended.left} cells have not ended{others}", highlight=False)
     if args.json:
-        print_json(found)
+        print_json(result)
     elif sys.stdout.isatty():
-        print("\n".join(short_table(found)))
-        print(f"The whole table: {Path(args.out) / 'table.md'}")
+        print("\n".join(short_table(result)))
+        print(f"The full table: {Path(args.out) / 'table.md'}")
     else:
-        print(table(found))
+        print(table(result))
     return status
 
 
 def _print_arms(args: StudyFlags) -> int:
     from ..studies import study as named
 
-    found = named(args.study)
-    rows = {arm: (own.name, own.data, own.value) for arm in found.arms if (own := found.published.get(arm))}
+    definition = named(args.study)
+    rows = {
+        arm: (paper.name, paper.data, paper.value)
+        for arm in definition.arms
+        if (paper := definition.published.get(arm))
+    }
     if args.json:
         names = ("name", "data", "published")
-        print_json({"arms": {arm: dict(zip(names, rows.get(arm, ()), strict=False)) for arm in found.arms}})
+        print_json({"arms": {arm: dict(zip(names, rows.get(arm, ()), strict=False)) for arm in definition.arms}})
     else:
-        for arm in found.arms:
+        for arm in definition.arms:
             print(f"{arm:<32} {', '.join(str(word) for word in rows.get(arm, ()) if word is not None)}".rstrip())
     return 0
 

@@ -16,30 +16,30 @@ from .printing import new_console, print_json, set_threads
 
 @dataclass
 class Train:
-    """Train a model on labelled images, into a run folder.
+    """Train a model on labelled images and write a run folder.
 
-    Every field of the recipe can be set by its dotted name; --from, --folds and --fold are short for --start-from,
-    --split.folds and --split.fold, --classes A,B and --ignore PATTERN for --reading.classes and --reading.ignore. Without
-    --recipe, the recipe is the one that fits the data. For your own images that is `folder`, which chooses model, sizes
-    and epochs from the images and says why. --arch.attention, --arch.feedforward and --arch.patches take the name of
-    another kind of part, whose fields --help-all then shows.
+    Every field of the recipe can be set by its dotted name. --from, --folds and --fold are short for --start-from,
+    --split.folds and --split.fold. --classes A,B and --ignore PATTERN are short for --reading.classes and --reading.ignore.
+    Without --recipe, the recipe is chosen from the data. For your own images it is `folder`, which chooses model, sizes and
+    epochs from the images and prints its reasons. --arch.attention, --arch.feedforward and --arch.patches select another
+    kind of part by name; --help-all then shows the fields of that part.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     out: str = ""
-    """Folder of the run; it must be new or empty, unless --resume or --overwrite."""
+    """Folder of the run; it must be new or empty, except with --resume or --overwrite."""
     config_file: Annotated[str, tyro.conf.arg(name="config")] = ""
-    """A run's config.json, or its folder: repeat that run, except for the flags given."""
+    """A run's config.json, or its folder: repeat that run; flags override its settings."""
     pretrained: bool = False
-    """Start from the published weights of --model: timm:NAME, or one of ours that has weights in the package."""
+    """Start from the published weights of --model: timm:NAME, or one of our models with weights in the package."""
     resume: bool = False
-    """Continue the stopped run in --out; it ends with the weights it would have had without the stop. --epochs may change."""
+    """Resume the stopped run in --out. The final weights are the same as without the stop. --epochs may change."""
     overwrite: bool = False
-    """Remove the run that is in the folder, and begin a new one."""
+    """Remove the run in the folder and start a new one."""
     minutes: float | None = None
-    """Choose the epochs that fit in this many minutes; steps are timed before training."""
+    """Choose the number of epochs that fits in this many minutes; steps are timed before training."""
     max_minutes: float | None = None
-    """Stop with a checkpoint after this many minutes, to continue later with --resume."""
+    """Save a checkpoint and stop after this many minutes; --resume continues the run."""
     skip_unreadable: bool = False
     """Skip images that cannot be read, and count them."""
     threads: int | None = None
@@ -51,16 +51,16 @@ class Train:
 
 @dataclass
 class Pretrain(Train):
-    """Pre-train a masked auto-encoder without labels: what `train --from` starts from.
+    """Pre-train a masked auto-encoder without labels. `train --from` starts from its weights.
 
     Images may be in any folders inside --data. Every field of the recipe can be set by its dotted name. Without --recipe,
-    the recipe is the pre-training one that fits the data. For your own images that is `mae_folder`, which chooses from the
-    images and says why.
+    the pre-training recipe is chosen from the data. For your own images it is `mae_folder`, which adapts to the images and
+    prints its reasons.
     """
 
 
 def _published(model: str, fields: dict[str, Any]) -> str:
-    """Returns the weights that --pretrained asks for. Raises ConfigError if there are none."""
+    """Returns the name of the weights for --pretrained. Raises ConfigError if there are none."""
     if "start_from" in fields:
         raise ConfigError("--pretrained and --from exclude each other: both name weights to start from")
     known = [model] if model.startswith("timm:") else list_weights(model)

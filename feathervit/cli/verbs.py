@@ -1,4 +1,4 @@
-"""The verbs by name: each is a dataclass of flags and the function that runs it. A verb imports its package when it runs."""
+"""Lists the verbs by name: the dataclass of flags and the function of each. A verb imports its package when it runs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ VERBS: dict[str, Verb] = {
     "completion": (Completion, _completion),
 }
 
-# Removed verb -> what to use instead
+# Removed verb -> its replacement
 SUCCESSORS = {
     "pictures": "it is now called plot: feathervit plot ...",
     "results reproduce": "a row is an arm of the study papers: feathervit study papers --arms ROW --out FOLDER",

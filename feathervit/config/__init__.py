@@ -1,7 +1,7 @@
-"""Holds the settings of a run as one typed value.
+"""Defines the settings of a run as typed dataclasses.
 
-A recipe returns a `RunConfig`. The command line sets any of its fields by dotted name (`--optim.weight-decay 0.1`). The
-resolved value is stored with the weights, and a checkpoint rebuilds its run from it. Nothing here imports torch.
+A recipe returns a `RunConfig`. The command line sets any field by its dotted name (`--optim.weight-decay 0.1`). The resolved
+configuration is stored with the weights, so that a checkpoint can rebuild its run. This package does not import torch.
 """
 
 from .fields import changed, from_dict, kind_of, to_dict, with_fields

@@ -46,7 +46,7 @@ def check_bounds(config: Any, where: str = "") -> None:
     for name, bounds in _bounds_of(type(config)).items():
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if bounds is not None and number is not None and number not in bounds:  # true for NaN too
+            if bounds is not None and number is not None and number not in bounds:  # also true for NaN
                 raise ConfigError(f"{where}{name} must be {bounds}, got {value}")
         if dataclasses.is_dataclass(value):
             check_bounds(value, f"{where}{name}.")
@@ -58,6 +58,6 @@ def _bounds_of(kind: type) -> dict[str, Bounds | None]:
 
 
 def _find(hint: Any) -> Bounds | None:
-    """Finds the bounds in a type, or in a member of a union or tuple."""
-    own = next((word for word in getattr(hint, "__metadata__", ()) if isinstance(word, Bounds)), None)
-    return own or next(filter(None, map(_find, get_args(hint))), None)
+    """Finds the bounds in a type or in a member of a union or tuple."""
+    bounds = next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Bounds)), None)
+    return bounds or next(filter(None, map(_find, get_args(hint))), None)

@@ -12,7 +12,11 @@ from typing import Any, Literal, get_args
 from ..errors import ConfigError
 from .parts import Attention, FeedForward, Patches
 
-_PARTS = (*get_args(Attention), *get_args(FeedForward), *get_args(Patches))  # of an encoder; JSON names their kind
+_PARTS = (
+    *get_args(Attention),
+    *get_args(FeedForward),
+    *get_args(Patches),
+)  # parts of an encoder; JSON stores their kind
 
 
 def kind_of(part: type) -> str:
@@ -21,7 +25,7 @@ def kind_of(part: type) -> str:
 
 
 def to_dict(config: Any) -> Any:
-    """Converts a dataclass to JSON values. A part of an encoder has its name under "kind"."""
+    """Converts a dataclass to JSON values. For a part of an encoder, "kind" holds its name."""
     if dataclasses.is_dataclass(config):
         out = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
         return {"kind": kind_of(type(config)), **out} if type(config) in _PARTS else out
@@ -31,10 +35,10 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(kind: Any, value: Any, where: str = "") -> Any:
-    """Builds the dataclass (or other type) `kind` from JSON values, and checks each against its declared type.
+    """Builds the dataclass (or other type) `kind` from JSON values, and checks each value against its declared type.
 
-    Missing fields take their defaults, so that an older file still loads. Raises ConfigError for an unknown field or a
-    value of the wrong type, with its dotted name.
+    Missing fields take their defaults, so that older files still load. Raises ConfigError, with the dotted name, for an
+    unknown field or a value of the wrong type.
     """
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
@@ -84,7 +88,7 @@ _hints = functools.cache(typing.get_type_hints)
 
 
 def changed(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
-    """Returns the fields in which two configurations differ: dotted name -> (before, after)."""
+    """Returns the fields that differ between two configurations: dotted name -> (before, after)."""
     return {k: (v, b) for k, v, b in _walk(to_dict(before), to_dict(after), "")}
 
 
@@ -97,7 +101,7 @@ def _walk(a: Any, b: Any, where: str):
 
 
 def with_fields(config: Any, /, **changes: Any) -> Any:
-    """Copies a configuration with fields set by dotted name: `with_fields(c, **{"optim.weight_decay": 0.1, "epochs": 3})`.
+    """Returns a copy with fields set by dotted name: `with_fields(c, **{"optim.weight_decay": 0.1, "epochs": 3})`.
 
     Raises ConfigError for an unknown name.
     """

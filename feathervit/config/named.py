@@ -1,4 +1,4 @@
-"""Defines the named models as configurations, each with its own input size.
+"""Defines the named models as configurations, each with its default input size.
 
 This module does not import torch, so that the command line starts fast.
 """
@@ -29,7 +29,7 @@ SMALL_DECODER = DecoderConfig(dim=64, depth=2, attention=GQAConfig(4, 2), feedfo
 class ModelSpec:
     """Holds a named configuration, its image size and patch size, and its decoder for pre-training.
 
-    The decoders are ours: the paper's Table 2 is not available, and the text gives only the kind of layers.
+    The decoders are ours: Table 2 of the paper is not available, and its text gives only the kind of layers.
     """
 
     config: EncoderConfig
@@ -47,7 +47,7 @@ def _vit_lite(depth: int) -> ModelSpec:
 
 
 def _cct(depth: int) -> ModelSpec:
-    """Returns a compact convolutional transformer with two convolutions in its tokeniser, and sequence pooling."""
+    """Returns a compact convolutional transformer with a tokeniser of two convolutions and sequence pooling."""
     config = EncoderConfig(
         dim=128,
         depth=depth,
@@ -62,11 +62,11 @@ def _cct(depth: int) -> ModelSpec:
 
 
 def _feather(stem: int, widths: tuple[int, int, int]) -> ModelSpec:
-    """Returns residual convolutions in three stages that each halve the resolution; the head reads their mean."""
+    """Returns a network of residual convolutions. Its three stages halve the resolution; the head reads the mean."""
     config = EncoderConfig(
         dim=widths[-1],
         depth=0,
-        attention=GQAConfig(2, 2),  # of layers that a user adds, as is the feed-forward
+        attention=GQAConfig(2, 2),  # attention and feed-forward apply to layers that a user adds
         feedforward=ConvMLPConfig(2.0, 0),
         patches=ResidualStemConfig(stem, tuple(StageConfig(width, 2) for width in widths)),
         positions="none",
@@ -149,22 +149,22 @@ MODELS = {
 
 
 def list_models() -> list[str]:
-    """Returns the names of our models, the largest first."""
+    """Returns the names of our models, largest first."""
     return list(MODELS)
 
 
 def spec(name: str) -> ModelSpec:
-    """Looks up a named configuration. Raises UnknownNameError with the nearest names."""
+    """Returns the specification of a named model. Raises UnknownNameError with the nearest names."""
     if name not in MODELS:
         raise UnknownNameError("model", name, MODELS, "timm:NAME is any timm model")
     return MODELS[name]
 
 
 def named_weights(name: str) -> str:
-    """Returns the weights in a model's name: "resnet10t.c3_in1k" for `timm:resnet10t.c3_in1k`, "" if there are none."""
+    """Returns the weights that a model name includes: "resnet10t.c3_in1k" for `timm:resnet10t.c3_in1k`, else ""."""
     return name.removeprefix("timm:") if name.startswith("timm:") and "." in name else ""
 
 
 def architecture(name: str) -> str:
-    """Returns the model's name without its weights and without `timm:`."""
+    """Returns the name of a model without its weights and without `timm:`."""
     return name.removeprefix("timm:").partition(".")[0]

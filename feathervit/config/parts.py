@@ -1,6 +1,6 @@
-"""The parts of a model: one dataclass per kind of attention, feed-forward and patch embedding, and one for the encoder.
+"""Defines the parts of a model: one dataclass per kind of attention, feed-forward and patch embedding, and the encoder.
 
-Each holds the parameters of its part only. In JSON (`fields.py`) a part has its name under "kind".
+Each dataclass holds only the parameters of its part. In JSON (`fields.py`), "kind" holds the name of a part.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class GQAConfig:
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """Multi-head attention with some projections as a product of two matrices, D to rank to D (arXiv 2501.06220)."""
+    """Multi-head attention with low-rank projections: products of two matrices, D to rank to D (arXiv 2501.06220)."""
 
     heads: int = 12
     """Number of heads."""
     rank: int = 64
-    """Width between the two matrices."""
+    """Rank: width between the two matrices."""
     low_rank: Literal["q", "k", "v", "qk", "qv", "kv", "qkv"] = "qkv"
-    """Projections that are such a product: of queries, keys or values."""
+    """The low-rank projections: of queries (q), keys (k), values (v)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class MoEConfig:
     hidden_first: int = 144
     """Hidden size of the first layer."""
     hidden_last: int = 72
-    """Hidden size of the last layer; Eq. 15 gives those between."""
+    """Hidden size of the last layer; Eq. 15 gives the sizes in between."""
     experts: tuple[int, ...] = (3, 4, 5)
     """Experts per layer, one number per stage. All stages have the same number of layers."""
     top_k: int = 2
@@ -51,7 +51,7 @@ class MoEConfig:
     noise: bool = True
     """Noise on the gates in training."""
     balance: Literal["cv", "cv_squared"] = "cv"
-    """Coefficient of variation or its square (the paper's text has the first, Shazeer et al. the second)."""
+    """Coefficient of variation (the paper's text) or its square (Shazeer et al.)."""
     importance_weight: AtLeastZero = 1e-2
     """Weight of the loss that balances the experts' gates."""
     load_weight: AtLeastZero = 1e-2
@@ -67,17 +67,17 @@ class SwiGLUConfig:
     hidden_first: int = 144
     """Hidden size of the first layer."""
     hidden_last: int = 144
-    """Hidden size of the last layer; Eq. 15 gives those between."""
+    """Hidden size of the last layer; Eq. 15 gives the sizes in between."""
     dropout: Share = 0.0
     """Dropout of the hidden units."""
 
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """Linear, GELU, linear."""
+    """MLP: linear, GELU, linear."""
 
     ratio: Annotated[float, Bounds(0, 1024)] = 4.0
-    """Hidden size over width."""
+    """Hidden size divided by width."""
     dropout: Share = 0.0
     """Dropout of the hidden units."""
 
@@ -87,17 +87,17 @@ class ConvMLPConfig:
     """MLP with a depth-wise 3x3 convolution over the patches between its layers (DAFF of DHVT, arXiv 2210.05958)."""
 
     ratio: Annotated[float, Bounds(0, 1024)] = 4.0
-    """Hidden size over width."""
+    """Hidden size divided by width."""
     reduction: int = 4
-    """The mean of the patches scales the prefix tokens, through a bottleneck of width / this. 0: prefix tokens go through
-    the MLP without the convolution."""
+    """The mean of the patches scales the prefix tokens through a bottleneck of width / reduction. 0: prefix tokens pass
+    through the MLP without the convolution."""
     dropout: Share = 0.0
     """Dropout of the hidden units."""
 
 
 @dataclass(frozen=True)
 class LinearPatchesConfig:
-    """Each patch is projected linearly."""
+    """A linear projection of each patch."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ class WhitenedPatchesConfig:
 
 @dataclass(frozen=True)
 class ConvStemConfig:
-    """3x3 convolutions with norm and GELU. The patch size sets how many have stride 2."""
+    """3x3 convolutions with norm and GELU. The patch size sets the number of strides of 2."""
 
     layers: int = 2
-    """Convolutions, one to three."""
+    """Number of convolutions, one to three."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ class PooledStemConfig:
     """3x3 convolutions, each with ReLU and a 3x3 max-pool of stride 2 (the tokeniser of arXiv 2104.05704)."""
 
     layers: Annotated[int, Bounds(1, 5)] = 2
-    """Convolutions; the patch size is 2 to this power."""
+    """Number of convolutions; the patch size is 2 to this power."""
     width: int = 64
-    """Channels of all convolutions but the last."""
+    """Channels of all convolutions except the last."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,10 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class ResidualStemConfig:
-    """A small residual network in place of a patch projection: a 3x3 convolution to `width` channels, then the stages.
+    """A small residual network that replaces the patch projection: a 3x3 convolution to `width` channels, then the stages.
 
-    The patch size is the product of the strides, or twice that (the first convolution then has stride 2), or half of it (the
-    last stage then has stride 1). The weights are the same for each.
+    The patch size is the product of the strides, twice the product, or half of it. For twice the product, the first
+    convolution has stride 2. For half of it, the last stage has stride 1. All three use the same weights.
     """
 
     width: int = 16
@@ -170,7 +170,7 @@ Patches = LinearPatchesConfig | WhitenedPatchesConfig | ConvStemConfig | PooledS
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """An encoder: width, depth and the parts of its layers. Image size, patch size and classes belong to the run."""
+    """An encoder: width, depth and parts of the layers. Image size, patch size and classes are settings of the run."""
 
     dim: Width = 144
     """Width of a token."""
@@ -181,7 +181,7 @@ class EncoderConfig:
     feedforward: FeedForward = MoEConfig()
     """Kind of feed-forward."""
     patches: Patches = LinearPatchesConfig()
-    """How patches become tokens."""
+    """Kind of patch embedding."""
     positions: Literal["learned", "sincos", "rotary", "none"] = "learned"
     """Learned, fixed sines and cosines, rotary in the attention, or none."""
     readout: Literal["dummy", "class", "mean", "pool"] = "dummy"
@@ -197,7 +197,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The decoder of a masked auto-encoder: layers of the same kinds as an encoder's."""
+    """The decoder of a masked auto-encoder. Its layers are of the same kinds as those of an encoder."""
 
     dim: Width = 64
     """Width of a token."""
@@ -208,7 +208,7 @@ class DecoderConfig:
     feedforward: FeedForward = MoEConfig(64, 32, (3,))
     """Kind of feed-forward."""
     positions: Literal["encoder", "learned"] = "encoder"
-    """encoder adds the encoder's positions to mask tokens only (arXiv 2407.17783); learned adds the decoder's own to all
+    """encoder: add the encoder's positions to mask tokens only (arXiv 2407.17783). learned: add learned positions to all
     tokens (arXiv 2402.03752)."""
     drop_path_rate: Share = 0.0
     """Stochastic depth, as in the encoder."""

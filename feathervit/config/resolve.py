@@ -1,4 +1,4 @@
-"""Resolves and checks a configuration: fills in the sizes of its model, and checks the bounds of its numbers."""
+"""Resolves and checks a configuration: fills in the defaults of its model, and checks the bounds of its numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BETAS = {"adamw": (0.9, 0.999), "lion": (0.9, 0.99), "muon": (0.9, 0.95)}
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Fills in the model's own image size, patch size and architecture, and the optimiser's betas.
+    """Fills in the default image size, patch size and architecture of the model, and the betas of the optimiser.
 
     Raises UnknownNameError for an unknown model, and ConfigError for numbers out of bounds.
     """
@@ -43,11 +43,9 @@ def resolve(config: RunConfig) -> RunConfig:
         )
     if config.model.startswith("timm:"):
         if config.arch is not None:
-            raise ConfigError(f"--arch has no effect on {config.model}: it describes our own models")
+            raise ConfigError(f"--arch has no effect on {config.model}: it applies only to our models")
         if masked:
-            raise ConfigError(
-                f"{config.model} cannot be masked: objective {config.objective} needs one of our own models"
-            )
+            raise ConfigError(f"{config.model} cannot be masked: objective {config.objective} needs one of our models")
         return replace(config, img_size=config.img_size or 224)
     known = spec(config.model)
     mae = config.mae
@@ -65,7 +63,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def check_channels(config: RunConfig, channels: int) -> None:
-    """Raises ConfigError if mean and std have another number of channels than the images."""
+    """Raises ConfigError if the number of means and deviations differs from the number of channels."""
     if len(config.images.mean) not in (1, channels):
         raise ConfigError(
             f"images.mean and images.std hold {len(config.images.mean)} values but the images have {channels} channels; "
@@ -74,7 +72,7 @@ def check_channels(config: RunConfig, channels: int) -> None:
 
 
 def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
-    """Raises ConfigError for a field that was given but changes nothing in this configuration."""
+    """Raises ConfigError for a field that was set but has no effect in this configuration."""
     augment, optim = config.augment, config.optim
     moe = any(_field(config, f"{half}.feedforward.experts") for half in ("arch", "mae.decoder"))
     needs = {
@@ -108,13 +106,13 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
         "split.fold": (config.split.folds > 0, "split.folds"),
     }
     for name in fields:
-        holds, what = needs.get(name, (True, ""))
+        has_effect, requirement = needs.get(name, (True, ""))
         if name.startswith("mae.") and config.objective in ("classification", "distillation"):
-            holds, what = False, "objective reconstruction or joint"
+            has_effect, requirement = False, "objective reconstruction or joint"
         if name.startswith(("arch.attention", "arch.feedforward")) and config.arch and not config.arch.depth:
-            holds, what = False, "layers, arch.depth above 0"
-        if not holds:
-            raise ConfigError(f"{name} has no effect here: it needs {what}; leave it out")
+            has_effect, requirement = False, "layers, arch.depth above 0"
+        if not has_effect:
+            raise ConfigError(f"{name} has no effect here: it needs {requirement}; leave it out")
 
 
 def _field(config: Any, name: str) -> Any:
@@ -125,7 +123,7 @@ def _field(config: Any, name: str) -> Any:
 
 
 def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
-    """Sets fields by dotted name, also those of `arch` of a named model. Raises ConfigError for wrong names and types."""
+    """Sets fields by dotted name, including `arch` of a named model. Raises ConfigError for an invalid name or type."""
     fields = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in fields.items()}
     if not isinstance(fields.get("model", ""), str):
         raise ConfigError(f"model must be a name, got {fields['model']!r:.80}")
@@ -135,7 +133,7 @@ def set_fields(config: RunConfig, fields: dict[str, Any]) -> RunConfig:
     if any(name.startswith("arch.") for name in fields):
         model = fields.get("model", config.model)
         if model.startswith("timm:"):
-            raise ConfigError(f"--arch has no effect on {model}: it describes our own models")
+            raise ConfigError(f"--arch has no effect on {model}: it applies only to our models")
         if config.arch is None or model != config.model:
             config = replace(config, arch=spec(model).config)
     elif "model" in fields and fields["model"] != config.model and "arch" not in fields:

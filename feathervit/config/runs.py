@@ -203,7 +203,7 @@ class RunConfig:
     patch_size: Pixels | None = None
     """Side of a patch in pixels; must divide the image size."""
     epochs: Count = 100
-    """Number of passes over the training images."""
+    """Passes over the training images."""
     batch_size: Count = 128
     """Images per optimiser step, over all processes and micro-steps."""
     accumulate: Count = 1

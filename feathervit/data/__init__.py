@@ -1,4 +1,4 @@
-"""Loads data from a name, a folder, the hub or arrays as tensors, and makes batches of them."""
+"""Loads data from a name, a folder, the hub or arrays as tensors, and makes batches."""
 
 from .sources import DataSplits, ImageSet, load_data, load_run_data, load_split
 

@@ -1,7 +1,7 @@
-"""Unpacks data in a .zip or .tar file into the cache, once.
+"""Unpacks a .zip or .tar file into the cache, once.
 
-An archive is not trusted. A path that leads outside is an error. Links and devices are skipped. The size of the archive and the
-free space on the disk limit what is unpacked. The limit counts bytes as they are written, not as the archive declares them.
+Archives are not trusted. A path that leads outside the archive is an error. Links and devices are skipped. The size of the
+archive and the free disk space limit the unpacked size. The limit counts written bytes, not the sizes declared in the archive.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .cache import stamp
 from .imageset import text_digest
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-_RATIO = 200  # bytes that one byte of an archive may unpack to; images hardly compress
-_SMALL = 2**30  # bytes that any archive may unpack to
+_RATIO = 200  # unpacked bytes allowed per byte of an archive; images hardly compress
+_SMALL = 2**30  # unpacked bytes allowed for any archive
 _ROOM = 2**28  # bytes to leave free on the disk
 _FILES = 5_000_000
 _CHUNK = 2**20
@@ -43,15 +43,15 @@ Member = tuple[str, IO[bytes] | None]  # (name, content); the content is None if
 
 
 def is_archive(path: Path) -> bool:
-    """Returns whether the name of a file has the suffix of an archive."""
+    """Returns whether a file name has the suffix of an archive."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def unpack(path: Path) -> tuple[Path, str]:
-    """Unpacks an archive into the cache and returns the folder and a note on it.
+    """Unpacks an archive into the cache. Returns the folder and a note for the user.
 
-    An archive that is unpacked already is not unpacked again. Raises DataError for an archive that is damaged, encrypted or
-    too large, or that holds a path outside of itself.
+    Uses an existing copy if it is complete. Raises DataError for an archive that is damaged, encrypted or too large, or that
+    holds a path outside of it.
     """
     key = text_digest([str(path.resolve()), stamp(path.stat())]).hexdigest()
     folder = cache_folder() / "unpacked" / key
@@ -78,12 +78,12 @@ def _record(folder: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Returns whether all unpacked files still exist. A cleanup by age may have removed some from the cache."""
+    """Returns whether all unpacked files still exist. A cleanup by age may have removed some of them."""
     try:
-        wanted = json.loads(_record(folder).read_text())["files"]
+        expected = json.loads(_record(folder).read_text())["files"]
     except (OSError, ValueError, KeyError):
         return False
-    return wanted == sum(len(files) for _, _, files in os.walk(folder))
+    return expected == sum(len(files) for _, _, files in os.walk(folder))
 
 
 def _unpack(path: Path, folder: Path) -> None:
@@ -98,7 +98,7 @@ def _unpack(path: Path, folder: Path) -> None:
 
 
 def _write(path: Path, draft: Path) -> dict[str, int]:
-    """Writes the archive's files below `draft`. Returns how many there are, and how many members were skipped."""
+    """Writes the files of the archive to `draft`. Returns the numbers of files and of skipped members."""
     draft.mkdir()
     most = max(_SMALL, _RATIO * path.stat().st_size)
     most = min(most, shutil.disk_usage(draft).free - _ROOM)
@@ -150,13 +150,13 @@ def _members(path: Path) -> Iterator[Member]:
         for member in archive:
             if not member.isdir():
                 yield member.name, archive.extractfile(member) if member.isreg() else None
-        for _ in range(_SMALL // _CHUNK):  # read to the end, where the checksum of a compressed archive is
+        for _ in range(_SMALL // _CHUNK):  # read to the end, because a compressed archive ends with its checksum
             if not archive.fileobj.read(_CHUNK):
                 break
 
 
 def _inside(path: Path, name: str) -> Path:
-    """Returns the path of a member. Raises DataError for a path that leads outside of the archive on any system."""
+    """Returns the path of a member. Raises DataError for a path that leads outside the archive on any system."""
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
     drive = re.match(r"[A-Za-z]:[/\\]", name) or (os.name == "nt" and ":" in name)
     if name.startswith(("/", "\\")) or drive or ".." in parts or not parts or "\0" in name:

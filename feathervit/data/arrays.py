@@ -1,4 +1,4 @@
-"""Finds images and labels given from Python as a dataset: `(images, labels)`, or a dict of such pairs by split."""
+"""Converts images and labels given from Python to a dataset: `(images, labels)`, or a dict of such pairs by split."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Pairs = dict[str, tuple[Array | list[Source | Array], np.ndarray]]
 
 
 def as_pairs(source: Any, labelled: bool = True) -> Pairs:
-    """Returns split -> (images, labels) of a pair, or of a dict of pairs by split that contains train.
+    """Returns split -> (images, labels) for a pair, or for a dict of pairs by split that contains train.
 
-    See given.py for the accepted images and labels. `labelled` False: images alone are accepted too. Raises ConfigError, and
-    UnknownNameError for an unknown split.
+    See given.py for the accepted images and labels. `labelled` False: images without labels are also accepted. Raises
+    ConfigError, and UnknownNameError for an unknown split.
     """
     pairs = dict(source) if isinstance(source, Mapping) else {"train": source}
     names = splits_of("the dict of arrays", map(str, pairs))
@@ -40,7 +40,7 @@ def as_pairs(source: Any, labelled: bool = True) -> Pairs:
 
 
 def find_arrays(source: Any, labelled: bool = True) -> Found:
-    """Returns the splits of what `as_pairs` accepts. The classes are the sorted labels of train.
+    """Returns the splits of any source that `as_pairs` accepts. The classes are the sorted labels of train.
 
     Raises ConfigError, UnknownNameError.
     """
@@ -51,9 +51,9 @@ def find_arrays(source: Any, labelled: bool = True) -> Found:
     labels = index_labels("the data", {split: labels.tolist() for split, (_, labels) in pairs.items()})
     splits = {}
     for split, rows in labels.rows.items():
-        whole = _images(split, pairs[split][0], np.zeros(len(pairs[split][1]), np.int64))
+        full = _images(split, pairs[split][0], np.zeros(len(pairs[split][1]), np.int64))
         splits[split] = replace(
-            whole if len(rows) == len(whole.labels) else whole.subset(rows), labels=labels.index[split]
+            full if len(rows) == len(full.labels) else full.subset(rows), labels=labels.index[split]
         )
     return Found(
         "arrays", labels.class_names, splits, dict.fromkeys(splits, "arrays"), labels.notes, None, labels.unknown
@@ -61,11 +61,11 @@ def find_arrays(source: Any, labelled: bool = True) -> Found:
 
 
 def _pair(split: str, pair: Any, labelled: bool) -> tuple[Array | list[Source | Array], np.ndarray]:
-    two = isinstance(pair, (tuple, list)) and len(pair) == 2
-    if not labelled and not (two and _axes(pair[1]) == 1):
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+    if not labelled and not (is_pair and _axes(pair[1]) == 1):
         images = stacked(as_images(pair, f"images of {split}"))
         return images, np.zeros(len(images), dtype=np.int64)
-    if not two:
+    if not is_pair:
         raise ConfigError(f"{split} must be a pair (images, labels), got {type(pair).__name__}")
     return stacked(as_images(pair[0], f"images of {split}")), as_labels(pair[1], f"labels of {split}")
 
@@ -87,7 +87,7 @@ def _images(split: str, images: Array | list[Source | Array], labels: np.ndarray
 
 
 def _stamp(item: Source) -> str:
-    """Returns a text that changes with the content of an item."""
+    """Returns a text that identifies the content of an item."""
     if isinstance(item, Path):
         return stamp(item.stat()) if item.exists() else "missing"
     data = item if isinstance(item, bytes) else item.tobytes()

@@ -1,9 +1,9 @@
-"""Augments training batches between storage and the model, with separate draws for each image.
+"""Augments training batches, with separate random draws for each image.
 
-The order is that of the papers: crop, resize and flip (one sampling), policy, cutout (all on uint8), normalise, random
-erasing, mixup and CutMix. `Augmenter.draw` makes every draw on the CPU, so that draws do not depend on the device of the
-pixels. `Augmenter.apply` works from the draws of one or several batches; on a GPU it needs nothing else from the host. On the
-CPU a batch is processed in parts, with one thread per part.
+The operations follow the order of the papers: crop, resize and flip (one sampling), policy, cutout (all on uint8), normalise,
+random erasing, mixup and CutMix. `Augmenter.draw` makes all draws on the CPU, so that they do not depend on the device of the
+images. `Augmenter.apply` applies the draws of one or several batches; on a GPU it needs no other data from the host. On the CPU
+a batch is processed in parts, with one thread per part.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .moving import to_device
 from .operations import Plan, apply_policy, plan_policy
 from .policies import Draws, draw_policy
 
-_PART = 3 << 19  # values in a part of a batch on the CPU
-_GREY = 128  # level of a cutout square and of `fill` grey
+_PART = 3 << 19  # values per part of a batch on the CPU
+_GREY = 128  # grey level of cutout and of `fill` grey
 
 
 @dataclass(frozen=True)
 class Drawn:
     """Holds the draws of each image of one or several batches, on the CPU until `to_device`.
 
-    A field that is None is an operation that is not applied. `noise` float32 [values] fills the erased boxes, one after
-    another. `policy` is a `Plan` once a device works from it.
+    None means that an operation is not applied. `noise` float32 [values] fills the erased boxes, one after another. `policy`
+    is a `Plan` after `planned`.
     """
 
     crop: Tensor | None = None
@@ -51,25 +51,25 @@ class Drawn:
 
     @staticmethod
     def join(parts: Sequence[Drawn]) -> Drawn:
-        """Joins the draws of several batches into those of one."""
+        """Concatenates the draws of several batches."""
         if len(parts) == 1:
             return parts[0]
-        found = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Drawn)}
-        for name, values in found.items():
+        joined = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Drawn)}
+        for name, values in joined.items():
             first = values[0]
             if isinstance(first, Tensor):
-                found[name] = torch.cat(values)
+                joined[name] = torch.cat(values)
             elif first is None:
-                found[name] = None
+                joined[name] = None
             else:  # a dataclass; its fields that are not tensors are the same in all parts
                 tensors = {f.name: [getattr(v, f.name) for v in values] for f in fields(first)}
-                found[name] = replace(
+                joined[name] = replace(
                     first, **{k: torch.cat(v) for k, v in tensors.items() if isinstance(v[0], Tensor)}
                 )
-        return Drawn(**found)
+        return Drawn(**joined)
 
     def part(self, rows: slice, channels: int) -> Drawn:
-        """Returns the draws of some images, without mixing, which works on whole batches."""
+        """Returns the draws of some images, without mixing, which needs complete batches."""
         cut = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("noise", "mix")}
         cut = {name: value[rows] for name, value in cut.items() if value is not None}
         if self.noise is not None:
@@ -83,7 +83,7 @@ class Drawn:
 
 
 class Augmenter:
-    """Augments batches as the fields of an `Augmentation` say.
+    """Augments batches according to an `Augmentation`.
 
     `img_size` is the side of the model's input in pixels. `mean` and `std` are for pixels in 0-1, one value or one per
     channel. Raises ConfigError for invalid settings.
@@ -110,10 +110,10 @@ class Augmenter:
     def __call__(
         self, images_BCRR: Tensor, labels_B: Tensor, indices_B: Tensor, chance: Chance, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        """Returns the batch as the model sees it: (float32 [B, C, S, S] normalised, targets).
+        """Returns the input of the model: (float32 [B, C, S, S] normalised, targets).
 
-        `images` are uint8. `indices` are the numbers of the images in the dataset, on the CPU; the alternating flip is drawn
-        from them. Targets are the int64 labels [B], or float32 [B, classes] with mixing or label smoothing.
+        `images` are uint8. `indices` are the positions of the images in the dataset, on the CPU; the alternating flip
+        depends on them. Targets are the int64 labels [B], or float32 [B, classes] with mixing or label smoothing.
         """
         c, stored = images_BCRR.shape[1:3]
         return self.apply(images_BCRR, labels_B, self.draw(indices_B, stored, c, chance, epoch))
@@ -151,7 +151,7 @@ class Augmenter:
         return Drawn(crop, offset, flip, policy, hole, erasure, noise, mix)
 
     def apply(self, images_NCRR: Tensor, labels_N: Tensor, drawn: Drawn, batches: int = 1) -> tuple[Tensor, Tensor]:
-        """Applies `drawn` to the images of one or several equal batches. Returns what `__call__` returns.
+        """Applies `drawn` to the images of one or several batches of equal size. Returns (images, targets) as `__call__`.
 
         `drawn` may be on the CPU, or planned and on the images' device.
         """
@@ -209,13 +209,13 @@ class Augmenter:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[int]:
-    """Limits torch to one thread inside the block. Yields the number of threads it had.
+    """Limits torch to one thread inside the block. Yields the previous number of threads.
 
-    The operations here are many and short. One thread per part of a batch is faster than all threads per operation. A part
-    holds complete images, so the result is bit-identical for any number of threads.
+    Augmentation consists of many short operations. One thread per part of a batch is faster than all threads per operation.
+    A part holds complete images, so the result is bit-identical for any number of threads.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that are started inside inherit this
+    torch.set_num_threads(1)  # new threads inherit this setting
     try:
         yield threads
     finally:
@@ -223,16 +223,16 @@ def _one_thread() -> Iterator[int]:
 
 
 def _parts(values: int, batch: int, threads: int) -> list[slice]:
-    """Splits a batch into slices of about _PART values. Their number is one or a multiple of the threads."""
+    """Splits a batch into slices of about _PART values. The number of slices is one, or a multiple of the threads."""
     count = -(-values // _PART)
     count = min(batch, -(-count // threads) * threads if count > 1 else 1)
     return [slice(batch * i // count, batch * (i + 1) // count) for i in range(count)]
 
 
 def first_flip(indices_B: Tensor, seed: int) -> Tensor:
-    """Returns the alternating flip of the first epoch, bool [B]: a fair coin per (seed, image), the same in any batch.
+    """Returns the alternating flip of the first epoch, bool [B]: a fair coin per (seed, image), independent of the batch.
 
-    The coin is a bit of splitmix64 (Steele et al. 2014) of the image's number.
+    The coin is a bit of splitmix64 (Steele et al. 2014) of the index of the image.
     """
     z = indices_B.cpu().numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z += np.uint64(Chance(seed).number("flip"))

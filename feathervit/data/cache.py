@@ -1,9 +1,9 @@
-"""Decodes image files once, in parallel, into one .npy file that is memory-mapped from then on.
+"""Decodes image files once, in parallel, into one .npy file that is memory-mapped later.
 
-Threads decode. Unlike processes, they need no guard in the user's script and start at once. PIL and torch release the GIL
-while they decode (benchmarks/decode.py). A file is written under a temporary name, synced and renamed. A small JSON record,
-written last, makes the file valid. It holds the shape, the digest and the unreadable images. A half-written or truncated
-cache is therefore never used. If two processes build one cache at the same time, both end with a complete one.
+Threads decode the images. Unlike processes, they start at once and need no guard in the user's script. PIL and torch release
+the GIL during decoding (benchmarks/decode.py). A file is written under a temporary name, synced and renamed. A small JSON
+record, written last, marks the file as valid. It holds the shape, the digest and the unreadable images. A partial or truncated
+cache is therefore never used. Two processes may build the same cache at the same time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .image import Fit, ImageError, header, quiet, to_stored, values_in
 from .imageset import NATIVE_LIMIT, Progress, Scan, Values, pixel_digest, text_digest
 from .opening import MAX_GIB, Source
 
-_FORMAT = 3  # increase it when a change of the code changes the decoded pixels
+_FORMAT = 3  # increase if a code change alters the decoded pixels
 _CHUNK = 16  # images per task
 Form = tuple[int, int, Fit, float | None, float]  # size, channels, fit, scale, max_gib: the arguments of `to_stored`
 
@@ -43,7 +43,7 @@ Form = tuple[int, int, Fit, float | None, float]  # size, channels, fit, scale, 
 def clear_cache() -> int:
     """Removes decoded images, unpacked archives and tables of local hub datasets. Returns the bytes freed.
 
-    Downloads are kept.
+    Keeps downloads.
     """
     freed = 0
     for folder in (cache_folder() / part for part in ("decoded", "unpacked", "hub")):
@@ -53,17 +53,17 @@ def clear_cache() -> int:
 
 
 def stamp(stat: os.stat_result) -> str:
-    """Returns a text that changes when a file is written or replaced, even if its modification time is kept."""
+    """Returns a text that changes if a file is written or replaced, even if its modification time stays the same."""
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {stat.st_ctime_ns}"
 
 
 @dataclass(eq=False)
 class FileImages:
-    """Holds images in files, or in anything else that `to_stored` opens, and decodes them through the cache.
+    """Holds image files, or other sources that `to_stored` accepts, and decodes them through the cache.
 
-    `stamps` holds one text per image, which changes when the bytes of the image may have changed (see `stamp`). `root`
-    distinguishes datasets. `scale`: the value that is white in images of more than 8 bits. `max_gib`: the most memory that
-    one decoded image may take.
+    `stamps` holds one text per image, which changes if the bytes of the image may have changed (see `stamp`). `root`
+    distinguishes datasets. `scale`: the value of white in images of more than 8 bits. `max_gib`: the memory limit of one
+    decoded image.
     """
 
     items: Sequence[Source]
@@ -85,16 +85,16 @@ class FileImages:
         return self._remembered("side", self._native_side)
 
     def scan(self) -> Scan:
-        found = self._remembered("scan", lambda: asdict(self._scan()))
-        return Scan(found["common"] and tuple(found["common"]), found["median_short_side"], found["modes"])
+        record = self._remembered("scan", lambda: asdict(self._scan()))
+        return Scan(record["common"] and tuple(record["common"]), record["median_short_side"], record["modes"])
 
     def values(self) -> Values:
         try:
             modes = self.scan().modes
         except DataError:
-            if any(map(_header_or_none, self.items)):  # images can be read, so the cache cannot be written
+            if any(map(_header_or_none, self.items)):  # some images are readable, so the cache is not writable
                 raise
-            return Values()  # no image can be read; `store` reports it
+            return Values()  # no image is readable; `store` reports it
         if not any(map(is_deep, modes)):
             return Values()
         return Values(**self._remembered(f"values-{self.max_gib:g}", lambda: asdict(look(self.items, self.max_gib))))
@@ -113,7 +113,7 @@ class FileImages:
     def _native_side(self) -> int | None:
         side = None
         with quiet():
-            for item in self.items:  # ends at the first image that breaks the rule
+            for item in self.items:  # stops at the first image that does not match
                 with suppress(ImageError):
                     width, height, _ = header(item)
                     if width != height or width > NATIVE_LIMIT or width != (side or width):
@@ -131,7 +131,7 @@ class FileImages:
         return Scan(next(iter(sizes)) if len(sizes) == 1 else None, short, dict(Counter(m for *_, m in headers)))
 
     def _remembered(self, what: str, work: Callable[[], Any]) -> Any:
-        """Returns `work()`, cached beside the decoded images, because reading fifty thousand headers takes seconds."""
+        """Returns `work()`, cached beside the decoded images: reading the headers of 50,000 images takes seconds."""
         path = _decoded_folder() / f"{self._key()}.{what}.json"
         with suppress(OSError, ValueError, KeyError, TypeError):
             return json.loads(path.read_text())["found"]
@@ -142,7 +142,7 @@ class FileImages:
 
 
 def look(items: Sequence[Source], max_gib: float = MAX_GIB) -> Values:
-    """Returns the values in the readable images of more than 8 bits per channel."""
+    """Returns the values in all readable images of more than 8 bits per channel."""
     tops: dict[str, list[float]] = {}
     least = 0.0
     with quiet(), ThreadPoolExecutor(workers()) as pool:
@@ -153,9 +153,9 @@ def look(items: Sequence[Source], max_gib: float = MAX_GIB) -> Values:
 
 
 def drop_outdated(root: str) -> list[str]:
-    """Removes the decoded images below `root` if a file has changed and its stamp has not.
+    """Removes the decoded images of `root` if a file has changed without a change of its stamp.
 
-    This happens on file systems without inodes and change times. Returns the sources of such files.
+    This can happen on file systems without inodes and change times. Returns the sources of these files.
     """
     changed: dict[str, bool] = {}
     known = []
@@ -172,7 +172,7 @@ def drop_outdated(root: str) -> list[str]:
     if any(changed.values()):
         for path in known:
             path.unlink(missing_ok=True)
-    return [source for source, other in changed.items() if other]
+    return [source for source, is_changed in changed.items() if is_changed]
 
 
 def decode(
@@ -186,11 +186,11 @@ def decode(
     about: dict[str, Any] | None = None,
     max_gib: float = MAX_GIB,
 ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-    """Returns uint8 [n, channels, size, size] of the readable `items`, memory-mapped, and (index, why) of each unreadable one.
+    """Returns the readable `items`, uint8 [n, channels, size, size], memory-mapped, and (index, why) per unreadable item.
 
-    `key` changes when the bytes of any item may have changed. progress(done, total) is called from this thread. `about` holds
-    "root", "sources" and "stamps" of the items, which `drop_outdated` needs. Raises DataError if the cache folder is full or
-    cannot be written.
+    `key` changes if the bytes of any item may have changed. progress(done, total) is called from this thread. `about` holds
+    "root", "sources" and "stamps" of the items for `drop_outdated`. Raises DataError if the cache folder is full or not
+    writable.
     """
     form = (size, channels, fit, scale, max_gib)
     base = _decoded_folder() / text_digest([key, *map(str, form[:4])]).hexdigest()
@@ -214,7 +214,7 @@ def _decoded_folder() -> Path:
 
 
 def workers() -> int:
-    """Returns the number of threads that decode."""
+    """Returns the number of decoding threads."""
     try:
         return min(16, len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS, Windows
@@ -250,7 +250,7 @@ def _readable(item: Source, form: Form) -> bool:
 
 
 def _read(base: Path) -> tuple[torch.Tensor, list[tuple[int, str]]] | None:
-    """Returns what is stored at `base`, or None if it is missing or incomplete."""
+    """Returns the images at `base` and the unreadable images, or None if the file is missing or incomplete."""
     try:
         record = json.loads(base.with_suffix(".json").read_text())
         images = np.load(base.with_suffix(".npy"), mmap_mode="c", allow_pickle=False)
@@ -276,7 +276,7 @@ def _build(base: Path, items: Sequence[Source], form: Form, progress: Progress |
 def _fill(
     file: BinaryIO, items: Sequence[Source], form: Form, progress: Progress | None
 ) -> tuple[list[tuple[int, str]], list[str]]:
-    """Writes the .npy file. Returns (index, why) of each unreadable image, and a hash of each item's bytes."""
+    """Writes the .npy file. Returns (index, why) per unreadable image, and a hash of the bytes per item."""
     size, channels, *_ = form
     contents = [""] * len(items)
     row = channels * size * size
@@ -284,7 +284,7 @@ def _fill(
     lock = threading.Lock()
 
     def work(first: int) -> list[tuple[int, str]]:
-        torch.set_num_threads(1)  # the pool runs in parallel already; restored below
+        torch.set_num_threads(1)  # the pool already runs in parallel; restored below
         bad = []
         for i in range(first, min(first + _CHUNK, len(items))):
             try:
@@ -293,7 +293,7 @@ def _fill(
             except ImageError as error:
                 bad.append((i, error.why))
                 continue
-            with lock:  # written, not mapped, so that a full disk raises an error and does not kill the process
+            with lock:  # write instead of mapping, so that a full disk raises an error instead of killing the process
                 file.seek(start + i * row)
                 file.write(pixels)
         return bad
@@ -318,7 +318,7 @@ def _fill(
 
 
 def _write_header(file: BinaryIO, count: int, channels: int, size: int) -> int:
-    """Writes the header and returns the offset of the pixels. NumPy pads it, so that the count can be changed in place."""
+    """Writes the header and returns the offset of the pixels. NumPy pads headers, so the count can change in place."""
     file.seek(0)
     shape = (count, channels, size, size)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -346,7 +346,7 @@ def _sweep(folder: Path) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yields a temporary file that is renamed to `path` once it is complete and on the disk."""
+    """Yields a temporary file. Syncs it and renames it to `path` at the end of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -354,7 +354,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        with suppress(PermissionError):  # Windows: another process has mapped the same file, which is as good
+        with suppress(PermissionError):  # Windows: another process has mapped an identical file
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Checks a dataset: what must be fixed, and what is only worth knowing.
+"""Checks a dataset for errors that must be fixed, and for facts that are worth knowing.
 
-The dataset is found as training finds it. Every image is decoded completely, so a truncated file is found even if its header
-is sound. Two images are the same if their pixels are equal, in any encoding.
+The dataset is read in the same way as in training. Every image is fully decoded, so truncated files are found even if the
+header is valid. Two images are the same if their pixels are equal, in any encoding.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def check_data(
     reading: ReadingConfig = ReadingConfig(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> Report:
-    """Finds a dataset as training does, decodes every image and returns a report.
+    """Finds a dataset as in training, decodes every image and returns a report.
 
     `labelled` False: images without classes, in any folders, as for pre-training. progress(done, total) is called per image.
-    Raises what `locate` raises. Classes that train lacks are reported and raise no error.
+    Raises the errors of `locate`. Classes missing from train are reported and are not an error.
     """
     found = locate(source, labelled, reading)
     place = str(expanded(source)) if isinstance(source, (str, os.PathLike)) else found.name
     report = Report(place, labelled, list(found.notes))
-    if found.layout:  # only folders have one
+    if found.layout:  # None unless the source is a folder
         report.empty_classes = sorted(found.layout.empty)
         report.lost_classes = found.layout.lost
         report.outside_classes, report.not_images = found.layout.loose, found.layout.others
@@ -96,12 +96,12 @@ def check_data(
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-# (width, height, mode, digest of the pixels, brightest level, format, what may be wrong, thumbnail), or why it cannot be read
+# (width, height, mode, digest of the pixels, highest level, format, possible damage, thumbnail), or why it cannot be read
 Seen = tuple[int, int, str, str, int, str | None, str | None, Thumbnail] | str
 
 
 def _find_scale(report: Report, found: Found) -> Values:
-    """Removes outdated cached images, finds the scale for the report, and returns the values of images of more than 8 bits."""
+    """Removes outdated cached images and finds the scale. Returns the values in images of more than 8 bits."""
     for images in found.splits.values():
         if isinstance(images, FileImages):
             report.outdated += drop_outdated(images.root)
@@ -148,7 +148,7 @@ def _look(item: Source, scale: float | None, max_gib: float) -> Seen:
 
 
 def _of_pixels(x_CHW: torch.Tensor, mode: str, kind: str | None, doubted: str | None) -> tuple:
-    """Returns the fields of `Seen` after width and height."""
+    """Returns the fields of `Seen` that follow width and height."""
     small = thumbnail(x_CHW if x_CHW.shape[0] in (1, 3) else x_CHW[:1])
     return mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), kind, doubted, small
 
@@ -156,7 +156,7 @@ def _of_pixels(x_CHW: torch.Tensor, mode: str, kind: str | None, doubted: str | 
 def _near_duplicates(names: list[tuple[str, str, str]], examined: list[Seen]) -> list[list[str]]:
     """Returns pairs of paths of near-duplicates.
 
-    Images with the same pixels are compared once per split, because `_sort_out_duplicates` reports them.
+    Only one of several identical images of a split is compared, because `_sort_out_duplicates` reports the others.
     """
     parts: dict[str, dict[str, tuple[str, Thumbnail]]] = defaultdict(dict)  # split -> digest -> (path, thumbnail)
     for (split, _, file), seen in zip(names, examined, strict=True):
@@ -175,7 +175,7 @@ def _near_duplicates(names: list[tuple[str, str, str]], examined: list[Seen]) ->
 
 
 def _suggested(found: Found) -> str:
-    """Returns a sentence on groups that the paths suggest and the splits may separate, or "" if they suggest none."""
+    """Returns a sentence on groups that the paths suggest, or "" if there are none."""
     parts = {split: images for split, images in found.splits.items() if isinstance(images, FileImages)}
     sources = [source for images in parts.values() for source in images.sources]
     labels = [label for images in parts.values() for label in images.labels.tolist()]

@@ -1,7 +1,7 @@
-"""Finds columns of tables and hub datasets: which holds the labels, what the labels mean, which rows have none.
+"""Finds the columns of tables and hub datasets, and converts labels to classes.
 
-If several columns are candidates, the error names the flag that chooses one. Rows without a label are left out with a
-message.
+If several columns are candidates, the error message names the flag that selects one. Rows without a label are skipped, and a
+note reports their number.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ PATHS = (
     *("image_path", "img_path", "image_file", "image_name"),
 )
 LABELS = ("label", "labels", "fine_label", "class", "class_name", "classname", "target", "category", "label_name", "y")
-_NONE = (-1, "-1")  # values that datasets use for a missing label
+_NONE = (-1, "-1")  # values that mark a missing label in some datasets
 SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 
 
 def plain(name: str) -> str:
-    """Returns a column's name in lower case, with underscores for spaces and hyphens, as in the lists above."""
+    """Returns the name of a column in lower case, with underscores for spaces and hyphens, as in the lists above."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def choose_column(
     where: str, what: str, flag: str, asked: str, columns: Iterable[str], candidates: Sequence[str], same: bool = False
 ) -> str | None:
-    """Returns the column asked for, else the only candidate, or None if there is no candidate.
+    """Returns the requested column, else the only candidate, or None if there is no candidate.
 
-    `same`: all candidates hold the same labels. Raises UnknownNameError if the column asked for is not in `columns`, and
+    `same`: all candidates hold the same labels. Raises UnknownNameError if the requested column is not in `columns`, and
     ConfigError if there are several candidates.
     """
     if asked:
@@ -49,7 +49,7 @@ def choose_column(
 
 
 def splits_of(where: str, names: Iterable[str]) -> dict[str, str]:
-    """Returns split -> name for those of `names` that name a split, in the order train, val, test.
+    """Returns split -> name for the `names` that refer to a split, in the order train, val, test.
 
     Raises ConfigError if two names mean the same split.
     """
@@ -67,8 +67,8 @@ def splits_of(where: str, names: Iterable[str]) -> dict[str, str]:
 class Labels:
     """Holds the labels of a dataset as classes.
 
-    `rows`: split -> the rows with a label. `index`: split -> their classes, int64. Splits without labels are left out.
-    `unknown`: classes that train does not have, the last of `class_names`. `notes` say what was left out.
+    `rows`: split -> the rows with a label. `index`: split -> their classes, int64. Splits without labels are not included.
+    `unknown`: classes missing from train, at the end of `class_names`. `notes`: lines about skipped rows and splits.
     """
 
     class_names: tuple[str, ...]
@@ -81,11 +81,11 @@ class Labels:
 def index_labels(
     where: str, values: Mapping[str, Sequence[Any]], names: Sequence[str] | None = None, labelled: bool = True
 ) -> Labels:
-    """Converts the labels of each split to classes: the sorted labels of train, or `names` that integer labels index.
+    """Converts the labels of each split to classes: the sorted labels of train, or `names` indexed by integer labels.
 
-    `labelled` False: if any label is missing, no label is used and all images are of one class.
+    `labelled` False: if any label is missing, labels are ignored and all images belong to one class.
 
-    Missing labels are None, an empty text, NaN, and -1 unless train uses it as a class. Raises DataError if no image of train
+    Missing labels are None, an empty text, NaN, and -1 unless it is a class of train. Raises DataError if no image of train
     has a label.
     """
 
@@ -119,9 +119,9 @@ def index_labels(
 
 
 def whole_number(value: Any) -> Any:
-    """Returns a float that is a whole number as an integer, and any other value unchanged.
+    """Converts a float without fraction to an integer. Returns any other value unchanged.
 
-    Readers of tables convert integers to floats if other labels in the column are missing.
+    Table readers convert integers to floats if other labels in the column are missing.
     """
     return int(value) if isinstance(value, float) and value.is_integer() else value
 

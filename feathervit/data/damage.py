@@ -1,9 +1,9 @@
 """Finds damage that decoders ignore: image data that is missing, left over, or does not match its checksum.
 
-libjpeg fills missing data with grey and warns; Pillow drops the warning. A doubtful JPEG is therefore decoded again with
-bytes added at the ends of its data. This changes nothing in a sound JPEG, because the decoder has all it needs before these
-bytes. PNG and deflated TIFF carry checksums. Compressed data holds long runs of zeros only for images of one colour. In
-uncompressed files only zeros at the end can be detected. `UNGUARDED` lists the damage that cannot be found.
+libjpeg fills missing data with grey and prints a warning, which Pillow discards. A suspicious JPEG is therefore decoded again,
+with bytes appended to its data. This does not change the pixels of an intact JPEG, because its data is complete. PNG and
+deflated TIFF have checksums. Compressed data contains long runs of zeros only for images of one colour. In uncompressed files,
+only zeros at the end can be detected. `UNGUARDED` lists the damage that cannot be detected.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ BOXES = ("WEBP", "AVIF", "HEIF", "JPEG2000")  # formats that store compressed pi
 CHECKED = ("JPEG", "MPO", "PNG", "TIFF", *BOXES)  # formats whose bytes are checked
 
 _JUNK = bytes((0x5A, 0xC3, 0x96, 0x3C)) * 16  # none of these bytes is part of a marker
-_RUN = 32  # length of a run of zeros that encoders write only for images of one colour
+_RUN = 32  # encoders write runs of zeros of this length only for images of one colour
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-FLAT = 0.25  # share of rows of one colour from which an image is doubtful
-_LARGE = 2_000_000  # pixels above which JPEGs are compared at half size, where most coefficients still have an effect
+FLAT = 0.25  # an image is suspicious from this share of rows of one colour
+_LARGE = 2_000_000  # pixels; larger JPEGs are compared at half size, where most coefficients still have an effect
 
 
 def fault(data: bytes, image: Image.Image) -> str | None:
-    """Returns what is wrong with a file that was decoded without an error, or None.
+    """Returns the damage of a file that was decoded without an error, or None.
 
     `data`: the bytes of the file. `image`: the decoded image, at any size.
     """
@@ -64,7 +64,7 @@ def fault(data: bytes, image: Image.Image) -> str | None:
 
 
 def doubt(data: bytes, image: Image.Image) -> str | None:
-    """Returns what may be wrong with a file without a `fault`, or None. The file may also be as its author intended."""
+    """Returns possible damage of a file without a `fault`, or None. The author may also have intended this content."""
     if image.format in ("JPEG", "MPO"):
         jpeg = _parse(data) or _Jpeg()
         one = len(jpeg.parts) == 1 and not jpeg.arithmetic and not _ends_in_grey(image)
@@ -84,7 +84,7 @@ def doubt(data: bytes, image: Image.Image) -> str | None:
 class _Jpeg:
     """Holds the structure of a JPEG.
 
-    `parts`: start and end of the compressed data between markers. `several`: the data is in several scans or restart
+    `parts`: start and end of the compressed data between markers. `several`: the data has several scans or restart
     intervals, so that the end of the image does not show whether the other parts are complete.
     """
 
@@ -106,7 +106,7 @@ def _jpeg_fault(data: bytes, image: Image.Image) -> str | None:
 
 
 def _has_zeros(data: bytes, image: Image.Image) -> bool:
-    """Returns whether compressed data holds more zeros than an image of many colours produces."""
+    """Returns whether the compressed data contains more zeros than an image of many colours produces."""
     if image.format in BOXES:
         return any(bytes(2 * _RUN) in part for part in _payload(data, image.format))
     jpeg = _parse(data)
@@ -137,21 +137,21 @@ def _parse(data: bytes) -> _Jpeg | None:
 
 
 def _read_scan(data: bytes, at: int, jpeg: _Jpeg) -> int:
-    """Adds the parts of a scan that begins at `at`. Returns the offset of the marker after it."""
+    """Adds the parts of the scan at `at`. Returns the offset of the marker after the scan."""
     while True:
-        found = _MARKER.search(data, at)
-        end = found.start() if found else len(data)
+        match = _MARKER.search(data, at)
+        end = match.start() if match else len(data)
         filled = end
         while filled > at and data[filled - 1] == 0xFF:
             filled -= 1
         jpeg.parts.append((at, filled))
-        if not found or not 0xD0 <= data[end + 1] <= 0xD7:  # any marker except a restart
+        if not match or not 0xD0 <= data[end + 1] <= 0xD7:  # any marker except a restart
             return end
         at = end + 2
 
 
 def _ends_in_grey(image: Image.Image) -> bool:
-    """Returns whether the last pixel has the grey with which libjpeg fills missing blocks."""
+    """Returns whether the last pixel has the grey that libjpeg uses for missing blocks."""
     last = image.getpixel((image.width - 1, image.height - 1))
     return all(126 <= band <= 130 for band in (last if isinstance(last, tuple) else (last,)))
 
@@ -162,7 +162,7 @@ def _lengthened(data: bytes, parts: list[tuple[int, int]]) -> bytes:
 
 
 def _shortened(data: bytes, parts: list[tuple[int, int]]) -> bytes:
-    """Removes the last bytes of each part: at least as many as its last block has, with padding."""
+    """Removes the last bytes of each part: at least its last block and the padding."""
     out, at = [], 0
     for begin, end in parts:
         out.append(data[at : max(begin, end - 4)])
@@ -206,7 +206,7 @@ def _crc(name: bytes, part: bytes) -> int:
 
 
 def _payload(data: bytes, kind: str) -> Iterator[bytes]:
-    """Yields the parts of a file that hold compressed pixels."""
+    """Yields the parts of a file with compressed pixels."""
     if data.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000 without boxes
         yield data
         return
@@ -240,7 +240,7 @@ def _inflates(strip: bytes) -> bool:
 
 
 def _ends_in_zeros(image: Image.Image) -> str | None:
-    """Returns a message if all is zero from the middle of a row to the end of the file, and the row before is not.
+    """Returns a message if all values are zero from the middle of a row to the end of the file.
 
     In BMP files the end is the top of the image.
     """
@@ -264,22 +264,22 @@ def _is_zero(image: Image.Image, y: int) -> bool:
 
 
 def _has_flat_rows(image: Image.Image) -> bool:
-    """Returns whether any row is nearly of one colour, as in a white background."""
+    """Returns whether any row is nearly of one colour, such as a white background."""
     x_HWC = np.asarray(image.convert("RGB"))
     return bool((np.ptp(x_HWC, axis=1) <= 8).all(1).any())
 
 
 def _flat_share(image: Image.Image) -> float:
-    """Returns the share of rows at the top or the bottom that are of one colour, next to rows of many colours.
+    """Returns the share of rows of one colour at the top or the bottom, next to rows of many colours.
 
-    Such rows come from a file that was cut off, or from bars.
+    The cause is a truncated file, or bars in the image.
     """
     x_HWC = np.asarray(image.convert("RGB"))
     return max(_flat_rows(x_HWC), _flat_rows(x_HWC[::-1])) / len(x_HWC)
 
 
 def _flat_rows(x_HWC: np.ndarray) -> int:
-    """Counts the rows of one colour at the end. Returns 0 if that colour is common in the last complete row before them."""
+    """Counts the rows of one colour at the end. Returns 0 if the last complete row before them often has that colour."""
     same_HW = (x_HWC == x_HWC[-1, -1]).all(-1)
     flat = len(same_HW) if same_HW.all() else int(np.argmax(~same_HW[::-1].all(1)))
     before = len(same_HW) - flat - 2  # the row in between may be cut in its middle

@@ -1,7 +1,7 @@
 """Reads images of more than 8 bits per channel, and converts their values to 256 levels.
 
-The value that is white (`scale`) never depends on one image. It is found once per dataset (scale.py) and kept with the
-weights. Without a scale, white is the usual maximum of the type: 65,535 for integers, 1 for floats.
+The value of white (`scale`) never depends on a single image. It is determined once per dataset (scale.py) and stored with the
+weights. The default is the usual maximum of the type: 65,535 for integers, 1 for floats.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DEFAULTS = {"i": 65535.0, "f": 1.0}
 
 
 def file_mode(image: Image.Image) -> str:
-    """Returns PIL's mode of an opened file, with ";16" appended for a colour file of 16 bits, of which PIL keeps 8."""
+    """Returns PIL's mode of an opened file. Appends ";16" for a colour file of 16 bits, which PIL reduces to 8."""
     args = image.tile[0][3] if getattr(image, "tile", None) else ""
     raw = args if isinstance(args, str) else next((a for a in args or () if isinstance(a, str)), "")
     colour, _, bits = raw.partition(";")
@@ -28,14 +28,14 @@ def is_deep(mode: str) -> bool:
 
 
 def colour_values(upper: np.ndarray, again: Image.Image) -> np.ndarray:
-    """Returns uint16 [H, W, C] of a colour file of 16 bits per channel: grey or RGB, with or without alpha.
+    """Returns the values of a file of 16 bits per channel, uint16 [H, W, C]: grey or RGB, with or without alpha.
 
-    PIL keeps only the upper byte of each value: `upper`, uint8 [H, W, C]. `again` is the same file, opened a second time. It
-    is decoded with the opposite byte order, which gives the lower bytes. If PIL does not support that order, the lower bytes
-    are set to the upper ones.
+    PIL keeps only the upper byte of each value: `upper`, uint8 [H, W, C]. `again` is the same file, opened a second time.
+    Decoding it with the opposite byte order gives the lower bytes. If PIL does not support that order, the upper bytes are
+    used as lower bytes.
     """
     mode = file_mode(again)
-    if mode == "LA;16":  # four bytes per pixel, read as if they were four channels
+    if mode == "LA;16":  # read the four bytes per pixel as four channels
         again.tile = [tile._replace(args="RGBA") for tile in again.tile]
         bytes_HWC = np.asarray(again).astype(np.uint16)
         return bytes_HWC[..., 0::2] * 256 + bytes_HWC[..., 1::2]
@@ -68,9 +68,9 @@ def value_range(values: np.ndarray, mode: str) -> tuple[str, float, float]:
 
 
 def eight_bits(values: np.ndarray, scale: float | None, alpha: bool = False) -> np.ndarray:
-    """Converts values from 0 to `scale` to levels from 0 to 255, uint8. Values outside become 0 or 255.
+    """Converts values from 0 to `scale` to levels from 0 to 255, uint8. Values outside are clipped.
 
-    `alpha`: the last channel is transparency, whose range is that of the format.
+    `alpha`: the last channel is transparency, which uses the range of the format.
     """
     white = scale or DEFAULTS["f" if values.dtype.kind == "f" else "i"]
     if values.dtype.kind == "f":

@@ -1,8 +1,8 @@
-"""Makes the batches of a run as the model sees them, each a function of (seed, step, rank).
+"""Makes the augmented batches of a run. Each batch is a function of (seed, step, rank).
 
-On the CPU a batch is made when it is needed. A GPU gets the batches of several steps before it needs them. A thread draws
-their augmentation, and one pinned copy moves all of it. The images are augmented in a separate stream while the model trains
-on the previous group. Groups are ranges of absolute steps, so that a resumed run makes the same groups.
+On the CPU, a batch is made when it is needed. On a GPU, batches are made in groups of several steps, one group ahead. A thread
+draws the augmentation of a group, and one pinned copy moves all draws. A separate stream augments the images while the model
+trains on the previous group. Groups are ranges of absolute steps, so that a resumed run makes the same groups.
 
 Legend: G batches of a group, B batch, C channels, R stored side, S image side.
 """
@@ -21,14 +21,14 @@ from .augment import Augmenter, Drawn
 from .loader import Sampler
 from .moving import to_device
 
-_VALUES_AHEAD = 1 << 24  # float32 values of a group on a GPU: 64 MiB, and as much for the previous group
-_SHARE = 0.5  # share of a GPU's free memory for the images; model and activations need the rest
+_VALUES_AHEAD = 1 << 24  # float32 values of a group on a GPU: 64 MiB, and the same for the previous group
+_SHARE = 0.5  # share of the free GPU memory for the images; the model and activations need the rest
 
 
 def fits(images_NCRR: Tensor, device: torch.device) -> bool:
     """Returns whether a set of images fits on `device`.
 
-    On a CUDA device it may take at most half of the free memory.
+    On a CUDA device, it may use at most half of the free memory.
     """
     if device.type != "cuda":
         return True
@@ -38,7 +38,7 @@ def fits(images_NCRR: Tensor, device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class _Group:
-    """Holds what the CPU knows of G batches.
+    """Holds the indices, draws and images of G batches on the CPU.
 
     `indices` int64 [G B]. `images` uint8 [G B, C, R, R], or None if all images are on the device.
     """
@@ -51,8 +51,8 @@ class _Group:
 class Feed:
     """Makes augmented batches of `images` uint8 [N, C, R, R] and `labels` int64 [N] on `device`.
 
-    `samplers`: one per micro-step of a step. The draws have the rank of their sampler. `ahead`: batches per group; None: one
-    on the CPU, elsewhere as many as fit in 64 MiB. `resident` is whether the images are on the device.
+    `samplers`: one per micro-step. The draws of a micro-step use the rank of its sampler. `ahead`: batches per group. None:
+    one on the CPU, elsewhere as many as fit in 64 MiB. `resident`: whether all images are on the device.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Feed:
             ahead = 1 if device.type == "cpu" else max(1, _VALUES_AHEAD // values)
         self.ahead = ahead
         self._number, self._batches = -1, (labels, labels)  # the group in use
-        self._begun: dict[int, tuple[Tensor, Tensor]] = {}  # groups on the device, to be used next
+        self._begun: dict[int, tuple[Tensor, Tensor]] = {}  # the next groups, on the device
         self._drawing: dict[int, Future[_Group]] = {}
         self._thread = ThreadPoolExecutor(1) if device.type != "cpu" else None
         self._stream = None
@@ -93,26 +93,26 @@ class Feed:
         return x[rows], targets[rows]
 
     def _take(self, number: int) -> tuple[Tensor, Tensor]:
-        """Returns the group `number`. On a GPU it also starts the next group, and the draws of the group after that."""
+        """Returns the group `number`. On a GPU, also starts the next group and the draws of the group after it."""
         if self._thread is None:
             return self._make(self._draw(number))
         self._begin(number)
-        taken = self._begun.pop(number)
+        batches = self._begun.pop(number)
         self._begun.clear()
         if self._stream is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self._stream)
-            for tensor in taken:
-                tensor.record_stream(current)  # it was allocated in the other stream
+            for tensor in batches:
+                tensor.record_stream(current)  # it was allocated in another stream
         self._begin(number + 1)
         self._drawing = {number + 2: self._thread.submit(self._draw, number + 2)}
-        return taken
+        return batches
 
     def _begin(self, number: int) -> None:
-        """Starts making a group on the device."""
+        """Starts to make a group on the device."""
         if number in self._begun:
             return
-        # Only the thread uses the samplers and draws.
+        # Only this thread may use the samplers.
         drawing = self._drawing.get(number) or self._thread.submit(self._draw, number)
         with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
             self._begun[number] = self._make(drawing.result())

@@ -1,4 +1,4 @@
-"""Finds the data that a user names: a name, a folder, a table, an archive, a hub dataset or arrays. Decodes nothing."""
+"""Finds the data of a user: a dataset name, a folder, a table, an archive, a hub dataset or arrays. Decodes nothing."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from .table import find_table
 
 
 def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008
-    """Finds data as `locate` does, and raises an error if it cannot be trained on.
+    """Finds data like `locate`, and raises an error for data that is not suitable for training.
 
-    Raises UnknownNameError for a class that train does not have. Raises DataError for class folders whose images cannot be
-    read. Raises ConfigError for a group in two splits.
+    Raises UnknownNameError for a class that is missing from train, DataError for class folders without readable images, and
+    ConfigError for a group in two splits.
     """
     found = locate(source, labelled, reading)
     for name in found.unknown:
-        own = found.class_names.index(name)
-        split = next(split for split, images in found.splits.items() if own in images.labels)
+        label = found.class_names.index(name)
+        split = next(split for split, images in found.splits.items() if label in images.labels)
         known = [known for known in found.class_names if known not in found.unknown]
         raise UnknownNameError("class", name, known, f"{split} has this class, but train does not")
     if found.layout and found.layout.lost and labelled:
@@ -53,7 +53,7 @@ def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingCon
 
 
 def locate(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008
-    """Finds any source and lists its images. Decodes nothing, but downloads named datasets.
+    """Finds any source and lists its images. Decodes nothing. Downloads named datasets if needed.
 
     Raises DataError, UnknownNameError, and ConfigError if the source is ambiguous.
     """

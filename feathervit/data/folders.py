@@ -1,4 +1,4 @@
-"""Finds the images of a folder without opening a file (layout.py decides how a folder is read)."""
+"""Finds the images of a folder without opening files. layout.py interprets the folder structure."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from .names import TABLES
 def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Found:  # noqa: B008
     """Returns the images of a folder by split, without opening them.
 
-    `layout` and the first of the notes say how the folder was read. `labelled` False: all images at any depth are for
-    training, except those of val and test. Raises DataError, ConfigError, UnknownNameError.
+    `layout` and the first note describe the detected layout. `labelled` False: all images at any depth belong to train,
+    except those of val and test. Raises DataError, ConfigError, UnknownNameError.
     """
     root = check_exists(Path(path))
     layout = read_layout(root, reading, labelled)
     train = layout.parts.get("train")
     if not layout.parts and labelled and not layout.lost:
-        found = f"{len(layout.loose)} images are not in class folders" if layout.loose else "no images were found"
+        summary = f"{len(layout.loose)} images are not in class folders" if layout.loose else "no images were found"
         if layout.loose and (tables := [name for name in layout.others if Path(name).suffix.lower() in TABLES]):
             raise DataError(
-                f"{root}: {found}; if {tables[0]} holds their labels, give it with --data {root / tables[0]}"
+                f"{root}: {summary}; if {tables[0]} holds their labels, give it with --data {root / tables[0]}"
             )
         raise DataError(
-            f"{root}: {found}; each class needs a folder with its images. {KNOWN}. Without labels, use pretrain, and data "
+            f"{root}: {summary}; each class needs a folder with its images. {KNOWN}. Without labels, use pretrain, and data "
             "check --unlabelled"
         )
     if not train and not labelled:
-        held = f", except in {', '.join(p.folder for p in layout.parts.values())}" if layout.parts else ""
-        raise DataError(f"no images below {root}{held}; give a folder with images, at any depth")
+        exception = f", except in {', '.join(p.folder for p in layout.parts.values())}" if layout.parts else ""
+        raise DataError(f"no images below {root}{exception}; give a folder with images, at any depth")
     class_names = tuple(sorted(train.classes)) if train and labelled else layout.class_names
     unknown = tuple(name for name in layout.class_names if name not in class_names)
     class_names += unknown
@@ -49,7 +49,7 @@ def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labe
 
 
 def check_exists(root: Path, hint: str = "") -> Path:
-    """Returns `root`. Raises DataError with the nearest names beside it, or with the hint if there are none."""
+    """Returns `root`. Raises DataError if it is not a folder, with similar names beside it, or else with the hint."""
     root = expanded(root)
     if root.is_dir():
         return root

@@ -1,7 +1,7 @@
-"""Draws and applies boxes and resampling for a batch, one per image.
+"""Draws and applies crops, erasures and resampling to a batch, with different parameters for each image.
 
-A random resized crop, its resize and its flip are two small matrix products: image b becomes Wy_b @ image @ Wx_b^T. A row of
-W holds the weights with which one output pixel averages the stored ones. This is the antialiased filter of
+A random resized crop with flip is computed as two small matrix products: image b becomes Wy_b @ image @ Wx_b^T. A row of W
+holds the weights of the stored pixels for one output pixel. This is the antialiased filter of
 torch.nn.functional.interpolate, applied to a different crop of each image. Boxes are drawn on the CPU with the distributions
 of torchvision's RandomResizedCrop and RandomErasing.
 """
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_CHUNK = 1 << 18  # values per matrix product on the CPU, so that they stay in its cache
-_TRIES = 10  # boxes that are drawn before the fallback is used, as in torchvision
+_CHUNK = 1 << 18  # values per matrix product on the CPU, so that they fit into its cache
+_TRIES = 10  # number of drawn boxes before the fallback, as in torchvision
 
 
 def _draw_sides(
@@ -33,13 +33,13 @@ def _draw_sides(
 
 
 def _first(valid: Tensor, values: Tensor, fallback: int) -> Tensor:
-    """Returns values[b, t] of the first valid try t of each row, else `fallback`."""
+    """Returns values[b, t] for the first valid try t of each row, or `fallback` if no try is valid."""
     chosen = values.gather(1, valid.int().argmax(1, keepdim=True)).squeeze(1)
     return torch.where(valid.any(1), chosen, fallback)
 
 
 def _place(height: Tensor, width: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Places boxes (top, left, height, width) [B, 4] uniformly where each fits into the image."""
+    """Draws the positions of boxes uniformly inside the image: (top, left, height, width) [B, 4]."""
     top, left = torch.rand(2, len(height), generator=generator, dtype=torch.float64)
     top, left = (top * (size - height + 1)).long(), (left * (size - width + 1)).long()
     return torch.stack((top, left, height, width), 1)
@@ -51,7 +51,7 @@ def draw_crops(
     """Draws crop boxes (top, left, height, width), int64 [batch, 4], of square images `size` pixels wide.
 
     The distribution is that of torchvision's RandomResizedCrop. `scale` bounds the share of the area, and `ratio` the aspect
-    width : height (log-uniform). If none of ten draws fits, the box is the largest centred one whose aspect is within
+    width : height (log-uniform). If none of ten draws fits, the result is the largest centred box with an aspect within
     `ratio`.
     """
     width, height = _draw_sides(batch, size, scale, ratio, generator)
@@ -66,7 +66,7 @@ def draw_crops(
 def draw_erasures(
     batch: int, size: int, probability: float, scale: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Draws boxes to erase, int64 [batch, 4] as in `draw_crops`. Height and width are 0 if nothing is erased.
+    """Draws boxes to erase, int64 [batch, 4] as in `draw_crops`. Height and width are 0 if an image is not erased.
 
     As in torchvision's RandomErasing, height : width is log-uniform in 0.3-3.3, and both sides are shorter than the image's.
     """
@@ -77,14 +77,14 @@ def draw_erasures(
 
 
 def draw_squares(batch: int, size: int, side: int, generator: torch.Generator) -> Tensor:
-    """Draws the boxes of Cutout, int64 [batch, 4]. The centre is uniform over the pixels; borders cut the box."""
+    """Draws the boxes of Cutout, int64 [batch, 4]. The centre is uniform over the pixels; boxes are clipped to the image."""
     return clip_boxes(torch.randint(size, (batch, 2), generator=generator), torch.full((batch, 2), side), size)
 
 
 def clip_boxes(centre_B2: Tensor, sides_B2: Tensor, size: int) -> Tensor:
-    """Returns boxes (top, left, height, width) around centre pixels, cut at the borders of the image: int64 [B, 4].
+    """Returns boxes (top, left, height, width) around centre pixels, clipped to the image: int64 [B, 4].
 
-    `sides` (y, x) are the lengths. A box of odd length has the pixel in its middle.
+    `sides` (y, x) are the lengths. The centre pixel is the middle of a box of odd length.
     """
     low = centre_B2 - sides_B2 // 2
     high = (low + sides_B2).clamp_(0, size)
@@ -93,7 +93,7 @@ def clip_boxes(centre_B2: Tensor, sides_B2: Tensor, size: int) -> Tensor:
 
 
 def inside(boxes_B4: Tensor, size: int) -> Tensor:
-    """Returns which pixels are inside each image's box, bool [B, 1, size, size]."""
+    """Returns a mask of the pixels inside the box of each image, bool [B, 1, size, size]."""
     at = torch.arange(size, device=boxes_B4.device)
     low_B21, sides_B21 = boxes_B4[..., None].split(2, 1)
     within_B2S = (at >= low_B21) & (at < low_B21 + sides_B21)
@@ -116,7 +116,7 @@ def _weights(
     at = torch.arange(stored, device=device, dtype=torch.float32)
     start, length = boxes_B4[..., None].float().split(2, 1)
     scale = length / size
-    narrow = 1 / scale.clamp(min=1)  # if an image shrinks, the filter covers all pixels that it averages
+    narrow = 1 / scale.clamp(min=1)  # in downscaling, the filter covers all averaged pixels
     centre = (start + scale * (out + 0.5) - 0.5) * narrow
     distance = ((at * narrow)[:, :, None] - centre[..., None]).abs_()
     if cubic:  # Keys 1981 with a = -1/2, as in PIL's resize
@@ -141,12 +141,11 @@ def resample(
 ) -> Tensor:
     """Resizes each image's box to `size` pixels with antialiasing, mirrored where `flip`: uint8 [B, C, size, size].
 
-    `offset` (y, x): the result is the window of it that begins there, with zeros outside. The filter is bilinear, or `cubic`
-    (a = -1/2).
+    `offset` (y, x): shifts the resized image, with zeros outside. The filter is bilinear, or `cubic` (a = -1/2).
 
     The result equals torch.nn.functional.interpolate(crop.float(), antialias=True), rounded. A value half-way between two
-    levels may differ by one level, because of float32 rounding. With reduced-precision matrix products the difference is also
-    at most one level.
+    levels may differ by one level, because of float32 rounding. With reduced-precision matrix products, the difference is
+    also at most one level.
     """
     b, c, stored, _ = images_BCRR.shape
     weights = _weights(boxes_B4, flip_B, offset_B2, stored, size, cubic)
@@ -165,9 +164,9 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def shift(images_BCSS: Tensor, padding: int, offset_B2: Tensor | None, flip_B: Tensor | None) -> Tensor:
-    """Mirrors each image where `flip`, and returns the window of it that begins at `offset` (y, x): uint8.
+    """Flips each image where `flip`, and shifts it by `offset` (y, x): uint8.
 
-    Offsets are at most `padding` pixels, and pixels outside are zero. One gather serves the whole batch, as in airbench.
+    Offsets are at most `padding` pixels; pixels outside are zero. One gather processes the full batch, as in airbench.
     """
     b, c, size, _ = images_BCSS.shape
     at = torch.arange(size, device=images_BCSS.device).expand(b, size)

@@ -1,7 +1,7 @@
-"""Reads images and labels that Python programs give. Raises ConfigError for invalid ones, never a raw exception.
+"""Reads images and labels passed from Python. Raises ConfigError for invalid input, never a raw exception.
 
 Images are an array or a tensor, or any series or iterable of paths, bytes, open files, PIL images and arrays. Their sizes may
-differ. Labels are any sequence of integers or of texts. Only `channel_axis` decides which axis holds the channels.
+differ. Labels are any sequence of integers or of texts. Only `channel_axis` determines the axis of the channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLOURS = (1, 3)  # channels of grey and colour images
 
 
 def as_images(given: Any, what: str = "images") -> Array | list[Source | Array]:
-    """Returns an array or tensor unchanged, and anything else as a list of paths, bytes, PIL images and arrays.
+    """Returns an array or tensor unchanged, and other input as a list of paths, bytes, PIL images and arrays.
 
     `what` names the images in errors. Raises ConfigError.
     """
@@ -36,15 +36,15 @@ def as_images(given: Any, what: str = "images") -> Array | list[Source | Array]:
 
 
 def stacked(images: Array | list[Source | Array]) -> Array | list[Source | Array]:
-    """Stacks a list of arrays of one shape and type into one array. Returns anything else unchanged."""
+    """Stacks a list of arrays of one shape and type into one array. Returns other input unchanged."""
     alike = isinstance(images, list) and all(isinstance(x, np.ndarray) for x in images)
     return np.stack(images) if alike and len({(x.shape, x.dtype) for x in images}) == 1 else images
 
 
 def kept(given: Any, depth: int = 2) -> Any:
-    """Replaces generators and open files, which can be read only once, by lists and bytes.
+    """Replaces generators and open files, which can be read only once, with lists and bytes.
 
-    They may be inside lists, pairs and dicts. Raises ConfigError.
+    Also replaces them inside lists, pairs and dicts. Raises ConfigError.
     """
     if hasattr(given, "read"):
         return _content(given, "a file")
@@ -92,10 +92,10 @@ def as_labels(given: Any, what: str = "labels") -> np.ndarray:
 
 
 def channel_axis(shape: tuple[int, ...], channels: int | None = None) -> int:
-    """Returns which of the last three axes of `shape` holds the channels: -3 or -1.
+    """Returns the axis of the channels among the last three axes of `shape`: -3 or -1.
 
-    It is the axis of length `channels`. If `channels` is None, it is the axis of length 1 or 3, or else the one that leaves
-    square images. Raises ConfigError if it could be both or neither.
+    It is the axis of length `channels`. If `channels` is None, it is the axis of length 1 or 3, or else the axis that leaves
+    square images. Raises ConfigError if both or neither axis qualifies.
     """
     a, b, c = shape[-3:]
     known = COLOURS if channels is None else (channels,)
@@ -113,7 +113,7 @@ def channel_axis(shape: tuple[int, ...], channels: int | None = None) -> int:
 
 
 def channels_first(x: Array, channels: int | None = None) -> torch.Tensor:
-    """Returns uint8 [N, C, H, W] of a batch [N, H, W] of grey images, [N, H, W, C] or [N, C, H, W]. Raises ConfigError."""
+    """Converts a batch [N, H, W] of grey images, [N, H, W, C] or [N, C, H, W] to uint8 [N, C, H, W]. Raises ConfigError."""
     x = _levels(x)
     if x.ndim == 3 and x.shape[2] in COLOURS:
         raise ConfigError(
@@ -127,14 +127,14 @@ def channels_first(x: Array, channels: int | None = None) -> torch.Tensor:
 
 
 def one_or_more(x: Array, channels: int) -> torch.Tensor:
-    """Returns uint8 [N, C, H, W] of images with that number of channels. Raises ConfigError.
+    """Converts images with `channels` channels to uint8 [N, C, H, W]. Raises ConfigError.
 
     The images are a batch as in `channels_first`, or one image [H, W], [H, W, C] or [C, H, W].
     """
     x = _levels(x)
     if x.ndim == 2 and channels == 1:
         return x[None, None]
-    # [H, W, 3] is a colour image, not H grey ones.
+    # [H, W, 3] is one colour image, not H grey images.
     if x.ndim == 3 and channels == 1 and x.shape[0] != 1 and x.shape[2] not in (1, 3, 4):
         return x[:, None]
     if x.ndim == 3:
@@ -145,7 +145,7 @@ def one_or_more(x: Array, channels: int) -> torch.Tensor:
 
 
 def as_image(x: Array) -> Image.Image:
-    """Converts one array, uint8 [H, W], [H, W, C] or [C, H, W], to a grey or RGB image. Raises ConfigError."""
+    """Converts an array, uint8 [H, W], [H, W, C] or [C, H, W], to a grey or RGB image. Raises ConfigError."""
     x = _levels(x)
     if x.ndim == 3:
         x = x.movedim(channel_axis(tuple(x.shape)), -1)
@@ -167,7 +167,7 @@ def _plain(given: Any, what: str) -> Any:
     Raises ConfigError for tables and for tensors without values.
     """
     if hasattr(given, "columns") and hasattr(given, "to_numpy"):
-        raise ConfigError(f"{what} are a whole table; give its columns: (table['path'], table['label'])")
+        raise ConfigError(f"{what} are a table; give its columns: (table['path'], table['label'])")
     if (
         not isinstance(given, (np.ndarray, torch.Tensor, str, bytes))
         and hasattr(given, "__array__")
@@ -199,7 +199,7 @@ def _listed(given: Any, what: str) -> list[Any]:
         raise ConfigError(f"{what} must be an array, or a list of paths or images, got {type(given).__name__}")
     try:
         return list(given)
-    except Exception as error:  # raised by the caller's own generator
+    except Exception as error:  # raised by the caller's generator
         raise ConfigError(f"{what} cannot be listed: {type(error).__name__}: {error}") from error
 
 
@@ -216,7 +216,7 @@ def _element(item: Any, what: str) -> Source | Array:
         raise ConfigError(f"{what} has masked values; fill them in")
     try:
         x = np.asarray(_on_cpu(item, what) if isinstance(item, torch.Tensor) else item)
-    except Exception as error:  # a ragged list, or an error of the item's own type
+    except Exception as error:  # a ragged list, or an error raised by the item
         raise ConfigError(f"{what} is not an image: {error}") from error
     if x.dtype.kind not in "biuf" or x.ndim < 2:
         raise ConfigError(
@@ -246,9 +246,9 @@ def _levels(x: Array) -> torch.Tensor:
 
 
 def _is_missing(value: Any) -> bool:
-    """Returns whether a value is None or NaN, or a missing value of pandas.
+    """Returns whether a value is None, NaN, or a missing value of pandas.
 
-    The latter differs from itself or cannot be compared.
+    A missing value of pandas differs from itself or cannot be compared.
     """
     try:
         return value is None or bool(value != value)

@@ -1,4 +1,4 @@
-"""Groups images that belong together, such as those of one person, animal or video, so that no split divides a group."""
+"""Groups images of one person, animal or video, so that no split divides a group."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ..errors import ConfigError
 
-_GUESSES = (  # common names of files: a folder inside the class; a name before a number; a name before a mark
+_GUESSES = (  # common patterns of file names: a folder inside the class, a name before a number, a name before a mark
     (r"[^/]+/([^/]+)/[^/]+$", "folders inside the classes"),
     (r"([^/]*?[^/\d])[-_. ]*\d+\.\w+$", "file names before their last number"),
     (r"([^/]*\d)[-_. ]+\d+\.\w+$", "file names before their last number"),
@@ -17,27 +17,27 @@ _GUESSES = (  # common names of files: a folder inside the class; a name before 
 
 
 def groups_by_pattern(pattern: str, sources: Iterable[str]) -> list[str]:
-    """Returns the group of each path: what the pattern's parentheses match, or the whole match if it has none.
+    """Returns the group of each path: the text matched by the parentheses of the pattern, or else the full match.
 
-    Raises ConfigError for a pattern that is not a regular expression or finds nothing in a path.
+    Raises ConfigError for a pattern that is not a regular expression or does not match a path.
     """
     try:
         search = re.compile(pattern).search
     except re.error as error:
         raise ConfigError(f"--groups {pattern!r} is neither a column nor a regular expression: {error}") from error
-    found, without = [], []
+    groups, misses = [], []
     for source in sources:
         match = search(source)
         if match:
-            found.append("|".join(part or "" for part in match.groups()) or match[0])
+            groups.append("|".join(part or "" for part in match.groups()) or match[0])
         else:
-            without.append(source)
-    if without:
+            misses.append(source)
+    if misses:
         raise ConfigError(
-            f"--groups {pattern!r} is not a column and finds no group in {len(without)} paths, such as {without[0]}; give a "
+            f"--groups {pattern!r} is not a column and finds no group in {len(misses)} paths, such as {misses[0]}; give a "
             r"pattern that fits each, as in '(person\d+)'"
         )
-    return found
+    return groups
 
 
 def across_splits(groups: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -50,9 +50,9 @@ def across_splits(groups: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def suggested(sources: Sequence[str], labels: Sequence[int]) -> tuple[str, str, dict[str, int]] | None:
-    """Returns (pattern, what it reads, group -> images) if the paths look as if they named groups, else None.
+    """Returns (pattern, description, group -> images) if the paths suggest groups, else None.
 
-    They do if most classes hold several groups, and most groups several images.
+    Most classes must have several groups, and most groups several images.
     """
     for pattern, what in _GUESSES:
         matches = [re.search(pattern, source) for source in sources]

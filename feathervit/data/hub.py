@@ -1,6 +1,6 @@
 """Reads Hugging Face datasets with the package `datasets` (extra `hub`): `hf:OWNER/NAME`, or a local folder, `hf:PATH`.
 
-Columns are recognised by their types: an Image, and a ClassLabel or a column with a usual name for labels. Images stay
+Columns are recognised by their types: an Image, and a ClassLabel or a column with a common name for labels. Images stay
 encoded; our cache decodes them like files.
 """
 
@@ -27,11 +27,11 @@ _DATA = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".tar", ".zip"
 
 
 def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Found:  # noqa: B008 (frozen)
-    """Finds a dataset of the hub, or a local one. `name` is without "hf:".
+    """Finds a dataset on the hub or in a local folder. `name` is given without "hf:".
 
-    If labels are not needed and no column holds them, all images are of one class. Splits without labels are left out. The
-    first of the notes says which columns and splits are used. Raises DataError if the extra is missing, the dataset is not
-    found, or its columns are not recognised. Raises ConfigError if several columns or splits are candidates.
+    If labels are not needed and no column holds them, all images belong to one class. Splits without labels are skipped. The
+    first note lists the columns and splits in use. Raises DataError if the extra is missing, the dataset is not found, or
+    its columns are not recognised. Raises ConfigError if several columns or splits are candidates.
     """
     if not name.strip("/"):
         raise DataError("hf: needs a name or a folder: hf:OWNER/NAME or hf:FOLDER")
@@ -68,28 +68,28 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
     for split, rows in labels.rows.items():
         part = parts[split].cast_column(image, datasets.Image(decode=False))
         sources = [f"{split}[{i}]" for i in rows]
-        # The fingerprint of `datasets` changes with the data, so that each image needs no stamp of its own.
+        # The fingerprint of `datasets` changes with the data, so that the images need no stamps.
         root = f"{where} {part._fingerprint}"
         splits[split] = FileImages(_Column(part, image, rows), labels.index[split], sources, [""] * len(rows), root)
-    taken = ", ".join(f"{split} is {names[split]}" for split in splits)
+    used_splits = ", ".join(f"{split} is {names[split]}" for split in splits)
     columns = f"images in the column {image}" + (f", labels in the column {label}" if label else "")
     skipped = [f"split {own} ({len(part)} images)" for own, part in loaded.items() if own not in names.values()]
     skipped += [f"files that are not in a split ({len(unused)}: {few(unused, 5)})"] if unused else []
-    said = [f"read as: {taken}; {columns}; {len(labels.class_names)} classes: {few(labels.class_names)}"]
-    said += [f"skipped: {', '.join(skipped)}"] if skipped else []
+    texts = [f"read as: {used_splits}; {columns}; {len(labels.class_names)} classes: {few(labels.class_names)}"]
+    texts += [f"skipped: {', '.join(skipped)}"] if skipped else []
     return Found(
         name=name.rstrip("/").rsplit("/", 1)[-1],
         class_names=labels.class_names,
         splits=splits,
         how=dict.fromkeys(splits, f"split of {where}"),
-        notes=["; ".join([*said, *labels.notes])],
+        notes=["; ".join([*texts, *labels.notes])],
         unknown=labels.unknown,
         groups=_groups(parts, labels.rows, reading.groups) if reading.groups in first.features else None,
     )
 
 
 def _loaded(name: str, datasets: ModuleType) -> tuple[Any, list[str]]:
-    """Loads a dataset by its name, NAME:CONFIG or folder. Also returns the data files in the folder that `datasets` ignores.
+    """Loads a dataset by name, NAME:CONFIG or folder. Also returns the data files in the folder that `datasets` ignores.
 
     Raises DataError.
     """
@@ -98,13 +98,13 @@ def _loaded(name: str, datasets: ModuleType) -> tuple[Any, list[str]]:
         if not folder.is_dir():
             return datasets.load_dataset(*name.split(":", 1)), unused
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _DATA and path.is_file())
-        # `datasets` identifies a file by its path and time. Our stamp also finds a file that was replaced and kept its time.
+        # `datasets` identifies a file by path and time. Our stamp also detects a replaced file with the same time.
         key = text_digest(f"{path} {stamp(path.stat())}" for path in files).hexdigest()
         builder = datasets.load_dataset_builder(str(folder), cache_dir=str(cache_folder() / "hub" / key))
         used = {Path(file).resolve() for part in (builder.config.data_files or {}).values() for file in part}
         builder.download_and_prepare()
         return builder.as_dataset(), [str(path.relative_to(folder)) for path in files if path.resolve() not in used]
-    except Exception as error:  # what it raises depends on the hub, the network, and the file format
+    except Exception as error:  # the exception depends on the hub, the network and the file format
         why = " ".join(str(error).split())[:300] or type(error).__name__
         several = f"; name one: hf:{name}:CONFIG" if "onfig name is missing" in why else ""
         raise DataError(f"cannot load hf:{name}: {why}{several}") from error
@@ -116,7 +116,7 @@ def _groups(parts: dict[str, Any], rows: dict[str, np.ndarray], column: str) -> 
 
 
 class _Column(Sequence):
-    """Reads the encoded images of some rows from the table, one at a time."""
+    """Sequence of the encoded images of some rows of a table, read one at a time."""
 
     def __init__(self, table: Any, column: str, rows: np.ndarray):
         self.table, self.column, self.rows = table, column, rows
@@ -148,17 +148,19 @@ def _label_column(where: str, table: Any, datasets: ModuleType, reading: Reading
         if isinstance(feature, datasets.ClassLabel)
         or getattr(feature, "dtype", "").startswith(("int", "uint", "float", "string", "large_string", "bool"))
     ]
-    asked = reading.label_column
-    if asked in features and asked not in fits:
-        raise ConfigError(f"--label-column {asked}: this column of {where} does not hold one number or text per image")
+    requested = reading.label_column
+    if requested in features and requested not in fits:
+        raise ConfigError(
+            f"--label-column {requested}: this column of {where} does not hold one number or text per image"
+        )
     candidates = [c for c in fits if isinstance(features[c], datasets.ClassLabel) or plain(c) in LABELS]
-    if not labelled and not asked and len(candidates) > 1:
+    if not labelled and not requested and len(candidates) > 1:
         return None
-    same = len(candidates) > 1 and not asked and _say_the_same(table, candidates)
-    return choose_column(where, "labels", "--label-column", asked, features, candidates, same)
+    same = len(candidates) > 1 and not requested and _say_the_same(table, candidates)
+    return choose_column(where, "labels", "--label-column", requested, features, candidates, same)
 
 
 def _say_the_same(table: Any, columns: list[str]) -> bool:
-    """Returns whether the columns divide the rows into the same classes, as a number and its name do."""
+    """Returns whether the columns divide the rows into the same classes, such as a number and its name."""
     values = [list(table[column]) for column in columns]
     return len({len(set(part)) for part in (*values, list(zip(*values, strict=True)))}) == 1

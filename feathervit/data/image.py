@@ -1,10 +1,10 @@
 """Converts an image to pixels, in the same way for training, evaluation, prediction, export and the browser.
 
-Steps: open, make square, resize once, normalise. Opening takes the first frame, turns it upright by EXIF, converts it to grey
-or RGB in 8 bits and puts transparency on white. The resize is float32 bilinear with antialiasing, rounded. A much larger JPEG
-is decoded at 1/2, 1/4 or 1/8 by libjpeg, never below twice the requested size. The square is then cut at fractions of decoded
-pixels, so that it covers the same part of the image. Memory is bounded: all images that are being decoded, in all threads,
-share a budget of pixels.
+Steps: open, make square, resize once, normalise. Opening reads the first frame, rotates it according to EXIF, converts it to
+grey or RGB in 8 bits, and puts transparent images on white. The resize is float32 bilinear with antialiasing, rounded. libjpeg
+decodes a much larger JPEG at 1/2, 1/4 or 1/8 of its size, never below twice the requested size. The square is then cropped at
+fractions of decoded pixels, so that it covers the same part of the image. A pixel budget, shared by all threads, bounds the
+memory of images during decoding.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _MIRRORED = {
 
 
 class ImageError(DataError):
-    """Raised for an image that cannot be read. `why` is the reason without the file name."""
+    """An image that cannot be read. `why` is the reason without the file name."""
 
     def __init__(self, source: Source, why: str):
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "an image"
@@ -60,11 +60,11 @@ class ImageError(DataError):
 
 
 def open_image(source: Source, channels: int = 3, scale: float | None = None, max_gib: float = MAX_GIB) -> torch.Tensor:
-    """Reads a whole image as uint8 [channels, H, W], upright.
+    """Reads an image at its full size as uint8 [channels, H, W], upright.
 
-    source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). scale: the value that is white in
-    images of more than 8 bits (see depth.py). max_gib: the most memory that it may take when decoded. Raises ImageError with
-    one line that names the file and the reason.
+    source: a path, the bytes of a file, or a PIL image. channels: 1 (grey) or 3 (RGB). scale: the value of white in images
+    of more than 8 bits (see depth.py). max_gib: memory limit of the decoded image. Raises ImageError with one line that
+    names the file and the reason.
     """
     with _decoding(source, channels, scale=scale, max_gib=max_gib) as (image, *_):
         return _pixels(image, channels).contiguous()
@@ -74,17 +74,17 @@ def open_image(source: Source, channels: int = 3, scale: float | None = None, ma
 def examined(
     source: Source, channels: int, scale: float | None = None, max_gib: float = MAX_GIB
 ) -> Iterator[tuple[torch.Tensor, str | None, str | None]]:
-    """Opens an image as `open_image` does. Yields its pixels, PIL's name of its format, and what may be wrong with the file.
+    """Opens an image like `open_image`. Yields its pixels, PIL's name of its format, and possible damage (see damage.py).
 
-    See damage.py for what may be wrong. For use in threads: the pixels count against the budget until the block ends. A JPEG
-    that is too large for `max_gib` is decoded at a fraction of its size.
+    For use in threads: the pixels count against the budget until the end of the block. A JPEG that is too large for
+    `max_gib` is decoded at a fraction of its size.
     """
     with _decoding(source, channels, scale=scale, thorough=True, max_gib=max_gib) as (image, _, kind, doubted):
         yield _pixels(image, channels), kind, doubted
 
 
 class _Decoded(NamedTuple):
-    """Holds an image in 8 bits, the (width, height) of the file, its format, and what may be wrong with it."""
+    """Holds an image in 8 bits, the (width, height) of the file, its format, and possible damage."""
 
     image: Image.Image
     size: tuple[int, int]
@@ -102,10 +102,10 @@ def _decoding(
     thorough: bool = False,
     max_gib: float = MAX_GIB,
 ) -> Iterator[_Decoded]:
-    """Decodes an image, whose pixels count against the budget until the block ends.
+    """Decodes an image. Its pixels count against the budget until the end of the block.
 
-    `at_least`: a JPEG may be decoded at a smaller size, with sides no shorter than this. `thorough`: also look for what is
-    only doubtful. Raises ImageError for any failure inside the block.
+    `at_least`: a JPEG may be decoded at a smaller size, with sides of at least this length. `thorough`: also look for
+    possible damage. Raises ImageError for any failure inside the block.
     """
     if channels not in (1, 3):
         raise DataError(f"image files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
@@ -117,11 +117,11 @@ def _decoding(
             elif thorough and decoded_bytes(image, size) > max_gib * 2**30:
                 image.draft(None, (size[0] // 8, size[1] // 8))
             refuse_large(image, size, fit == "pad", max_gib)
-            # Decoding a progressive JPEG keeps the coefficients of the whole image at any scale.
-            whole = size[0] * size[1] if "progressive" in image.info else image.width * image.height
-            with budget.share(whole):
+            # Decoding a progressive JPEG keeps all coefficients of the image at any scale.
+            pixels = size[0] * size[1] if "progressive" in image.info else image.width * image.height
+            with budget.share(pixels):
                 mode = file_mode(image)
-                image.load()  # load here, because reading EXIF later may hide that the pixels are truncated
+                image.load()  # load now, because reading EXIF first may hide truncated pixels
                 kind, data = image.format, _file_bytes(source) if image.format in CHECKED else b""
                 if why := fault(data, image):
                     raise OSError(why)
@@ -142,7 +142,7 @@ def to_stored(
 ) -> torch.Tensor:
     """Reads an image as uint8 [channels, size, size]: `open_image`, `fit_square`, `resize`. size None: no resize.
 
-    Training (at its stored size), evaluation and prediction (at the model's size) all use this function.
+    Training (at its stored size), evaluation and prediction (at the model's size) use this function.
     """
     with _decoding(source, channels, 2 * size if size else None, fit, scale, max_gib=max_gib) as (image, full, *_):
         if size and image.size != full:
@@ -152,10 +152,10 @@ def to_stored(
 
 
 def fit_square(x: torch.Tensor, fit: Fit) -> torch.Tensor:
-    """Makes pixels [..., H, W] a square [..., S, S], before any resize.
+    """Converts pixels [..., H, W] to a square [..., S, S], before any resize.
 
-    "crop": the centre, where S is the short side. "pad": black borders, where S is the long side. In both, an odd pixel goes
-    to the right or the bottom. "stretch": unchanged here, because `resize` stretches it.
+    "crop": crops the centre; S is the short side. "pad": adds black borders; S is the long side. In both, an odd pixel goes
+    to the right or the bottom. "stretch": returns the pixels unchanged, because `resize` stretches them.
     """
     height, width = x.shape[-2:]
     if fit == "stretch" or height == width:
@@ -174,7 +174,7 @@ def resize(x: torch.Tensor, size: int) -> torch.Tensor:
     if x.shape[-2:] == (size, size):
         return x.contiguous()
     planes_NHW = x.reshape(-1, *x.shape[-2:])
-    # In pieces of at most 16 million pixels: a float32 copy of a large image or dataset would take most of the memory.
+    # Resize at most 16 million pixels at a time, to limit the memory of the float32 copies.
     pieces = planes_NHW.split(max(1, (1 << 24) // (x.shape[-2] * x.shape[-1])))
     out_NHW = torch.cat([_interpolate(piece, size) for piece in pieces])
     return out_NHW.reshape(*x.shape[:-2], size, size)
@@ -190,7 +190,7 @@ def normalise(x: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns mean and deviation on a device. They are cached, because a copy to a GPU waits for its running work."""
+    """Returns mean and deviation on a device. Cached, because a copy to a GPU waits for the work in progress."""
     with torch.inference_mode(False):
         return tuple(torch.tensor(t, dtype=torch.float32, device=device).view(-1, 1, 1) for t in (mean, std))
 
@@ -201,7 +201,7 @@ def as_input(x: torch.Tensor, config: RunConfig) -> torch.Tensor:
 
 
 def header(source: Source) -> tuple[int, int, str]:
-    """Reads (width, height, `file_mode`) from a file's header, without decoding or turning by EXIF. Raises ImageError."""
+    """Reads (width, height, `file_mode`) from the header of a file, before decoding and EXIF rotation. Raises ImageError."""
     try:
         with opened(source) as image:
             return image.width, image.height, file_mode(image)
@@ -251,9 +251,9 @@ def _interpolate(x_NHW: torch.Tensor, size: int) -> torch.Tensor:
 def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channels: int, fit: Fit) -> torch.Tensor:
     """Applies `fit_square` and `resize` to a JPEG of `full` (width, height) that is decoded at a fraction of it.
 
-    A square in whole decoded pixels would be up to one of them out of place, and libjpeg rounds the sides up. Together these
-    errors change values by several grey levels. The box is therefore in fractions, as in Pillow's own `thumbnail`, and float
-    planes are resized.
+    A square in whole decoded pixels would be misplaced by up to one pixel, and libjpeg rounds the sides up. Together, these
+    errors change values by several grey levels. Therefore the box has fractional coordinates, as in Pillow's `thumbnail`,
+    and the resize works on float planes.
     """
     orientation = _orientation(image)
     scale = 1 << round(math.log2(max(full) / max(image.size)))  # 2, 4 or 8
@@ -266,7 +266,7 @@ def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channel
     last = first + extent / scale
     image = _and_close(image, image.convert("L" if channels == 1 else "RGB"))
     x_HWC = np.asarray(image, np.float32).reshape(image.height, image.width, channels)
-    if fit == "pad":  # the last decoded column and row may be partly outside of the image, where all is black
+    if fit == "pad":  # the last decoded column and row may be partly outside the image, which is black there
         x_HWC[:, -1] *= sides[0] / scale - (image.width - 1)
         x_HWC[-1] *= sides[1] / scale - (image.height - 1)
     (left, top), (right, bottom) = np.floor(first).astype(int), np.ceil(last).astype(int)
@@ -304,7 +304,7 @@ def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
 
 
 def _and_close(old: Image.Image, new: Image.Image) -> Image.Image:
-    old.close()  # frees its pixels at once, so that a large image never has three copies
+    old.close()  # free the pixels at once, so that there are never three copies of a large image
     if new.width * new.height > LARGE:
         return_memory()
     return new
@@ -313,7 +313,7 @@ def _and_close(old: Image.Image, new: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block is not an error if the pixels are sound
+    except Exception:  # a damaged EXIF block is not an error if the pixels are valid
         return 1
 
 
@@ -324,7 +324,7 @@ def _file_bytes(source: Source) -> bytes:
 def _in_eight_bits(image: Image.Image, mode: str, source: Source, scale: float | None) -> Image.Image:
     """Converts an image to 8 bits per channel, with the orientation tag of the file."""
     levels = eight_bits(_deep_values(image, mode, source), scale, alpha=mode in ("LA;16", "RGBA;16"))
-    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is 0: PIL inverts only images of 8 bits
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # 0 is white: PIL inverts only images of 8 bits
         levels = 255 - levels
     out = Image.fromarray(levels if levels.ndim == 2 or levels.shape[2] > 1 else levels[..., 0])
     out.getexif()[_ORIENTATION] = _orientation(image)

@@ -1,8 +1,8 @@
-"""Holds a dataset, before and after decoding.
+"""Defines the types of a dataset before and after decoding.
 
-After decoding it is an `ImageSet`, one uint8 tensor with its labels. Before decoding it is `Images`, with labels and sources,
-which can be split, counted and inspected. `ArrayImages` holds pixels from the start; files are in cache.py. Every source (a
-name, a folder, the hub, arrays) is found as a `Found` and stored by the same code.
+`ImageSet` holds decoded images, one uint8 tensor with its labels. `Images` holds labels and sources before decoding; it can be
+split, counted and inspected. `ArrayImages` implements it for pixels; `FileImages` for files is in cache.py. Every source (a
+name, a folder, the hub, arrays) becomes a `Found`, and is stored by the same code.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .names import wanted_classes
 if TYPE_CHECKING:
     from .layout import Layout
 
-Progress = Callable[[int, int], None]  # called with (images done, images in all)
-NATIVE_LIMIT = 96  # px: square images of one size are stored unchanged up to this side
+Progress = Callable[[int, int], None]  # called with (images done, total images)
+NATIVE_LIMIT = 96  # px: small square images of one size are stored unchanged up to this side
 
 
 @dataclass(eq=False)
 class ImageSet:
     """Holds decoded images: `images` uint8 [N, C, R, R] (may be memory-mapped), `labels` int64 [N].
 
-    `sources` says where each image comes from: a path relative to the dataset's root, with /, or "digits/train[17]".
+    `sources` holds the origin of each image: a path relative to the root of the dataset, with /, or "digits/train[17]".
     """
 
     images: torch.Tensor
@@ -52,18 +52,18 @@ class ImageSet:
     def dataset(
         self, img_size: int | None = None, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.5,)
     ) -> InputDataset:
-        """Returns the images as inputs of a model, for a `torch.utils.data.DataLoader` and a training loop of your own.
+        """Returns a dataset of model inputs, for a `torch.utils.data.DataLoader` and a custom training loop.
 
-        `img_size` None: the size they are stored at, which may be larger than a model's. `mean` and `std`: one value, or one
-        per channel, on a scale from 0 to 1; the default is that of the recipes.
+        `img_size` None: the stored size, which may be larger than the input of a model. `mean` and `std`: one value, or one
+        per channel, on a scale from 0 to 1; the defaults are those of the recipes.
         """
         return InputDataset(self, img_size or self.images.shape[-1], mean, std)
 
     def fingerprint(self) -> str:
         """Returns 32 hexadecimal digits that change with the sources, labels, classes, image shape or pixels.
 
-        Up to 8 GB all pixels are read, at about 0.5 GB per second. Above that, only an evenly spread sample of images is
-        read.
+        Reads all pixels of up to 8 GB, at about 0.5 GB per second. For larger sets, reads an evenly spaced sample of
+        images.
         """
         digest = text_digest([*self.class_names, "", *self.sources, str(tuple(self.images.shape))])
         digest.update(self.labels.numpy().tobytes())
@@ -72,7 +72,7 @@ class ImageSet:
 
 
 class InputDataset(torch.utils.data.Dataset):
-    """Dataset of (image float32 [C, S, S], label) of each image of a set, resized and normalised per batch."""
+    """Dataset of pairs (image float32 [C, S, S], label). Images are resized and normalised per batch."""
 
     def __init__(self, images: ImageSet, img_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
         self.images, self.img_size, self.mean, self.std = images, img_size, mean, std
@@ -84,7 +84,7 @@ class InputDataset(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Returns a whole batch at once, as a DataLoader requests it."""
+        """Returns a batch. A DataLoader calls this method instead of `__getitem__`."""
         index_B = torch.as_tensor(indices)
         x_BCSS = normalise(resize(self.images.images[index_B], self.img_size), self.mean, self.std)
         return list(zip(x_BCSS, self.images.labels[index_B], strict=True))
@@ -94,8 +94,8 @@ class InputDataset(torch.utils.data.Dataset):
 class DataSplits:
     """Holds the splits of a dataset. `record` is written to splits.json, `notes` are lines for the banner.
 
-    `skipped` holds the unreadable files that were left out, each as "SOURCE: why". `scale`: the value that is white in images
-    of more than 8 bits (None: there are no such images).
+    `skipped` holds the skipped unreadable files, each as "SOURCE: why". `scale`: the value of white in images of more than 8
+    bits (None: there are no such images).
     """
 
     train: ImageSet
@@ -109,7 +109,7 @@ class DataSplits:
 
 @dataclass(frozen=True)
 class Scan:
-    """Holds what the headers say.
+    """Holds the information from the headers of the images.
 
     `common`: (width, height) if all images have one size, else None. `modes`: PIL mode -> count.
     """
@@ -147,17 +147,17 @@ class Images(Protocol):
         """Returns the values in images of more than 8 bits per channel."""
 
     def at_scale(self, scale: float | None) -> Images:
-        """Returns the same images, stored with this value as white if they have more than 8 bits."""
+        """Returns the same images, to be stored with this value as white if they have more than 8 bits."""
 
     def store(
         self, size: int, channels: int | None, fit: Fit, progress: Progress | None
     ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-        """Returns uint8 [n, C, size, size] of the readable images, and (index, why) of each unreadable one."""
+        """Returns the readable images, uint8 [n, C, size, size], and (index, why) per unreadable image."""
 
 
 @dataclass(eq=False)
 class ArrayImages:
-    """Holds images that are given as pixels: uint8 [N, C, H, W]."""
+    """Holds images given as pixels: uint8 [N, C, H, W]."""
 
     images: torch.Tensor
     labels: np.ndarray
@@ -199,10 +199,10 @@ class ArrayImages:
 
 @dataclass
 class Found:
-    """Holds a source that was found and is not decoded yet. `how` says where each split comes from.
+    """Holds a source before decoding. `how` describes the origin of each split.
 
-    `layout`: how a folder was read. `unknown`: classes of val and test that train does not have, the last of `class_names`; a
-    model cannot learn them. `groups`: split -> the group of each image, if some belong together.
+    `layout`: the detected layout of a folder. `unknown`: classes of val and test that are missing from train, at the end of
+    `class_names`; a model cannot learn them. `groups`: split -> the group of each image, if there are groups.
     """
 
     name: str
@@ -215,7 +215,7 @@ class Found:
     groups: dict[str, list[str]] | None = None
 
     def only(self, classes: Iterable[str]) -> Found:
-        """Returns the images of some of the classes. Raises UnknownNameError."""
+        """Returns only the images of these classes. Raises UnknownNameError."""
         wanted = wanted_classes(classes, self.class_names)
         kept = [i for i, name in enumerate(self.class_names) if name in wanted]
         place = np.full(len(self.class_names), -1)
@@ -237,20 +237,20 @@ class Found:
 
 
 def with_channels(x: torch.Tensor, channels: int | None) -> torch.Tensor:
-    """Converts uint8 [N, C, H, W] to that number of channels (None: unchanged).
+    """Converts uint8 [N, C, H, W] to the given number of channels (None: unchanged).
 
-    Grey becomes RGB, or RGB becomes grey by ITU-R 601 luma. Raises ConfigError for other conversions.
+    Converts grey to RGB, or RGB to grey by ITU-R 601 luma. Raises ConfigError for other conversions.
     """
-    own = x.shape[1]
-    if channels is None or channels == own:
+    current = x.shape[1]
+    if channels is None or channels == current:
         return x
-    if own == 1:
+    if current == 1:
         return x.expand(-1, channels, -1, -1).contiguous()
-    if (own, channels) == (3, 1):
+    if (current, channels) == (3, 1):
         weights_C11 = torch.tensor([19595, 38470, 7471]).view(3, 1, 1)  # PIL's, in units of 2^-16
         parts = [(part.long() * weights_C11).sum(1, keepdim=True) + 0x8000 >> 16 for part in x.split(1024)]
         return torch.cat([part.to(torch.uint8) for part in parts])
-    raise ConfigError(f"images.channels is {channels} but the data has {own}; leave it out, or convert the arrays")
+    raise ConfigError(f"images.channels is {channels} but the data has {current}; leave it out, or convert the arrays")
 
 
 def text_digest(lines: Iterable[str]) -> hashlib.blake2b:
@@ -262,7 +262,7 @@ def text_digest(lines: Iterable[str]) -> hashlib.blake2b:
 
 
 def pixel_digest(images: np.ndarray, whole: int = 64_000_000) -> str:
-    """Returns a hash of uint8 [N, ...]: of every image up to `whole` bytes, above that of 1,024 evenly spread ones."""
+    """Returns a hash of uint8 [N, ...]: of all images up to `whole` bytes, else of 1,024 evenly spaced images."""
     digest = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
     rows = range(len(images))
     if images.nbytes > whole:

@@ -1,7 +1,7 @@
-"""Decides how a folder of images is read: splits, classes, and what is skipped and why.
+"""Detects the layout of a folder of images: splits, classes, and skipped files with reasons.
 
-Two layouts are supported, ROOT/CLASS/1.jpg and ROOT/SPLIT/CLASS/1.jpg, inside any wrapping folders of an archive. A folder
-that could be read in several ways, or in none, is an error. A guess could train on test images, or take splits for classes.
+Two layouts are supported, ROOT/CLASS/1.jpg and ROOT/SPLIT/CLASS/1.jpg, also inside wrapping folders of an archive. A folder
+with several possible layouts, or none, is an error. A wrong guess could train on test images, or treat splits as classes.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Part:
 
 @dataclass
 class Layout:
-    """Holds how a folder is read. `parts`: split -> its part, in the order train, val, test, only those with images.
+    """Holds the layout of a folder. `parts`: split -> its part, in the order train, val, test; only splits with images.
 
-    `skipped`: everything else below the root. `empty`: class folders without images. `lost`: class folders whose images are
-    all of kinds that are not read here. `loose`: images outside of the class folders. `others`: files that are not images.
-    `hints`: other things that may surprise. Paths are from the root, with /.
+    `skipped`: skipped files and folders. `empty`: class folders without images. `lost`: class folders without readable
+    images. `loose`: images outside the class folders. `others`: files that are not images. `hints`: remarks for the user.
+    Paths are relative to the root, with /.
     """
 
     root: Path
@@ -60,34 +60,34 @@ class Layout:
         return tuple(sorted({name for part in self.parts.values() for name in part.classes}))
 
     def line(self) -> str:
-        """Returns one line: the splits, the classes, what was skipped and why."""
+        """Returns one line: the splits, the classes, and the skipped files with reasons."""
         names = self.class_names
         classes = f"{len(names)} classes: {few(names)}" if self.labelled else "images in any folders"
-        whole = "all of it" if len(self.parts) == 1 else "the rest"
-        splits = ", ".join(f"{split} is {part.folder or whole}" for split, part in self.parts.items())
+        default = "all of it" if len(self.parts) == 1 else "the rest"
+        splits = ", ".join(f"{split} is {part.folder or default}" for split, part in self.parts.items())
         skipped = [text] if (text := self.skipped.text()) else []
         kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in self.others)
         for what, of in (("images that cannot be read here", True), ("files that are not images", False)):
-            own = {kind: count for kind, count in kinds.most_common() if (kind in UNREADABLE) == of}
-            if own:
-                named = few([f"{count} {kind}" for kind, count in own.items()], 5)
-                skipped.append(f"{what} ({sum(own.values())}: {named})")
+            matching = {kind: count for kind, count in kinds.most_common() if (kind in UNREADABLE) == of}
+            if matching:
+                named = few([f"{count} {kind}" for kind, count in matching.items()], 5)
+                skipped.append(f"{what} ({sum(matching.values())}: {named})")
         if self.loose:
             skipped.append(f"images outside of the class folders ({len(self.loose)}: {few(self.loose, 3)})")
         if self.empty:
             skipped.append(f"folders without images ({len(self.empty)}: {few(self.empty, 5)})")
-        said = [
+        texts = [
             f"read as: {splits}; {classes}",
             *([f"skipped: {', '.join(skipped)}"] if skipped else []),
             *self.hints,
         ]
-        return "; ".join(said)
+        return "; ".join(texts)
 
 
 def read_layout(root: Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Layout:  # noqa: B008
-    """Reads what `root` holds. `labelled` False: every image counts, in any folders; each folder at the top is a class.
+    """Reads the layout of `root`. `labelled` False: includes images in any folders; each folder at the top is a class.
 
-    Raises ConfigError if `root` fits several layouts or none. Raises DataError if a split exists twice or train holds no
+    Raises ConfigError if `root` fits several layouts or none. Raises DataError if a split exists twice or train has no
     classes. Raises UnknownNameError for a class in `reading` that does not exist.
     """
     top, skipped = walk(root, reading.ignore, reading.classes)
@@ -124,13 +124,13 @@ def _take_splits(
         if not folder.count and find_splits([folder.name]).get(folder.name) == "train":
             raise DataError(f"{layout.root / folder.path} holds no class folders with images. {KNOWN}")
     for split in SPLITS:
-        own = [folder for folder in folders if splits[folder.name] == split]
-        if len(own) > 1:
-            names = ", ".join(folder.name for folder in own)
+        candidates = [folder for folder in folders if splits[folder.name] == split]
+        if len(candidates) > 1:
+            names = ", ".join(folder.name for folder in candidates)
             raise DataError(
-                f"{layout.root} has two folders for the split {split!r} ({names}); keep one, or --ignore {own[1].name}"
+                f"{layout.root} has two folders for the split {split!r} ({names}); keep one, or --ignore {candidates[1].name}"
             )
-        for folder in (_unwrapped(folder, through_splits=True) for folder in own):
+        for folder in (_unwrapped(folder, through_splits=True) for folder in candidates):
             if split != "train" and _wraps_images(folder):
                 folder = folder.filled[0]
             classes = [inner for inner in folder.filled if not wanted or same_name(inner.name) in wanted]
@@ -173,7 +173,7 @@ def _note_rest(layout: Layout, top: Folder) -> None:
 
 
 def _refuse_splits_beside(root: Path, folders: list[Folder]) -> None:
-    """Raises ConfigError if some class folders have names of splits. A class may be called train, like the vehicle."""
+    """Raises ConfigError if some class folders have names of splits. "train" alone may be a class, the vehicle."""
     splits = find_splits(folder.name for folder in folders)
     named = [folder for folder in folders if folder.name in splits]
     if named and (_must_be_splits(splits) or any(folder.filled for folder in named)):
@@ -184,7 +184,7 @@ def _refuse_splits_beside(root: Path, folders: list[Folder]) -> None:
 
 
 def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
-    """Raises ConfigError if a class folder holds folders with names of splits, at any depth."""
+    """Raises ConfigError if a class folder contains folders with names of splits, at any depth."""
     for folder in folders:
         splits = find_splits(inner.name for inner in folder.filled)
         if _must_be_splits(splits):
@@ -195,9 +195,9 @@ def _refuse_splits_inside(root: Path, folders: list[Folder]) -> None:
 
 
 def _check_subfolders(layout: Layout, top: Folder, folders: list[Folder]) -> None:
-    """Raises ConfigError if class folders mostly hold folders of the same names, which may be classes or parts.
+    """Raises ConfigError if most class folders contain folders of the same names, which may be classes or splits.
 
-    A single name that all of them hold is only a hint.
+    A single common name only adds a hint.
     """
     counts = Counter(inner.name for folder in folders for inner in folder.filled)
     same = [name for name, count in counts.items() if count >= max(2, len(folders) / 2)]
@@ -215,7 +215,7 @@ def _check_subfolders(layout: Layout, top: Folder, folders: list[Folder]) -> Non
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Layouts by the classes that the user names
+# Layouts with classes named by the user
 
 
 def _read_named(layout: Layout, top: Folder, wanted: set[str]) -> None:
@@ -241,7 +241,7 @@ def _read_named(layout: Layout, top: Folder, wanted: set[str]) -> None:
 
 
 def _take_named(layout: Layout, top: Folder, folders: list[Folder]) -> None:
-    """Adds the class folders that the user named. Those that hold splits are read as ROOT/CLASS/SPLIT/1.jpg."""
+    """Adds the class folders named by the user. Folders that contain splits are read as ROOT/CLASS/SPLIT/1.jpg."""
     splits = find_splits({inner.name: None for folder in folders for inner in folder.filled})
     if not _must_be_splits(splits):
         _take_classes(layout, "train", top, folders, named=True)
@@ -303,9 +303,9 @@ def _read_unlabelled(layout: Layout, top: Folder) -> None:
 
 
 def _unwrapped(folder: Folder, through_splits: bool = False) -> Folder:
-    """Returns the first folder inside that holds several folders, as pets/pets in pets/pets/cat.
+    """Returns the first inner folder that contains several folders, such as pets/pets in pets/pets/cat.
 
-    The folders in between hold one folder and no images. Returns `folder` itself if there is no such folder.
+    The folders in between contain one folder and no images. Returns `folder` if there is no such inner folder.
     """
     inner = folder
     while len(inner.filled) == 1 and not inner.images:
@@ -318,7 +318,7 @@ def _unwrapped(folder: Folder, through_splits: bool = False) -> Folder:
 
 
 def _wraps_images(folder: Folder) -> bool:
-    """Returns whether a split holds one folder of images whose name is not a class: test/test/1.jpg, test/images/1.jpg."""
+    """Returns whether a split contains only one folder, which is not a class: test/test/1.jpg, test/images/1.jpg."""
     if folder.images or len(folder.filled) != 1 or folder.filled[0].filled:
         return False
     name = folder.filled[0].name
@@ -326,7 +326,7 @@ def _wraps_images(folder: Folder) -> bool:
 
 
 def _must_be_splits(splits: dict[str, str]) -> bool:
-    """Returns whether names of splits can hardly be classes. "train" alone may be a vehicle."""
+    """Returns whether names of splits cannot be classes. "train" alone may be a vehicle."""
     return not set(splits.values()) <= {"train"}
 
 

@@ -14,9 +14,9 @@ _ALIGNED = 16  # bytes: alignment of each tensor in the buffer
 
 
 def to_device(tree: Tree, device: torch.device) -> Tree:
-    """Returns `tree` (tensors in tuples, dictionaries and dataclasses) with its tensors on `device`. Other values stay.
+    """Moves the tensors in `tree` (tuples, dictionaries and dataclasses) to `device`. Other values stay unchanged.
 
-    Tensors on the CPU move in one copy. A copy to a CUDA device is from pinned memory, so that the host need not wait.
+    Tensors on the CPU move in one copy. A copy to a CUDA device uses pinned memory, so that the host does not wait.
     """
     tensors = [t for t in _tensors(tree) if t.device.type == "cpu"]
     if device.type == "cpu" or not tensors:
@@ -26,7 +26,7 @@ def to_device(tree: Tree, device: torch.device) -> Tree:
 
 
 def pack(tensors: list[Tensor], pin: bool = False) -> Tensor:
-    """Packs tensors into one buffer of bytes."""
+    """Packs tensors into one byte buffer."""
     buffer = torch.empty(sum(map(_room, tensors)), dtype=torch.uint8, pin_memory=pin)
     for place, tensor in zip(unpack(buffer, tensors), tensors, strict=True):
         place.copy_(tensor)
@@ -34,13 +34,13 @@ def pack(tensors: list[Tensor], pin: bool = False) -> Tensor:
 
 
 def unpack(buffer: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """Returns views of a buffer that `pack` made of tensors with the shapes and types of `like`."""
-    found, start = [], 0
+    """Returns views of a buffer from `pack`, with the shapes and types of the tensors `like`."""
+    views, start = [], 0
     for tensor in like:
         size = tensor.numel() * tensor.element_size()
-        found.append(buffer[start : start + size].view(tensor.dtype).view(tensor.shape))
+        views.append(buffer[start : start + size].view(tensor.dtype).view(tensor.shape))
         start += _room(tensor)
-    return found
+    return views
 
 
 def _room(tensor: Tensor) -> int:

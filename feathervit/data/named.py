@@ -1,6 +1,6 @@
 """Finds datasets by name: scikit-learn's digits, which need no download, and torchvision's CIFAR-10/100, SVHN, Flowers-102.
 
-torchvision downloads into the cache folder and checks each file's MD5. Its CIFAR reader unpickles only files that have passed.
+torchvision downloads into the cache folder and checks the MD5 of each file. Its CIFAR reader unpickles only verified files.
 Splits, label order and class names are the official ones.
 """
 
@@ -22,9 +22,9 @@ from .imageset import ArrayImages, Found
 
 
 def find_named(name: str) -> Found:
-    """Finds one of `NAMED`, and downloads it if needed.
+    """Finds a dataset of `NAMED`, and downloads it if needed.
 
-    Raises DataError if the download fails. The message says where to put the files by hand.
+    Raises DataError if the download fails. The message names the folder for files that are downloaded by hand.
     """
     return NAMED[name](name)
 
@@ -36,9 +36,9 @@ def _digits(name: str) -> Found:
 
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8))
-    whole = ArrayImages(images, labels.astype(np.int64), [f"{name}[{i}]" for i in range(len(labels))])
+    full = ArrayImages(images, labels.astype(np.int64), [f"{name}[{i}]" for i in range(len(labels))])
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
-    splits = {"train": whole.subset(np.sort(train)), "test": whole.subset(np.sort(test))}
+    splits = {"train": full.subset(np.sort(train)), "test": full.subset(np.sort(test))}
     how = {"train": "the other 80 %", "test": "a fixed fifth, stratified, seed 0 (the set has no official split)"}
     return Found(name, tuple("0123456789"), splits, how)
 
@@ -76,7 +76,7 @@ def _flowers(name: str) -> Found:
     url = "102flowers.tgz (unpacked there), imagelabels.mat and setid.mat of www.robots.ox.ac.uk/~vgg/data/flowers/102"
     splits = {}
     for split in ("train", "val", "test"):
-        # `loader=Path` leaves the images undecoded: they are photographs of many sizes and go through our cache.
+        # `loader=Path` skips decoding, because our cache decodes the images.
         part = _fetch(name, url, folder, lambda s=split: Flowers102(at, s, download=True, loader=Path))
         splits[split] = _files(folder, [part[i] for i in range(len(part))])
     return _official(name, tuple(Flowers102.classes), splits)
@@ -97,9 +97,9 @@ NAMED: dict[str, Callable[[str], Found]] = {
 def _fetch(name: str, url: str, place: Path, make: Callable[[], Any]) -> Any:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as alone:
-            with suppress(OSError):  # a folder that cannot be written must hold the files already
-                alone.enter_context(FileLock(place.parent / ".lock"))  # several processes may download them
+        with ExitStack() as lock:
+            with suppress(OSError):  # a read-only folder must already contain the files
+                lock.enter_context(FileLock(place.parent / ".lock"))  # several processes may download them
             return make()
     except Exception as error:  # a download can fail in many ways: no network, full disk, an HTML page for a file
         why = " ".join(str(error).split())[:200] or type(error).__name__
@@ -117,7 +117,7 @@ def _arrays(name: str, x_NCHW: np.ndarray, labels: Any) -> ArrayImages:
 def _files(root: Path, files: list[tuple[Path, int]]) -> FileImages:
     stamps = []
     for path, _ in files:
-        stat = path.stat() if path.exists() else None  # a missing file is reported with the unreadable ones
+        stat = path.stat() if path.exists() else None  # a missing file is reported as unreadable
         stamps.append(stamp(stat) if stat else "missing")
     labels = np.array([label for _, label in files], dtype=np.int64)
     return FileImages(

@@ -1,4 +1,4 @@
-"""Recognises names of splits and compares names of classes, for folders, tables, hub datasets and arrays.
+"""Recognises names of splits, and compares names of classes, in folders, tables, hub datasets and arrays.
 
 "Training", "train_images", "train2017" and "01-train" all mean train. "pets_train" means train only beside "pets_test".
 Alone, or beside "pets_dogs", it may be a class.
@@ -27,7 +27,7 @@ _COMPOUND = re.compile(f"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(
 
 
 def find_splits(names: Iterable[str]) -> dict[str, str]:
-    """Returns name -> "train", "val" or "test" for those of `names` that name a split. `names` are siblings."""
+    """Returns name -> "train", "val" or "test" for the names of splits among `names`, which are siblings."""
     found, beside = {}, defaultdict(dict)
     for name in names:
         split, rest = _parsed(name)
@@ -42,17 +42,17 @@ def find_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_general(name: str) -> bool:
-    """Returns whether a name only says that these are the images of some split: "test", "images", "val_data"."""
+    """Returns whether a name contains only general words or a split: "test", "images", "val_data"."""
     return not _parsed(name)[1]
 
 
 def same_name(name: str) -> str:
-    """Returns the name in Unicode NFC, the form in which names are compared. File systems differ in how they encode é."""
+    """Returns the name in Unicode NFC, for comparisons, because file systems encode é differently."""
     return unicodedata.normalize("NFC", name)
 
 
 def wanted_classes(asked: Iterable[str], known: Collection[str]) -> set[str]:
-    """Returns the classes that `asked` names, one each or several with commas between. Raises UnknownNameError."""
+    """Returns the classes named in `asked`. An item is one name, or several with commas. Raises UnknownNameError."""
     wanted = {part for name in map(same_name, asked) for part in ([name] if name in known else name.split(","))}
     for name in sorted(wanted.difference(known)):
         raise UnknownNameError("class", name, known)
@@ -65,7 +65,7 @@ def few(names: Sequence[str], most: int = 10) -> str:
 
 
 def _parsed(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """Returns (the split that the name holds, its other words). Digits and words such as "images" are ignored.
+    """Returns (the split in the name, its other words). Ignores digits and words such as "images".
 
     "train_val", the union of both, is train.
     """

@@ -1,4 +1,4 @@
-"""Opens image files, and limits their formats, the memory of one decoded image and the memory of all threads together."""
+"""Opens image files. Limits their formats, the memory of one decoded image, and the total memory of all threads."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from PIL import Image, features
 
 Source = str | os.PathLike | bytes | Image.Image
 _SAMPLE_FORMAT = 339  # the TIFF tag
-MAX_GIB = 1.0  # the most memory that one decoded image may take by default
+MAX_GIB = 1.0  # default memory limit of one decoded image
 
-# The formats that Image.open may try. Others are excluded on purpose: EPS would run Ghostscript on an untrusted file.
+# Image.open tries only these formats. Others are excluded: EPS would run Ghostscript on an untrusted file.
 _FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm .pfm"
-_OPTIONAL = {  # format -> its suffixes, whether it can be read here, what it needs
+_OPTIONAL = {  # format -> suffixes, whether it is available, requirement
     "AVIF": (".avif .avifs", features.check("avif"), "a Pillow that is built with AVIF"),
     "JPEG2000": (".jp2 .j2k .jpx .jpf .j2c", features.check("jpg_2000"), "a Pillow that is built with JPEG 2000"),
     "HEIF": (".heic .heif .hif", find_spec("pillow_heif") is not None, "pip install 'feathervit[heic]'"),
 }
-_OTHERS = (  # images too, but in formats that are not supported
+_OTHERS = (  # images in formats that are not supported
     ".jxl .svg .psd .xcf .exr .hdr .tga .ico .eps .dcm .jxr .wdp .pcx .bpg "
     ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw"
 )
 FORMATS = _FORMATS + [name for name, (_, there, _) in _OPTIONAL.items() if there]
 SUFFIXES = frozenset(" ".join([_SUFFIXES, *(own for own, there, _ in _OPTIONAL.values() if there)]).split())
-# Suffix of images that cannot be read here -> what they need.
+# Suffix of images that cannot be read here -> requirement.
 UNREADABLE = dict.fromkeys(_OTHERS.split(), "conversion to JPEG or PNG")
 UNREADABLE |= {suffix: needs for own, there, needs in _OPTIONAL.values() if not there for suffix in own.split()}
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # the error also says what PIL logs about a damaged file
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # the raised error includes what PIL logs about a damaged file
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
 
 
 def refuse_large(image: Image.Image, full: tuple[int, int], padded: bool, limit: float) -> None:
-    """Raises MemoryError if the decoded image (and its padded square if `padded`) takes more than `limit` GiB.
+    """Raises MemoryError if the decoded image (or its padded square, if `padded`) needs more than `limit` GiB.
 
     `full`: the (width, height) of the file, because a JPEG may be decoded at a fraction of it.
     """
@@ -76,10 +78,10 @@ def refuse_large(image: Image.Image, full: tuple[int, int], padded: bool, limit:
 
 
 def decoded_bytes(image: Image.Image, full: tuple[int, int]) -> int:
-    """Returns the memory that PIL takes to decode an opened image, in bytes."""
+    """Returns the memory that PIL needs to decode an opened image, in bytes."""
     pixel = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
     needed = pixel * image.width * image.height
-    if "progressive" in image.info:  # the coefficients of the whole file at any scale, 2 bytes each
+    if "progressive" in image.info:  # all coefficients at any scale, 2 bytes each
         needed += int(2 * _samples(image) * full[0] * full[1])
     return needed
 
@@ -96,7 +98,7 @@ def reason(error: Exception, source: Source = b"") -> str:
 
 
 class Budget:
-    """Limits the pixels that all threads hold together to `total`. A single image may exceed it."""
+    """Limits the total number of pixels in all threads to `total`. A single image may exceed it."""
 
     def __init__(self, total: int):
         self.total, self.free, self.changed = total, total, threading.Condition()
@@ -122,9 +124,9 @@ LARGE = 4_000_000
 
 
 def return_memory() -> None:
-    """Returns freed memory to the system with glibc, and does nothing elsewhere.
+    """Returns freed memory to the system under glibc. Does nothing elsewhere.
 
-    glibc keeps what each thread frees for that thread. With sixteen threads this is gigabytes.
+    glibc keeps freed memory per thread. With sixteen threads, this is gigabytes.
     """
     if _trim is not None:
         _trim(0)
@@ -137,7 +139,7 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linu
 
 
 class _WithoutPixelLimit:
-    """Removes PIL's limit of pixels while an image is in use, because ours is of memory. Several threads may be inside."""
+    """Disables PIL's pixel limit inside the block, because our limit is on memory. Several threads may be inside."""
 
     def __init__(self) -> None:
         self.inside, self.limit, self.lock = 0, None, threading.Lock()

@@ -1,10 +1,10 @@
-"""Applies the operations of the augmentation policies to a batch of uint8 images, each to the images that drew it.
+"""Applies the operations of the augmentation policies to a batch of uint8 images.
 
-The images of each slot are sorted by the operation they drew. Each operation then works on one contiguous range. Nothing is
-scattered back, because one permutation at the end restores the order. `plan_policy` computes all of that on the CPU.
-`apply_policy` needs only this plan from the host. Operations on single values (invert, equalise, contrast, ...) are a table
-of 256 entries per image, or per image and channel. One look-up applies them all. The results equal those of
-torchvision.transforms.functional on uint8 tensors: the float32 arithmetic is the same in every step.
+In each slot, the images are sorted by their drawn operation, so that each operation processes one contiguous range. One
+permutation at the end restores the order. `plan_policy` computes the order and parameters on the CPU. `apply_policy` needs only
+this plan from the host. Operations on single values (invert, equalise, contrast, ...) are a table of 256 entries per image, or
+per image and channel. One look-up applies all of them. The results equal those of torchvision.transforms.functional on uint8
+tensors: the float32 arithmetic is the same in every step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.functional import grid_sample
 from .geometry import to_uint8
 from .policies import AFFINE, OPERATIONS, Draws
 
-_FIXED = OPERATIONS[1:6]  # their tables depend only on the magnitude
+_FIXED = OPERATIONS[1:6]  # operations whose tables depend only on the magnitude
 _TABLES = OPERATIONS[1:9]
 _BLENDS = OPERATIONS[9:11]
 _RAMP = torch.arange(256.0)
@@ -41,7 +41,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Plan:
-    """Holds how `apply_policy` applies the draws of a batch. `place` int64 [B] restores the order. `bicubic`: see `Draws`."""
+    """Holds the operations of a batch for `apply_policy`. `place` int64 [B] restores the order. `bicubic`: see `Draws`."""
 
     slots: tuple[Slot, ...]
     place: Tensor
@@ -71,7 +71,7 @@ def plan_policy(draws: Draws, size: int) -> Plan:
 
 
 def apply_policy(images_BCSS: Tensor, plan: Plan, fill_C: Tensor | None = None) -> Tensor:
-    """Returns the images after the operations they drew, uint8 [B, C, S, S]. The plan's tensors are on the images' device.
+    """Applies a plan to a batch of images: uint8 [B, C, S, S]. The tensors of the plan are on the device of the images.
 
     `fill` float32 [C]: grey levels that affine operations use outside the image (None: zero).
     """
@@ -92,9 +92,9 @@ def apply_policy(images_BCSS: Tensor, plan: Plan, fill_C: Tensor | None = None) 
 
 
 def _span(parts: dict[str, slice], names: tuple[str, ...] | list[str]) -> slice | None:
-    """Returns the range of the images of the named operations, which are adjacent in OPERATIONS."""
-    found = [parts[name] for name in names if name in parts]
-    return slice(found[0].start, found[-1].stop) if found else None
+    """Returns the range of the images with the named operations, which are adjacent in OPERATIONS."""
+    present = [parts[name] for name in names if name in parts]
+    return slice(present[0].start, present[-1].stop) if present else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -102,24 +102,24 @@ def _span(parts: dict[str, slice], names: tuple[str, ...] | list[str]) -> slice 
 
 
 def _fixed_tables(magnitudes: dict[str, Tensor]) -> Tensor:
-    """Returns uint8 [n, 256]: the result for each value, of operations that depend only on it and on the magnitude.
+    """Returns the tables, uint8 [n, 256], of operations that depend only on the value and the magnitude.
 
     `magnitudes` are float32.
     """
-    ramp, found = _RAMP, [torch.empty(0, 256)]
+    ramp, tables = _RAMP, [torch.empty(0, 256)]
     for name, m in magnitudes.items():
         m = m[:, None]
         if name == "Invert":
-            found.append((255 - ramp).expand(len(m), 256))
+            tables.append((255 - ramp).expand(len(m), 256))
         elif name == "Solarize":
-            found.append(torch.where(ramp >= m, 255 - ramp, ramp))
+            tables.append(torch.where(ramp >= m, 255 - ramp, ramp))
         elif name == "SolarizeAdd":
-            found.append(torch.where(ramp < 128, (ramp + m).clamp_(max=255), ramp))
+            tables.append(torch.where(ramp < 128, (ramp + m).clamp_(max=255), ramp))
         elif name == "Posterize":
-            found.append((ramp.int() & -torch.bitwise_left_shift(1, 8 - m.int())).float())
+            tables.append((ramp.int() & -torch.bitwise_left_shift(1, 8 - m.int())).float())
         else:
-            found.append(((1 + m) * ramp).clamp_(0, 255))
-    return to_uint8(torch.cat(found))
+            tables.append(((1 + m) * ramp).clamp_(0, 255))
+    return to_uint8(torch.cat(tables))
 
 
 def _tables(x: Tensor, slot: Slot, rows: slice) -> Tensor:
@@ -162,17 +162,17 @@ def _look_up(x: Tensor, table: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Operations on whole images
+# Operations on images
 
 
 def _blend(x: Tensor, other: Tensor, factors: Tensor) -> Tensor:
-    """Returns factor * x + (1 - factor) * other, cut to whole numbers 0-255."""
+    """Returns factor * x + (1 - factor) * other, clipped to 0-255 and truncated."""
     factor, rest = factors[..., None, None, None].unbind(1)
     return to_uint8((x.float() * factor).add_(other * rest).clamp_(0, 255))
 
 
 def _grey(x: Tensor) -> Tensor:
-    """Returns the luminance in whole numbers, float32 [n, 1, H, W]. A single channel is returned unchanged."""
+    """Returns the luminance, truncated to integers, float32 [n, 1, H, W]. Returns a single channel unchanged."""
     if x.shape[1] == 1:
         return x.float()
     red, green, blue = x.float().split(1, 1)
@@ -180,12 +180,12 @@ def _grey(x: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Returns the mean of each pixel (weight 5) and its neighbours (weight 1), rounded: float32. Border pixels are kept."""
+    """Returns the mean of each pixel (weight 5) and its neighbours (weight 1), rounded: float32. Keeps border pixels."""
     y = x.to(torch.int16)
     rows = y[..., :-2, :] + y[..., 1:-1, :] + y[..., 2:, :]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * y[..., 1:-1, 1:-1]
     out = x.float()
-    out[..., 1:-1, 1:-1] = (total / 13).round_()  # a whole number over 13 is never half-way between two
+    out[..., 1:-1, 1:-1] = (total / 13).round_()  # an integer divided by 13 is never half-way between two integers
     return out
 
 
@@ -193,10 +193,10 @@ _OTHERS = {"Color": lambda x: _grey(x).expand_as(x), "Sharpness": _blurred}
 
 
 def _inverse_affine(parts: dict[str, slice], magnitude: Tensor, size: int, fractions: bool) -> Tensor:
-    """Returns the map of an output pixel (x, y), counted from the centre, to its source: float32 [images of AFFINE, 2, 3].
+    """Returns the map from an output pixel (x, y), relative to the centre, to its source: float32 [images of AFFINE, 2, 3].
 
-    Shears keep the upper left corner in its place. Rotations are counter-clockwise about the centre. Translations are by
-    whole pixels unless `fractions`. The computation is in float64, as in torchvision.
+    Shears fix the upper left corner. Rotations are counter-clockwise about the centre. Translations are by whole pixels
+    unless `fractions`. The computation is in float64, as in torchvision.
     """
     rows = _span(parts, AFFINE) or slice(0)
     theta = torch.eye(2, 3, dtype=torch.float64).repeat(rows.stop - (rows.start or 0), 1, 1)
@@ -218,10 +218,10 @@ def _inverse_affine(parts: dict[str, slice], magnitude: Tensor, size: int, fract
 
 
 def _affine(x: Tensor, theta_n23: Tensor, bicubic: bool, fill_C: Tensor | None) -> Tensor:
-    """Samples each image where `theta` points, at the nearest pixel or `bicubic`, with `fill` outside: uint8."""
+    """Transforms each image by `theta`, with nearest or `bicubic` sampling, and `fill` outside: uint8."""
     size, x = x.shape[-1], x.float()
     at = torch.arange(size, device=x.device) - (size - 1) / 2
-    # Written out, because a batched product with 3 terms is slow. The order of the sum is that of such a product.
+    # Explicit sum, because a batched product with 3 terms is slow. The order of summation is the same.
     tx, ty, t1 = (theta_n23 / (0.5 * size))[..., None, None].unbind(2)
     grid_n2SS = (tx * at + ty * at[:, None]).add_(t1)
     grid_nSS2 = grid_n2SS.permute(0, 2, 3, 1)

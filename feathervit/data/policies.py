@@ -1,9 +1,9 @@
 """Draws the operations of AutoAugment, RandAugment and TrivialAugmentWide for each image of a batch.
 
-A policy is drawn for the whole batch at once, on the CPU. It yields `Draws`: for every image and slot the operation, its
-signed magnitude and whether it is applied. operations.py applies them. AutoAugment and TrivialAugmentWide have torchvision's
-numbers: the sub-policies come from its public `policies`, and the ranges are written here and tested against it. RandAugment
-is timm's `rand-m9-mstd0.5-inc1`, which the training code of DeiT, MAE and SSAT uses.
+A policy is drawn for a full batch at once, on the CPU. The result is `Draws`: per image and slot, the operation, its signed
+magnitude, and whether it is applied. operations.py applies them. AutoAugment and TrivialAugmentWide match torchvision: the
+sub-policies come from its public `policies`, and the ranges are defined here and tested against it. RandAugment is timm's
+`rand-m9-mstd0.5-inc1`, as in the training code of DeiT, MAE and SSAT.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# In this order, operations of one kind are adjacent: fixed tables, tables of the image's values, the rest, affine ones.
+# Operations of one kind are adjacent: fixed tables, tables that depend on the image, enhancements, affine operations.
 OPERATIONS = (
     "Identity",
     "Invert",
@@ -37,17 +37,17 @@ ENHANCEMENTS = ("Brightness", "Contrast", "Color", "Sharpness")
 AFFINE = OPERATIONS[11:]
 _SIGNED = torch.tensor([name in ENHANCEMENTS + AFFINE for name in OPERATIONS])
 _TRIVIAL = torch.tensor([i for i, name in enumerate(OPERATIONS) if name not in ("Invert", "SolarizeAdd")])
-_RAND_PROBABILITY = 0.5  # probability with which a drawn operation is applied, as in timm
+_RAND_PROBABILITY = 0.5  # probability of applying a drawn operation, as in timm
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Holds what each image of a batch drew: all [B, slots], in the order in which they are applied.
+    """Holds the draws of a policy for each image of a batch: all [B, slots], in the order of application.
 
-    `op`: int64, index in OPERATIONS. `magnitude`: float64 with its sign (pixels for translations, degrees for rotation, bits
-    for posterise, threshold for solarise, what solarise-add adds, factor - 1 for the enhancements). `apply`: bool. `bicubic`:
-    affine operations interpolate and translations are by fractions of a pixel, as in timm's RandAugment. Otherwise they take
-    the nearest pixel and translations are by whole pixels, as in torchvision.
+    `op`: int64, index in OPERATIONS. `magnitude`: signed float64 (pixels for translations, degrees for rotation, bits for
+    posterise, threshold for solarise, increment for solarise-add, factor - 1 for enhancements). `apply`: bool. `bicubic`:
+    affine operations interpolate, and translations are by fractions of a pixel, as in timm's RandAugment. Otherwise affine
+    operations take the nearest pixel, and translations are by whole pixels, as in torchvision.
     """
 
     op: Tensor
@@ -61,9 +61,9 @@ class Draws:
 
 @functools.cache
 def magnitudes(name: str, size: int) -> Tensor:
-    """Returns torchvision's magnitudes of an AutoAugment policy or "trivial" for square images `size` wide.
+    """Returns torchvision's magnitudes of an AutoAugment policy or "trivial" for square images `size` pixels wide.
 
-    float64 [operations, bins], without sign.
+    The result is float64 [operations, bins], without sign.
     """
     wide = name == "trivial"
     bins = 31 if wide else 10
@@ -87,13 +87,13 @@ def magnitudes(name: str, size: int) -> Tensor:
 def rand_magnitudes(op: Tensor, level: Tensor, size: int) -> Tensor:
     """Returns timm's magnitudes of operations `op` (indices in OPERATIONS) at `level` 0 to 10, for images `size` wide.
 
-    They grow with the level (timm's `inc1`). float64 of the same shape, without sign.
+    Magnitudes increase with the level (timm's `inc1`). The result is float64 of the same shape, without sign.
     """
     top = _rand_tops(size)[op]
-    found = level / 10 * top
+    values = level / 10 * top
     posterize, solarize, add = (op == OPERATIONS.index(name) for name in ("Posterize", "Solarize", "SolarizeAdd"))
-    found = torch.where(posterize | solarize | add, found.floor(), found)
-    return torch.where(posterize | solarize, top - found, found)  # the kept bits and the threshold decrease
+    values = torch.where(posterize | solarize | add, values.floor(), values)
+    return torch.where(posterize | solarize, top - values, values)  # the number of kept bits and the threshold decrease
 
 
 @functools.cache
@@ -114,9 +114,9 @@ def _rand_tops(size: int) -> Tensor:
 
 
 def sub_policies_raw(name: str) -> list[tuple]:
-    """Returns torchvision's rows of AutoAugment's table "cifar10", "svhn" or "imagenet".
+    """Returns the rows of AutoAugment's table "cifar10", "svhn" or "imagenet", from torchvision.
 
-    Each row is two of (operation, probability, bin).
+    Each row is two triples (operation, probability, bin).
     """
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
@@ -125,7 +125,7 @@ def sub_policies_raw(name: str) -> list[tuple]:
 
 @functools.cache
 def sub_policies(name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the same rows as tensors: operation, probability and bin, each [sub-policies, 2]."""
+    """Returns these rows as tensors: operation, probability and bin, each [sub-policies, 2]."""
     rows = sub_policies_raw(name)
     op = torch.tensor([[OPERATIONS.index(o) for o, _, _ in row] for row in rows])
     probability = torch.tensor([[p for _, p, _ in row] for row in rows])
@@ -143,10 +143,10 @@ def draw_policy(
 ) -> Draws:
     """Draws a policy for `batch` images `size` pixels wide.
 
-    - "cifar10", "svhn", "imagenet": one sub-policy per image, with each of its two operations on or off.
-    - "trivial": one operation, its bin uniform over 31.
-    - "rand": `rand_ops` operations with replacement, each applied with probability 0.5. Each has its own level from
-      N(`rand_magnitude`, `rand_std`), cut to 0-10.
+    - "cifar10", "svhn", "imagenet": one sub-policy per image. Each of its two operations is applied or not.
+    - "trivial": one operation, with a uniform bin of 31.
+    - "rand": `rand_ops` operations with replacement, each applied with probability 0.5. Each has a separate level from
+      N(`rand_magnitude`, `rand_std`), clipped to 0-10.
 
     Signs are fair coins.
     """

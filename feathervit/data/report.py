@@ -1,4 +1,4 @@
-"""Reports what `data check` found, for people and as JSON: what must be fixed, and what is only worth knowing."""
+"""Defines the report of `data check`, as text and JSON: errors that must be fixed, and facts worth knowing."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ from typing import Any
 
 from ..text import shown
 
-FEW = 10  # images: the report names classes with fewer
-_SHOWN = 10  # names that the report shows of each list
+FEW = 10  # the report lists classes with fewer images
+_SHOWN = 10  # number of names that the report shows per list
 
 
 @dataclass
 class Report:
-    """Holds what was found in a dataset. Widths and heights are in pixels, as stored.
+    """Holds the results of checking a dataset. Widths and heights are in pixels, as stored.
 
     Images are named by a path from the data's folder, with /, or by a name such as "test[3]".
 
-    - `notes`: how the data was read and what was skipped, in one line.
-    - `counts`: split -> class -> images that can be read.
-    - `unreadable`, `truncated`: path -> why. `empty`: files of no bytes.
-    - `duplicates`: groups of same images in one split; `across_splits`: in several; `two_labels`: with more than one class.
-    - `near_duplicates`: pairs of images with the same content and other pixels, from two splits, or inside a split if it is
-      alone.
-    - `groups_in_splits`: group -> its splits, if `reading.groups` is set and there are several.
-    - `suggested_groups`: a sentence on groups that paths suggest.
+    - `notes`: the detected layout and the skipped files, in one line.
+    - `counts`: split -> class -> readable images.
+    - `unreadable`, `truncated`: path -> reason. `empty`: files without bytes.
+    - `duplicates`: groups of identical images in one split; `across_splits`: in several splits; `two_labels`: with several
+      labels.
+    - `near_duplicates`: pairs of images with similar content and different pixels, from two splits, or from the only split.
+    - `groups_in_splits`: group -> its splits, for groups in several splits, if `reading.groups` is set.
+    - `suggested_groups`: a sentence on groups suggested by the paths.
     - `sizes`: "width" and "height" -> (smallest, median, largest).
-    - `values`: the values in images of more than 8 bits. `scale`: which value is white in them. `no_scale`: why there is
-      none.
-    - `warnings`: what may be wrong with the whole dataset.
+    - `values`: the values in images of more than 8 bits. `scale`: their value of white. `no_scale`: why there is none.
+    - `warnings`: possible faults of the full dataset.
     - `outdated`: files whose content changed although size, times and inode did not. Their decoded images were removed.
-    - `doubtful`: path -> what may be wrong with the image. `unguarded`: format -> damage that cannot be found.
+    - `doubtful`: path -> possible damage of the image. `unguarded`: format -> damage that cannot be detected.
     """
 
     path: str
@@ -69,7 +68,7 @@ class Report:
 
     @property
     def must_fix(self) -> bool:
-        """Returns whether training would stop, or its figures would mislead."""
+        """Whether training would fail, or its results would mislead."""
         broken = self.unreadable or self.truncated or self.empty
         mixed = self.lost_classes or self.across_splits or self.not_in_train or self.groups_in_splits
         return bool(broken or mixed or self.one_class or self.no_scale)
@@ -79,7 +78,7 @@ class Report:
         return asdict(self) | {"one_class": self.one_class, "must_fix": self.must_fix}
 
     def lines(self) -> list[str]:
-        """Returns lines for people: counts first, then what must be fixed, then what is worth knowing."""
+        """Returns the lines of the text report: counts, errors that must be fixed, facts worth knowing."""
         out = [shown(self.path), *(f"  {note}" for note in self.notes)]
         for split, by_class in self.counts.items():
             classes = f" in {len(by_class)} classes" if self.labelled else ""

@@ -1,7 +1,7 @@
-"""Finds which value is white in the images of more than 8 bits of a dataset, once for all its files.
+"""Determines the value of white (the scale) in images of more than 8 bits, once per dataset.
 
-The scale of integers is the full range of the fewest bits that hold the largest value (255, 1023, 4095, 16383, 65535, ...).
-The scale of floats is 1, 255 or 65535; values of up to a tenth more count as overshoot. The configuration keeps the scale
+The scale of integers is the full range of the smallest number of bits that holds the largest value (255, 1023, 4095, ...).
+The scale of floats is 1, 255 or 65535; values up to a tenth above it count as overshoot. The configuration stores the scale
 (`images.scale`).
 """
 
@@ -18,7 +18,7 @@ from .imageset import Values
 INTEGERS = (*(float(2**bits - 1) for bits in (1, 8, 10, 12, 14, 16, 24, 31)),)
 FLOATS = (1.0, 255.0, 65535.0)
 OVERSHOOT = 1.1
-LEAST = 0.25  # share of the range below which images count as too dark
+LEAST = 0.25  # images below this share of the range count as too dark
 
 
 def merged(parts: Iterable[Values]) -> Values:
@@ -33,9 +33,9 @@ def merged(parts: Iterable[Values]) -> Values:
 
 
 def find_scale(values: Values) -> float | None:
-    """Returns the value that is white, or None if no image has more than 8 bits. Raises DataError if kinds differ.
+    """Returns the value of white, or None if no image has more than 8 bits.
 
-    The kinds are integers and floats, which must have one scale.
+    Raises DataError if integers and floats in one dataset have different scales.
     """
     highest = {kind: max(tops) for kind, tops in values.tops.items() if tops}
     scales = {kind: _scale(kind, top) for kind, top in highest.items()}
@@ -48,7 +48,7 @@ def find_scale(values: Values) -> float | None:
 
 
 def found(values: Values, scale: float | None) -> list[str]:
-    """Describes the images of more than 8 bits: their values, and the scale at which they are read (None: each kind's own)."""
+    """Describes the values in images of more than 8 bits, and their scale (None: the default of the type)."""
     tops = _with_white(values, scale)
     if not tops:
         return []
@@ -57,7 +57,7 @@ def found(values: Values, scale: float | None) -> list[str]:
 
 
 def faults(values: Values, scale: float | None) -> list[str]:
-    """Returns what may be wrong with images of more than 8 bits that are read at `scale`."""
+    """Returns possible faults of images of more than 8 bits that are read with `scale`."""
     tops = _with_white(values, scale)
     out = []
     if dark := _dark(tops):
@@ -73,21 +73,21 @@ def faults(values: Values, scale: float | None) -> list[str]:
 
 
 def darkness(brightest_N: np.ndarray, values: Values, scale: float | None) -> list[str]:
-    """Returns a line if the training sees nearly black images that `faults` does not report.
+    """Returns a line on nearly black images that `faults` does not report, or no line.
 
-    `brightest_N`: the highest of the 256 levels in each image.
+    `brightest_N`: the highest level in each image, from 0 to 255.
     """
     dark = brightest_N[brightest_N < LEAST * 255]
     if len(dark) <= len(_dark(_with_white(values, scale))):
         return []
-    said = (
+    text = (
         f"{len(dark):,} of {len(brightest_N):,} images are nearly black: they use levels from 0 to {dark.max()} of 255"
     )
-    return [f"{said}; scale their values"]
+    return [f"{text}; scale their values"]
 
 
 def _with_white(values: Values, scale: float | None) -> list[tuple[float, float]]:
-    """Returns (largest value, value that is white) of each image."""
+    """Returns (largest value, value of white) of each image."""
     return [(top, scale or DEFAULTS[kind]) for kind, tops in values.tops.items() for top in tops]
 
 

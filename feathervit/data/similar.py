@@ -1,7 +1,7 @@
-"""Finds near-duplicates: images of the same content with other pixels, such as re-encoded, resized, brighter or mirrored ones.
+"""Finds near-duplicates: images with the same content and different pixels, such as re-encoded, resized or mirrored copies.
 
 Candidates have perceptual hashes that differ in few bits: the signs of the lowest cosine frequencies of a grey thumbnail, as
-in pHash (Zauner, 2010). A pair counts only if its colour thumbnails correlate too, because simple images share hashes.
+in pHash (Zauner, 2010). The colour thumbnails of a pair must also correlate, because simple images share hashes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from scipy.fft import dctn
 from .image import resize
 from .imageset import with_channels
 
-BITS = 6  # bits of the 64 of a hash that may differ
-CORRELATION = 0.97  # least correlation of two thumbnails
-FLAT = 2.0  # standard deviation of levels below which an image is too plain to compare
-_GREY, _COLOUR, _LOW = 32, 16, 8  # sides of the thumbnails, and of the block of frequencies
-_PAIRS = 1 << 22  # hashes that are compared at one time
+BITS = 6  # maximum number of different bits in two hashes of 64 bits
+CORRELATION = 0.97  # minimum correlation of two thumbnails
+FLAT = 2.0  # images with a smaller standard deviation of levels are not compared
+_GREY, _COLOUR, _LOW = 32, 16, 8  # sides of the thumbnails and of the block of frequencies
+_PAIRS = 1 << 22  # hashes compared at a time
 
 
 class Thumbnail(NamedTuple):
-    """Holds `hashes`, 64 bits each of an image and its mirror image, and `levels`.
+    """Holds the 64-bit `hashes` of an image and its mirror image, and the `levels` of its thumbnail.
 
-    `levels` is int16 [3, 16, 16] minus each channel's mean.
+    `levels` is int16 [3, 16, 16], minus the mean of each channel.
     """
 
     hashes: tuple[int, int]
@@ -48,13 +48,13 @@ def alike(first: list[Thumbnail], second: list[Thumbnail] | None = None) -> list
     inside, second = second is None, first if second is None else second
     own_N = np.array([t.hashes[0] for t in first], np.uint64)
     hashes_M2 = np.array([t.hashes for t in second], np.uint64)
-    found, rows = [], max(1, _PAIRS // len(second))
+    pairs, rows = [], max(1, _PAIRS // len(second))
     for start in range(0, len(first), rows):
         differ_BM2 = np.bitwise_count(own_N[start : start + rows, None, None] ^ hashes_M2)
         for i, j in np.argwhere((differ_BM2 <= BITS).any(-1)).tolist():
             if (not inside or start + i < j) and _correlate(first[start + i], second[j]):
-                found.append((start + i, j))
-    return found
+                pairs.append((start + i, j))
+    return pairs
 
 
 def _hash(grey_HW: np.ndarray) -> int:

@@ -1,7 +1,7 @@
-"""Loads data as tensors: finds the source, holds out validation images, stores every split and keeps the record.
+"""Loads data as tensors: finds the source, holds out validation images, decodes every split, and records the splits.
 
-Training images are stored somewhat larger than the model's input, so that crops stay sharp. Evaluation images are stored at its
-exact size, so that evaluation and prediction resize once. Small square images of one size stay as they are.
+Training images are stored larger than the input of the model, so that crops stay sharp. Evaluation images are stored at the
+input size, so that evaluation and prediction resize once. Small square images of one size are stored unchanged.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def load_data(
 
     - `source`: "digits", "cifar10", "cifar100", "svhn", "flowers102"; a folder; "hf:OWNER/NAME" or "hf:FOLDER"; arrays
       (images, labels), or a dict of such pairs by split.
-    - `img_size`: the model's input in pixels.
+    - `img_size`: input size of the model in pixels.
     - `progress(done, total)` counts the images of all splits.
-    - `labelled` False: labels are not needed. A folder may have images at any depth, and arrays may have no labels.
+    - `labelled` False: labels are not required. A folder may have images at any depth, and arrays may have no labels.
 
     Raises DataError, UnknownNameError, ConfigError.
     """
@@ -81,7 +81,7 @@ def load_data(
 
 
 def load_run_data(config: RunConfig, source: Any = None, **options: Any) -> DataSplits:
-    """Decodes the data of a run, as its configuration says. `source` replaces `config.data`; options as in `load_data`."""
+    """Decodes the data of a run configuration. `source` replaces `config.data`; `options` are those of `load_data`."""
     return load_data(
         config.data if source is None else source,
         img_size=config.img_size,
@@ -107,10 +107,10 @@ def load_split(
 ) -> ImageSet:
     """Loads one split, stored for evaluation.
 
-    - `split_name`: "train", "val" or "test". If the source has no val, it is the part of train that `split` holds out. None:
-      the first of test, val and train that exists.
-    - `class_names`: the model's classes, by which the images are labelled (None: the source's own).
-    - `pick(split, count)`: returns the indices of the wanted images. Other images are not decoded.
+    - `split_name`: "train", "val" or "test". If the source has no val, `split` holds out val from train. None: the first of
+      test, val and train that exists.
+    - `class_names`: the classes of the model, which define the labels (None: the classes of the source).
+    - `pick(split, count)`: returns the indices of the images to load. Other images are not decoded.
 
     The other options are those of `load_data`. Raises DataError, UnknownNameError, ConfigError.
     """
@@ -134,10 +134,10 @@ def load_split(
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Holds what is known of a dataset before decoding.
+    """Holds a summary of a dataset before decoding.
 
     `counts`: split -> class -> images. `common_size`: (width, height) if all images have one size. `median_short_side` is in
-    pixels. `modes`: PIL mode -> images. `channels`: 1 if all images are grey, else 3 (or the arrays' own number).
+    pixels. `modes`: PIL mode -> images. `channels`: 1 if all images are grey, else 3, or the number in the arrays.
     """
 
     name: str
@@ -155,7 +155,7 @@ class DataSummary:
 
 
 def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> DataSummary:  # noqa: B008
-    """Returns sizes, channels and counts of a dataset, from the headers alone. Raises what `load_data` raises for it."""
+    """Returns sizes, channels and counts of a dataset, from image headers only. Raises the errors of `load_data`."""
     found = find(source, labelled, reading)
     scans = {split: part.scan() for split, part in found.splits.items()}
     main = scans.get("train") or next(iter(scans.values()))
@@ -173,36 +173,36 @@ def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = Readi
 
 
 def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Images]:
-    """Returns the splits, with val held out of train if there is no val."""
+    """Returns the splits. Holds out val from train if there is no val."""
     if "val" in found.splits:
         if split.folds:
             raise DataError(f"{found.name} has a validation split of its own: split.folds has no effect; leave it out")
         return found.splits
     train = found.splits["train"]
-    kept, held, words, more = hold_out(train.labels, split, found.groups["train"] if found.groups else None)
+    kept, held, description, more = hold_out(train.labels, split, found.groups["train"] if found.groups else None)
     notes += more
     if not len(held):
         return found.splits
-    notes.append(f"val: {len(held):,} of {len(train.labels):,} training images ({words})")
-    how["val"] = words
+    notes.append(f"val: {len(held):,} of {len(train.labels):,} training images ({description})")
+    how["val"] = description
     how["train"] = f"{how.get('train', '')}, without the held-out images"
     return {**found.splits, "train": train.subset(kept), "val": train.subset(held)}
 
 
 def _thinned(parts: dict[str, Images], split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Images]:
-    """Returns the splits, with `split.train_per_class` images per class in train if this is set."""
+    """Returns the splits, with only `split.train_per_class` images per class in train if this is set."""
     if not split.train_per_class:
         return parts
     train = parts["train"]
     kept, more = thin_out(train.labels, split)
-    words = f"{split.train_per_class} per class, seed {split.seed}"
-    notes += [f"train: {len(kept):,} of {len(train.labels):,} images ({words})", *more]
-    how["train"] = f"{how.get('train', '')}, {words}"
+    description = f"{split.train_per_class} per class, seed {split.seed}"
+    notes += [f"train: {len(kept):,} of {len(train.labels):,} images ({description})", *more]
+    how["train"] = f"{how.get('train', '')}, {description}"
     return {**parts, "train": train.subset(kept)}
 
 
 def _scaled(found: Found, images: ImageConfig, notes: list[str]) -> tuple[ImageConfig, Values]:
-    """Returns the configuration with the value that is white in the whole dataset, and the values in images of over 8 bits."""
+    """Returns the configuration with the scale of the dataset, and the values in images of more than 8 bits."""
     values = scale.merged(part.values() for part in found.splits.values())
     white = images.scale or scale.find_scale(values)
     notes += [*scale.found(values, white), *_warnings(scale.faults(values, white))]
@@ -226,7 +226,7 @@ def _store(
     skip_unreadable: bool,
     progress: Progress | None = None,
 ) -> tuple[dict[str, ImageSet], list[str]]:
-    """Returns every part as an ImageSet, and "SOURCE: why" of each unreadable image. Raises DataError unless skipped."""
+    """Returns every part as an ImageSet, and "SOURCE: why" per unreadable image. Raises DataError unless these are skipped."""
     total = sum(len(part.labels) for part in parts.values())
     before, bad, sets = 0, [], {}
     for name, part in parts.items():
@@ -268,7 +268,7 @@ def _size_note(size: int, native: int | None, images: ImageConfig, img_size: int
     if images.stored_size:
         return f"training images stored at {size} px (images.stored_size)"
     if native:
-        return f"images stored as they are: all {size} x {size} px"
+        return f"images stored unchanged: all {size} x {size} px"
     return f"training images stored at {size} px (1.15 x {img_size}), for evaluation at {img_size} px"
 
 

@@ -1,4 +1,4 @@
-"""Chooses which images are held out of train for validation, and which are trained on: stratified and seeded."""
+"""Chooses the held-out validation images and the training images: stratified and seeded."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def check_split(split: SplitConfig) -> None:
 def hold_out(
     labels_N: np.ndarray, split: SplitConfig, groups_N: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
-    """Returns (train indices, held-out indices, how in words, notes), with sorted indices. A fraction of 0 holds out nothing.
+    """Returns (train indices, held-out indices, description, notes), with sorted indices. A fraction of 0 holds out nothing.
 
-    A class with a single image stays in train, because it cannot be in both. If the fraction is smaller than one image per
-    class, one per class is held out. `groups_N`: the images of one group are either all held out or all kept.
+    A class with a single image stays in train. At least one image per other class is held out, even if the fraction is
+    smaller. `groups_N`: the images of a group are either all held out or all kept.
     """
     from sklearn.model_selection import StratifiedKFold, train_test_split  # slow to import, not needed to predict
 
@@ -75,7 +75,7 @@ def hold_out(
 def _hold_out_groups(
     labels_N: np.ndarray, groups_N: np.ndarray, split: SplitConfig
 ) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
-    """Holds out whole groups: about the fraction, or a fold. Every class stays in train."""
+    """Holds out complete groups: about the fraction, or a fold. Every class stays in train."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     everything, number, largest = np.arange(len(labels_N)), len(np.unique(groups_N)), np.bincount(labels_N).max()
@@ -102,20 +102,20 @@ def _hold_out_groups(
 
 
 def _without_which_classes_are_lost(labels_N: np.ndarray, groups_N: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Returns the smallest held-out groups that train needs to keep every class."""
-    back: list[int] = []
+    """Returns the smallest held-out groups that must stay in train to keep every class."""
+    needed: list[int] = []
     for label in np.setdiff1d(labels_N, np.delete(labels_N, held)):
-        own = groups_N[held][labels_N[held] == label]
-        if not np.isin(own, back).any():
-            back.append(min(np.unique(own), key=lambda group: (np.sum(groups_N == group), group)))
-    return np.array(back, dtype=groups_N.dtype)
+        candidates = groups_N[held][labels_N[held] == label]
+        if not np.isin(candidates, needed).any():
+            needed.append(min(np.unique(candidates), key=lambda group: (np.sum(groups_N == group), group)))
+    return np.array(needed, dtype=groups_N.dtype)
 
 
 def thin_out(labels_N: np.ndarray, split: SplitConfig) -> tuple[np.ndarray, list[str]]:
-    """Returns (sorted indices of `split.train_per_class` images of each class, notes). Classes with fewer images keep all."""
+    """Returns (sorted indices of `split.train_per_class` images per class, notes). Smaller classes keep all images."""
     classes = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N)]
     generator = Chance(split.seed).generator("train_per_class")
-    orders = [torch.randperm(len(own), generator=generator).numpy()[: split.train_per_class] for own in classes]
-    few = sum(len(own) < split.train_per_class for own in classes)
+    orders = [torch.randperm(len(members), generator=generator).numpy()[: split.train_per_class] for members in classes]
+    few = sum(len(members) < split.train_per_class for members in classes)
     notes = [f"{few} classes have fewer than {split.train_per_class} images to train on: all are taken"] if few else []
-    return np.sort(np.concatenate([own[order] for own, order in zip(classes, orders, strict=True)])), notes
+    return np.sort(np.concatenate([members[order] for members, order in zip(classes, orders, strict=True)])), notes

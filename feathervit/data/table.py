@@ -1,4 +1,4 @@
-"""Reads labels from a table: a .csv, .tsv or .parquet file with columns of paths, of labels, and optionally of splits."""
+"""Reads labels from a table: a .csv, .tsv or .parquet file with columns for paths, labels, and optionally splits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Table = dict[str, list[str | None]]  # column -> values; "" or None for a missin
 
 
 def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: bool = True) -> Found:  # noqa: B008 (frozen)
-    """Finds the images that a table names, without opening them. Paths are relative to `reading.root` or the table's folder.
+    """Finds the images listed in a table, without opening them. Paths are relative to `reading.root`, or to the table.
 
     Raises DataError for a table that cannot be read, lacks a column or contradicts itself. Raises ConfigError if several
     columns are candidates.
@@ -67,16 +67,16 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
     splits = {name: images(name) for name in labels.rows}
     if missing := [str(files[row]) for row in rows if not stamps[row]]:
         notes.append(f"{len(missing)} images are missing, such as {missing[0]}")
-    said = f"read as: a table of {len(files)} rows; paths in the column {image}"
-    said += f", labels in {label}" if label else ""
-    said += f", splits in {split}" if split else ""
-    said += f"; {len(labels.class_names)} classes: {few(labels.class_names)}"
+    text = f"read as: a table of {len(files)} rows; paths in the column {image}"
+    text += f", labels in {label}" if label else ""
+    text += f", splits in {split}" if split else ""
+    text += f"; {len(labels.class_names)} classes: {few(labels.class_names)}"
     return Found(
         name=path.stem,
         class_names=labels.class_names,
         splits=splits,
         how=dict.fromkeys(splits, f"column {split}" if split else "all rows"),
-        notes=["; ".join([said, *notes, *labels.notes])],
+        notes=["; ".join([text, *notes, *labels.notes])],
         unknown=labels.unknown,
         groups={name: groups(name) for name in splits} if reading.groups in table else None,
     )
@@ -143,7 +143,7 @@ def _called(table: Table, names: tuple[str, ...]) -> list[str]:
 
 
 def _split_column(where: str, table: Table) -> str | None:
-    """Returns the column called split, or one called subset and the like if all its values are names of splits."""
+    """Returns the column "split", or a column such as "subset" if all its values are names of splits."""
     fits = [
         column
         for column in _called(table, SPLIT_COLUMNS)
@@ -155,7 +155,7 @@ def _split_column(where: str, table: Table) -> str | None:
 
 
 def _place(root: Path, name: str | None, row: str) -> Path:
-    """Returns the absolute path of an image. If no such file exists, tries slashes for backslashes and other Unicode forms."""
+    """Returns the absolute path of an image. If the file does not exist, also tries slashes and other Unicode forms."""
     if not name:
         raise DataError(f"{row} has no path")
     slashes = name.replace("\\", "/")
@@ -167,7 +167,7 @@ def _place(root: Path, name: str | None, row: str) -> Path:
 def _distinct(
     where: str, files: list[Path], labels: list[str | None], splits: list[str | None], ignore: tuple[str, ...]
 ) -> tuple[list[int], list[str]]:
-    """Returns the rows that are not ignored, each image once, and notes.
+    """Returns the rows that are not ignored, without repeated images, and notes.
 
     Raises DataError for an image with two labels or splits.
     """
@@ -207,7 +207,7 @@ def _by_split(where: str, rows: list[int], splits: list[str | None] | None) -> d
 
 
 def _stamp(file: Path) -> str | None:
-    """Returns a text that changes with the file, or None if there is no such file."""
+    """Returns a text that changes with the file, or None if the file does not exist."""
     try:
         return stamp(file.stat())
     except OSError:

@@ -1,7 +1,7 @@
-"""Lists the contents of a folder once: folders, images, other files, and what is skipped because it is not data.
+"""Lists the contents of a folder once: folders, images, other files, and skipped files.
 
-These are skipped at any depth and counted by kind: files that operating systems, network storage and tools create; runs,
-exports and studies of feathervit; virtual environments; the cache; what the user asks to ignore.
+The following are skipped at any depth and counted by kind: files created by operating systems, network storage and tools; runs,
+exports and studies of feathervit; virtual environments; the cache; patterns that the user ignores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..files import cache_folder
 from .names import few, same_name
 from .opening import SUFFIXES, UNREADABLE
 
-# Folders, in lower case, that systems create and that hold no data: recycle bins, thumbnails, snapshots, indexes.
+# Folders created by systems, without data, in lower case: recycle bins, thumbnails, snapshots, indexes.
 _LEFT_BEHIND = (
     *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "@sharebin", "@syno*", "@transcode", "@appdata"),
     *("#recycle", "#snapshot", "~snapshot", "$recycle.bin", "$winreagent", "$windows.~*", "recycler", "recycled"),
@@ -27,7 +27,7 @@ _LEFT_BEHIND = (
     *("network trash folder", "temporary items", "thevolumesettingsfolder", "__pycache__", "node_modules", "*.lrdata"),
 )
 _LEFT_FILES = ("synophoto_thumb_*", "synovideo_*", "~$*")
-_MARKERS = (  # names that only such a folder holds, and its kind
+_MARKERS = (  # names that identify a folder, and its kind
     (("config.json", "splits.json"), "a run"),
     (("config.json", "metrics.csv"), "a run"),
     (("config.json", "last.safetensors"), "a run"),
@@ -37,12 +37,12 @@ _MARKERS = (  # names that only such a folder holds, and its kind
     (("pyvenv.cfg",), "a virtual environment"),
     (("conda-meta",), "a virtual environment"),
 )
-_IN_A_RUN = ("report", "reconstructions", "tensorboard", "wandb")  # folders that a run writes
+_IN_A_RUN = ("report", "reconstructions", "tensorboard", "wandb")  # folders written by a run
 
 
 @dataclass
 class Folder:
-    """Holds a folder without what was skipped. Paths are from the root, with /; `images` are (path, stat)."""
+    """Holds the contents of a folder, without skipped files. `images` are (path, stat). Paths are relative to the root."""
 
     name: str
     path: str
@@ -52,30 +52,30 @@ class Folder:
 
     @cached_property
     def count(self) -> int:
-        """The number of images in it and below."""
+        """The number of images at any depth."""
         return len(self.images) + sum(folder.count for folder in self.folders)
 
     @cached_property
     def unreadable(self) -> Counter[str]:
-        """Suffix -> number of images in it and below whose format cannot be read here."""
+        """Suffix -> number of images at any depth in formats that cannot be read here."""
         suffixes = (os.path.splitext(name)[1].lower() for name in self.all_others())
         return Counter(suffix for suffix in suffixes if suffix in UNREADABLE)
 
     @cached_property
     def filled(self) -> list[Folder]:
-        """Its folders that hold images at any depth."""
+        """The subfolders that contain images at any depth."""
         return [folder for folder in self.folders if folder.count]
 
     def all_images(self) -> list[tuple[str, os.stat_result]]:
-        """Returns its images and those below, sorted by path."""
+        """Returns the images at any depth, sorted by path."""
         return sorted((image for folder in self.all_folders() for image in folder.images), key=lambda image: image[0])
 
     def all_others(self) -> list[str]:
-        """Returns the files in it and below that are not images."""
+        """Returns the files at any depth that are not images."""
         return [name for folder in self.all_folders() for name in folder.others]
 
     def all_folders(self) -> Iterator[Folder]:
-        """Yields it and all folders below."""
+        """Yields this folder and all folders below it."""
         yield self
         for folder in self.folders:
             yield from folder.all_folders()
@@ -83,9 +83,9 @@ class Folder:
 
 @dataclass
 class Skipped:
-    """Holds what was skipped.
+    """Holds the skipped files and folders.
 
-    `paths`: reason -> paths from the root, with / (also at a folder's end). `unused`: patterns that matched nothing.
+    `paths`: reason -> paths relative to the root, with / (folders end with /). `unused`: patterns without a match.
     """
 
     paths: dict[str, list[str]] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Skipped:
         self.paths.setdefault(reason, []).append(path)
 
     def add_all(self, reason: str, folders: Sequence[Folder], but: Sequence[Folder] = ()) -> None:
-        """Adds folders as skipped, except those in `but`."""
+        """Adds skipped folders, except those in `but`."""
         for folder in folders:
             if not any(folder is other for other in but):
                 self.add(reason, folder.path)
@@ -107,11 +107,11 @@ class Skipped:
 
 
 def walk(root: Path, ignore: Sequence[str] = (), keep: Sequence[str] = ()) -> tuple[Folder, Skipped]:
-    """Lists what is below `root`. Returns the folder and what was skipped.
+    """Lists the contents of `root`. Returns the folder and the skipped files.
 
-    `ignore`: patterns of names, or of paths from the root if they hold a "/". Folders named in `keep` are not skipped for
-    their names. Links are followed, but never into a folder that holds them. Raises DataError for a folder that cannot be
-    read.
+    `ignore`: patterns of names, or of paths relative to the root if they contain a "/". Folders named in `keep` are not
+    skipped because of their names. Links are followed, except links to a parent folder. Raises DataError for a folder that
+    cannot be read.
     """
     walker = _Walker(root, ignore, {part.lower() for name in keep for part in (name, *name.split(","))})
     above = {_identity(folder) for folder in root.resolve().parents}
@@ -127,7 +127,7 @@ class _Walker:
         self.cache = cache_folder().resolve()
 
     def read(self, path: Path, inside: str, above: set[tuple[int, int]]) -> Folder:
-        """Reads a folder. `inside`: its path from the root, with / at its end unless it is the root."""
+        """Reads a folder. `inside`: its path relative to the root, with / at the end, or "" for the root."""
         found = Folder(path.name, inside)
         entries = _entries(path)
         names = {entry.name for entry in entries}
@@ -137,7 +137,7 @@ class _Walker:
             place = inside + entry.name
             is_folder = _is_folder(entry)
             if entry.name.startswith(".") and not is_folder and not is_image(entry.name):
-                continue  # .DS_Store and similar files, which are not data
+                continue  # files such as .DS_Store are not data
             if reason := self._why_skipped(entry, place, is_folder, is_run, below):
                 self.skipped.add(reason, place + "/" * is_folder)
             elif is_folder:
@@ -175,7 +175,7 @@ class _Walker:
 
 
 def is_image(name: str) -> bool:
-    """Returns whether the name of a file has the suffix of an image."""
+    """Returns whether a file name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
@@ -192,7 +192,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _made_by_program(names: set[str]) -> str | None:
-    """Returns what a folder with these names is if a program wrote it ("a run", "an export", ...), else None."""
+    """Returns the kind of a folder that a program wrote ("a run", "an export", ...), or None for other folders."""
     return next((kind for markers, kind in _MARKERS if names.issuperset(markers)), None)
 
 

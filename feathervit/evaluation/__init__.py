@@ -1,1 +1,1 @@
-"""Evaluates models: figures computed from their probabilities, and simple baselines to compare with."""
+"""Evaluates models: metrics computed from their probabilities, and simple baselines."""

@@ -1,7 +1,7 @@
-"""Temperature scaling: one number divides all logits, so that probabilities match accuracies (arXiv 1706.04599).
+"""Calibrates probabilities with temperature scaling: one number divides all logits (arXiv 1706.04599).
 
-It is fitted on the validation split and stored with the weights. Everything that uses the weights then applies it. The order
-of the classes does not change, so the accuracy does not change either.
+The temperature is fitted on the validation split and stored with the weights. Evaluation, prediction and export apply it. The
+order of the classes, and so the accuracy, does not change.
 
 Legend: N images, K classes.
 """
@@ -32,7 +32,7 @@ from .inference import Predictor, logits
 from .metrics import score
 
 FOLDS = 5
-KNOWN_AS_OTHER = 0.05  # share of the images of its classes that a model may answer with "other"
+KNOWN_AS_OTHER = 0.05  # share of images of the classes that may be answered "other"
 BOUNDS = (0.01, 100.0)  # limits of the search for a temperature
 FIGURES = ("nll", "ece", "top1")
 
@@ -40,7 +40,7 @@ FIGURES = ("nll", "ece", "top1")
 def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """Fits the temperature that minimises the mean negative log-likelihood of `labels_N` (section 4.2 of the paper).
 
-    Raises DataError if there is no minimum between BOUNDS, for example if every image is recognised.
+    Raises DataError if there is no minimum inside BOUNDS, for example if every image is recognised.
     """
     z_NK, rows = np.asarray(logits_NK, np.float64), np.arange(len(labels_N))
 
@@ -48,39 +48,41 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
         return -log_softmax(z_NK / math.exp(log_temperature), axis=1)[rows, labels_N].mean()
 
     low, high = map(math.log, BOUNDS)  # the loss is convex in 1 / T, so there is at most one minimum
-    found = minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
-    right = int((z_NK.argmax(1) == labels_N).sum())
-    if right == len(labels_N) or not low + 1e-3 < found.x < high - 1e-3:  # the best temperature is at or beyond a bound
+    result = minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    recognised = int((z_NK.argmax(1) == labels_N).sum())
+    if (
+        recognised == len(labels_N) or not low + 1e-3 < result.x < high - 1e-3
+    ):  # the best temperature is at or beyond a bound
         raise DataError(
             f"no temperature between {BOUNDS[0]:g} and {BOUNDS[1]:g} fits these {len(labels_N)} validation images, of which "
-            f"{right} are recognised; use more images, some recognised and some mistaken"
+            f"{recognised} are recognised; use more images, some recognised and some mistaken"
         )
-    return math.exp(found.x)
+    return math.exp(result.x)
 
 
 def cross_validated(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """Divides each image's logits by the temperature fitted on the other folds, or by 1 if the fit fails."""
+    """Divides the logits of each image by the temperature fitted on the other folds, or by 1 if the fit fails."""
     out_NK = np.array(logits_NK, np.float64)
-    for others, own in KFold(min(FOLDS, len(out_NK)), shuffle=True, random_state=0).split(out_NK):
+    for others, fold in KFold(min(FOLDS, len(out_NK)), shuffle=True, random_state=0).split(out_NK):
         with contextlib.suppress(DataError):
-            out_NK[own] /= fit_temperature(logits_NK[others], labels_N[others])
+            out_NK[fold] /= fit_temperature(logits_NK[others], labels_N[others])
     return out_NK
 
 
 def other_answer(best_N: np.ndarray, right_N: np.ndarray, strangers_M: np.ndarray | None = None) -> OtherAnswer:
-    """Returns when "other" is the answer: the threshold, and its error rates.
+    """Returns the threshold of the answer "other", and its error rates.
 
-    A share KNOWN_AS_OTHER of the validation images is below the threshold. `best_N`: the probability of the best guess for
-    each validation image. `right_N`: whether that guess is right. `strangers_M`: the probability of the best guess for images
-    of none of the classes. The rate of known images is cross-validated.
+    A share KNOWN_AS_OTHER of the validation images is below the threshold. `best_N`: the highest probability for each
+    validation image. `right_N`: whether its class is correct. `strangers_M`: the highest probability for images outside the
+    classes. The rate of known images is cross-validated.
     """
 
     def threshold(best: np.ndarray) -> float:
         return float(np.quantile(best, KNOWN_AS_OTHER, method="lower"))
 
     refused_N = np.zeros(len(best_N), bool)
-    for others, own in KFold(min(FOLDS, len(best_N)), shuffle=True, random_state=0).split(best_N):
-        refused_N[own] = best_N[own] < threshold(best_N[others])
+    for others, fold in KFold(min(FOLDS, len(best_N)), shuffle=True, random_state=0).split(best_N):
+        refused_N[fold] = best_N[fold] < threshold(best_N[others])
     limit = threshold(best_N)
     wrong_W = best_N[~right_N]
     rates = [
@@ -97,16 +99,16 @@ def calibrate(
     reading: Mapping[str, Any] = MappingProxyType({}),
     others: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
-    """Fits a temperature on the validation split of `data` (None: the data of the training) and stores it.
+    """Fits a temperature on the validation split of `data` (None: the training data) and stores it in the checkpoint.
 
-    It also stores the threshold of the answer "other", and replaces earlier values. `data`: a name, a folder, or arrays by
-    split, as in `load_data`. `reading`: fields of `ReadingConfig` that differ from training. `others`: files or folders of
-    images of none of the classes.
+    Also stores the threshold of the answer "other", and replaces earlier values. `data`: a name, a folder, or arrays by
+    split, as in `load_data`. `reading`: fields of `ReadingConfig` that differ from training. `others`: image files or
+    folders outside the classes.
 
     Returns {"checkpoint": the file, "temperature", "other": fields of `OtherAnswer`, "val": the result of `before_and_after`,
-    "test": the same if `data` has such a split}. "val" also has "cross_validated": the figures if each image gets a
-    temperature that was fitted on others. Raises DataError if there is no validation split, or if cross-validation does not
-    raise the likelihood. Raises CheckpointError and RunFolderError.
+    "test": the same if `data` has such a split}. "val" also has "cross_validated": the metrics with a temperature that is
+    fitted on other images. Raises DataError if there is no validation split, or if cross-validation does not increase the
+    likelihood. Raises CheckpointError and RunFolderError.
     """
     where, _ = choose_device(device)
     path = weights_file(checkpoint)
@@ -150,17 +152,17 @@ def calibrate(
     strangers_M = np.array([guess.probabilities[0] for guess in strangers]) if others else None
     other = other_answer(p_NK.max(1), p_NK.argmax(1) == images.labels.numpy(), strangers_M)
     save_weights(path, replace(stored, temperature=temperature, other=other))
-    found = {name: before_and_after(z_NK, images, temperature) for name, (images, z_NK) in parts.items()}
-    found["val"]["cross_validated"] = crossed
-    return {"checkpoint": str(path), "temperature": temperature, "other": asdict(other), **found}
+    results = {name: before_and_after(z_NK, images, temperature) for name, (images, z_NK) in parts.items()}
+    results["val"]["cross_validated"] = crossed
+    return {"checkpoint": str(path), "temperature": temperature, "other": asdict(other), **results}
 
 
 def before_and_after(logits_NK: np.ndarray, images: ImageSet, temperature: float) -> dict[str, Any]:
-    """Returns {"n", "before": {"nll", "ece", "top1"}, "after": {...}} of the images with these logits."""
+    """Returns {"n", "before": {"nll", "ece", "top1"}, "after": {...}} for images with these logits."""
     both = {"before": logits_NK, "after": logits_NK / temperature}
     return {"n": len(images), **{when: _figures(z_NK, images) for when, z_NK in both.items()}}
 
 
 def _figures(logits_NK: np.ndarray, images: ImageSet) -> dict[str, float]:
-    found = score(softmax(logits_NK, axis=1), images.labels, images.class_names)
-    return {name: getattr(found, name) for name in FIGURES}
+    metrics = score(softmax(logits_NK, axis=1), images.labels, images.class_names)
+    return {name: getattr(metrics, name) for name in FIGURES}

@@ -1,4 +1,4 @@
-"""Summarises classes and mistakes of a classifier from its figures. Computes intervals. Does not import torch."""
+"""Summarises the classes and errors of a classifier, and computes confidence intervals. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from .metrics import Metrics
 
-IMBALANCE = 3.0  # images of the largest class over those of the smallest
+IMBALANCE = 3.0  # ratio of the largest class to the smallest
 
 
 def interval(accuracy: float, n: int) -> tuple[float, float]:
     """Returns Wilson's 95 % interval of an accuracy measured on `n` images (Wilson 1927, without continuity correction)."""
     from scipy.stats import binomtest
 
-    found = binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson")
-    return found.low, found.high
+    limits = binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson")
+    return limits.low, limits.high
 
 
 def imbalanced(sizes: Iterable[int]) -> bool:
@@ -25,14 +25,14 @@ def imbalanced(sizes: Iterable[int]) -> bool:
 
 
 def chance_level(figures: dict[str, Any]) -> float:
-    """Returns the accuracy of always naming the most frequent class. `figures`: those of `Metrics`."""
+    """Returns the accuracy of always predicting the most frequent class. `figures`: fields of `Metrics`."""
     return max(map(sum, figures["confusion"])) / figures["n"]
 
 
 def macro_accuracy(figures: dict[str, Any]) -> str:
-    """Returns the mean accuracy of the classes in words if their sizes differ by more than 3 to 1, else "".
+    """Returns the macro accuracy as text if the sizes of the classes differ by more than 3 to 1, else "".
 
-    `figures`: those of `Metrics`.
+    `figures`: fields of `Metrics`.
     """
     sizes = [size for row in figures["confusion"] if (size := sum(row))]
     if not imbalanced(sizes):
@@ -43,9 +43,9 @@ def macro_accuracy(figures: dict[str, Any]) -> str:
 
 
 def worst_first(found: Metrics) -> list[tuple[str, float | None, int, str, int]]:
-    """Returns (class, share recognised, its images, the class they are most often predicted as, how often) per class.
+    """Returns (class, recognised share, images, most frequent wrong class, its count) per class.
 
-    The least recognised classes come first, and of equals those with more images. Classes without images (share None) are
+    The least recognised classes come first; among equal classes, larger ones. Classes without images (share None) come
     last.
     """
     rows = []
@@ -57,7 +57,7 @@ def worst_first(found: Metrics) -> list[tuple[str, float | None, int, str, int]]
 
 
 def confused_pairs(found: Metrics) -> list[tuple[str, str, int, int]]:
-    """Returns (class, predicted class, how often, of how many images) per pair, the most frequent first."""
+    """Returns (class, predicted class, count, images of the class) per pair of confused classes, most frequent first."""
     pairs = [
         (found.class_names[i], found.class_names[j], times, sum(row))
         for i, row in enumerate(found.confusion)

@@ -1,4 +1,4 @@
-"""Evaluates and predicts as the command line does: from a checkpoint and names of data or files."""
+"""Evaluates and predicts from a checkpoint and names of data or files, for the command line."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def evaluate(
     reading: Mapping[str, Any] = MappingProxyType({}),
     flip: bool = False,
 ) -> tuple[str, Metrics]:
-    """Evaluates a checkpoint. Returns the split that was used and its figures.
+    """Evaluates a checkpoint. Returns the evaluated split and its metrics.
 
-    `data` None: the data of the training. `split` None: test, else val (also the part of the same data that was held out in
-    training), else all images. `flip`: average the logits of each image and of its mirror image. `reading`: fields of
-    `ReadingConfig` that differ from training. Raises CheckpointError and DataError.
+    `data` None: the training data. `split` None: test, else val (or the images held out during training), else all images.
+    `flip`: average the logits of each image and its mirror image. `reading`: fields of `ReadingConfig` that differ from
+    training. Raises CheckpointError and DataError.
     """
     where, _ = choose_device(device)
     predictor = Predictor(load_weights(checkpoint).read_as(reading, data), checkpoint, str(where))
@@ -53,7 +53,7 @@ def labelled(
     skip_unreadable: bool = False,
     pick: Callable[[str, int], np.ndarray] | None = None,
 ) -> ImageSet:
-    """Loads images to evaluate a model on, chosen as in `evaluate`, with labels of its classes. `pick`: see `load_split`."""
+    """Loads labelled images for evaluation, selected as in `evaluate`. `pick`: see `load_split`."""
     config = predictor.config
     source = data if data is not None else config.data
     if (
@@ -62,7 +62,7 @@ def labelled(
         and set(find(source, reading=config.reading).splits) == {"train"}
     ):
         held_out = config.split.val_fraction > 0 or config.split.folds > 0
-        split = "val" if held_out else None  # never the images it was trained on, if others were held out
+        split = "val" if held_out else None  # never training images if there are held-out images
     images = load_split(
         source,
         split,
@@ -87,23 +87,23 @@ def predict(
     min_confidence: float | None = None,
     max_image_gib: float | None = None,
 ) -> tuple[list[Prediction], list[str], OtherAnswer | None]:
-    """Returns predictions of image files, folders and patterns, a line per unreadable file, and the `OtherAnswer`.
+    """Returns predictions for image files, folders and patterns, a line per unreadable file, and the `OtherAnswer`.
 
     The `OtherAnswer` is None if the weights have none or if `min_confidence` is given. Labels are "other" below
-    `min_confidence`. `max_image_gib`: memory that one image may take when it is decoded (None: as in training).
+    `min_confidence`. `max_image_gib`: memory limit of one decoded image, in GiB (None: as in training).
     """
     where, _ = choose_device(device)
     reading = {} if max_image_gib is None else {"max_image_gib": max_image_gib}
     predictor = Predictor(load_weights(checkpoint).read_as(reading), checkpoint, str(where))
-    found, failures = predict_files(predictor, images, top, min_confidence)
-    return found, failures, predictor.other if min_confidence is None else None
+    predictions, failures = predict_files(predictor, images, top, min_confidence)
+    return predictions, failures, predictor.other if min_confidence is None else None
 
 
 def predict_files(
     predictor: Predictor, images: Sequence[str | Path], top: int, min_confidence: float | None = None
 ) -> tuple[list[Prediction], list[str]]:
-    """Returns predictions of image files and folders of them, and a line per file that could not be read."""
-    found: list[Prediction] = []
+    """Returns predictions for image files and folders, and a line per unreadable file."""
+    predictions: list[Prediction] = []
     failures: list[str] = []
     files = _files(images)
     predictor.warn_of_values(files)
@@ -115,17 +115,17 @@ def predict_files(
                     squares[str(path)] = predictor.read(path)
             except FeatherVitError as error:
                 failures.append(" ".join(str(error).split()))
-        found += predictor.classify(list(squares.values()), list(squares), top, min_confidence)
-    return found, failures
+        predictions += predictor.classify(list(squares.values()), list(squares), top, min_confidence)
+    return predictions, failures
 
 
 def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
-    """Splits `paths` into lists of at most `size` (itertools has this from Python 3.12 on)."""
+    """Splits `paths` into lists of at most `size` (from Python 3.12: itertools.batched)."""
     return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
 def _files(images: Sequence[str | Path]) -> list[Path]:
-    """Lists the files: those named, the images in folders and subfolders, and matches of patterns. Each file is listed once.
+    """Lists files, images in folders and subfolders, and matches of patterns. Each file is listed once.
 
     Raises DataError for a folder without images, or a pattern without matches.
     """
@@ -147,5 +147,5 @@ def _files(images: Sequence[str | Path]) -> list[Path]:
 
 
 def _is_other(path: Path) -> bool:
-    """Returns whether a match of a pattern is not an image: a file of another kind, or a folder."""
+    """Returns whether the match of a pattern is a folder or not an image."""
     return path.is_dir() or path.suffix.lower() not in SUFFIXES

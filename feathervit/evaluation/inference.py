@@ -1,6 +1,6 @@
 """Computes probabilities of stored images or image files, in the same way for validation, evaluation and prediction.
 
-`load` returns a `Predictor`, which maps images to class names. Nothing here is random.
+`load` returns a `Predictor`, which maps images to class names. All results are deterministic.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def logits(
 ) -> Tensor:
     """Computes logits, float32 [N, K] on the CPU, of stored uint8 images [N, C, R, R]. Sets evaluation mode.
 
-    `flip`: the mean of an image's logits and those of its mirror image (left and right).
+    `flip`: average the logits of each image and its mirror image (left and right).
     """
     model.eval()
     out = []
@@ -58,34 +58,34 @@ def logits(
 def accuracy_and_loss(
     model: nn.Module, images: ImageSet, config: RunConfig, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[float, float, float]:
-    """Computes top-1 accuracy, mean cross-entropy in nats and macro accuracy, the figures of an epoch of training.
+    """Computes the validation metrics of an epoch: top-1 accuracy, mean cross-entropy in nats, macro accuracy.
 
-    The macro accuracy is the mean accuracy of the classes that have images. The host waits for the device once, at the end.
-    The loss is not finite if a logit is not. Sets evaluation mode.
+    The macro accuracy is the mean accuracy of the classes with images. The host waits for the device only once, at the end.
+    The loss is not finite if a logit is not finite. Sets evaluation mode.
     """
     model.eval()
     classes = len(images.class_names)
-    right, losses = [], []
+    correct, losses = [], []
     for images_BCRR, labels_B in zip(images.images.split(BATCH), images.labels.split(BATCH), strict=True):
         with autocast(device, dtype):
             logits_BK = model(as_input(images_BCRR.to(device), config))
         labels_B = labels_B.to(device)
         hits_B = (logits_BK.argmax(1) == labels_B).float()
-        right.append(torch.zeros(classes, device=device).index_add_(0, labels_B, hits_B))
+        correct.append(torch.zeros(classes, device=device).index_add_(0, labels_B, hits_B))
         losses.append(F.cross_entropy(logits_BK.float(), labels_B, reduction="sum"))
-    right_K, losses = torch.stack(right).cpu().double().sum(0), torch.stack(losses).cpu().double()
+    correct_K, losses = torch.stack(correct).cpu().double().sum(0), torch.stack(losses).cpu().double()
     count_K = images.labels.cpu().bincount(minlength=classes)
-    some = count_K > 0
-    macro = (right_K[some] / count_K[some]).mean().item()
-    return right_K.sum().item() / len(images), losses.sum().item() / len(images), macro
+    present = count_K > 0
+    macro = (correct_K[present] / count_K[present]).mean().item()
+    return correct_K.sum().item() / len(images), losses.sum().item() / len(images), macro
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Class names with their probabilities, most probable first.
 
-    `sure`: whether the first has at least the probability that the caller asked for. `classes[0]` is always the best guess.
-    `label` is the best guess if it is sure, else "other".
+    `classes[0]` is always the most probable class. `sure`: whether its probability reaches the requested minimum. `label` is
+    `classes[0]` if it is sure, else "other".
     """
 
     source: str
@@ -98,7 +98,7 @@ class Prediction:
         return self.classes[0] if self.sure else OTHER
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the prediction as `predict --json` prints it."""
+        """Returns the prediction in the format of `predict --json`."""
         return {
             "file": self.source,
             "label": self.label,
@@ -109,10 +109,10 @@ class Prediction:
 
 
 class Predictor:
-    """A trained model with everything needed to use it on images.
+    """Predicts the classes of images with a trained model.
 
     `model` is the network in evaluation mode, `class_names` its classes, `config` the configuration of its run. `temperature`
-    divides its logits; it is 1 unless the checkpoint was calibrated.
+    divides the logits; it is 1 unless the checkpoint was calibrated.
     """
 
     def __init__(self, checkpoint: Checkpoint, where: str | Path, device: str = "cpu"):
@@ -129,13 +129,13 @@ class Predictor:
 
     def probabilities(self, images_NCRR: Tensor, flip: bool = False) -> Tensor:
         """Computes class probabilities, float32 [N, K] on the CPU, of stored images [N, C, R, R]; `flip`: see `logits`."""
-        found_NK = logits(self.model, images_NCRR, self.config, self.device, flip=flip)
-        return (found_NK / self.temperature).softmax(-1)
+        logits_NK = logits(self.model, images_NCRR, self.config, self.device, flip=flip)
+        return (logits_NK / self.temperature).softmax(-1)
 
     def predict(self, images: Any, top: int = 5, min_confidence: float | None = None) -> list[Prediction]:
-        """Returns the `top` classes of each image. Its label is "other" if the best has less than `min_confidence`.
+        """Returns the `top` classes of each image. The label is "other" if the highest probability is below `min_confidence`.
 
-        `min_confidence` None: the threshold of the calibration, or none.
+        `min_confidence` None: the threshold of the calibration, if any.
 
         `images` may be:
 
@@ -143,8 +143,8 @@ class Predictor:
         - a uint8 array or tensor: [H, W] or [N, H, W] for one channel, [H, W, C] or [N, H, W, C], [C, H, W] or [N, C, H, W];
         - a list of such arrays, whose sizes may differ.
 
-        Raises DataError for an image that cannot be read. Raises ConfigError for any other type, and for a confidence that is
-        not from 0 to 1.
+        Raises DataError for an image that cannot be read, and ConfigError for any other type or for a confidence outside 0
+        to 1.
         """
         items = as_images(images, "images")
         items = items if isinstance(items, list) else [items]
@@ -160,7 +160,7 @@ class Predictor:
     def classify(
         self, squares: list[Tensor], sources: list[str], top: int = 5, min_confidence: float | None = None
     ) -> list[Prediction]:
-        """Predicts from images as `read` returns them, uint8 [C, S, S] each. `sources` are their names."""
+        """Predicts the classes of images from `read`, uint8 [C, S, S] each. `sources` are their names."""
         if min_confidence is None:
             min_confidence = self.other.threshold if self.other else 0.0
         if not 0 <= min_confidence <= 1:
@@ -175,7 +175,7 @@ class Predictor:
         ]
 
     def read(self, image: Source) -> Tensor:
-        """Reads an image as the model sees it: uint8 [C, S, S]. Raises DataError if it cannot be read."""
+        """Reads an image at the input size of the model: uint8 [C, S, S]. Raises DataError if it cannot be read."""
         if self.in_chans not in (1, 3):
             raise DataError(f"the model takes {self.in_chans} channels; an image file has 1 or 3, give arrays instead")
         images = self.config.images
@@ -183,11 +183,11 @@ class Predictor:
         return to_stored(image, self.config.img_size, self.in_chans, images.fit, images.scale, gib)
 
     def warn_of_values(self, images: Sequence[Source]) -> None:
-        """Warns with a DataWarning if images of more than 8 bits do not fit the scale of the training data."""
+        """Issues a DataWarning if images of more than 8 bits do not match the scale of the training data."""
         warn(faults(look(images, self.config.reading.max_image_gib), self.config.images.scale))
 
     def _squares(self, item: Source | Array) -> list[Tensor]:
-        """Returns the images in an item of `predict`, in the form that `read` returns."""
+        """Returns the images in an item of `predict`, in the format of `read`."""
         if not isinstance(item, (np.ndarray, Tensor)):
             return [self.read(item)]
         x_NCHW = fit_square(one_or_more(item, self.in_chans), self.config.images.fit)

@@ -1,8 +1,8 @@
-"""Computes figures of a classifier from its probabilities, and the baseline of raw-pixel nearest neighbours.
+"""Computes metrics of a classifier from its probabilities, and the baseline of nearest neighbours on raw pixels.
 
-scikit-learn computes all but the calibration error, which is ours. All figures are fractions from 0 to 1 except `nll`.
-`Metrics` can be written to JSON unchanged: a class without images has accuracy None, never NaN. This module does not import
-torch; it takes arrays, and tensors on the CPU.
+scikit-learn computes all metrics except the calibration error. All metrics except `nll` are fractions from 0 to 1. `Metrics`
+can be written as JSON: the accuracy of a class without images is None, never NaN. This module does not import torch; it
+accepts arrays, and tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one classifier on `n` images.
+    """Metrics of a classifier on `n` images.
 
-    `top5` is the accuracy among the best `top5_k` = min(5, classes) guesses. `per_class` maps a class name to the share
-    of its images that were recognised (None: no images), `balanced_accuracy` is the mean of those shares.
+    `top5` is the top-k accuracy with k = `top5_k` = min(5, classes). `per_class` maps a class name to the share of its
+    recognised images (None: no images), `balanced_accuracy` is the mean of these shares.
     `confusion[i][j]` counts images of class i predicted as class j, in the order of `class_names`. `nll` is the mean
     negative log-likelihood in nats; `ece` is defined at `calibration_error`.
     """
@@ -46,11 +46,11 @@ class Metrics:
 
 
 def score(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Metrics:
-    """Computes all figures of a classifier.
+    """Computes all metrics of a classifier.
 
     `probabilities`: [N, K], a tensor on the CPU or an array, with rows that sum to one. `labels`: [N] integers in 0..K-1.
-    `class_names`: K distinct names. Raises DataError if there is nothing to score, the shapes disagree or a label has no
-    column. Raises DivergedError if a probability is not a finite number.
+    `class_names`: K distinct names. Raises DataError for empty data, incompatible shapes, or a label out of range. Raises
+    DivergedError if a probability is not a finite number.
     """
     from sklearn import metrics
 
@@ -58,7 +58,9 @@ def score(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Metric
     labels_N = np.asarray(labels, dtype=np.int64)
     names = [str(name) for name in class_names]
     _check(p_NK, labels_N, names)
-    p_NK = p_NK / p_NK.sum(axis=1, keepdims=True)  # float32 rows sum to one only up to 1e-7, and log_loss warns of that
+    p_NK = p_NK / p_NK.sum(
+        axis=1, keepdims=True
+    )  # float32 rows sum to one only up to 1e-7, and log_loss issues a warning
     guess_N = p_NK.argmax(axis=1)
     classes = np.arange(len(names))
 
@@ -111,8 +113,8 @@ def _check(p_NK: np.ndarray, labels_N: np.ndarray, names: list[str]) -> None:
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Computes the expected calibration error: sum over bins b of n_b / N * |accuracy_b - confidence_b|.
 
-    `probabilities` [N, K], `labels` [N]. An image's confidence is its largest probability; bin b of B =
-    `ECE_BINS` equally wide ones holds the confidences in (b / B, (b + 1) / B] (Guo et al., arXiv 1706.04599, Eq. 3).
+    `probabilities` [N, K], `labels` [N]. The confidence of an image is its largest probability. Bin b of B = `ECE_BINS`
+    equal bins contains the confidences in (b / B, (b + 1) / B] (Guo et al., arXiv 1706.04599, Eq. 3).
     """
     confidence_N = probabilities.max(axis=1)
     correct_N = probabilities.argmax(axis=1) == labels
@@ -123,10 +125,10 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def raw_pixel_knn(train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, k: int = 3) -> float:
-    """Returns the accuracy of k nearest neighbours (Euclidean) on raw pixels, which every model should exceed.
+    """Returns the accuracy of k nearest neighbours (Euclidean) on raw pixels, a baseline that every model should exceed.
 
-    Images are uint8 [N, C, R, R] (tensors on the CPU or arrays), all of one shape; labels are [N]. If there are fewer than
-    `k` training images, all of them vote. Raises ConfigError if training and test images differ in shape.
+    Images are uint8 [N, C, R, R] (tensors on the CPU or arrays) of one shape; labels are [N]. With fewer than `k` training
+    images, all of them are neighbours. Raises ConfigError if training and test images differ in shape.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -136,7 +138,7 @@ def raw_pixel_knn(train_images: Any, train_labels: Any, test_images: Any, test_l
             f"neighbours must be images of one shape; training images are {train.shape[1:]}, "
             f"test images {test.shape[1:]}: load both at the same size"
         )
-    # float32, since uint8 differences would wrap around
+    # float32, because uint8 differences would wrap around
     knn = KNeighborsClassifier(n_neighbors=min(k, len(train)))
     knn.fit(train.reshape(len(train), -1).astype(np.float32), np.asarray(train_labels))
     return float(knn.score(test.reshape(len(test), -1).astype(np.float32), np.asarray(test_labels)))

@@ -1,7 +1,7 @@
 """Probes frozen features with nearest neighbours and a linear classifier (scikit-learn).
 
-It works on a pre-trained auto-encoder, whose encoder sees the whole image, and on any classifier. Our models have two kinds
-of features, both after the last norm: the read-out token (as the head reads it) and the mean of the patch tokens. The
+The model is a pre-trained auto-encoder, whose encoder processes unmasked images, or a classifier. Our models have two kinds of
+features, both after the last norm: the read-out token (the input of the head) and the mean of the patch tokens. The
 reconstruction loss does not include the read-out token, so the mean is often better after pre-training. The linear classifier
 is logistic regression on standardised features.
 
@@ -40,15 +40,15 @@ def features(model: nn.Module, images: ImageSet, config: RunConfig, device: torc
     """Returns token name -> features [N, D] on the CPU. Sets evaluation mode."""
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     encoder.eval().to(device)
-    found: dict[str, list[Tensor]] = {}
+    by_name: dict[str, list[Tensor]] = {}
     for images_BCRR in images.images.split(BATCH):
         tokens = encoder.forward_features(as_input(images_BCRR.to(device), config))
-        taken = {_readout(encoder): encoder.forward_head(tokens, pre_logits=True)}
+        outputs = {_readout(encoder): encoder.forward_head(tokens, pre_logits=True)}
         if isinstance(encoder, Encoder):
-            taken[PATCHES] = tokens[:, encoder.num_prefix_tokens :].mean(1)
-        for name, part_BD in taken.items():
-            found.setdefault(name, []).append(part_BD.float().cpu())
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            outputs[PATCHES] = tokens[:, encoder.num_prefix_tokens :].mean(1)
+        for name, part_BD in outputs.items():
+            by_name.setdefault(name, []).append(part_BD.float().cpu())
+    return {name: torch.cat(parts) for name, parts in by_name.items()}
 
 
 def _readout(encoder: nn.Module) -> str:
@@ -66,10 +66,9 @@ def probe(
 ) -> dict[str, Any]:
     """Returns the accuracies of both probes per token: {"split", "n", "n_train", "neighbours", "tokens": {name: {...}}}.
 
-    The probes are fitted on the training split of `data` (None: the data of the training), and scored on its test split, else
-    on its validation split. `reading`: fields of `ReadingConfig` that differ from training.
-
-    Raises CheckpointError, DataError and ConfigError.
+    The probes are fitted on the training split of `data` (None: the training data), and evaluated on its test split, else on
+    its validation split. `reading`: fields of `ReadingConfig` that differ from training. Raises CheckpointError, DataError
+    and ConfigError.
     """
     if neighbours < 1:
         raise ConfigError(f"neighbours must be at least 1, got {neighbours}")
@@ -82,16 +81,16 @@ def probe(
     stored = load_weights(checkpoint).read_as(reading, data)
     config = stored.config
     source = data if data is not None else config.data
-    words = {
+    options = {
         "img_size": config.img_size,
         "images": config.images,
         "reading": config.reading,
         "skip_unreadable": skip_unreadable,
     }
-    splits = load_data(source, split=config.split, **words)
+    splits = load_data(source, split=config.split, **options)
     if splits.test is None and splits.val is None and not stored.class_names:
-        # Pre-training used all images but no labels, so a tenth of them can be the validation split.
-        splits = load_data(source, split=replace(config.split, val_fraction=0.1), **words)
+        # Pre-training used all images without labels, so a tenth of them can serve as validation split.
+        splits = load_data(source, split=replace(config.split, val_fraction=0.1), **options)
     target = splits.test or splits.val
     if target is None:
         raise DataError(f"{source} has no test or validation images to score a probe on; give data with a test/ folder")

@@ -1,4 +1,4 @@
-"""Measures a masked auto-encoder's errors, with the same masks for all models and runs, so that figures are comparable."""
+"""Measures the reconstruction errors of a masked auto-encoder, with the same masks in all runs, for comparability."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .inference import BATCH
 
 
 def fixed_order(model: MaskedAutoencoder, count: int) -> Tensor:
-    """Returns the orders of patches [count, N] that define the masks of evaluation. They are the same in every run."""
+    """Returns the orders of the patches [count, N] for the evaluation masks. They are the same in every run."""
     return model.draw(count, torch.device("cpu"), torch.Generator().manual_seed(0))
 
 
@@ -25,9 +25,9 @@ def reconstruction_error(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """Returns {"masked_mse", "visible_mse", "n"} of stored uint8 images [N, C, R, R].
+    """Returns {"masked_mse", "visible_mse", "n"} for stored uint8 images [N, C, R, R].
 
-    The errors are of normalised pixels. Sets evaluation mode.
+    The errors are for normalised pixels. Sets evaluation mode.
     """
     model.eval()
     n, sums = len(images_NCRR), []
@@ -35,7 +35,7 @@ def reconstruction_error(
     for images_BCRR, order_BN in zip(images_NCRR.split(BATCH), orders, strict=True):
         x_BCSS = as_input(images_BCRR.to(device), config)
         with autocast(device, dtype):
-            found = model(x_BCSS, order_BN)
-        sums.append(len(x_BCSS) * torch.stack((found.masked, found.visible)))
+            output = model(x_BCSS, order_BN)
+        sums.append(len(x_BCSS) * torch.stack((output.masked, output.visible)))
     masked, visible = torch.stack(sums).cpu().double().sum(0).tolist()  # the host waits for the device once
     return {"masked_mse": masked / n, "visible_mse": visible / n, "n": n}

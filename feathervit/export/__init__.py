@@ -1,1 +1,1 @@
-"""Exports a checkpoint to files for other runtimes, each checked against the original model."""
+"""Exports checkpoints to files for other runtimes, and checks the files against the original model."""

@@ -1,8 +1,8 @@
 """`--to executorch`: programs for ExecuTorch on devices, lowered to XNNPACK, in 32 and in 8 bits.
 
-The input is one normalised image, since devices crop and resize in their own ways. The method "facts" of a program returns
-its metadata as JSON. The 8-bit program is quantised statically: torchao's PT2E finds the ranges on training images. No
-latency is measured, since the Python runtime has no safe setting for one thread.
+The input is one normalised image, because cropping and resizing depend on the device. The method "facts" of a program returns
+its metadata as JSON. The 8-bit program is quantised statically: torchao's PT2E finds the ranges on training images. Latency is
+not measured, because the Python runtime has no safe setting for one thread.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from .verify import MIN_AGREEMENT, agrees, compare, passes
 
 
 def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
-    """Writes model.pte, and model.int8.pte if 8 bits keep the accuracy. Returns their figures for export.json."""
+    """Writes model.pte, and model.int8.pte if 8 bits keep the accuracy. Returns the results for export.json."""
     with quiet():
         exact = _program(job)
         small = _program(job, calibration=job.calibration)
     labels, before = job.checking.labels, job.before(job.checking)
     runs = {"executorch": loaded(exact), "int8": loaded(small)}
     answers = {name: _answers(job, run, job.checking)[0] for name, run in runs.items()}
-    found = compare(before, answers["executorch"], labels)
-    eight = compare(before, answers["int8"], labels)
-    keeps = passes(eight, job.min_agreement)
+    comparison = compare(before, answers["executorch"], labels)
+    int8 = compare(before, answers["int8"], labels)
+    keeps = passes(int8, job.min_agreement)
     if not keeps:
-        top1, theirs = 100 * eight["top1_before"], 100 * eight["top1"]
+        top1, top1_int8 = 100 * int8["top1_before"], 100 * int8["top1"]
         job.say(
-            f"  int8 recognises {theirs:.1f} % of {eight['n']} images, the model {top1:.1f} %: only 32 bits are written"
+            f"  int8 recognises {top1_int8:.1f} % of {int8['n']} images, the model {top1:.1f} %: only 32 bits are written"
         )
     write_bytes(folder / "model.pte", exact)
     write_bytes(folder / "model.int8.pte", small) if keeps else (folder / "model.int8.pte").unlink(missing_ok=True)
@@ -50,16 +50,16 @@ def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
         "file": "model.pte",
         "bytes": len(exact),
         "split": job.checking.name,
-        **found,
+        **comparison,
         **routing,
-        "int8": {"file": "model.int8.pte" if keeps else None, "bytes": len(small), **eight},
+        "int8": {"file": "model.int8.pte" if keeps else None, "bytes": len(small), **int8},
         "min_agreement": MIN_AGREEMENT,
-        "passed": agrees(found, MIN_AGREEMENT) and routing.get("same_expert", 1.0) >= MIN_AGREEMENT,
+        "passed": agrees(comparison, MIN_AGREEMENT) and routing.get("same_expert", 1.0) >= MIN_AGREEMENT,
     }
 
 
 def _program(job: Job, *, calibration: Images | None = None, routed: bool = False) -> bytes:
-    """Returns the program that maps pixels, float32 [1, C, S, S], to probabilities [1, K]; in 8 bits with `calibration`."""
+    """Returns a program from pixels, float32 [1, C, S, S], to probabilities [1, K]; in 8 bits if `calibration` is given."""
     name, image = job.predictor.config.model, torch.from_numpy(job.tensors(job.checking.some(1)))
     program = trace(Probabilities(job.predictor.model, job.predictor.temperature, routed=routed), image, name)
     if calibration is not None:
@@ -68,7 +68,7 @@ def _program(job: Job, *, calibration: Images | None = None, routed: bool = Fals
 
 
 def lower(program: torch.export.ExportedProgram, name: str, **constants: str) -> bytes:
-    """Lowers a traced program to XNNPACK and returns the file, with methods that return `constants`.
+    """Lowers a traced program to XNNPACK and returns the content of the file, with methods that return `constants`.
 
     Raises ConfigError if the program cannot be lowered.
     """
@@ -78,12 +78,12 @@ def lower(program: torch.export.ExportedProgram, name: str, **constants: str) ->
     try:
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=constants)
         return lowered.to_executorch().buffer
-    except Exception as error:  # passes over the graph may raise anything
+    except Exception as error:  # passes over the graph may raise any exception
         raise ConfigError(f"ExecuTorch cannot lower {name}: {' '.join(str(error).split())[:400]}") from error
 
 
 def eight_bits(traced: torch.export.ExportedProgram, images_NCSS: np.ndarray) -> torch.nn.Module:
-    """Quantises convolutions and matrix products to 8 bits, one scale per channel, with ranges found on `images_NCSS`."""
+    """Quantises convolutions and matrix products to 8 bits, with one scale per channel and ranges from `images_NCSS`."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -99,7 +99,7 @@ def eight_bits(traced: torch.export.ExportedProgram, images_NCSS: np.ndarray) ->
 
 
 def loaded(program: bytes) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-    """Returns a function that runs a program on one image in ExecuTorch's runtime. Raises CheckpointError if loading fails."""
+    """Returns a function that runs a program on one image with ExecuTorch. Raises CheckpointError if loading fails."""
     from executorch.runtime import Runtime
 
     try:
@@ -115,14 +115,14 @@ def loaded(program: bytes) -> Callable[[torch.Tensor], list[torch.Tensor]]:
 
 
 def _answers(job: Job, run: Callable[[torch.Tensor], list[torch.Tensor]], images: Images) -> list[np.ndarray]:
-    """Returns probabilities [N, K], and the gates if the program is routed."""
+    """Returns probabilities [N, K], and the gates if the program outputs them."""
     outputs = [[out.clone() for out in run(image)] for image in torch.from_numpy(job.tensors(images)).split(1)]
     return [torch.cat(column).numpy() for column in zip(*outputs, strict=True)]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides the progress messages of the lowering."""
+    """Suppresses the progress messages of the lowering."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Exports a checkpoint into a folder, checks the files, and writes export.json next to them."""
+"""Exports a checkpoint to a folder, checks the files, and writes export.json."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .verify import check_extra
 
 Target = Literal["onnx", "int8", "pt2", "executorch", "web", "huggingface"]
 MOST_SAMPLES = 100
-NEEDS = {"onnx": "export", "int8": "export", "web": "export", "executorch": "executorch"}  # the extra of a target
+NEEDS = {"onnx": "export", "int8": "export", "web": "export", "executorch": "executorch"}  # target -> required extra
 
 
 def export_model(
@@ -38,22 +38,22 @@ def export_model(
     reading: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Writes the model of a checkpoint in the form `to` and checks it on real images.
+    """Exports the model of a checkpoint in the form `to`, and checks it on real images.
 
-    Returns the content of export.json, and the folder as "out". "passed" says whether the exported model agrees with the
-    original on enough images: 99 % in 32 bits, and `min_agreement` in 8 bits. Images that are used to check are never used to
-    calibrate.
+    Returns the content of export.json, and the folder as "out". "passed" is True if the exported model agrees with the
+    original on enough images: 99 % in 32 bits, and `min_agreement` in 8 bits. Images for the check are never used for
+    calibration.
 
-    - `out`: a folder; `export-TO` next to the weights by default.
-    - `data`: labelled images as in `load_data`; those that the checkpoint was trained on by default.
+    - `out`: a folder; by default `export-TO` beside the weights.
+    - `data`: labelled images as in `load_data`; by default the training data of the checkpoint.
     - `input`: "image" for images of any size (uint8 [batch, height, width, channels]), or "tensor" for images that are
-      resized and normalised already. ExecuTorch always takes tensors.
+      already resized and normalised. ExecuTorch programs always take tensors.
     - `min_agreement`: if None, 8 bits must keep the accuracy instead (`verify.as_accurate`).
-    - `batch`: a fixed batch size, for accelerators of devices that need fixed shapes (ONNX only).
-    - `samples`: the number of held-out images to copy into the page, for visitors to try (web only).
-    - `push`: OWNER/NAME on the Hugging Face hub. The folder is uploaded there if it passes, and "pushed" is its address.
+    - `batch`: a fixed batch size, for accelerators that require fixed shapes (ONNX only).
+    - `samples`: number of held-out images to copy into the page as samples (web only).
+    - `push`: OWNER/NAME on the Hugging Face hub. The folder is uploaded if it passes, and "pushed" is its address.
     - `reading`: fields of `ReadingConfig` that differ from training.
-    - `say`: receives messages on progress.
+    - `say`: receives progress messages.
 
     Raises FeatherVitError.
     """
@@ -81,48 +81,50 @@ def export_model(
         check_extra(f"--to {to}", NEEDS[to])
     job = prepare(checkpoint, data, input, min_agreement, say, reading, batch, samples, push)
     folder = expanded(out) if out else job.folder / f"export-{to}"
-    room = "files" if to in ("onnx", "int8") else to
-    writer = getattr(importlib.import_module(f".{room}", __package__), f"write_{to}")
+    module = "files" if to in ("onnx", "int8") else to
+    writer = getattr(importlib.import_module(f".{module}", __package__), f"write_{to}")
     new = _claim(folder, to)
     config = job.predictor.config
-    found = {
+    record = {
         "to": to,
         "finished": True,
-        "checkpoint": Path(checkpoint).resolve().name,  # not the path, since the folder may be published
+        "checkpoint": Path(checkpoint).resolve().name,  # not the path, because the folder may be published
         "model": config.model,
         "parameters": sum(p.numel() for p in job.predictor.model.parameters()),
         "classes": len(job.predictor.class_names),
         "img_size": config.img_size,
         "channels": job.predictor.in_chans,
     }
-    of = {"feathervit": __version__, "commit": commit(), "torch": torch.__version__, "machine": machine()}
+    environment = {"feathervit": __version__, "commit": commit(), "torch": torch.__version__, "machine": machine()}
     try:
-        write_json(folder / "export.json", {"to": to, "finished": False})  # replaced when all is written and checked
-        found |= writer(job, folder) | of
-        write_json(folder / "export.json", found)
+        write_json(
+            folder / "export.json", {"to": to, "finished": False}
+        )  # replaced after all files are written and checked
+        record |= writer(job, folder) | environment
+        write_json(folder / "export.json", record)
     except BaseException:
         if new:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    if push and found["passed"]:
+    if push and record["passed"]:
         from .huggingface import push as upload
 
-        found["pushed"] = upload(folder, push)
-    return found | {"out": str(folder)}
+        record["pushed"] = upload(folder, push)
+    return record | {"out": str(folder)}
 
 
 def _claim(folder: Path, to: Target) -> bool:
-    """Makes the folder and returns whether it is new. Only files of an earlier export of the same kind are replaced."""
+    """Creates the folder and returns whether it is new. Only an earlier export to the same target may be replaced."""
     try:
         new = not folder.exists()
         clear_drafts(folder)
         if not new and any(folder.iterdir()):
             if not (folder / "export.json").exists():
                 raise RunFolderError(f"{folder} is not empty and holds no export; name another folder with --out")
-            held = json.loads((folder / "export.json").read_text()).get("to", to)
-            if held != to:
+            target = json.loads((folder / "export.json").read_text()).get("to", to)
+            if target != to:
                 raise RunFolderError(
-                    f"{folder} holds an export --to {held}; name another folder with --out, or remove it"
+                    f"{folder} holds an export --to {target}; name another folder with --out, or remove it"
                 )
         folder.mkdir(parents=True, exist_ok=True)
         return new

@@ -1,4 +1,4 @@
-"""`--to onnx` and `--to int8`: one file each, compared with the model on images that were not used for any choice."""
+"""`--to onnx` and `--to int8`: writes one file each, and compares it with the model on separate images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .verify import MIN_AGREEMENT, compare, one_thread, passes, probabilities, r
 
 
 def write_onnx(job: Job, folder: Path) -> dict[str, Any]:
-    """Writes model.onnx and returns its figures for export.json."""
+    """Writes model.onnx and returns the results for export.json."""
     proto = float32(job)
     data = pack(job, proto)
     write_bytes(folder / "model.onnx", data)
@@ -25,7 +25,7 @@ def write_onnx(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def write_int8(job: Job, folder: Path) -> dict[str, Any]:
-    """Writes model.int8.onnx and returns its figures for export.json, and those of the methods that were tried."""
+    """Writes model.int8.onnx. Returns the results for export.json, including those of all quantisation methods."""
     proto = float32(job)
     small, tried = int8(job, proto)
     data = pack(job, small)
@@ -41,17 +41,17 @@ def float32(job: Job) -> onnx.ModelProto:
 
 
 def pack(job: Job, proto: onnx.ModelProto, *, routed: bool = False) -> bytes:
-    """Returns the bytes of the file."""
+    """Returns the content of the file."""
     images = job.predictor.config.images if job.input == "image" else None
     return finish(proto, job.facts, images, routed=routed, batch=job.batch).SerializeToString()
 
 
 def int8(job: Job, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Returns the graph of the fastest of `int8.METHODS` that keeps the accuracy, and the figures of all methods.
+    """Returns the graph of the fastest of `int8.METHODS` that keeps the accuracy, and the results of all methods.
 
-    The figures are on the images `job.choosing`. A method that leaves most weights in floating point (dynamic, for
-    convolutions) does not count. If none keeps the accuracy, it returns the one with the highest agreement, which `check`
-    then refuses. Raises ConfigError if no method is left.
+    The results are measured on the images `job.choosing`. A method that keeps most weights in floating point (dynamic, for
+    convolutions) is excluded. If no method keeps the accuracy, returns the method with the highest agreement, which `check`
+    then rejects. Raises ConfigError if all methods are excluded.
     """
     calibration = job.tensors(job.calibration)
     protos = {name: quantise(proto, name, calibration) for name in methods(proto)}
@@ -80,32 +80,32 @@ def int8(job: Job, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, A
 
 
 def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: float | None) -> dict[str, Any]:
-    """Compares the first of `files`, made from `proto`, with the model on the checked images, and times all files."""
+    """Compares the first of `files`, made from `proto`, with the model on the images `job.checking`. Times all files."""
     (form, data), *_ = files.items()
     sessions = {name: session(file) for name, file in files.items()}
     feed = job.feed(job.checking, job.input)
-    found = compare(job.before(job.checking), probabilities(sessions[form], feed), job.checking.labels)
+    comparison = compare(job.before(job.checking), probabilities(sessions[form], feed), job.checking.labels)
     runs = {name: runner(run, feed[:1]) for name, run in sessions.items()}
     one = job.checking.some(1)
     with one_thread():
         times = race({"eager": lambda: job.before(one), **runs})
-    found |= job.on_originals(lambda image: probabilities(sessions[form], image))
+    comparison |= job.on_originals(lambda image: probabilities(sessions[form], image))
     routing = _routing(job, proto)
-    # In 8 bits, a token with two nearly equal gates may take the other expert.
+    # In 8 bits, a token with two nearly equal gates may be routed to the other expert.
     live = form == "int8" or routing.get("same_expert", 1.0) >= least
     return {
         "bytes": len(data),
         "split": job.checking.name,
-        **found,
+        **comparison,
         **routing,
         "latency_ms": times,
         "min_agreement": least,
-        "passed": live and passes(found, least),
+        "passed": live and passes(comparison, least),
     }
 
 
 def _routing(job: Job, proto: onnx.ModelProto) -> dict[str, Any]:
-    """Returns `Job.routing` of the graph that the file is made from, with its gates as outputs."""
+    """Returns `Job.routing` of the graph before packing, with the gates as outputs."""
     run = session(finish(proto, job.facts, None, routed=True).SerializeToString())
     names = [out.name for out in proto.graph.output[1:]]
     return job.routing(lambda images: run.run(names, {"pixels": job.tensors(images)}))

@@ -1,7 +1,7 @@
-"""`--to huggingface`: a folder for the Hugging Face hub: config.json, model.safetensors, README.md (the model card).
+"""`--to huggingface`: writes a folder for the Hugging Face hub: config.json, model.safetensors, README.md (model card).
 
-`feathervit.load(FOLDER)` loads it. So do timm's `create_model("local-dir:FOLDER", pretrained=True)` and transformers'
-`AutoModelForImageClassification.from_pretrained("FOLDER")` after `import feathervit.models`. `--push OWNER/NAME` uploads it.
+`feathervit.load(FOLDER)` loads it. After `import feathervit.models`, timm's `create_model("local-dir:FOLDER", pretrained=True)`
+and transformers' `AutoModelForImageClassification.from_pretrained("FOLDER")` also load it. `--push OWNER/NAME` uploads it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ FILES = ("config.json", "model.safetensors", "README.md")
 
 
 def push(folder: Path, repository: str) -> str:
-    """Uploads the files of an exported folder to OWNER/NAME on the hub and returns its address.
+    """Uploads the files of an exported folder to OWNER/NAME on the hub. Returns the address.
 
-    It creates the repository if it does not exist. The token is that of `hf auth login`, or HF_TOKEN. Raises ConfigError if
-    the hub refuses or cannot be reached.
+    Creates the repository if needed. The token is that of `hf auth login`, or HF_TOKEN. Raises ConfigError if the hub rejects
+    the upload or is not reachable.
     """
     api = HfApi(library_name="feathervit", library_version=__version__)
     try:
@@ -46,7 +46,7 @@ def push(folder: Path, repository: str) -> str:
             allow_patterns=list(FILES),
             commit_message=f"feathervit {__version__}",
         )
-    except Exception as error:  # the error's type depends on the network, the hub and the HTTP library
+    except Exception as error:  # the type of error depends on the network, the hub and the HTTP library
         why = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"cannot push to {repository}: {why}; the folder {folder} is complete; log in with `hf auth login` and export "
@@ -56,11 +56,11 @@ def push(folder: Path, repository: str) -> str:
 
 
 def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
-    """Writes the folder, compares the model loaded from it with the original, and returns the figures for export.json."""
+    """Writes the folder, compares the model loaded from it with the original, and returns the results for export.json."""
     config = public(job.predictor.config)
     save_weights(folder / "model.safetensors", dataclasses.replace(job.checkpoint, config=config))
     names = job.predictor.class_names
-    found = cost(job.predictor.model, config.img_size, job.predictor.in_chans)
+    costs = cost(job.predictor.model, config.img_size, job.predictor.in_chans)
     card = {
         "library_name": "feathervit",
         "architecture": architecture(config.model),
@@ -70,16 +70,16 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
         "pretrained_cfg": _pretrained_cfg(config, job.predictor.in_chans, len(names), job.predictor.model),
         "fit": config.images.fit,
         "temperature": job.predictor.temperature,
-        "parameters": found.parameters,
-        "macs": found.macs,
+        "parameters": costs.parameters,
+        "macs": costs.macs,
         "run": to_dict(config),
         "feathervit_version": __version__,
     }
     write_json(folder / "config.json", card)
-    again = Predictor(load_weights(folder), folder)
-    after = dataclasses.replace(job, predictor=again).before(job.checking)
+    reloaded = Predictor(load_weights(folder), folder)
+    after = dataclasses.replace(job, predictor=reloaded).before(job.checking)
     checked = compare(job.before(job.checking), after, job.checking.labels)
-    if (folder / "README.md").exists():  # the user may have written the licence into it
+    if (folder / "README.md").exists():  # the user may have added the licence
         job.say(f"  {folder / 'README.md'} is kept; remove it to get a new card")
     else:
         text = model_card(job, card, checked, _result_of(job))
@@ -95,29 +95,33 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _model_args(config: RunConfig, in_chans: int) -> dict[str, Any]:
-    """Returns timm's arguments for the model, except the number of classes, which has its own place in config.json."""
+    """Returns timm's arguments for the model, except the number of classes, which is a separate field of config.json."""
     sizes = {"img_size": config.img_size, "patch_size": config.patch_size}
-    words = {"in_chans": in_chans}
+    options = {"in_chans": in_chans}
     if config.arch is not None:
-        return {**words, **sizes, **to_dict(config.arch)}  # by field, since transformers uses the name "config"
+        return {
+            **options,
+            **sizes,
+            **to_dict(config.arch),
+        }  # by field: transformers uses the name "config"
     sizes = {name: size for name, size in sizes.items() if size is not None}
     try:
         with torch.device("meta"):
-            timm.create_model(architecture(config.model), **words, **sizes)
-    except TypeError:  # the model takes any image size
-        return words
-    return {**words, **sizes}
+            timm.create_model(architecture(config.model), **options, **sizes)
+    except TypeError:  # the model accepts any image size
+        return options
+    return {**options, **sizes}
 
 
 def _pretrained_cfg(config: RunConfig, in_chans: int, num_classes: int, model: nn.Module) -> dict[str, Any]:
-    """Returns timm's description of the weights; for timm's own models, also the names of the layers that timm adapts."""
-    theirs = getattr(model, "pretrained_cfg", {}) if config.arch is None else {}
-    names = {key: theirs[key] for key in ("first_conv", "classifier", "fixed_input_size") if key in theirs}
+    """Returns timm's configuration of the weights; for models of timm, also the names of the layers that timm adapts."""
+    timm_cfg = getattr(model, "pretrained_cfg", {}) if config.arch is None else {}
+    names = {key: timm_cfg[key] for key in ("first_conv", "classifier", "fixed_input_size") if key in timm_cfg}
     return {**described(config, in_chans, num_classes), **names}
 
 
 def public(config: RunConfig) -> RunConfig:
-    """Returns the configuration without the folders of this machine: it keeps only the last component of a path."""
+    """Returns the configuration without folders of this machine: only the last component of each path."""
     named = {field: name_of(getattr(config, field)) for field in ("data", "start_from", "teacher")}
     return dataclasses.replace(config, **named)
 
@@ -128,7 +132,7 @@ def _escaped(name: str) -> str:
 
 
 def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: RunResult | None) -> str:
-    """Returns the text of README.md: the model, its data and recipe, its figures, its limits, its licence."""
+    """Returns the text of README.md: model, data, recipe, results, limits, licence."""
     place = job.push or "FOLDER"
     source = "hf-hub" if job.push else "local-dir"
     config = job.predictor.config
@@ -189,7 +193,7 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             f"- data: {data}",
             *training,
             "",
-            "## Figures",
+            "## Results",
             "",
             "| images | top-1 |",
             "| --- | --- |",
@@ -197,12 +201,13 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             "",
             "## Limits",
             "",
-            "The model names one of its classes for every image, also for one that shows none of them. It was measured on "
-            f"images like its training images; it may be worse on others. {_calibration(job.predictor.temperature)}",
+            "The model predicts one of its classes for any image, even if the image shows none of them. The results apply to "
+            "images like the training images; on other images the accuracy may be lower. "
+            f"{_calibration(job.predictor.temperature)}",
             "",
             "## Licence",
             "",
-            "The publisher chooses the licence of these weights, which depends on that of the data. feathervit "
+            "The publisher chooses the licence of these weights, which depends on the licence of the data. feathervit "
             "itself is Apache-2.0. Write the licence here and into the header (`license: ...`).",
             "",
         ]
@@ -216,7 +221,7 @@ def _calibration(temperature: float) -> str:
 
 
 def _result_of(job: Job) -> RunResult | None:
-    """Reads result.json of the run, if it is next to the weights."""
+    """Reads result.json of the run, if it is beside the weights."""
     try:
         return read_result(job.folder / "result.json")
     except FeatherVitError:

@@ -1,11 +1,11 @@
-"""Quantises weights to 8 bits with ONNX Runtime's quantiser, by three methods.
+"""Quantises weights to 8 bits with ONNX Runtime's quantiser, with three methods.
 
-"dynamic": the range of each image is found when the model runs (matrices only). "static": ranges are found before, on real
+"dynamic": activation ranges are computed at run time (matrices only). "static": activation ranges are calibrated on real
 images. "mixed": convolutions static, matrices dynamic.
 
-Weights are signed, with one scale per column, and use seven of their bits. x86 processors without VNNI add two products in
-16 bits, which eight bits would overflow. Figures measured on one machine would then not hold on another. Products of two
-activations (attention) stay in float32.
+Weights are signed, with one scale per column, and use only seven bits. x86 processors without VNNI add two products in 16 bits,
+which would overflow with eight bits, so that the accuracy would depend on the machine. Products of two activations (attention)
+stay in float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARED = {"per_channel": True, "reduce_range": True, "weight_type": QuantType.QI
 
 
 def methods(proto: onnx.ModelProto) -> tuple[str, ...]:
-    """Returns the methods that differ for this graph: without convolutions, "mixed" is the same as "dynamic"."""
+    """Returns the distinct methods for this graph. Without convolutions, "mixed" equals "dynamic"."""
     convolves = any(node.op_type == "Conv" for node in proto.graph.node)
     return METHODS if convolves else tuple(name for name in METHODS if name != "mixed")
 
@@ -35,7 +35,7 @@ def methods(proto: onnx.ModelProto) -> tuple[str, ...]:
 def quantise(proto: onnx.ModelProto, method: str, calibration_BCSS: np.ndarray) -> onnx.ModelProto:
     """Returns the graph of `onnx.core` with int8 weights, quantised by one of METHODS.
 
-    `calibration_BCSS`: normalised float32 images, on which "static" and "mixed" find ranges.
+    `calibration_BCSS`: normalised float32 images for the ranges of "static" and "mixed".
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path, small = Path(folder) / "int8.onnx", _copy(proto)
@@ -59,7 +59,7 @@ def quantise(proto: onnx.ModelProto, method: str, calibration_BCSS: np.ndarray) 
 
 
 def float_share(proto: onnx.ModelProto) -> float:
-    """Returns the share of a graph's weights (constants of at least two dimensions) that is still in floating point."""
+    """Returns the share of weights (constants of at least two dimensions) that are still in floating point."""
     sizes = {True: 0, False: 0}
     for tensor in proto.graph.initializer:
         if len(tensor.dims) >= 2:
@@ -83,7 +83,7 @@ class _Images(CalibrationDataReader):
 
 
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()  # the quantiser changes its input
+    copy = onnx.ModelProto()  # the quantiser modifies its input
     copy.CopyFrom(proto)
     return copy
 
@@ -91,7 +91,7 @@ def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the quantiser recommends preprocessing that the exporter has already done
+    logging.disable(logging.WARNING)  # the quantiser recommends preprocessing, which the exporter has already done
     try:
         yield
     finally:

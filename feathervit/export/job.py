@@ -1,4 +1,4 @@
-"""Collects the input of one export: the checkpoint, images to calibrate on, and others to check on.
+"""Collects the input of an export: the checkpoint, and separate images for calibration and for the check.
 
 Legend: N images, C channels, R stored side, K classes.
 """
@@ -27,12 +27,12 @@ from ..evaluation.inference import Predictor
 from ..models.moe import NoisyTopKGate
 from .verify import agreement
 
-CALIBRATION, CHOOSING, CHECKING, ORIGINALS, ROUTED = 200, 500, 2000, 100, 200  # largest numbers of images
+CALIBRATION, CHOOSING, CHECKING, ORIGINALS, ROUTED = 200, 500, 2000, 100, 200  # maximum numbers of images
 
 
 @dataclass(frozen=True)
 class Images:
-    """uint8 images [N, C, R, R], their labels [N], and the name of their split, such as "digits/test"."""
+    """Holds uint8 images [N, C, R, R], their labels [N], and the name of their split, such as "digits/test"."""
 
     pixels: Tensor
     labels: np.ndarray
@@ -48,10 +48,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Job:
-    """A checkpoint to export, and its images. No image is in two of `calibration`, `choosing` and `checking`.
+    """Holds a checkpoint to export, and its images. `calibration`, `choosing` and `checking` are disjoint.
 
-    `originals`: some of the files that `checking` was made from; empty for arrays. `shared`: whether all three are parts of
-    one split, either "train" or the only split.
+    `originals`: some of the source files of `checking`; empty for arrays. `shared`: whether all three sets come from one
+    split, either "train" or the only split.
     """
 
     predictor: Predictor
@@ -70,12 +70,12 @@ class Job:
 
     @cached_property
     def calibration(self) -> Images:
-        """Images to find ranges on. They are read at the first use, since most targets do not need them."""
+        """Images for the calibration of ranges. They are loaded on first use, because most targets do not need them."""
         return self._training(CALIBRATION, 0)
 
     @cached_property
     def choosing(self) -> Images:
-        """Images to choose a quantisation method on."""
+        """Images for the choice of the quantisation method."""
         return self._training(CHOOSING, 1)
 
     def _training(self, most: int, share: int) -> Images:
@@ -106,41 +106,41 @@ class Job:
         return self.predictor.probabilities(images.pixels).numpy()
 
     def tensors(self, images: Images) -> np.ndarray:
-        """Returns images as the model's input: resized, normalised, float32 [N, C, S, S]."""
+        """Converts images to the input of the model: resized, normalised, float32 [N, C, S, S]."""
         return as_input(images.pixels, self.predictor.config).numpy()
 
     def feed(self, images: Images, kind: str) -> np.ndarray:
-        """Returns images as the input of an exported file of this kind: "image" or "tensor"."""
+        """Converts images to the input of an exported file. `kind`: "image" or "tensor"."""
         return (
             self.tensors(images) if kind == "tensor" else self._values(images.pixels.permute(0, 2, 3, 1).contiguous())
         )
 
     def _values(self, levels: Tensor) -> np.ndarray:
-        """Converts uint8 levels to the input of an exported file: unchanged, or float32 values up to the data's scale."""
+        """Converts uint8 levels to the input of an exported file: unchanged, or float32 values up to the scale."""
         scale = self.predictor.config.images.scale
         return levels.numpy() if scale is None else (levels.float() * (scale / 255)).numpy()
 
     def on_originals(self, run: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
-        """Compares an exported file with the model on image files at their original sizes, one by one.
+        """Compares an exported file with the model on image files of original size, one at a time.
 
-        The model gets each file as the package reads it. `run` maps an image [1, H, W, C] to probabilities [1, K].
+        The model receives the files as read by the package. `run` maps an image [1, H, W, C] to probabilities [1, K].
         """
         if not self.originals or self.input == "tensor":
             return {}
         config, channels = self.predictor.config, self.predictor.in_chans
         fit, scale, gib = config.images.fit, config.images.scale, config.reading.max_image_gib
-        whole = (
+        pixels = (
             open_image(source, channels, scale, gib).permute(1, 2, 0)[None].contiguous() for source in self.originals
         )
-        theirs_NK = np.concatenate([run(self._values(image)) for image in whole])
+        exported_NK = np.concatenate([run(self._values(image)) for image in pixels])
         squares = [to_stored(source, config.img_size, channels, fit, scale, gib) for source in self.originals]
-        ours_NK = self.before(Images(torch.stack(squares), np.zeros(len(squares), int), self.checking.name))
-        return {"originals": {"n": len(squares), **agreement(ours_NK, theirs_NK)}}
+        model_NK = self.before(Images(torch.stack(squares), np.zeros(len(squares), int), self.checking.name))
+        return {"originals": {"n": len(squares), **agreement(model_NK, exported_NK)}}
 
     def routing(self, run: Callable[[Images], Sequence[np.ndarray]]) -> dict[str, Any]:
-        """Compares the routing of models with experts: tokens with the same top expert, and experts used per layer.
+        """Compares the routing of models with experts: share of tokens with the same top expert, and experts used per layer.
 
-        The figures show whether an exporter froze a router. `run` maps images to the gates of each layer.
+        The results show whether an exporter made a router constant. `run` maps images to the gates of each layer.
         """
         images = self.checking.some(ROUTED)
         with noted_gates(self.predictor.model) as gates:
@@ -148,17 +148,17 @@ class Job:
         if not gates:
             return {}
         same, tokens, used = 0, 0, []
-        for ours, theirs in zip(gates, run(images), strict=True):
-            expert = theirs.argmax(-1)
-            wanted = ours[:, : expert.shape[1]].argmax(-1).numpy()  # the last layer may compute only the first tokens
-            same, tokens = same + int((wanted == expert).sum()), tokens + expert.size
+        for gate, exported_gate in zip(gates, run(images), strict=True):
+            expert = exported_gate.argmax(-1)
+            expected = gate[:, : expert.shape[1]].argmax(-1).numpy()  # the last layer may compute only the first tokens
+            same, tokens = same + int((expected == expert).sum()), tokens + expert.size
             used.append(len(np.unique(expert)))
         return {"same_expert": same / tokens, "experts_used": used}
 
 
 @contextmanager
 def noted_gates(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Yields a list, to which each forward pass in the block adds the gates [B, N, E] of each layer with a router."""
+    """Yields a list. Each forward pass in the block appends the gates [B, N, E] of each layer with a router."""
     gates: list[Tensor] = []
     routers = [part for part in model.modules() if isinstance(part, NoisyTopKGate)]
     hooks = [router.register_forward_hook(lambda _, __, out: gates.append(out[0])) for router in routers]
@@ -188,25 +188,37 @@ def prepare(
     predictor = Predictor(weights.read_as(reading, data), checkpoint)
     if data is None and weights.config.data == "arrays":
         raise DataError("the checkpoint was trained on arrays; name images to check it on: --data FOLDER")
-    found = find(data if data is not None else weights.config.data, reading=predictor.config.reading)
-    alone: list[bool] = []
+    source = find(data if data is not None else weights.config.data, reading=predictor.config.reading)
+    is_only_split: list[bool] = []
 
     def pick(split: str, count: int) -> np.ndarray:
-        alone.append(split == "train" or "train" not in found.splits)  # the only split is used for everything
-        return _spread(count, CHECKING, (2, 3), 4) if alone[0] else _spread(count, CHECKING)
+        is_only_split.append(split == "train" or "train" not in source.splits)  # the only split serves all purposes
+        return _spread(count, CHECKING, (2, 3), 4) if is_only_split[0] else _spread(count, CHECKING)
 
     checking, sources = _load(predictor, data, None, pick, say)
     place = {
         name: (images.items, i)
-        for images in found.splits.values()
+        for images in source.splits.values()
         if isinstance(images, FileImages)
         for i, name in enumerate(images.sources)
     }
-    some = _spread(len(sources), ORIGINALS) if place else ()
-    originals = [items[i] for items, i in (place[sources[number]] for number in some)]
+    selected = _spread(len(sources), ORIGINALS) if place else ()
+    originals = [items[i] for items, i in (place[sources[number]] for number in selected)]
     folder = path if path.is_dir() else path.parent
     return Job(
-        predictor, weights, folder, data, checking, originals, alone[0], input, min_agreement, say, batch, samples, push
+        predictor,
+        weights,
+        folder,
+        data,
+        checking,
+        originals,
+        is_only_split[0],
+        input,
+        min_agreement,
+        say,
+        batch,
+        samples,
+        push,
     )
 
 
@@ -217,8 +229,8 @@ def _load(
     pick: Callable[[str, int], np.ndarray],
     say: Callable[[str], None],
 ) -> tuple[Images, list[str]]:
-    """Loads the images that `pick` chooses, and their sources. Images that cannot be read are skipped with a message."""
-    wanted = []
+    """Loads the images selected by `pick`, and their sources. Skips unreadable images with a message."""
+    counts = []
 
     def choose(name: str, count: int) -> np.ndarray:
         index = pick(name, count)
@@ -226,16 +238,16 @@ def _load(
             raise DataError(
                 f"{count} images are too few for the checks, the calibration and the choice; give more with --data"
             )
-        wanted.append(len(index))
+        counts.append(len(index))
         return index
 
-    found = labelled(predictor, data, split, skip_unreadable=True, pick=choose)
-    if len(found) < wanted[0]:
-        say(f"  {wanted[0] - len(found)} of {wanted[0]} images of {found.name} cannot be read and are skipped")
-    return Images(found.images, found.labels.numpy(), found.name), found.sources
+    images = labelled(predictor, data, split, skip_unreadable=True, pick=choose)
+    if len(images) < counts[0]:
+        say(f"  {counts[0] - len(images)} of {counts[0]} images of {images.name} cannot be read and are skipped")
+    return Images(images.images, images.labels.numpy(), images.name), images.sources
 
 
 def _spread(count: int, most: int, shares: tuple[int, ...] = (0,), of: int = 1) -> np.ndarray:
-    """Returns at most `most` numbers below `count`, spread evenly over those whose remainder modulo `of` is in `shares`."""
+    """Returns at most `most` evenly spaced numbers below `count` whose remainder modulo `of` is in `shares`."""
     index = np.flatnonzero(np.isin(np.arange(count) % of, shares))
     return index[np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).astype(int))]

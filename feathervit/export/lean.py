@@ -1,9 +1,9 @@
-"""Rewrites an encoder for inference: the same function of the same weights, in operators that runtimes compute fast.
+"""Rewrites an encoder for inference: the same function and weights, with operators that are fast in common runtimes.
 
-The weights of the query include the attention's scale, and the queries of a group are one product with their shared keys.
+The query weights include the scale of the attention, and one product computes the queries of a group with their shared keys.
 Gate, W and V are one product. Patches are reshaped and multiplied instead of convolved, so that every weight is a matrix.
-Batch norms are folded into convolutions. The last layer computes only the prefix tokens if the head reads nothing else. The k
-largest gates are found by comparisons, which every runtime supports. Unknown parts are not changed.
+Batch norms are folded into convolutions. If the head reads only the prefix tokens, the last layer computes only these. The k
+largest gates are found with comparisons, which every runtime supports. Unknown parts stay unchanged.
 
 Legend: B batch, C channels, S image side, N tokens, M query tokens, D width, H heads, G key/value heads, R queries per
 group, K head width (of probabilities: classes), E experts, F hidden size, P prefix tokens.
@@ -26,26 +26,26 @@ from ..models.fast import plain
 from ..models.feedforward import MLP, SwiGLU
 from ..models.moe import SHARINGS, SharedVW2
 
-LEAST = -1e30  # below any score, and finite, since some shaders do not support infinity
-TOKENWISE = (MLP, SwiGLU, *SHARINGS.values())  # feed-forwards that process each token alone
+LEAST = -1e30  # below any score, but finite, because some shaders do not support infinity
+TOKENWISE = (MLP, SwiGLU, *SHARINGS.values())  # feed-forwards that process tokens independently
 
 
 class Routes:
-    """Collects the gates [B, N, E] of one forward pass by layer number, from 1, for graphs that output them."""
+    """Collects the gates [B, N, E] of a forward pass by layer number, from 1, for graphs with gates as outputs."""
 
     def __init__(self) -> None:
         self.gates: dict[int, Tensor] = {}
 
     def note(self, number: int) -> Callable[..., None]:
-        """Returns a forward hook for the router of that layer."""
+        """Returns a forward hook for the router of layer `number`."""
         return lambda _, __, out: self.gates.__setitem__(number, out[0])
 
 
 class Probabilities(nn.Module):
     """Maps normalised images [B, C, S, S] to class probabilities [B, K].
 
-    It runs the lean form of one of our models, or any other model unchanged. `temperature` divides the logits. `routed`: it
-    returns a tuple, with the gates [B, N, E] of each layer that has experts.
+    Runs the rewritten form of our models, and other models unchanged. `temperature` divides the logits. `routed`: return a
+    tuple, with the gates [B, N, E] of each layer with experts.
     """
 
     def __init__(self, model: nn.Module, temperature: float = 1.0, *, routed: bool = False, rewrite: bool = True):
@@ -57,13 +57,13 @@ class Probabilities(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
         self.routes.gates.clear()
         logits_BK = self.model(pixels)
-        if self.temperature != 1:  # otherwise the graph needs no division
+        if self.temperature != 1:  # avoids a division in the graph
             logits_BK = logits_BK / self.temperature
         return (logits_BK.softmax(-1), *self.routes.gates.values()) if self.routed else logits_BK.softmax(-1)
 
 
 class Patches(nn.Module):
-    """Embeds patches that do not overlap with one matrix product: [B, C, S, S] to [B, (S/p)^2, D]."""
+    """Embeds non-overlapping patches with one matrix product: [B, C, S, S] to [B, (S/p)^2, D]."""
 
     def __init__(self, embed: nn.Module):
         super().__init__()
@@ -139,7 +139,7 @@ class Attention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """`SwiGLU`, or `SharedVW2`, whose gate branch is a mixture: [B, N, D] to [B, N, D] and a balance loss of 0."""
+    """`SwiGLU`, or `SharedVW2` with a mixture as gate branch: [B, N, D] to [B, N, D] and a balance loss of 0."""
 
     def __init__(self, ffn: SwiGLU | SharedVW2, routes: Routes, number: int):
         super().__init__()
@@ -161,9 +161,9 @@ class GatedFeedForward(nn.Module):
             w_BNF, v_BNF = self.up(x_BND).split(f, dim=-1)
             return self.w2(F.silu(w_BNF) * v_BNF), x_BND.new_zeros(())
         h_BNE, w, v_BNF = self.up(x_BND).split([e, e * f, f], dim=-1)
-        theirs_BN1E, own_BNE1 = h_BNE.unsqueeze(-2), h_BNE.unsqueeze(-1)
-        equal_BNEE = (theirs_BN1E == own_BNE1).to(h_BNE.dtype) * self.earlier  # of equal gates, the first wins
-        rank_BNE = ((theirs_BN1E > own_BNE1).to(h_BNE.dtype) + equal_BNEE).sum(-1)
+        other_BN1E, this_BNE1 = h_BNE.unsqueeze(-2), h_BNE.unsqueeze(-1)
+        equal_BNEE = (other_BN1E == this_BNE1).to(h_BNE.dtype) * self.earlier  # among equal gates, the first wins
+        rank_BNE = ((other_BN1E > this_BNE1).to(h_BNE.dtype) + equal_BNEE).sum(-1)
         gate_BNE = torch.where(rank_BNE < self.top_k, h_BNE, LEAST).softmax(-1)
         self.routes.gates[self.number] = gate_BNE
         mixed_BNF = (gate_BNE.unsqueeze(2) @ F.silu(w).reshape(-1, n, e, f)).reshape(-1, n, f)
@@ -186,9 +186,9 @@ class LastLayer(nn.Module):
 
 @torch.no_grad()
 def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
-    """Returns a model that computes the same as `model` in evaluation mode, up to rounding, and the `Routes` it fills.
+    """Returns a model that is equivalent to `model` in evaluation mode, up to rounding, and its `Routes`.
 
-    `model` is not changed. A model that is not ours is only copied and set to evaluation mode.
+    Does not change `model`. Models of timm are only copied and set to evaluation mode.
     """
     model, routes = plain(copy.deepcopy(model)).eval(), Routes()
     if type(model) is not Encoder:
@@ -199,9 +199,9 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
         model.patch_embed = Patches(model.patch_embed)
     elif type(model.patch_embed) is ResidualStem:
         model.patch_embed = Stem(model.patch_embed)
-    turned = model.turns is not None  # rotary positions turn queries and keys
+    is_rotary = model.turns is not None  # rotary positions rotate queries and keys
     for number, layer in enumerate(model.blocks, start=1):
-        known = type(layer.attn) is GroupedQueryAttention and not turned
+        known = type(layer.attn) is GroupedQueryAttention and not is_rotary
         last = number == len(model.blocks) and model.global_pool == "token"  # the head reads only prefix tokens
         cut = last and known and type(layer.ffn) in TOKENWISE
         if known:
@@ -216,7 +216,7 @@ def lean(model: nn.Module) -> tuple[nn.Module, Routes]:
 
 
 def _is_linear(embed: nn.Module) -> bool:
-    """Returns whether a patch embedding is one convolution of patches that do not overlap."""
+    """Returns whether a patch embedding is one convolution of non-overlapping patches."""
     names = [name for name, _ in (*embed.named_parameters(), *embed.named_buffers())]
     return names == ["proj.weight"] and embed.proj.kernel_size == embed.proj.stride == (embed.patch_size,) * 2
 

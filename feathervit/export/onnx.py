@@ -1,4 +1,4 @@
-"""Exports a model as an ONNX graph: `core` makes the model alone, `finish` adds preprocessing and metadata.
+"""Exports a model as an ONNX graph: `core` exports the model, `finish` adds preprocessing and metadata.
 
 Legend: B batch, C channels, S image side, K classes, N tokens, E experts.
 """
@@ -29,19 +29,19 @@ def core(
 ) -> onnx.ModelProto:
     """Exports a graph from `pixels` [batch, channels, img_size, img_size] to `probabilities` [batch, K], for any batch size.
 
-    With `rewrite`, our models are rewritten for inference first (`lean`). The outputs `experts.1`, `experts.2`, ... are then
-    the gates [batch, N, E] of the layers that have them. `temperature` divides the logits. Raises ConfigError for a model
-    that the exporter cannot trace.
+    With `rewrite`, our models are first rewritten for inference (`lean`). The outputs `experts.1`, `experts.2`, ... are then
+    the gates [batch, N, E] of layers with experts. `temperature` divides the logits. Raises ConfigError if the exporter
+    cannot trace the model.
     """
-    whole = Probabilities(model, temperature, routed=True, rewrite=rewrite)
+    wrapped = Probabilities(model, temperature, routed=True, rewrite=rewrite)
     example = torch.randn(2, channels, img_size, img_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        whole(example)
-    names = ["probabilities", *(f"experts.{number}" for number in whole.routes.gates)]
+        wrapped(example)
+    names = ["probabilities", *(f"experts.{number}" for number in wrapped.routes.gates)]
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                whole,
+                wrapped,
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
@@ -68,40 +68,40 @@ def finish(
     routed: bool = False,
     batch: int | None = None,
 ) -> onnx.ModelProto:
-    """Returns the complete model, with its preprocessing if `images` is given, and `facts` as metadata.
+    """Returns the complete model, with preprocessing if `images` is given, and `facts` as metadata.
 
     With preprocessing, the input is `image`, uint8 [batch, height, width, channels]; otherwise it is `pixels` as in `core`.
-    `routed` keeps the gates as outputs and, with preprocessing, adds `seen`: the image as the model sees it, float32 grey
-    levels. `batch`: a fixed batch size, so that every shape is known. Metadata that is not text is stored as JSON. It
-    includes the opset and the oldest ONNX Runtime that is known to load the file.
+    `routed` keeps the gates as outputs and, with preprocessing, adds `seen`: the resized image, in float32 grey levels.
+    `batch`: a fixed batch size, so that all shapes are known. Metadata that is not text is stored as JSON. It includes the
+    opset and the oldest version of ONNX Runtime that is known to load the file.
     """
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
+    merged = onnx.ModelProto()
+    merged.CopyFrom(proto)
     if not routed:
-        del whole.graph.output[1:]
+        del merged.graph.output[1:]
     if images is not None:
-        _shorten(whole)  # the preprocessing may have values of the same names
+        _shorten(merged)  # avoids conflicts with names in the preprocessing
         first = preprocessing(images, facts["img_size"], facts["channels"])
         first.opset_import.extend(o for o in proto.opset_import if o.domain)
-        outputs = [out.name for out in whole.graph.output] + (["seen"] if routed else [])
-        whole = compose.merge_models(first, whole, io_map=[("normalised", "pixels")], outputs=outputs)
-    _shorten(whole)
+        outputs = [out.name for out in merged.graph.output] + (["seen"] if routed else [])
+        merged = compose.merge_models(first, merged, io_map=[("normalised", "pixels")], outputs=outputs)
+    _shorten(merged)
     if batch is not None:
-        for value in (*whole.graph.input, *whole.graph.output):
+        for value in (*merged.graph.input, *merged.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = batch
-    whole.ir_version = IR_VERSION  # the quantiser and `merge_models` set others
+    merged.ir_version = IR_VERSION  # the quantiser and `merge_models` change it
     facts = facts | {"opset": OPSET, "onnxruntime": f">={RUNTIME}"}
-    whole.producer_name, whole.producer_version = "feathervit", facts["feathervit"]
-    whole.graph.name, whole.doc_string = facts["model"], ""
+    merged.producer_name, merged.producer_version = "feathervit", facts["feathervit"]
+    merged.graph.name, merged.doc_string = facts["model"], ""
     onnx.helper.set_model_props(
-        whole, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+        merged, {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
     )
-    onnx.checker.check_model(whole)
-    return whole
+    onnx.checker.check_model(merged)
+    return merged
 
 
 def strip(proto: onnx.ModelProto) -> None:
-    """Removes data that no runtime reads: source lines, scopes, shapes of inner values."""
+    """Removes data that runtimes do not read: source lines, scopes, shapes of inner values."""
     graph = proto.graph
     del proto.functions[:], proto.metadata_props[:], graph.value_info[:], graph.metadata_props[:]
     proto.doc_string = graph.doc_string = ""
@@ -112,7 +112,7 @@ def strip(proto: onnx.ModelProto) -> None:
 
 
 def _shorten(proto: onnx.ModelProto) -> None:
-    """Removes the names of nodes and shortens those of values, which are a tenth of the file of a small model."""
+    """Removes node names and shortens value names, which take a tenth of the file of a small model."""
     graph = proto.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
     short: dict[str, str] = {"": ""}
@@ -130,7 +130,7 @@ def _shorten(proto: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides the exporter's progress messages."""
+    """Suppresses the progress messages of the exporter."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

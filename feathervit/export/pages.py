@@ -1,4 +1,4 @@
-"""Makes the parts of the page besides the model: its files, a title, sample images, the effect of confidence thresholds.
+"""Creates the parts of the page other than the model: files, title, sample images, effect of confidence thresholds.
 
 Legend: N images, K classes.
 """
@@ -25,41 +25,41 @@ def page_files() -> dict[str, bytes]:
 
 
 def task(data: Any) -> str:
-    """Returns the title of a page: the name of its data. It is empty for arrays, which have no name."""
+    """Returns the title of a page: the name of its data, or "" for arrays, which have no name."""
     name = name_of(str(data)) if isinstance(data, (str, Path)) else ""
     name = name.partition(":")[2] or name
     return "" if name == "arrays" else name[:1].upper() + name[1:].replace("_", " ").replace("-", " ")
 
 
 def thresholds(p_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, list[float | None]]:
-    """Returns the effect of thresholds of confidence from 0 to 100 %.
+    """Returns the effect of confidence thresholds from 0 to 100 %.
 
-    "answered": the share of the images that get an answer. "right": the share of these with the right answer, or None if no
-    image gets an answer.
+    "answered": share of images with an answer at this threshold. "right": share of correct answers among these, or None
+    without answers.
     """
     confidence_N, right_N = p_NK.max(1), p_NK.argmax(1) == labels_N
-    found: dict[str, list[float | None]] = {"answered": [], "right": []}
+    shares: dict[str, list[float | None]] = {"answered": [], "right": []}
     for percent in range(101):
         sure_N = 100 * confidence_N >= percent
-        found["answered"].append(round(float(sure_N.mean()), 4))
-        found["right"].append(round(float(right_N[sure_N].mean()), 4) if sure_N.any() else None)
-    return found
+        shares["answered"].append(round(float(sure_N.mean()), 4))
+        shares["right"].append(round(float(right_N[sure_N].mean()), 4) if sure_N.any() else None)
+    return shares
 
 
 def sample_places(labels_N: np.ndarray, count: int) -> list[int]:
-    """Returns the indices of `count` images of as many classes as possible; of all images, if there are fewer."""
-    rank_N = np.zeros(len(labels_N), int)  # the number of each image within its class
+    """Returns the indices of `count` images from as many classes as possible, or of all images if there are fewer."""
+    rank_N = np.zeros(len(labels_N), int)  # index of each image within its class
     for label in np.unique(labels_N):
-        own = np.flatnonzero(labels_N == label)
-        rank_N[own] = np.arange(len(own))
+        members = np.flatnonzero(labels_N == label)
+        rank_N[members] = np.arange(len(members))
     return sorted(np.lexsort((labels_N, rank_N))[:count].tolist(), key=lambda place: labels_N[place])
 
 
 def sample_images(images: Images, count: int) -> dict[str, bytes]:
-    """Returns PNGs of `count` images, as stored, by file name. No file of the user is copied."""
-    found = {}
+    """Returns PNGs of `count` stored images, by file name. Does not copy files of the user."""
+    files = {}
     for number, place in enumerate(sample_places(images.labels, count)):
         out = io.BytesIO()
         to_pil_image(images.pixels[place]).save(out, "PNG")
-        found[f"sample-{number}.png"] = out.getvalue()
-    return found
+        files[f"sample-{number}.png"] = out.getvalue()
+    return files

@@ -1,8 +1,8 @@
-"""Makes an ONNX graph from the pixels of an image to the model's input, which does the same as `data/image.py`.
+"""Creates an ONNX graph from the pixels of an image to the input of the model, equivalent to `data/image.py`.
 
-It makes the image square, resizes it once (antialiased, bilinear, in float32), rounds and normalises. Resize with
-`exclude_outside` weighs pixels at the border as PyTorch and Pillow do. Without it they would differ there by up to 19 grey
-levels. The size is given for all four axes, because ONNX Runtime's optimiser mishandles the shorter form with `axes`.
+The graph makes the image square, resizes it once (antialiased, bilinear, in float32), rounds and normalises. Resize with
+`exclude_outside` weights border pixels like PyTorch and Pillow. Without it, they would differ by up to 19 grey levels. The size
+is given for all four axes, because ONNX Runtime's optimiser mishandles the shorter form with `axes`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from onnx import parser
 from ..config import ImageConfig
 
 OPSET = 18  # the first with antialiased Resize
-IR_VERSION = 8  # that of the release with this opset, so that older runtimes load the file
-RUNTIME = "1.17"  # the oldest ONNX Runtime that an exported file was loaded in
+IR_VERSION = 8  # IR version of the release with this opset, so that older runtimes load the file
+RUNTIME = "1.17"  # oldest version of ONNX Runtime that was tested with an exported file
 
 _SIDES = """
    height = Shape<start=1, end=2>(image)
@@ -62,8 +62,8 @@ _LEVELS = """
 def preprocessing(images: ImageConfig, img_size: int, channels: int) -> onnx.ModelProto:
     """Returns a graph from `image` [batch, height, width, channels] to `seen` and `normalised`.
 
-    Both outputs are float32 [batch, channels, img_size, img_size]. `seen` has whole grey levels from 0 to 255. `image` has
-    uint8 levels, or float32 values if the configuration has a scale.
+    Both outputs are float32 [batch, channels, img_size, img_size]. `seen` holds integer grey levels from 0 to 255. `image`
+    holds uint8 levels, or float32 values if the configuration has a scale.
     """
     kind, levels, square = "uint8", "", _SQUARE[images.fit]
     if images.scale is not None:
@@ -97,7 +97,7 @@ preprocess ({kind}[batch, height, width, {channels}] image) =>
 
 
 def keep_used(graph: onnx.GraphProto) -> None:
-    """Removes the constants that no node reads."""
+    """Removes unused constants."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]

@@ -1,4 +1,4 @@
-"""`--to pt2`: a program of `torch.export` from images to probabilities, for PyTorch without this package.
+"""`--to pt2`: writes a program of `torch.export` from images to probabilities, for PyTorch without this package.
 
 Legend: B batch, H height, W width, C channels, S image side, K classes.
 """
@@ -24,14 +24,14 @@ from .job import Images, Job
 from .lean import Probabilities
 from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
 
-_SIDES = 1 << 24  # more than any image has pixels in a row or column
+_SIDES = 1 << 24  # larger than the side of any image
 
 
 class Preprocess(nn.Module):
-    """Converts images of one size to the model's input [B, C, S, S], as `data/image.py` does.
+    """Converts images of one size to the input of the model [B, C, S, S], like `data/image.py`.
 
-    The images are uint8 [B, H, W, C], or float32 values if the configuration has a scale. It selects pixels by index, since
-    slices would restrict the traced program to wide or to tall images.
+    The images are uint8 [B, H, W, C], or float32 values if the configuration has a scale. Pixels are selected by index,
+    because slices would restrict the traced program to wide or to tall images.
     """
 
     def __init__(self, images: ImageConfig, img_size: int):
@@ -57,18 +57,18 @@ class Preprocess(nn.Module):
 
 
 def _above_zero(pixels: int) -> int:
-    """Returns max(pixels, 0) in operators that ExecuTorch accepts for symbolic sizes; it refuses torch.sym_max."""
+    """Returns max(pixels, 0) with operators that ExecuTorch supports for symbolic sizes (not torch.sym_max)."""
     return pixels * ((pixels + _SIDES) // _SIDES)
 
 
 def _centred(side: int, length: int) -> Tensor:
-    """Returns, for each pixel of `side`, its index in `length`, which may be outside. Rounds down as `fit_square` does."""
+    """Returns the index in `length` of each pixel of `side`, possibly outside the range. Rounds down like `fit_square`."""
     before = _above_zero(length - side) // 2 - _above_zero(side - length) // 2
     return torch.arange(side) + before
 
 
 def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
-    """Writes model.pt2, with its metadata in the extra file "feathervit.json". Returns its figures for export.json."""
+    """Writes model.pt2, with metadata in the extra file "feathervit.json". Returns the results for export.json."""
     program = _traced(job)
     saved = io.BytesIO()
     torch.export.save(program, saved, extra_files={"feathervit.json": json.dumps(job.facts)})
@@ -76,9 +76,9 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
     loaded = torch.export.load(folder / "model.pt2").module()
     images = torch.from_numpy(job.feed(job.checking, job.input))
     with torch.inference_mode(), one_thread():
-        theirs = torch.cat([loaded(batch) for batch in images.split(50)]).numpy()
-        found = compare(job.before(job.checking), theirs, job.checking.labels)
-        found |= job.on_originals(lambda image: loaded(torch.from_numpy(image)).numpy())
+        exported = torch.cat([loaded(batch) for batch in images.split(50)]).numpy()
+        comparison = compare(job.before(job.checking), exported, job.checking.labels)
+        comparison |= job.on_originals(lambda image: loaded(torch.from_numpy(image)).numpy())
         one = job.checking.some(1)
         times = race({"eager": lambda: job.before(one), "pt2": lambda: loaded(images[:1])})
     routing = job.routing(lambda images: _gates(job, images))
@@ -86,42 +86,42 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
         "file": "model.pt2",
         "bytes": len(saved.getvalue()),
         "split": job.checking.name,
-        **found,
+        **comparison,
         **routing,
         "latency_ms": times,
         "min_agreement": MIN_AGREEMENT,
-        "passed": agrees(found, MIN_AGREEMENT) and routing.get("same_expert", 1.0) >= MIN_AGREEMENT,
+        "passed": agrees(comparison, MIN_AGREEMENT) and routing.get("same_expert", 1.0) >= MIN_AGREEMENT,
     }
 
 
 def _traced(job: Job, *, routed: bool = False) -> torch.export.ExportedProgram:
-    """Traces a program from images or tensors, in batches of any size, to probabilities; `routed`: also to the gates."""
+    """Traces a program from batches of images or tensors of any size to probabilities. `routed`: also outputs the gates."""
     config, chans = job.predictor.config, job.predictor.in_chans
-    whole: nn.Module = Probabilities(job.predictor.model, job.predictor.temperature, routed=routed)
+    module: nn.Module = Probabilities(job.predictor.model, job.predictor.temperature, routed=routed)
     example = torch.zeros(2, chans, config.img_size, config.img_size)
     shapes = {0: Dim.DYNAMIC}
     if job.input == "image":
-        whole = nn.Sequential(Preprocess(config.images, config.img_size), whole).eval()
+        module = nn.Sequential(Preprocess(config.images, config.img_size), module).eval()
         number = torch.uint8 if config.images.scale is None else torch.float32
         example = torch.zeros(2, config.img_size + 4, config.img_size + 6, chans, dtype=number)
         shapes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
-    return trace(whole, example, config.model, shapes)
+    return trace(module, example, config.model, shapes)
 
 
 def trace(
     model: nn.Module, example: Tensor, name: str, shapes: dict[int, Any] | None = None
 ) -> torch.export.ExportedProgram:
-    """Traces a model of one input with `torch.export`. Raises ConfigError, which names the model, if that fails."""
+    """Traces a model with one input using `torch.export`. Raises ConfigError with the name of the model on failure."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.export(model, (example,), dynamic_shapes=shapes and (shapes,))
-    except Exception as error:  # tracing runs the model's own code, which may raise anything
+    except Exception as error:  # tracing runs the code of the model, which may raise any exception
         raise ConfigError(f"torch.export cannot trace {name}: {' '.join(str(error).split())[:400]}") from error
 
 
 def _gates(job: Job, images: Images) -> list[np.ndarray]:
-    """Returns the gates of a program that is traced in the same way, on images that it was not traced with."""
+    """Returns the gates of a program traced in the same way, on images that were not used for tracing."""
     with torch.inference_mode():
         _, *gates = _traced(job, routed=True).module()(torch.from_numpy(job.feed(images, job.input)))
     return [gate.numpy() for gate in gates]

@@ -1,6 +1,6 @@
-"""Fetches ONNX Runtime's build for browsers: downloads it once with npm, checks a pinned checksum, keeps it in the cache.
+"""Fetches ONNX Runtime Web: downloads it once with npm, verifies a pinned checksum, and stores it in the cache.
 
-No downloaded code runs here: three files are read from the archive by name.
+Downloaded code is not executed: three files are read from the archive by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..files import cache_folder, write_bytes
 VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web-{VERSION}.tgz"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-# Name in the page -> name in the archive. Every static server has a media type for the former; some do not know .mjs.
+# Name in the page -> name in the archive. Some static servers have no media type for .mjs.
 FILES = {
     "ort.js": "package/dist/ort.wasm.min.mjs",
     "ort-wasm.js": "package/dist/ort-wasm-simd-threaded.mjs",
@@ -70,7 +70,9 @@ def _fetch(path: Path) -> None:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ConfigError(f"npm did not fetch onnxruntime-web {VERSION}: {error}; try again, {instead}") from error
         if done.returncode or not (Path(folder) / PACKAGE).exists():
-            lines = [line for line in done.stderr.splitlines() if "complete log" not in line]  # a path, not a reason
+            lines = [
+                line for line in done.stderr.splitlines() if "complete log" not in line
+            ]  # contains a path, not a reason
             why = " ".join(" ".join(lines).split())[:300]
             raise ConfigError(
                 f"npm did not fetch onnxruntime-web {VERSION}: {why or 'it wrote no file'}; try again, {instead}"

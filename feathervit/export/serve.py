@@ -1,8 +1,8 @@
-"""`feathervit serve`: serves the page and a JSON endpoint on this machine, with the model kept in memory.
+"""`feathervit serve`: serves a web page and a JSON endpoint on this machine, with the model in memory.
 
-The page is that of `--to web`, but the answers come from the endpoint, so no runtime for browsers is needed. The server uses
-only the standard library. The size and time of requests are limited. A request that names another host is refused, so that no
-website can reach the model through a visitor's browser.
+The page is that of `--to web`, but answers come from the endpoint, so that no browser runtime is needed. The server uses only
+the standard library. The size and time of requests are limited. Requests that name another host are refused, so that websites
+cannot access the model through the browser of a visitor.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .pages import page_files, task
 
 MOST_BYTES = 32 * 2**20  # per request
 MOST_IMAGES = 64  # per request
-SECONDS = 30  # how long a client may keep a connection waiting
+SECONDS = 30  # timeout of a connection
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".json": "application/json"}
 
 
 class Refused(Exception):
-    """Raised for a request that is answered with an error: the status and the reason."""
+    """Raised for a request that is answered with an error. Holds the status and the reason."""
 
     def __init__(self, status: HTTPStatus, why: str):
         super().__init__(why)
@@ -40,9 +40,9 @@ class Refused(Exception):
 
 
 def serve(checkpoint: str | Path, predictor: Predictor, host: str = "127.0.0.1", port: int = 8000) -> Server:
-    """Returns a server that is bound to its address and has run the model once; `serve_forever()` starts it.
+    """Returns a server, bound to its address and warmed up. `serve_forever()` starts it.
 
-    `port` 0: any free port. Raises ConfigError if the address cannot be used.
+    `port` 0: any free port. Raises ConfigError if the address is not available.
     """
     try:
         server = Server((host, port), Handler)
@@ -59,12 +59,12 @@ def serve(checkpoint: str | Path, predictor: Predictor, host: str = "127.0.0.1",
 
 
 def describe(checkpoint: str | Path, predictor: Predictor) -> dict[str, Any]:
-    """Returns the facts that the page shows of the model. Accuracy is that of the run's result, if there is one."""
+    """Returns the description of the model for the page. The accuracy is that of result.json, if it exists."""
     config, figures = predictor.config, {}
     if (path := Path(checkpoint) / "result.json").exists():
         result = read_result(path)
-        found = result.test or result.val or {}
-        figures = {name: found[name] for name in ("top1", "n") if name in found}
+        metrics = result.test or result.val or {}
+        figures = {name: metrics[name] for name in ("top1", "n") if name in metrics}
     return {
         "endpoint": True,
         "task": task(config.data),
@@ -87,7 +87,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]):
         super().__init__(address, handler)
-        self.lock = threading.Lock()  # one request at a time computes
+        self.lock = threading.Lock()  # the model processes one request at a time
 
     @property
     def url(self) -> str:
@@ -95,7 +95,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{host}:{port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Prints nothing, since a client that hangs up is not an error of the server."""
+        """Ignores errors: a closed connection is not an error of the server."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(refused.status, {"error": str(refused)})
 
     def _check_host(self) -> None:
-        """Raises Refused if the request names a host other than this machine, as from a website whose name points here."""
+        """Raises Refused if the request names another host, for example from a website whose name resolves to this machine."""
         if self.server.server_address[0] in LOOPBACK:
             for name in filter(None, (self.headers.get("Host"), urlsplit(self.headers.get("Origin", "")).netloc)):
                 if urlsplit(f"//{name}").hostname not in LOOPBACK:
@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
         if not length.isdecimal():
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request needs a Content-Length")
         if int(length) > MOST_BYTES:
-            left = min(int(length), 2 * MOST_BYTES)  # a client reads the answer only after it has sent the body
+            left = min(int(length), 2 * MOST_BYTES)  # clients read the answer only after sending the body
             while left > 0 and (part := self.rfile.read(min(left, 2**16))):
                 left -= len(part)
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_BYTES // 2**20} MiB")
@@ -158,11 +158,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Prints nothing, so that requests are not logged."""
+        """Does not log requests."""
 
 
 def predictions(server: Server, images: list[tuple[str, bytes]], top: int, least: float | None) -> dict[str, Any]:
-    """Returns what `predict --json` prints for the images. Raises Refused if none of them can be read."""
+    """Returns predictions in the format of `predict --json`. Raises Refused if no image can be read."""
     squares, failures = {}, []
     for name, data in images:
         try:
@@ -172,12 +172,12 @@ def predictions(server: Server, images: list[tuple[str, bytes]], top: int, least
     if not squares:
         raise Refused(HTTPStatus.BAD_REQUEST, "; ".join(failures) or "no images in the request")
     with server.lock:
-        found = server.predictor.classify(list(squares.values()), list(squares), top, least)
-    return {"predictions": [prediction.to_dict() for prediction in found], "unreadable": failures}
+        results = server.predictor.classify(list(squares.values()), list(squares), top, least)
+    return {"predictions": [prediction.to_dict() for prediction in results], "unreadable": failures}
 
 
 def _numbers(query: dict[str, list[str]]) -> tuple[int, float | None]:
-    """Returns `top` and `min_confidence` of a query (None: the threshold of the calibration). Raises Refused."""
+    """Parses `top` and `min_confidence` of a query (None: the threshold of the calibration). Raises Refused."""
     try:
         top = int(query.get("top", ["3"])[-1])
         least = float(query["min_confidence"][-1]) if "min_confidence" in query else None
@@ -192,14 +192,14 @@ def _images(kind: str, body: bytes) -> list[tuple[str, bytes]]:
     """Returns (name, bytes) of each image of a request: its body, or the files of a form. Raises Refused."""
     if not kind.lower().startswith("multipart/form-data"):
         return [("image", body)] if body else []
-    whole = BytesParser(policy=email.policy.HTTP).parsebytes(
+    message = BytesParser(policy=email.policy.HTTP).parsebytes(
         b"Content-Type: " + kind.encode("latin-1") + b"\r\n\r\n" + body
     )
-    parts = [part for part in whole.iter_parts() if part.get_filename()]
+    parts = [part for part in message.iter_parts() if part.get_filename()]
     if len(parts) > MOST_IMAGES:
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_IMAGES} images; got {len(parts)}")
-    found: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     for part in parts:
         name = part.get_filename()
-        found[name if name not in found else f"{name} ({len(found) + 1})"] = part.get_payload(decode=True) or b""
-    return list(found.items())
+        images[name if name not in images else f"{name} ({len(images) + 1})"] = part.get_payload(decode=True) or b""
+    return list(images.items())

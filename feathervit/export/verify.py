@@ -1,6 +1,6 @@
 """Compares an exported model with the original on real images, and times both.
 
-ONNX Runtime is imported only when it is used, since three of the six targets work without it.
+ONNX Runtime is imported on first use, because three of the six targets do not need it.
 
 Legend: N images, K classes.
 """
@@ -23,8 +23,8 @@ from ..errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     import onnxruntime
 
-MIN_AGREEMENT = 0.99  # share of the images on which an export in 32 bits must give the model's class
-LEVEL = 0.05  # level of McNemar's test: 8 bits are refused if they are less accurate at this level
+MIN_AGREEMENT = 0.99  # share of images for which an export in 32 bits must predict the class of the model
+LEVEL = 0.05  # level of McNemar's test: 8 bits are rejected if they are less accurate at this level
 ROUNDS = 100
 EXTRAS = {"export": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch", "torchao")}
 Key = TypeVar("Key")
@@ -46,15 +46,15 @@ def session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3  # errors only
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has a class of exceptions for each of its status codes, none public
+    except Exception as error:  # ONNX Runtime raises a private exception class per status code
         why = " ".join(str(error).split())[:300]
         raise CheckpointError(f"ONNX Runtime cannot load the exported model: {why}") from error
 
 
 def probabilities(run: onnxruntime.InferenceSession, images: NDArray, batch: int = 50) -> NDArray:
-    """Returns class probabilities [N, K] of `images`, which have the form of the graph's input.
+    """Returns class probabilities [N, K] of `images`, given in the format of the graph input.
 
-    For a graph with a fixed batch size, the last batch is filled up with its last image.
+    For a graph with a fixed batch size, the last batch is padded with its last image.
     """
     batch = fixed_batch(run) or batch
     call = [runner(run, images[i : i + batch]) for i in range(0, len(images), batch)]
@@ -68,7 +68,7 @@ def fixed_batch(run: onnxruntime.InferenceSession) -> int | None:
 
 
 def agreement(ours_NK: NDArray, theirs_NK: NDArray) -> dict[str, float]:
-    """Returns "agreement", the share of images with the same top class, and "largest_difference" of any probability."""
+    """Returns "agreement", the share of images with the same top class, and "largest_difference" of all probabilities."""
     return {
         "agreement": float((theirs_NK.argmax(1) == ours_NK.argmax(1)).mean()),
         "largest_difference": float(np.abs(ours_NK - theirs_NK).max()),
@@ -97,7 +97,7 @@ def agrees(found: Mapping[str, Any], least: float) -> bool:
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """Returns the exact two-sided p-value of McNemar's test (1947) that images are lost and won equally often."""
+    """Returns the exact two-sided p-value of McNemar's test (1947) for equal probabilities of lost and won images."""
     from scipy.stats import binomtest
 
     return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
@@ -106,7 +106,7 @@ def mcnemar(lost: int, won: int) -> float:
 def as_accurate(found: Mapping[str, Any]) -> bool:
     """Returns whether 8 bits keep the accuracy: at most one image is lost on balance, or McNemar's test finds no loss.
 
-    The level of the test is LEVEL. On image files the answers must agree as often, except for one image.
+    The level of the test is LEVEL. On image files, the agreement must be as high, with a tolerance of one image.
     """
     lost, won = found["lost"], found["won"]
     keeps = lost - won <= 1 or mcnemar(lost, won) >= LEVEL
@@ -120,7 +120,7 @@ def passes(found: Mapping[str, Any], least: float | None) -> bool:
 
 
 def race(runs: Mapping[Key, Callable[[], object]], rounds: int = ROUNDS) -> dict[Key, float]:
-    """Measures the median milliseconds of each call. Calls take turns, so that other programs slow all of them equally."""
+    """Measures the median milliseconds of each call. Calls alternate, so that other programs affect them equally."""
     times: dict[Key, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 3):
         for name, run in runs.items():
@@ -143,7 +143,7 @@ def one_thread() -> Iterator[None]:
 
 
 def runner(run: onnxruntime.InferenceSession, images: NDArray) -> Callable[[], list[NDArray]]:
-    """Returns a call that computes one batch, for `race`. It fills `images` up to a fixed batch with the last image."""
+    """Returns a call that computes one batch, for `race`. Pads `images` to a fixed batch size with the last image."""
     missing = (fixed_batch(run) or 0) - len(images)
     if missing > 0:
         images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])

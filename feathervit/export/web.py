@@ -1,7 +1,7 @@
-"""`--to web`: a page that runs the model in the browser, as static files that any server can serve.
+"""`--to web`: writes a page that runs the model in the browser, as static files for any server.
 
 The page is feathervit/export/page/; it reads model.json, which this module writes. Its content security policy forbids
-loading anything from other origins.
+requests to other origins.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         raise ConfigError(f"the model takes {job.predictor.in_chans} channels; a page can show it images of 1 or 3")
     runtime = browser_runtime()
     proto = float32(job)
-    whole = pack(job, proto)
+    exact = pack(job, proto)
     try:
         small, tried = int8(job, proto)
-        found = tried | check(job, small, {"int8": pack(job, small), "onnx": whole}, job.min_agreement)
-        top1, before = (100 * found[name] for name in ("top1", "top1_before"))
+        results = tried | check(job, small, {"int8": pack(job, small), "onnx": exact}, job.min_agreement)
+        top1, before = (100 * results[name] for name in ("top1", "top1_before"))
         why = (
-            "" if found["passed"] else f"int8 recognises {top1:.1f} % of {found['n']} images, the model {before:.1f} %"
+            ""
+            if results["passed"]
+            else f"int8 recognises {top1:.1f} % of {results['n']} images, the model {before:.1f} %"
         )
     except FeatherVitError as error:
         tried, why = {}, str(error)
     if why:
         job.say(f"  {why}: the page has the model in 32 bits")
-        small, found = proto, tried | check(job, proto, {"onnx": whole}, MIN_AGREEMENT)
+        small, results = proto, tried | check(job, proto, {"onnx": exact}, MIN_AGREEMENT)
     precision = "float32" if why else "int8"
     shipped = sample_images(job.checking, job.samples)
     labels = [
@@ -64,12 +66,14 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         "task": task(job.predictor.config.data if job.data is None else job.data),
         "parameters": sum(p.numel() for p in model.parameters()),
         "precision": precision,
-        "agreement": found["agreement"],
-        "top1": found["top1"],
-        "n": found["n"],
+        "agreement": results["agreement"],
+        "top1": results["top1"],
+        "n": results["n"],
         "split": job.checking.name,
         "held_out": not job.shared,
-        "routed": [out.name for out in small.graph.output[1:] if _tokens(out) > prefix],  # the last may have no patches
+        "routed": [
+            out.name for out in small.graph.output[1:] if _tokens(out) > prefix
+        ],  # the last layer may have no patches
         "depth": len(getattr(model, "blocks", ())),
         "prefix_tokens": prefix,
         "threshold": job.predictor.other.threshold if job.predictor.other else None,
@@ -82,7 +86,7 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
     }
     write_json(folder / "model.json", description)
     sizes = {"bytes": description["model_bytes"], "page_bytes": description["page_bytes"]}
-    return {"file": "index.html", "precision": precision, **found, **sizes}
+    return {"file": "index.html", "precision": precision, **results, **sizes}
 
 
 def _tokens(output: onnx.ValueInfoProto) -> int:

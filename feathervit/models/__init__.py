@@ -1,4 +1,4 @@
-"""Holds the models. Importing this package registers our models in timm."""
+"""Defines the models. Importing this package registers our models in timm."""
 
 from ..config import list_models, spec
 from . import registered  # noqa: F401 (registers our models in timm)

@@ -1,9 +1,9 @@
-"""Attention layers. Contract: `forward(x_BND, place)` returns y_BND; `place` gives the positions of the tokens.
+"""Defines the attention layers. Contract: `forward(x_BND, place)` returns y_BND; `place` holds the positions of the tokens.
 
 `look` takes the same arguments and returns the attention weights and the values, for plots and tests.
 
-q, k and v are one product. PyTorch's default initialisation depends only on the fan-in, so one layer starts like three
-separate ones. Multi-head attention is the case of as many key/value heads as heads.
+One product computes q, k and v. PyTorch's default initialisation depends only on the fan-in, so one layer is initialised like
+three separate layers. Multi-head attention is the special case of equal numbers of heads and key/value heads.
 
 Legend: B batch, N tokens, D width, H heads, G key/value heads, K head width.
 """
@@ -46,13 +46,15 @@ class GroupedQueryAttention(nn.Module):
     def attend(self, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
         """Returns softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
         grouped = self.kv_heads != self.heads
-        if grouped and torch.jit.is_tracing():  # PyTorch's ONNX exporter of traced models has no grouped queries
+        if (
+            grouped and torch.jit.is_tracing()
+        ):  # PyTorch's ONNX exporter for traced models does not support grouped queries
             k_BGNK, v_BGNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
             grouped = False
         return F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=grouped)
 
     def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        """Returns attention weights [B, H, N, N], whose rows sum to 1, and each query head's values [B, H, N, K]."""
+        """Returns attention weights [B, H, N, N], whose rows sum to 1, and values per query head [B, H, N, K]."""
         qkv_BTNK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q_BHNK, k_BGNK, v_BGNK = qkv_BTNK.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         k_BHNK, v_BHNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
@@ -62,8 +64,8 @@ class GroupedQueryAttention(nn.Module):
 class LatentAttention(nn.Module):
     """Multi-head attention with low-rank projections (PoorViTs, arXiv 2501.06220).
 
-    Each of q, k and v that `low_rank` names is a pair of layers: down to `rank` without bias, then up with bias, without an
-    activation between them. The other projections and the output have full rank.
+    The projections named in `low_rank` (q, k, v) are pairs of layers: down to `rank` without bias, then up with bias, without
+    an activation between them. The other projections and the output have full rank.
     """
 
     def __init__(self, dim: int, config: LatentConfig):
@@ -111,5 +113,5 @@ def attention_weights(q_BHNK: Tensor, k_BHNK: Tensor, place: Place | None) -> Te
 
 
 def build_attention(config: Attention, dim: int) -> nn.Module:
-    """Builds the attention of one layer. Raises ConfigError if heads and width do not fit together."""
+    """Builds the attention of one layer. Raises ConfigError if heads and width are incompatible."""
     return LatentAttention(dim, config) if isinstance(config, LatentConfig) else GroupedQueryAttention(dim, config)

@@ -1,7 +1,7 @@
-"""Implements what timm expects of a model beyond `forward`: heads, pooling, intermediates, pruning, image sizes, groups.
+"""Implements timm's model interface beyond `forward`: heads, pooling, intermediates, pruning, image sizes, groups.
 
-`Encoder` inherits these methods, so timm's scripts and wrappers work with it as with timm's VisionTransformer. Arguments and
-defaults are the same. An invalid argument raises ConfigError where timm asserts.
+`Encoder` inherits these methods, so that timm's scripts and wrappers work as with timm's VisionTransformer. Arguments and
+defaults are the same. Invalid arguments raise ConfigError instead of an assertion.
 
 Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width, G grid side.
 """
@@ -20,17 +20,22 @@ from .positions import resize_positions, rotary_turns, sincos_positions
 from .readout import Mean
 from .taken import Taken
 
-POOLS = ("", "avg", "avgmax", "max")  # besides the read-out's own; "": no pooling, so that the head gets every token
+POOLS = (
+    "",
+    "avg",
+    "avgmax",
+    "max",
+)  # in addition to the pooling of the read-out; "": no pooling, the head receives all tokens
 
 
 class TimmContract:
-    """Mixin for `Encoder` that works on its parts (`patch_embed`, `readout`, `blocks`, `norm`, `head`)."""
+    """Mixin of `Encoder` for timm's interface. It uses `patch_embed`, `readout`, `blocks`, `norm` and `head`."""
 
     # ------------------------------------------------------------------------------------------------------------------
     # Head and pooling
 
     def forward_features(self, x_BCSS: Tensor) -> Tensor:
-        """Returns normalised tokens [B, N, D]."""
+        """Returns the normalised tokens [B, N, D]."""
         return self.encode(x_BCSS)[0]
 
     def pool(self, tokens_BND: Tensor) -> Tensor:
@@ -50,10 +55,10 @@ class TimmContract:
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the head by a new one for `num_classes` classes (0: none), on the device and in the type of the model.
+        """Replaces the head with a new head for `num_classes` classes (0: none), with the device and dtype of the model.
 
-        `global_pool`: how tokens become features: the read-out's own way ("token", "avg" or "map"), "avg", "max", "avgmax",
-        or "" for no pooling. None keeps the current one. Scores of a read-out that is no longer used are removed.
+        `global_pool`: the pooling of the tokens: that of the read-out ("token", "avg" or "map"), "avg", "max", "avgmax", or
+        "" for no pooling. None keeps the current pooling. Removes the scores of a read-out that is no longer used.
         """
         if global_pool is not None:
             if global_pool not in (*POOLS, self.readout.pool):
@@ -81,15 +86,15 @@ class TimmContract:
         intermediates_only: bool = False,
         output_dict: bool = False,
     ) -> Any:
-        """Returns outputs of the levels in `feature_info`, like timm's models: (`forward_features`, [one per chosen level]).
+        """Returns (`forward_features`, [output per selected level]), like timm's models. `feature_info` lists the levels.
 
-        Levels are the stages of a residual stem, then the layers.
+        Levels are the stages of a residual stem, followed by the layers.
 
-        - `indices`: an integer n for the last n levels, a list of levels (negative ones count from the end), or None for all.
+        - `indices`: an integer n for the last n levels, a list of levels (negative: from the end), or None for all levels.
         - `return_prefix_tokens`: return pairs (patches, prefix tokens). A stage has no prefix tokens, [B, 0, D].
         - `norm`: apply the final norm to the outputs of layers.
-        - `stop_early`: run no layer after the last chosen one.
-        - `output_fmt`: patches are [B, D, G, G] for "NCHW" and [B, G^2, D] for "NLC". A stage has its own width and grid.
+        - `stop_early`: do not run layers after the last selected level.
+        - `output_fmt`: patches are [B, D, G, G] for "NCHW" and [B, G^2, D] for "NLC". The width and grid of stages differ.
         - `intermediates_only`: return only the list.
         - `output_dict`: return a dict of "image_features", "image_intermediates" and "image_intermediates_prefix".
         """
@@ -111,10 +116,10 @@ class TimmContract:
             patches.append(x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid))
         patches = [x.contiguous() if output_fmt == "NCHW" else x.flatten(2).transpose(1, 2) for x in patches]
         if output_dict:
-            found: dict[str, Any] = {"image_intermediates": patches}
+            outputs: dict[str, Any] = {"image_intermediates": patches}
             if return_prefix_tokens and self.num_prefix_tokens:
-                found["image_intermediates_prefix"] = prefix
-            return found if intermediates_only else found | {"image_features": features_BND}
+                outputs["image_intermediates_prefix"] = prefix
+            return outputs if intermediates_only else outputs | {"image_features": features_BND}
         if return_prefix_tokens and self.num_prefix_tokens:
             patches = list(zip(patches, prefix, strict=True))
         return patches if intermediates_only else (features_BND, patches)
@@ -127,7 +132,7 @@ class TimmContract:
         return_prefix_tokens: bool = False,
         norm: bool = False,
     ) -> list:
-        """Returns the outputs of the last `n` levels, or of the levels `n`, like DINO's models."""
+        """Returns the outputs of the last `n` levels, or of a list of levels `n`, like the models of DINO."""
         return self.forward_intermediates(
             x_BCSS,
             n,
@@ -140,9 +145,9 @@ class TimmContract:
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Removes the layers after the last chosen level, and on request the head and the final norm. Returns the indices.
+        """Removes the layers after the last selected level, and optionally the head and the final norm. Returns the indices.
 
-        A stem stays complete, because its last stage makes the tokens.
+        The stem stays complete, because its last stage makes the tokens.
         """
         chosen = _chosen(indices, len(self.feature_info))
         self.blocks = self.blocks[: max(chosen[-1] + 1 - self._stages, 0)]
@@ -154,7 +159,7 @@ class TimmContract:
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """What timm's `features_only` reads of each level: the stages of a residual stem, then the layers."""
+        """Description of each level for timm's `features_only`: the stages of a residual stem, then the layers."""
         stem = [{**info, "module": f"patch_embed.{info['module']}"} for info in self.patch_embed.feature_info]
         size = {"num_chs": self.embed_dim, "reduction": self.patch_embed.patch_size}
         return stem + [{"module": f"blocks.{i}", **size} for i in range(len(self.blocks))]
@@ -169,9 +174,10 @@ class TimmContract:
 
     @torch.no_grad()
     def set_input_size(self, img_size: int | Sequence[int] | None = None, patch_size: int | None = None) -> None:
-        """Changes the image size of the model: resizes the positions and keeps the weights.
+        """Changes the image size of the model. Resizes the positions and keeps the other weights.
 
-        Raises ConfigError for an image that is not square, a size that the patches do not divide, or another patch size.
+        Raises ConfigError for an image that is not square, a size that is not a multiple of the patch size, or another patch
+        size.
         """
         embed = self.patch_embed
         if patch_size not in (None, embed.patch_size, (embed.patch_size,) * 2):
@@ -184,11 +190,11 @@ class TimmContract:
             resized = resize_positions(self.pos_embed, grid, prefix)
             self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
         self.init_non_persistent_buffers()
-        self._traits = {**getattr(self, "_traits", {}), "img_size": (embed.img_size,) * 2}  # timm saves these
+        self._traits = {**getattr(self, "_traits", {}), "img_size": (embed.img_size,) * 2}  # timm stores these traits
 
     @torch.no_grad()
     def init_non_persistent_buffers(self) -> None:
-        """Computes the positions that no weights file holds. timm's models have this method, and transformers calls it."""
+        """Computes the positions that are not stored with the weights. timm and transformers call this method."""
         grid, prefix, like = self.patch_embed.grid_size, self.num_prefix_tokens, self.patch_embed.proj.weight
         if self.config.positions == "sincos":
             self.pos_embed = sincos_positions(grid, prefix, self.embed_dim).to(like)
@@ -196,23 +202,23 @@ class TimmContract:
             self.turns = rotary_turns(grid, prefix, self.blocks[0].attn.head_dim).to(like)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resizes the positions in a state dict of the same model for another image size to this model's grid."""
+        """Resizes the positions in a state dict of the same model with another image size to the grid of this model."""
         pos = state.get("pos_embed")
         if pos is None or pos.shape == self.pos_embed.shape:
             return state
         return {**state, "pos_embed": resize_positions(pos, self.patch_embed.grid_size, self.num_prefix_tokens)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Sets whether the backward pass recomputes each layer instead of storing its inner activations.
+        """Sets whether the backward pass recomputes the activations of each layer instead of storing them.
 
-        A stem always stores its own.
+        The activations of a stem are always stored.
         """
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Returns layer groups for layer-wise decay, like timm's models: the stem, each residual block, each layer.
 
-        The head is last, which no group names. The final norm is in the group of the last layer. So is a read-out that pools.
+        The head is not in a group and comes last. The final norm and a pooling read-out are in the group of the last layer.
         """
         return {
             "stem": r"^pos_embed|^patch_embed(?!\.residual)|^readout\.token",
@@ -221,16 +227,16 @@ class TimmContract:
         }
 
     def no_weight_decay(self) -> set[str]:
-        """Returns the names of positions, tokens and per-expert output biases, which weight decay spares.
+        """Returns the names of the parameters without weight decay: positions, tokens and per-expert output biases.
 
-        The biases are 2-D, so no rule on dimensions finds them.
+        These biases are 2-D, so rules based on the number of dimensions do not find them.
         """
         spared = {"pos_embed", "readout.token"}
         return {name for name, _ in self.named_parameters() if name in spared or name.endswith(".b2")}
 
 
 def side(img_size: int | Sequence[int]) -> int:
-    """Returns the side of a square image size in timm's form: one number, or (height, width). Raises ConfigError for others."""
+    """Returns the side of a square image size, given as one number or as (height, width). Raises ConfigError otherwise."""
     if isinstance(img_size, int):
         return img_size
     if len(set(img_size)) != 1:
@@ -239,12 +245,12 @@ def side(img_size: int | Sequence[int]) -> int:
 
 
 def _chosen(indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """Returns the level indices that `forward_intermediates` accepts, in ascending order. Raises ConfigError for others."""
+    """Returns the selected levels in ascending order (see `forward_intermediates`). Raises ConfigError for invalid indices."""
     if isinstance(indices, int):
         indices = range(count - indices, count)
-    found = sorted({i + count if i < 0 else i for i in (range(count) if indices is None else indices)})
-    if not found or not 0 <= found[0] <= found[-1] < count or (isinstance(indices, range) and indices.start < 0):
+    levels = sorted({i + count if i < 0 else i for i in (range(count) if indices is None else indices)})
+    if not levels or not 0 <= levels[0] <= levels[-1] < count or (isinstance(indices, range) and indices.start < 0):
         raise ConfigError(
             f"indices must be levels from 0 to {count - 1}, or a number of last levels from 1 to {count}; got {indices}"
         )
-    return found
+    return levels

@@ -1,8 +1,8 @@
-"""Counts parameters, multiply-accumulates and tokens of a model without computing anything.
+"""Counts parameters, multiply-accumulates and tokens of a model without computation.
 
-A copy of the model runs one image on torch's meta device under torch's own FLOP counter. Attention takes its plain path,
-so that each product is counted; grouped queries compute and count one product per query head. Matrix products and
-convolutions count. Norms, activations and other elementwise operations do not.
+A copy of the model processes one image on the meta device under torch's FLOP counter. Attention uses the math backend, so that
+every product is counted; grouped queries count one product per query head. Matrix products and convolutions are counted.
+Norms, activations and other elementwise operations are not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import ConfigError
 class Cost:
     """Holds the cost of a model.
 
-    `macs`: multiply-accumulates per image. `tokens`: length of the sequence, None for a model without one.
+    `macs`: multiply-accumulates per image. `tokens`: sequence length, or None for a model without a sequence.
     """
 
     parameters: int
@@ -34,7 +34,7 @@ class Cost:
 def cost(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:
     """Returns the cost of one forward pass of `model`, in evaluation mode, on one image [in_chans, img_size, img_size].
 
-    The model itself does not change. Raises ConfigError if it does not take such an image.
+    Does not change the model. Raises ConfigError if the model does not accept such an image.
     """
     twin = copy.deepcopy(model).to("meta").eval()
     image_BCHW = torch.empty(1, in_chans, img_size, img_size, device="meta")

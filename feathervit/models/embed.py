@@ -1,8 +1,7 @@
-"""Patch embeddings: from pixels to patch tokens. Contract: `forward(x_BCSS, place)` returns [B, (S/p)^2, D].
+"""Defines the patch embeddings, from pixels to tokens. Contract: `forward(x_BCSS, place)` returns [B, (S/p)^2, D].
 
-The tokens of the patches that `place` keeps do not depend on pixels of the other patches. Each class has a `proj`, the
-convolution that reads the pixels. If `data_dependent` is set, `initialise_from` computes weights from training images before
-training.
+Tokens of patches that `place` keeps do not depend on pixels of other patches. Each class has a `proj`, the convolution that
+reads the pixels. If `data_dependent` is set, `initialise_from` computes weights from training images before training.
 
 Legend: B batch, C channels, S image side, N tokens, D width, G grid side, K patches kept, M whitening filters.
 """
@@ -23,12 +22,12 @@ from .place import Place
 from .taken import Taken
 
 WHITENING_EPS = 5e-4  # added to the eigenvalues, as in PoorViTs
-_VALUES = 1 << 24  # values that are unfolded at a time: 64 MiB
+_VALUES = 1 << 24  # values to unfold at a time: 64 MiB
 
 
 @register_notrace_function  # torch.fx calls it instead of tracing it
 def check_images(x_BCSS: Tensor, img_size: int) -> None:
-    """Raises ConfigError for a batch of images that are not of this size."""
+    """Raises ConfigError for a batch of images of another size."""
     if x_BCSS.ndim != 4 or x_BCSS.shape[-2:] != (img_size, img_size):
         raise ConfigError(f"the model takes images [B, C, {img_size}, {img_size}], got {list(x_BCSS.shape)}")
 
@@ -37,7 +36,7 @@ class PatchEmbed(nn.Module):
     """Base class of all patch embeddings, with sizes and their checks."""
 
     data_dependent = False
-    any_size = False  # whether images may be of sizes that the patch size does not divide
+    any_size = False  # whether the image size need not be a multiple of the patch size
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int):
         super().__init__()
@@ -47,7 +46,7 @@ class PatchEmbed(nn.Module):
         self.set_size(img_size)
 
     def set_size(self, img_size: int) -> None:
-        """Changes the side of the images. Raises ConfigError if the patch size must divide it and does not."""
+        """Changes the image size. Raises ConfigError if it must be a multiple of the patch size and is not."""
         if self.patch_size < 1 or img_size < 1 or (img_size % self.patch_size and not self.any_size):
             fits = [p for p in range(2, img_size // 2 + 1) if img_size % p == 0][:8]
             raise ConfigError(
@@ -63,15 +62,15 @@ class PatchEmbed(nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """The maps before the tokens: name of the module within this one, channels, pixels per side of a value."""
+        """The feature maps before the tokens: name of the submodule, channels, and reduction of the resolution."""
         return []
 
     def embed(self, x_BCSS: Tensor, place: Place | None, taken: Taken | None) -> Tensor:
-        """Maps [B, C, S, S] to [B, D, G, G]. `taken` receives the maps of `feature_info`, each as "MODULE.output"."""
+        """Maps [B, C, S, S] to [B, D, G, G]. Stores the maps of `feature_info` in `taken`, each as "MODULE.output"."""
         return self.proj(x_BCSS)
 
     def without_hidden(self, x_BCSS: Tensor, place: Place | None) -> Tensor:
-        """Sets the pixels of patches that `place` does not keep to 0."""
+        """Sets the pixels of masked patches, which `place` does not keep, to 0."""
         if place is None or place.keep_BK is None:
             return x_BCSS
         return x_BCSS * _enlarged(self.kept_on_grid(x_BCSS, place), self.img_size)
@@ -91,7 +90,7 @@ class LinearPatchEmbed(PatchEmbed):
 
 
 class WhitenedPatchEmbed(LinearPatchEmbed):
-    """A linear projection whose first C p^2 filters (at most D) start as the whitening of training patches."""
+    """A linear projection whose first C p^2 filters (at most D) are initialised to whiten training patches."""
 
     data_dependent = True
 
@@ -102,7 +101,7 @@ class WhitenedPatchEmbed(LinearPatchEmbed):
 
 
 class FrozenWhitenedPatchEmbed(PatchEmbed):
-    """A `WhitenedPatchEmbed` whose whitening filters are not trained. The other filters are."""
+    """A `WhitenedPatchEmbed` with frozen whitening filters. The other filters are trained."""
 
     data_dependent = True
 
@@ -129,8 +128,8 @@ class FrozenWhitenedPatchEmbed(PatchEmbed):
 class ConvStem(PatchEmbed):
     """One to three 3x3 convolutions without bias, each with layer norm over channels and GELU.
 
-    The first ones halve the side until it reaches the patch size. The width doubles up to D. Windows cross the edges of
-    patches, so the pixels of patches that are not kept become zero first.
+    The first convolutions have stride 2, until the reduction equals the patch size. The width doubles up to D. Convolution
+    windows cross the borders of patches, so the pixels of masked patches are set to zero first.
     """
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, dim: int, layers: int):
@@ -161,7 +160,7 @@ class ConvStem(PatchEmbed):
 class PooledStem(PatchEmbed):
     """3x3 convolutions without bias, each with ReLU and a 3x3 max-pool of stride 2 (arXiv 2104.05704).
 
-    Windows cross the edges of patches, so the pixels of patches that are not kept become zero first.
+    Convolution windows cross the borders of patches, so the pixels of masked patches are set to zero first.
     """
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, dim: int, config: PooledStemConfig):
@@ -199,9 +198,9 @@ class PooledStem(PatchEmbed):
 
 @register_notrace_module
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose training statistics count only kept positions. Without a mask it is `nn.BatchNorm2d`.
+    """Batch norm whose training statistics use only visible positions. Without a mask, it equals `nn.BatchNorm2d`.
 
-    Masked pre-training sets hidden pixels to zero. With this layer, the running statistics still fit whole images.
+    Masked pre-training sets hidden pixels to zero. This layer keeps the running statistics valid for unmasked images.
     """
 
     def forward(self, x_BCHW: Tensor, kept_B1HW: Tensor | None = None) -> Tensor:
@@ -214,7 +213,7 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         var_C11 = ((x - mean_C11).square() * kept).sum((0, 2, 3), keepdim=True) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
-            # Through `data`: in joint training, the backward pass of the whole images checks the statistics' version.
+            # Update through `data`, because in joint training the backward pass of the unmasked images checks versions.
             self.running_mean.data.lerp_(mean_C11.flatten().to(self.running_mean.dtype), self.momentum)
             unbiased = var_C11.flatten() * (count / (count - 1))
             self.running_var.data.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
@@ -230,19 +229,21 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_chans: int, out_chans: int, stride: int):
         super().__init__()
-        self.stride, self.out_chans = stride, out_chans  # stored here, because adapters may wrap the convolutions
+        self.stride, self.out_chans = stride, out_chans  # stored, because adapters may wrap the convolutions
         self.conv1 = nn.Conv2d(in_chans, out_chans, 3, stride, padding=1, bias=False)
         self.bn1 = MaskedBatchNorm2d(out_chans)
         self.conv2 = nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False)
         self.bn2 = MaskedBatchNorm2d(out_chans)
-        nn.init.zeros_(self.bn2.weight)  # the block starts as its shortcut
+        nn.init.zeros_(self.bn2.weight)  # at initialisation, the block equals its shortcut
         self.pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
         changed = stride > 1 or in_chans != out_chans
         self.shortcut = nn.Conv2d(in_chans, out_chans, 1, bias=False) if changed else nn.Identity()
         self.bn3 = MaskedBatchNorm2d(out_chans) if changed else None
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        y = self.bn1(self.conv1(x), kept).relu_()  # in place: no backward pass needs the output of batch norm
+        y = self.bn1(
+            self.conv1(x), kept
+        ).relu_()  # in place, because the backward pass does not need the output of batch norm
         y = self.bn2(self.conv2(y), kept)
         x = self.shortcut(self.pool(x))
         return y.add_(x if self.bn3 is None else self.bn3(x, kept)).relu_()
@@ -251,8 +252,8 @@ class ResidualBlock(nn.Module):
 class ResidualStem(PatchEmbed):
     """A small residual network whose output pixels are the tokens.
 
-    It takes any image size. If the patch size does not divide it, the last tokens see fewer pixels. Under a mask, hidden
-    pixels are zero, and batch statistics count only positions of kept patches.
+    It accepts any image size. If the size is not a multiple of the patch size, the last tokens see fewer pixels. Under a mask,
+    hidden pixels are zero, and batch statistics use only positions of visible patches.
     """
 
     any_size = True
@@ -298,12 +299,12 @@ class ResidualStem(PatchEmbed):
     @property
     def feature_info(self) -> list[dict[str, Any]]:
         """The output of each stage."""
-        found, reduction = [], self.stride
+        stages, reduction = [], self.stride
         for i, block in enumerate(self.residual):
             reduction *= block.stride
             if i in self.ends:
-                found.append({"module": f"residual.{i}", "num_chs": block.out_chans, "reduction": reduction})
-        return found
+                stages.append({"module": f"residual.{i}", "num_chs": block.out_chans, "reduction": reduction})
+        return stages
 
 
 def _enlarged(kept_B1GG: Tensor | None, side: int) -> Tensor | None:
@@ -315,10 +316,10 @@ def _enlarged(kept_B1GG: Tensor | None, side: int) -> Tensor | None:
 
 
 def whitening_filters(images_NCSS: Tensor, patch_size: int) -> Tensor:
-    """Computes whitening filters [C p^2, C, p, p]: over the patches, their outputs are uncorrelated and of equal power.
+    """Computes whitening filters [C p^2, C, p, p]: their outputs over the patches are uncorrelated and have equal power.
 
-    They are the eigenvectors of the patches' (uncentred) second moment, the largest eigenvalue first, each divided by
-    sqrt(eigenvalue + 5e-4). Patches start at every pixel (PoorViTs, arXiv 2501.06220, after airbench's whitening layer).
+    The filters are the eigenvectors of the (uncentred) second moment of the patches, largest eigenvalue first, divided by
+    sqrt(eigenvalue + 5e-4). Patches overlap, with a stride of one pixel (PoorViTs, arXiv 2501.06220, after airbench).
     """
     channels, size = images_NCSS.shape[1], images_NCSS.shape[1] * patch_size**2
     moment, count = torch.zeros(size, size, dtype=torch.float64), 0
@@ -332,7 +333,7 @@ def whitening_filters(images_NCSS: Tensor, patch_size: int) -> Tensor:
 
 
 def build_patch_embed(config: Patches, img_size: int, patch_size: int, in_chans: int, dim: int) -> PatchEmbed:
-    """Builds the patch embedding that `config` describes. Raises ConfigError if the sizes do not fit it."""
+    """Builds the patch embedding of `config`. Raises ConfigError if the sizes are incompatible."""
     if isinstance(config, ResidualStemConfig):
         return ResidualStem(img_size, patch_size, in_chans, dim, config)
     if isinstance(config, PooledStemConfig):

@@ -1,8 +1,8 @@
-"""The encoder of all models. mLiT, Mae-ViT, ViT-Tiny and PoorViT are configurations of it, and MAE wraps it.
+"""Defines the encoder of all models. mLiT, Mae-ViT, ViT-Tiny and PoorViT are configurations of it, and MAE wraps it.
 
-Pre-norm layers: x + attention(norm(x)), then x + feed-forward(norm(x)). `encode` returns the tokens and the sum of the
-layers' balance losses. timm's methods (`contract.py`) use it. All layers start with PyTorch's default initialisation, as in
-the mLiT paper. Learned positions and tokens start at N(0, 0.02) (ours).
+Layers are pre-norm: x + attention(norm(x)), then x + feed-forward(norm(x)). `encode` returns the tokens and the sum of the
+balance losses. timm's interface (`contract.py`) uses it. All layers use PyTorch's default initialisation, as in the mLiT
+paper. Learned positions and tokens are initialised with N(0, 0.02) (ours).
 
 Legend: B batch, C channels, S image side, N tokens (prefix tokens first), D width; H heads, K head width, E experts.
 """
@@ -32,7 +32,7 @@ INTERMEDIATES = ("embedding", "attention", "values", "gate", "output", "tokens")
 
 
 class LayerConfig(Protocol):
-    """The fields that a layer is built from."""
+    """The configuration fields of a layer."""
 
     dim: int
     depth: int
@@ -42,10 +42,10 @@ class LayerConfig(Protocol):
 
 
 class Layer(nn.Module):
-    """One pre-norm layer: [B, N, D] to [B, N, D], and its balance loss.
+    """One pre-norm layer: maps [B, N, D] to [B, N, D], and returns its balance loss.
 
-    `config` needs only the fields of `LayerConfig`, so a decoder may have its own configuration. `index` counts layers
-    from 0.
+    `config` needs only the fields of `LayerConfig`, so that decoders can have a separate configuration. `index` counts
+    layers from 0.
     """
 
     def __init__(self, config: LayerConfig, index: int):
@@ -75,9 +75,9 @@ class Layer(nn.Module):
 class Encoder(TimmContract, nn.Module):
     """A vision transformer classifier built from an `EncoderConfig`.
 
-    The input is [B, in_chans, img_size, img_size], the output logits [B, num_classes]. With `num_classes` 0 the head is an
-    identity, and the output is the read-out features [B, D]. `global_pool` is as in `reset_classifier`; None keeps the
-    read-out's own. Raises ConfigError if sizes do not fit together.
+    The input is [B, in_chans, img_size, img_size], the output logits [B, num_classes]. With `num_classes` 0, the head is an
+    identity, and the output is the read-out features [B, D]. `global_pool` is as in `reset_classifier`; None selects the
+    pooling of the read-out. Raises ConfigError for incompatible sizes.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Encoder(TimmContract, nn.Module):
         self.reset_classifier(num_classes, global_pool)
 
     def place(self, keep_BK: Tensor | None = None) -> Place:
-        """Returns the positions of the tokens if only the patches `keep_BK` are kept; None keeps all."""
+        """Returns the positions of the tokens. `keep_BK`: indices of the kept patches; None keeps all."""
         place = Place(self.num_prefix_tokens, self.patch_embed.grid_size, keep_BK)
         if self.turns is None:
             return place
@@ -133,9 +133,9 @@ class Encoder(TimmContract, nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Returns normalised tokens [B, P + G^2, D] and the balance loss summed over layers (a scalar; 0 in evaluation).
 
-        `keep_BK` holds int64 indices of the patches that each image keeps. Only these patches and the prefix tokens go
-        through the layers, each with its own position. The result is then [B, P + K, D], in the order of `keep_BK`.
-        `taken` receives the intermediates. `layers` is the number of layers that run; None runs all.
+        `keep_BK` holds int64 indices of the patches to keep per image. Only the kept patches and the prefix tokens go through
+        the layers, with their positions. The result is then [B, P + K, D], in the order of `keep_BK`. Intermediates are
+        stored in `taken`. `layers` is the number of layers to run; None runs all.
         """
         place = self.place(keep_BK)
         inside = None if taken is None else Taken(taken.kinds)
@@ -163,20 +163,20 @@ class Encoder(TimmContract, nn.Module):
         return x_BND, torch.stack(losses).sum()
 
     def intermediates(self, x_BCSS: Tensor, kinds: Collection[str] = INTERMEDIATES) -> dict[str, Tensor]:
-        """Returns tensors from inside a forward pass, by name. It computes and keeps only the named `kinds`.
+        """Returns intermediate tensors of a forward pass, by name. Computes and stores only the given `kinds`.
 
         I counts layers, and J stages, from 0:
 
-        - "patch_embed.residual.J.output", the maps of a residual stem's stages;
+        - "patch_embed.residual.J.output", the feature maps of the stages of a residual stem;
         - "embedding" [B, N, D], the input of the first layer;
         - "blocks.I.attention" [B, H, N, N], the attention weights, one row per query;
-        - "blocks.I.values" [B, H, N, K], the values that they weight;
+        - "blocks.I.values" [B, H, N, K], the values of the attention;
         - "blocks.I.gate" [B, N, E], in layers with more than one expert;
         - "blocks.I.output" [B, N, D];
-        - "tokens" [B, N, D], the last output after the norm, as `forward_features` returns it.
+        - "tokens" [B, N, D], the last output after the norm, as in `forward_features`.
 
-        An attention without a method `look` gives no weights. Raises ConfigError in training mode, which draws noise and
-        dropout.
+        An attention layer without a method `look` has no weights here. Raises ConfigError in training mode, because of its
+        noise and dropout.
         """
         if self.training:
             raise ConfigError("intermediates need a model in evaluation mode: call eval() first")
@@ -190,10 +190,10 @@ class Encoder(TimmContract, nn.Module):
         return self.forward_head(tokens_BND), balance
 
     def initialise_from(self, images_NCSS: Tensor) -> None:
-        """Sets the weights that start from training images. `images_NCSS` are normalised and of the model's size."""
+        """Initialises the data-dependent weights. `images_NCSS`: normalised training images of the input size."""
         self.patch_embed.initialise_from(images_NCSS)
 
     @property
     def data_dependent(self) -> bool:
-        """Whether some weights start from training images, so that `initialise_from` must run before training."""
+        """Whether `initialise_from` must run before training, because some weights depend on training images."""
         return self.patch_embed.data_dependent

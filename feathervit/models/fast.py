@@ -1,8 +1,8 @@
-"""Faster forms of layers on the CPU. `accelerate(model, dtype)` puts them into a model that is about to run.
+"""Defines faster CPU implementations of layers. `accelerate(model, dtype)` installs them in a model.
 
 A fast layer is a subclass with the same parameters, so the state dict does not change. In float32, products use oneDNN, and
-the shared-projection mixture is one autograd.Function over chunks that fit into the cache. In bfloat16, explicit casts make
-products and activations bfloat16. Weights, statistics of norms, softmax, gates and the residual stream stay float32. First
+the mixture with shared projections is one autograd.Function over chunks that fit into the cache. In bfloat16, products and
+activations are cast explicitly. Weights, statistics of norms, softmax, gates and the residual stream stay in float32. First
 derivatives are exact; second derivatives raise an error.
 
 Legend: T tokens, I and O inputs and outputs, B batch, N tokens of an image, D width, E experts, F hidden size, n tokens of a
@@ -25,24 +25,24 @@ from .attention import GroupedQueryAttention, LatentAttention
 from .moe import NoisyTopKGate, SharedVW2
 from .readout import output_layers
 
-CHUNK = 2048  # tokens; half and double are slower
+CHUNK = 2048  # tokens; half and double this size are slower
 
 _silu, _silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.grad_input
 
 
 @functools.cache
 def _has_onednn() -> bool:
-    """Returns whether this PyTorch has the private operator used below, with the expected result."""
+    """Returns whether the private operator used below exists and gives the expected result."""
     x, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
     try:
-        found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-        return torch.backends.mkldnn.is_available() and torch.equal(found, F.linear(x, weight))
+        result = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        return torch.backends.mkldnn.is_available() and torch.equal(result, F.linear(x, weight))
     except (AttributeError, RuntimeError, TypeError):
         return False
 
 
 def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """Returns x W^T + b in float32, without gradients. PyTorch's compiler replaces F.linear by the same operator."""
+    """Returns x W^T + b in float32, without gradients. PyTorch's compiler also replaces F.linear with this operator."""
     if not _has_onednn():
         return F.linear(x_TI, weight_OI, bias_O)
     return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")
@@ -73,9 +73,9 @@ def mixture(
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a backward pass so that differentiating it raises an error.
+    """Wraps a backward pass so that a second derivative raises an error.
 
-    `once_differentiable` alone is silent if the incoming gradient requires no gradient; second derivatives are then wrong.
+    `once_differentiable` alone raises no error if the incoming gradient requires no gradient, and the result is then wrong.
     """
 
     @functools.wraps(backward)
@@ -90,9 +90,9 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def keep_mask(shape: tuple[int, int], dropout: float) -> Tensor:
-    """Draws each entry independently, True with probability 1 - dropout, from 32 random bits.
+    """Draws a dropout mask: each entry is True with probability 1 - dropout, from 32 random bits.
 
-    `Tensor.bernoulli_` takes five times as long. PyTorch's global generator draws the seed.
+    This is five times faster than `Tensor.bernoulli_`. PyTorch's global generator draws the seed.
     """
     n = shape[0] * shape[1]
     bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((n + 1) // 2)
@@ -189,13 +189,13 @@ class _Mixture(torch.autograd.Function):
 
 
 def _suits(x: Tensor) -> bool:
-    """Returns whether the fast form may run. Compiled and exported graphs need plain operators."""
+    """Returns whether the fast implementation applies. Compiled and exported graphs need standard operators."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return x.dtype == torch.float32 and x.device.type == "cpu" and not traced and torch.backends.mkldnn.enabled
 
 
 class FastLinear(nn.Linear):
-    """`nn.Linear` with oneDNN. PyTorch uses MKL for float32 products, which is slower on AMD's processors."""
+    """`nn.Linear` with oneDNN. PyTorch uses MKL for float32 products, which is slower on AMD processors."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not _suits(x):
@@ -204,7 +204,7 @@ class FastLinear(nn.Linear):
 
 
 class FastSharedVW2(SharedVW2):
-    """`SharedVW2` in chunks, if its projections are still the ones that `accelerate` replaced."""
+    """`SharedVW2` in chunks, as long as its projections are instances of `FastLinear`."""
 
     def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
         projections = (self.w, self.v, self.w2)
@@ -237,21 +237,21 @@ class LowLayerNorm(nn.LayerNorm):
 
 
 class WideLinear(nn.Linear):
-    """Linear layer that stays in float32 after layers in bfloat16: the classifier."""
+    """Linear layer in float32 after layers in bfloat16, for the classifier."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float())
 
 
 class WideConv2d(nn.Conv2d):
-    """First convolution, which stays in float32. With few input channels it is slower in bfloat16."""
+    """First convolution, in float32. With few input channels, bfloat16 is slower."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float())
 
 
 class LowAttention:
-    """Attention by two products and a softmax in float32.
+    """Attention as two products and a softmax in float32.
 
     The backward pass of bfloat16 `scaled_dot_product_attention` is slow on the CPU.
     """
@@ -284,9 +284,9 @@ _FORMS: dict[torch.dtype, dict[type[nn.Module], type[nn.Module]]] = {
 
 
 def accelerate(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Puts the fast forms for the CPU into `model`, in place, and returns it. `dtype`: float32 or bfloat16.
+    """Replaces layers of `model` with their fast CPU versions, in place, and returns it. `dtype`: float32 or bfloat16.
 
-    Only exact instances of PyTorch's and our own layers change. Adapters, subclasses and gates stay as they are.
+    Replaces only exact instances of layers of PyTorch and this package. Adapters, subclasses and gates stay unchanged.
     """
     forms = _FORMS[dtype]
     last = output_layers(model)
@@ -297,7 +297,7 @@ def accelerate(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             wide = dtype != torch.float32 and (module in last or getattr(module, "in_channels", 5) <= 4)
             module.__class__ = {nn.Linear: WideLinear, nn.Conv2d: WideConv2d}.get(kind, kind) if wide else forms[kind]
         elif getattr(module, "fused_attn", False) and dtype != torch.float32:
-            module.fused_attn = False  # timm's attention: see LowAttention
+            module.fused_attn = False  # attention of timm: see LowAttention
         for child in module.children():
             if not isinstance(child, NoisyTopKGate):
                 visit(child)
@@ -307,7 +307,7 @@ def accelerate(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """Replaces the fast forms in `model`, in place, and returns it. This is the inverse of `accelerate`, for exporters."""
+    """Restores the standard layers of `model`, in place, and returns it. The inverse of `accelerate`, for exporters."""
     kinds = {fast: kind for forms in _FORMS.values() for kind, fast in forms.items()}
     kinds |= {WideLinear: nn.Linear, WideConv2d: nn.Conv2d}
     for module in model.modules():

@@ -1,6 +1,6 @@
-"""Feed-forward layers without experts. Contract: `forward(x_BND, place)` returns (y_BND, balance loss).
+"""Defines the feed-forward layers without experts. Contract: `forward(x_BND, place)` returns (y_BND, balance loss).
 
-The loss is 0 here. `place` gives the positions of the tokens.
+The balance loss is 0. `place` holds the positions of the tokens.
 
 Legend: B batch, N tokens, D width, F hidden size.
 """
@@ -32,7 +32,7 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, GELU, linear."""
+    """MLP: linear, GELU, linear."""
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0):
         super().__init__()
@@ -47,7 +47,7 @@ class MLP(nn.Module):
 class ConvMLP(nn.Module):
     """MLP with a depth-wise 3x3 convolution over the grid of patches: h = gelu(x W1 + b1), y = (h + gelu(conv(h))) W2 + b2.
 
-    Prefix tokens are not on the grid; they become h W2 + b2. Under a mask, the grid is zero at patches that are not kept.
+    Prefix tokens are not on the grid; their output is h W2 + b2. Under a mask, the grid is zero at masked patches.
     """
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0):
@@ -76,8 +76,8 @@ class ConvMLP(nn.Module):
 class RecalibratedConvMLP(ConvMLP):
     """DAFF of DHVT (arXiv 2210.05958), without its batch norms (ours).
 
-    A prefix token x becomes x * e(m). Here m is the mean of the patches' outputs, and e is linear, GELU, linear with a hidden
-    width of D / `reduction`.
+    The output for a prefix token x is x * e(m). m is the mean of the outputs of the patches, and e is linear, GELU, linear
+    with a hidden width of D / `reduction`.
     """
 
     def __init__(self, dim: int, hidden: int, reduction: int, dropout: float = 0.0):
@@ -92,7 +92,7 @@ class RecalibratedConvMLP(ConvMLP):
 def hidden_size(layer: int, depth: int, first: int, last: int) -> int:
     """Returns the hidden size of layer `layer` (from 0) of `depth`, Eq. 15.
 
-    It falls linearly from `first` to `last`, rounded down.
+    The size decreases linearly from `first` to `last`, rounded down.
     """
     if depth == 1:
         return first
@@ -102,13 +102,13 @@ def hidden_size(layer: int, depth: int, first: int, last: int) -> int:
 def expert_count(layer: int, depth: int, stages: tuple[int, ...]) -> int:
     """Returns the number of experts of layer `layer` (from 0).
 
-    All `stages` have the same length (Fig. 4: 3, 4, 5 experts by thirds).
+    All `stages` have the same number of layers (Fig. 4: 3, 4 and 5 experts in the three stages).
     """
     return stages[min(layer * len(stages) // depth, len(stages) - 1)]
 
 
 def check_feedforward(config: FeedForward, prefix_tokens: int, readout: str, name: str) -> None:
-    """Raises ConfigError, with the field's name, if there are no read-out tokens to re-calibrate."""
+    """Raises ConfigError, with the name of the field, if there are no prefix tokens to recalibrate."""
     if isinstance(config, ConvMLPConfig) and config.reduction and not prefix_tokens:
         raise ConfigError(
             f"{name}.reduction {config.reduction} re-calibrates the read-out token, but read-out {readout!r} has none; set "
@@ -117,7 +117,7 @@ def check_feedforward(config: FeedForward, prefix_tokens: int, readout: str, nam
 
 
 def build_feedforward(config: FeedForward, dim: int, layer: int, depth: int) -> nn.Module:
-    """Builds the feed-forward of one layer. The depth-wise schedules give its hidden size and experts."""
+    """Builds the feed-forward of one layer. Its hidden size and number of experts depend on the depth."""
     if isinstance(config, (MLPConfig, ConvMLPConfig)):
         hidden = int(dim * config.ratio)
         if hidden < 1:

@@ -1,4 +1,4 @@
-"""Loads the model of a checkpoint with its weights."""
+"""Builds the model of a checkpoint and loads its weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .registry import build_model
 
 
 def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> nn.Module:
-    """Builds the checkpoint's model and loads its weights, in evaluation mode.
+    """Builds the model of a checkpoint and loads its weights. Returns it in evaluation mode.
 
-    The model is a classifier, or the auto-encoder of a pre-training run. Raises CheckpointError if the weights do not fit.
+    The model is a classifier, or the auto-encoder of a pre-training run. Raises CheckpointError if the weights do not match.
     """
     config = checkpoint.config
 
@@ -24,13 +24,13 @@ def load_model(checkpoint: Checkpoint, where: str | Path = "the checkpoint") -> 
         return build_model(config, checkpoint.in_chans, len(checkpoint.class_names))
 
     shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in checkpoint.weights.items()}
-    misfit = CheckpointError(f"the weights of {where} do not fit its own configuration ({config.model})")
+    misfit = CheckpointError(f"the weights of {where} do not match its configuration ({config.model})")
     if config.arch and config.arch.depth > len(shapes):
         raise misfit
     try:
-        resolve(config)  # bounds of all numbers
+        resolve(config)  # checks the bounds of all numbers
         check_channels(config, checkpoint.in_chans)
-        with torch.device("meta"):  # allocates nothing before the sizes are checked
+        with torch.device("meta"):  # checks the sizes before memory is allocated
             model = build()
         if {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()} != shapes:
             raise misfit

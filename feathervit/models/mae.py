@@ -1,9 +1,10 @@
-"""Masked auto-encoder around any encoder of the package (arXiv 2407.17783, section 2.2; arXiv 2111.06377).
+"""Defines the masked auto-encoder around an encoder (arXiv 2407.17783, section 2.2; arXiv 2111.06377).
 
-Each image gets its own mask, of an exact number of patches. Only the visible patches and the prefix tokens go through the
-encoder. The encoder's normalised output is put into the original order, with a mask token for each hidden patch. One
-bias-free projection then maps it to the width of the decoder, whose layers are of the encoder's kinds. The prefix token (the
-dummy patch) goes through both halves but not into the loss. Decoder sizes are ours: the paper's Table 2 is not available.
+A separate mask is drawn for each image, with a fixed number of masked patches. The encoder processes only the visible patches
+and the prefix tokens. Its normalised output is restored to the original order, with a mask token for each hidden patch. One
+projection without bias maps it to the width of the decoder, which has the same kinds of layers as the encoder. The prefix
+token (the dummy patch) passes through encoder and decoder, but is not part of the loss. Decoder sizes are ours: Table 2 of
+the paper is not available.
 
 Legend: B batch, C channels, S image side, N patches, K visible patches, P prefix tokens, D width, X values of a patch.
 """
@@ -25,8 +26,8 @@ from .place import Place
 class Reconstruction(NamedTuple):
     """The output of a masked auto-encoder.
 
-    `patches`: [B, N, X] from the decoder. `mask`: [B, N], True if hidden from the encoder. `masked` and `visible`: mean
-    squared errors on the two kinds of patches. `balance`: sum of the layers' balance losses. The last three are scalars.
+    `patches`: output of the decoder, [B, N, X]. `mask`: [B, N], True for masked patches. `masked` and `visible`: mean squared
+    errors on masked and visible patches. `balance`: sum of the balance losses. The last three are scalars.
     """
 
     patches: Tensor
@@ -37,7 +38,7 @@ class Reconstruction(NamedTuple):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Wraps `encoder` with a decoder that reconstructs masked patches. Raises ConfigError if the parts do not fit together."""
+    """Adds a decoder to `encoder` that reconstructs masked patches. Raises ConfigError for incompatible settings."""
 
     def __init__(self, encoder: Encoder, config: MAEConfig):
         super().__init__()
@@ -69,16 +70,18 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim).normal_(std=0.02))
         self.decoder_embed = nn.Linear(encoder.embed_dim, decoder.dim, bias=False)
         tokens = encoder.num_prefix_tokens + patches
-        own = decoder.positions == "learned"
-        self.decoder_pos_embed = nn.Parameter(torch.empty(1, tokens, decoder.dim).normal_(std=0.02)) if own else None
+        learned = decoder.positions == "learned"
+        self.decoder_pos_embed = (
+            nn.Parameter(torch.empty(1, tokens, decoder.dim).normal_(std=0.02)) if learned else None
+        )
         self.decoder_blocks = nn.ModuleList([Layer(decoder, i) for i in range(decoder.depth)])
         self.decoder_norm = nn.LayerNorm(decoder.dim)
         self.decoder_head = nn.Linear(decoder.dim, embed.in_chans * self.patch_size**2, bias=False)
 
     def draw(self, batch: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-        """Draws a random order of each image's patches, [B, N]. The first N - masked ones are visible.
+        """Draws a random order of the patches of each image, [B, N]. The first K patches are visible.
 
-        It uses torch's generator of the device, which the training loop seeds in each step, or `generator` on the CPU.
+        Uses torch's generator of the device, which the training loop seeds in each step, or `generator` on the CPU.
         """
         patches = self.encoder.patch_embed.grid_size**2
         if generator is not None:
@@ -86,7 +89,7 @@ class MaskedAutoencoder(nn.Module):
         return torch.rand(batch, patches, device=device).argsort(1)
 
     def forward(self, x_BCSS: Tensor, order_BN: Tensor | None = None) -> Reconstruction:
-        """Masks, encodes and reconstructs. `order_BN`, as `draw` returns it, fixes the masks; None draws them."""
+        """Masks, encodes and reconstructs images. `order_BN`: the order from `draw`, which fixes the masks; None draws it."""
         batch, patches = len(x_BCSS), self.encoder.patch_embed.grid_size**2
         order_BN = self.draw(batch, x_BCSS.device) if order_BN is None else order_BN
         keep_BK = order_BN[:, : patches - self.masked_patches]
@@ -99,7 +102,7 @@ class MaskedAutoencoder(nn.Module):
         return Reconstruction(painted_BNX, mask_BN, masked, visible, balance + decoder_balance)
 
     def decode(self, tokens_BND: Tensor, keep_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """Turns the encoder's output [B, P + K, D] into pixels of all patches [B, N, X]; also returns the balance loss."""
+        """Decodes the output of the encoder [B, P + K, D] to all patches [B, N, X]. Also returns the balance loss."""
         encoder, prefix = self.encoder, self.encoder.num_prefix_tokens
         grid = encoder.patch_embed.grid_size
         gaps_1ND = self.mask_token.expand(-1, grid**2, -1)
@@ -107,8 +110,8 @@ class MaskedAutoencoder(nn.Module):
             gaps_1ND = gaps_1ND + encoder.pos_embed[:, prefix:]
         gaps_BND = gaps_1ND.to(tokens_BND.dtype).expand(len(tokens_BND), -1, -1)
         index_BKD = keep_BK.unsqueeze(-1).expand(-1, -1, tokens_BND.shape[-1])
-        whole_BND = gaps_BND.scatter(1, index_BKD, tokens_BND[:, prefix:])
-        y_BND = self.decoder_embed(torch.cat([tokens_BND[:, :prefix], whole_BND], 1))
+        full_BND = gaps_BND.scatter(1, index_BKD, tokens_BND[:, prefix:])
+        y_BND = self.decoder_embed(torch.cat([tokens_BND[:, :prefix], full_BND], 1))
         if self.decoder_pos_embed is not None:
             y_BND = y_BND + self.decoder_pos_embed
         place, losses = Place(prefix, grid), []
@@ -123,23 +126,25 @@ class MaskedAutoencoder(nn.Module):
         return nn.functional.unfold(x_BCSS, p, stride=p).transpose(1, 2)
 
     def unpatchify(self, patches_BNX: Tensor) -> Tensor:
-        """Joins the values of each patch [B, N, X] to [B, C, S, S]. This is the inverse of `patchify`."""
+        """Joins the values of each patch [B, N, X] to images [B, C, S, S]. The inverse of `patchify`."""
         size, p = self.encoder.patch_embed.img_size, self.patch_size
         return nn.functional.fold(patches_BNX.transpose(1, 2), size, p, stride=p)
 
     def target(self, x_BCSS: Tensor) -> Tensor:
-        """Returns the values that the decoder should reconstruct, float32 [B, N, X]."""
+        """Returns the target of the decoder, float32 [B, N, X]."""
         patches_BNX = self.patchify(x_BCSS).float()
         if not self.config.norm_pixels:
             return patches_BNX
         var_BN1, mean_BN1 = torch.var_mean(patches_BNX, -1, keepdim=True)
         return (patches_BNX - mean_BN1) / (var_BN1 + 1e-6).sqrt()
 
-    # The part of timm's contract that the parameter groups of the optimiser need
+    # The part of timm's interface that the parameter groups of the optimiser need
 
     def no_weight_decay(self) -> set[str]:
-        """Returns the encoder's names, and those of the decoder's tokens, positions and per-expert biases."""
-        own = {n for n, _ in self.named_parameters() if n.startswith("decoder_") and n.endswith(".b2")}
+        """Returns the parameters without weight decay: those of the encoder, and decoder tokens, positions and biases."""
+        biases = {n for n, _ in self.named_parameters() if n.startswith("decoder_") and n.endswith(".b2")}
         return (
-            {f"encoder.{name}" for name in self.encoder.no_weight_decay()} | own | {"mask_token", "decoder_pos_embed"}
+            {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
+            | biases
+            | {"mask_token", "decoder_pos_embed"}
         )

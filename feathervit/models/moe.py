@@ -1,8 +1,8 @@
 """Mixture of SwiGLU experts that share two of their three projections, with noisy top-k gates.
 
-V and W2 are shared and the k kept gates sum to one, so the mixture of experts equals ONE gated feed-forward whose gate branch
-is a mixture (see `SharedVW2`). No token is dispatched, shapes are static, and the layer compiles and exports. The other
-sharings of Table 9 also have their cheapest exact form here. Equations: arXiv 2407.17783.
+V and W2 are shared, and the k selected gates sum to one. The mixture of experts therefore equals one gated feed-forward whose
+gate branch is a mixture (see `SharedVW2`). Tokens are not dispatched, shapes are static, and the layer can be compiled and
+exported. The other sharings of Table 9 are also implemented in their cheapest exact form. Equations: arXiv 2407.17783.
 
 Legend: B batch, N tokens, D width, E experts, F hidden size, k experts kept.
 """
@@ -22,20 +22,20 @@ from .place import Place
 
 
 def coefficient_of_variation(x_E: Tensor) -> Tensor:
-    """Returns the (unbiased) standard deviation over the mean, a scalar.
+    """Returns the (unbiased) standard deviation divided by the mean, a scalar.
 
-    At perfect balance the gradient of `std` is 0; that of sqrt is NaN.
+    At perfect balance, the gradient of `std` is 0, while the gradient of sqrt is NaN.
     """
     return x_E.std(unbiased=True) / x_E.mean()
 
 
-@register_notrace_module  # torch.fx cannot see through its autocast
+@register_notrace_module  # torch.fx cannot trace its autocast
 class NoisyTopKGate(nn.Module):
     """Noisy top-k gate, Eq. 2-3, and its balance losses, Eq. 5-6 and 10-12.
 
-    The gates are softmax over the k largest of H = x W_g + noise * softplus(x W_noise), zero elsewhere. Both matrices
-    have no bias (ours: the paper calls them plain matrices). Eq. 11 is printed as a vector of constant sum; we take its
-    coefficient of variation, as in Eq. 10. The gate runs in float32 under autocast.
+    The gates are a softmax over the k largest entries of H = x W_g + noise * softplus(x W_noise), and zero elsewhere. Both
+    matrices have no bias (ours: the paper calls them plain matrices). The paper prints Eq. 11 as a vector of constant sum; we
+    use its coefficient of variation, as in Eq. 10. The gate runs in float32 under autocast.
     """
 
     def __init__(self, dim: int, experts: int, config: MoEConfig):
@@ -43,7 +43,7 @@ class NoisyTopKGate(nn.Module):
         self.experts, self.config = experts, config
         self.w_gate = nn.Linear(dim, experts, bias=False)
         self.w_noise = nn.Linear(dim, experts, bias=False) if config.noise else None
-        # Tokens per expert in training since the last call of `starving`; on the device, like batch norm's counter
+        # Tokens per expert in training since the last call of `starving`, on the device like the counter of batch norm
         self.register_buffer("taken", torch.zeros(experts, dtype=torch.int64), persistent=False)
 
     def init_non_persistent_buffers(self) -> None:
@@ -53,7 +53,8 @@ class NoisyTopKGate(nn.Module):
     def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
         """Returns gates [B, N, E], whose rows have k non-zeros and sum to 1, and the weighted balance loss (0 in evaluation).
 
-        Inside, experts come first. On the CPU, operations along a last dimension of 3 to 5 entries are several times slower.
+        Internally, the first dimension holds the experts. On the CPU, operations along a last dimension of 3 to 5 entries
+        are several times slower.
         """
         # The meta device has no autocast.
         device = x_BND.device.type if torch.amp.is_autocast_available(x_BND.device.type) else "cpu"
@@ -63,7 +64,7 @@ class NoisyTopKGate(nn.Module):
                 gate_EBN, _, _ = self._softmax_k(clean_EBN)
                 balance = self._balance(gate_EBN) if self.training else gate_EBN.new_zeros(())
                 return gate_EBN.permute(1, 2, 0), balance
-            # Eq. 5 divides by the scale; the gradient is NaN if softplus underflows (about 1e-19 in float32).
+            # Eq. 5 divides by the scale. Its gradient is NaN if softplus underflows (about 1e-19 in float32).
             scale_EBN = F.softplus(self._product(self.w_noise, x_BND)).clamp_min(1e-6)
             shape = (*x_BND.shape[:-1], self.experts)
             noise_BNE = torch.randn(shape, dtype=clean_EBN.dtype, device=x_BND.device)
@@ -73,7 +74,7 @@ class NoisyTopKGate(nn.Module):
 
     @staticmethod
     def _product(layer: nn.Linear, x_BND: Tensor) -> Tensor:
-        """Returns the layer's output as [E, B, N] in float32; float64 stays float64."""
+        """Returns the output of a layer as [E, B, N] in float32; float64 stays float64."""
         # The weight of a quantised layer has no dtype.
         y_BNE = layer(x_BND.to(getattr(layer.weight, "dtype", torch.float32)))
         y_BNE = y_BNE if y_BNE.dtype == torch.float64 else y_BNE.float()
@@ -82,8 +83,8 @@ class NoisyTopKGate(nn.Module):
     def _softmax_k(self, h_EBN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the softmax over the k largest entries (0 elsewhere), the k-th largest and the next largest, both [B, N].
 
-        An entry's rank is the number of entries that beat it. Of equal entries the first wins. Comparisons fuse; topk does
-        not.
+        The rank of an entry is the number of larger entries. Among equal entries, the first has the higher rank. Comparisons
+        can be fused; topk cannot.
         """
         first_EE11 = torch.ones(self.experts, self.experts, dtype=torch.bool, device=h_EBN.device).triu(1)[
             ..., None, None
@@ -98,13 +99,13 @@ class NoisyTopKGate(nn.Module):
 
     def _balance(self, gate_EBN: Tensor, *noisy: Tensor) -> Tensor:
         loss = self.config.importance_weight * self._variation(gate_EBN.flatten(1).sum(1))
-        if noisy and self.config.top_k < self.experts:  # all experts chosen: P = 1 everywhere, so the load loss is 0
+        if noisy and self.config.top_k < self.experts:  # with all experts selected, P = 1 and the load loss is 0
             chance_EBN = self._load(*noisy)
             loss = loss + self.config.load_weight * self._variation(chance_EBN.flatten(1).sum(1))
         return loss
 
     def _load(self, clean_EBN: Tensor, noisy_EBN: Tensor, scale_EBN: Tensor, kth_BN: Tensor, next_BN: Tensor) -> Tensor:
-        """Returns P of Eq. 5: the probability of keeping an expert if only its own noise is drawn again."""
+        """Returns P of Eq. 5: the probability of selecting an expert if only its noise is drawn again."""
         psi_EBN = torch.where(noisy_EBN >= kth_BN, next_BN, kth_BN)
         return torch.special.ndtr((clean_EBN - psi_EBN) / scale_EBN)
 
@@ -114,27 +115,27 @@ class NoisyTopKGate(nn.Module):
 
 
 def starving(model: nn.Module, share: float) -> dict[tuple[str, int], float]:
-    """Finds the experts that got less than `share` of the tokens in training since the last call.
+    """Finds the experts that received less than `share` of the tokens in training since the last call.
 
-    Returns (name of the gate, expert from 0) -> share of the tokens. Resets the counts and waits for the device.
+    Returns (name of the gate, index of the expert) -> share of the tokens. Resets the counts and synchronises the device.
     """
     gates = {name: gate for name, gate in model.named_modules() if isinstance(gate, NoisyTopKGate)}
     if not gates:
         return {}
     counts = iter(torch.cat([gate.taken for gate in gates.values()]).tolist())
-    found = {}
+    shares = {}
     for name, gate in gates.items():
-        taken = [next(counts) for _ in range(gate.experts)]
-        tokens = sum(taken) / gate.config.top_k
-        found |= {(name, e): n / tokens for e, n in enumerate(taken) if n < share * tokens}
+        tokens_per_expert = [next(counts) for _ in range(gate.experts)]
+        tokens = sum(tokens_per_expert) / gate.config.top_k
+        shares |= {(name, e): n / tokens for e, n in enumerate(tokens_per_expert) if n < share * tokens}
         gate.taken.zero_()
-    return found
+    return shares
 
 
 class _Experts(nn.Module):
-    """Base class of the four sharings, with the gate and dropout on the output.
+    """Base class of the four kinds of sharing, with the gate and the dropout of the output.
 
-    The paper draws one dropout mask per expert; we draw one for the mixture.
+    The paper draws one dropout mask per expert; we draw one mask for the mixture.
     """
 
     def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
@@ -146,7 +147,7 @@ class _Experts(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        """Maps [B, N, D] to [B, N, D]; also returns the layer's balance loss (a scalar; 0 in evaluation)."""
+        """Maps [B, N, D] to [B, N, D]. Also returns the balance loss of the layer (a scalar; 0 in evaluation)."""
         if self.gate is None:
             gate_BNE, balance = torch.ones_like(x_BND[..., :1]), x_BND.new_zeros(())
         else:
@@ -165,7 +166,7 @@ class _Experts(nn.Module):
 
 
 class SharedVW2(_Experts):
-    """The paper's sharing: y = ((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d."""
+    """V and W2 shared, as in the paper: y = ((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d."""
 
     def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__(dim, hidden, experts, config)
@@ -193,7 +194,7 @@ class SharedWW2(_Experts):
 class _OwnW2(_Experts):
     """W2 per expert: y = [g_1 h_1, ..., g_E h_E] W2 + g d.
 
-    The gates scale the hidden units, and one product with the stacked W2 sums over experts.
+    The gates scale the hidden units. One product with the stacked W2 sums over the experts.
     """
 
     def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig, own: int):
@@ -220,7 +221,7 @@ class SharedVW(_OwnW2):
 
 
 class Unshared(_OwnW2):
-    """Nothing shared: each expert is a complete SwiGLU."""
+    """No sharing: each expert is a complete SwiGLU."""
 
     def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__(dim, hidden, experts, config, own=experts)

@@ -1,4 +1,4 @@
-"""Builds the models that ours are compared with, from timm's own classes: at our sizes and at the sizes of published tables.
+"""Builds the baseline models from classes of timm, at our sizes and at the sizes of published tables.
 
 Names: `timm:vit_twin_xxs`, `timm:vit_twin_s`, `timm:resnet18_xxs`, `timm:resnet20_xxs`, `timm:resnet_56` and
 `timm:convmixer_xxs`.
@@ -19,7 +19,7 @@ from torch import nn
 from ..config import spec
 from .registry import create_model
 
-# timm needs these fields of a registered model; `register_model` reads `default_cfgs`. These models have no weights.
+# timm requires these fields of a registered model; `register_model` reads `default_cfgs`. There are no weights.
 _VIT = {
     "num_classes": 100,
     "input_size": (3, 36, 36),
@@ -41,7 +41,7 @@ def twin(
 ) -> nn.Module:
     """Builds timm's VisionTransformer with the width, depth, heads and tokens of our model `name`.
 
-    Its hidden size brings the number of parameters nearest to ours. `words` are arguments of VisionTransformer.
+    The hidden size is chosen for the nearest number of parameters. `words` are arguments of VisionTransformer.
     """
     known = spec(name)
     img_size, patch_size, config = img_size or known.img_size, patch_size or known.patch_size, known.config
@@ -70,7 +70,7 @@ def _parameters(model: nn.Module) -> int:
 def _twin(
     ours: str, img_size: Any = None, patch_size: int | None = None, num_classes: int = 100, **words: Any
 ) -> nn.Module:
-    img_size = img_size if img_size is None or isinstance(img_size, int) else img_size[0]  # timm gives (height, width)
+    img_size = img_size if img_size is None or isinstance(img_size, int) else img_size[0]  # timm passes (height, width)
     return twin(ours, img_size, patch_size, num_classes, **words)
 
 

@@ -1,4 +1,4 @@
-"""Computes positions: fixed sine-cosine tables, rotary angles, and learned positions resized to another grid.
+"""Computes fixed sine-cosine positions and rotary angles, and resizes learned positions to another grid.
 
 Prefix tokens are not on the grid. Their fixed positions are zero, and rotary positions do not rotate them.
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .place import Place
 
-ROTARY_BASE = 100.0  # grids are small, and the 10,000 of language models would hardly rotate most pairs
+ROTARY_BASE = 100.0  # for small grids; the base 10,000 of language models would hardly rotate most pairs
 
 
 def sincos_positions(grid_size: int, prefix: int, dim: int) -> Tensor:
@@ -28,7 +28,9 @@ def sincos_positions(grid_size: int, prefix: int, dim: int) -> Tensor:
     Raises ConfigError if the width is not a multiple of 4.
     """
     if dim % 4:
-        raise ConfigError(f"sine-cosine positions need a width that is a multiple of 4, got {dim}; choose learned ones")
+        raise ConfigError(
+            f"sine-cosine positions need a width that is a multiple of 4, got {dim}; choose learned positions"
+        )
     table_ND = build_sincos2d_pos_embed([grid_size, grid_size], dim)
     return torch.cat([table_ND.new_zeros(prefix, dim), table_ND]).unsqueeze(0)
 
@@ -53,12 +55,12 @@ def rotary_turns(grid_size: int, prefix: int, head_dim: int) -> Tensor:
 
 
 def rotate(x_BHNK: Tensor, place: Place | None) -> Tensor:
-    """Rotates queries or keys by `place.turns_BNK`, if there are any. Pair i is (x_i, x_{i + K/2})."""
+    """Rotates queries or keys by `place.turns_BNK`, unless it is None. Pair i is (x_i, x_{i + K/2})."""
     if place is None or place.turns_BNK is None:
         return x_BHNK
     return apply_rot_embed_cat(x_BHNK, place.turns_BNK.to(x_BHNK.dtype).unsqueeze(1), half=True)
 
 
 def resize_positions(pos_1ND: Tensor, grid_size: int, prefix: int) -> Tensor:
-    """Resizes learned positions to another grid bicubically (timm's function). Those of prefix tokens stay."""
+    """Resizes learned positions bicubically to another grid, with timm's function. Positions of prefix tokens stay."""
     return resample_abs_pos_embed(pos_1ND, [grid_size, grid_size], num_prefix_tokens=prefix)

@@ -1,10 +1,10 @@
-"""Read-outs make the input of the head. Contract: `prepend` puts the prefix tokens before the patches.
+"""Defines the read-outs, which compute the input of the head. Contract: `prepend` adds the prefix tokens to the patches.
 
-`forward` maps the layers' output to [B, features]. `num_tokens` is the number of prefix tokens, `features` the width that the
-head gets, and `pool` timm's name for the pooling.
+`forward` maps the output of the layers to [B, features]. `num_tokens` is the number of prefix tokens, `features` the input
+width of the head, and `pool` timm's name of the pooling.
 
-Prefix tokens come first in the sequence, as timm's `num_prefix_tokens` expects. The paper appends its dummy patch last; the
-function is the same up to a permutation of the positions.
+Prefix tokens come first in the sequence, as timm's `num_prefix_tokens` expects. The paper appends its dummy patch at the end;
+the function is the same up to a permutation of the positions.
 
 Legend: B batch, N tokens, D width, P prefix tokens.
 """
@@ -20,7 +20,7 @@ from ..errors import ConfigError
 
 
 class DummyPatch(nn.Module):
-    """The embedding of an all-zero patch. The projection has no bias, so it is zero until a learned position is added."""
+    """The embedding of an all-zero patch: zero before positions are added, because the projection has no bias."""
 
     pool = "token"
 
@@ -58,7 +58,7 @@ class ClassTokens(nn.Module):
 
 
 class Mean(nn.Module):
-    """The mean of the patches, without a prefix token."""
+    """The mean of the patches, without prefix tokens."""
 
     pool = "avg"
 
@@ -88,7 +88,7 @@ class SequencePool(Mean):
 
 
 def build_readout(config: EncoderConfig) -> nn.Module:
-    """Builds the read-out that `config` names. Raises ConfigError if class tokens are set but have no effect."""
+    """Builds the read-out of `config`. Raises ConfigError if class tokens are set but have no effect."""
     if config.readout == "class":
         return ClassTokens(config.dim, config.class_tokens)
     if config.class_tokens != 1:
@@ -99,6 +99,6 @@ def build_readout(config: EncoderConfig) -> nn.Module:
 
 
 def output_layers(model: nn.Module) -> set[nn.Module]:
-    """Returns the layers after the last hidden one: the classifier, ours or timm's, and a decoder's projection to pixels."""
-    found = {module for name, module in model.named_modules() if name in ("head", "encoder.head", "decoder_head")}
-    return found | ({model.get_classifier()} if hasattr(model, "get_classifier") else set())
+    """Returns the output layers: the classifier, ours or timm's, and the projection of a decoder to pixels."""
+    layers = {module for name, module in model.named_modules() if name in ("head", "encoder.head", "decoder_head")}
+    return layers | ({model.get_classifier()} if hasattr(model, "get_classifier") else set())

@@ -1,6 +1,6 @@
-"""Registers our models in timm, so that `timm.create_model("mlit_xxs")` works after `feathervit.models` is imported.
+"""Registers our models in timm, so that `timm.create_model("mlit_xxs")` works after `import feathervit.models`.
 
-timm names weights in four ways, and all of them work: a tag ("mlit_nano.digits"), a `pretrained_cfg`, an overlay of it
+timm has four ways to select weights, and all of them work: a tag ("mlit_nano.digits"), a `pretrained_cfg`, an overlay of it
 (timm's --pretrained-path), and a folder or a repository of the hub ("local-dir:FOLDER", "hf-hub:OWNER/NAME").
 """
 
@@ -31,12 +31,12 @@ from .contract import side
 from .registry import create_model, described
 from .starting import fitted
 
-SOURCES = ("file", "url", "hf_hub_id", "state_dict")  # fields of timm's PretrainedCfg that say where weights are
+SOURCES = ("file", "url", "hf_hub_id", "state_dict")  # fields of timm's PretrainedCfg with the location of weights
 WORDS = {*inspect.signature(create_model).parameters, *EncoderConfig.__dataclass_fields__}
 
 
 def _default_cfg(name: str) -> DefaultCfg:
-    """Returns timm's description of a model: first without weights, then with each of its weights in the package."""
+    """Returns timm's configuration of a model: first without weights, then with each of its weights in the package."""
     known = spec(name)
     cfgs = {"": PretrainedCfg(**described(RunConfig(img_size=known.img_size), 3, 100))}
     for tagged in list_weights(name):
@@ -61,11 +61,11 @@ def _create(
     feature_cls: Any = "getter",
     **words: Any,
 ) -> nn.Module:
-    """Builds a model of ours for timm.
+    """Builds one of our models for timm.
 
-    Loads weights from the place that `pretrained_cfg` and its overlay name, else those in the package. `features_only`:
-    returns a module that returns the outputs of the levels `out_indices` (by default the last three) as [B, D, G, G]. Raises
-    TypeError for unknown arguments, and CheckpointError for weights that are not available or do not fit.
+    Loads weights from the location in `pretrained_cfg` and its overlay, else from the package. `features_only`: the returned
+    module outputs the levels `out_indices` (by default the last three) as [B, D, G, G]. Raises TypeError for unknown
+    arguments, and CheckpointError for weights that are not available or do not match.
     """
     if unknown := sorted(set(words) - WORDS):
         raise TypeError(f"{name} got an unexpected argument {unknown[0]!r}")
@@ -74,7 +74,7 @@ def _create(
     cfg |= pretrained_cfg_overlay or {}
     elsewhere = any(cfg.get(key) for key in SOURCES)
     for tagged in list_weights(name):
-        if cfg.get("file") == str(shipped_file(tagged)):  # these weights have their own architecture
+        if cfg.get("file") == str(shipped_file(tagged)):  # these weights define the architecture
             tag, elsewhere = tagged.partition(".")[2], False
     if cfg.get("input_size"):
         channels, _, width = cfg["input_size"]
@@ -83,12 +83,17 @@ def _create(
         words = {"num_classes": cfg["num_classes"], **words}
     if words.get("img_size") is not None:
         words["img_size"] = side(words["img_size"])
-    if isinstance(words.get("config"), dict):  # as in config.json of earlier exports
+    if isinstance(words.get("config"), dict):  # config.json of earlier exports
         words["config"] = from_dict(EncoderConfig, words["config"], "config")
     with torch.device(device) if device is not None else nullcontext():
         model = create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained and not elsewhere, **words)
     if pretrained and elsewhere:
-        cfg = {"num_classes": model.num_classes, "classifier": "head", **cfg, "first_conv": None}  # `_taken` adapts it
+        cfg = {
+            "num_classes": model.num_classes,
+            "classifier": "head",
+            **cfg,
+            "first_conv": None,
+        }  # for `_taken`
         try:
             load_pretrained(model, cfg, model.num_classes, filter_fn=_taken, cache_dir=cache_dir)
         except CheckpointError:
@@ -102,23 +107,25 @@ def _create(
         tag = list_weights(name)[0].partition(".")[2]
     known = get_pretrained_cfg(f"{name}.{tag}" if tag else name).to_dict()
     shown = {key: value for key, value in cfg.items() if key != "state_dict"}
-    # timm's loaders make images of this shape.
+    # timm's data loaders make images of this shape.
     sizes = {"input_size": (model.in_chans, *(known | shown)["input_size"][1:])}
-    return build_model_with_cfg(  # builds nothing here: it describes the model, and wraps it for features
-        lambda **_: model.to(dtype=dtype),
-        name,
-        pretrained=False,
-        pretrained_cfg=known | shown | sizes | {"architecture": name},
-        pretrained_model_args=pretrained_model_args,
-        img_size=model.patch_embed.img_size,
-        features_only=features_only,
-        out_indices=min(3, len(model.feature_info)) if out_indices is None else out_indices,
-        feature_cls=feature_cls,
+    return (
+        build_model_with_cfg(  # the model exists already: this call adds timm's attributes and the wrapper for features
+            lambda **_: model.to(dtype=dtype),
+            name,
+            pretrained=False,
+            pretrained_cfg=known | shown | sizes | {"architecture": name},
+            pretrained_model_args=pretrained_model_args,
+            img_size=model.patch_embed.img_size,
+            features_only=features_only,
+            out_indices=min(3, len(model.feature_info)) if out_indices is None else out_indices,
+            feature_cls=feature_cls,
+        )
     )
 
 
 def _taken(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Returns the weights that timm's loader puts into a model of ours. Of a pre-training run these are the encoder's."""
+    """Returns the weights for timm's loader. From a pre-training run, these are the weights of the encoder."""
     if any(name.startswith("encoder.") for name in weights):
         weights = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
     if unknown := sorted(set(weights) - set(model.state_dict()) - {"head.weight"}):
@@ -135,6 +142,6 @@ def _register(name: str) -> None:
     register_model(create)
 
 
-default_cfgs = {name: _default_cfg(name) for name in MODELS}  # `register_model` reads it under this name
+default_cfgs = {name: _default_cfg(name) for name in MODELS}  # `register_model` reads this name
 for _name in MODELS:
     _register(_name)

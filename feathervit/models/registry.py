@@ -1,4 +1,4 @@
-"""Creates models by name: ours, and timm's as `timm:NAME`."""
+"""Creates models by name: our models, and models of timm as `timm:NAME`."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def create_model(
     config: EncoderConfig | None = None,
     **parts: Any,
 ) -> nn.Module:
-    """Creates a model by name: ours, or any of timm's as `timm:NAME`.
+    """Creates a model by name: one of our models, or any model of timm as `timm:NAME`.
 
-    - `img_size` and `patch_size` default to the model's own, `in_chans` to 3 and `num_classes` to 100.
+    - `img_size` and `patch_size` default to those of the named model, `in_chans` to 3 and `num_classes` to 100.
     - `global_pool` is as in `reset_classifier`.
     - `config` replaces the named configuration. `parts` replace fields of it (`drop_path_rate=0.1`), or of its attention,
       feed-forward and patches (`kv_heads=1`).
-    - `pretrained` loads weights of the package: "mlit_nano.digits" names them, "mlit_nano" takes the first of that model. All
-      defaults are then those of the weights, and another number of classes gets a new head.
+    - `pretrained` loads weights of the package: "mlit_nano.digits" selects them by name, "mlit_nano" selects the first weights
+      of that model. The defaults are then those of the weights. A different number of classes requires a new head.
 
-    Raises UnknownNameError, and ConfigError or CheckpointError if sizes do not fit.
+    Raises UnknownNameError for unknown names, and ConfigError or CheckpointError for incompatible sizes.
     """
     name, _, tag = name.partition(".") if not name.startswith("timm:") else (name, "", "")
     if tag or (pretrained and name in MODELS):
@@ -63,11 +63,11 @@ def create_model(
 
 
 def _replaced(name: str, config: EncoderConfig, parts: dict[str, Any]) -> EncoderConfig:
-    """Replaces fields of a configuration, or of one of its parts. Raises ConfigError for an unknown field."""
-    own = {field: value for field, value in parts.items() if field in EncoderConfig.__dataclass_fields__}
-    config = replace(config, **own)
+    """Replaces fields of a configuration or of one of its parts. Raises ConfigError for an unknown field."""
+    direct = {field: value for field, value in parts.items() if field in EncoderConfig.__dataclass_fields__}
+    config = replace(config, **direct)
     for field, value in parts.items():
-        if field in own:
+        if field in direct:
             continue
         kinds = {part: getattr(config, part) for part in ("attention", "feedforward", "patches")}
         owners = [part for part, kind in kinds.items() if field in getattr(kind, "__dataclass_fields__", ())]
@@ -84,8 +84,8 @@ def build_model(
 ) -> nn.Module:
     """Builds the model of a resolved run configuration: a classifier, or the masked auto-encoder of a pre-training run.
 
-    `train`: the model that the run trains. In joint training that is the auto-encoder whose encoder is the classifier.
-    `pretrained`: load the weights in the model's name (see `named_weights`).
+    `train`: build the model for training. In joint training, this is the auto-encoder whose encoder is the classifier.
+    `pretrained`: load the weights in the model name (see `named_weights`).
     """
     arch = {"config": config.arch} if config.arch else {}
     sizes = {"img_size": config.img_size, "patch_size": config.patch_size, "in_chans": in_chans}
@@ -93,7 +93,7 @@ def build_model(
     classes = 0 if pretraining else num_classes
     model = create_model(config.model, **sizes, num_classes=classes, pretrained=pretrained, **arch)
     if pretraining and isinstance(model, Encoder) and config.arch and config.arch.readout == "pool":
-        # A reconstruction does not use the scores, and distributed processes wait for every gradient.
+        # Reconstruction does not use the scores, and distributed training waits for the gradients of all parameters.
         model.readout.requires_grad_(False)
     masked = pretraining or (train and config.objective == "joint")
     return MaskedAutoencoder(model, config.mae) if masked else model
@@ -106,15 +106,15 @@ def _with_weights(name: str, tag: str, pretrained: bool, sizes: dict[str, Any], 
         raise ConfigError(f"the package has no pretrained weights of {name}; create it without pretrained=True")
     tagged = f"{name}.{tag}" if tag else list_weights(name)[0]
     stored = load_weights(shipped_file(tagged))
-    own = {"img_size": stored.config.img_size, "patch_size": stored.config.patch_size}
-    own |= {"in_chans": stored.in_chans, "num_classes": len(stored.class_names)}
+    defaults = {"img_size": stored.config.img_size, "patch_size": stored.config.patch_size}
+    defaults |= {"in_chans": stored.in_chans, "num_classes": len(stored.class_names)}
     model = create_model(
-        name, config=stored.config.arch, **{k: own[k] if v is None else v for k, v in sizes.items()}, **parts
+        name, config=stored.config.arch, **{k: defaults[k] if v is None else v for k, v in sizes.items()}, **parts
     )
     if not pretrained:
         return model
     start_from(model, shipped_file(tagged))
-    if model.num_classes == own["num_classes"]:
+    if model.num_classes == defaults["num_classes"]:
         model.load_state_dict({k: v for k, v in stored.weights.items() if k.startswith("head.")}, strict=False)
     shape = (sizes["in_chans"] or stored.in_chans, *[sizes["img_size"] or stored.config.img_size] * 2)
     cfg = described(stored.config, stored.in_chans, len(stored.class_names))
@@ -151,20 +151,20 @@ def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int
         raise UnknownNameError(
             "weights of timm", name, timm.list_pretrained(known), f"timm:{known} starts from scratch"
         )
-    words = {"in_chans": in_chans, "num_classes": num_classes, **parts}
+    options = {"in_chans": in_chans, "num_classes": num_classes, **parts}
     try:
         with _quiet_hub():
             try:
-                model = timm.create_model(name, img_size=img_size, patch_size=patch_size, **words)
+                model = timm.create_model(name, img_size=img_size, patch_size=patch_size, **options)
             except TypeError as error:
-                # Convolutional models take any image size and have no img_size; a patch size would have no effect.
+                # Convolutional models have no img_size, because they accept any size. A patch size would have no effect.
                 if patch_size is not None:
-                    raise ConfigError(f"timm:{name} takes no patch_size; leave it out") from error
-                model = timm.create_model(name, **words)
+                    raise ConfigError(f"timm:{name} does not accept patch_size; leave it out") from error
+                model = timm.create_model(name, **options)
     except ConfigError:
         raise
     except Exception as error:  # the exception depends on the network, the hub and the file
-        if not words.get("pretrained"):
+        if not options.get("pretrained"):
             raise
         raise ConfigError(
             f"the weights of timm:{name} cannot be loaded from the Hugging Face hub or its cache: {error}; timm:{known} "
@@ -173,13 +173,13 @@ def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int
     model.pretrained_cfg = {
         **getattr(model, "pretrained_cfg", {}),
         "architecture": known,
-    }  # not all registered models have it
+    }  # not all registered models set it
     return model
 
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Hides the hub's log lines about each attempt. Its error has the outcome."""
+    """Suppresses the hub's log lines for each attempt. The raised error contains the cause."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)

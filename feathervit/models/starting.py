@@ -1,6 +1,6 @@
-"""Starts a new run from the weights of another: loads the tensors that fit, and reports which ones.
+"""Starts a new run from the weights of another run: loads the matching tensors, and reports them.
 
-`--resume` is different: it continues a stopped run.
+In contrast, `--resume` continues a stopped run.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from .embed import ResidualStem
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
 
-# Fields of an architecture that the weights do not depend on.
+# Fields of an architecture that do not affect the weights.
 NO_WEIGHTS = ("dropout", "drop_rate", "drop_path_rate", "importance_weight", "load_weight", "balance")
 
 
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
-    """Loads a checkpoint's encoder into `model` and returns lines that describe the result.
+    """Loads the encoder of a checkpoint into `model`. Returns lines for the banner.
 
-    `model` keeps its own new head. The decoder of a pre-training run is dropped, unless `model` is an auto-encoder with the
-    same decoder. Positions are resized to another image size. The patch projection is adapted to another number of channels:
-    a grey image counts as a colour image with equal channels. Raises CheckpointError if the architectures or patch sizes
+    The head of `model` stays new. The decoder of a pre-training run is dropped, unless `model` is an auto-encoder with the
+    same decoder. Positions are resized for another image size. The patch projection is adapted to another number of
+    channels: a grey image equals a colour image with equal channels. Raises CheckpointError if architecture or patch size
     differ.
     """
     checkpoint = load_weights(path)
     target = model.encoder if isinstance(model, MaskedAutoencoder) else model
     _check(target, checkpoint, path)
-    inside = "encoder." if target is not model else ""
-    theirs = "encoder." if checkpoint.config.objective == "reconstruction" else ""
-    weights = {n.removeprefix(theirs): t for n, t in checkpoint.weights.items() if n.startswith(theirs)}
+    target_prefix = "encoder." if target is not model else ""
+    prefix = "encoder." if checkpoint.config.objective == "reconstruction" else ""
+    weights = {n.removeprefix(prefix): t for n, t in checkpoint.weights.items() if n.startswith(prefix)}
     weights = fitted(target, weights, path)
     head = _head(target)
-    found = {f"{inside}{n}": t for n, t in weights.items() if n not in head}
-    found |= {n: t for n, t in checkpoint.weights.items() if theirs and not n.startswith(theirs)}
-    own = model.state_dict()
-    taken = {n: t for n, t in found.items() if n in own and t.shape == own[n].shape}
-    model.load_state_dict(taken, strict=False)
-    names = {_renamed(n, inside, theirs): n for n in taken}  # in the file -> here
-    resized = sorted(there for there, here in names.items() if checkpoint.weights[there].shape != own[here].shape)
+    loadable = {f"{target_prefix}{n}": t for n, t in weights.items() if n not in head}
+    loadable |= {n: t for n, t in checkpoint.weights.items() if prefix and not n.startswith(prefix)}
+    state = model.state_dict()
+    matching = {n: t for n, t in loadable.items() if n in state and t.shape == state[n].shape}
+    model.load_state_dict(matching, strict=False)
+    names = {_renamed(n, target_prefix, prefix): n for n in matching}  # in the file -> in the model
+    resized = sorted(old for old, new in names.items() if checkpoint.weights[old].shape != state[new].shape)
     return [
-        f"start      {path}: {len(taken)} tensors loaded"
+        f"start      {path}: {len(matching)} tensors loaded"
         + (f", of these resized {', '.join(resized)}" if resized else "")
-        + f"; not used: {_listed(set(checkpoint.weights) - set(names))}; new: {_listed(set(own) - set(taken))}"
+        + f"; not used: {_listed(set(checkpoint.weights) - set(names))}; new: {_listed(set(state) - set(matching))}"
     ]
 
 
@@ -58,7 +58,7 @@ def _renamed(name: str, before: str, after: str) -> str:
 
 
 def _listed(names: set[str]) -> str:
-    """Lists names: a few by name, many by part of the model."""
+    """Formats names: up to four in full, otherwise counts per part of the model."""
     if len(names) <= 4:
         return ", ".join(sorted(names)) or "none"
     parts = Counter(re.split(r"[._]", name)[0] for name in names)
@@ -74,7 +74,7 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
         sizes = checkpoint.config.patch_size, model.patch_embed.patch_size
         if sizes[0] != sizes[1] and not isinstance(
             model.patch_embed, ResidualStem
-        ):  # its filters fit all its patch sizes
+        ):  # its weights fit all its patch sizes
             differ["patch_size"] = sizes
         if differ:
             texts = [f"{name} is {before} there, {after} here" for name, (before, after) in list(differ.items())[:4]]
@@ -87,7 +87,7 @@ def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def fitted(model: nn.Module, weights: dict[str, Tensor], where: str | Path) -> dict[str, Tensor]:
-    """Adapts positions and patch projection of the weights to the model's sizes. The head stays as it is.
+    """Adapts the positions and the patch projection in `weights` to the sizes of the model. Does not change the head.
 
     Raises CheckpointError if a tensor of the model is missing or has another shape.
     """
@@ -111,7 +111,7 @@ def _resized(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = model.adapt(weights)
     projection = weights["patch_embed.proj.weight"]
     channels = model.patch_embed.proj.in_channels
-    if projection.shape[1] == 1:  # grey to colour: equal shares, so that equal channels give the same tokens
+    if projection.shape[1] == 1:  # grey to colour: divide equally, so that equal channels give the same tokens
         projection = projection.repeat(1, channels, 1, 1) / channels
     elif projection.shape[1] != channels:
         if projection.shape[1] != 3:
@@ -121,8 +121,10 @@ def _resized(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _head(model: nn.Module) -> set[str]:
-    """Returns the names of the classifier's weights."""
-    found = model.get_classifier()
-    classifiers = found if isinstance(found, tuple) else (found,)  # a distilled model of timm has two heads
+    """Returns the names of the weights of the classifier."""
+    classifier = model.get_classifier()
+    classifiers = (
+        classifier if isinstance(classifier, tuple) else (classifier,)
+    )  # distilled models of timm have two heads
     heads = [prefix for prefix, module in model.named_modules() if any(module is c for c in classifiers)]
     return {name for name in model.state_dict() if any(name.startswith(f"{h}.") for h in heads)}

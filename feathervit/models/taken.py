@@ -1,4 +1,4 @@
-"""Collects tensors from inside a forward pass, by name."""
+"""Collects intermediate tensors of a forward pass, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Taken(dict[str, Tensor]):
-    """Dict of tensors from inside a forward pass, by name. It keeps only the named `kinds`."""
+    """Dict of intermediate tensors of a forward pass, by name. It stores only the given `kinds`."""
 
     def __init__(self, kinds: Collection[str]):
         super().__init__()

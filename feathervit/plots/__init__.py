@@ -1,1 +1,1 @@
-"""Draws what a model does."""
+"""Draws plots and reports of models and runs."""

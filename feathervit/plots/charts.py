@@ -1,4 +1,4 @@
-"""Draws the charts of a report as PNGs. The background is transparent, since a dark page inverts the colours.
+"""Draws the charts of a report as PNGs. The background is transparent, because a dark page inverts the colours.
 
 Legend: K classes, N images, E experts, B bins.
 """
@@ -17,10 +17,10 @@ from ..text import shown
 from .figures import COLOURS, new_figure, png
 
 DPI = 144
-COUNTED = 40  # largest number of classes for which a confusion matrix shows counts in its cells
-NAMED = 120  # largest number of classes that a confusion matrix names
-LONGEST = 20  # largest number of letters of a name beside a chart
-FEW_IMAGES = 200  # below this number, reliability is drawn in FEW_BINS bins
+COUNTED = 40  # maximum number of classes for counts in the cells of a confusion matrix
+NAMED = 120  # maximum number of classes for names in a confusion matrix
+LONGEST = 20  # maximum length of a name beside a chart
+FEW_IMAGES = 200  # below this number of images, reliability is drawn with FEW_BINS bins
 FEW_BINS = 5
 TOO_FEW = 10  # a bin with fewer images is too small to estimate an accuracy
 
@@ -39,7 +39,7 @@ def _plain(axes: Any, x: str, y: str, title: str = "") -> None:
 
 
 def short(name: str) -> str:
-    """Makes a name printable and cuts it after LONGEST letters."""
+    """Makes a name printable and truncates it to LONGEST characters."""
     name = shown(name)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
@@ -54,18 +54,18 @@ def curves(
     percent: bool = False,
     chance: float | None = None,
 ) -> bytes | None:
-    """Draws columns of metrics.csv over epochs. Returns None if no row has any of them, or if there is only one epoch.
+    """Draws columns of metrics.csv over epochs. Returns None if the columns have no values, or if there is only one epoch.
 
-    `columns`: name in the legend -> column. `what`: the unit of the vertical axis. `best`: the epoch whose weights were
-    kept. `chance`: the accuracy of guessing, drawn as a line.
+    `columns`: name in the legend -> column. `what`: label of the vertical axis. `best`: the epoch of the saved weights.
+    `chance`: the chance level of the accuracy, drawn as a line.
     """
-    there = {name: column for name, column in columns.items() if any(row.get(column) is not None for row in rows)}
-    if not there or len(rows) < 2:
+    present = {name: column for name, column in columns.items() if any(row.get(column) is not None for row in rows)}
+    if not present or len(rows) < 2:
         return None
     figure = new_figure(5, 3.1)
     axes = figure.subplots()
     epochs = [row["epoch"] for row in rows]
-    for colour, (name, column) in zip(COLOURS, there.items(), strict=False):
+    for colour, (name, column) in zip(COLOURS, present.items(), strict=False):
         values = [np.nan if row.get(column) is None else row[column] for row in rows]
         axes.plot(epochs, values, color=colour, label=name, marker="o" if len(rows) < 30 else "", markersize=3.5)
     if chance is not None:
@@ -79,7 +79,9 @@ def curves(
         plain = StrMethodFormatter("{x:g}")
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             axis.set_major_formatter(plain)
-            axis.set_minor_formatter(plain if high < 8 * low else NullFormatter())  # the axis may have no power of ten
+            axis.set_minor_formatter(
+                plain if high < 8 * low else NullFormatter()
+            )  # the axis may not include a power of ten
     else:
         axes.xaxis.get_major_locator().set_params(integer=True)
     if percent:
@@ -91,10 +93,10 @@ def curves(
 
 
 def confusion(counts_KK: Sequence[Sequence[int]], class_names: Sequence[str]) -> bytes:
-    """Draws a confusion matrix: true classes downwards, predicted classes to the right, shaded by share of the row.
+    """Draws a confusion matrix: true classes in rows, predicted classes in columns, shaded by share of the row.
 
-    Both axes have names, and those of the rows also have the number of images. The diagonal, which counts correct images,
-    is outlined. More than NAMED classes have numbers instead.
+    Both axes show class names; rows also show the number of images. The diagonal (correct images) is outlined. More than
+    NAMED classes are numbered.
     """
     counts = np.asarray(counts_KK)
     share, number = counts / counts.sum(1, keepdims=True).clip(1), len(counts)
@@ -107,7 +109,7 @@ def confusion(counts_KK: Sequence[Sequence[int]], class_names: Sequence[str]) ->
         for i, j in np.argwhere(counts > 0):
             colour = "white" if share[i, j] > 0.5 else "black"
             axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=colour)
-    edge = np.arange(number + 1).repeat(2) - 0.5  # the outline of the diagonal cells, as stairs
+    edge = np.arange(number + 1).repeat(2) - 0.5  # outline of the diagonal cells, as stairs
     for x, y in ((edge[:-1], edge[1:]), (edge[1:], edge[:-1])):
         axes.plot(x, y, color=COLOURS[1], linewidth=1)
     if number <= NAMED:
@@ -127,8 +129,8 @@ def confusion(counts_KK: Sequence[Sequence[int]], class_names: Sequence[str]) ->
 def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -> bytes:
     """Draws accuracy over confidence, one line per entry of `probabilities` ([N, K] each), and the images per bin.
 
-    The bins are those of the calibration error, or FEW_BINS for fewer than FEW_IMAGES images. Bins with fewer than TOO_FEW
-    images have hollow markers.
+    The bins are those of the calibration error, or FEW_BINS bins for fewer than FEW_IMAGES images. Bins with fewer than
+    TOO_FEW images have hollow markers.
     """
     number = FEW_BINS if len(labels_N) < FEW_IMAGES else ECE_BINS
     figure = new_figure(5, 4.6)
@@ -161,16 +163,16 @@ def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -
 def bins(
     confidence_N: np.ndarray, correct_N: np.ndarray, number: int = ECE_BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns mean confidence and accuracy of the bins (b / B, (b + 1) / B] that are not empty, and the counts of all B."""
+    """Returns mean confidence and accuracy per non-empty bin (b / B, (b + 1) / B], and the counts of all B bins."""
     which_N = np.clip(np.ceil(confidence_N * number).astype(int) - 1, 0, number - 1)
     count = np.bincount(which_N, minlength=number)
-    held = count > 0
-    mean = np.bincount(which_N, confidence_N, number)[held] / count[held]
-    return mean, np.bincount(which_N, correct_N, number)[held] / count[held], count
+    filled = count > 0
+    mean = np.bincount(which_N, confidence_N, number)[filled] / count[filled]
+    return mean, np.bincount(which_N, correct_N, number)[filled] / count[filled], count
 
 
 def expert_load(use: Mapping[int, np.ndarray]) -> bytes:
-    """Draws the share of tokens that take each expert. Rows are layers, columns are experts. `use`: layer -> [E]."""
+    """Draws the share of tokens per expert. Rows are layers, columns are experts. `use`: layer -> [E]."""
     table = np.full((len(use), max(map(len, use.values()))), np.nan)
     for row, share_E in enumerate(use.values()):
         table[row, : len(share_E)] = share_E

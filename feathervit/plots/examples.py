@@ -1,4 +1,4 @@
-"""Chooses and draws the images of a report: the worst mistakes, the most confused pairs of classes, samples per class.
+"""Selects and draws the images of a report: worst mistakes, most confused pairs of classes, samples per class.
 
 Legend: B batch, C channels, S image side, K classes, N images.
 """
@@ -23,11 +23,11 @@ from .subject import some
 from .tiles import png_bytes, rgb, tiles
 
 SAMPLES = 8  # images per class
-CLASSES = 30  # largest number of classes with samples
+CLASSES = 30  # maximum number of classes with samples
 MISTAKES = 12
 PAIRS = 8
 PER_PAIR = 4  # mistaken images per pair
-SIDE = 96  # px, the largest side of an image
+SIDE = 96  # px, maximum side of an image
 
 
 def mistakes(
@@ -58,9 +58,9 @@ def mistakes(
 
 
 def _like(train: ImageSet, label: int) -> str:
-    """Returns the middle training image of a class, or "" if there is none."""
-    own = torch.nonzero(train.labels == int(label)).flatten()
-    return strip(train.images[own[len(own) // 2]][None]) if len(own) else ""
+    """Returns the middle training image of a class as a data URI, or "" if there is none."""
+    members = torch.nonzero(train.labels == int(label)).flatten()
+    return strip(train.images[members[len(members) // 2]][None]) if len(members) else ""
 
 
 def confused(
@@ -71,19 +71,21 @@ def confused(
 ) -> list[dict[str, Any]]:
     """Returns the first PAIRS of `evaluation.confusion.confused_pairs`, with thumbnails if images are given."""
     rows = []
-    for true, taken, times, n in pairs[:PAIRS]:
-        row = {"true": true, "guess": taken, "times": times, "n": n, "uri": "", "like": ""}
+    for true, predicted, times, n in pairs[:PAIRS]:
+        row = {"true": true, "guess": predicted, "times": times, "n": n, "uri": "", "like": ""}
         if images is not None and guess_N is not None:
             names = images.class_names
-            own = np.flatnonzero((images.labels.numpy() == names.index(true)) & (guess_N == names.index(taken)))
-            row["uri"] = strip(images.images[torch.from_numpy(own[:PER_PAIR])], PER_PAIR)
-            row["like"] = _like(train, names.index(taken))
+            mistaken = np.flatnonzero(
+                (images.labels.numpy() == names.index(true)) & (guess_N == names.index(predicted))
+            )
+            row["uri"] = strip(images.images[torch.from_numpy(mistaken[:PER_PAIR])], PER_PAIR)
+            row["like"] = _like(train, names.index(predicted))
         rows.append(row)
     return rows
 
 
 def samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
-    """Returns strips of evenly spaced training images: one strip per class, or one of all images without labels."""
+    """Returns strips of evenly spaced training images: one strip per class, or one strip if there are no labels."""
     count_K = np.bincount(train.labels.numpy(), minlength=len(train.class_names))
     if len(count_K) < 2:
         chosen = small(some(train, SAMPLES).images)
@@ -101,7 +103,7 @@ def samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
 
 
 def small(images_BCRR: Tensor) -> Tensor:
-    """Shrinks images to `SIDE` px if they are larger."""
+    """Resizes images to `SIDE` px if they are larger."""
     return resize(images_BCRR, SIDE) if images_BCRR.shape[-1] > SIDE else images_BCRR
 
 
@@ -116,5 +118,5 @@ def strip(images_BCSS: Tensor, places: int = 0) -> str:
 
 
 def uri(png: bytes) -> str:
-    """Returns the data URI of a PNG, which puts it inside the page."""
+    """Returns the data URI of a PNG, for embedding in the page."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -17,15 +17,15 @@ from ..files import make_folder, write_bytes
 from ..text import shown
 from .tiles import font, png_bytes
 
-LEAST, MOST = 192, 1024  # px of a copy's longer side
-SIZE = 16  # px of the letters
+LEAST, MOST = 192, 1024  # px, minimum and maximum of the longer side of a copy
+SIZE = 16  # px, font size
 
 
 def draw_predictions(predictions: Sequence[Prediction], folder: str | Path, config: RunConfig) -> list[Path]:
     """Writes a labelled copy of each image of `predictions` into `folder`, as PNGs, and returns their paths.
 
-    Subfolders are kept, relative to the folder that all images share. `config`: that of the model, which says how files are
-    read. Raises ConfigError if a copy would replace an image, RunFolderError if a copy cannot be written.
+    Subfolders are kept, relative to the common parent folder of the images. `config`: the configuration of the model, for
+    reading the files. Raises ConfigError if a copy would replace an image, and RunFolderError if writing fails.
     """
     folder, sources = Path(folder), [Path(p.source).absolute() for p in predictions]
     if not sources:
@@ -48,7 +48,7 @@ def draw_predictions(predictions: Sequence[Prediction], folder: str | Path, conf
 
 
 def with_label(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """Returns the image, between LEAST and MOST px long, above a bar of its probability and its label."""
+    """Returns the image, resized to between LEAST and MOST px, with a probability bar and the label below it."""
     times = -(-LEAST // max(image.size))
     image = image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
     image.thumbnail((MOST, MOST))

@@ -1,4 +1,4 @@
-"""Draws the learned filters of the patch embedding, which show what each of its outputs responds to.
+"""Draws the learned filters of the patch embedding.
 
 Legend: D filters, C channels, p side of a filter.
 """
@@ -19,9 +19,9 @@ MOST = 256
 
 
 def filters(encoder: Encoder) -> Tensor:
-    """Returns the filters [D, C, p, p] on the CPU, the largest first.
+    """Returns the filters [D, C, p, p] on the CPU, largest first.
 
-    For a convolutional stem, these are the filters of its first layer. For frozen whitening, they include the frozen and the
+    For a convolutional stem, these are the filters of the first layer. For frozen whitening, they include the frozen and the
     learned filters.
     """
     embed = encoder.patch_embed
@@ -32,10 +32,10 @@ def filters(encoder: Encoder) -> Tensor:
 
 
 def write_patches(encoder: Encoder, path: Path) -> Path:
-    """Writes a PNG of the filters, the largest first, each divided by its own largest value.
+    """Writes a PNG of the filters, largest first, each divided by its maximum.
 
-    Three channels are drawn as colours with zero as grey. For other numbers of channels, the mean is drawn, red above zero
-    and blue below. Raises RunFolderError.
+    Three channels are drawn as colours, with zero as grey. For other numbers of channels, the mean is drawn, red above zero
+    and blue below zero. Raises RunFolderError.
     """
     weight = filters(encoder)[:MOST]
     weight = weight / weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""Draws, for each patch, a map of the cosine similarity of its learned position with all others.
+"""Draws the cosine similarity of learned positions: for each patch, a map of its similarity with all patches.
 
 Legend: D width, G grid side.
 """
@@ -17,29 +17,29 @@ from ..errors import ConfigError
 from ..models import Encoder
 from .figures import new_figure, save
 
-MOST = 14  # largest number of maps per side
+MOST = 14  # maximum number of maps per side
 
 
 def similarity(encoder: Encoder, config: RunConfig) -> Tensor:
-    """Returns [G, G, G, G]: the similarity of the position in row i and column j with that in row k and column l.
+    """Returns [G, G, G, G]: the similarity of the positions (row i, column j) and (row k, column l).
 
-    Raises ConfigError for a model whose positions are not learned.
+    Raises ConfigError for a model without learned positions.
     """
     kind, grid = encoder.config.positions, encoder.patch_embed.grid_size
     if kind != "learned":
-        raise ConfigError(f"{config.model} has positions {kind!r}: only learned ones can be drawn")
+        raise ConfigError(f"{config.model} has positions {kind!r}: only learned positions can be drawn")
     position_ND = F.normalize(encoder.pos_embed[0, encoder.num_prefix_tokens :].detach().float().cpu(), dim=-1)
     return (position_ND @ position_ND.T).view(grid, grid, grid, grid)
 
 
 def write_positions(encoder: Encoder, config: RunConfig, path: Path) -> Path:
-    """Writes a PNG of `similarity` with the maps in the order of the patches. Of large grids it draws some, evenly spaced."""
+    """Writes a PNG of `similarity`, with maps in the order of the patches. For large grids, draws an evenly spaced subset."""
     maps = similarity(encoder, config)
     grid = len(maps)
     shown = torch.linspace(0, grid - 1, min(grid, MOST)).round().long().unique()
     gap = max(1, grid // 8)
-    some = maps[shown][:, shown].flatten(0, 1).unsqueeze(1)
-    canvas = make_grid(some, nrow=len(shown), padding=gap, pad_value=float("nan"))[0]
+    selected = maps[shown][:, shown].flatten(0, 1).unsqueeze(1)
+    canvas = make_grid(selected, nrow=len(shown), padding=gap, pad_value=float("nan"))[0]
     figure = new_figure(7.2, 6.4)
     axes = figure.subplots()
     drawn = axes.imshow(canvas.numpy(), vmin=-1, vmax=1, cmap="RdBu_r", interpolation="none")

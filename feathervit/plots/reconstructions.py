@@ -1,4 +1,4 @@
-"""Draws original, masked and reconstructed images of a masked auto-encoder, one below the other.
+"""Draws original, masked and reconstructed images of a masked auto-encoder, in three rows.
 
 Legend: B batch, C channels, S image side, N patches, X values of a patch.
 """
@@ -16,34 +16,34 @@ from ..evaluation.reconstruction import fixed_order
 from ..models import MaskedAutoencoder
 from .tiles import write_tiles
 
-GREY = 128  # level of a masked patch
+GREY = 128  # grey level of masked patches
 
 
 @torch.inference_mode()
 def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Returns (original, masked, reconstructed), each uint8 [B, C, S, S] on the CPU, of stored uint8 images.
 
-    Masked patches are grey. The reconstruction has the decoder's prediction in their place, next to the visible patches. The
-    masks are the same in every call. Sets evaluation mode.
+    Masked patches are grey. The reconstruction combines the prediction of the decoder for masked patches with the visible
+    patches. The masks are the same in every call. Sets evaluation mode.
     """
     model.eval()
     device = model.mask_token.device
     original = resize(images_BCRR, config.img_size)
     x_BCSS = normalise(original.to(device), config.images.mean, config.images.std)
-    found = model(x_BCSS, fixed_order(model, len(x_BCSS)).to(device))
+    output = model(x_BCSS, fixed_order(model, len(x_BCSS)).to(device))
     patches_BNX = model.patchify(x_BCSS)
-    painted_BNX = found.patches.float()
-    if model.config.norm_pixels:  # each patch's own mean and deviation are taken from the original
+    painted_BNX = output.patches.float()
+    if model.config.norm_pixels:  # the mean and deviation of each patch come from the original
         var_BN1, mean_BN1 = torch.var_mean(patches_BNX, -1, keepdim=True)
         painted_BNX = painted_BNX * (var_BN1 + 1e-6).sqrt() + mean_BN1
-    whole = model.unpatchify(torch.where(found.mask.unsqueeze(-1), painted_BNX, patches_BNX))
+    combined = model.unpatchify(torch.where(output.mask.unsqueeze(-1), painted_BNX, patches_BNX))
     mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (config.images.mean, config.images.std))
-    painted = (255 * (whole * std + mean)).round().clamp(0, 255).byte().cpu()
-    hidden = model.unpatchify(found.mask.unsqueeze(-1).expand_as(patches_BNX).to(patches_BNX.dtype)).bool().cpu()
+    painted = (255 * (combined * std + mean)).round().clamp(0, 255).byte().cpu()
+    hidden = model.unpatchify(output.mask.unsqueeze(-1).expand_as(patches_BNX).to(patches_BNX.dtype)).bool().cpu()
     return original.cpu(), original.cpu().masked_fill(hidden, GREY), painted
 
 
 def write_reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
-    """Writes a PNG of `reconstructions`. Raises RunFolderError if it cannot be written."""
+    """Writes a PNG of `reconstructions`. Raises RunFolderError if writing fails."""
     rows = reconstructions(model, images_BCRR, config)
     return write_tiles(path, rows, ("original", "masked", "reconstructed"), title="Reconstructions of masked images")

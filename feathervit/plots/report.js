@@ -1,4 +1,4 @@
-// A click on the heading of a sortable table sorts by that column, numbers the largest first; another click turns the order.
+// A click on a heading of a sortable table sorts by that column, numbers in descending order. A second click reverses it.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim().toLowerCase();

@@ -1,9 +1,9 @@
-"""Writes the report of a run: one HTML page that contains its charts and images, and loads no other files.
+"""Writes the report of a run: one self-contained HTML page with charts and images.
 
-The same charts and images are also written as PNGs into a folder next to it. `report` writes both from a run folder, and
-`report_at_end` at the end of a run. If the data is missing, the parts that need the images are left out, with a note. A part
-that fails is left out too, for example for a model that is not ours. The template escapes all names, and the page's policy
-allows only its own script.
+The charts and images are also written as PNGs to a folder beside it. `report` writes both from a run folder, and
+`report_at_end` at the end of a run. If the data is missing, parts that need images are omitted, with a note. A part that fails
+is also omitted, for example for models of timm. The template escapes all names, and the content security policy of the page
+allows only the embedded script.
 
 Legend: N images, K classes, E experts.
 """
@@ -47,15 +47,15 @@ from .subject import own_splits, some, varied
 from .tiles import png_bytes, tiles
 
 NAME, SCRIPT, FOLDER = "report.html", "report.js", "report"
-SMALL = ("Learning rate", "Balance of the experts")  # charts that are drawn small, at the end
-COUNTED = 256  # number of images on which the load of the experts is measured
+SMALL = ("Learning rate", "Balance of the experts")  # charts drawn in small size, at the end
+COUNTED = 256  # number of images for the load of the experts
 Part = TypeVar("Part")
 
 
 def report(folder: str | Path) -> Path:
-    """Writes report.html and report/*.png into a run's folder, from its files and the data it was trained on.
+    """Writes report.html and report/*.png to a run folder, from its files and the training data.
 
-    Raises RunFolderError for a folder without a result, CheckpointError for weights that cannot be read.
+    Raises RunFolderError for a folder without a result, and CheckpointError for weights that cannot be read.
     """
     folder = Path(folder)
     if not (folder / "result.json").exists():
@@ -70,10 +70,10 @@ def report(folder: str | Path) -> Path:
 
 
 def report_at_end(folder: Path, result: RunResult, data: DataSplits, model: nn.Module, device: torch.device) -> str:
-    """Writes the report and returns a line that says where it is, or why there is none. It never raises an error."""
+    """Writes the report. Returns a line with its path, or the reason of a failure. Never raises an error."""
     try:
         return f"Report: {write_report(folder, result, data, model, device, [])}"
-    except Exception as error:  # drawing can fail because of fonts, names or the disk
+    except Exception as error:  # drawing may fail because of fonts, names or the disk
         return f"note: no {NAME} was written ({type(error).__name__}: {error})"
 
 
@@ -85,7 +85,7 @@ def write_report(
     device: torch.device,
     notes: list[str],
 ) -> Path:
-    """Writes report.html and its PNGs for the model with the kept weights. Raises RunFolderError."""
+    """Writes report.html and its PNGs for the model with the saved weights. Raises RunFolderError."""
     files: dict[str, bytes] = {}
     try:
         values = _of_result(folder, result, data, files)
@@ -103,7 +103,7 @@ def write_report(
     page = template.render(result=result, notes=notes, **values)
     write_bytes(folder / NAME, page.encode("utf-8", REPLACED))  # file names need not be valid Unicode
     make_folder(folder / FOLDER)
-    for path in (folder / FOLDER).glob("*.png"):  # an earlier report may have drawn more charts
+    for path in (folder / FOLDER).glob("*.png"):  # an earlier report may have more charts
         if path.stem not in files:
             path.unlink()
     for name, png in files.items():
@@ -112,7 +112,7 @@ def write_report(
 
 
 def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list[str]]:
-    """Loads the data of the run if it has not changed. Otherwise returns None and the reason."""
+    """Returns the data of the run if it is unchanged, else None and the reason."""
     gone = "The images and the parts made from them are left out: "
     if config.data == "arrays":
         return None, [gone + "the data came as arrays."]
@@ -126,13 +126,13 @@ def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list
 
 
 def _of_result(folder: Path, result: RunResult, data: DataSplits | None, files: dict[str, bytes]) -> dict[str, Any]:
-    """Returns the template's values that need only the result. Adds the PNGs to write to `files`, by name."""
+    """Returns the template values that need only the result. Adds the PNGs to `files`, by name."""
     config = from_dict(RunConfig, result.config)
     pretraining = config.objective == "reconstruction"
-    found = result.test or result.val
-    measured = not pretraining and found is not None
+    split_metrics = result.test or result.val
+    measured = not pretraining and split_metrics is not None
     drawn = list(_curves(result, pretraining, files))
-    metrics = texts.metrics(found) if measured else None
+    metrics = texts.metrics(split_metrics) if measured else None
     return {
         "title": f"{result.model} on {Path(result.data['name']).name}",
         "subtitle": f"{'Pre-training' if pretraining else 'Training'} in {folder.absolute().name}, recipe "
@@ -152,7 +152,9 @@ def _of_result(folder: Path, result: RunResult, data: DataSplits | None, files: 
         "settings": texts.flat(to_dict(config)),
         "environment": texts.environment(result),
         "exports": texts.exports(folder),
-        "confusion": _chart(files, "confusion", charts.confusion(found["confusion"], found["class_names"]))
+        "confusion": _chart(
+            files, "confusion", charts.confusion(split_metrics["confusion"], split_metrics["class_names"])
+        )
         if measured
         else None,
         "classes": texts.classes(metrics, data) if measured else [],
@@ -168,7 +170,7 @@ def _of_model(
     files: dict[str, bytes],
     notes: list[str],
 ) -> dict[str, Any]:
-    """Returns the template's values that need the model and its images. A part that fails is left out, with a note."""
+    """Returns the template values that need the model and images. A part that fails is omitted, with a note."""
     values: dict[str, Any] = dict.fromkeys(("reconstructions", "mistakes", "limits", "samples"), ())
     values |= dict.fromkeys(("reliability", "load"))
     values |= dict.fromkeys(("mistakes_note", "reliability_note", "load_note", "samples_title"), "")
@@ -179,7 +181,7 @@ def _of_model(
     def part(what: str, make: Callable[[], dict[str, Any]]) -> None:
         try:
             values.update(make())
-        except Exception as error:  # a model that is not ours can raise any error
+        except Exception as error:  # models of timm may raise any error
             notes.append(f"{what} left out ({type(error).__name__}: {error}).")
 
     images = data.test or data.val
@@ -198,8 +200,8 @@ def _limits(
     result: RunResult, data: DataSplits, model: nn.Module, config: RunConfig, device: torch.device
 ) -> list[str]:
     top1, *_ = accuracy_and_loss(model, some_of(data.train), config, device)
-    found, _ = limits(result, data.train, top1)
-    return found or ["These figures show no limit."]
+    causes, _ = limits(result, data.train, top1)
+    return causes or ["These figures show no limit."]
 
 
 def _on_images(
@@ -235,7 +237,7 @@ def _reconstructed(
 
 
 def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> Iterator[tuple[str, str, str]]:
-    """Yields (title, note, data URI) of each chart for which the rows have values."""
+    """Yields (title, note, data URI) of each chart that has values in the rows."""
     rows, best = result.epochs, (result.best or {}).get("epoch") if result.val else None
     errors = {"training, masked": "train_masked_mse", "training, visible": "train_visible_mse"}
     errors["validation, masked"] = "val_masked_mse"
@@ -245,14 +247,14 @@ def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> It
     balance = {"training": "train_balance"} if any(row.get("train_balance") for row in rows) else {}
     log = {"log": pretraining and len(rows) > 1}
     scale = "Both axes are logarithmic. " if log["log"] else ""
-    seen = "Training is on augmented images, while the weights change"
-    found = result.val or result.test
-    guessing = {"chance": chance_level(found)} if found and not pretraining else {}
+    remark = "Training is on augmented images, while the weights change"
+    held_out = result.val or result.test
+    guessing = {"chance": chance_level(held_out)} if held_out and not pretraining else {}
     parts = (
         ("Error", "mean squared error", errors, log, f"{scale}Pixels are normalised like the model's input."),
-        ("Accuracy", "top-1", shares, {"percent": True, **guessing}, f"{seen}."),
-        ("Loss", "loss", losses, log, f"{scale}{seen}. The training loss includes all terms."),
-        ("Learning rate", "learning rate", {"training": "lr"}, {}, "Of each epoch's last step."),
+        ("Accuracy", "top-1", shares, {"percent": True, **guessing}, f"{remark}."),
+        ("Loss", "loss", losses, log, f"{scale}{remark}. The training loss includes all terms."),
+        ("Learning rate", "learning rate", {"training": "lr"}, {}, "At the last step of each epoch."),
         ("Balance of the experts", "balance loss", balance, {}, "Summed over layers; 0 is an even load."),
     )
     for title, what, columns, options, note in parts:
@@ -264,7 +266,7 @@ def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> It
 def _reliability(
     z_NK: np.ndarray, images: ImageSet, z_val: np.ndarray | None, val: ImageSet | None, files: dict[str, bytes]
 ) -> dict[str, Any]:
-    """Draws the reliability of the images with logits `z_NK`: unchanged, and at the temperature that fits `val`."""
+    """Draws the reliability of images with logits `z_NK`: unchanged, and with the temperature fitted on `val`."""
     labels_N, split = images.labels.numpy(), images.name.rpartition("/")[2]
     temperature, note = None, ""
     if val is not None:
@@ -272,19 +274,19 @@ def _reliability(
             temperature = fit_temperature(z_val, val.labels.numpy())
         except DataError as error:
             note = f" No temperature was fitted: {error}."
-    found = before_and_after(z_NK, images, temperature or 1.0)
+    both = before_and_after(z_NK, images, temperature or 1.0)
     lines = {"as trained": softmax(z_NK, 1)}
-    said = f"{_calibration(found['before'])} of the {len(images)} {split} images.{note}"
+    text = f"{_calibration(both['before'])} of the {len(images)} {split} images.{note}"
     if temperature is not None:
         same = ", the same ones" if val is images else ""
         lines[f"at temperature {temperature:.2f}"] = softmax(z_NK / temperature, 1)
-        said += (
-            f" {_calibration(found['after'])} with the logits divided by {temperature:.2f}, which fits the {len(val)} val "
+        text += (
+            f" {_calibration(both['after'])} with the logits divided by {temperature:.2f}, which fits the {len(val)} val "
             f"images best{same}; feathervit calibrate stores it with the weights."
         )
     if len(labels_N) < charts.FEW_IMAGES:
-        said += f" {len(labels_N)} images are too few for more than {charts.FEW_BINS} bins."
-    return {"reliability": _chart(files, "reliability", charts.reliability(lines, labels_N)), "reliability_note": said}
+        text += f" {len(labels_N)} images are too few for more than {charts.FEW_BINS} bins."
+    return {"reliability": _chart(files, "reliability", charts.reliability(lines, labels_N)), "reliability_note": text}
 
 
 def _calibration(found: dict[str, float]) -> str:
@@ -296,18 +298,18 @@ def _load(model: nn.Module, images: ImageSet, config: RunConfig, files: dict[str
     if not isinstance(encoder, Encoder) or not any(getattr(layer.ffn, "gate", None) for layer in encoder.blocks):
         return {}
     part = some(images, COUNTED)
-    together = ImageSet(part.images, torch.zeros_like(part.labels), ("all",), part.sources, part.name)
-    use = {layer: share_KE[0] for layer, share_KE in expert_use(encoder, together, config).items()}
-    note = f"Share of the tokens of {len(part)} {images.name.rpartition('/')[2]} images that take an expert"
+    merged = ImageSet(part.images, torch.zeros_like(part.labels), ("all",), part.sources, part.name)
+    use = {layer: share_KE[0] for layer, share_KE in expert_use(encoder, merged, config).items()}
+    note = f"Share of the tokens of {len(part)} {images.name.rpartition('/')[2]} images per expert"
     if config.arch is not None:
-        note += f"; a token takes {config.arch.feedforward.top_k}"
+        note += f"; each token uses {config.arch.feedforward.top_k}"
     return {"load": _chart(files, "experts", charts.expert_load(use)), "load_note": f"{note}."}
 
 
 def _chart(files: dict[str, bytes], name: str, png: bytes) -> str:
-    """Returns the data URI of a chart for the page, and adds the PNG with a white background to `files`."""
+    """Returns the data URI of a chart for the page. Adds the PNG with a white background to `files`."""
     drawn = Image.open(io.BytesIO(png)).convert("RGBA")
-    ground = Image.new("RGBA", drawn.size, "white")
-    ground.alpha_composite(drawn)
-    files[name] = png_bytes(ground.convert("RGB"))
+    background = Image.new("RGBA", drawn.size, "white")
+    background.alpha_composite(drawn)
+    files[name] = png_bytes(background.convert("RGB"))
     return uri(png)

@@ -1,4 +1,4 @@
-"""Draws which experts each patch takes in each layer, over the image, and how much each class uses each expert.
+"""Draws the experts of each patch in each layer, over the image, and the use of the experts by class.
 
 Legend: B batch, N tokens (prefix tokens first), E experts, G grid side, K classes, L layers.
 """
@@ -24,27 +24,27 @@ from .figures import COLOURS, new_figure, save
 from .tiles import enlarge, over, rgb, tiles
 
 BATCH = 64
-SIDE = 96  # px, the least side of an image
+SIDE = 96  # px, minimum side of an image
 
 
 @torch.inference_mode()
 def gates(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> dict[int, Tensor]:
-    """Returns layer -> gates [B, N, E] on the CPU, of stored uint8 images. Raises ConfigError for a model without experts."""
+    """Returns layer -> gates [B, N, E] on the CPU, for stored uint8 images. Raises ConfigError for a model without experts."""
     encoder.eval()
     x_BCSS = as_input(images_BCRR.to(encoder.norm.weight.device), config)
-    found = {
+    by_layer = {
         int(name.split(".")[1]): gate.float().cpu() for name, gate in encoder.intermediates(x_BCSS, ("gate",)).items()
     }
-    if not found:
+    if not by_layer:
         raise ConfigError(f"{config.model} has no layer with more than one expert, so it has no routing")
-    return found
+    return by_layer
 
 
 def expert_use(encoder: Encoder, images: ImageSet, config: RunConfig) -> dict[int, np.ndarray]:
-    """Returns layer -> [K, E]: the share of a class's tokens that go to an expert, in evaluation mode.
+    """Returns layer -> [K, E]: the share of the tokens of a class that are routed to an expert, in evaluation mode.
 
-    A row sums to k, the number of experts per token. Classes without images have NaN. Raises ConfigError for a model without
-    experts.
+    A row sums to k, the number of experts per token. Rows of classes without images are NaN. Raises ConfigError for a model
+    without experts.
     """
     counts: dict[int, Tensor] = {}
     index_K = torch.zeros(len(images.class_names), dtype=torch.float64)
@@ -59,9 +59,9 @@ def expert_use(encoder: Encoder, images: ImageSet, config: RunConfig) -> dict[in
 
 
 def experts_map(gate_NE: np.ndarray, side: int) -> np.ndarray:
-    """Returns [side, side], the expert to draw at each pixel. `side` is a multiple of the grid's.
+    """Returns [side, side], the expert to draw at each pixel. `side` is a multiple of the grid side.
 
-    The width of each patch is divided among its experts in proportion to its gates, from left to right, the largest first.
+    The width of each patch is divided among its experts in proportion to the gates, from left to right, largest first.
     """
     grid = round(len(gate_NE) ** 0.5)
     wide = side // grid
@@ -81,30 +81,30 @@ def write_routing(
     labelled: ImageSet | None = None,
     names: Sequence[str] = (),
 ) -> Path:
-    """Writes a PNG: each image, then the experts of its patches layer by layer (see `experts_map`).
+    """Writes a PNG: each image, then the experts of its patches per layer (see `experts_map`).
 
-    `names` are drawn beside the images. With `labelled`, the use of the experts by class is drawn below. Raises ConfigError,
-    RunFolderError.
+    `names` are drawn beside the images. With `labelled`, the use of the experts by class is drawn below. Raises ConfigError
+    and RunFolderError.
     """
-    found, prefix = gates(encoder, images_BCRR, config), encoder.num_prefix_tokens
+    by_layer, prefix = gates(encoder, images_BCRR, config), encoder.num_prefix_tokens
     images_B3SS, most = (
         enlarge(rgb(resize(images_BCRR, config.img_size)), SIDE),
-        max(g.shape[-1] for g in found.values()),
+        max(g.shape[-1] for g in by_layer.values()),
     )
     palette_E3 = np.array([matplotlib.colors.to_rgb(COLOURS[e % len(COLOURS)]) for e in range(most)])
     rows = []
     for b, image in enumerate(images_B3SS):
-        maps = [palette_E3[experts_map(gate[b][prefix:].numpy(), image.shape[-1])] for gate in found.values()]
+        maps = [palette_E3[experts_map(gate[b][prefix:].numpy(), image.shape[-1])] for gate in by_layer.values()]
         rows.append(torch.cat([image[None], over(image, torch.from_numpy(np.stack(maps)).movedim(-1, 1), 0.65)]))
-    whole = tiles(rows, names, ["image", *(f"layer {layer + 1}" for layer in found)])
+    canvas = tiles(rows, names, ["image", *(f"layer {layer + 1}" for layer in by_layer)])
     use = expert_use(encoder, labelled, config) if labelled is not None else {}
-    width, height = whole.width / 90, whole.height / 90
+    width, height = canvas.width / 90, canvas.height / 90
     below = 0.6 + 0.22 * len(labelled.class_names) if use else 0.0
     figure = new_figure(max(width, 5), height + 0.5 + below)
     axes = figure.subplots(2 if use else 1, 1, height_ratios=[height, below] if use else None, squeeze=False)[:, 0]
-    axes[0].imshow(whole)
+    axes[0].imshow(canvas)
     axes[0].axis("off")
-    axes[0].set_title("The experts that each patch takes", loc="left", fontsize=11, fontweight="bold")
+    axes[0].set_title("Experts of each patch", loc="left", fontsize=11, fontweight="bold")
     keys = [Patch(color=colour, label=f"expert {e + 1}") for e, colour in enumerate(map(tuple, palette_E3))]
     figure.legend(handles=keys, loc="outside upper center", ncols=min(most, 8), frameon=False, fontsize=9)
     if use:
@@ -113,7 +113,7 @@ def write_routing(
 
 
 def draw_use(axes, use: dict[int, np.ndarray], class_names: tuple[str, ...]) -> None:
-    """Draws the use of the experts: one row per class, one column per expert. Darker means more of a class's tokens."""
+    """Draws the use of the experts: one row per class, one column per expert. Darker cells have more tokens."""
     edges = np.cumsum([0, *(share.shape[1] for share in use.values())])
     drawn = axes.imshow(np.concatenate(list(use.values()), 1), vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for edge in edges[1:-1]:
@@ -122,5 +122,5 @@ def draw_use(axes, use: dict[int, np.ndarray], class_names: tuple[str, ...]) -> 
     names = [name if len(name) <= 24 else name[:23] + "…" for name in map(shown, class_names)]
     axes.set_yticks(range(len(names)), names or None, fontsize=8, parse_math=False)
     axes.tick_params(length=0)
-    axes.figure.colorbar(drawn, ax=axes, label="share of the tokens that\ntake an expert", fraction=0.03, pad=0.01)
-    axes.set_title("How often the patches of each class take each expert", loc="left", fontsize=11, fontweight="bold")
+    axes.figure.colorbar(drawn, ax=axes, label="share of the tokens\nper expert", fraction=0.03, pad=0.01)
+    axes.set_title("Use of the experts by class", loc="left", fontsize=11, fontweight="bold")

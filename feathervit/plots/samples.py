@@ -1,4 +1,4 @@
-"""Draws samples by class: one row per class with its name, and optionally augmented versions below the originals."""
+"""Draws samples of each class: one row per class with its name, and optionally augmented versions below."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def sample_grid(
     seed: int = 0,
     augmented: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Path:
-    """Writes a PNG of up to `per_class` samples of every class, chosen by `seed`, and returns its path.
+    """Writes a PNG of up to `per_class` samples of every class, selected by `seed`, and returns its path.
 
-    `augmented`: takes the chosen images, uint8 [B, C, R, R], and returns uint8 [B, C, S, S], drawn below the originals.
-    Raises DataError for an empty dataset, ConfigError for no samples, RunFolderError if the file cannot be written.
+    `augmented`: maps the selected images, uint8 [B, C, R, R], to uint8 [B, C, S, S], drawn below the originals. Raises
+    DataError for an empty dataset, ConfigError for an invalid `per_class`, and RunFolderError if writing fails.
     """
     if per_class < 1:
         raise ConfigError(f"per_class must be at least 1, got {per_class}")
@@ -54,10 +54,10 @@ def show(
     seed: int = 0,
     reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Writes `sample_grid` of a named dataset or folder, as the recipe stores it. A named recipe adds its augmentation.
+    """Writes `sample_grid` of a named dataset or folder, stored as for the recipe. With a recipe, also shows augmentation.
 
-    `reading`: fields of `ReadingConfig`. Mixup and CutMix are left out, since a mixture shows neither of its images clearly.
-    Raises the errors of loading.
+    `reading`: fields of `ReadingConfig`. Mixup and CutMix are not applied, because mixed images are not recognisable. Raises
+    the errors of `load_data`.
     """
     config, _ = planned(recipe_name, None, source, {f"reading.{name}": value for name, value in reading.items()})
     size, labelled = config.img_size, config.objective != "reconstruction"

@@ -1,4 +1,4 @@
-"""Loads what a plot draws: the encoder of a checkpoint, and image files or images of its data."""
+"""Loads the input of a plot: the encoder of a checkpoint, and image files or images of its data."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ..models.loading import load_model
 
 
 def load_encoder(path: str | Path) -> tuple[Encoder, Checkpoint]:
-    """Loads the encoder of a classifier or of a masked auto-encoder, in evaluation mode. Raises CheckpointError for others."""
+    """Loads the encoder of a classifier or masked auto-encoder in evaluation mode. Raises CheckpointError for timm models."""
     stored = load_weights(path)
     model = load_model(stored, path)
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if not isinstance(encoder, Encoder):
-        raise CheckpointError(f"{path} is {stored.config.model}; this plot supports only our own models")
+        raise CheckpointError(f"{path} is {stored.config.model}; this plot supports only our models")
     return encoder, stored
 
 
 def read_images(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor:
-    """Reads image files as the model sees them: uint8 [B, C, S, S]. Raises DataError."""
+    """Reads image files at the input size of the model: uint8 [B, C, S, S]. Raises DataError."""
     config, chans = checkpoint.config, checkpoint.in_chans
     if chans not in (1, 3):
         raise DataError(f"the model takes {chans} channels; an image file has 1 or 3")
@@ -50,13 +50,13 @@ def read_images(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor:
 
 
 def own_data(config: RunConfig) -> ImageSet:
-    """Loads images of the data the model was trained on: test, else val, else train. Raises DataError if it is missing."""
+    """Loads images of the training data: test, else val, else train. Raises DataError if the data is missing."""
     splits = own_splits(config)
     return splits.test or splits.val or splits.train
 
 
 def own_splits(config: RunConfig) -> DataSplits:
-    """Loads the data the model was trained on, without unreadable images. Raises DataError if it is missing."""
+    """Loads the training data, without unreadable images. Raises DataError if it is missing."""
     if config.data == "arrays":
         raise DataError("the model was trained on arrays from Python, which are not stored in files; name image files")
     return load_run_data(config, skip_unreadable=True)
@@ -68,13 +68,15 @@ def some(images: ImageSet, count: int) -> ImageSet:
 
 
 def varied(images: ImageSet, count: int) -> ImageSet:
-    """Returns at most `count` of the images from as many classes as possible, in the order of the classes."""
+    """Returns at most `count` of the images, from as many classes as possible, in the order of the classes."""
     order = torch.argsort(images.labels, stable=True)
-    own = [part for part in order.split(images.labels.bincount().tolist()) if len(part)]
-    share_K = torch.linspace(0, len(own) - 1, min(count, len(images))).round().long().bincount(minlength=len(own))
+    members = [part for part in order.split(images.labels.bincount().tolist()) if len(part)]
+    share_K = (
+        torch.linspace(0, len(members) - 1, min(count, len(images))).round().long().bincount(minlength=len(members))
+    )
     chosen = [
         part[torch.linspace(0, len(part) - 1, min(int(n), len(part))).round().long()]
-        for part, n in zip(own, share_K, strict=True)
+        for part, n in zip(members, share_K, strict=True)
         if n
     ]
     return images.subset(torch.cat(chosen))
@@ -83,9 +85,9 @@ def varied(images: ImageSet, count: int) -> ImageSet:
 def row_names(
     encoder: Encoder, images_BCRR: Tensor, checkpoint: Checkpoint, labels_B: Tensor | None = None
 ) -> list[str]:
-    """Returns the captions of a plot's images: the true class, if known, and the predicted one.
+    """Returns the captions of images in a plot: the true class, if known, and the predicted class.
 
-    Empty for the encoder of a pre-training, which predicts no classes.
+    Empty for the encoder of a pre-training run, which has no classes.
     """
     names = checkpoint.class_names
     if not names:

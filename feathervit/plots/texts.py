@@ -28,17 +28,17 @@ FIGURES = {
     "masked_mse": "masked MSE",
     "visible_mse": "visible MSE",
 }
-EXACT = {"n", "nll", "masked_mse", "visible_mse"}  # figures that are not shares
+EXACT = {"n", "nll", "masked_mse", "visible_mse"}  # metrics that are not shares
 
 
 def facts(result: RunResult, weights: int) -> Iterator[tuple[str, str]]:
-    """Yields name and value of the facts at the top. `weights`: their size in bytes."""
+    """Yields name and value of the facts at the top. `weights`: size of the weights in bytes."""
     for split in ("test", "val"):
-        found = getattr(result, split)
-        if found and "top1" in found:
-            yield f"{split} top-1", percent(found["top1"])
-        elif found:
-            yield f"{split} masked MSE", f"{found['masked_mse']:.4f}"
+        split_metrics = getattr(result, split)
+        if split_metrics and "top1" in split_metrics:
+            yield f"{split} top-1", percent(split_metrics["top1"])
+        elif split_metrics:
+            yield f"{split} masked MSE", f"{split_metrics['masked_mse']:.4f}"
     yield "parameters", f"{result.parameters:,}"
     yield "weights", f"{weights / 1e6:.2f} MB"
     if result.minutes is not None:
@@ -48,7 +48,7 @@ def facts(result: RunResult, weights: int) -> Iterator[tuple[str, str]]:
 
 
 def figures(found: dict[str, Any]) -> dict[str, str]:
-    """Returns the figures of one split by their readable names."""
+    """Returns the metrics of a split by readable names."""
     return {
         name.format(k=found.get("top5_k", 5)): (
             str(found[key]) if key == "n" else f"{found[key]:.4f}" if key in EXACT else percent(found[key])
@@ -59,7 +59,7 @@ def figures(found: dict[str, Any]) -> dict[str, str]:
 
 
 def figures_note(result: RunResult, pretraining: bool) -> str:
-    """Returns a note on which weights the figures belong to."""
+    """Returns a note on the evaluated weights."""
     kept = f"Of the weights of epoch {result.best['epoch']}" if result.best else "Of the kept weights"
     chosen = ", chosen on val" if result.val else ", the last"
     what = "" if pretraining else ". NLL: mean negative log-likelihood in nats"
@@ -67,19 +67,19 @@ def figures_note(result: RunResult, pretraining: bool) -> str:
 
 
 def metrics(found: dict[str, Any]) -> Metrics:
-    """Returns the figures of a split, from a result, as `Metrics`. Raises KeyError if one is missing."""
+    """Converts the metrics of a split in a result to `Metrics`. Raises KeyError for a missing field."""
     return Metrics(**{field.name: found[field.name] for field in fields(Metrics)})
 
 
 def stopped(result: RunResult, config: RunConfig) -> str:
-    """Returns a note on where a run stopped and how to continue it."""
+    """Returns a note on the epoch at which a run stopped, and how to resume it."""
     return (
         f"Unfinished: the run was stopped after epoch {len(result.epochs)} of {config.epochs}; --resume continues it."
     )
 
 
 def classes(found: Metrics, data: DataSplits | None) -> list[dict[str, Any]]:
-    """Returns the rows of the table of classes, the least recognised first, from a split's figures."""
+    """Returns the rows of the table of classes, least recognised first, from the metrics of a split."""
     counts = np.asarray(found.confusion)
     train = None
     if data is not None:
@@ -102,25 +102,25 @@ def classes(found: Metrics, data: DataSplits | None) -> list[dict[str, Any]]:
 
 
 def exports(folder: Path) -> list[dict[str, str]]:
-    """Returns the finished exports next to the weights: form, size, latency, agreement. It skips unreadable ones."""
+    """Returns the finished exports beside the weights: form, size, latency, agreement. Skips unreadable exports."""
     rows = []
     for path in sorted(folder.glob("export-*/export.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not found["finished"]:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not record["finished"]:
                 continue
-            form = found.get("precision", found["to"])
+            form = record.get("precision", record["to"])
             times = {"float32": "onnx"}.get(form, form)
-            ms = found.get("latency_ms", {}).get(times)
+            ms = record.get("latency_ms", {}).get(times)
             rows.append(
                 {
-                    "to": found["to"],
+                    "to": record["to"],
                     "place": path.parent.name,
-                    "size": f"{found['bytes'] / 1e6:.2f} MB",
+                    "size": f"{record['bytes'] / 1e6:.2f} MB",
                     "latency": f"{ms:.2f} ms" if ms is not None else "",
-                    "agreement": f"{percent(found['agreement'])} of {found['n']}",
-                    "top1": percent(found["top1"]),
-                    "passed": "yes" if found["passed"] else "no",
+                    "agreement": f"{percent(record['agreement'])} of {record['n']}",
+                    "top1": percent(record["top1"]),
+                    "passed": "yes" if record["passed"] else "no",
                 }
             )
     return rows
@@ -132,7 +132,7 @@ def splits(folder: Path) -> list[tuple[str, int, str]]:
 
 
 def changed_settings(config: RunConfig) -> list[tuple[str, str]]:
-    """Returns dotted name and value of the settings that differ from the recipe for this model and data."""
+    """Returns the settings that differ from the recipe for this model and data: dotted name, value."""
     base = RECIPES[config.recipe].config if config.recipe in RECIPES else RunConfig()
     if base.model != config.model:
         base = replace(base, model=config.model, arch=None)
@@ -141,7 +141,7 @@ def changed_settings(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def flat(value: Any, where: str = "") -> list[tuple[str, str]]:
-    """Returns dotted name and value of all fields of a configuration in JSON form."""
+    """Returns all fields of a configuration in JSON form: dotted name, value."""
     if not isinstance(value, dict):
         return [(where, _text(value))]
     return [row for key, inner in value.items() for row in flat(inner, f"{where}.{key}" if where else key)]
@@ -154,7 +154,7 @@ def _text(value: Any) -> str:
 
 
 def environment(result: RunResult) -> list[tuple[str, str]]:
-    """Returns name and value of the run's environment."""
+    """Returns the environment of a run: name, value."""
     machine = result.machine
     memory = f"{machine['memory_gib']} GiB" if machine["memory_gib"] else "unknown"
     rows = {

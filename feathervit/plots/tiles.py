@@ -1,4 +1,4 @@
-"""Puts images side by side in rows with torchvision's `make_grid`, with names beside the rows and above the columns.
+"""Arranges images in a grid with torchvision's `make_grid`, with names beside the rows and above the columns.
 
 Legend: B batch, C channels, S image side, G side of a map.
 """
@@ -21,21 +21,21 @@ from ..data.imageset import with_channels
 from ..files import make_folder, write_bytes
 from ..text import shown
 
-SIDE = 64  # px, the least side of an image
+SIDE = 64  # px, minimum side of an image
 GAP = 4
 
 
 def tiles(
     rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = (), title: str = ""
 ) -> Image.Image:
-    """Puts rows of images into one image, uint8 [B, C, S, S] each.
+    """Combines rows of images, uint8 [B, C, S, S] each, into one image.
 
-    `names` are drawn on the left of the rows, and may have several lines. `columns` are drawn above, and `title` at the top.
+    `names` are drawn to the left of the rows, and may have several lines. `columns` are drawn above, and `title` at the top.
     """
     cells = [enlarge(rgb(row), SIDE) for row in rows]
     side, count = max(row.shape[-1] for row in cells), max(map(len, cells))
-    whole = [F.pad(row, (0, side - row.shape[-1]) * 2 + (0, 0, 0, count - len(row)), value=255) for row in cells]
-    grid = to_pil_image(make_grid(torch.cat(whole), nrow=count, padding=GAP, pad_value=255))
+    padded = [F.pad(row, (0, side - row.shape[-1]) * 2 + (0, 0, 0, count - len(row)), value=255) for row in cells]
+    grid = to_pil_image(make_grid(torch.cat(padded), nrow=count, padding=GAP, pad_value=255))
     names = ["\n".join(map(shown, name.split("\n"))) for name in names]
     columns = [shown(name) for name in columns]
     large, small = font(16), font(11)
@@ -55,7 +55,7 @@ def tiles(
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Returns Matplotlib's copy of DejaVu Sans, which every platform has, and which has more than Latin letters."""
+    """Returns Matplotlib's copy of DejaVu Sans, which is available everywhere and not limited to Latin letters."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
@@ -68,27 +68,27 @@ def png_bytes(image: Image.Image) -> bytes:
 def write_tiles(
     path: Path, rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = (), title: str = ""
 ) -> Path:
-    """Writes `tiles` as a PNG and returns its path. Raises RunFolderError if it cannot be written."""
+    """Writes `tiles` as a PNG and returns its path. Raises RunFolderError if writing fails."""
     make_folder(path.parent)
     write_bytes(path, png_bytes(tiles(rows, names, columns, title)))
     return path
 
 
 def rgb(images_BCSS: Tensor) -> Tensor:
-    """Converts uint8 images of any number of channels to [B, 3, S, S] on the CPU. If not 1 or 3, it takes the first."""
+    """Converts uint8 images to [B, 3, S, S] on the CPU. If they do not have 1 or 3 channels, uses the first channel."""
     if images_BCSS.shape[1] not in (1, 3):
         images_BCSS = images_BCSS[:, :1]
     return with_channels(images_BCSS.cpu(), 3)
 
 
 def enlarge(images: Tensor, least: int) -> Tensor:
-    """Enlarges [..., S, S] by a whole factor to at least `least`, so that pixels keep sharp edges."""
+    """Enlarges [..., S, S] by an integer factor to at least `least`, so that pixels keep sharp edges."""
     times = max(1, -(-least // images.shape[-1]))
     return images.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
 def over(image_3SS: Tensor, maps_B3SS: Tensor, share: float) -> Tensor:
-    """Blends colour maps, 0-1, with the uint8 image in grey: uint8 [B, 3, S, S]. `share` is the weight of the maps."""
+    """Blends colour maps, 0-1, with a grey version of the uint8 image: uint8 [B, 3, S, S]. `share`: weight of the maps."""
     grey_3SS = rgb_to_grayscale(image_3SS, 3)
     return (255 * share * maps_B3SS + (1 - share) * grey_3SS).round().byte()
 

@@ -9,9 +9,9 @@ from ..config import RunConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """Holds a named configuration, with its source, needs, expected result and cost.
+    """Holds a named configuration with its source, requirements, expected result and cost.
 
-    `trained_in`: the precision that the source trained in, if it is known and not float32.
+    `trained_in`: the training precision of the source, if known and not float32.
     """
 
     config: RunConfig

@@ -1,7 +1,7 @@
 """Handwritten digits: scikit-learn's 1,797 real 8x8 images, no download. The demo runs `mae_digits` and `few_digits`.
 
-The read-out, depth, epochs and learning rate of `mae_digits` and `few_digits` were chosen on 400 digits held out of train.
-With them the demo takes about a minute and a half.
+The read-out, depth, epochs and learning rate of `mae_digits` and `few_digits` were chosen on 400 digits held out of train. The
+demo takes about a minute and a half.
 
 Commands: feathervit train --recipe digits --out RUN
           feathervit pretrain --recipe mae_digits --out PRETRAINED
@@ -15,7 +15,7 @@ from dataclasses import replace
 from ..config import Augmentation, LossConfig, OptimConfig, RunConfig, SplitConfig, spec
 from .base import Recipe
 
-# Pre-training trains the patch tokens, whose mean is the read-out. A read-out token would have to learn from few labels.
+# The read-out is the mean of the patch tokens, which pre-training trains. A read-out token would learn from few labels only.
 _MEAN = replace(spec("mlit_nano").config, readout="mean", depth=3)
 
 mae_digits = Recipe(

@@ -1,4 +1,4 @@
-"""Our own models from scratch: `feather_nano`, `feather_xxs`, `feather_xs`, `feather_s`.
+"""Trains our models from scratch: `feather_nano`, `feather_xxs`, `feather_xs`, `feather_s`.
 
 The methods come from speed records of training: alternating flip, padded crop, label smoothing, Muon, averaged weights.
 TrivialAugment and the weight decay were chosen on 5,000 validation images, after 27 epochs on 10,000 other images (one seed).

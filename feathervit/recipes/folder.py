@@ -1,4 +1,4 @@
-"""Your own images: the recipe chooses everything from the images and prints each choice with its reason.
+"""Recipes for your own images: they adapt to the images, and print each choice with its reason.
 
 Commands: feathervit train --data FOLDER --out RUN; feathervit pretrain --data FOLDER --out PRETRAINED, and then
 feathervit train --from PRETRAINED --data FOLDER --out RUN
@@ -54,12 +54,8 @@ mae_folder = Recipe(
     cost="at most about 10 minutes on two cores",
 )
 
-INPUTS = (
-    (16, 2),
-    (32, 4),
-    (48, 6),
-    (64, 8),
-)  # (image size, patch size) of models without a residual stem: 64 patches each
+# (image size, patch size) of models without a residual stem: 64 patches each
+INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))
 STEM_INPUTS = (32, 48, 64, 96, 128, 160)  # image sizes of models with a residual stem
 ENLARGED = 1.5  # from weights of 32 px, flowers of 64 px are recognised best at 48 px (docs/images.md)
 SMALL_SET, LARGE_SET = 5_000, 50_000  # training images

@@ -1,12 +1,12 @@
-"""Labels and reconstruction at once: the self-supervised auxiliary task of arXiv 2310.20704 (WACV 2024), around mLiT.
+"""Joint training on labels and reconstruction: the auxiliary task of arXiv 2310.20704 (WACV 2024), with mLiT encoders.
 
-These are from that paper's code (github.com/dominickrei/Limited-data-vits): weights 0.1 (labels) and 0.9 (masked patches
-only), mask ratio 0.75, AdamW with base learning rate 1e-3 down to 1e-6, 5 warm-up epochs, 100 epochs, label smoothing, and
-timm's augmentation. The augmentation is bicubic crops of 8 to 100 % of the area, `rand-m9-mstd0.5-inc1`, erasing with noise,
-and ImageNet's mean and standard deviation (CIFAR-10's own on CIFAR-10).
+These settings are from the paper's code (github.com/dominickrei/Limited-data-vits): weights 0.1 (labels) and 0.9 (masked
+patches only), mask ratio 0.75, 100 epochs, 5 warm-up epochs, and label smoothing. The optimiser is AdamW with a base learning
+rate of 1e-3, down to 1e-6. The augmentation is that of timm: bicubic crops of 8 to 100 % of the area, `rand-m9-mstd0.5-inc1`,
+and erasing with noise. Mean and standard deviation are those of ImageNet (on CIFAR-10, those of CIFAR-10).
 
-These are ours: the encoder, its decoder, the weight of the experts' balance losses, a warm-up that starts above zero, and
-evaluation of the whole image. The paper's code enlarges the image by 8/7 and cuts out the centre.
+These settings are ours: the encoder, its decoder, the weight of the experts' balance losses, a warm-up that starts above
+zero, and evaluation of the full image. The paper's code enlarges the image by 8/7 and crops the centre.
 
 Command: feathervit train --recipe joint_cifar100 --out RUN
 """

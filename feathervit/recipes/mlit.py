@@ -1,12 +1,12 @@
 """mLiT from scratch: Table 6 of arXiv 2407.17783 (deviations from its Table 4), 100 epochs, results in its Table 8.
 
-The table gives the batch sizes 16 / 256 / 256 / 128 and the AutoAugment policies. Mirroring is as in Table 4, also for SVHN's
-digits. Other cells are lost, and their values are our reading:
+The table gives the batch sizes 16 / 256 / 256 / 128 and the AutoAugment policies. Flips are as in Table 4, also for the
+digits of SVHN. The other cells are illegible, and their values are our reading:
 
-- The base learning rate is 10e-3 for Flowers-102 (the one legible cell), and elsewhere 5e-3 as in Table 4.
+- The base learning rate is 10e-3 for Flowers-102 (the only legible cell), and 5e-3 as in Table 4 elsewhere.
 - The warm-up is 10 epochs for the first two datasets (two legible cells), and 20 as in Table 4 for the others.
-- There is no layer-wise decay, because nothing is pre-trained.
-- The weight beta of the balance losses is given only for pre-training. It stays at 0.5.
+- There is no layer-wise decay, because the models are not pre-trained.
+- The paper gives the weight beta of the balance losses only for pre-training. It stays at 0.5.
 
 Command: feathervit train --recipe mlit_cifar100 --model mlit_xxs --out RUN
 """

@@ -1,11 +1,11 @@
 """mmLiT: mLiT pre-trained as a masked auto-encoder on CIFAR-100, fine-tuned and transferred (arXiv 2407.17783).
 
-Table 3 is complete except for the decoder, whose sizes are ours (`config/named.py`). Table 4 is the 300-epoch fine-tuning on
-CIFAR-100.
+Table 3 is complete except for the decoder, whose sizes are ours (`config/named.py`). Table 4 describes fine-tuning on CIFAR-100
+for 300 epochs.
 
-Table 5, its deviations for 100 epochs on four datasets, is lost. Ours are half the warm-up, a smaller batch for the small
-Flowers-102, and SVHN's own AutoAugment policy. Mirroring is always as in Table 4. The weight beta of the balance losses is
-given only for pre-training. It stays at 0.5.
+Table 5, the deviations from Table 4 for 100 epochs on four datasets, is not available. Our deviations are half the warm-up, a
+smaller batch for the small Flowers-102, and the AutoAugment policy of SVHN. Flips are always as in Table 4. The paper gives
+the weight beta of the balance losses only for pre-training. It stays at 0.5.
 
 Commands: feathervit pretrain --recipe mae_cifar100_xxs --out PRETRAINED
           feathervit train --recipe mmlit_cifar100 --from PRETRAINED --out RUN

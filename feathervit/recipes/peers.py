@@ -1,10 +1,10 @@
-"""Recipes of the models that ours are compared with: a CIFAR ResNet, ConvMixer, and compact transformers.
+"""Recipes of the baseline models: a CIFAR ResNet, ConvMixer, and compact transformers.
 
-`resnet_cifar100` follows arXiv 1512.03385, section 4.2. It has a cosine schedule in place of steps, and the weight decay of
-5e-4 that later work on CIFAR-100 uses. `convmixer_cifar100` follows github.com/locuslab/convmixer-cifar10: crops of at least
-75 % of the area, one operation of RandAugment, erasing. Ours: its triangular schedule becomes warm-up and cosine, no colour
-jitter, and CIFAR-100's statistics. `cct_cifar100` follows the short script of github.com/SHI-Labs/Compact-Transformers:
-AutoAugment, flips, no crops.
+`resnet_cifar100` follows arXiv 1512.03385, section 4.2. It replaces the step schedule with a cosine, and uses the weight decay
+of later work on CIFAR-100, 5e-4. `convmixer_cifar100` follows github.com/locuslab/convmixer-cifar10: crops of at least 75 % of
+the area, one operation of RandAugment, erasing. Our deviations are warm-up and cosine in place of its triangular schedule, no
+colour jitter, and the statistics of CIFAR-100. `cct_cifar100` follows the short script of
+github.com/SHI-Labs/Compact-Transformers: AutoAugment, flips, no crops.
 
 Command: feathervit train --recipe cct_cifar100 --model cct_2_3x2 --out RUN
 """
@@ -32,7 +32,7 @@ resnet_cifar100 = Recipe(
     ),
     source="arXiv 1512.03385, with a cosine schedule",
     needs="cifar100 (downloaded)",
-    expected="arXiv 2104.05704, ResNet-56 (0.85 M): 74.81 % top-1 by its own recipe; not run here",
+    expected="arXiv 2104.05704, ResNet-56 (0.85 M): 74.81 % top-1 with its usual recipe; not run here",
     cost=_COST,
 )
 

@@ -1,18 +1,21 @@
 """The PoorViTs recipe (arXiv 2501.06220) on CIFAR-10, from the defaults of its repository.
 
-The learning rate does not scale with the batch size. As in the repository, grey (128) fills the space beyond the edges of
-what the policy moves. These are ours, where the repository does otherwise:
+The learning rate does not scale with the batch size. As in the repository, the policy fills the space outside moved images with
+grey (128). The recipe differs from the repository in these points:
 
-- Its 100 epochs, 10 of them warm-up, show each image three times. Here there are 300 epochs, 30 of them warm-up.
-- It has the three views in one batch. Here a batch holds different images. These flags come close to the repository:
-  `--augment.repeats 3 --batch-size 255 --epochs 100 --optim.warmup-epochs 10`.
-- It mixes half of the batches, each with one lambda. Here each image is mixed with probability 0.5 and its own lambda.
-- It reports the best epoch on the test split. Here a tenth of train chooses the epoch.
-- Here the patches have no bias.
-- Its weight decay applies to all parameters. Here it spares biases, norms, tokens and positions.
-- It fills erased boxes of normalised pixels with the mean's own value, 0.49, a light grey. Here they take the mean colour,
-  which is 0 once normalised, and have a log-uniform aspect.
-- Its shears are bicubic. Here shears take the nearest pixel, translations are by whole pixels, and rotations go both ways.
+- The repository trains for 100 epochs (10 warm-up) and shows each image three times per epoch. The recipe trains for 300
+  epochs (30 warm-up).
+- The repository puts the three views into one batch. The recipe puts different images into a batch. These flags come close
+  to the repository: `--augment.repeats 3 --batch-size 255 --epochs 100 --optim.warmup-epochs 10`.
+- The repository mixes half of the batches, with one lambda per batch. The recipe mixes each image with probability 0.5 and
+  a separate lambda.
+- The repository reports the best epoch on the test split. The recipe selects the epoch on a tenth of train.
+- The patch projection of the recipe has no bias.
+- The repository applies weight decay to all parameters. The recipe excludes biases, norms, tokens and positions.
+- The repository fills erased boxes of normalised pixels with 0.49, the mean before normalisation (a light grey). The recipe
+  fills them with the mean colour (0 after normalisation) and draws a log-uniform aspect.
+- The repository interpolates shears bicubically. The recipe takes the nearest pixel, translates by whole pixels, and rotates
+  in both directions.
 
 Command: feathervit train --recipe poorvit_cifar10 --out RUN
 """

@@ -1,4 +1,4 @@
-"""Looks up facts of weights that timm publishes, without a download."""
+"""Looks up the model and statistics of weights published by timm, without a download."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from ..errors import ConfigError, UnknownNameError
 
 
 def published(name: str) -> dict[str, Any]:
-    """Returns fields of a run that starts from timm's weights `timm:NAME` or `timm:NAME.TAG`.
+    """Returns the fields of a run that starts from the weights `timm:NAME` or `timm:NAME.TAG`.
 
-    These are the model with its tag, and images in colour, normalised as in the training of the weights.
-
-    Downloads nothing. Raises UnknownNameError, and ConfigError for a model without published weights.
+    The fields are the model with its tag, three channels, and the mean and standard deviation of the weights. Downloads
+    nothing. Raises UnknownNameError for an unknown model, and ConfigError for a model without published weights.
     """
     known = architecture(name)
     if not timm.is_model(known):
         raise UnknownNameError("timm model", known, timm.list_models())
     try:
-        found = get_pretrained_cfg(name.removeprefix("timm:"))
+        weights = get_pretrained_cfg(name.removeprefix("timm:"))
     except RuntimeError:  # an unknown tag
-        found = None
-    if found is None or not found.has_weights:
-        there = ", ".join(f"timm:{n}" for n in timm.list_pretrained(known)) or "none"
+        weights = None
+    if weights is None or not weights.has_weights:
+        available = ", ".join(f"timm:{n}" for n in timm.list_pretrained(known)) or "none"
         raise ConfigError(
-            f"timm has no weights {name} (it has for this model: {there}); leave out --from and --pretrained"
+            f"timm has no weights {name} (it has for this model: {available}); leave out --from and --pretrained"
         )
-    tagged = f"timm:{known}.{found.tag}"
-    return {"model": tagged, "images.channels": 3, "images.mean": tuple(found.mean), "images.std": tuple(found.std)}
+    tagged = f"timm:{known}.{weights.tag}"
+    return {"model": tagged, "images.channels": 3, "images.mean": tuple(weights.mean), "images.std": tuple(weights.std)}

@@ -1,4 +1,4 @@
-"""Studies: a base recipe, arms and seeds under one budget. `library` defines them, `cells.run_study` runs them."""
+"""Defines and runs studies: a base recipe, arms and seeds with one budget. `cells.run_study` runs a study of `library`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .library import STUDIES
 
 
 def study(name: str) -> Study:
-    """Returns a named study, or the one in a file NAME.json.
+    """Returns a named study, or the study in a file NAME.json.
 
-    Raises UnknownNameError, which suggests the nearest names, and ConfigError for an invalid file.
+    Raises UnknownNameError with the nearest names, and ConfigError for an invalid file.
     """
     if name.endswith(".json"):
         return read_study(name)

@@ -1,4 +1,4 @@
-"""Runs one cell of a study: the runs of its stages, and its figures."""
+"""Runs one cell of a study: trains its stages and computes its results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .report import Cell, cell_folder, read_cell, training_figures
 
 
 class _Log:
-    """Writes the log of a cell, as a file for rich. It also passes lines that begin with "epoch " to `say`."""
+    """Writes the log of a cell, as a file for rich. Also passes lines that start with "epoch " to `say`."""
 
     def __init__(self, file: TextIO, say: Callable[[str], None]):
         self.file, self.say, self.line = file, say, ""
@@ -48,7 +48,7 @@ class _Log:
 
 
 class CellRun:
-    """Runs one cell from the point where it stopped."""
+    """Runs one cell, or resumes a stopped cell."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class CellRun:
         self.needed = {name: read_cell(out, name, plan.seeds[0]) for name in study.needs(arm)}
 
     def forget_failure(self) -> None:
-        """Removes the record of a failure, so that the cell starts again after its last finished stage."""
+        """Removes the record of a failure, so that the cell restarts after its last finished stage."""
         cell = read_cell(self.out, self.arm, self.seed)
         if cell is None:
             return
@@ -78,7 +78,7 @@ class CellRun:
         (self.folder / "cell.json").unlink()
 
     def run(self, held: Claim) -> Cell | None:
-        """Runs the cell and writes it; returns None if it was stopped before its end."""
+        """Runs the cell and writes its record. Returns None if it was stopped early."""
         stages = self.study.stages(self.arm)
         cell = Cell(self.arm, self.seed, "finished", self.plan.arms[self.arm])
         results: list[RunResult] = []
@@ -93,14 +93,14 @@ class CellRun:
             published = self.study.published.get(self.arm)
             probed = published is None or published.figure != "train_loss"
             cell.figures = figures(results, self.folder / str(len(stages)), probed, self.study.flip)
-            for own in self.needed.values():  # the arms that it starts from count too
+            for own in self.needed.values():  # include the arms that it starts from
                 cell.figures["minutes"] += own.figures["minutes"]
                 for name in ("epochs", "steps"):
                     cell.figures[name] = [*own.figures[name], *cell.figures[name]]
             cell.note = data_note(results[-1].config["data"])
         except (DataError, RunFolderError):
-            raise  # the fault is this machine's, not the arm's, so the cell can run later
-        except (FeatherVitError, RuntimeError, ValueError) as error:  # also if the device runs out of memory
+            raise  # a fault of the machine, not of the arm, so the cell can run later
+        except (FeatherVitError, RuntimeError, ValueError) as error:  # also out of memory on the device
             cell.status, cell.message = "failed", " ".join(str(error).split())
         cell.stages = [asdict(result) for result in results]
         if held.mine:
@@ -120,7 +120,7 @@ class CellRun:
             folders[name] = str((cell_folder(self.out, name, self.plan.seeds[0]) / str(last)).absolute())
         epochs = self.plan.epochs[self.arm][number - 1]
         base, data, changes = stage_run(self.study, self.fields, stage, self.seed, folders, epochs)
-        resume = bool(states(at))  # if so, the run itself compares the data
+        resume = bool(states(at))  # a resumed run compares the data itself
         if not resume:
             self._require_same_data(planned(base, None, data, changes)[0])
         minutes = (self.end - time.monotonic()) / 60
@@ -145,11 +145,11 @@ class CellRun:
         return outcome.result if outcome.finished else None
 
     def _require_same_data(self, config: RunConfig) -> None:
-        """Raises RunFolderError if the data has changed since a run that read it in the same way."""
+        """Raises RunFolderError if the data has changed since an earlier run that read it in the same way."""
 
         def way(config: RunConfig) -> tuple:
             name = Path(config.data).name
-            images = replace(config.images, scale=None)  # the run finds it
+            images = replace(config.images, scale=None)  # determined by the run
             return name, config.reading, config.img_size, images, config.split, config.objective
 
         for arm, seed in itertools.product(self.plan.arms, self.plan.seeds):
@@ -167,14 +167,14 @@ class CellRun:
 
 
 def figures(results: list[RunResult], last: Path, probed: bool = True, flip: bool = False) -> dict[str, Any]:
-    """Returns the figures of a cell: accuracy, size and speed of the model of its last stage, and minutes of all stages.
+    """Returns the results of a cell: accuracy, size and speed of the model of its last stage, and minutes of all stages.
 
-    `last`: the run folder of the last stage. `flip`: also return "flip_test_top1", the accuracy with the mean of an image's
-    logits and those of its mirror image. "val_macro" and "test_macro" are present if the sizes of the classes differ by more
-    than 3 to 1.
+    `last`: the run folder of the last stage. `flip`: also return "flip_test_top1", the accuracy with logits averaged over
+    each image and its mirror image. "val_macro" and "test_macro" are present if the sizes of the classes differ by more than
+    3 to 1.
 
-    A cell that ends with pre-training has the losses of the kept epoch. If it is `probed`, it also has accuracies on its
-    frozen features, the mean of the patch tokens: of a linear probe, and "knn_top1" of nearest neighbours.
+    A cell that ends with pre-training has the losses of the saved epoch. If `probed`, it also has accuracies on its frozen
+    features, the mean of the patch tokens: of a linear probe, and "knn_top1" of nearest neighbours.
     """
     result = results[-1]
     stored = load_weights(last)
@@ -189,8 +189,8 @@ def figures(results: list[RunResult], last: Path, probed: bool = True, flip: boo
     else:
         accuracies = {f"{split}_top1": (getattr(result, split) or {}).get("top1") for split in ("val", "test")}
         for split in ("val", "test"):
-            if (own := getattr(result, split)) and macro_accuracy(own):
-                accuracies[f"{split}_macro"] = own["balanced_accuracy"]
+            if (metrics := getattr(result, split)) and macro_accuracy(metrics):
+                accuracies[f"{split}_macro"] = metrics["balanced_accuracy"]
         if flip and result.test:
             accuracies["flip_test_top1"] = evaluate(last, split="test", flip=True)[1].top1
     found = cost(model, stored.config.img_size, stored.in_chans)
@@ -212,7 +212,7 @@ def _steps(result: RunResult) -> int:
 
 
 def data_note(folder: str) -> str:
-    """Returns a note on how many training images of a dataset are JPEG files, which lose detail; "" if none is."""
+    """Returns a note on the number of training images that are JPEG files, which lose detail, or "" if there are none."""
     train = Path(folder) / "train"
     files = [path.suffix.lower() for path in (train if train.is_dir() else Path(folder)).rglob("*") if path.is_file()]
     lossy = sum(suffix in (".jpg", ".jpeg") for suffix in files)

@@ -1,11 +1,11 @@
-"""Runs the cells of a study into a folder that any number of processes and machines may share.
+"""Runs the cells of a study in a folder that any number of processes and machines may share.
 
     OUT/plan.json                     the study and the epochs of each stage (plan.py)
     OUT/cells/ARM/seed-N/cell.json    a finished or failed cell: it never runs again
     OUT/cells/ARM/seed-N/1, 2, ...    run folders of its stages; log.txt holds their messages
     OUT/study.json, table.md, chart.png   the results of the cells (report.py)
 
-All arms run with one seed before the next seed, so that a study that stops early can still be compared seed by seed.
+All arms run with one seed before the next seed starts, so that an unfinished study can be compared seed by seed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 class Ended:
     """The outcome of a call.
 
-    `found`: the content of study.json. `left`: how many cells of this call have not ended. `elsewhere`: how many cells other
-    processes run. `failed`: how many cells of the study failed.
+    `found`: the content of study.json. `left`: number of cells of this call that have not ended. `elsewhere`: number of
+    cells run by other processes. `failed`: number of failed cells of the study.
     """
 
     found: dict[str, Any]
@@ -64,19 +64,19 @@ def run_study(
     console: Console | None = None,
     command: str = "feathervit.studies.cells.run_study(...)",
 ) -> Ended:
-    """Runs the cells of `study` that have not ended and that no other process runs.
+    """Runs the cells of `study` that have not ended and are not claimed by other processes.
 
-    - `size`: one of the study's sizes (None: the first).
-    - `data`: a name or a folder instead of the recipe's. If the arms name their datasets, it is a folder with one folder per
-      dataset, and an arm whose dataset is missing is skipped.
-    - `arms`: only these, in this order, and those that they start from.
-    - `epochs`: arm -> its epochs instead of the recipe's.
+    - `size`: one of the sizes of the study (None: the first).
+    - `data`: a name or a folder that replaces the recipe's data. If the arms name their datasets, it is a folder with one
+      folder per dataset, and arms with a missing dataset are skipped.
+    - `arms`: run only these arms, in this order, and the arms that they start from.
+    - `epochs`: arm -> epochs that replace the recipe's.
     - `seeds`, `minutes`: replace those of the size.
-    - `shard` "i/n": only the i-th of n parts of the cells, i from 1.
-    - `retry_failed`: start failed cells again.
+    - `shard` "i/n": run only the i-th of n parts of the cells, i from 1.
+    - `retry_failed`: run failed cells again.
     - `max_minutes`: stop after that time, and save the state of the running cell.
-    - `trials`: the study.json of the study's trials, needed if arms have candidates.
-    - `plan_only`: run no cell, but fix the epochs of all cells.
+    - `trials`: the study.json of the trials, required if arms have candidates.
+    - `plan_only`: run no cells, and only fix their epochs.
 
     A cell whose run raises a FeatherVitError is recorded as failed, and the study continues. DataError and RunFolderError are
     faults of the machine and end the call. Raises ConfigError for invalid arguments.
@@ -116,34 +116,34 @@ def run_study(
     for number, (arm, seed) in enumerate([] if plan_only else cells, 1):
         if _ended(out, arm, seed, retry_failed):
             continue
-        if begun and time.monotonic() > end:  # so that each call makes progress
+        if begun and time.monotonic() > end:  # only after the first cell, so that each call makes progress
             break
         waits = any(not _ended(out, needed, plan.seeds[0], False) for needed in study.needs(arm))
-        if waits:  # cells that it starts from have not ended
+        if waits:  # a cell that it starts from has not ended
             continue
-        held = claim(cell_folder(out, arm, seed))
-        if held is None:
+        owned = claim(cell_folder(out, arm, seed))
+        if owned is None:
             elsewhere += 1
             continue
-        with held:
-            if _ended(out, arm, seed, retry_failed):  # another process ended it before this one held it
+        with owned:
+            if _ended(out, arm, seed, retry_failed):  # another process has ended it in the meantime
                 continue
             say(f"cell {number} of {len(cells)}: {arm}, seed {seed} ({cell_folder(out, arm, seed)})")
             begun += 1
             work = CellRun(study, study.size(name).fields, plan, out, arm, seed, end, command, say)
             if retry_failed:
                 work.forget_failure()
-            cell = work.run(held)
+            cell = work.run(owned)
             interrupted = work.interrupted
         if cell is not None:
             say(f"  {_words(cell)}")
             rebuild(out)
         if cell is None or interrupted:
             break
-    found = rebuild(out)
+    record = rebuild(out)
     left = sum(not _ended(out, arm, seed, False) for arm, seed in cells)
-    failed = sum(cell["status"] == "failed" for cell in found["cells"])
-    return Ended(found, left, elsewhere, failed, interrupted)
+    failed = sum(cell["status"] == "failed" for cell in record["cells"])
+    return Ended(record, left, elsewhere, failed, interrupted)
 
 
 def _part(cells: list[tuple[str, int]], shard: str) -> list[tuple[str, int]]:
@@ -154,7 +154,7 @@ def _part(cells: list[tuple[str, int]], shard: str) -> list[tuple[str, int]]:
 
 
 def _lengthened(study: Study, arm: str, epochs: int | None) -> Any:
-    """Returns the arm's stages, with `epochs` if given. Raises ConfigError if the arm has several stages."""
+    """Returns the stages of an arm, with `epochs` if given. Raises ConfigError if the arm has several stages."""
     stages = study.stages(arm)
     if epochs is None:
         return stages
@@ -166,9 +166,9 @@ def _lengthened(study: Study, arm: str, epochs: int | None) -> Any:
 
 
 def _with_data(study: Study, data: str | Path, say: Callable[[str], None]) -> Study:
-    """Returns the study on data of this machine: one dataset for all arms, or a folder of the datasets that they name.
+    """Returns the study with data of this machine: one dataset for all arms, or a folder of the named datasets.
 
-    Raises DataError if the folder has none of them.
+    Raises DataError if the folder contains none of the datasets.
     """
     named = {arm: [stage["data"] for stage in study.stages(arm) if "data" in stage] for arm in study.arms}
     if not any(named.values()):

@@ -1,11 +1,11 @@
 """Claims cells for one process among processes and machines that share a folder, without a server and without stale locks.
 
-Claim number n is a file made with O_CREAT | O_EXCL: one process creates it, and all others fail. The highest number counts.
-A claim is held while its owner runs. On the owner's machine, the process and its start time show that. On other machines, the
-file's time must be recent; a thread of the owner updates it. An owner releases a claim by setting its time to 1970, which
-works on a full disk too. Another process takes over a released claim by creating number n + 1. No claim is ever removed or
-renamed, so two processes that find the same owner dead cannot both take over. The clocks of the machines must agree within
-about a minute.
+Claim number n is a file created with O_CREAT | O_EXCL: one process creates it, and all others fail. The highest number is
+valid. A claim is held while its owner runs. On the machine of the owner, this is checked by process id and start time. On
+other machines, the modification time of the file must be recent; a thread of the owner updates it. An owner releases a claim
+by setting the time to 1970, which also works on a full disk. Another process acquires a released claim by creating number
+n + 1. Claims are never removed or renamed, so that two processes cannot both replace a dead owner. The clocks of the machines
+must agree within about a minute.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STALE_SECONDS = 300.0
 
 
 class Claim:
-    """Holds a claim of this process, and releases it at the end of a `with` block."""
+    """Holds a claim of this process. Releases it at the end of a `with` block."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -36,7 +36,7 @@ class Claim:
 
     @property
     def mine(self) -> bool:
-        """Whether no other process has taken over the claim."""
+        """Whether this process still owns the claim."""
         return _latest(self.path.parent) == _number(self.path)
 
     def _beat(self) -> None:
@@ -54,7 +54,7 @@ class Claim:
 
 
 def claim(folder: Path) -> Claim | None:
-    """Creates and claims `folder`; returns None if another process holds it. Raises RunFolderError if it is not writable."""
+    """Creates and claims `folder`. Returns None if another process holds it. Raises RunFolderError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = _latest(folder)
@@ -78,7 +78,7 @@ def claim(folder: Path) -> Claim | None:
 
 
 def _give_back(path: Path) -> None:
-    with contextlib.suppress(OSError):  # if this fails, the claim is free when this process ends
+    with contextlib.suppress(OSError):  # on failure, the claim is free when this process ends
         os.utime(path, (0, 0))
 
 
@@ -95,20 +95,20 @@ def _latest(folder: Path) -> int:
 
 
 def _held(path: Path) -> bool:
-    touched = path.stat().st_mtime
-    fresh = time.time() - touched < STALE_SECONDS
+    modified = path.stat().st_mtime
+    fresh = time.time() - modified < STALE_SECONDS
     try:
         owner: Any = json.loads(path.read_text())
     except ValueError:  # the file was just created, and is still empty
         return fresh
-    here = owner["host"] == _host()
-    if here and owner.get("began"):  # correct even after the machine was suspended
-        return touched > 0 and _began(owner["pid"]) == owner["began"]
-    return fresh and (not here or _lives(owner["pid"]))
+    is_local = owner["host"] == _host()
+    if is_local and owner.get("began"):  # valid even after a suspend of the machine
+        return modified > 0 and _began(owner["pid"]) == owner["began"]
+    return fresh and (not is_local or _lives(owner["pid"]))
 
 
 def _host() -> str:
-    """Returns the name of this machine and its process namespace, since each container numbers its own processes."""
+    """Returns the name of this machine and its process namespace, because containers have separate process ids."""
     space = ""
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
@@ -116,7 +116,7 @@ def _host() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """Returns the start time of a running process in kernel ticks, which differs for a later process with the same number."""
+    """Returns the start time of a running process in kernel ticks, which distinguishes processes with the same id."""
     with contextlib.suppress(OSError, IndexError):
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state == "Z" else rest[18]
@@ -125,11 +125,11 @@ def _began(pid: int) -> str | None:
 
 def _lives(pid: int) -> bool:
     if os.name != "posix":
-        return True  # only the file's time can show that the owner ended
+        return True  # only the time of the file shows that the owner ended
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # the process is another user's
+        pass  # the process belongs to another user
     return True

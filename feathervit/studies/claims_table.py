@@ -1,4 +1,4 @@
-"""Makes the table of claims and verdicts in Markdown, from the results of the studies that test them. Does not import torch."""
+"""Writes the Markdown table of claims and verdicts from the results of studies. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunFolderError
-from ..results import alike, markdown_table
+from ..results import alike, collapsed, markdown_table
 from .definition import Study
 from .library import STUDIES
 from .verdicts import Comparison, compare, verdict
@@ -17,32 +17,36 @@ FORMS = {"plain": "PyTorch", "onnx": "ONNX", "int8": "ONNX int8"}
 
 
 def claims_table(results: Path) -> str:
-    """Returns one row per tested claim, by its number, then a line with the claims that were not tested.
+    """Returns one row per tested claim, ordered by number, then a line with the untested claims.
 
-    The longer study NAME-deep replaces NAME for a claim whose arms it has run with at least two seeds.
+    The longer study NAME-deep replaces NAME for a claim if it has run the arms of the claim with at least two seeds.
     """
-    found = _read(results)
+    studies = _read(results)
     rows, waiting = [], []
     for study in (s for s in STUDIES.values() if s.statements and not s.name.endswith("-deep")):
         for statement in study.statements:
-            own, comparisons = study, compare(statement, found.get(study.name, {}).get("cells", []))
+            used, comparisons = study, compare(statement, studies.get(study.name, {}).get("cells", []))
             if longer := STUDIES.get(f"{study.name}-deep"):
-                deep = compare(statement, found.get(longer.name, {}).get("cells", []))
+                deep = compare(statement, studies.get(longer.name, {}).get("cells", []))
                 if all(len(comparison.points) > 1 for comparison in deep):
-                    own, comparisons = longer, deep
+                    used, comparisons = longer, deep
             word = verdict(comparisons)
             if word == "not run":
                 waiting.append(f"{statement.number}. {statement.says}")
                 continue
-            here = "<br>".join(c.text() for c in comparisons) + f"<br>`results/{found[own.name]['folder']}`"
-            rows.append((statement.number, statement.says, f"{_scale(own, found[own.name], comparisons)}{here}", word))
+            evidence = "<br>".join(c.text() for c in comparisons) + f"<br>`results/{studies[used.name]['folder']}`"
+            rows.append(
+                (statement.number, statement.says, f"{_scale(used, studies[used.name], comparisons)}{evidence}", word)
+            )
             rows[-1] += ("" if word == "holds" else statement.decides,)
     rows += _latency(results)
     lines = [[f"{number}. {says}", *rest] for number, says, *rest in sorted(rows)]
     head = ("Claim", "Here, scaled", "Verdict", "What would decide it")
-    made = markdown_table(head, lines, left=4) if lines else ""
-    rest = "Not run yet: " + "; ".join(waiting) + "." if waiting else ""
-    return "\n\n".join(filter(None, [made, rest]))
+    text = markdown_table(head, lines, left=4) if lines else ""
+    rest = (
+        collapsed(f"{len(waiting)} claims not run here", "\n".join(f"- {line}" for line in waiting)) if waiting else ""
+    )
+    return "\n\n".join(filter(None, [text, rest]))
 
 
 def _scale(study: Study, found: dict[str, Any], comparisons: list[Comparison]) -> str:
@@ -54,25 +58,25 @@ def _scale(study: Study, found: dict[str, Any], comparisons: list[Comparison]) -
 
 
 def _read(results: Path) -> dict[str, dict[str, Any]]:
-    """Returns, by the name of each study with claims, the content of its study.json and its "folder"."""
-    found = {}
+    """Returns name -> the content of study.json and its "folder", for each study with claims."""
+    by_name = {}
     for path in sorted(results.glob("*/study.json")):
         try:
             study = json.loads(path.read_text(encoding="utf-8"))
             if study["name"] in STUDIES and STUDIES[study["name"]].statements:
-                found[study["name"]] = {**study, "folder": path.parent.name}
+                by_name[study["name"]] = {**study, "folder": path.parent.name}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunFolderError(f"{path} is not a result of a study: {error}; run it again, or remove it") from error
-    return found
+    return by_name
 
 
 def _latency(results: Path) -> list[tuple]:
-    """Returns the row on latency, from the file of `feathervit benchmark infer`; no row if it lacks the models."""
+    """Returns the row on latency from the file of `feathervit benchmark infer`, or no row if the models are missing."""
     path = results / LATENCY
     if not path.exists():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    rows = {row["model"]: row["latency_ms"] for row in found["rows"]}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    rows = {row["model"]: row["latency_ms"] for row in record["rows"]}
     if not {"mlit_xxs", "twin:mlit_xxs"} <= set(rows):
         return []
     ours, twin = ({form: rows[name][form]["1"] for form in FORMS} for name in ("mlit_xxs", "twin:mlit_xxs"))

@@ -1,15 +1,15 @@
-"""The definition of a study: one question, a base recipe, arms that change its fields, seeds, a budget.
+"""Defines studies: one question, a base recipe, arms that change its fields, seeds, and a budget.
 
-It is a `Study` in Python, or a JSON file with the same names (`read_study`). A cell of a study is (arm, seed). An arm
-is one stage, or several that run one after another. A stage maps dotted field names to new values. These names in a stage
-are not fields, or have an extra meaning:
+A study is a `Study` in Python, or a JSON file with the same names (`read_study`). A cell of a study is (arm, seed). An arm
+consists of one or several stages, which run in order. A stage maps dotted field names to new values. The following names in a
+stage are not fields, or have a special meaning:
 
-    "recipe"   the named recipe is this stage's base instead of the study's
-    "share"    this stage's share of the arm's budget (equal shares by default)
-    "epochs"   this stage's epochs, for any budget
-    "data"     the dataset of this stage instead of the base's
-    "{previous}", "{seed}", "{ARM}"  as values: the run folder of the stage before, the cell's seed, and the run folder of
-               another arm's last stage. That arm runs once, with the study's first seed, before this one.
+    "recipe"   the base of this stage, which replaces the base of the study
+    "share"    share of this stage in the budget of the arm (equal shares by default)
+    "epochs"   epochs of this stage, for any budget
+    "data"     the dataset of this stage, which replaces that of the base
+    "{previous}", "{seed}", "{ARM}"  as values: the run folder of the previous stage, the seed of the cell, and the run folder
+               of the last stage of another arm. That arm runs once, with the first seed of the study, before this arm.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ..errors import ConfigError, UnknownNameError
 from ..recipes import recipe
 
 Stage = Mapping[str, Any]
-NAME = re.compile(r"[\w(][\w.,:;=+()\[\] -]*")  # the name of an arm, which is also the name of a folder
-PLACE = re.compile(r"\{.*\}")  # a value that is replaced when a cell runs
+NAME = re.compile(r"[\w(][\w.,:;=+()\[\] -]*")  # name of an arm, also used as folder name
+PLACE = re.compile(r"\{.*\}")  # a placeholder that is replaced when a cell runs
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size at which a study runs: changes common to all stages, seeds, a budget, and the arms (empty: all).
+    """The size of a study: changes common to all stages, seeds, a budget, and the arms (empty: all).
 
-    `epochs` or `minutes` is the budget of one cell, over its stages. Without both, stages run the recipe's epochs. Minutes
-    become epochs once, from the speed of each stage's training step.
+    `epochs` or `minutes` is the budget of one cell, for all its stages. Without a budget, stages run the epochs of the
+    recipe. Minutes are converted to epochs once, from the speed of the training step of each stage.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -50,11 +50,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Published:
-    """A paper's figure for an arm: a row of its tables.
+    """The published result of an arm: a row in the tables of a paper.
 
     `value`: top-1 in %, or for `figure` "train_loss" the loss of the last epoch; None: not reported. `certainty`:
-    printed in an available text, recovered from other sources since the table is lost, or derived from differences in the
-    text. `tables`: the names of the tables with this row. `millions`: millions of parameters, as published.
+    printed in an available text, recovered from other sources because the table is not available, or derived from
+    differences in the text. `tables`: names of the tables with this row. `millions`: published millions of parameters.
     """
 
     name: str
@@ -71,8 +71,8 @@ class Published:
 class Statement:
     """A claim of a paper, as comparisons of arms.
 
-    `says`: the claim with the published figures. `above`: pairs of arms, the first of which is claimed to be better.
-    `decides`: what would decide the claim, beyond more seeds and epochs.
+    `says`: the claim with the published results. `above`: pairs of arms; the first arm is claimed to be better. `decides`:
+    experiments, beyond more seeds and epochs, that would decide the claim.
     """
 
     number: int
@@ -85,11 +85,11 @@ class Statement:
 class Study:
     """A question, and the runs that answer it.
 
-    `question`: one sentence. `arms`: name -> one stage, or a sequence of them; the others are compared with the first.
-    `sizes`: name -> `Size`; the first is the default. `published`: arm -> what a paper reports; a name that is not an arm is a
-    row that is quoted and not run. `candidates`: arm -> name -> changes to its last stage. The study `trials_of` runs the
-    candidates at the size `trials`, and validation chooses one. `flip`: cells also report the test accuracy with the mean
-    of an image's logits and those of its mirror image. `statements`: the claims that its arms test.
+    `question`: one sentence. `arms`: name -> one stage, or a sequence of stages; all arms are compared with the first arm.
+    `sizes`: name -> `Size`; the first is the default. `published`: arm -> published result; a name without an arm is a row
+    that is quoted and not run. `candidates`: arm -> name -> changes to its last stage. The study `trials_of` runs the
+    candidates at the size `trials`, and the validation accuracy selects one. `flip`: cells also report the test accuracy with
+    logits averaged over each image and its mirror image. `statements`: the claims tested by the arms.
     """
 
     name: str
@@ -105,22 +105,22 @@ class Study:
 
     def stages(self, arm: str) -> tuple[Stage, ...]:
         """Returns the stages of an arm, in order."""
-        found = self.arms[arm]
-        return (found,) if isinstance(found, Mapping) else tuple(found)
+        stages = self.arms[arm]
+        return (stages,) if isinstance(stages, Mapping) else tuple(stages)
 
     def needs(self, arm: str) -> tuple[str, ...]:
-        """Returns the arms that this one starts from."""
+        """Returns the arms that an arm starts from."""
         values = [value for stage in self.stages(arm) for value in stage.values() if isinstance(value, str)]
         return tuple(
             value[1:-1] for value in values if PLACE.fullmatch(value) and value[1:-1] not in ("previous", "seed")
         )
 
     def shared(self) -> frozenset[str]:
-        """Returns the arms that others start from; they run once."""
+        """Returns the arms that other arms start from. They run only once."""
         return frozenset(itertools.chain.from_iterable(map(self.needs, self.arms)))
 
     def only(self, arms: Sequence[str]) -> Study:
-        """Returns the study with these arms only, each after those that it starts from. Raises UnknownNameError."""
+        """Returns the study with these arms and the arms that they start from, in order. Raises UnknownNameError."""
         chosen: dict[str, Stage | Sequence[Stage]] = {}
 
         def take(arm: str) -> None:
@@ -136,7 +136,7 @@ class Study:
         return dataclasses.replace(self, arms=chosen)
 
     def size(self, name: str | None) -> Size:
-        """Returns the size of that name (None: the first). Raises ConfigError."""
+        """Returns the size with this name (None: the first). Raises ConfigError."""
         if name is None:
             return next(iter(self.sizes.values()))
         if name not in self.sizes:
@@ -149,9 +149,9 @@ class Study:
 
 
 def grid(**fields: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """Returns arms of all combinations of values: `grid(**{"optim.name": ["adamw", "muon"], "lr": [1e-3, 3e-3]})`.
+    """Returns arms for all combinations of values: `grid(**{"optim.name": ["adamw", "muon"], "lr": [1e-3, 3e-3]})`.
 
-    An arm is named "optim.name=adamw,lr=0.001".
+    Arms are named like "optim.name=adamw,lr=0.001".
     """
     combinations = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
     arms = {",".join(f"{name}={_word(value)}" for name, value in c.items()): c for c in combinations}
@@ -169,7 +169,7 @@ def _word(value: Any) -> str:
 
 
 def check_study(study: Study, size: Size) -> None:
-    """Raises ConfigError, which names the place, for a study that cannot run. Making the plan checks the fields."""
+    """Raises ConfigError with the location for an invalid study. `make_plan` checks the fields."""
     if not study.arms:
         raise ConfigError("arms: a study needs at least one")
     before: set[str] = set()
@@ -187,7 +187,7 @@ def check_study(study: Study, size: Size) -> None:
         if any(share is not None and not _positive(share) for share in shares):
             raise ConfigError(f"arms.{arm}: share must be a number above 0, got {shares}")
         if len({share is None for share in shares}) > 1:
-            raise ConfigError(f"arms.{arm}: give a share to each stage without epochs of its own, or to none")
+            raise ConfigError(f"arms.{arm}: give a share to all stages without epochs, or to none")
         if None not in shares and shares and not math.isclose(sum(shares), 1):
             raise ConfigError(f"arms.{arm}: the shares must add up to 1, got {shares}")
         for stage in study.stages(arm):
@@ -216,7 +216,7 @@ def _positive(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class _File:
-    """The fields of a study's JSON file."""
+    """The fields of the JSON file of a study."""
 
     recipe: str = ""
     question: str = ""
@@ -230,7 +230,7 @@ class _File:
 
 
 def read_study(path: str | Path) -> Study:
-    """Reads the study in a JSON file, whose name it takes. Raises ConfigError, which names the file and the place in it."""
+    """Reads a study from a JSON file, named after the file. Raises ConfigError with the file and the location."""
     path = Path(path)
     try:
         file = from_dict(_File, json.loads(path.read_text(encoding="utf-8")))
@@ -257,6 +257,6 @@ def read_study(path: str | Path) -> Study:
 
 def _base(file: _File) -> RunConfig:
     if not file.recipe:
-        raise ConfigError("recipe: name the one that the arms change")
+        raise ConfigError("recipe: name the recipe that the arms change")
     base = recipe(file.recipe)
     return dataclasses.replace(base, data=file.data or base.data)

@@ -1,9 +1,9 @@
-"""The plan of a study folder, plan.json: the definition, and the epochs of each stage, fixed once for all processes.
+"""Makes the plan of a study folder, plan.json: the definition and the epochs of each stage, fixed once for all processes.
 
-A budget in minutes becomes epochs here. The time of an epoch is the number of its training images divided by the measured
-speed of the stage's training step (`benchmark.train`). With one thread on a CPU, time is CPU time, so that a study can be
-planned while other work runs. Validation and the figures at the end are not included. Later calls, on any machine, read the
-epochs and measure nothing.
+A budget in minutes is converted to epochs. The time of an epoch is the number of training images divided by the measured speed
+of the training step of the stage (`benchmark.train`). With one thread on a CPU, CPU time is used, so that a study can be
+planned while other programs run. Validation and the final evaluation are not included. Later calls, on any machine, read the
+epochs without measuring.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .definition import NAME, Published, Stage, Study, check_study
 from .trials import Tried
 
 STEPS, ROUNDS = 5, 5  # per measurement; the first steps of a process are slower
-WORDS = ("recipe", "share", "data")  # names in a stage that are not changes to fields
+WORDS = ("recipe", "share", "data")  # names in a stage that are not fields
 
 
 @dataclass
@@ -39,8 +39,8 @@ class Plan:
     """The content of plan.json.
 
     `budget`: {"epochs": n}, {"minutes": m} or {}. `epochs`: arm -> one number per stage. `images_per_s`: arm -> one number
-    per stage, measured only for a budget in minutes. `measured_on`: arm -> the machine that measured them. `published`: arm
-    -> what a paper reports. `trials`: arm -> candidate -> validation accuracy.
+    per stage, measured only for a budget in minutes. `measured_on`: arm -> the machine of the measurement. `published`: arm
+    -> published result. `trials`: arm -> candidate -> validation accuracy.
     """
 
     name: str
@@ -62,16 +62,16 @@ class Plan:
 def stage_run(
     study: Study, fields: Stage, stage: Stage, seed: int, folders: Mapping[str, str], epochs: int | None
 ) -> tuple[RunConfig, str, dict[str, Any]]:
-    """Returns (base, data, changes) of one stage's run, as `train` takes them. `epochs` None: the recipe's.
+    """Returns (base, data, changes) for the run of a stage, as arguments of `train`. `epochs` None: the recipe's.
 
     `folders`: "previous" or the name of an arm -> the run folder for a value "{previous}" or "{ARM}". A warm-up that the
-    stage does not set keeps the share of the run that it has in the recipe.
+    stage does not set keeps its share of the run, as in the recipe.
     """
     stage = {**fields, **stage}
     base = recipe(stage["recipe"]) if "recipe" in stage else study.base
-    words = {"{seed}": seed, **{f"{{{name}}}": folder for name, folder in folders.items()}}
+    placeholders = {"{seed}": seed, **{f"{{{name}}}": folder for name, folder in folders.items()}}
     changes = {
-        name: words.get(value, value) if isinstance(value, str) else value
+        name: placeholders.get(value, value) if isinstance(value, str) else value
         for name, value in stage.items()
         if name not in WORDS
     }
@@ -90,39 +90,39 @@ def make_plan(
     say: Callable[[str], None],
     trials: Mapping[str, Tried] = MappingProxyType({}),
 ) -> Plan:
-    """Reads or makes the plan of folder `out` for this study, and adds new arms and seeds to it.
+    """Reads or creates the plan of folder `out` for this study, and adds new arms and seeds to it.
 
-    `trials`: the results of the trials, by arm. Raises RunFolderError, which names the differences, if the folder holds
-    another study, and ConfigError, which names the arm, for a study that cannot run.
+    `trials`: the results of the trials, by arm. Raises RunFolderError with the differences if the folder holds another
+    study, and ConfigError with the arm for an invalid study.
     """
     size = study.size(size_name)
     check_study(study, size)
     budget = {name: value for name in ("epochs", "minutes") if (value := getattr(size, name)) is not None}
     arms = {arm: [_json(stage) for stage in study.stages(arm)] for arm in study.arms}
-    asked = Plan(
+    requested = Plan(
         study.name, study.question, to_dict(study.base), _json(size.fields), budget, arms, list(size.seeds), command
     )
-    asked.trials = {arm: trials[arm] for arm in study.arms if arm in trials}
-    asked.published = {arm: to_dict(own) for arm in study.arms if (own := study.published.get(arm))}
+    requested.trials = {arm: trials[arm] for arm in study.arms if arm in trials}
+    requested.published = {arm: to_dict(paper) for arm in study.arms if (paper := study.published.get(arm))}
     path = out / "plan.json"
     while True:
         stored = read_plan(out) if path.exists() else None
         if stored:
-            _require_same(stored, asked, out)
-            if set(asked.arms) <= set(stored.epochs) and set(asked.seeds) <= set(stored.seeds):
+            _require_same(stored, requested, out)
+            if set(requested.arms) <= set(stored.epochs) and set(requested.seeds) <= set(stored.seeds):
                 return stored
-        for arm in asked.arms:  # check all arms before anything is written
+        for arm in requested.arms:  # check all arms before writing
             if not stored or arm not in stored.epochs:
-                _stage_configs(study, size.fields, arm, asked.seeds[0])
+                _stage_configs(study, size.fields, arm, requested.seeds[0])
         speeds: dict[str, float] = {}
-        if held := claim(out / "plan"):
-            with held:
+        if owned := claim(out / "plan"):
+            with owned:
                 stored = read_plan(out) if path.exists() else None  # another process may have written it
-                plan = _merged(stored, asked, out)
-                for arm in asked.arms:
+                plan = _merged(stored, requested, out)
+                for arm in requested.arms:
                     if arm not in plan.epochs:
                         _settle(study, size.fields, arm, plan, say, speeds)
-                        write_json(path, plan)  # so that a stopped call measures no arm again
+                        write_json(path, plan)  # so that arms are not measured again after a stop
                 write_json(path, plan)
             continue
         say("another process is planning this study; waiting")
@@ -130,7 +130,7 @@ def make_plan(
 
 
 def read_plan(out: Path) -> Plan:
-    """Reads the plan of a study folder. Raises RunFolderError if there is none, or if it cannot be read."""
+    """Reads the plan of a study folder. Raises RunFolderError if it is missing or cannot be read."""
     try:
         plan = from_dict(Plan, json.loads((out / "plan.json").read_text(encoding="utf-8")))
         if not plan.arms or not all(
@@ -158,7 +158,7 @@ def _json(stage: Stage) -> dict[str, Any]:
 
 
 def _moved(stage: Any) -> Any:
-    """Returns the stage with only the name of its dataset, since its path may change."""
+    """Returns the stage with only the name of its dataset, because the path may change."""
     if isinstance(stage, dict) and isinstance(data := stage.get("data"), str):
         return {**stage, "data": Path(data).name}
     return stage
@@ -194,7 +194,7 @@ def _merged(stored: Plan | None, asked: Plan, out: Path) -> Plan:
 
 
 def _stage_configs(study: Study, fields: Stage, arm: str, seed: int) -> list[RunConfig]:
-    """Returns the resolved configuration of each stage of an arm. Raises ConfigError, which names the stage."""
+    """Returns the resolved configuration of each stage of an arm. Raises ConfigError with the stage."""
     configs = []
     nowhere = dict.fromkeys(("previous", *study.needs(arm)), "")
     for number, stage in enumerate(study.stages(arm), 1):
@@ -220,9 +220,9 @@ def _settle(
     say: Callable[[str], None],
     measured: dict[str, float],
 ) -> None:
-    """Checks every field of the arm's stages, and puts their epochs into the plan.
+    """Checks the fields of all stages of an arm, and adds their epochs to the plan.
 
-    `measured`: speeds of this call by configuration, so that arms that differ only in learning rate are measured once.
+    `measured`: speeds of this call by configuration, so that arms that differ only in the learning rate are measured once.
     """
     stages = study.stages(arm)
     minutes = plan.budget.get("minutes")
@@ -231,40 +231,40 @@ def _settle(
     for number, (stage, config) in enumerate(zip(stages, configs, strict=True), 1):
         share = stage.get("share", 1 / sum("epochs" not in s for s in stages) if "epochs" not in stage else 0)
         try:
-            own, speed = stage.get("epochs"), None
-            if own is None and "epochs" in plan.budget:
-                own = max(1, round(share * plan.budget["epochs"]))
-            if own is None and minutes:
-                speed, seen = _speed(config, measured)
-                own = max(1, round(share * 60 * minutes * speed / seen))
-                say(f"{arm}, stage {number}: {speed:,.0f} images/s, {seen / speed:.1f} s per epoch: {own} epochs")
+            count, speed = stage.get("epochs"), None
+            if count is None and "epochs" in plan.budget:
+                count = max(1, round(share * plan.budget["epochs"]))
+            if count is None and minutes:
+                speed, images = _speed(config, measured)
+                count = max(1, round(share * 60 * minutes * speed / images))
+                say(f"{arm}, stage {number}: {speed:,.0f} images/s, {images / speed:.1f} s per epoch: {count} epochs")
         except FeatherVitError as error:
             raise ConfigError(f"arms.{arm}, stage {number}: {error}") from error
-        epochs.append(own or config.epochs)
+        epochs.append(count or config.epochs)
         speeds.append(speed)
     plan.epochs[arm] = epochs
     if minutes:
         plan.images_per_s[arm] = speeds
-        here = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        plan.measured_on = {**(plan.measured_on or {}), arm: here}
+        environment = {**machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        plan.measured_on = {**(plan.measured_on or {}), arm: environment}
 
 
 def _speed(config: RunConfig, measured: dict[str, float]) -> tuple[float, int]:
     """Returns (images per second of a training step, images per epoch) of a resolved configuration on this machine.
 
-    `measured`: speeds by configuration; a new one is added.
+    `measured`: speeds by configuration; a new speed is added.
     """
     labelled = config.objective != "reconstruction"
     data = load_run_data(config)
     sampler = Sampler(len(data.train), config.batch_size, 0, repeats=config.augment.repeats)
-    seen = sampler.steps_per_epoch * min(config.batch_size, len(data.train) * config.augment.repeats)
+    images = sampler.steps_per_epoch * min(config.batch_size, len(data.train) * config.augment.repeats)
     if config.objective == "distillation" and not config.teacher:  # the teacher is an earlier stage
         config = replace(config, objective="classification")
     key = json.dumps(to_dict(replace(config, lr=0.0)), sort_keys=True)
     if key not in measured:
         names = {"class_names": data.train.class_names} if labelled else {}
         config = replace(config, images=replace(config.images, channels=data.train.images.shape[1]))
-        found = measure_step(config, STEPS, ROUNDS, **names)
-        by_cpu = found["images_per_cpu_s"] if torch.get_num_threads() == 1 else None
-        measured[key] = by_cpu or found["images_per_s"]
-    return measured[key], seen
+        result = measure_step(config, STEPS, ROUNDS, **names)
+        by_cpu = result["images_per_cpu_s"] if torch.get_num_threads() == 1 else None
+        measured[key] = by_cpu or result["images_per_s"]
+    return measured[key], images

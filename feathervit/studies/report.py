@@ -1,6 +1,6 @@
-"""Writes the results of a study folder (study.json, table.md and chart.png) from its cells, each time that a cell ends.
+"""Writes the results of a study folder (study.json, table.md and chart.png) from its cells, whenever a cell ends.
 
-study.json is the file to keep: it holds no paths of the machine and no weights. Its accuracies are fractions.
+study.json is the file to keep: it contains no paths of the machine and no weights. Accuracies are fractions.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .plan import Plan, read_plan
 from .verdicts import paired
 
 SCHEMA = 1
-FEW_SEEDS = 5  # a table with fewer seeds states what its spread cannot show
-POINTS = 200  # largest number of points of a training curve
+FEW_SEEDS = 5  # tables with fewer seeds state the uncertainty of the spread
+POINTS = 200  # maximum number of points of a training curve
 ABSOLUTE = re.compile(r"""(?<![\w.:/~])/(?:[^/\s'"]+/)*([^/\s'"]+)""")
 ENVIRONMENT = ("version", "commit", "python", "torch", "threads", "device", "precision", "machine")
 
 
 @dataclass
 class Cell:
-    """The content of cell.json: one arm with one seed. `changes`: its stages as run. `stages`: the `RunResult` of each.
+    """The content of cell.json: one arm with one seed. `changes`: its stages. `stages`: the `RunResult` of each stage.
 
-    `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s"; "epochs" and "steps", each a list over
+    `figures`: "val_top1", "test_top1", "parameters", "macs", "minutes", "images_per_s"; "epochs" and "steps", lists over
     stages; after pre-training, "train_loss" and its parts. `note`: a remark on the data.
     """
 
@@ -56,7 +56,7 @@ def cell_folder(out: Path, arm: str, seed: int) -> Path:
 
 
 def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
-    """Reads the cell; returns None if it has not ended. Raises RunFolderError for a file that is not a cell."""
+    """Reads a cell. Returns None if it has not ended. Raises RunFolderError for an invalid file."""
     path = cell_folder(out, arm, seed) / "cell.json"
     try:
         cell = from_dict(Cell, json.loads(path.read_text(encoding="utf-8")))
@@ -75,7 +75,7 @@ def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
 
 
 def rebuild(out: Path) -> dict[str, Any]:
-    """Writes study.json, table.md and chart.png from the cells in `out`; returns the content of study.json."""
+    """Writes study.json, table.md and chart.png from the cells in `out`. Returns the content of study.json."""
     plan = read_plan(out)
     found = collect(out, plan)
     write_json(out / "study.json", found)
@@ -85,7 +85,7 @@ def rebuild(out: Path) -> dict[str, Any]:
 
 
 def collect(out: Path, plan: Plan) -> dict[str, Any]:
-    """Collects all results of the study, JSON-ready. "ran_on" lists the environments; each cell has the index of its own."""
+    """Collects all results of a study, JSON-ready. "ran_on" lists the environments; each cell stores an index into it."""
     environments: list[dict] = []
     cells = []
     for seed in plan.seeds:
@@ -97,10 +97,10 @@ def collect(out: Path, plan: Plan) -> dict[str, Any]:
             row = {"arm": arm, "seed": seed, "status": cell.status, "message": cell.message, **cell.figures}
             row |= {"note": cell.note} if cell.note else {}
             if cell.stages:
-                own = {name: cell.stages[-1][name] for name in ENVIRONMENT}
-                if own not in environments:
-                    environments.append(own)
-                row["ran_on"] = environments.index(own)
+                environment = {name: cell.stages[-1][name] for name in ENVIRONMENT}
+                if environment not in environments:
+                    environments.append(environment)
+                row["ran_on"] = environments.index(environment)
                 row["curve"] = _curve(cell.stages)
                 if not row["curve"]:
                     row["training"] = training_curve(cell.stages[-1]["epochs"])
@@ -113,7 +113,7 @@ def collect(out: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _begun(out: Path, arm: str, seed: int) -> list[dict[str, Any]]:
-    """Returns the current figures of a cell that has not ended: the number of epochs of its current stage, and the last."""
+    """Returns the current metrics of an unfinished cell: number of epochs in the current stage, and the last row."""
     files = sorted(cell_folder(out, arm, seed).glob("[0-9]*/metrics.csv"), key=lambda path: int(path.parent.name))
     rows = MetricsFile(files[-1]).rows() if files else []
     if not rows:
@@ -123,12 +123,12 @@ def _begun(out: Path, arm: str, seed: int) -> list[dict[str, Any]]:
 
 
 def training_figures(row: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns the training figures of an epoch's row: "train_loss" and its parts."""
+    """Returns the training metrics in the row of an epoch: "train_loss" and its parts."""
     return {name: value for name, value in (row or {}).items() if name.startswith("train_")}
 
 
 def training_curve(rows: list[dict[str, Any]]) -> dict[str, list]:
-    """Returns the training figures of at most POINTS evenly spaced epochs, including the last."""
+    """Returns the training metrics of at most POINTS evenly spaced epochs, including the last epoch."""
     rows = rows[::-1][:: max(1, -(-len(rows) // POINTS))][::-1]
     names = ["epoch", *training_figures(rows[0])] if rows else []
     return {name: [_short(row.get(name)) for row in rows] for name in names}
@@ -139,7 +139,7 @@ def _short(value: Any) -> Any:
 
 
 def _curve(stages: list[dict[str, Any]]) -> list[list[float]]:
-    """Returns [minutes since the start of the cell, validation top-1] of each epoch with a validation."""
+    """Returns [minutes since the start of the cell, validation top-1] for each validated epoch."""
     points, begun = [], 0.0
     for stage in stages:
         rows = [row for row in stage["epochs"] if row.get("val_top1") is not None]
@@ -153,7 +153,7 @@ def from_plan(plan: Plan) -> dict[str, Any]:
 
 
 def public(value: Any, private: dict[str, str]) -> Any:
-    """Returns the value with each absolute path cut to its last component."""
+    """Replaces each absolute path in a value with its last component."""
     if isinstance(value, dict):
         return {public(k, private): public(v, private) for k, v in value.items()}
     if isinstance(value, list):
@@ -178,15 +178,15 @@ def short_table(found: dict[str, Any]) -> list[str]:
         done = [c for c in found["cells"] if c["arm"] == arm and c["status"] == "finished"]
         top1 = spread([100 * v for v in _values(done, f"{split}_top1")], ".1f")
         minutes = statistics.mean(spent) if (spent := _values(done, "minutes")) else None
-        said = "" if minutes is None else f"{minutes:.1f}"
-        lines.append(f"{arm:<{wide}}  {top1:<21}  {len(done):<3}  {said}".rstrip())
+        spent_text = "" if minutes is None else f"{minutes:.1f}"
+        lines.append(f"{arm:<{wide}}  {top1:<21}  {len(done):<3}  {spent_text}".rstrip())
     return lines
 
 
 def table(found: dict[str, Any]) -> str:
-    """Returns a Markdown table with one row per arm: mean (range) over its finished cells.
+    """Returns a Markdown table with one row per arm: mean (range) over the finished cells.
 
-    Differences are to the first arm on the same images, seed by seed.
+    Differences are relative to the first arm on the same images, per seed.
     """
     firsts: dict[Any, str] = {}
     for arm in found["arms"]:
@@ -240,13 +240,13 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _images_of(found: dict[str, Any], arm: str) -> tuple:
-    """Returns what an arm trains on: the name of its data, and images per class."""
+    """Returns the training images of an arm: name of the data, and images per class."""
     stage = found["arms"][arm][-1]
     return stage.get("data"), stage.get("split.train_per_class")
 
 
 def _chosen(found: dict[str, Any]) -> str:
-    """Returns what the trials chose for each arm, with the validation accuracies of all candidates."""
+    """Returns the selected candidate of each arm, with the validation accuracies of all candidates."""
     texts = []
     for arm, tried in (found.get("trials") or {}).items():
         best = max(tried, key=lambda name: tried[name] or 0)
@@ -256,7 +256,7 @@ def _chosen(found: dict[str, Any]) -> str:
 
 
 def doubt(found: dict[str, Any]) -> str:
-    """Returns a sentence on what the spread of fewer than FEW_SEEDS seeds cannot show; "" for more seeds."""
+    """Returns a sentence on the uncertainty of the spread for fewer than FEW_SEEDS seeds, else ""."""
     counts = Counter(c["arm"] for c in found["cells"] if c["status"] == "finished")
     n = max(counts.values(), default=0)
     if not 0 < n < FEW_SEEDS:
@@ -275,7 +275,7 @@ def _values(cells: list[dict[str, Any]], figure: str) -> list[Any]:
 
 
 def _chart(found: dict[str, Any], path: Path) -> None:
-    """Draws the chart. Left: one dot per seed, and a bar at each arm's mean. Right: validation accuracy, one line per seed."""
+    """Draws the chart. Left: one dot per seed, and a bar at the mean of each arm. Right: validation accuracy per seed."""
     import io
 
     from matplotlib.figure import Figure

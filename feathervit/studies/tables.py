@@ -1,6 +1,6 @@
-"""Makes the papers' tables in Markdown from result files: the rows that were run, and, collapsed, those that were not.
+"""Writes the papers' tables in Markdown from result files: rows that were run and, collapsed, rows that were not.
 
-The rows come from all RESULTS/NAME/study.json of the study `papers`. Repeated runs of one command are in
+The rows come from all RESULTS/NAME/study.json of the study `papers`. Repeated runs of a command are in
 RESULTS/NAME/seed-N.json (scripts/seeds.py), and weights of the package in RESULTS/weights/NAME.json. Does not import torch.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunFolderError
-from ..results import alike, markdown_table, read_result, spread
+from ..results import alike, collapsed, markdown_table, read_result, spread
 from .claims_table import claims_table
 from .definition import Published
 from .library.papers import TABLES, papers
@@ -26,21 +26,21 @@ Cells = list[dict[str, Any]]
 
 
 def tables(results: str | Path) -> dict[str, str]:
-    """Returns Markdown by name: "headline" (all rows that were run), each of `TABLES`, "claims", "seeds" and "weights"."""
+    """Returns name -> Markdown: "headline" (all rows that were run), each of `TABLES`, "claims", "seeds" and "weights"."""
     results = Path(results)
-    found = read_papers(results)
-    runs = [arm for arm, own in papers.published.items() if arm in found and own.figure == "test_top1"]
-    made = {"headline": _accuracies(runs, found) or "None of the papers' rows has been run."}
+    cells = read_papers(results)
+    runs = [arm for arm, row in papers.published.items() if arm in cells and row.figure == "test_top1"]
+    texts = {"headline": _accuracies(runs, cells) or "None of the papers' rows has been run."}
     for name in TABLES:
-        arms = [arm for arm, own in papers.published.items() if name in own.tables]
-        ran = [arm for arm in arms if arm in found]
-        written = (_losses if name == "pretraining" else _accuracies)(ran, found)
-        made[name] = "\n\n".join(filter(None, [written, _not_run([arm for arm in arms if arm not in found])]))
-    return {**made, "claims": claims_table(results), "seeds": _seeds(results), "weights": _weights(results)}
+        arms = [arm for arm, row in papers.published.items() if name in row.tables]
+        ran = [arm for arm in arms if arm in cells]
+        written = (_losses if name == "pretraining" else _accuracies)(ran, cells)
+        texts[name] = "\n\n".join(filter(None, [written, _not_run([arm for arm in arms if arm not in cells])]))
+    return {**texts, "claims": claims_table(results), "seeds": _seeds(results), "weights": _weights(results)}
 
 
 def read_papers(results: Path) -> dict[str, Cells]:
-    """Returns the cells of each arm, each with its "file". Raises RunFolderError for a file that cannot be read."""
+    """Returns the cells of each arm, with their "file". Raises RunFolderError for a file that cannot be read."""
     found: dict[str, Cells] = defaultdict(list)
     for path in sorted(results.glob("*/study.json")):
         try:
@@ -59,7 +59,7 @@ def read_papers(results: Path) -> dict[str, Cells]:
 
 
 class Notes:
-    """Collects footnotes and numbers them in order, each text once."""
+    """Collects distinct footnotes and numbers them in order."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
@@ -81,35 +81,35 @@ def _figure(own: Published) -> str:
 
 
 def _reported(own: Published, notes: Notes) -> str:
-    """Returns the paper's figure with its notes."""
+    """Returns the published result with its notes."""
     certainty = {"recovered": RECOVERED, "derived": DERIVED}.get(own.certainty, "")
     return (_figure(own) + notes.mark(certainty if own.value is not None else "", own.note)).strip()
 
 
 def _not_run(arms: list[str]) -> str:
-    """Returns the rows that were not run, each with the paper's figure, in parts that are collapsed on a page."""
+    """Returns the rows that were not run, with their published results, in collapsed sections."""
     quoted = [arm for arm in arms if arm not in papers.arms]
     parts = {
         "not run here": [arm for arm in arms if arm in papers.arms],
         "quoted as published; no run is planned here": quoted,
     }
     return "\n\n".join(
-        f"<details><summary>{len(rows)} row{'s' * (len(rows) > 1)} {words}</summary>\n\n{_figures(rows)}\n\n</details>"
+        collapsed(f"{len(rows)} row{'s' * (len(rows) > 1)} {words}", _figures(rows))
         for words, rows in parts.items()
         if rows
     )
 
 
 def _figures(arms: list[str]) -> str:
-    """Returns the paper's figures for some rows, as one line."""
+    """Returns the published results of some rows as one line."""
     rows = [papers.published[arm] for arm in arms]
     several = len({own.data for own in rows}) > 1
     figures: dict[str, list[str]] = defaultdict(list)
     for own in rows:
         figures[own.name].append(f"{DATA_NAMES[own.data]} {_figure(own)}".strip() if several else _figure(own))
     texts = [f"{name} ({', '.join(filter(None, own))})" if any(own) else name for name, own in figures.items()]
-    said = "With the paper's figures: " if any(map(_figure, rows)) else ""
-    return f"{said}{'; '.join(texts)}."
+    prefix = "With the paper's figures: " if any(map(_figure, rows)) else ""
+    return f"{prefix}{'; '.join(texts)}."
 
 
 def _cell(cells: Cells, read: Callable[[dict[str, Any]], str]) -> str:
@@ -117,7 +117,7 @@ def _cell(cells: Cells, read: Callable[[dict[str, Any]], str]) -> str:
 
 
 def _progress(cell: dict[str, Any]) -> str:
-    """Returns the epochs of a cell's stages; for a cell that has not ended, how many are done."""
+    """Returns the epochs of the stages of a cell; for an unfinished cell, the number of finished epochs."""
     if cell["status"] == "begun":
         return f"{cell['epochs_run']} of {cell['planned'][cell['stage'] - 1]}"
     return " + ".join(map(str, cell.get("epochs", cell["planned"])))

@@ -1,7 +1,7 @@
-"""Trials: short runs of candidates, such as learning rates. Validation chooses one candidate for each arm of a study.
+"""Runs trials: short runs of candidates, such as learning rates, that select one candidate per arm of a study.
 
 The trials of the study NAME are the study NAME-trials (`trials_of`). Its study.json holds the validation accuracy of each
-candidate, and is given to NAME.
+candidate, and is an input of NAME.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Tried = dict[str, float | None]  # candidate -> validation accuracy, None if its
 
 
 def rates(lr: float) -> dict[str, Stage]:
-    """Returns candidates for an arm: a third of a learning rate, the rate, and three times the rate."""
+    """Returns three candidates for an arm: a third of the learning rate, the rate, and three times the rate."""
     return {f"lr {rate:.2g}": {"lr": float(f"{rate:.2g}")} for rate in (lr / 3, lr, 3 * lr)}
 
 
 def trials_of(study: Study) -> Study:
-    """Returns the study that tries the candidates of `study`, with one arm per candidate."""
+    """Returns the study of the candidates of `study`, with one arm per candidate."""
     arms = {
         _named(arm, name): _changed(study, arm, change)
         for arm, candidates in study.candidates.items()
@@ -38,8 +38,8 @@ def trials_of(study: Study) -> Study:
 def with_choices(study: Study, path: Path | None) -> tuple[Study, dict[str, Tried]]:
     """Returns the study with the best candidate of each arm, and the results of the trials by arm.
 
-    `path`: the study.json of the trials. Raises ConfigError if trials are needed and missing, or given and not needed.
-    Raises RunFolderError for a file that is not the result of the trials.
+    `path`: the study.json of the trials. Raises ConfigError if required trials are missing, or if trials are given but not
+    required. Raises RunFolderError for a file that is not the result of the trials.
     """
     chosen = {arm: candidates for arm, candidates in study.candidates.items() if arm in study.arms}
     if not chosen:
@@ -53,8 +53,8 @@ def with_choices(study: Study, path: Path | None) -> tuple[Study, dict[str, Trie
             f"validation chooses one of the candidates of {next(iter(chosen))}; run {run} first, and give --trials "
             "FOLDER/study.json"
         )
-    found = _read(path, name)
-    trials = {arm: _trial(found, arm, candidates, path) for arm, candidates in chosen.items()}
+    record = _read(path, name)
+    trials = {arm: _trial(record, arm, candidates, path) for arm, candidates in chosen.items()}
     arms = {
         arm: _changed(study, arm, chosen[arm][_best(trials[arm])]) if arm in chosen else stages
         for arm, stages in study.arms.items()
@@ -73,10 +73,10 @@ def _changed(study: Study, arm: str, change: Stage) -> tuple[Stage, ...]:
 
 def _read(path: Path, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["name"] != name:
-            raise ValueError(f"it is of the study {found['name']!r:.80}")
-        return found
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["name"] != name:
+            raise ValueError(f"it is of the study {record['name']!r:.80}")
+        return record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} is not a result of the study {name}: {error}") from error
 
@@ -84,10 +84,10 @@ def _read(path: Path, name: str) -> dict[str, Any]:
 def _trial(found: dict[str, Any], arm: str, candidates: Mapping[str, Stage], path: Path) -> Tried:
     tried: Tried = {}
     for name in candidates:
-        own = [c for c in found["cells"] if c["arm"] == _named(arm, name) and c["status"] in ("finished", "failed")]
-        if not own:
+        cells = [c for c in found["cells"] if c["arm"] == _named(arm, name) and c["status"] in ("finished", "failed")]
+        if not cells:
             raise ConfigError(f"{path}: the trial {_named(arm, name)!r} has not ended; run it first")
-        tops = [cell["val_top1"] for cell in own if cell["status"] == "finished"]
+        tops = [cell["val_top1"] for cell in cells if cell["status"] == "finished"]
         tried[name] = statistics.mean(tops) if tops else None
     if all(top1 is None for top1 in tried.values()):
         raise ConfigError(f"{path}: all trials of {arm!r} failed; choose other candidates")

@@ -1,7 +1,7 @@
-"""Decides from the runs of a study whether a paper's claim holds at a small scale: holds, does not hold, or undecided.
+"""Decides from the runs of a study whether the claim of a paper holds at a small scale: holds, does not hold, or undecided.
 
-A claim is one or more comparisons "this arm is above that arm". The differences are taken seed by seed. A comparison holds if
-the 95 % interval of their mean (Student's t) is above zero, and does not hold if it is below. Does not import torch.
+A claim is one or more comparisons "this arm is above that arm". Differences are computed per seed. A comparison holds if the
+95 % interval of the mean difference (Student's t) is above zero, and does not hold if it is below. Does not import torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Word = Literal["holds", "does not hold", "undecided", "not run"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The points by which one arm is above another, one per seed that both have, and the verdict."""
+    """The differences between two arms in points, one per common seed, and the verdict."""
 
     above: str
     below: str
@@ -47,7 +47,7 @@ class Comparison:
         return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
 
     def text(self) -> str:
-        """Returns the difference in words."""
+        """Describes the difference."""
         if not self.points:
             return f"{self.above} over {self.below}: not run"
         mean, (low, high) = statistics.mean(self.points), self.interval
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> list[float]:
-    """Returns the points by which `arm` is above `first`, one per seed that both have finished."""
+    """Returns the differences of `arm` and `first` in points, one per seed that both have finished."""
     values = {
         (c["arm"], c["seed"]): c[figure] for c in cells if c["status"] == "finished" and c.get(figure) is not None
     }
@@ -70,7 +70,7 @@ def compare(statement: Statement, cells: list[dict[str, Any]]) -> list[Compariso
 
 
 def verdict(comparisons: Iterable[Comparison]) -> Word:
-    """Returns the verdict on a claim: it holds if every comparison does, and does not hold if one does not."""
+    """Returns the verdict on a claim: it holds if all comparisons hold, and does not hold if any comparison does not."""
     words = {comparison.word for comparison in comparisons}
     if "does not hold" in words:
         return "does not hold"

@@ -1,1 +1,1 @@
-"""Training: the loop, objectives, optimisers, checkpoints."""
+"""Trains models: the loop, objectives, optimisers, checkpoints."""

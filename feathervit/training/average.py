@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights."""
+"""Computes an exponential moving average of the weights of a model."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from torch import nn
 
 
 class MovingAverage:
-    """Keeps the average of `model` in `module`. The decay rises from 0, so that the average forgets the first steps.
+    """Holds the moving average of `model` in `module`. The decay increases from 0, so that early steps are forgotten.
 
-    The decay after step n is timm's, 1 - max(n, 1)^(-2/3), up to `decay`. Floating-point buffers are averaged, others are
-    copied. The pairs of tensors are collected once, so a step takes two calls.
+    The decay after step n is that of timm, 1 - max(n, 1)^(-2/3), up to `decay`. Floating-point buffers are averaged, others
+    copied. The pairs of tensors are collected once, so that a step takes two calls.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        mine, theirs = self.module.state_dict(), model.state_dict()  # views that stay valid: both are changed in place
-        floating = [name for name, tensor in mine.items() if tensor.is_floating_point()]
-        self.averages = [mine[name] for name in floating]
-        self.weights = [theirs[name] for name in floating]
-        self.counters = [(mine[name], theirs[name]) for name in mine.keys() - set(floating)]
+        averaged, current = (
+            self.module.state_dict(),
+            model.state_dict(),
+        )  # these views stay valid, because updates are in place
+        floating = [name for name, tensor in averaged.items() if tensor.is_floating_point()]
+        self.averages = [averaged[name] for name in floating]
+        self.weights = [current[name] for name in floating]
+        self.counters = [(averaged[name], current[name]) for name in averaged.keys() - set(floating)]
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Writes the lines that a run prints before it starts and after it ends."""
+"""Formats the lines that a run prints before its start and after its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .loop import Trainer
 def banner(
     config: RunConfig, data: DataSplits, trainer: Trainer, parameters: int, device: str, dtype: str
 ) -> list[str]:
-    """Returns the lines before training: data, model, device and steps, with reasons."""
+    """Returns the lines before training: data, model, device and schedule, with reasons."""
     sizes = ", ".join(f"{n} {len(s)}" for n in ("train", "val", "test") if (s := getattr(data, n)) is not None)
     _, chans, stored, _ = data.train.images.shape
     world, micro = trainer.group.world, config.accumulate
@@ -42,7 +42,7 @@ def banner(
 
 
 def _precision(config: RunConfig, trainer: Trainer, reason: str) -> str:
-    """Returns the precision and its reason. Adds the precision of the recipe's source if bfloat16 replaces it."""
+    """Returns the precision and its reason. If it is bfloat16, adds the precision of the recipe's source."""
     known = RECIPES.get(config.recipe)
     if trainer.dtype == torch.bfloat16 and known and known.trained_in:
         reason += f"; the source of {known.name} trained in {known.trained_in}"
@@ -58,13 +58,13 @@ def _on_the_host(data: DataSplits) -> str:
 
 
 def _halves(trainer: Trainer) -> str:
-    """Returns a note on the encoder's parameters, since training drops the decoder at the end."""
+    """Returns a note on the parameters of the encoder, because the decoder is dropped after training."""
     encoder = getattr(trainer.model, "encoder", None)
     return f"; {sum(p.numel() for p in encoder.parameters()):,} of them the encoder's" if encoder is not None else ""
 
 
 def summary(result: RunResult, out: Path) -> str:
-    """Returns the last line of a run: figures, time, and the path of the weights."""
+    """Returns the last line of a run: results, time, and the path of the weights."""
     masked = result.config["objective"] == "reconstruction"
     figures = [
         f"{name} masked MSE {split['masked_mse']:.5f} of {split['n']}"
@@ -77,7 +77,7 @@ def summary(result: RunResult, out: Path) -> str:
     ]
     if not figures and masked:
         figures = [f"training masked MSE {result.best['train_masked_mse']:.5f}"]
-    text = "; ".join(figures) or f"training top-1 {100 * result.best['train_top1']:.2f} % (nothing was held out)"
+    text = "; ".join(figures) or f"training top-1 {100 * result.best['train_top1']:.2f} % (no images were held out)"
     ended = "done" if result.finished else "stopped"
     return (
         f"{ended} in {result.minutes:.1f} min, {result.images_per_s:.0f} images/s (epoch {result.best['epoch']} kept): {text}. "

@@ -1,7 +1,7 @@
-"""Chooses torch.compile and CUDA graphs, gives the reason, and falls back to eager mode if they fail.
+"""Chooses the mode of torch.compile with a reason, and falls back to eager mode if compiling fails.
 
-The optimiser with its learning rate runs outside the compiled part. Each step reads the loop's seeds again. A compiled
-model draws other dropout and noise than an eager one. Validation is eager.
+The optimiser and its learning rate stay outside the compiled part. Each step uses the seeds of the loop. Dropout and noise of a
+compiled model differ from those of an eager model. Validation is eager.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..errors import ConfigError
 
 Mode = Literal["off", "default", "reduce-overhead"]
 
-MOST_PARAMETERS = 20_000_000  # a model larger than this keeps a GPU busy without CUDA graphs
-FEWEST_STEPS = 20_000  # a minute of compiling at 3 ms saved per step
-TRIALS = 3  # CUDA graphs are warmed up, recorded, and only then replayed
+MOST_PARAMETERS = 20_000_000  # larger models keep a GPU busy without CUDA graphs
+FEWEST_STEPS = 20_000  # compiling takes a minute and saves about 3 ms per step
+TRIALS = 3  # CUDA graphs are warmed up, recorded, then replayed
 
 
 def choose_compile(
     asked: str, device: torch.device, *, parameters: int, steps: int, world: int = 1, accumulate: int = 1
 ) -> tuple[Mode, str]:
-    """Returns how to compile the objective of a run of `steps` steps, and why.
+    """Returns the compile mode for a run of `steps` steps, and the reason.
 
-    Raises ConfigError for settings that exclude the mode asked for.
+    Raises ConfigError for settings that are incompatible with the requested mode.
     """
     if asked == "reduce-overhead" and accumulate > 1:
         raise ConfigError(
@@ -47,9 +47,9 @@ def choose_compile(
 
 
 class Compiled(nn.Module):
-    """Calls `objective`, which `prepare` compiles. The objective and its parameter names stay unchanged.
+    """Wraps `objective`, which `prepare` compiles. The objective and its parameter names stay unchanged.
 
-    The wrapper that averages gradients over processes is outside this module, so `prepare` exchanges no gradients.
+    The wrapper that averages gradients over processes is outside this module, so that `prepare` does not exchange gradients.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Compiled(nn.Module):
         return (self.call or self.objective)(x, targets)
 
     def prepare(self, x: Tensor, targets: Tensor) -> None:
-        """Compiles and tries forward and backward at the first call, and restores buffers and random state.
+        """Compiles and tests forward and backward at the first call. Restores buffers and random state.
 
-        If that fails in any process, `say` gets one line and all processes continue eagerly.
+        If compiling fails in any process, prints one line with `say`, and all processes continue in eager mode.
         """
         if self.mode == "off" or self.call:
             return

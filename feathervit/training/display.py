@@ -1,7 +1,7 @@
-"""Shows people the progress of a run: a live bar on a terminal, a few plain lines elsewhere.
+"""Shows the progress of a run: a live bar on a terminal, plain lines elsewhere.
 
-On a terminal, `Display` is one bar that rich redraws. Elsewhere (a log file, CI) it prints at most one line every few
-seconds, even if the epochs are short. It fetches a loss from a GPU only to show it, so it does not slow training down.
+On a terminal, `Display` shows one bar that rich redraws. Elsewhere (a log file, CI) it prints at most one line every few
+seconds, even for short epochs. It reads a loss from a GPU only if the loss is shown, so that it does not slow down training.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-EPOCH_SECONDS = 5.0  # least time between the lines of two epochs
-STEP_SECONDS = 10.0  # time without a line before one is printed inside an epoch
-REDRAW_SECONDS = 0.1  # least time between two updates of the live bar
+EPOCH_SECONDS = 5.0  # minimum time between the lines of two epochs
+STEP_SECONDS = 10.0  # minimum time before a line inside an epoch
+REDRAW_SECONDS = 0.1  # minimum time between two updates of the live bar
 
 
 class Display:
     """Shows the progress of a training run on `console`. Use it as a context manager around the run.
 
-    On a terminal it shows one live bar of the whole run, below the printed lines. Elsewhere it only prints lines.
-    A line fits 80 columns. An epoch gets a line at its end unless another epoch got one within `EPOCH_SECONDS`. The last
-    epoch always gets one. Epochs and steps count from 1. `clock` returns seconds.
+    On a terminal, it shows one live bar of the run below the printed lines. Elsewhere it only prints lines. Lines fit into 80
+    columns. A line is printed at the end of an epoch, unless the last line is less than `EPOCH_SECONDS` old, and always
+    after the last epoch. Epochs and steps count from 1. `clock` returns seconds.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Display:
         self._clock = clock
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._first: tuple[float, int] | None = None  # time and steps done when this process started to train
+        self._first: tuple[float, int] | None = None  # time and finished steps at the start of training in this process
         self._last_line = self._last_epoch_line = clock()
         self._last_redraw = float("-inf")
         self._speed = 0.0
-        self._figure = ""  # the figure of the last epoch
+        self._figure = ""  # the metric of the last epoch
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -63,7 +63,7 @@ class Display:
     def step(
         self, epoch: int, step_in_epoch: int, loss: float | Callable[[], float], lr: float, images_per_s: float
     ) -> None:
-        """Records an optimiser step. `loss` may be a function or a 0-d tensor; it is read only if this step is shown."""
+        """Records an optimiser step. `loss` may be a function or a 0-d tensor; it is read only if the step is shown."""
         now = self._clock()
         done = (epoch - 1) * self.steps_per_epoch + step_in_epoch
         self._speed = images_per_s
@@ -83,7 +83,7 @@ class Display:
             self.note(self._line(place, loss, "", lr, now, done))
 
     def epoch(self, row: Mapping[str, Any], best: bool = False) -> None:
-        """Records an epoch. `row` is its row of metrics.csv. `best` adds a star: its weights are the best so far."""
+        """Records an epoch. `row` is its row of metrics.csv. `best` adds a star, for the best weights so far."""
         self._figure = _figure(row)
         now = self._clock()
         done = row["epoch"] * self.steps_per_epoch
@@ -97,7 +97,7 @@ class Display:
             )
 
     def note(self, text: str) -> None:
-        """Prints a line at once, above the bar if there is one."""
+        """Prints a line immediately, above the bar if there is one."""
         say(self.console, text)
 
     def _line(self, place: str, loss: float | None, figure: str, lr: float, now: float, done: int) -> str:
@@ -114,7 +114,7 @@ class Display:
 
 
 def _figure(row: Mapping[str, Any]) -> str:
-    """Returns the main figure of an epoch: accuracy or reconstruction error, on validation images if there are any."""
+    """Returns the main metric of an epoch: accuracy or reconstruction error, on validation images if there are any."""
     for name in ("val", "train"):
         if (top1 := row.get(f"{name}_top1")) is not None:
             macro = row.get(f"{name}_macro")
@@ -132,7 +132,7 @@ def duration(seconds: float) -> str:
 
 
 def say(console: Console, text: str, indent: int = 2) -> None:
-    """Prints text without markup. On a terminal it wraps lines at word ends and indents all but the first."""
+    """Prints text without markup. On a terminal, wraps lines at words and indents all lines after the first."""
     if console.is_terminal:
         room = {"width": max(console.width, 40), "subsequent_indent": " " * indent}
         text = textwrap.fill(text, **room, break_long_words=False, break_on_hyphens=False)
@@ -141,7 +141,7 @@ def say(console: Console, text: str, indent: int = 2) -> None:
 
 @contextmanager
 def decoding(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Shows the progress of decoding: yields progress(done, total). A bar on a terminal, else a line every few seconds."""
+    """Shows the progress of decoding. Yields progress(done, total): a bar on a terminal, else a line every few seconds."""
     last = time.monotonic()
     if console.is_terminal:
         from rich.progress import MofNCompleteColumn, Progress

@@ -1,9 +1,9 @@
-"""The processes of one run, started by `torchrun --standalone --nproc-per-node N -m feathervit train ...`.
+"""Synchronises the processes of a run, started by `torchrun --standalone --nproc-per-node N -m feathervit train ...`.
 
-`batch_size` is the global batch for any number of processes, so the learning rate (Eq. 17) does not depend on that number.
-The batch is divided into processes x `accumulate` equal shares. Share s = process x accumulate + micro-step has its own
-images and its own randomness. N processes therefore do what one process with `accumulate` N does, up to the order of sums.
-Each share computes its own balance losses of the experts; the run optimises their mean.
+`batch_size` is the global batch size for any number of processes, so that the learning rate (Eq. 17) does not depend on it. The
+batch is divided into processes x `accumulate` equal shares. Share s = process x accumulate + micro-step has separate images and
+a separate random state. N processes therefore compute the same as one process with `accumulate` N, up to the order of sums.
+Each share computes the balance losses of the experts separately; the run optimises their mean.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-TIMEOUT = timedelta(minutes=5)  # a process that waits longer for another stops
-LOADING = timedelta(days=1)  # the limit while the first process downloads and decodes
+TIMEOUT = timedelta(minutes=5)  # a process that waits longer for another process stops
+LOADING = timedelta(days=1)  # limit while the first process downloads and decodes
 
 
 class Group:
-    """This process among the `world` processes of the run. One process alone is a group of one."""
+    """The group of the `world` processes of a run, seen from process `rank`. A single process is a group of one."""
 
     def __init__(self, rank: int = 0, world: int = 1):
         self.rank, self.world = rank, world
-        # Hosts exchange flags, not devices, so an exchange never waits for a GPU.
+        # Flags are exchanged through the CPU, so that an exchange never waits for a GPU.
         self._flags = dist.new_group(backend="gloo", timeout=TIMEOUT) if world > 1 else None
         self._loading = dist.new_group(backend="gloo", timeout=LOADING) if world > 1 else None
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
@@ -55,15 +55,15 @@ class Group:
         return sums
 
     def wait(self) -> None:
-        """Waits until all processes arrive, for as long as the first may need to load data."""
+        """Waits for all processes, with a timeout that allows the first process to load data."""
         if self.world > 1:
             dist.barrier(group=self._loading)
 
     def wrap(self, objective: nn.Module) -> nn.Module:
         """Wraps the objective so that gradients are averaged over processes.
 
-        Each process keeps its own counters. All processes take the running statistics (of batch norm) of the first, so that
-        all validate the same model.
+        Counters stay separate per process. The running statistics of batch norm come from the first process, so that all
+        processes validate the same model.
         """
         if self.world == 1:
             return objective
@@ -73,7 +73,7 @@ class Group:
 
 @contextmanager
 def join(device: str) -> Iterator[Group]:
-    """Joins the group that torchrun's environment describes, and leaves it at the end."""
+    """Joins the process group of torchrun, and leaves it at the end of the block."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Group()

@@ -1,6 +1,6 @@
-"""Makes the run folder, locks it for one training at a time, and removes an earlier run from it.
+"""Creates the run folder, locks it for one training at a time, and removes an earlier run.
 
-It removes only files that a run writes.
+Only files written by a run are removed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ LOCK = ".feathervit.lock"
 
 @contextmanager
 def held(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Makes the run folder and locks it for this training. Removes a new folder again if the training cannot start.
+    """Creates the run folder and locks it for this training. Removes a new folder if the training cannot start.
 
-    The operating system holds the lock and releases it when the process ends, even after a crash. Raises RunFolderError if
-    another training holds the folder, if it cannot be written, or if it is not empty and neither `resume` nor `overwrite`
-    is set.
+    The operating system releases the lock when the process ends, even after a crash. Raises RunFolderError if another
+    training has locked the folder, if it is not writable, or if it is not empty and neither `resume` nor `overwrite` is set.
     """
     new = not (resume or _exists(out))
     try:
@@ -62,7 +61,7 @@ def _lock(out: Path) -> Iterator[None]:
     finally:
         try:
             with suppress(OSError):  # Windows cannot remove an open file
-                path.unlink(missing_ok=True)  # before the release, so that a waiting process notices that it is gone
+                path.unlink(missing_ok=True)  # before the release, so that a waiting process notices the removal
         finally:
             lock.release()
 
@@ -82,7 +81,7 @@ def empty(out: Path) -> None:
     """Removes an earlier run. Raises RunFolderError if a file cannot be removed."""
     try:
         for pattern in (
-            "config.json",  # first: a run without its state must not look like one that has just started
+            "config.json",  # first, because a run without its state must not look like a run that has just started
             *STATES,
             "best.safetensors",
             "last.safetensors",

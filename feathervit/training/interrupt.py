@@ -1,4 +1,4 @@
-"""Turns Ctrl-C and SIGTERM into a request to stop."""
+"""Converts Ctrl-C and SIGTERM to a request to stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Interrupt:
-    """Sets `asked` at the first Ctrl-C or SIGTERM, so that the loop saves a state and stops. A second one stops at once."""
+    """Sets `asked` on the first Ctrl-C or SIGTERM, so that the loop saves a state and stops. A second signal stops at once."""
 
     def __init__(self):
         self.asked = False

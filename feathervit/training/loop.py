@@ -1,8 +1,8 @@
-"""The training loop. A `RunConfig` describes a run; the run folder holds its results.
+"""Implements the training loop. A `RunConfig` describes a run; the run folder holds its results.
 
-All randomness of step n is a function of (seed, n, rank). Schedules follow steps, not time. A training state is complete,
-so a run that is killed and resumed ends with the same weights. On the CPU they are equal bit for bit, with the same torch
-and thread count. Sums for the log stay on the device until they are shown.
+All random numbers of step n are a function of (seed, n, rank). Schedules depend on steps, not on time. A training state is
+complete, so that a killed and resumed run ends with the same weights. On the CPU they are equal bit for bit, with the same
+versions of torch and number of threads. Sums for the log stay on the device until they are shown.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ from .trackers import Trackers
 if TYPE_CHECKING:
     from rich.console import Console
 
-CHECKPOINT_SECONDS = 120.0  # time between two states within a long epoch
-SHORT_EPOCH_SECONDS = 2.0  # an epoch that ends sooner after the last state writes none
-WRITING_SHARE = 0.01  # largest share of the time spent on writing states, within the two limits above
-CHECK_STEPS = 50  # steps between two checks that the loss is finite
-STARVED = 0.01  # an expert with a smaller share of an epoch's tokens gets a warning
-RECONSTRUCTIONS = 10  # how many times a pre-training run draws its reconstructions
+CHECKPOINT_SECONDS = 120.0  # time between two states inside a long epoch
+SHORT_EPOCH_SECONDS = 2.0  # no state at the end of an epoch within this time after the last state
+WRITING_SHARE = 0.01  # maximum share of the time for writing states, within the two limits above
+CHECK_STEPS = 50  # steps between two checks for a finite loss
+STARVED = 0.01  # a warning is printed for an expert with a smaller share of the tokens of an epoch
+RECONSTRUCTIONS = 10  # number of reconstruction plots in a pre-training run
 
 
 class Trainer:
-    """Trains `model` on `data` into `folder`. `run` returns True after all epochs, and False if it was stopped."""
+    """Trains `model` on `data`, with results in `folder`. `run` returns True after all epochs, and False if stopped."""
 
     def __init__(
         self,
@@ -110,25 +110,25 @@ class Trainer:
         )
         self.feed = Feed(data.train.images, data.train.labels, self.samplers, augmenter, config.seed, device)
         self.val = data.val
-        if self.val is not None and fits(self.val.images, device):  # validation then copies nothing
+        if self.val is not None and fits(self.val.images, device):  # so that validation copies no images
             self.val = replace(self.val, images=self.val.images.to(device), labels=self.val.labels.to(device))
         self.peak_lr = peak_learning_rate(config, config.batch_size)
         self.progress = Progress()
         wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.names = ("loss", *objective.figures)
-        # the sum of each figure times its images, and last the number of images
+        # sum of each figure over the images, followed by the number of images
         self.sums = torch.zeros(len(self.names) + 1, device=device, dtype=wide)
         self.metrics = MetricsFile(folder / "metrics.csv")
         self.trackers = Trackers(config.log if self.group.is_main else (), folder)
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far, on the CPU
-        self.warned: set[tuple[str, int]] = set()  # experts that already had a warning
+        self.warned: set[tuple[str, int]] = set()  # experts with an earlier warning
         self.interrupt = Interrupt()
         self.saved_at = time.monotonic()
-        self.saving_seconds = 0.0  # time that writing the last state took
-        # steps done at the last state, and at the last check that found a finite loss
+        self.saving_seconds = 0.0  # duration of writing the last state
+        # number of steps at the last state, and at the last check with a finite loss
         self.saved_step = self.checked_step = self.progress.step
         self.skipped_in_a_row = 0
-        self.best_written = True  # whether the file holds `best`
+        self.best_written = True  # whether best.safetensors contains `best`
 
     def _shares(self) -> list[Sampler]:
         """Returns one sampler per micro-step of this process."""
@@ -154,19 +154,19 @@ class Trainer:
 
     @property
     def averaged(self) -> nn.Module:
-        """The model with averaged weights if the run averages them, else the model."""
+        """The model with averaged weights if the run uses averaging, else the model."""
         return self.ema.module if self.ema else self.model
 
     @property
     def kept(self) -> nn.Module:
-        """The model that is validated and saved: the classifier alone after joint training, else the whole model."""
+        """The model to validate and save: the classifier in joint training, else the full model."""
         return self.averaged.encoder if self.config.objective == "joint" else self.averaged
 
     # ------------------------------------------------------------------------------------------------------------------
     # State
 
     def save(self) -> None:
-        """Writes the training state. Its sums are over all processes; the first process restores them."""
+        """Writes the training state. Its sums include all processes; the first process restores them."""
         sums = self.group.add(self.sums)
         started = self.saved_at = time.monotonic()
         self.saved_step = self.progress.step
@@ -175,7 +175,7 @@ class Trainer:
         if self.best and not self.best_written:
             self.save_weights("best", self.best, self.progress.best_epoch, self._best_figures())
             self.best_written = True
-        self.metrics.sync()  # so that the file is never behind the state
+        self.metrics.sync()  # so that the state is never ahead of the file
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | flatten_optimizer(self.optimizer)
         tensors |= {f"ema.{k}": v for k, v in self.averaged.state_dict().items()} if self.ema else {}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
@@ -186,7 +186,7 @@ class Trainer:
         self.saving_seconds = self.saved_at - started
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Restores a state that `save` wrote. Raises CheckpointError if it belongs to another run."""
+        """Restores a state written by `save`. Raises CheckpointError if it belongs to another run."""
         try:
             self.model.load_state_dict(_below("model.", tensors))
             if self.ema:
@@ -212,7 +212,7 @@ class Trainer:
         if not self.group.is_main:
             return
         self.metrics.truncate(self.progress.step // self.steps_per_epoch)
-        if self.best:  # the file may hold a later epoch than this state
+        if self.best:  # the file may contain a later epoch than this state
             self.save_weights("best", self.best, self.progress.best_epoch, self._best_figures())
 
     def save_weights(self, name: str, weights: dict[str, Tensor], epoch: int, figures: dict[str, Any]) -> None:
@@ -270,7 +270,7 @@ class Trainer:
                 )
                 stop = stop and self.progress.step < total
                 if stop or due:
-                    self._require_finite(step, lr)  # a state with a loss that is not finite is never saved
+                    self._require_finite(step, lr)  # never save a state with a loss that is not finite
                     self.save()
                 if stop:
                     return False
@@ -278,10 +278,10 @@ class Trainer:
         return True
 
     def train_step(self, step: int, lr: float) -> None:
-        """Takes one optimiser step. The result is a function of the state and of (seed, step)."""
+        """Performs one optimiser step. The result is a function of the state and of (seed, step)."""
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        if not self.model.training:  # only after validation, because walking the modules takes time
+        if not self.model.training:  # only after validation, because the traversal of the modules takes time
             self.model.train()
         for micro in range(len(self.samplers)):
             last = micro == len(self.samplers) - 1
@@ -301,7 +301,7 @@ class Trainer:
             self.ema.update(step)
 
     def _micro_step(self, step: int, micro: int) -> bool:
-        """Adds the gradient of one share. Returns False if the step is skipped, in this process or another."""
+        """Adds the gradient of one share. Returns False if this or another process skips the step."""
         chance = Chance(self.config.seed, step, self.samplers[micro].rank)
         seed(self.device, chance.number("model"))  # gate noise, dropout, drop path
         x, targets = self.feed.batch(step, micro)
@@ -323,13 +323,13 @@ class Trainer:
         return self.config.patience > 0 and epoch - self.progress.best_epoch >= self.config.patience
 
     def _mean_loss(self) -> float:
-        """Returns the mean loss of this process's shares in the epoch so far."""
+        """Returns the mean loss of this process in the epoch so far."""
         return (self.sums[0] / self.sums[-1]).item()
 
     def _require_finite(self, step: int, lr: float) -> None:
         """Raises DivergedError if the loss is not finite.
 
-        All processes must call it, since after a resume only the first process has the earlier sums.
+        All processes must call this method, because only the first process has the earlier sums after a resume.
         """
         total, *_, seen = self.group.add(self.sums).tolist()
         diverged = seen > 0 and not math.isfinite(total) and self.config.on_nonfinite == "stop"
@@ -339,7 +339,7 @@ class Trainer:
             self.checked_step = step + 1
 
     def _diverged(self, step: int, lr: float) -> DivergedError:
-        """Returns the error to raise. Removes the last state if its weights never gave a finite loss."""
+        """Returns the error to raise. Removes the last state if no check with its weights found a finite loss."""
         if self.group.is_main and self.saved_step >= self.checked_step and states(self.folder):
             drop_state(self.folder)
         advice = "start again with a lower --lr or --optim.clip-grad 1"
@@ -348,7 +348,7 @@ class Trainer:
         return DivergedError(f"the loss stopped being finite by step {step + 1} at learning rate {lr:.2e}; {advice}")
 
     def _end_epoch(self, epoch: int, lr: float) -> dict[str, Any]:
-        """Validates, writes the epoch's row, and keeps the weights if they are the best."""
+        """Validates, writes the row of the epoch, and keeps the weights if they are the best so far."""
         *sums, seen = self.group.add(self.sums).tolist()
         self.sums.zero_()
         row: dict[str, Any] = {"epoch": epoch, "lr": lr}
@@ -369,18 +369,18 @@ class Trainer:
         return row
 
     def _warn_of_starving(self, epoch: int) -> None:
-        """Prints one warning per expert that received almost no token of this process's epoch."""
-        found = starving(self.model, STARVED)
-        for gate, expert in sorted(found.keys() - self.warned):
+        """Prints one warning per expert that received almost no tokens of this process in the epoch."""
+        shares = starving(self.model, STARVED)
+        for gate, expert in sorted(shares.keys() - self.warned):
             say(
                 self.console,
-                f"warning: {gate}: expert {expert + 1} got {100 * found[gate, expert]:.2g} % of the tokens of epoch {epoch}; "
-                "a larger --loss.moe spreads them more evenly",
+                f"warning: {gate}: expert {expert + 1} received {100 * shares[gate, expert]:.2g} % of the tokens of epoch "
+                f"{epoch}; a larger --loss.moe spreads them more evenly",
             )
-        self.warned |= found.keys()
+        self.warned |= shares.keys()
 
     def _validate(self, epoch: int, lr: float) -> dict[str, float]:
-        """Returns the figures of an epoch on the validation images. Keeps the weights if they are the best."""
+        """Returns the validation metrics of an epoch. Keeps the weights if they are the best so far."""
         progress = self.progress
         if self.config.objective == "reconstruction":
             top1, loss = 0.0, self.measure(self.val)["masked_mse"]
@@ -392,7 +392,7 @@ class Trainer:
                 row["val_macro"] = macro
         if not math.isfinite(loss):
             raise self._diverged(progress.step, lr)
-        if (top1, -loss) > (progress.best_top1, -progress.best_loss):  # small sets tie often
+        if (top1, -loss) > (progress.best_top1, -progress.best_loss):  # ties are common on small sets
             progress.best_top1, progress.best_loss, progress.best_epoch = top1, loss, epoch
             if self.config.split.keep == "best":
                 self.best = {k: v.to("cpu", copy=True) for k, v in self.kept.state_dict().items()}
@@ -401,11 +401,11 @@ class Trainer:
 
     def _best_figures(self) -> dict[str, Any]:
         pretraining = self.config.objective == "reconstruction"
-        found = {"masked_mse": self.progress.best_loss} if pretraining else {"top1": self.progress.best_top1}
-        return {"val": {**found, "n": len(self.data.val)}}
+        figures = {"masked_mse": self.progress.best_loss} if pretraining else {"top1": self.progress.best_top1}
+        return {"val": {**figures, "n": len(self.data.val)}}
 
     def measure(self, images: ImageSet) -> Metrics | dict[str, float]:
-        """Returns the figures of the kept model's current weights on an image set: of classification or reconstruction."""
+        """Returns the metrics of the current weights on an image set: of classification or reconstruction."""
         if self.config.objective == "reconstruction":
             return reconstruction_error(self.kept, images.images, self.config, self.device, self.dtype)
         p_NK = logits(self.kept, images.images, self.config, self.device, self.dtype).softmax(-1)

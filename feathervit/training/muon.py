@@ -1,8 +1,8 @@
-"""Muon with stacked Newton-Schulz iterations, and AdamW for the parameters that are not hidden matrices.
+"""Implements Muon with stacked Newton-Schulz iterations, and AdamW for parameters that are not hidden matrices.
 
-Matrices of the same shape are orthogonalised in one batched product. A step then runs a few large kernels instead of about a
-thousand small ones. It follows the reference implementation (Keller Jordan, 2024): momentum 0.95 with Nesterov, five
-iterations of a quintic, an update scaled by sqrt(max(1, rows / columns)), decoupled weight decay.
+Matrices of the same shape are orthogonalised in one batched product. A step therefore runs a few large kernels instead of about
+a thousand small ones. The optimiser follows the reference implementation (Keller Jordan, 2024): momentum 0.95 with Nesterov,
+five iterations of a quintic, updates scaled by sqrt(max(1, rows / columns)), decoupled weight decay.
 
 Legend: M matrices of one shape, R rows, C columns.
 """
@@ -19,15 +19,15 @@ from torch.optim.adamw import adamw
 
 from ..models.readout import output_layers
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; they inflate small singular values fastest
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, chosen for the fastest growth of small singular values
 ITERATIONS = 5
 EPS = 1e-7
 
 
 def orthogonalise(update_MRC: Tensor) -> Tensor:
-    """Returns approximately the nearest semi-orthogonal matrices: singular values end between about 0.7 and 1.2.
+    """Approximates the nearest semi-orthogonal matrices: the singular values are between about 0.7 and 1.2.
 
-    Takes and returns [M, R, C]. It computes in bfloat16 on CUDA and in float32 elsewhere.
+    Takes and returns [M, R, C]. Computes in bfloat16 on CUDA and in float32 elsewhere.
     """
     x_MRC = update_MRC.bfloat16() if update_MRC.is_cuda else update_MRC.float()
     tall = x_MRC.shape[-2] > x_MRC.shape[-1]
@@ -37,7 +37,7 @@ def orthogonalise(update_MRC: Tensor) -> Tensor:
     if x_MRC.is_cuda or x_MRC.shape[-1] < 2 * x_MRC.shape[-2]:
         for _ in range(ITERATIONS):
             x_MRC = torch.baddbmm(x_MRC, _quadratic(x_MRC @ x_MRC.mT), x_MRC, beta=COEFFICIENTS[0])
-    else:  # the same product, through the small Gram matrices; bfloat16 has too few digits for it
+    else:  # the same product with small Gram matrices; the precision of bfloat16 is too low for it
         gram_MRR = x_MRC @ x_MRC.mT
         product_MRR = p_MRR = _polynomial(gram_MRR)
         for _ in range(ITERATIONS - 1):
@@ -55,7 +55,7 @@ def _quadratic(gram_MRR: Tensor) -> Tensor:
 
 
 def _polynomial(gram_MRR: Tensor) -> Tensor:
-    """Returns aI + bG + cG^2; one iteration multiplies X by it."""
+    """Returns aI + bG + cG^2, the factor of X in one iteration."""
     p_MRR = _quadratic(gram_MRR)
     p_MRR.diagonal(dim1=-2, dim2=-1).add_(COEFFICIENTS[0])
     return p_MRR
@@ -64,24 +64,24 @@ def _polynomial(gram_MRR: Tensor) -> Tensor:
 def hidden_matrices(model: nn.Module) -> set[str]:
     """Returns the names of the weights that Muon updates: linear layers and convolutions between input and classifier.
 
-    It excludes the classifier, the decoder's projection to pixels, convolutions of up to four input channels (the first
+    Excludes the classifier, the projection of a decoder to pixels, convolutions with up to four input channels (the first
     layer) and depth-wise convolutions.
     """
     outer = output_layers(model)
-    found = set()
+    names = set()
     for name, module in model.named_modules():
         if module in outer:
             continue
         convolution = isinstance(module, nn.Conv2d) and module.groups == 1 and module.in_channels > 4
         if convolution or isinstance(module, nn.Linear):
-            found.add(f"{name}.weight")
-    return found
+            names.add(f"{name}.weight")
+    return names
 
 
 class Muon(torch.optim.Optimizer):
-    """Applies Muon to parameter groups with `muon` true, and AdamW to the others.
+    """Applies Muon to parameter groups with `muon` true, and AdamW to other groups.
 
-    Each group may set its own `lr`, `weight_decay` and, for AdamW, `betas` and `eps`.
+    Groups may override `lr`, `weight_decay` and, for AdamW, `betas` and `eps`.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The objectives that training optimises. An objective wraps the model and returns the loss and named figures for the log.
+"""Defines the training objectives. An objective wraps the model, and returns the loss and named metrics for the log.
 
 Contract: `forward(x, targets)` returns (loss, figures). Figures are detached means over the batch, one per name in `figures`.
-Targets are classes [B] or probabilities [B, K]. They include label smoothing: the augmenter applies it, so that mixing is
-consistent with it. Every loss includes the balance losses of the experts with the weight `loss.moe` (Eq. 16).
+Targets are classes [B] or probabilities [B, K]. They include label smoothing, which the augmenter applies for consistency with
+mixing. Every loss includes the balance losses of the experts with the weight `loss.moe` (Eq. 16).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Classification(nn.Module):
 
 
 class Masked(nn.Module):
-    """Computes the loss of reconstruction (Eq. 16). It ignores the targets.
+    """Computes the reconstruction loss (Eq. 16). Ignores the targets.
 
     The loss is MSE of masked patches + `mae.visible_weight` x MSE of visible patches + `loss.moe` x balance loss.
     """
@@ -58,17 +58,18 @@ class Masked(nn.Module):
         self.model, self.moe, self.visible_weight = model, loss.moe, model.config.visible_weight
 
     def forward(self, x_BCSS: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Figures]:
-        found = self.model(x_BCSS)
-        loss = found.masked + self.visible_weight * found.visible + self.moe * found.balance
-        figures = {"masked_mse": found.masked, "visible_mse": found.visible, "balance": found.balance}
+        output = self.model(x_BCSS)
+        loss = output.masked + self.visible_weight * output.visible + self.moe * output.balance
+        figures = {"masked_mse": output.masked, "visible_mse": output.visible, "balance": output.balance}
         return loss, {name: value.detach() for name, value in figures.items()}
 
 
 class Joint(nn.Module):
-    """Classifies the whole image and reconstructs the masked one in each step (SSAT, arXiv 2310.20704).
+    """Classifies the full image and reconstructs the masked image in each step (SSAT, arXiv 2310.20704).
 
-    The loss is `loss.label_share` x cross-entropy + the rest x reconstruction, plus `loss.moe` x the balance losses of both
-    passes and the decoder. `mae.visible_weight` is 0 unless set: the paper reconstructs masked patches alone.
+    The loss is a x cross-entropy + (1 - a) x reconstruction loss + `loss.moe` x balance loss. a is `loss.label_share`. The
+    balance loss is that of both passes and the decoder. `mae.visible_weight` defaults to 0, because the paper reconstructs
+    only masked patches.
     """
 
     figures: ClassVar = ("cross_entropy", "masked_mse", "visible_mse", "balance", "top1")
@@ -80,16 +81,16 @@ class Joint(nn.Module):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
-        logits_BK, seen_balance = self.model.encoder.forward_balanced(x_BCSS)
-        found = self.model(x_BCSS)
+        logits_BK, label_balance = self.model.encoder.forward_balanced(x_BCSS)
+        output = self.model(x_BCSS)
         entropy = F.cross_entropy(logits_BK.float(), targets, weight=self.class_weights)
-        pixels = found.masked + self.visible_weight * found.visible
-        balance = seen_balance + found.balance
+        pixels = output.masked + self.visible_weight * output.visible
+        balance = label_balance + output.balance
         loss = self.share * entropy + (1 - self.share) * pixels + self.moe * balance
         figures = {
             "cross_entropy": entropy.detach(),
-            "masked_mse": found.masked.detach(),
-            "visible_mse": found.visible.detach(),
+            "masked_mse": output.masked.detach(),
+            "visible_mse": output.visible.detach(),
             "balance": balance.detach(),
             "top1": _top1(logits_BK, targets),
         }
@@ -97,7 +98,7 @@ class Joint(nn.Module):
 
 
 class Distillation(Classification):
-    """Distils the logits of a teacher, which sees the same augmented images (arXiv 1503.02531).
+    """Distils the logits of a teacher on the same augmented images (arXiv 1503.02531).
 
     The loss is (1 - a) x cross-entropy + a T^2 KL(teacher | student at temperature T), where a is `loss.teacher_share`,
     plus `loss.moe` x balance loss.
@@ -111,9 +112,9 @@ class Distillation(Classification):
 
     def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
         logits_BK, entropy, balance, figures = self.compare(x_BCSS, targets)
-        softened_BK = F.log_softmax(logits_BK.float() / self.temperature, -1)
-        wanted_BK = F.log_softmax(self.teacher(x_BCSS) / self.temperature, -1)
-        distance = self.temperature**2 * F.kl_div(softened_BK, wanted_BK, reduction="batchmean", log_target=True)
+        student_BK = F.log_softmax(logits_BK.float() / self.temperature, -1)
+        teacher_BK = F.log_softmax(self.teacher(x_BCSS) / self.temperature, -1)
+        distance = self.temperature**2 * F.kl_div(student_BK, teacher_BK, reduction="batchmean", log_target=True)
         loss = (1 - self.share) * entropy + self.share * distance + self.moe * balance
         return loss, {**figures, "distillation": distance.detach()}
 
@@ -121,7 +122,7 @@ class Distillation(Classification):
 def build_objective(
     config: RunConfig, model: nn.Module, class_weights: Tensor | None = None, teacher: nn.Module | None = None
 ) -> nn.Module:
-    """Builds the objective that the configuration names, around its model."""
+    """Builds the objective of the configuration around `model`."""
     if config.objective == "reconstruction":
         return Masked(model, config.loss)
     if config.objective == "distillation":
@@ -131,11 +132,11 @@ def build_objective(
 
 
 def _top1(logits_BK: Tensor, targets: Tensor) -> Tensor:
-    wanted_B = targets if targets.ndim == 1 else targets.argmax(1)
-    return (logits_BK.argmax(1) == wanted_B).float().mean()
+    classes_B = targets if targets.ndim == 1 else targets.argmax(1)
+    return (logits_BK.argmax(1) == classes_B).float().mean()
 
 
 def balanced_class_weights(labels_N: Tensor, classes: int) -> Tensor:
-    """Returns weights n / (K n_k) of shape [K], so that each class weighs the same in the loss (scikit-learn's "balanced")."""
+    """Returns class weights n / (K n_k), [K], for equal total weights of all classes (scikit-learn's "balanced")."""
     counts_K = torch.bincount(labels_N, minlength=classes).clamp(min=1)
     return len(labels_N) / (classes * counts_K.float())

@@ -1,8 +1,8 @@
 """Builds the optimiser and sets its learning rate.
 
-timm builds the optimiser and its parameter groups. Biases, norms and the parameters in the model's `no_weight_decay` get no
-weight decay. With layer-wise decay, timm stores an `lr_scale` in each group, and `set_learning_rate` applies it.
-Schedules follow steps, not time.
+timm builds the optimiser and its parameter groups. There is no weight decay of biases, norms and the parameters in
+`no_weight_decay` of the model. With layer-wise decay, timm stores an `lr_scale` in each group, and `set_learning_rate` applies
+it. Schedules depend on steps, not on time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .muon import Muon, hidden_matrices
 
 
 def peak_learning_rate(config: RunConfig, global_batch: int) -> float:
-    """Returns the learning rate after warm-up: base x batch / `lr_batch` (Eq. 17), or the base if `lr_batch` is 0."""
+    """Returns the peak learning rate: base x batch / `lr_batch` (Eq. 17), or the base if `lr_batch` is 0."""
     return config.lr * global_batch / config.optim.lr_batch if config.optim.lr_batch else config.lr
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: RunConfig, peak: float) -> float:
-    """Returns the learning rate of `step` (from 0): linear warm-up, then half a cosine down to `min_lr` at the last step."""
+    """Returns the learning rate of `step` (from 0): linear warm-up, then cosine decay to `min_lr` at the last step."""
     optim = config.optim
     warmup = optim.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -36,7 +36,7 @@ def learning_rate(step: int, steps_per_epoch: int, config: RunConfig, peak: floa
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """Builds AdamW, Lion, SGD or Muon over timm's parameter groups. Raises ConfigError for values out of range."""
+    """Builds AdamW, Lion, SGD or Muon with timm's parameter groups. Raises ConfigError for values out of range."""
     optim = config.optim
     if config.lr <= 0 or optim.weight_decay < 0 or not 0 < optim.layer_decay <= 1:
         raise ConfigError(
@@ -48,23 +48,23 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
     if optim.name == "muon":
         return _muon(model, config)
     if optim.name == "sgd":
-        words = {"momentum": optim.momentum}  # timm's "sgd" uses Nesterov momentum
+        options = {"momentum": optim.momentum}  # timm's "sgd" uses Nesterov momentum
     else:
-        words = {"betas": optim.betas or BETAS[optim.name]}
+        options = {"betas": optim.betas or BETAS[optim.name]}
     if optim.name == "adamw":
-        words |= {"eps": optim.eps, "fused": True}
+        options |= {"eps": optim.eps, "fused": True}
     return create_optimizer_v2(
         model,
         opt=optim.name,
         lr=config.lr,
         weight_decay=optim.weight_decay,
         layer_decay=optim.layer_decay if optim.layer_decay < 1 else None,
-        **words,
+        **options,
     )
 
 
 def _muon(model: nn.Module, config: RunConfig) -> Muon:
-    """Builds Muon for hidden matrices and AdamW for the rest, in timm's groups of weight decay and layer-wise decay."""
+    """Builds Muon for hidden matrices and AdamW for other parameters, with timm's groups for the decays."""
     optim = config.optim
     decay = {"weight_decay": optim.weight_decay}
     if optim.layer_decay < 1:
@@ -74,23 +74,23 @@ def _muon(model: nn.Module, config: RunConfig) -> Muon:
         groups = param_groups_weight_decay(model, no_weight_decay_list=spared, **decay)
     names = {id(p): name for name, p in model.named_parameters()}
     matrices = hidden_matrices(model)
-    beside = 1.0 if optim.adamw_lr is None else optim.adamw_lr / config.lr
-    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    adamw_scale = 1.0 if optim.adamw_lr is None else optim.adamw_lr / config.lr
+    by_setting: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for group in groups:
         scale = group.get("lr_scale", 1.0)
         for p in group["params"]:
             name = names[id(p)]
             muon = name in matrices
-            rate = beside if not muon else optim.matrix_rate if "blocks." in name else 1.0
-            found.setdefault((group["weight_decay"], scale * rate, muon), []).append(p)
+            rate = adamw_scale if not muon else optim.matrix_rate if "blocks." in name else 1.0
+            by_setting.setdefault((group["weight_decay"], scale * rate, muon), []).append(p)
     groups = [
         {"params": params, "weight_decay": weight_decay, "lr_scale": scale, "muon": muon}
-        for (weight_decay, scale, muon), params in found.items()
+        for (weight_decay, scale, muon), params in by_setting.items()
     ]
     return Muon(groups, lr=config.lr, betas=optim.betas or BETAS["muon"], eps=optim.eps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets every group's learning rate to `lr` times the group's `lr_scale`."""
+    """Sets the learning rate of each group to `lr` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)

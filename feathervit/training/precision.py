@@ -1,4 +1,4 @@
-"""Chooses bfloat16 on the CPU if the processor multiplies it in hardware and a trial step is faster."""
+"""Chooses bfloat16 on the CPU if the processor supports it in hardware and a trial step is faster."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ..config import RunConfig
 from ..models.fast import accelerate
 from .objectives import build_objective
 
-BATCH = 32  # images of a trial step
+BATCH = 32  # images per trial step
 ROUNDS = 3
-GAIN = 1.1  # a smaller gain is within the noise of a timing
+GAIN = 1.1  # smaller gains are within the noise of the timing
 
 
 def has_bfloat16() -> bool:
-    """Returns whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX).
+    """Returns whether the processor supports bfloat16 products in hardware (AVX512-BF16 or AMX).
 
     Emulation is several times slower.
     """
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.9 has no such function
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not available in PyTorch 2.9
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def faster_on_cpu(model: nn.Module, config: RunConfig, channels: int) -> tuple[bool, str]:
     """Returns whether a training step of `model` on this CPU is faster in bfloat16, and the reason for the banner.
 
-    It does not change the random state.
+    Does not change the random state.
     """
     if not has_bfloat16():
         return False, "this processor does not multiply bfloat16 in hardware"

@@ -1,4 +1,4 @@
-"""The progress of a run, as stored in its state."""
+"""Defines the progress of a run, as stored in its state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Progress:
-    """The progress of a run: next step, best epoch so far, seconds of training, images seen, steps skipped."""
+    """The progress of a run: next step, best epoch so far, seconds of training, processed images, skipped steps."""
 
     step: int = 0
     best_epoch: int = 0
@@ -19,7 +19,7 @@ class Progress:
     skipped: int = 0
 
     def check(self, epochs: int, steps_per_epoch: int) -> None:
-        """Raises ValueError for values that a run of this many epochs cannot reach."""
+        """Raises ValueError for values that are impossible in a run of this many epochs."""
         most = {"step": epochs * steps_per_epoch, "best_epoch": epochs, "seconds": math.inf, "images": math.inf}
         for name, limit in {**most, "skipped": epochs * steps_per_epoch}.items():
             value = getattr(self, name)

@@ -1,7 +1,7 @@
-"""Writes the figures of a run, one row per epoch, to metrics.csv.
+"""Writes the metrics of a run to metrics.csv, one row per epoch.
 
-A process may be killed at any byte: `MetricsFile` drops a half-written last line, and a resumed run cuts the file back to
-the epoch that it continues from.
+A process may be killed at any byte. `MetricsFile` drops a partial last line, and a resumed run truncates the file to the epoch
+from which it continues.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..files import write_bytes
 
 
 class MetricsFile:
-    """Writes a CSV file with one row per epoch: "epoch" and any figures. Raises RunFolderError if it cannot be written.
+    """Writes a CSV file with one row per epoch: "epoch" and any metrics. Raises RunFolderError if writing fails.
 
-    The first row names the columns. A later row may lack some columns (its cells are empty) or add some (the file is
-    rewritten with the wider header).
+    The first row defines the columns. A later row may lack columns (its cells stay empty) or add columns (the file is
+    rewritten with a longer header).
     """
 
     def __init__(self, path: str | Path):
@@ -35,8 +35,8 @@ class MetricsFile:
             text = self.path.read_bytes().decode("utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        whole = text[: text.rfind("\n") + 1]  # the process was killed while it wrote the text after the last line end
-        header, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
+        complete = text[: text.rfind("\n") + 1]  # a killed process leaves a partial last line
+        header, *lines = list(csv.reader(io.StringIO(complete))) or [[]]
         return [dict(zip(header, map(_value, line), strict=True)) for line in lines if len(line) == len(header)]
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -59,13 +59,13 @@ class MetricsFile:
             ) from error
 
     def sync(self) -> None:
-        """Flushes the rows to the disk, so that they survive a power cut."""
+        """Flushes the rows to the disk, so that they survive a power failure."""
         if self.path.exists():
             with self._writing(), self.path.open("ab") as file:
                 os.fsync(file.fileno())
 
     def truncate(self, after_epoch: int) -> None:
-        """Drops the rows of epochs later than `after_epoch`, so that a resumed run writes each epoch once.
+        """Drops the rows after epoch `after_epoch`, so that a resumed run writes each epoch once.
 
         Raises RunFolderError if an earlier row is missing.
         """

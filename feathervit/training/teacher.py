@@ -1,4 +1,4 @@
-"""The teacher of a distillation: a frozen model that sees the same augmented images as the student.
+"""Defines the teacher of a distillation: a frozen model that receives the same augmented images as the student.
 
 Legend: B batch, C channels, S image side, K classes.
 """
@@ -19,19 +19,19 @@ from ..models.loading import load_model
 
 
 class Teacher(nn.Module):
-    """Applies `model`, with its own image size and normalisation, to images that are normalised for the student."""
+    """Applies the teacher `model` to images normalised for the student. Converts their size and normalisation."""
 
     def __init__(self, model: nn.Module, config: RunConfig, img_size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.model, self.img_size = model.eval().requires_grad_(False), img_size
-        ours, theirs = config.images, [torch.tensor(values).view(-1, 1, 1) for values in (mean, std)]
-        own_mean, own_std = (torch.tensor(values).view(-1, 1, 1) for values in (ours.mean, ours.std))
-        # ((x s + m) - M) / S as one product and one sum
-        self.register_buffer("scale", own_std / theirs[1], persistent=False)
-        self.register_buffer("shift", (own_mean - theirs[0]) / theirs[1], persistent=False)
+        images, teacher_stats = config.images, [torch.tensor(values).view(-1, 1, 1) for values in (mean, std)]
+        student_mean, student_std = (torch.tensor(values).view(-1, 1, 1) for values in (images.mean, images.std))
+        # computes ((x s + m) - M) / S as one product and one sum
+        self.register_buffer("scale", student_std / teacher_stats[1], persistent=False)
+        self.register_buffer("shift", (student_mean - teacher_stats[0]) / teacher_stats[1], persistent=False)
 
     def train(self, mode: bool = True) -> Teacher:
-        return super().train(False)  # a teacher applies no dropout and keeps its statistics
+        return super().train(False)  # always in evaluation mode: no dropout, constant statistics
 
     @torch.no_grad()
     def forward(self, x_BCSS: Tensor) -> Tensor:
@@ -43,9 +43,9 @@ class Teacher(nn.Module):
 
 
 def load_teacher(config: RunConfig, class_names: tuple[str, ...], in_chans: int) -> Teacher:
-    """Loads the teacher that `config.teacher` names: a run folder, a weights file, or timm:NAME with its weights.
+    """Loads the teacher `config.teacher`: a run folder, a weights file, or timm:NAME with its weights.
 
-    Raises CheckpointError or ConfigError if it has other classes or takes other channels.
+    Raises CheckpointError or ConfigError if its classes or channels differ from those of the data.
     """
     name = config.teacher
     if not name:

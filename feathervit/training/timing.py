@@ -1,6 +1,6 @@
-"""Estimates how long a run takes: times steps and validation on the real model and batches before training.
+"""Estimates the duration of a run: times steps and validation of the actual model and batches before training.
 
-Minutes become epochs here, once. config.json then holds the epochs, and training does not depend on the clock.
+Minutes are converted to epochs once. config.json stores the epochs, so that training does not depend on the clock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WARM_STEPS = 2
 ROUNDS, ROUND_STEPS = 3, 3
 AT_MOST_MINUTES = 10.0  # limit of an adaptive recipe
-SHARE = 0.95  # share of the time for epochs; the rest is for states, the last figures and the report
+SHARE = 0.95  # share of the time for epochs; the rest is for states, the final evaluation and the report
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Timing:
     epoch: float
 
     def epochs(self, minutes: float) -> int:
-        """Returns how many whole epochs fit into `minutes`; at least one."""
+        """Returns the number of epochs that fit into `minutes`; at least one."""
         return max(1, int(SHARE * 60 * minutes / self.epoch))
 
     def seconds(self, epochs: int) -> float:
@@ -47,12 +47,12 @@ class Timing:
         return epochs * self.epoch / SHARE
 
     def line(self, epochs: int) -> str:
-        """Returns the line about time that a run prints before it starts."""
-        took = f"{1000 * self.step:.0f} ms" if self.step < 1 else f"{self.step:.1f} s"
-        one, two = (duration(self.seconds(n)) for n in (epochs, 2 * epochs))
+        """Returns the line about time for the banner."""
+        step_time = f"{1000 * self.step:.0f} ms" if self.step < 1 else f"{self.step:.1f} s"
+        total, double = (duration(self.seconds(n)) for n in (epochs, 2 * epochs))
         return (
-            f"time       about {one} for {epochs} epochs: on this machine a step takes {took} and an epoch "
-            f"{duration(self.epoch)}; twice the epochs (--epochs {2 * epochs}) take about {two}"
+            f"time       about {total} for {epochs} epochs: on this machine a step takes {step_time} and an epoch "
+            f"{duration(self.epoch)}; twice the epochs (--epochs {2 * epochs}) take about {double}"
         )
 
 
@@ -66,10 +66,10 @@ def measure(
     console: Console,
     group: Group | None = None,
 ) -> Timing:
-    """Times steps of the resolved `config` on its own batches, with a copy of `model`.
+    """Times steps of the resolved `config` on its batches, with a copy of `model`.
 
-    It changes neither `model` nor any random state, and writes nothing. Each process of a group measures, and all get the
-    mean. Raises the same errors as the trainer.
+    Does not change `model` or the random state, and writes no files. Each process of a group measures; the result is the
+    mean. Raises the errors of the trainer.
     """
     group = group or Group()
     devices = [device] if device.type == "cuda" else []
@@ -86,7 +86,7 @@ def measure(
             max_minutes=None,
             group=group,
         )
-        ahead = trainer.feed.ahead  # a GPU gets several batches at once, so a round takes whole groups of them
+        ahead = trainer.feed.ahead  # on a GPU, batches are made in groups, so a round consists of complete groups
         steps = -(-ROUND_STEPS // ahead) * ahead
         numbers = iter(range(max(WARM_STEPS, ahead) + ROUNDS * steps))
 
@@ -105,7 +105,7 @@ def measure(
 
 
 def _validation(trainer: Trainer) -> float:
-    """Returns the seconds of a validation after an epoch, estimated from one batch."""
+    """Returns the duration of a validation in seconds, estimated from one batch."""
     if trainer.val is None:
         return 0.0
     part = replace(trainer.val, images=trainer.val.images[:BATCH], labels=trainer.val.labels[:BATCH])
@@ -125,9 +125,9 @@ def _wait(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Budget:
-    """The minutes for a run. If `exactly` is false they are a limit, and a recipe with fewer epochs keeps its epochs.
+    """The minutes for a run. With `exactly` False, they are a limit: a recipe with fewer epochs keeps its epochs.
 
-    The warm-up keeps its share of the run. With `keep_warmup` it keeps its number of epochs.
+    The warm-up keeps its share of the run. With `keep_warmup`, it keeps its number of epochs.
     """
 
     minutes: float
@@ -135,7 +135,7 @@ class Budget:
     keep_warmup: bool = False
 
     def fit(self, config: RunConfig, timing: Timing) -> RunConfig:
-        """Returns the configuration with the epochs that fit into the minutes."""
+        """Returns the configuration with the number of epochs that fits into the minutes."""
         epochs = timing.epochs(self.minutes)
         if not self.exactly:
             epochs = min(epochs, config.epochs)

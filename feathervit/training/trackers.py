@@ -1,9 +1,9 @@
-"""Experiment trackers: TensorBoard, Weights & Biases, MLflow.
+"""Logs runs to experiment trackers: TensorBoard, Weights & Biases, MLflow.
 
-Each tracker gets the rows of metrics.csv, the configuration and the report. All can work offline. TensorBoard's events are
-in the run folder. W&B is offline with WANDB_MODE=offline; MLflow is offline unless MLFLOW_TRACKING_URI names a server. A
-resumed run continues the same record; trackers.json in the run folder holds its identifiers. A step of a tracker is an
-epoch.
+Each tracker receives the rows of metrics.csv, the configuration and the report. All trackers can work offline. TensorBoard's
+events are in the run folder. W&B is offline with WANDB_MODE=offline; MLflow is offline unless MLFLOW_TRACKING_URI names a
+server. A resumed run continues the same record; trackers.json in the run folder stores the identifiers. A step of a tracker is
+an epoch.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ IDENTIFIERS = "trackers.json"
 
 
 class Tracker(Protocol):
-    """Records one run in one tracker."""
+    """Logs one run to one tracker."""
 
     def write(self, figures: Mapping[str, float], epoch: int) -> None:
-        """Adds the figures of an epoch."""
+        """Logs the metrics of an epoch."""
 
     def report(self, page: Path) -> None:
-        """Adds the report of a finished run."""
+        """Logs the report of a finished run."""
 
     def close(self, finished: bool) -> None:
-        """Ends the record. `finished`: whether the run reached its end."""
+        """Closes the record. `finished`: whether the run reached its end."""
 
 
 class Trackers:
-    """Writes to the trackers that `log` names. Raises ConfigError if an extra is missing."""
+    """Logs a run to the trackers in `log`. Raises ConfigError if an extra is missing."""
 
     def __init__(self, log: Sequence[str], folder: Path):
         self.log, self.folder = tuple(dict.fromkeys(log)), folder
@@ -46,23 +46,23 @@ class Trackers:
                 raise ConfigError(f"--log {name} needs {name}: pip install 'feathervit[{name}]', or leave it out")
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Begins or continues the records. Raises ConfigError if a tracker does not start."""
+        """Starts or continues the records. Raises ConfigError if a tracker does not start."""
         for name in self.log:
             try:
                 self.trackers.append(KINDS[name](self.folder, config))
-            except Exception as error:  # the error's type depends on the tracker and its server
+            except Exception as error:  # the type of error depends on the tracker and its server
                 self.close()
                 why = " ".join(str(error).split())[:300]
                 raise ConfigError(f"--log {name} does not start: {why}; {HINTS[name]}, or leave it out") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Adds one row of metrics.csv; cells that are not numbers are left out."""
+        """Logs one row of metrics.csv. Skips cells that are not numbers."""
         figures = {name: value for name, value in row.items() if name != "epoch" and isinstance(value, (int, float))}
         for tracker in self.trackers:
             tracker.write(figures, row["epoch"])
 
     def report(self, page: Path) -> None:
-        """Adds report.html, if it was written."""
+        """Logs report.html, if it exists."""
         for tracker in self.trackers if page.exists() else ():
             tracker.report(page)
 
@@ -72,10 +72,10 @@ class Trackers:
 
 
 class TensorBoard:
-    """Writes events into the run folder's tensorboard/, and the report's charts, since TensorBoard has no artifacts.
+    """Writes events to tensorboard/ in the run folder, with the charts of the report, because it does not store artifacts.
 
-    A resumed run appends. TensorBoard hides the earlier figures of the epochs that run again. Raises RunFolderError if the
-    folder cannot be written.
+    A resumed run appends events. TensorBoard hides the earlier metrics of repeated epochs. Raises RunFolderError if the
+    folder is not writable.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
@@ -112,7 +112,7 @@ class TensorBoard:
 
 
 class WandB:
-    """Records a run in Weights & Biases, in the project "feathervit" (or WANDB_PROJECT), named after the run folder."""
+    """Logs a run to Weights & Biases, in the project "feathervit" (or WANDB_PROJECT), named after the run folder."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         import wandb
@@ -139,7 +139,7 @@ class WandB:
 
 
 class MLflow:
-    """Records a run in MLflow, named after the run folder, in MLFLOW_TRACKING_URI or MLflow's default place."""
+    """Logs a run to MLflow, named after the run folder, at MLFLOW_TRACKING_URI or the default location of MLflow."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         from mlflow import MlflowClient
@@ -148,8 +148,8 @@ class MLflow:
         self.id = _known(folder).get("mlflow")
         if self.id is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "feathervit")
-            found = self.client.get_experiment_by_name(name)
-            experiment = found.experiment_id if found else self.client.create_experiment(name)
+            existing = self.client.get_experiment_by_name(name)
+            experiment = existing.experiment_id if existing else self.client.create_experiment(name)
             self.id = self.client.create_run(experiment, run_name=folder.resolve().name).info.run_id
             _remember(folder, mlflow=self.id)
         self.client.update_run(self.id, "RUNNING")
@@ -179,11 +179,11 @@ HINTS = {
 
 
 def _known(folder: Path) -> dict[str, str]:
-    """Returns the identifiers of the run's records by tracker."""
+    """Returns the identifiers of the records of a run, by tracker."""
     path = folder / IDENTIFIERS
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _remember(folder: Path, **identifier: str) -> None:
-    """Keeps an identifier in the run folder, so that a resumed run continues the record."""
+    """Stores an identifier in the run folder, so that a resumed run continues the record."""
     write_bytes(folder / IDENTIFIERS, json.dumps(_known(folder) | identifier).encode())

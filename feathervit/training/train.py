@@ -1,7 +1,7 @@
-"""Does one run, from a configuration to a run folder: data, model, banner, training, figures.
+"""Runs one training, from a configuration to a run folder: data, model, banner, training, evaluation.
 
-A run folder holds config.json, splits.json, metrics.csv, state.safetensors, last.safetensors and best.safetensors.
-Pre-training adds reconstructions/. A finished run adds result.json, report.html and report/. `train` is also
+A run folder contains config.json, splits.json, metrics.csv, state.safetensors, last.safetensors and best.safetensors.
+Pre-training adds reconstructions/. A finished run adds result.json, report.html and report/. `train` is also available as
 `feathervit.train`.
 """
 
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 class Outcome:
     """The outcome of a run. `result` is None if the run was stopped in its first epoch.
 
-    `interrupted`: a signal asked to stop. If it arrived in the last step, the run is still finished.
+    `interrupted`: a signal requested a stop. If it arrived in the last step, the run is nevertheless finished.
     """
 
     folder: Path
@@ -82,14 +82,14 @@ def train(
 ) -> Outcome:
     """Trains a model and returns the outcome.
 
-    - `config`: a RunConfig; a recipe's name; the Path of a run folder or config.json, whose settings are taken unchanged;
-      or None for the recipe that fits the data.
+    - `config`: a RunConfig; the name of a recipe; the Path of a run folder or config.json, whose settings are used
+      unchanged; or None for the default recipe of the data.
     - `data`: a name, a folder, or (images, labels) arrays.
-    - `fields`: fields of the configuration by (dotted) name, as in `epochs=3` or `**{"optim.weight_decay": 0.1}`.
-    - `minutes`: chooses as many epochs as this machine trains in that time, from steps that are timed before training.
-      An adaptive recipe allows at most `AT_MOST_MINUTES` if neither epochs nor minutes are given.
+    - `fields`: fields of the configuration by (dotted) name, such as `epochs=3` or `**{"optim.weight_decay": 0.1}`.
+    - `minutes`: chooses the number of epochs that this machine trains in that time, from steps timed before training. For
+      an adaptive recipe without `epochs` and `minutes`, the limit is `AT_MOST_MINUTES`.
     - `max_minutes`: stops the run after that time; `resume` continues it.
-    - `resume`: continues the run in `out`, with more or fewer `epochs` if they are given.
+    - `resume`: continues the run in `out`. `epochs` may change.
     - `overwrite`: empties `out` first.
 
     Raises FeatherVitError for every error that a user can fix.
@@ -97,9 +97,9 @@ def train(
     console = console or words_console()
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other: continue the run, or start it again")
-    for word, value in (("minutes", minutes), ("max_minutes", max_minutes)):
+    for option, value in (("minutes", minutes), ("max_minutes", max_minutes)):
         if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{word} must be above 0, got {value}")
+            raise ConfigError(f"{option} must be above 0, got {value}")
     if minutes is not None and (resume or "epochs" in fields):
         why = "the epochs of a run are chosen when it starts" if resume else "they exclude each other"
         raise ConfigError(f"minutes cannot be given with {'resume' if resume else 'epochs'}: {why}; leave one out")
@@ -124,12 +124,12 @@ def train(
         with held(out, resume=resume, overwrite=overwrite) if group.is_main else nullcontext():
             for reason in reasons:
                 say(console, f"  {reason}", 4)
-            with own_randomness(choose_device(config.device)[0]):  # the caller's random state does not change
+            with own_randomness(choose_device(config.device)[0]):  # keeps the random state of the caller
                 return _run(config, source, out, resume, budget, max_minutes, skip_unreadable, console, command, group)
 
 
 def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dict[str, Any]) -> str:
-    """Returns the device that the run asks for. The processes of a run need it before they connect."""
+    """Returns the device setting of the run. The processes of a run need it before they connect."""
     if resume and (out / "config.json").exists():
         config = read_config(out)
     return fields.get("device", config.device if isinstance(config, RunConfig) else "auto")
@@ -138,10 +138,10 @@ def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dic
 def pretrain(
     config: RunConfig | str | Path | None = None, *, out: str | Path, data: Any = None, **rest: Any
 ) -> Outcome:
-    """Pre-trains a masked auto-encoder, which needs no labels, and returns the outcome.
+    """Pre-trains a masked auto-encoder without labels and returns the outcome.
 
-    If `config` is None, it takes the pre-training recipe that fits the data. `data` may be a folder with images at any
-    depth, or an array of images without labels. All other arguments are as in `train`. To start from the weights, call
+    If `config` is None, the default pre-training recipe of the data is used. `data` may be a folder with images at any
+    depth, or an array of images without labels. The other arguments are as in `train`. To fine-tune the weights, call
     `train` with `start_from=OUT`.
     """
     if config is None and not rest.get("resume"):
@@ -175,17 +175,17 @@ def _run(
     dtype, dtype_reason = choose_precision(config.precision, device)
     seed(device, Chance(config.seed).number("initialisation"))
     if not group.is_main:
-        group.wait()  # the first process downloads and decodes; the others then read the cache
+        group.wait()  # the first process downloads and decodes, then the others read the cache
     with decoding(console) as progress:
         data = load_run_data(config, source, skip_unreadable=skip_unreadable, progress=progress)
     if group.is_main:
         group.wait()
-    config = replace(config, images=replace(config.images, scale=data.scale))  # kept with the weights
+    config = replace(config, images=replace(config.images, scale=data.scale))  # stored with the weights
     check_channels(config, data.train.images.shape[1])
     if config.patience and data.val is None:
         raise ConfigError("patience has no effect here: there are no validation images; leave it out")
     _check_memory(config, data.train.images.shape[1], len(data.train.class_names))
-    fresh = not (resume and states(out))  # a run that stopped before its first state starts again
+    fresh = not (resume and states(out))  # a run that stopped before its first state starts from the beginning
     named = named_weights(config.model) if fresh else ""
     if named:
         say(console, f"loading the weights {named} of timm, from the Hugging Face hub if they are not in its cache")
@@ -195,11 +195,11 @@ def _run(
         if config.arch is None:  # timm's models reject an image size only when they run
             model.eval()(torch.zeros(1, data.train.images.shape[1], config.img_size, config.img_size))
     except (RuntimeError, MemoryError, AssertionError, ValueError, OverflowError) as error:
-        # torch also raises RuntimeError when memory runs out.
+        # torch also raises RuntimeError if memory is exhausted.
         raise ConfigError(f"{config.model} cannot be built with these settings: {error}") from error
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if fresh and isinstance(encoder, Encoder) and encoder.data_dependent:
-        most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced images; fewer if they are large
+        most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced images; fewer for large images
         some = data.train.images[:: -(-len(data.train) // most)]
         encoder.initialise_from(as_input(some, config))
     started = start_from(model, config.start_from) if config.start_from and fresh else []
@@ -211,7 +211,7 @@ def _run(
     if config.precision == "auto" and device.type == "cpu":
         faster, dtype_reason = faster_on_cpu(model, config, data.train.images.shape[1])
         dtype = torch.float32 if group.any(not faster) else torch.bfloat16
-        # A resumed run may measure other times, but it must keep the precision.
+        # Store the precision, because a resumed run may measure other times.
         config = replace(config, precision=str(dtype).removeprefix("torch."))
     lines = []
     if budget:
@@ -244,7 +244,7 @@ def _run(
         empty(out)
     trainer.trackers.start(to_dict(config))
     if group.is_main:
-        write_json(out / "config.json", to_dict(config))  # first, so that the run can be resumed from here on
+        write_json(out / "config.json", to_dict(config))  # first, so that the run can be resumed from now on
         write_json(out / "splits.json", data.record)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     for line in [*banner(config, data, trainer, parameters, device_reason, dtype_reason), *lines, *started]:
@@ -255,7 +255,7 @@ def _run(
 
 
 def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str], None]) -> Outcome:
-    """Trains, measures the chosen weights and writes the result and the report."""
+    """Trains, evaluates the selected weights, and writes the result and the report."""
     config, out = trainer.config, trainer.folder
     finished = trainer.run()
     done, total = trainer.progress.step, config.epochs * trainer.steps_per_epoch
@@ -268,7 +268,7 @@ def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str]
             f"feathervit train --resume --out {shlex.quote(str(out))}"
         )
     result = None
-    if trainer.group.is_main and trainer.metrics.rows():  # a run that stopped in its first epoch has no figures
+    if trainer.group.is_main and trainer.metrics.rows():  # a run that stopped in its first epoch has no metrics
         result = _conclude(trainer, data, command, finished)
         write_json(out / "result.json", result)
         note(summary(result, out))
@@ -284,11 +284,11 @@ def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str]
 
 
 def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
-    """Raises ConfigError if one of our models does not fit into memory: the kernel would end the process without a message."""
+    """Raises ConfigError if one of our models exceeds the memory: the kernel would kill the process without a message."""
     memory = machine()["memory_gib"]
     if config.arch is None or memory is None:
         return
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # nothing is allocated
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # allocates no memory
         parameters = sum(p.numel() for p in build_model(config, channels, classes, train=True).parameters())
     needed = 4 * 4 * parameters / 2**30  # weights, gradients and two moments, 4 bytes each
     if needed > memory:
@@ -299,7 +299,7 @@ def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
 
 
 def _check_batch_norm(config: RunConfig, model: nn.Module, images: int, world: int) -> None:
-    """Raises ConfigError for batch norm over micro-batches of one image, which has no variance over the batch."""
+    """Raises ConfigError for batch norm with micro-batches of one image, which have no variance."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     shares, views = world * config.accumulate, config.augment.repeats
     smallest = views * min(config.batch_size // (shares * views), -(-images // shares))  # as in the sampler
@@ -316,7 +316,7 @@ def _check_batch_norm(config: RunConfig, model: nn.Module, images: int, world: i
 
 
 def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) -> RunResult:
-    """Returns the result with the chosen weights: the best on validation, or the last if asked for or nothing is held out."""
+    """Returns the result with the selected weights: best validation result, or last if set or without validation images."""
     config, out = trainer.config, trainer.folder
     rows = trainer.metrics.rows()
     if data.val is None or config.split.keep == "last":
@@ -362,8 +362,8 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) 
 
 
 def _figures(trainer: Trainer, images: ImageSet | None) -> dict[str, Any] | None:
-    found = trainer.measure(images) if images is not None else None
-    return found.to_dict() if isinstance(found, Metrics) else found
+    metrics = trainer.measure(images) if images is not None else None
+    return metrics.to_dict() if isinstance(metrics, Metrics) else metrics
 
 
 def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], note: Callable[[str], None]) -> None:
@@ -372,10 +372,10 @@ def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], note: Callab
         if trainer.group.is_main:
             trainer.metrics.truncate(0)
         return
-    tensors, meta, words = load_state(out)
-    for word in words:
-        note(word)
-    if words:  # otherwise the next state would replace the good state instead of the damaged one
+    tensors, meta, messages = load_state(out)
+    for message in messages:
+        note(message)
+    if messages:  # otherwise the next state would replace the valid state instead of the damaged one
         trainer.group.wait()
         if trainer.group.is_main:
             drop_state(out)

@@ -1,6 +1,7 @@
-"""Finds the weights in the package: MODEL.TAG.safetensors, each with its card MODEL.TAG.md.
+"""Finds the weights in the package: MODEL.TAG.safetensors, each with a card MODEL.TAG.md.
 
-Everything that takes a checkpoint also takes such a name. scripts/ship.py writes them. This module does not import torch.
+Functions and verbs that accept a checkpoint also accept the name MODEL.TAG. scripts/ship.py writes the files. This module does
+not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def list_weights(model: str = "") -> list[str]:
-    """Returns the names of the weights in the package, such as "mlit_nano.digits"; only those of `model` if it is given."""
+    """Returns the names of the weights in the package, such as "mlit_nano.digits". `model`: only weights of this model."""
     names = sorted(path.name.removesuffix(".safetensors") for path in FOLDER.glob("*.safetensors"))
     return [name for name in names if not model or name.partition(".")[0] == model]
 

@@ -1,15 +1,15 @@
-// From an image to class names, in the browser or, where model.json says so, by the server's model (`feathervit serve`).
-// The graph does everything with the pixels except decoding; see docs/deploying.md.
+// Classifies images in the browser or, if model.json sets `endpoint`, on the server (`feathervit serve`).
+// The graph includes all preprocessing except decoding; see docs/deploying.md.
 import { levelsOf } from "./png.js";
 
 const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2", "#999999"]; // Okabe and Ito
-const [SHORT, LONG] = [2048, 8192]; // the most pixels of an image's sides; what is larger is halved first
-const [RUNS, BUDGET] = [10, 500]; // the time is the mean of this many runs or milliseconds: a browser's clock is coarse
-const NAMED = 12; // classes that the first line names
+const [SHORT, LONG] = [2048, 8192]; // maximum pixels of the short and long side; larger images are halved first
+const [RUNS, BUDGET] = [10, 500]; // runs or milliseconds per timing; the mean is shown, because the clock is coarse
+const NAMED = 12; // number of classes in the first line
 const $ = (id) => document.getElementById(id);
 
-let model, ort, session, last; // last: the graph's outputs for the image that is shown
-let turn = 0; // counts images, so that the timing of an earlier one ends when another comes
+let model, ort, session, last; // last: the outputs of the graph for the current image
+let turn = 0; // counts images, so that a new image ends the timing of the previous one
 
 async function start() {
   model = await (await fetch("model.json")).json();
@@ -34,18 +34,18 @@ function describe() {
   const more = names.length > NAMED ? ` and ${names.length - NAMED} more` : "";
   document.title = $("title").textContent = model.task || model.model;
   $("task").textContent = `Recognises ${names.length} classes: ${names.slice(0, NAMED).join(", ")}${more}.`;
-  const facts = [`${model.model}: ${count(model.parameters)} parameters; it sees ${model.img_size} × ${model.img_size} pixels.`];
+  const facts = [`${model.model}: ${count(model.parameters)} parameters, input of ${model.img_size} × ${model.img_size} pixels.`];
   const kind = model.held_out ? "images that it was not trained on" : "training images";
-  if (model.n) facts.push(`Right on ${percent(model.top1)} of ${count(model.n)} ${kind}.`);
+  if (model.n) facts.push(`Correct on ${percent(model.top1)} of ${count(model.n)} ${kind}.`);
   if (model.agreement !== undefined) {
     const bits = model.precision === "int8" ? "In eight bits: the" : "The";
     facts.push(`${bits} same answer as the trained model on ${percent(model.agreement)} of them.`);
   }
   if (model.model_bytes) {
     const packed = model.runtime_packed ? `, ${megabytes(model.runtime_packed)} compressed` : "";
-    facts.push(`Model ${megabytes(model.model_bytes)}, runtime ${megabytes(model.runtime_bytes)}${packed}, whole page ${megabytes(model.page_bytes)}.`);
+    facts.push(`Model ${megabytes(model.model_bytes)}, runtime ${megabytes(model.runtime_bytes)}${packed}, full page ${megabytes(model.page_bytes)}.`);
   }
-  facts.push(model.endpoint ? "The model runs in the program that serves this page; images go nowhere else." : "Everything runs in this browser; no image leaves it.");
+  facts.push(model.endpoint ? "The model runs on the server of this page; images are not sent anywhere else." : "The model runs in this browser; images never leave it.");
   $("facts").replaceChildren(...facts.map((fact) => element("li", "", fact)));
   $("layer").max = model.routed?.length || 1;
   $("routes").hidden = $("routing").hidden = !model.routed?.length;
@@ -136,7 +136,7 @@ function complain(text) {
   $("error").textContent = text;
 }
 
-/** Draws `source` whole over white and returns the canvas, halved until its sides are at most SHORT and LONG. */
+/** Draws the full `source` on white and returns the canvas, halved until its sides are at most SHORT and LONG. */
 function drawn(source, width, height) {
   const canvas = $("image");
   const excess = Math.max(Math.min(width, height) / SHORT, Math.max(width, height) / LONG);
@@ -151,7 +151,7 @@ function drawn(source, width, height) {
   return canvas;
 }
 
-/** The pixels of a canvas, height before width before channels; grey as Pillow weighs it. */
+/** Returns the pixels of a canvas as [height, width, channels]; grey with the weights of Pillow. */
 function pixelsOf(canvas) {
   const rgba = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
   const out = new Uint8Array((rgba.length / 4) * model.channels);
@@ -165,13 +165,13 @@ function pixelsOf(canvas) {
 
 // The model ----------------------------------------------------------------------------------------------------------
 
-/** The graph's outputs for 8-bit levels. A model that was trained on images of more bits takes their values instead. */
+/** Runs the graph on 8-bit levels. A model trained on images of more bits receives their values instead. */
 function run(levels, width, height) {
   const values = model.scale ? Float32Array.from(levels, (level) => (level * model.scale) / 255) : levels;
   return session.run({ image: new ort.Tensor(model.scale ? "float32" : "uint8", values, [1, height, width, model.channels]) });
 }
 
-/** Classifies `source` and shows the answer. `file`: its bytes as they are, for the server; `truth`: its class, if known. */
+/** Classifies `source` and shows the answer. `file`: the original file, for the server; `truth`: the true class, if known. */
 async function classify(source, width, height, name, file = null, truth = "") {
   const mine = ++turn;
   complain("");
@@ -188,13 +188,13 @@ async function classify(source, width, height, name, file = null, truth = "") {
   }
 }
 
-/** A call that runs the graph on what the canvas shows. */
+/** Returns a call that runs the graph on the content of the canvas. */
 function ran(canvas) {
   const pixels = pixelsOf(canvas);
   return () => run(pixels, canvas.width, canvas.height);
 }
 
-/** A call that asks the server about a file, or else about what the canvas shows. */
+/** Returns a call that sends a file, or else the content of the canvas, to the server. */
 async function asked(canvas, file) {
   const body = file ?? (await new Promise((done) => canvas.toBlob(done, "image/png")));
   return async () => {
@@ -207,7 +207,7 @@ async function asked(canvas, file) {
   };
 }
 
-/** The mean time of `once` after the result is on the screen, unless another image comes. */
+/** Shows the mean time of `once` after the result is on the screen, unless a new image is given. */
 async function time(once, mine) {
   $("time").textContent = "Timing…";
   await new Promise((done) => setTimeout(done, 30));
@@ -235,7 +235,7 @@ function present(canvas, description, truth) {
   $("result").scrollIntoView({ block: "nearest", behavior: "smooth" });
 }
 
-/** The five most probable classes with bars below their names, and whether the first is probable enough. */
+/** Shows the five most probable classes with bars, and whether the first one exceeds the threshold. */
 function answer() {
   const shares = last.probabilities.data;
   const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 5);
@@ -257,7 +257,7 @@ function answer() {
   $("spoken").textContent = `${unsure ? "Unsure, best guess" : "Most likely"} ${first}; then ${model.class_names[best[1]]}, ${percent(best[1])}.`;
 }
 
-/** What the threshold does, from the images that the model was checked on. */
+/** Shows the effect of the threshold on the images of the check. */
 function trade() {
   const value = Number($("threshold").value);
   $("threshold-value").textContent = `${value} %`;
@@ -266,11 +266,11 @@ function trade() {
   const { answered, right } = model.thresholds;
   const whole = (share) => `${Math.round(100 * share)} %`;
   $("trade").textContent = answered[value]
-    ? `${whole(answered[value])} of the ${model.n.toLocaleString("en")} images it was checked on then get an answer, ${whole(right[value])} of these the right one.`
-    : "No image then gets an answer.";
+    ? `${whole(answered[value])} of the ${model.n.toLocaleString("en")} images of the check are then answered, ${whole(right[value])} of these correctly.`
+    : "No image is then answered.";
 }
 
-// What the model sees, and the experts its patches chose ---------------------------------------------------------------
+// Input of the model, and the experts of its patches ---------------------------------------------------------------
 
 function drawSeen() {
   const size = model.img_size;
@@ -312,7 +312,7 @@ function drawExperts() {
     context.fillRect(x, y, side, side);
     context.globalAlpha = 1;
     context.fillStyle = "#000";
-    context.fillText(String(first + 1), x + side / 2, y + side / 2); // colour alone is not for everybody
+    context.fillText(String(first + 1), x + side / 2, y + side / 2); // not everybody can distinguish the colours
   }
   const shares = counts.map((count, i) => `Expert ${i + 1}: ${Math.round((100 * count) / (grid * grid))} %`);
   $("layer-number").textContent = layer;

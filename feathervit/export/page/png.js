@@ -1,8 +1,9 @@
-// A PNG of 16 bits per channel as 8-bit levels. Browsers keep the upper 8 bits only: of 12 bits in 16 that is nearly black.
+// Converts a PNG of 16 bits per channel to 8-bit levels.
+// Browsers keep only the upper 8 bits, so that 12-bit data would be nearly black.
 
 const SAMPLES = { 0: 1, 2: 3, 4: 2, 6: 4 }; // by colour type: grey, RGB, grey with alpha, RGB with alpha
 
-/** { width, height, data } as ImageData takes them, `scale` being white; null for any other file. */
+/** Returns { width, height, data } for ImageData, with `scale` as white, or null for any other file. */
 export async function levelsOf(file, scale) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const view = new DataView(bytes.buffer);
@@ -10,7 +11,7 @@ export async function levelsOf(file, scale) {
   if (bytes[28]) throw new Error("an interlaced PNG of 16 bits cannot be read here");
   const [width, height, samples] = [view.getUint32(16), view.getUint32(20), SAMPLES[bytes[25]]];
   const raw = await unfiltered(pixelChunks(bytes, view), height, width * samples * 2, samples * 2);
-  const data = new Uint8ClampedArray(4 * width * height); // clamps, and rounds to the nearest
+  const data = new Uint8ClampedArray(4 * width * height); // clamps and rounds to the nearest
   const value = (at) => 256 * raw[at] + raw[at + 1];
   for (let from = 0, to = 0; to < data.length; from += samples * 2, to += 4) {
     for (let c = 0; c < 3; c++) data[to + c] = (value(from + (samples > 2 ? 2 * c : 0)) * 255) / scale;
@@ -26,7 +27,7 @@ function pixelChunks(bytes, view) {
   return chunks;
 }
 
-/** The rows without their filters, as section 9 of the PNG specification has them. */
+/** Removes the filters of the rows (section 9 of the PNG specification). */
 async function unfiltered(chunks, height, row, pixel) {
   const stream = new Blob(chunks).stream().pipeThrough(new DecompressionStream("deflate"));
   const packed = new Uint8Array(await new Response(stream).arrayBuffer());

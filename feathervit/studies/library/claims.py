@@ -1,7 +1,7 @@
-"""Tests of the papers' claims at a small scale: 10,000 images of CIFAR-100 (100 per class) at 32 px in 64 patches.
+"""Tests the claims of papers at a small scale: 10,000 images of CIFAR-100 (100 per class) at 32 px in 64 patches.
 
-Epochs are fixed here, so that a cell takes at most 20 minutes of one thread, and pre-training 40. `claims-deep` is three times
-as long. No image is held out and the last epoch counts, so only the learning rates of the optimisers are chosen.
+Epochs are fixed, so that a cell takes at most 20 minutes on one thread, and pre-training at most 40. `claims-deep` is three
+times as long. No images are held out, and the last epoch is evaluated. Only the learning rates of the optimisers are selected.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .pretraining import PRETRAIN
 
 FIELDS = {"img_size": 32, "patch_size": 4, "split.val_fraction": 0.0, "split.keep": "last"}
 EPOCHS, PRETRAINING = 6, 20  # epochs of 10,000 images; `claims-deep` has three times as many
-_OTHER_DATA = {  # dataset: (images per class, 0 for all; epochs with about as many steps as one epoch of 10,000 images)
+_OTHER_DATA = {  # dataset: (images per class, 0 for all; number of epochs with about the steps of one epoch of 10,000 images)
     "cifar10": (100, 11),
     "flowers102": (0, 11),
     "sign-digits": (0, 7),
 }
-_LABELS = {  # share of the labels: (images per class, epochs with about as many steps as one epoch of 10,000 images)
+_LABELS = {  # share of labels: (images per class, number of epochs with about the steps of one epoch of 10,000 images)
     "100 per cent": (100, 1),
     "10 per cent": (10, 11),
     "2 per cent": (2, 25),
@@ -127,7 +127,7 @@ claims, claims_deep = _claims("claims", 1), _claims("claims-deep", 3)
 
 _VIT = {"model": "poorvit_tiny", "arch.dim": 96, "arch.depth": 6, "arch.attention": GQAConfig(6, 6)}
 _OFF = {"augment.policy": "none", "augment.mixup": 0.0, "augment.cutmix": 0.0, "augment.erasing": 0.0}
-_OPTIMISERS: dict[str, Any] = {  # optimiser: (its usual learning rate, its fields)
+_OPTIMISERS: dict[str, Any] = {  # optimiser: (usual learning rate, fields)
     "AdamW": (1e-3, {}),
     "Lion": (1e-4, {"optim.name": "lion", "optim.weight_decay": 0.5}),
     "Muon": (5e-3, {"optim.name": "muon"}),

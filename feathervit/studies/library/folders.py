@@ -1,7 +1,7 @@
-"""Small folders of images from scratch: which model is best in three minutes of one thread?
+"""Compares models on small folders of images, trained from scratch in three minutes on one thread.
 
 The data is signed digits and Flowers-102 at 64 px, and a folder of 600 images: 43 classes of CIFAR-100 with 14 images each.
-430 other training images are for validation.
+430 other training images are used for validation.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...recipes import recipe
 from ..definition import Size, Stage, Study
 
-CLASSES = (  # every second class of CIFAR-100 by name, the first 43 of them
+CLASSES = (  # the first 43 of every second class of CIFAR-100 by name
     *("apple", "baby", "beaver", "bee", "bicycle", "bowl", "bridge"),
     *("butterfly", "can", "caterpillar", "chair", "clock", "cockroach", "crab"),
     *("cup", "dolphin", "flatfish", "fox", "hamster", "kangaroo", "lamp"),
@@ -24,7 +24,7 @@ _DATA: dict[str, Stage] = {
     "600 of cifar100": {
         "data": "cifar100",
         "img_size": 32,
-        "batch_size": 32,  # what the recipe chooses for 600 images
+        "batch_size": 32,  # choice of the recipe for 600 images
         "reading.classes": CLASSES,
         "split.train_per_class": 14,
         "split.val_fraction": 0.02,

@@ -1,8 +1,7 @@
-"""The rows of the papers' tables as arms of one study, each with its published figure.
+"""Defines the rows of the papers' tables as arms of one study, with their published results.
 
-An arm trains on the whole training split and reports the last epoch. An arm that starts from pre-training names the arm of
-the pre-training, which runs once, with the first seed. Rows that are quoted as published and not run here have a figure and
-no arm.
+An arm trains on the full training split and reports the last epoch. An arm that starts from pre-training names the arm of the
+pre-training, which runs once, with the first seed. Rows that are quoted and not run have a published result but no arm.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _stages: dict[str, Stage] = {}
 
 
 def _row(arm: str, table: str | tuple[str, ...], name: str, data: str, value: float | None, **rest: Any) -> None:
-    """Adds a row. `rest`: fields of `Published`, and "stage": the stage of the arm, if it is run."""
+    """Adds a row. `rest`: fields of `Published`, and "stage": the stage of the arm, unless the row is only quoted."""
     if stage := rest.pop("stage", None):
         _stages[arm] = {"data": data, **stage}
     _published[arm] = Published(name, data, value, (table,) if isinstance(table, str) else table, **rest)
@@ -112,7 +111,7 @@ _PEERS = {  # name: (millions of parameters, timm's model, patch at 32 px, figur
     "Swin-T": (29, "timm:swin_tiny_patch4_window7_224", 2, (53.28, 59.47, 71.60, 34.51)),
     "ResNet-50": (25.6, "timm:resnet50", None, (72.80, 91.78, 96.45, 46.92)),
 }
-_VIT_T = {  # timm's ViT-T as one of our encoders, with the decoder of SSAT's code
+_VIT_T = {  # ViT-T of timm as one of our encoders, with the decoder in the code of SSAT
     "model": "poorvit_tiny",
     "arch.attention": GQAConfig(3, 3),
     "arch.feedforward": MLPConfig(4.0),
@@ -132,8 +131,8 @@ _JOINT = (5.8, (69.64, 91.65, 97.52, 57.20))  # ViT-T+SSAT
 
 
 def _peer_stage(model: str, patch: int | None, data: str) -> Stage:
-    """Returns the supervised training of arXiv 2310.20704, the source of the figures: its recipe without reconstruction."""
-    if data == "flowers102":  # the one dataset at 224 px, in the models' own patches
+    """Returns the supervised baseline of arXiv 2310.20704, the source of the results: its recipe without reconstruction."""
+    if data == "flowers102":  # the only dataset at 224 px, with the default patches of the models
         sizes: Stage = {"img_size": 224, "batch_size": 64}
     else:
         sizes = {"img_size": 32, **({"patch_size": patch} if patch else {})}
@@ -186,7 +185,7 @@ def _poorvits() -> None:
 
 
 def _peers() -> None:
-    """Adds CCT, trained as in the short script of its repository."""
+    """Adds the rows of CCT, trained as in the short script of its repository."""
     for depth, (millions, *values) in {2: (0.284, 66.90, 89.17), 4: (0.482, 70.46, 91.45)}.items():
         for data, value in zip(SETS[:2], values, strict=True):
             pixels = {"images.mean": CIFAR10_MEAN, "images.std": CIFAR10_STD} if data == "cifar10" else {}
@@ -210,7 +209,7 @@ def _feather() -> None:
 for _part in (_pretraining, _tables_7_and_9, _table_8, _poorvits, _peers, _feather):
     _part()
 
-# The arms, the most useful first. An arm that starts from another comes after it.
+# The arms, most useful first. An arm follows the arms that it starts from.
 _TRANSFERS = {size: [f"mmlit-{size}-{data}" for data in SETS] for size in SIZES}
 _FIRST = (
     *(f"mlit-{size}-{data}" for data in SETS[:2] for size in ("xxs", "xs", "s")),

@@ -1,7 +1,7 @@
-"""Our model and peers of about the same size, trained for the same time, each with its usual recipe and with ours.
+"""Compares our model with peers of about the same size at equal training time, with their usual recipes and with ours.
 
-The data is ten thousand images, 100 per class; five thousand others are for validation. Each cell has nine minutes of training
-steps on one thread; at the size `long` it has 36. Trials of three minutes choose one of three learning rates for each arm.
+The data is 10,000 images, 100 per class; 5,000 other images are used for validation. Each cell trains for nine minutes on one
+thread, or 36 minutes at the size `long`. Trials of three minutes select one of three learning rates per arm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..trials import rates, trials_of
 FIELDS = {"img_size": 32, "split.val_fraction": 0.1, "split.train_per_class": 100}
 _OURS = "feather_cifar100"
 RESNET: Stage = {"model": "timm:resnet18_xxs"}
-PEERS: dict[str, tuple[Stage, str]] = {  # name: (model, its usual recipe)
+PEERS: dict[str, tuple[Stage, str]] = {  # name: (model, usual recipe)
     "ResNet-18, a quarter as wide": (RESNET, "resnet_cifar100"),
     "ResNet-20, wider": ({"model": "timm:resnet20_xxs"}, "resnet_cifar100"),
     "ConvMixer": ({"model": "timm:convmixer_xxs"}, "convmixer_cifar100"),
@@ -27,7 +27,7 @@ _ARMS: dict[str, Stage] = {
     **{f"{name}, recipe of feather_xxs": {"recipe": _OURS, **model} for name, (model, _) in PEERS.items()},
     **{f"{name}, its usual recipe": {"recipe": usual, **model} for name, (model, usual) in PEERS.items()},
 }
-_LIGHT = "ResNet-18, a quarter as wide, recipe of feather_xxs without TrivialAugment"  # it sees each image fewer times
+_LIGHT = "ResNet-18, a quarter as wide, recipe of feather_xxs without TrivialAugment"  # fewer views of each image
 _ARMS[_LIGHT] = {"recipe": _OURS, **RESNET, "augment.policy": "none"}
 
 peers = Study(

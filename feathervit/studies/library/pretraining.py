@@ -1,4 +1,4 @@
-"""The value of pre-training on the same images, at an equal budget."""
+"""Measures the value of pre-training on the same images, at an equal budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ...recipes import recipe
 from ..definition import Size, Study
 from .sizes import SMALLEST
 
-# Table 3, changed for a run that is shorter than the table's warm-up. The table's learning rate is for batches of 1280.
+# Table 3, adapted to runs shorter than its warm-up. The learning rate in the table is for batches of 1280.
 PRETRAIN = {
     "recipe": "mae_cifar100_xxs",
     "batch_size": 128,

@@ -1,4 +1,4 @@
-"""Which matrices the experts of a layer share: Table 9 of arXiv 2407.17783."""
+"""Compares the matrices that the experts of a layer share: Table 9 of arXiv 2407.17783."""
 
 from __future__ import annotations
 
