@@ -25,6 +25,7 @@ from accuracy import points_table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from feathervit.checkpoint import load_weights
 from feathervit.config import MODELS, ConvMLPConfig, MoEConfig, resolve
 from feathervit.models import create_model
 from feathervit.models.cost import cost
@@ -34,6 +35,7 @@ from feathervit.recipes.folder import _sizes as sizes_for
 from feathervit.results import read_result, spread
 from feathervit.studies import STUDIES
 from feathervit.studies.tables import tables as tables_of_papers
+from feathervit.weights import shipped_file
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
@@ -83,12 +85,14 @@ def models_table() -> str:
     for name, known in MODELS.items():
         config, found = known.config, cost(create_model(name, num_classes=CLASSES), known.img_size)
         attention, ffn = config.attention, config.feedforward
-        if isinstance(ffn, MoEConfig):
+        if not config.depth:
+            hidden = "none"
+        elif isinstance(ffn, MoEConfig):
             hidden = f"{'-'.join(map(str, ffn.experts))} experts, {ffn.hidden_first} to {ffn.hidden_last}"
         else:
             kind = "depth-wise MLP" if isinstance(ffn, ConvMLPConfig) else "MLP"
             hidden = f"{kind}, {int(ffn.ratio * config.dim)}"
-        heads = f"{attention.heads} / {attention.kv_heads}"
+        heads = f"{attention.heads} / {attention.kv_heads}" if config.depth else "none"
         sizes = f"{known.img_size} px, {known.patch_size} px"
         costs = (f"{found.parameters:,}", f"{found.macs / 1e6:.0f}")
         rows.append((f"`{name}`", config.dim, config.depth, heads, hidden, config.readout, sizes, *costs))
@@ -101,8 +105,10 @@ def recipes_table() -> str:
     for name, known in RECIPES.items():
         config = resolve(known.config)
         chosen = name in ("folder", "mae_folder")
-        sizes = "by the images" if chosen else f"{config.img_size} px, {config.patch_size} px"
-        model, epochs = ("by the images",) * 2 if chosen else (f"`{config.model}`", config.epochs)
+        patch = "" if config.patch_size is None else f", {config.patch_size} px"
+        sizes = "by the images" if chosen else f"{config.img_size} px{patch}"
+        model = "by the images" if name == "mae_folder" else f"`{config.model}`"
+        epochs = "by the images" if chosen else config.epochs
         what = (config.data or "your own", model, sizes, epochs, config.batch_size)
         rows.append((f"`{name}`", config.objective, *what, known.source))
     head = ("Recipe", "Objective", "Data", "Model", "Image, patch", "Epochs", "Batch", "Source")
@@ -115,11 +121,14 @@ def sizes_table() -> str:
     ends = [f"under {sides[1]} px"]
     ends += [f"{a} to {b - 1} px" for a, b in itertools.pairwise(sides[1:])]
     ends += [f"{sides[-1]} px and more"]
+    weights = load_weights(shipped_file("feather_xxs.cifar100")).config
+    trained = (weights.img_size, weights.patch_size)
     rows = []
     for side, end in zip(sides, ends, strict=True):
-        found = (sizes_for(side, {}, model) for model in ("feather_xxs", "mlit_xxs"))
+        found = (sizes_for(side, {}, *of) for of in (("feather_xxs", trained), ("feather_xxs",), ("mlit_xxs",)))
         rows.append((end, *(f"{size} px, {patch} px" for size, patch in found)))
-    return table(("Median short side", "`feather` models: image, patch", "Other models: image, patch"), rows)
+    heads = ("From `feather_xxs.cifar100`: image, patch", "`feather` from scratch", "Other models from scratch")
+    return table(("Median short side", *heads), rows)
 
 
 def budgets_table() -> str:
