@@ -125,9 +125,11 @@ def sizes_table() -> str:
     trained = (weights.img_size, weights.patch_size)
     rows = []
     for side, end in zip(sides, ends, strict=True):
-        found = (sizes_for(side, {}, *of) for of in (("feather_xxs", trained), ("feather_xxs",), ("mlit_xxs",)))
+        scratch = [sizes_for(side, {}, "feather_xxs", few=few) for few in (True, False)]
+        found = (sizes_for(side, {}, "feather_xxs", trained), *scratch, sizes_for(side, {}, "mlit_xxs"))
         rows.append((end, *(f"{size} px, {patch} px" for size, patch in found)))
-    heads = ("From `feather_xxs.cifar100`: image, patch", "`feather` from scratch", "Other models from scratch")
+    few = f"`feather` from scratch, under {SMALL_SET:,} images"
+    heads = ("From `feather_xxs.cifar100`: image, patch", few, "`feather` from scratch, more images", "Other models")
     return table(("Median short side", *heads), rows)
 
 

@@ -94,12 +94,18 @@ def test_poorvits_fill_moved_images_with_grey():
 
 @pytest.mark.parametrize(
     ("size", "sizes"),
-    [(8, (32, 8)), (36, (32, 8)), (50, (48, 8)), (72, (64, 8)), (100, (96, 16)), (150, (128, 16)), (300, (160, 16))],
+    [(8, (32, 8)), (36, (32, 8)), (50, (32, 4)), (72, (32, 4)), (100, (96, 16)), (150, (128, 16)), (300, (160, 16))],
 )
 def test_sizes_are_chosen_from_the_images(size, sizes):
     config, reasons = adapted(black_images(20, size))
     assert (config.img_size, config.patch_size) == sizes
     assert f"img_size {sizes[0]}, patch_size {sizes[1]}: images of {size} px" in reasons
+    assert ("learnt better small" in reasons) == (sizes == (32, 4))
+
+
+def test_many_images_are_not_reduced():
+    config, _ = adapted(black_images(5_000, 64))
+    assert (config.img_size, config.patch_size) == (64, 8)
 
 
 @pytest.mark.parametrize(
@@ -155,12 +161,12 @@ def test_flips_and_class_weights():
     [
         ({"epochs": 3}, {"optim.warmup_epochs": 0.15}),
         ({"img_size": 32}, {"patch_size": 8}),
-        ({"img_size": 36}, {"patch_size": 8}),
+        ({"img_size": 64}, {"patch_size": 8}),
         ({"img_size": 224}, {"patch_size": 16}),
         ({"model": "mlit_xxs", "img_size": 36}, {"patch_size": 4}),
         ({"model": "mlit_xxs", "patch_size": 5}, {"img_size": 60}),
         ({"model": "mlit_xxs"}, {"patch_size": 8}),
-        ({"model": "feather_nano"}, {"img_size": 64, "patch_size": 8}),
+        ({"model": "feather_nano"}, {"img_size": 32, "patch_size": 4}),
         ({"model": "timm:resnet10t"}, {"patch_size": None, "img_size": 64}),  # few timm models take a patch size
         ({"optim__warmup_epochs": 7.0}, {"epochs": 200}),
         ({"augment__flip": "none"}, {}),

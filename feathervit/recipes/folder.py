@@ -57,7 +57,8 @@ mae_folder = Recipe(
 # (image size, patch size) of models without a residual stem: 64 patches each
 INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))
 STEM_INPUTS = (32, 48, 64, 96, 128, 160)  # image sizes of models with a residual stem
-ENLARGED = 1.5  # from weights of 32 px, flowers of 64 px are recognised best at 48 px (docs/images.md)
+ENLARGED = 1.5  # from weights of 32 px, 1,020 flowers of 64 px are recognised best at 48 px (study image-size)
+REDUCED, SMALL = range(48, 96), (32, 4)  # from scratch, at 32 px (the same study)
 SMALL_SET, LARGE_SET = 5_000, 50_000  # training images
 EPOCHS, TUNING_EPOCHS = 200, 60  # from scratch and from weights; reduced if training would exceed ten minutes
 MASKED_VIEWS = {"mlit_nano": 1_000_000, "mlit_xxs": 2_000_000, "mlit_s": 20_000_000}  # images shown during pre-training
@@ -97,8 +98,10 @@ def adapt(
             model="mlit_nano" if count < SMALL_SET else "mlit_xxs" if count < LARGE_SET else "mlit_s",
         )
     model = fixed.get("model", chosen.get("model", config.model))
-    img_size, patch_size = _sizes(side, fixed, model, trained)
+    img_size, patch_size = _sizes(side, fixed, model, trained, few=count < SMALL_SET)
     reason = f"images of {side} px"
+    if not trained and "img_size" not in fixed and (img_size, patch_size) == SMALL and side in REDUCED:
+        reason += f"; from scratch, {count} images are learnt better small"
     if trained and img_size < side and "img_size" not in fixed:
         reason += (
             f", weights of {trained[0]} px images; --img-size shows more detail, but differs more from the weights"
@@ -140,14 +143,19 @@ def _stem(model: str) -> ResidualStemConfig | None:
     return patches if isinstance(patches, ResidualStemConfig) else None
 
 
-def _sizes(side: int, fixed: Mapping[str, Any], model: str, trained: tuple[int, int] | None = None) -> tuple[int, int]:
+def _sizes(
+    side: int, fixed: Mapping[str, Any], model: str, trained: tuple[int, int] | None = None, few: bool = False
+) -> tuple[int, int]:
     """Returns the image and patch size for images of `side` pixels. If the user set one of them, the other matches it.
 
     With starting weights (`trained`), images and grids are at most ENLARGED times those that the weights were trained on.
+    From scratch, `few` images of a side in REDUCED are reduced to SMALL.
     """
     stem = _stem(model)
     size, patch = fixed.get("img_size"), fixed.get("patch_size")
     if stem is not None:
+        if few and not (trained or size or patch) and side in REDUCED:
+            return SMALL
         largest = min(side, ENLARGED * trained[0]) if trained else side
         size = size or max(s for s in STEM_INPUTS if s <= max(largest, STEM_INPUTS[0]))
         if patch or trained is None:
