@@ -146,9 +146,10 @@ def result(name: str) -> dict[str, Any]:
 
 
 def accuracies(study: str) -> dict[str, list[dict[str, Any]]]:
-    """Returns arm -> its cells in the results of a study."""
+    """Returns arm -> its finished cells in the results of a study."""
     found = result(f"{study}/study")
-    return {arm: [cell for cell in found["cells"] if cell["arm"] == arm] for arm in found["arms"]}
+    finished = [cell for cell in found["cells"] if cell["status"] == "finished"]
+    return {arm: [cell for cell in finished if cell["arm"] == arm] for arm in found["arms"]}
 
 
 def percent(shares: list[float]) -> str:
@@ -166,8 +167,25 @@ def peers_table() -> str:
     return table(("Model and training", "Parameters", "Epochs", "Test top-1, %"), rows)
 
 
+def weights_table() -> str:
+    """Returns the test accuracy from scratch and from the package's weights on small datasets: the study `transfer`."""
+    names = {
+        "20 per class of sign-digits": "signed digits, 20 images per class",
+        "flowers102": "Flowers-102 at 64 px, 10 images per class",
+        "20 per class of cifar10": "CIFAR-10, 20 images per class",
+        "sign-digits": "signed digits, all images",
+        "500 per class of cifar10": "CIFAR-10, 500 images per class",
+    }
+    found, rows = accuracies("transfer"), []
+    for data, name in names.items():
+        ways = [found.get(f"{way} on {data}", []) for way in ("scratch", "fine-tuned")]
+        if all(ways):
+            rows.append((name, *(percent([cell["test_top1"] for cell in cells]) for cells in ways)))
+    return table(("Test top-1, %", "From scratch", "From the weights"), rows)
+
+
 def arms_table(study: str) -> str:
-    rows = [(arm, percent([cell["test_top1"] for cell in cells])) for arm, cells in accuracies(study).items()]
+    rows = [(arm, percent([cell["test_top1"] for cell in cells])) for arm, cells in accuracies(study).items() if cells]
     return table(("Arm", "Test top-1, %"), rows)
 
 
@@ -261,7 +279,7 @@ def studies_table() -> str:
 
 
 TABLES = {  # page -> name of the table -> the function that writes it
-    "../README.md": {"peers": peers_table},
+    "../README.md": {"from-weights": weights_table, "peers": peers_table},
     "compatibility.md": {
         "timm": lambda: table(*compatibility.timm_tests()),
         "exports": lambda: table(*compatibility.exports()),

@@ -37,7 +37,7 @@ def _feather(data: str) -> Recipe:
         needs=f"{data} (downloaded)",
         expected="not run at this length"
         + ("; the card of the weights feather_xxs.cifar100 is for 22 epochs" if data == "cifar100" else ""),
-        cost="100 epochs; a GPU",
+        cost="100 epochs; hours on a CPU",
     )
 
 

@@ -101,11 +101,9 @@ def adapt(
     img_size, patch_size = _sizes(side, fixed, model, trained, few=count < SMALL_SET)
     reason = f"images of {side} px"
     if not trained and "img_size" not in fixed and (img_size, patch_size) == SMALL and side in REDUCED:
-        reason += f"; from scratch, {count} images are learnt better small"
+        reason += "; few images train better at a small size from scratch"
     if trained and img_size < side and "img_size" not in fixed:
-        reason += (
-            f", weights of {trained[0]} px images; --img-size shows more detail, but differs more from the weights"
-        )
+        reason += f"; weights trained at {trained[0]} px recognise larger images worse (--img-size sets another size)"
     if "patch_size" in fixed or model.startswith("timm:"):  # few of timm's models take a patch size
         choose(reason, img_size=img_size)
     else:
