@@ -91,7 +91,7 @@ def test_invalid_arms_are_refused_before_any_run(tmp_path, ran):
         ({"bad": {"epochs": 0}}, r"arms.bad, stage 1: epochs must be .*at least 1"),
         ({"bad": {"recipe": "none"}}, r"arms.bad, stage 1: unknown recipe"),
         ({"bad": {"seed": 3}}, r"arms.bad.seed"),
-        ({"bad": [{"share": 0.5}, {}]}, r"arms.bad: give a share to each"),
+        ({"bad": [{"share": 0.5}, {}]}, r"arms.bad: give a share to"),
         ({"bad": [{"share": 0.5}, {"share": 0.1}]}, r"arms.bad: the shares must add up to 1"),
         ({"bad": []}, r"arms.bad: an arm needs"),
         ({"../bad": {}}, r"cannot name a folder"),
