@@ -260,4 +260,4 @@ def test_timm_models_can_be_exported(tmp_path_factory, web_cache, monkeypatch, t
     feathervit.train("digits", out=run, model="timm:test_resnet", patch_size=None, img_size=32, epochs=3, **fields)
     report = feathervit.export_model(run, to, tmp_path_factory.mktemp("out") / "out")
     assert report["passed"]
-    assert report["agreement"] >= (0.95 if to == "int8" else 0.97)  # three epochs leave many images undecided
+    assert report["agreement"] >= (0.95 if to in ("int8", "web") else 0.97)  # three epochs leave many images undecided
