@@ -17,7 +17,7 @@ FORMS = {"plain": "PyTorch", "onnx": "ONNX", "int8": "ONNX int8"}
 
 
 def claims_table(results: Path) -> str:
-    """Returns one row per tested claim, ordered by number, then a line with the untested claims.
+    """Returns one row per tested claim, ordered by number, then a collapsed list of the untested claims.
 
     The longer study NAME-deep replaces NAME for a claim if it has run the arms of the claim with at least two seeds.
     """

@@ -1,6 +1,6 @@
 """Measures the gain from the weights of the package on other small datasets, with the recipe for folders.
 
-Images have their native size. The linear probe trains only the head, because a layer-wise decay of 1e-9 keeps all earlier
+The recipe chooses the image size. The linear probe trains only the head, because a layer-wise decay of 1e-9 keeps all earlier
 layers unchanged. Trials select fine-tuning with or without layer-wise decay.
 """
 
