@@ -1,0 +1,153 @@
+"""Errors of the command line: one line and a status."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+
+import pytest
+
+from feathervit.cli import VERBS, main
+
+from .conftest import SMALL
+
+MISTAKES = {
+    "unknown verb": (["trian"], "train"),
+    "unknown subverb": (["data", "chekc"], "check"),
+    "unknown flag": (["train", "--epoch", "3"], "--epochs"),
+    "not a number": (["train", "--epochs", "many"], "epochs"),
+    "missing value": (["train", "--epochs"], "epochs"),
+    "not a choice": (["train", "--precision", "float8"], "bfloat16"),
+    "unknown model": (["train", "--model", "mlit_xss", "--data", "digits", "--out", "OUT"], "mlit_xs"),
+    "unknown recipe": (["train", "--recipe", "digit", "--out", "OUT"], "digits"),
+    "unknown dataset": (["train", "--data", "cifar11", "--out", "OUT"], "cifar1"),
+    "missing folder": (["train", "--data", "no/such/folder", "--out", "OUT"], "no/such/folder"),
+    "no data": (["train", "--out", "OUT"], "data"),
+    "no out": (["train", "--data", "digits"], "--out"),
+    "patch that does not divide": (["train", "--recipe", "digits", "--patch-size", "3", "--out", "OUT"], "16"),
+    "heads that do not divide": (["train", "--recipe", "digits", "--arch.attention.heads", "5", "--out", "OUT"], "5"),
+    "unknown kind of part": (["train", "--recipe", "digits", "--arch.patches", "conv", "--out", "OUT"], "conv-stem"),
+    "missing checkpoint": (["evaluate", "none.safetensors"], "none.safetensors"),
+    "no images named": (["predict", "none.safetensors"], "images"),
+    "two formats": (["predict", "none.safetensors", "a.png", "--json", "--csv"], "--csv"),
+    "flag without effect": (
+        ["train", "--model", "timm:resnet10t", "--data", "digits", "--arch.depth", "2", "--out", "OUT"],
+        "arch",
+    ),
+    "nothing to resume": (["train", "--resume", "--out", "OUT"], "--resume"),
+    "resume and overwrite": (["train", "--resume", "--overwrite", "--out", "OUT"], "exclude"),
+    "fold out of range": (["train", "--recipe", "digits", "--folds", "3", "--fold", "3", "--out", "OUT"], "fold"),
+    "threads": (["train", "--recipe", "digits", "--threads", "0", "--out", "OUT"], "--threads"),
+}
+
+
+def test_unavailable_published_weights_give_a_one_line_error(folder, tmp_path, run, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    arguments = ["--data", folder, "--out", tmp_path / "run", "--img-size", 32, "--epochs", 1]
+    for start in (["--from", "timm:resnet10t"], ["--model", "timm:resnet10t", "--pretrained"]):
+        status, _, err = run("train", *arguments, *start)
+        assert status == 2
+        assert "Hugging Face hub" in err
+        assert len(err.splitlines()) == 1
+    status, _, err = run("train", *arguments, "--model", "vit_lite_7", "--pretrained")
+    assert (status, "no weights of vit_lite_7" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_give_a_one_line_error_and_status_2(name, run, tmp_path):
+    argv, word = MISTAKES[name]
+    status, out, err = run(*[str(tmp_path / "run") if a == "OUT" else a for a in argv])
+    assert status == 2
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("feathervit: ")
+    assert word in lines[0]
+    assert "Traceback" not in out + err
+
+
+def test_checkpoint_and_data_must_match(trained, folder, tmp_path, run):
+    (folder / "test" / "flat").rename(folder / "test" / "round")
+    status, _, err = run("evaluate", trained, "--data", folder)
+    assert status == 2
+    assert "round" in err
+    status, _, err = run("evaluate", trained, "--data", "digits")
+    assert status == 2
+
+
+def test_debug_shows_the_traceback(run):
+    from feathervit.errors import FeatherVitError
+
+    with pytest.raises(FeatherVitError):
+        run("evaluate", "none.safetensors", "--debug")
+
+
+def test_names_with_brackets_or_invalid_unicode(folder, tmp_path, run, monkeypatch):
+    root = (folder / "train").rename(tmp_path / "pets [old]")
+    (root / "flat").rename(root / "red [bold] fox")
+    name = b"\xff.png" if os.name == "posix" else "ü.png".encode()
+    (root / "tall" / "0.png").rename(root / "tall" / os.fsdecode(name))
+    out = tmp_path / "run"
+    status, output, _ = run("train", "--data", root, "--out", out, "--epochs", 1, *SMALL)
+    assert status == 0
+    assert "pets [old]" in output
+    splits = json.loads((out / "splits.json").read_text(encoding="utf-8"))["splits"]
+    sources = [source for split in splits.values() for source in split["sources"]]
+    assert f"tall/{os.fsdecode(name)}" in sources
+    assert "red [bold] fox" in run("evaluate", out)[1]
+    status, output, _ = run("predict", out, root / "red [bold] fox")
+    lines = output.splitlines()
+    assert len(lines) == 25
+    assert all(
+        "pets [old]/red [bold] fox/" in line for line in lines[1:]
+    )  # not truncated, so that programs can parse it
+    strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr("sys.stdout", strict)
+    assert main(["predict", str(out), str(root / "tall"), "--csv"]) == 0
+
+
+def test_a_late_error_leaves_existing_files_unchanged(folder, tmp_path, run):
+    out = tmp_path / "run"
+    train = ["train", "--data", folder, "--out", out, "--epochs", 1, *SMALL]
+    (folder / "train" / "flat" / "0.png").write_bytes(b"no image")
+    assert run(*train)[0] == 2
+    assert run(*train, "--skip-unreadable")[0] == 0  # the refused run left no folder
+    before = (out / "best.safetensors").read_bytes()
+    assert run(*train, "--overwrite")[0] == 2
+    assert (out / "best.safetensors").read_bytes() == before
+
+
+def test_a_relative_path_does_not_evaluate_on_training_images(folder, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert run("train", "--data", "train", "--out", tmp_path / "run", "--epochs", 1, *SMALL)[0] == 0
+    for cwd, names in ((folder, ["train/", "../set/train", folder / "train"]), (tmp_path, ["set/train"])):
+        monkeypatch.chdir(cwd)
+        for data in ([], *(["--data", name] for name in names)):
+            found = json.loads(run("evaluate", tmp_path / "run", *data, "--json")[1])
+            assert (found["split"], found["n"]) == ("val", 7)
+    monkeypatch.chdir(folder)
+    assert run("train", "--resume", "--out", tmp_path / "run", "--data", "train")[0] == 0
+
+
+def test_a_renamed_verb_names_its_replacement(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pictures", "routing", "run"]) == 2
+    assert "feathervit plot" in capsys.readouterr().err
+
+
+def test_internal_errors_are_one_line_and_save_a_traceback(run, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("of two\nlines")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setitem(VERBS, "models", (VERBS["models"][0], broken))
+    status, out, err = run("models", "--json")
+    assert (status, out) == (1, "")
+    (line,) = err.splitlines()
+    (kept,) = tmp_path.iterdir()
+    assert "ZeroDivisionError: of two lines" in line and str(kept) in line
+    text = kept.read_text(encoding="utf-8")
+    assert "Traceback (most recent call last)" in text and "in broken" in text
+    assert "feathervit models --json" in text
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    status, _, err = run("models")
+    assert status == 1 and len(err.splitlines()) == 1 and "--debug" in err
