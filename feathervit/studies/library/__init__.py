@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..definition import Study
 from .claims import claims, claims_deep, poorvit_claims, poorvit_claims_trials
+from .defaults import defaults, defaults_trials
 from .design import DESIGN
 from .folders import folders
 from .papers import papers
@@ -17,6 +18,7 @@ STUDIES: dict[str, Study] = {
     for study in (
         *(sharing, pretrain_or_scratch, *DESIGN),
         *(peers_trials, peers, folders, image_size, transfer_trials, transfer),
+        *(defaults_trials, defaults),
         *(claims, claims_deep, poorvit_claims_trials, poorvit_claims, papers),
     )
 }

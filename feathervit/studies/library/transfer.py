@@ -14,17 +14,17 @@ from ..trials import trials_of
 
 WEIGHTS = "feather_xxs.cifar100"
 _FEW = {"split.seed": "{seed}"}  # each seed selects different images
-_CIFAR10 = {"data": "cifar10", "split.val_fraction": 0.01, **_FEW}  # 500 other training images are used for validation
+CIFAR10 = {"data": "cifar10", "split.val_fraction": 0.01, **_FEW}  # 500 other training images are used for validation
 _DATA: dict[str, Stage] = {
     "20 per class of sign-digits": {"data": "sign-digits", "split.train_per_class": 20, **_FEW},
     "sign-digits": {"data": "sign-digits"},
     "flowers102": {"data": "flowers102"},
     "20 per class of cifar10": {
-        **_CIFAR10,
+        **CIFAR10,
         "split.train_per_class": 20,
         "batch_size": 32,
     },  # as for a folder of 200 images
-    "500 per class of cifar10": {**_CIFAR10, "split.train_per_class": 500},
+    "500 per class of cifar10": {**CIFAR10, "split.train_per_class": 500},
 }
 _WAYS: dict[str, Stage] = {
     "scratch": {"start_from": "none"},
