@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -46,9 +47,16 @@ def cpu_only(request, monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory):
+    """Numbered cache folders. `mktemp` per test would list all earlier ones."""
+    root = tmp_path_factory.mktemp("caches")
+    return (root / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def separate_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FEATHERVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+def separate_cache(caches, monkeypatch):
+    monkeypatch.setenv("FEATHERVIT_CACHE", str(next(caches)))
 
 
 def stripes(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:

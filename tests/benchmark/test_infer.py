@@ -79,7 +79,7 @@ def test_the_infer_verb(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(infer, "_peak_mb", killed)
-    arguments = ["mlit_nano", "--img-size", "16", "--patch-size", "8", "--forms", "eager", "compiled", "plain"]
+    arguments = ["feather_nano", "--img-size", "16", "--patch-size", "8", "--forms", "eager", "compiled", "plain"]
     arguments += [
         "--threads",
         "2",

@@ -59,10 +59,8 @@ def check_our_model(name, **parts):
         np.testing.assert_allclose(probabilities(run, x.numpy()), expected(model, x), atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["feather_nano", "feather_attn_xxs", "mlit_nano", "mae_vit", "poorvit_tiny", "cct_2_3x2"]
-)
-def test_one_model_of_every_kind(name):
+@pytest.mark.parametrize("name", ["feather_nano", "mlit_nano", "mae_vit"])
+def test_convolutions_a_mixture_and_a_vit(name):
     check_our_model(name, depth=min(2, spec(name).config.depth))
 
 
@@ -133,9 +131,8 @@ def check_timm_model(name, size, **kwargs):
     np.testing.assert_allclose(probabilities(ready(proto, size, images=ImageConfig()), levels.numpy()), ours, atol=1e-4)
 
 
-@pytest.mark.parametrize("name, kwargs", [("test_resnet", {}), ("vit_tiny_patch16_224", {"depth": 2})])
-def test_timm_models(name, kwargs):
-    check_timm_model(name, 32, **kwargs)
+def test_a_timm_model():
+    check_timm_model("test_resnet", 32)
 
 
 @pytest.mark.slow
