@@ -12,7 +12,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 
 import feathervit
 from feathervit.chance import Chance
-from feathervit.config import changed, with_fields
+from feathervit.checkpoint import load_weights, save_weights
+from feathervit.config import Augmentation, changed, spec, with_fields
 from feathervit.data.augment import Augmenter
 from feathervit.recipes import RECIPES, recipe, recipe_for
 from feathervit.recipes.folder import adapt
@@ -185,3 +186,41 @@ def test_given_fields_are_kept_and_others_adapt(fixed, others):
 def test_a_short_run_has_a_shorter_warmup(folder, tmp_path):
     outcome = feathervit.train(data=folder, out=tmp_path / "run", epochs=2, img_size=16, batch_size=32)
     assert outcome.result.config["optim"]["warmup_epochs"] == 0.1
+
+
+def test_values_of_an_edited_recipe_are_kept():
+    base = recipe("folder")
+    arch = spec("feather_nano").config
+    given = replace(
+        base, model="feather_nano", arch=arch, start_from="none", epochs=5, batch_size=8, augment=Augmentation(cutout=4)
+    )
+    config, reasons = planned(given, black_images(40, 48, ("cat", "dog")), "arrays", {"lr": 0.5})
+    assert (config.arch, config.start_from, config.epochs, config.batch_size, config.lr) == (arch, "", 5, 8, 0.5)
+    assert (config.augment.flip, config.augment.cutout) == ("none", 4)
+    assert config.img_size == 32  # as before: not edited
+    assert not any(line.startswith(("epochs", "start_from")) for line in reasons)
+
+
+@pytest.mark.parametrize("fields", [{"start_from": "timm:resnet18"}, {"model": "timm:resnet18.a1_in1k"}])
+def test_weights_of_timm_are_fine_tuned(fields):
+    config, _ = planned("folder", black_images(40, 32), "arrays", fields)
+    assert (config.epochs, config.optim.layer_decay) == (60, 0.9)
+    config, _ = planned("folder", black_images(40, 32), "arrays", {"model": "timm:resnet18"})
+    assert (config.epochs, config.optim.layer_decay) == (200, 1.0)
+
+
+def test_the_normalisation_of_the_weights_is_inherited(tmp_path):
+    stored = load_weights("mlit_nano.digits")
+    images = replace(stored.config.images, mean=(0.2, 0.3, 0.4), std=(0.1, 0.1, 0.2))
+    save_weights(tmp_path / "w.safetensors", replace(stored, config=replace(stored.config, images=images)))
+    start = {"start_from": str(tmp_path / "w.safetensors")}
+    config, _ = planned("folder", black_images(40, 32), "arrays", start)
+    assert (config.images.mean, config.images.std, config.images.channels) == (images.mean, images.std, 3)
+    config, _ = planned("folder", black_images(40, 32), "arrays", {**start, "images.mean": (0.5,)})
+    assert (config.images.mean, config.images.std) == ((0.5,), (0.5,))
+
+
+def test_joint_training_starts_from_weights():
+    fields = {"objective": "joint", "start_from": "mlit_nano.digits"}
+    config, _ = planned("folder", black_images(40, 32), "arrays", fields)
+    assert (config.objective, config.optim.layer_decay, config.epochs) == ("joint", 1.0, 60)

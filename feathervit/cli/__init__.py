@@ -258,6 +258,9 @@ def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[s
             continue
         if name not in kinds:
             raise UnknownNameError(f"kind of --{flag}", name, kinds)
+        named = {"model", "config"} & {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
+        if config.recipe == "mae_folder" and not named and "--resume" not in argv:
+            raise ConfigError(f"the recipe mae_folder chooses the model from the images; --{flag} needs --model NAME")
         old, kind = getattr(config.arch, field), kinds[name]
         if type(old) is not kind:
             shared = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(kind)}

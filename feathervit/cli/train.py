@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,7 +96,7 @@ def train(args: Train, explicit: dict[str, Any]) -> int:
         command=args.command,
         **fields,
     )
-    if args.json:
+    if args.json and int(os.environ.get("RANK", "0")) == 0:  # one object, also from several processes
         result = outcome.result
         splits = {n: getattr(result, n) for n in ("val", "test")} if result else {}
         keep = ("n", "top1", "top5", "balanced_accuracy", "nll", "ece", "masked_mse", "visible_mse")

@@ -91,7 +91,9 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
             augment.mixup > 0 and augment.cutmix > 0,
             "both augment.mixup and augment.cutmix above 0",
         ),
-        "optim.eps": (optim.name == "adamw", "optim.name adamw"),
+        "optim.eps": (optim.name in ("adamw", "muon"), "optim.name adamw or muon"),
+        "optim.adamw_lr": (optim.name == "muon", "optim.name muon"),
+        "optim.matrix_rate": (optim.name == "muon", "optim.name muon"),
         "optim.betas": (optim.name in BETAS, f"optim.name {', '.join(BETAS)}"),
         "optim.momentum": (optim.name == "sgd", "optim.name sgd"),
         "loss.moe": (moe, "a model with experts"),
@@ -109,7 +111,8 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
         has_effect, requirement = needs.get(name, (True, ""))
         if name.startswith("mae.") and config.objective in ("classification", "distillation"):
             has_effect, requirement = False, "objective reconstruction or joint"
-        if name.startswith(("arch.attention", "arch.feedforward")) and config.arch and not config.arch.depth:
+        layers = ("arch.attention", "arch.feedforward", "arch.drop_path_rate", "optim.matrix_rate")
+        if name.startswith(layers) and config.arch and not config.arch.depth:
             has_effect, requirement = False, "layers, arch.depth above 0"
         if not has_effect:
             raise ConfigError(f"{name} has no effect here: it needs {requirement}; leave it out")

@@ -52,7 +52,7 @@ class ReadingConfig:
     """Reading of data that allows several interpretations."""
 
     classes: tuple[str, ...] = ()
-    """The class folders or labels to use; others are skipped."""
+    """The class folders or labels to use (--classes A,B); others are skipped."""
     ignore: tuple[str, ...] = ()
     """Patterns of files and folders to skip: of names or, with a "/", of paths inside the data."""
     label_column: str = ""
@@ -143,7 +143,7 @@ class OptimConfig:
     min_lr: AtLeastZero = 0.0
     """Learning rate of the last step."""
     clip_grad: AtLeastZero | None = None
-    """Maximum norm of the gradient of all weights (None: no clipping)."""
+    """Maximum norm of the gradient of all weights (None or 0: no clipping)."""
     ema: Share = 0.0
     """Decay per step of the moving average of the weights, which is validated and saved (0: none)."""
 
@@ -194,8 +194,8 @@ class RunConfig:
     data: str = ""
     """A folder of images, hf:NAME, or a named dataset: digits, cifar10, cifar100, svhn, flowers102."""
     start_from: str = ""
-    """Weights to start from (`--from`): a run folder, a weights file, weights in the package, or timm:NAME (a download).
-    The head is new. A folder of images starts from feather_xxs.cifar100; none trains from scratch."""
+    """Starting weights: a run folder, a weights file, weights in the package, or timm:NAME (a download). The head is new.
+    `train` on your own images starts from feather_xxs.cifar100; none: from scratch."""
     teacher: str = ""
     """Teacher of a distillation: a run folder, a weights file, or timm:NAME."""
     img_size: Pixels | None = None

@@ -6,7 +6,7 @@ input size, so that evaluation and prediction resize once. Small square images o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,6 +104,7 @@ def load_split(
     split: SplitConfig = SplitConfig(),  # noqa: B008
     skip_unreadable: bool = False,
     pick: Callable[[str, int], np.ndarray] | None = None,
+    trained_on: Collection[str] = (),
 ) -> ImageSet:
     """Loads one split, stored for evaluation.
 
@@ -111,6 +112,8 @@ def load_split(
       test, val and train that exists.
     - `class_names`: the classes of the model, which define the labels (None: the classes of the source).
     - `pick(split, count)`: returns the indices of the images to load. Other images are not decoded.
+    - `trained_on`: sources that a validation split held out here must not contain. If images were added since training, the
+      split is drawn from other images. A warning counts those that are left out.
 
     The other options are those of `load_data`. Raises DataError, UnknownNameError, ConfigError.
     """
@@ -125,6 +128,8 @@ def load_split(
     origin = "train" if split_name not in found.splits else split_name
     size = found.splits[origin].native_side() or img_size
     part = parts[split_name]
+    if split_name not in found.splits and trained_on:
+        part = _untrained(found.name, part, trained_on)
     part = part.subset(pick(split_name, len(part.labels))) if pick else part
     sets, _ = _store(found, {split_name: part}, {split_name: size}, images, skip_unreadable)
     warn(scale.faults(part.values(), images.scale))
@@ -172,11 +177,29 @@ def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = Readi
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _untrained(name: str, part: Images, trained_on: Collection[str]) -> Images:
+    """Returns the images of `part` whose sources are not in `trained_on`. Raises DataError if there are none."""
+    kept = np.array([i for i, source in enumerate(part.sources) if source not in trained_on], int)
+    count = len(part.labels)
+    if not len(kept):
+        raise DataError(f"{name} has changed since training: all {count} images that would be held out were trained on")
+    if len(kept) < count:
+        warn(
+            [
+                f"{name} has changed since training: {count - len(kept)} of {count} images that would be held out were trained "
+                "on, and are left out"
+            ]
+        )
+    return part.subset(kept)
+
+
 def _with_val(found: Found, split: SplitConfig, how: dict[str, str], notes: list[str]) -> dict[str, Images]:
     """Returns the splits. Holds out val from train if there is no val."""
     if "val" in found.splits:
         if split.folds:
             raise DataError(f"{found.name} has a validation split of its own: split.folds has no effect; leave it out")
+        if split.val_fraction not in (0, SplitConfig().val_fraction):
+            notes.append(f"split.val_fraction has no effect: {found.name} has a validation split of its own")
         return found.splits
     train = found.splits["train"]
     kept, held, description, more = hold_out(train.labels, split, found.groups["train"] if found.groups else None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ..device import autocast
 from ..errors import CheckpointError, ConfigError, DataError, warn
 from ..models.fast import accelerate
 from ..models.loading import load_model
+from ..results import read_splits
 
 BATCH = 500
 OTHER = "other"
@@ -126,6 +128,13 @@ class Predictor:
             accelerate(self.model, torch.float32)
         self.config, self.class_names = checkpoint.config, checkpoint.class_names
         self.in_chans, self.temperature, self.other = checkpoint.in_chans, checkpoint.temperature, checkpoint.other
+        self.where = Path(where)
+
+    @cached_property
+    def trained_on(self) -> frozenset[str]:
+        """The sources of the training images, if the checkpoint is in its run folder."""
+        path = (self.where if self.where.is_dir() else self.where.parent) / "splits.json"
+        return frozenset(read_splits(path)["train"]["sources"]) if path.exists() else frozenset()
 
     def probabilities(self, images_NCRR: Tensor, flip: bool = False) -> Tensor:
         """Computes class probabilities, float32 [N, K] on the CPU, of stored images [N, C, R, R]; `flip`: see `logits`."""

@@ -17,6 +17,7 @@ from ..config import (
     ResidualStemConfig,
     RunConfig,
     SplitConfig,
+    named_weights,
     with_fields,
 )
 from .base import Recipe
@@ -78,7 +79,8 @@ def adapt(
     """
     from ..data.sources import summarise
 
-    masked = config.objective == "reconstruction"
+    objective = fixed.get("objective", config.objective)
+    masked = objective == "reconstruction"
     summary = summarise(source, labelled=not masked, reading=config.reading)
     count = summary.totals.get("train", 0)
     side = summary.median_short_side
@@ -108,7 +110,7 @@ def adapt(
         choose(reason, img_size=img_size)
     else:
         choose(reason, img_size=img_size, patch_size=patch_size)
-    tuning = bool(fixed.get("start_from")) and not masked
+    tuning = bool(fixed.get("start_from") or named_weights(model)) and not masked
     if masked:
         views, (least, most) = MASKED_VIEWS.get(model, MASKED_VIEWS["mlit_xxs"]), MASKED_EPOCHS
         epochs = min(max(round(views / max(count, 1)), least), most)
@@ -118,7 +120,7 @@ def adapt(
         choose("enough from weights" if tuning else "enough from scratch", epochs=epochs)
         choose(f"{count} training images", batch_size=32 if count < SMALL_SET else 64)
     epochs = fixed.get("epochs", epochs)
-    if tuning:
+    if tuning and objective != "joint":
         choose("early layers change less from their starting weights than late ones", optim__layer_decay=0.9)
     choose("a twentieth of the epochs", optim__warmup_epochs=epochs / 20)
     if _sided(summary.class_names):

@@ -38,6 +38,13 @@ def whole(name: str) -> str:
     return str(path.absolute()) if name and name not in NAMED and path.exists() else name
 
 
+def edited(config: RunConfig | str | None) -> dict[str, Any]:
+    """Returns the fields of a RunConfig that differ from its adaptive recipe, by dotted name: choices of the user."""
+    if not isinstance(config, RunConfig) or config.recipe not in ADAPTIVE:
+        return {}
+    return {name: after for name, (_, after) in changed(recipe(config.recipe), config).items() if name != "data"}
+
+
 def planned(
     config: RunConfig | str | None, source: Any, name: str, fields: dict[str, Any], settled: bool = False
 ) -> tuple[RunConfig, list[str]]:
@@ -46,7 +53,8 @@ def planned(
     `config` None: the default recipe of the data `name`, or its recipe for fine-tuning if starting weights are given.
     `source`: arrays that replace named data. `settled`: `config` is the configuration of a run, and no field is adapted.
     """
-    fields = _places(fields)
+    asked = tuple(fields)
+    fields = _places(fields if settled else {**edited(config), **fields})
     if config is None:
         config = recipe_for(name, fine_tuning=bool(fields.get("start_from")))
     config = recipe(config) if isinstance(config, str) else config
@@ -90,7 +98,7 @@ def planned(
         )
         reasons += chosen
     config = resolve(set_fields(config, {**stored_fields, **fields}))
-    check_effect(config, fields)
+    check_effect(config, asked)
     return config, reasons
 
 
@@ -115,11 +123,18 @@ def _places(fields: dict[str, Any]) -> dict[str, Any]:
 def of_the_weights(stored: RunConfig, config: RunConfig, fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields that a run of `config` inherits from the run `stored` of its starting weights, unless they are set.
 
-    These are the value of white and, if no model is set, the model with its patch size. The image size is included if the
-    recipe does not set it. For a model that accepts any size, an adaptive recipe chooses both sizes.
+    These are the value of white, the normalisation and, if no model is set, the model with its patch size. The image size is
+    included if the recipe does not set it. For a model that accepts any size, an adaptive recipe chooses both sizes.
     """
-    white = stored.images.scale
-    inherited = {"images.scale": white} if white is not None and "images.scale" not in fields else {}
+    inherited = {}
+    if stored.images.scale is not None and "images.scale" not in fields:
+        inherited["images.scale"] = stored.images.scale
+    mean, std = stored.images.mean, stored.images.std
+    given = {"images.mean", "images.std"} & set(fields)
+    if (mean, std) != (config.images.mean, config.images.std) and not given:
+        inherited |= {"images.mean": mean, "images.std": std}
+        if len(mean) > 1 and "images.channels" not in fields:
+            inherited["images.channels"] = len(mean)
     if "model" in fields:
         return inherited
     adaptive = config.recipe in ADAPTIVE
@@ -142,10 +157,20 @@ def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[s
     if not (out / "config.json").exists():
         raise RunFolderError(f"{out} holds no run to resume; train without --resume")
     stored = read_config(out)
-    requested = config if isinstance(config, RunConfig) else stored
+    fields = _places({**edited(config), **fields})
+    if fields.get("start_from") == "none":
+        fields["start_from"] = ""
+    elif fields.get("start_from", "").startswith("timm:"):
+        pretrained = published(fields["start_from"])
+        fields = {**pretrained, **fields, "model": pretrained["model"], "start_from": ""}
+    requested = config if isinstance(config, RunConfig) and config.recipe not in ADAPTIVE else stored
     if isinstance(config, str):
         requested = replace(requested, recipe=config)
-    requested = resolve(replace(set_fields(requested, _places(fields)), data=name or stored.data))
+    requested = resolve(replace(set_fields(requested, fields), data=name or stored.data))
+    if requested.precision == "auto":  # the run stored what it measured
+        requested = replace(requested, precision=stored.precision)
+    if requested.images.scale is None:
+        requested = replace(requested, images=replace(requested.images, scale=stored.images.scale))
     differ = {k: v for k, v in changed(stored, requested).items() if k not in FREE_TO_CHANGE}
     differ.pop("epochs", None)  # epochs may change: the schedule then ends at the new number
     if differ:

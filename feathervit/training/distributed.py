@@ -62,8 +62,8 @@ class Group:
     def wrap(self, objective: nn.Module) -> nn.Module:
         """Wraps the objective so that gradients are averaged over processes.
 
-        Counters stay separate per process. The running statistics of batch norm come from the first process, so that all
-        processes validate the same model.
+        Counters stay separate per process. The running statistics of batch norm are those of the first process at the start
+        of each step. Its results are the results of the run.
         """
         if self.world == 1:
             return objective

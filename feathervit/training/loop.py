@@ -113,6 +113,10 @@ class Trainer:
         if self.val is not None and fits(self.val.images, device):  # so that validation copies no images
             self.val = replace(self.val, images=self.val.images.to(device), labels=self.val.labels.to(device))
         self.peak_lr = peak_learning_rate(config, config.batch_size)
+        if config.optim.min_lr > self.peak_lr:
+            raise ConfigError(
+                f"optim.min_lr {config.optim.min_lr:g} is above the peak learning rate {self.peak_lr:.3g}; lower it"
+            )
         self.progress = Progress()
         wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.names = ("loss", *objective.figures)
@@ -292,7 +296,7 @@ class Trainer:
                 self.skipped_in_a_row += 1
                 return
         self.skipped_in_a_row = 0
-        if self.config.optim.clip_grad is not None:
+        if self.config.optim.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad)
         self.scaler.step(self.optimizer)
@@ -319,6 +323,9 @@ class Trainer:
         return True
 
     def _out_of_patience(self) -> bool:
+        """Returns whether to stop. Only the first process decides: batch norm's statistics differ between processes."""
+        if not self.group.is_main:
+            return False
         epoch = self.progress.step // self.steps_per_epoch
         return self.config.patience > 0 and epoch - self.progress.best_epoch >= self.config.patience
 

@@ -66,12 +66,12 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
 def _muon(model: nn.Module, config: RunConfig) -> Muon:
     """Builds Muon for hidden matrices and AdamW for other parameters, with timm's groups for the decays."""
     optim = config.optim
-    decay = {"weight_decay": optim.weight_decay}
+    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    decay = {"weight_decay": optim.weight_decay, "no_weight_decay_list": spared}
     if optim.layer_decay < 1:
         groups = param_groups_layer_decay(model, layer_decay=optim.layer_decay, **decay)
     else:
-        spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-        groups = param_groups_weight_decay(model, no_weight_decay_list=spared, **decay)
+        groups = param_groups_weight_decay(model, **decay)
     names = {id(p): name for name, p in model.named_parameters()}
     matrices = hidden_matrices(model)
     adamw_scale = 1.0 if optim.adamw_lr is None else optim.adamw_lr / config.lr

@@ -38,7 +38,7 @@ from ..models import Encoder, MaskedAutoencoder, build_model
 from ..models.starting import start_from
 from ..plots.report import report_at_end
 from ..recipes import ADAPTIVE, recipe, recipe_for
-from ..recipes.planning import planned, resumed, whole
+from ..recipes.planning import edited, planned, resumed, whole
 from ..results import RunResult, commit, machine, read_config, write_json
 from ..streams import console as words_console
 from .banner import banner, summary
@@ -115,11 +115,11 @@ def train(
         if resume:
             config = resumed(out, config, name, fields)
         else:
+            keep_warmup, free = "optim.warmup_epochs" in fields, "epochs" not in {**edited(config), **fields}
             config, reasons = planned(config, source, name, fields, settled)
-            keep_warmup = "optim.warmup_epochs" in fields
             if minutes is not None:
                 budget = Budget(minutes, keep_warmup=keep_warmup)
-            elif config.recipe in ADAPTIVE and "epochs" not in fields and not settled:
+            elif config.recipe in ADAPTIVE and free and not settled:
                 budget = Budget(AT_MOST_MINUTES, exactly=False, keep_warmup=keep_warmup)
         with held(out, resume=resume, overwrite=overwrite) if group.is_main else nullcontext():
             for reason in reasons:
@@ -177,7 +177,8 @@ def _run(
     if not group.is_main:
         group.wait()  # the first process downloads and decodes, then the others read the cache
     with decoding(console) as progress:
-        data = load_run_data(config, source, skip_unreadable=skip_unreadable, progress=progress)
+        # A resumed run skips what it skipped before: its state fits no other images.
+        data = load_run_data(config, source, skip_unreadable=skip_unreadable or resume, progress=progress)
     if group.is_main:
         group.wait()
     config = replace(config, images=replace(config.images, scale=data.scale))  # stored with the weights
@@ -262,6 +263,11 @@ def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str]
     trainer.save_weights("last", trainer.kept.state_dict(), done // trainer.steps_per_epoch, {})
     if trainer.progress.skipped:
         note(f"{trainer.progress.skipped} steps were skipped because their loss was not finite")
+    if finished and done < total:
+        note(
+            f"stopped early after epoch {done // trainer.steps_per_epoch} of {config.epochs}: no better validation result in "
+            f"{config.patience} epochs (patience)"
+        )
     if not finished:
         note(
             f"stopped after step {done} of {total}; continue with: "

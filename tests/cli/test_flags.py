@@ -127,3 +127,10 @@ def test_flags_of_train_are_frozen(run):
         *("--device", "--precision", "--compile", "--patience", "--on-nonfinite", "--accumulate"),
         "--log",
     }
+
+
+def test_a_part_for_a_recipe_that_chooses_the_model_needs_a_name(folder, tmp_path, run):
+    arguments = ["--data", folder, "--out", tmp_path / "run", "--arch.feedforward", "swiglu"]
+    assert run("pretrain", *arguments)[0] == 2
+    assert not (tmp_path / "run").exists()
+    assert run("pretrain", *arguments, "--model", "mlit_nano", "--epochs", 1, "--max-minutes", "1e-9")[0] == 0

@@ -149,3 +149,9 @@ def test_a_run_can_be_repeated_from_its_config(trained, folder, tmp_path, run):
     assert {name for name in before if before[name] != after[name]} == {"lr"}
     status, _, err = run(*arguments, "--overwrite", "--recipe", "digits")
     assert (status, "exclude" in err) == (2, True)
+
+
+def test_only_the_first_process_prints_json(folder, tmp_path, run, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    status, output = run("train", "--data", folder, "--out", tmp_path / "run", "--epochs", 1, *SMALL, "--json")[:2]
+    assert (status, output) == (0, "")

@@ -144,3 +144,12 @@ def test_a_restored_optimiser_state_is_equal(name):
 def test_invalid_values_are_refused(field):
     with pytest.raises(ConfigError):
         build_optimizer(nn.Linear(2, 2), with_fields(RunConfig(), **field))
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_muon_does_not_decay_positions_and_tokens(layer_decay):
+    config = resolve(RunConfig(model="poorvit_tiny", optim=OptimConfig(name="muon", layer_decay=layer_decay)))
+    model = create_model("poorvit_tiny", num_classes=5)
+    decayed = {id(p) for g in build_optimizer(model, config).param_groups if g["weight_decay"] for p in g["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in decayed}
+    assert names and not names & set(model.no_weight_decay())

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -208,3 +209,24 @@ def test_a_run_killed_at_any_step_resumes_exactly(arrays, tmp_path, small):
         process.join()
         assert feathervit.train(out=out, resume=True, data=arrays).finished
         assert same_weights(tmp_path / "whole" / "last.safetensors", out / "last.safetensors")
+
+
+def test_the_same_configuration_resumes(arrays, tmp_path, small):
+    config = replace(feathervit.recipe("digits"), epochs=2, model="mlit_nano")
+    options = {"data": arrays, "out": tmp_path / "run", **small}
+    assert not feathervit.train(config, max_minutes=1e-9, start_from="none", **options).finished
+    assert feathervit.train(config, resume=True, start_from="none", **options).finished
+
+
+def test_the_same_edited_recipe_resumes(folder, tmp_path, small):
+    config = replace(feathervit.recipe("folder"), epochs=2, start_from="none")
+    options = {"data": folder, "out": tmp_path / "run", **small}
+    assert not feathervit.train(config, max_minutes=1e-9, **options).finished
+    assert feathervit.train(config, resume=True, **options).finished
+
+
+def test_unreadable_images_stay_skipped(folder, tmp_path, small):
+    (folder / "train" / "flat" / "0.png").write_bytes(b"no image")
+    out = tmp_path / "run"
+    feathervit.train(data=folder, out=out, epochs=2, max_minutes=1e-9, skip_unreadable=True, **small)
+    assert feathervit.train(out=out, resume=True).finished

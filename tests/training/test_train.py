@@ -255,15 +255,24 @@ def test_endless_skipping_stops_the_run(arrays, tmp_path, small):
         feathervit.train(data=arrays, out=tmp_path / "run", epochs=60, on_nonfinite="skip", **fields)
 
 
-def test_patience_stops_the_run(arrays, tmp_path, small):
+def test_patience_stops_the_run(arrays, tmp_path, small, capsys):
     outcome = feathervit.train(
         data=arrays, out=tmp_path / "run", epochs=50, patience=3, **{**small, "lr": 1e-12, "optim.warmup_epochs": 0.0}
     )
     result = outcome.result
     assert outcome.finished
     assert len(result.epochs) == result.best["epoch"] + 3 < 50
-    again = feathervit.train(data=arrays, out=tmp_path / "run", resume=True)
+    assert "(patience)" in capsys.readouterr().err
+    again = feathervit.train(data=arrays, out=tmp_path / "run", resume=True, epochs=60)
     assert len(again.result.epochs) == len(result.epochs)
+    assert "(patience)" in capsys.readouterr().err
+
+
+def test_clipping_at_zero_is_no_clipping(arrays, tmp_path, small):
+    for name, most in (("none", None), ("zero", 0.0)):
+        feathervit.train(data=arrays, out=tmp_path / name, epochs=1, **small, **{"optim.clip_grad": most})
+    none, zero = (load_weights(tmp_path / name).weights for name in ("none", "zero"))
+    assert all(torch.equal(none[key], zero[key]) for key in none)
 
 
 def test_grey_images_train_with_padding(tmp_path, small):
@@ -296,6 +305,10 @@ def test_grey_images_train_with_padding(tmp_path, small):
         {"augment.crop": "none", "augment.crop_scale": (0.5, 1.0)},
         {"augment.switch_prob": 0.3},
         {"optim.eps": 1e-6, "optim.name": "lion"},
+        {"optim.adamw_lr": 1e-3, "optim.name": "adamw"},
+        {"optim.matrix_rate": 0.5, "optim.name": "adamw"},
+        {"optim.min_lr": 10.0},
+        {"model": "feather_nano", "arch.drop_path_rate": 0.1},
         {"split.fold": 0},
         {"model": "timm:test_resnet", "loss.moe": 0.1},
         {"patience": 3, "split.val_fraction": 0.0},

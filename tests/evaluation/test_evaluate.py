@@ -1,0 +1,35 @@
+"""The images that `evaluate` selects."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import feathervit
+from feathervit.errors import DataError, DataWarning
+from feathervit.evaluation.evaluate import evaluate
+
+from ..conftest import write_images
+
+
+def test_images_added_after_training_do_not_put_trained_ones_in_validation(tmp_path, small):
+    data, run = write_images(tmp_path / "set", 20), tmp_path / "run"
+    feathervit.train(data=data, out=run, epochs=1, **small)
+    before = evaluate(run)
+    trained = set(json.loads((run / "splits.json").read_text())["splits"]["train"]["sources"])
+    write_images(tmp_path / "more", 5, seed=1)
+    for path in sorted((tmp_path / "more").glob("*/*.png")):
+        path.rename(data / path.parent.name / f"a{path.name}")
+    with pytest.warns(DataWarning, match="changed since training"):
+        split, after = evaluate(run)
+    assert before[0] == split == "val"
+    free = 75 - len(trained)
+    assert 0 < after.n <= free
+    for path in data.glob("*/a*.png"):
+        path.unlink()
+    for path in data.glob("*/*.png"):
+        if f"{path.parent.name}/{path.name}" not in trained:
+            path.unlink()
+    with pytest.raises(DataError, match="changed since training"):
+        evaluate(run)
