@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,10 +15,11 @@ from ..checkpoint import OtherAnswer, load_weights
 from ..data import ImageSet, load_split
 from ..data.finding import find
 from ..data.image import quiet
-from ..data.opening import SUFFIXES
-from ..data.walk import walk
+from ..data.names import few
+from ..data.opening import UNREADABLE
+from ..data.walk import is_image, walk
 from ..device import choose_device
-from ..errors import DataError, FeatherVitError
+from ..errors import DataError, FeatherVitError, warn
 from ..files import expanded, same_data
 from .inference import BATCH, Prediction, Predictor
 from .metrics import Metrics, score
@@ -56,11 +57,8 @@ def labelled(
     """Loads labelled images for evaluation, selected as in `evaluate`. `pick`: see `load_split`."""
     config = predictor.config
     source = data if data is not None else config.data
-    if (
-        split is None
-        and same_data(source, config.data)
-        and set(find(source, reading=config.reading).splits) == {"train"}
-    ):
+    own = same_data(source, config.data)
+    if split is None and own and set(find(source, reading=config.reading).splits) == {"train"}:
         held_out = config.split.val_fraction > 0 or config.split.folds > 0
         split = "val" if held_out else None  # never training images if there are held-out images
     images = load_split(
@@ -73,6 +71,7 @@ def labelled(
         split=config.split,
         skip_unreadable=skip_unreadable,
         pick=pick,
+        trained_on=predictor.trained_on if own and split == "val" else frozenset(),
     )
     if images.images.shape[1] != predictor.in_chans:
         raise DataError(f"the model takes {predictor.in_chans} channels, {images.name} has {images.images.shape[1]}")
@@ -127,25 +126,42 @@ def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
 def _files(images: Sequence[str | Path]) -> list[Path]:
     """Lists files, images in folders and subfolders, and matches of patterns. Each file is listed once.
 
-    Raises DataError for a folder without images, or a pattern without matches.
+    Issues one DataWarning that names what is skipped. Raises DataError for a folder or a pattern without images.
     """
     out: list[Path] = []
+    skipped: dict[Path, str] = {}  # the reasons
     for image in map(expanded, images):
         if image.is_dir():
-            inside = [image / path for path, _ in walk(image)[0].all_images()]
+            found, left = walk(image)
+            skipped |= {image / path: why for why, paths in left.paths.items() for path in paths}
+            skipped |= _unreadable(image / name for name in found.all_others())
+            inside = [image / path for path, _ in found.all_images()]
             if not inside:
-                raise DataError(f"no images in {image}")
+                raise DataError("; ".join([f"no images in {image}", *_in_words(skipped)]))
             out += inside
         elif glob.has_magic(str(image)) and not image.exists():
-            matching = sorted(glob.glob(str(image), recursive=True))
-            if not matching:
-                raise DataError(f"no files match {image}")
-            out += _files([name for name in matching if not _is_other(Path(name))])
+            matching = sorted(map(Path, glob.glob(str(image), recursive=True)))
+            skipped |= _unreadable(matching)
+            inside = [path for path in matching if is_image(path.name) and not path.is_dir()]
+            if not inside:
+                raise DataError("; ".join([f"no images match {image}", *_in_words(skipped)]))
+            out += inside
         else:
             out.append(image)
+    warn(_in_words(skipped))
     return list(dict.fromkeys(out))
 
 
-def _is_other(path: Path) -> bool:
-    """Returns whether the match of a pattern is a folder or not an image."""
-    return path.is_dir() or path.suffix.lower() not in SUFFIXES
+def _in_words(skipped: dict[Path, str]) -> list[str]:
+    """Returns one line with the number and the names per reason, or no line if nothing was skipped."""
+    kinds: dict[str, list[str]] = {}
+    for path, why in skipped.items():
+        kinds.setdefault(why, []).append(path.name)
+    texts = [f"{why} ({len(names)}: {few(names, 5)})" for why, names in kinds.items()]
+    return [f"skipped: {'; '.join(texts)}"] if texts else []
+
+
+def _unreadable(paths: Iterable[Path]) -> dict[Path, str]:
+    """Returns the images in formats that cannot be read here, with the reason."""
+    needs = ((path, UNREADABLE.get(path.suffix.lower())) for path in paths)
+    return {path: f"{path.suffix.lower()}, which needs {need}" for path, need in needs if need}
