@@ -19,7 +19,7 @@ class Calibrate(ReadingFlags):
     """
 
     checkpoint: Positional[str]
-    """A weights file, or a run folder (its best weights)."""
+    """A run folder (its best weights), or a weights file."""
     data: str | None = None
     """A name or folder; the data the checkpoint was trained on if not given."""
     others: tuple[str, ...] = ()

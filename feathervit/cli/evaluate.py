@@ -24,7 +24,7 @@ class Evaluate(ReadingFlags):
     """Evaluate a checkpoint on labelled images: accuracy, calibration, each class, most confused pairs."""
 
     checkpoint: Positional[str]
-    """A weights file, or a run folder (its best weights)."""
+    """A run folder (its best weights), a weights file, or weights in the package."""
     data: str | None = None
     """A name or folder; the data the checkpoint was trained on if not given."""
     split: Literal["train", "val", "test"] | None = None
@@ -77,7 +77,7 @@ class Predict:
     """Name the classes of image files."""
 
     checkpoint: Positional[str]
-    """A weights file, a run folder (its best weights), or weights in the package; also as --from NAME."""
+    """A run folder (its best weights), a weights file, or weights in the package; also as --from NAME."""
     images: Positional[tuple[str, ...]]
     """Image files, folders of them, or patterns such as 'photos/*.jpg'."""
     top: int = 3

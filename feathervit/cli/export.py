@@ -16,7 +16,7 @@ class Export(ReadingFlags):
     """Export a model for other runtimes, a web page or the hub, and check it on real images. Exit status 1 if it differs."""
 
     checkpoint: Positional[str]
-    """A weights file, or a run folder (its best weights)."""
+    """A run folder (its best weights), a weights file, or weights in the package."""
     to: Literal["onnx", "int8", "pt2", "executorch", "web", "huggingface"] = "onnx"
     """ONNX in 32 or 8 bits; a torch.export program; ExecuTorch programs in 32 and 8 bits; a page for the browser; a folder
     for the Hugging Face hub."""

@@ -29,7 +29,7 @@ FLAGS = {  # flags of the training verbs, by group
     "machine": ("device", "threads"),
 }
 BY_THE_IMAGES = {  # adaptive recipe -> fields that it chooses
-    "folder": ("img_size", "patch_size", "epochs"),
+    "folder": ("img_size", "patch_size", "epochs", "batch_size"),
     "mae_folder": ("model", "img_size", "patch_size", "epochs"),
 }
 FIELDS = {"from": "start_from", "classes": "reading.classes", "config": "config_file"}
@@ -92,7 +92,7 @@ def _field(f: Field, hint: Any, text: str, positional: bool) -> list[str]:
         text += f" One of {', '.join(choices)}."
     value = f.default
     if not (value is None or value is False or value is MISSING or value in ("", (), 0)):
-        text += f" (default: {value})"
+        text += f" (default: {' '.join(map(str, value)) if isinstance(value, tuple) else value})"
     name = f.name.upper() if positional else "--" + f.name.replace("_", "-")
     return _item(f"  {name}{'' if positional or plain is bool else ' ' + _word(plain, choices)}", text)
 

@@ -16,7 +16,7 @@ class Serve:
     """Serve a model on this machine: a web page, and predictions as JSON at /predict."""
 
     checkpoint: Positional[str]
-    """A weights file, a run folder (its best weights), or weights in the package."""
+    """A run folder (its best weights), a weights file, or weights in the package."""
     host: str = "127.0.0.1"
     """The address to serve on. Any address except 127.0.0.1 lets other machines use the model."""
     port: int = 8000

@@ -141,7 +141,7 @@ MODELS = {
         EncoderConfig(dim=64, depth=6, attention=GQAConfig(4, 2), feedforward=MoEConfig(36, 16)),
         16,
         2,
-        "ours, the same parts",
+        "ours, with the parts of mLiT",
         DecoderConfig(dim=48, depth=2, attention=GQAConfig(4, 2), feedforward=MoEConfig(48, 24, (3,))),
     ),
     "feather_nano": _feather(8, (16, 32, 54)),
