@@ -48,6 +48,29 @@ def test_files_folders_and_patterns(photos, held_out, capsys):
     assert "*.bmp" in capsys.readouterr().err
 
 
+def test_skipped_images_are_named(photos, held_out, capsys):
+    """Of folders and patterns. Files that are not images, and files that are named, are not skipped."""
+    for name in ("a.tga", "inside/b.SVG", ".hidden.png", "@eaDir/thumb.png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes((photos / "0.png").read_bytes())
+
+    def warned(*arguments) -> str:
+        status = main(["predict", WEIGHTS, *map(str, arguments), "--json"])
+        found = json.loads(capsys.readouterr().out)
+        assert status == 0 and len(found["warnings"]) <= 1
+        return " ".join(found["warnings"])
+
+    text = warned(photos, f"{photos}/*")
+    for name in ("1: a.tga", ".tga", "1: b.SVG", ".svg", ".hidden.png", "@eaDir"):
+        assert name in text
+    assert "notes.txt" not in text
+    text = warned(f"{photos}/*")
+    assert "a.tga" in text and "b.SVG" not in text
+    assert warned(f"{photos}/*.png") == ""
+    assert main(["predict", WEIGHTS, f"{photos}/*.tga"]) == 2
+    assert ".tga" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--from", WEIGHTS], [f"--from={WEIGHTS}"], ["--top", "1", "--from", WEIGHTS]])
 def test_weights_can_be_named_with_from(photos, capsys, arguments):
     assert predicted(capsys, *arguments, photos / "0.png") == predicted(capsys, WEIGHTS, photos / "0.png")
