@@ -114,9 +114,9 @@ def _decoding(
             size = image.size
             if at_least:
                 image.draft(None, (at_least, at_least))
-            elif thorough and decoded_bytes(image, size) > max_gib * 2**30:
+            elif thorough and decoded_bytes(image, size, channels) > max_gib * 2**30:
                 image.draft(None, (size[0] // 8, size[1] // 8))
-            refuse_large(image, size, fit == "pad", max_gib)
+            refuse_large(image, size, fit == "pad", max_gib, channels)
             # Decoding a progressive JPEG keeps all coefficients of the image at any scale.
             pixels = size[0] * size[1] if "progressive" in image.info else image.width * image.height
             with budget.share(pixels):
@@ -281,26 +281,28 @@ def _scaled_square(image: Image.Image, full: tuple[int, int], size: int, channel
 
 
 def _pixels(image: Image.Image, channels: int) -> torch.Tensor:
+    """Returns the pixels of a decoded image, uint8 [C, H, W]. Converts bands, because full copies need much memory."""
     turn = _UPRIGHT.get(_orientation(image))
-    mode = "L" if channels == 1 else "RGB"
-    if image.has_transparency_data:
-        if image.mode != "RGBA":
-            image = _and_close(image, image.convert("RGBA"))
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image)
-        image = _and_close(image, white)
-    if image.mode == "LAB":  # Pillow cannot convert LAB to grey directly
-        image = _and_close(image, image.convert("RGB"))
-    if image.mode != mode:
-        image = _and_close(image, image.convert(mode))
     if turn is not None:
         image = _and_close(image, image.transpose(turn))
-    x_HWC = np.empty((image.height, image.width, channels), np.uint8)
-    rows = max(1, (1 << 22) // image.width)  # np.asarray copies twice, so convert in bands
+    x_CHW = np.empty((channels, image.height, image.width), np.uint8)
+    rows = max(1, (1 << 20) // image.width)
     for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        x_HWC[top : top + rows] = np.asarray(band).reshape(band.height, band.width, channels)
-    return torch.from_numpy(x_HWC).permute(2, 0, 1)
+        band = _converted(image.crop((0, top, image.width, min(top + rows, image.height))), channels)
+        x_CHW[:, top : top + rows] = np.asarray(band).reshape(band.height, band.width, channels).transpose(2, 0, 1)
+    return torch.from_numpy(x_CHW)
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    """Converts an image to grey or RGB, on white if it is transparent."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        image = white
+    if image.mode == "LAB":  # Pillow cannot convert LAB to grey directly
+        image = image.convert("RGB")
+    return image.convert("L" if channels == 1 else "RGB")
 
 
 def _and_close(old: Image.Image, new: Image.Image) -> Image.Image:

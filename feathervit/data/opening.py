@@ -62,12 +62,13 @@ def opened(source: Source) -> Iterator[Image.Image]:
         yield image
 
 
-def refuse_large(image: Image.Image, full: tuple[int, int], padded: bool, limit: float) -> None:
+def refuse_large(image: Image.Image, full: tuple[int, int], padded: bool, limit: float, channels: int = 0) -> None:
     """Raises MemoryError if the decoded image (or its padded square, if `padded`) needs more than `limit` GiB.
 
-    `full`: the (width, height) of the file, because a JPEG may be decoded at a fraction of it.
+    `full`: the (width, height) of the file, because a JPEG may be decoded at a fraction of it. `channels`: see
+    `decoded_bytes`.
     """
-    needed = decoded_bytes(image, full)
+    needed = decoded_bytes(image, full, channels)
     if padded:
         needed = max(needed, 4 * max(image.size) ** 2)
     if needed > limit * 2**30:
@@ -77,10 +78,10 @@ def refuse_large(image: Image.Image, full: tuple[int, int], padded: bool, limit:
         )
 
 
-def decoded_bytes(image: Image.Image, full: tuple[int, int]) -> int:
-    """Returns the memory that PIL needs to decode an opened image, in bytes."""
+def decoded_bytes(image: Image.Image, full: tuple[int, int], channels: int = 0) -> int:
+    """Returns the memory of an opened image in bytes: pixels as decoded by PIL, and a uint8 copy with `channels`."""
     pixel = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
-    needed = pixel * image.width * image.height
+    needed = (pixel + channels) * image.width * image.height
     if "progressive" in image.info:  # all coefficients at any scale, 2 bytes each
         needed += int(2 * _samples(image) * full[0] * full[1])
     return needed

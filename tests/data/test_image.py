@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import struct
 import threading
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,7 +244,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, photograph, monkey
         ("half.jpg", "truncated"),
         ("text.jpg", "not an image of a known format"),
         ("empty.png", "not an image of a known format"),
-        ("bomb.png", "take 13.4 gib"),
+        ("bomb.png", "take 23.5 gib"),
         ("page.eps", "not an image of a known format"),
         ("none.png", "no such file"),
     ]:
@@ -253,15 +256,16 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, photograph, monkey
         assert isinstance(error.value, DataError)
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg", "progressive.jpg", "grey.png", "tif"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "progressive.jpg", "grey.png", "1.png", "P.png", "tif"])
 def test_memory_of_a_decoded_image_is_limited(tmp_path, kind):
-    """The limit counts memory, not pixels. A JPEG is decoded at a fraction, and a grey image takes one byte per pixel."""
+    """The limit counts memory, not pixels: as decoded, and as three channels. A JPEG is decoded at a fraction."""
     path, side = tmp_path / f"large.{kind}", 2000
     x = np.random.default_rng(0).integers(0, 256, (side // 20, side // 20, 3), dtype=np.uint8)
-    whole = Image.fromarray(x).resize((side, side)).convert("L" if "grey" in kind else "RGB")
+    mode = {"grey.png": "L", "1.png": "1", "P.png": "P"}.get(kind, "RGB")
+    whole = Image.fromarray(x).resize((side, side)).convert(mode)
     whole.save(path, **({"progressive": True} if "progressive" in kind else {}))
     gib = side * side / 2**30  # a byte per pixel
-    needs = {"png": 4, "jpg": 4 / 64, "progressive.jpg": 2 * 1.5 + 4 / 64, "grey.png": 1, "tif": 4}[kind]
+    needs = {"png": 7, "jpg": 7 / 64, "progressive.jpg": 2 * 1.5 + 7 / 64, "tif": 7}.get(kind, 4)
     assert to_stored(path, 64, max_gib=1.01 * needs * gib).shape == (3, 64, 64)
     with pytest.raises(ImageError, match="--max-image-gib"):
         to_stored(path, 64, max_gib=0.99 * needs * gib)
@@ -270,6 +274,25 @@ def test_memory_of_a_decoded_image_is_limited(tmp_path, kind):
     if "jpg" in kind:  # data check accepts the same images as training
         with examined(path, 3, max_gib=1.01 * needs * gib) as (x_CHW, _, _):
             assert x_CHW.shape == (3, 250, 250)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="measures the peak as Linux does")
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA"])
+def test_the_memory_that_is_used_is_the_memory_that_is_counted(tmp_path, mode):
+    def memory(line: str) -> int:
+        return 1024 * int(re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+    image = Image.new(mode, (5000, 5000))
+    image.save(tmp_path / "large.png", compress_level=1, **({"transparency": 0} if mode == "P" else {}))
+    image.close()
+    open_image(Image.new(mode, (8, 8)))
+    opening.return_memory()
+    Path("/proc/self/clear_refs").write_text("5")  # starts the measurement of the peak again
+    before = memory("VmRSS")
+    assert open_image(tmp_path / "large.png").shape == (3, 5000, 5000)
+    with Image.open(tmp_path / "large.png") as image:
+        counted = opening.decoded_bytes(image, image.size, 3)
+    assert memory("VmHWM") - before < 1.2 * counted
 
 
 def test_pils_own_limit_is_ignored_and_unchanged(tmp_path, photograph, monkeypatch):
