@@ -42,7 +42,7 @@ from ..recipes import recipe, recipe_for
 from ..results import read_config
 from ..streams import Result, Words, open_closed
 from ..text import REPLACED, shown
-from .help import overview, short_help, verb_help
+from .help import BY_THE_IMAGES, overview, positionals, short_help, verb_help
 from .reading import as_fields
 from .train import Pretrain, Train
 from .verbs import SUCCESSORS, VERBS
@@ -219,8 +219,18 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
             )
     except SystemExit as stop:
         if not stop.code:
+            if config is not None and (chosen := BY_THE_IMAGES.get(config.recipe)):
+                print(f"The recipe {config.recipe} chooses these fields from the images: {', '.join(chosen)}.")
             raise
-        raise ConfigError(_first_words(messages.getvalue())) from None
+        text = _first_words(messages.getvalue())
+        if "Missing from" in messages.getvalue():
+            needed = [
+                f.name.upper() if f.name in positionals(kind) else f"--{f.name.replace('_', '-')}"
+                for f in dataclasses.fields(kind)
+                if f.default is f.default_factory is dataclasses.MISSING
+            ]
+            text = f"{verb} needs {' and '.join(needed)}; feathervit {verb} --help describes its arguments"
+        raise ConfigError(text) from None
     if config is None:
         return args, {}
     return dataclasses.replace(args, command=shlex.join(["feathervit", verb, *argv])), _given(argv, args.config)

@@ -160,11 +160,10 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 def _word(kind: Any, choices: tuple[str, ...]) -> str:
-    """Returns the placeholder of a flag's value: N (whole number), X (number) or NAME."""
+    """Returns the placeholder of a flag's value: N (whole number), X (number) or NAME, followed by ... for several values."""
     kinds = {kind, *typing.get_args(kind)}
-    if float in kinds:
-        return "X"
-    return "N" if int in kinds and not choices else "NAME"
+    word = "X" if float in kinds else "N" if int in kinds and not choices else "NAME"
+    return word + "..." * (typing.get_origin(kind) is tuple)
 
 
 def descriptions(kind: type) -> dict[str, str]:

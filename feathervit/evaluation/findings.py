@@ -20,10 +20,12 @@ SAME = 500_000_000  # maximum size in bytes of images that are compared with eac
 def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -> list[str]:
     """Returns the three lines. `train_top1`: accuracy on `some_of` the training images, without augmentation."""
     lines = [f"accuracy   {said[0]} ({said[1]})"] if (said := accuracy(result)) else []
-    causes, advice = limits(result, train, train_top1)
+    causes, more = limits(result, train, train_top1)
     lines.append(f"limits     {'; '.join(causes) or 'none found in these figures'}")
     folder = shlex.quote(str(out))
-    first = advice or f"feathervit evaluate {folder}"
+    first = f"feathervit evaluate {folder}"
+    if more and result.data["name"] != "arrays":
+        first = f"feathervit train --config {folder} --minutes {max(1, round(2 * result.minutes))} --out NEW"
     return [*lines, f"next       {first}   or   feathervit export {folder} --to web"]
 
 
@@ -40,9 +42,9 @@ def accuracy(result: RunResult) -> tuple[str, str] | None:
     )
 
 
-def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[str], str]:
-    """Returns possible limits of the accuracy, and a command that may improve it, or ""."""
-    causes, advice = [], ""
+def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[str], bool]:
+    """Returns possible limits of the accuracy, and whether more epochs may increase it."""
+    causes, more = [], False
     counts = sorted(train.labels.bincount(minlength=len(train.class_names)).tolist())
     middle = counts[len(counts) // 2]
     if middle < FEW:
@@ -62,10 +64,8 @@ def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[
         )
     elif held_out and train_top1 < 1 - GAP:
         causes.append(f"only {100 * train_top1:.0f} % of training images are recognised: more epochs help")
-        if result.data["name"] != "arrays":
-            data, minutes = shlex.quote(result.data["name"]), max(1, round(2 * result.minutes))
-            advice = f"feathervit train --data {data} --minutes {minutes} --out NEW"
-    return causes, advice
+        more = True
+    return causes, more
 
 
 def label_conflicts(images: ImageSet) -> int:

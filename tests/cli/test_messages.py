@@ -151,3 +151,14 @@ def test_internal_errors_are_one_line_and_save_a_traceback(run, tmp_path, monkey
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     status, _, err = run("models")
     assert status == 1 and len(err.splitlines()) == 1 and "--debug" in err
+
+
+def test_missing_arguments_are_named(run):
+    for verb, names in (
+        ("study", ("STUDY",)),
+        ("predict", ("CHECKPOINT", "IMAGES")),
+        ("export", ("CHECKPOINT",)),
+    ):
+        status, _, error = run(verb)
+        assert status == 2
+        assert all(name in error for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 
 import feathervit
 from feathervit.cli import main
+from feathervit.config import changed
 from feathervit.data import ImageSet
 from feathervit.evaluation.confusion import chance_level, confused_pairs, interval, macro_accuracy, worst_first
 from feathervit.evaluation.findings import label_conflicts, limits, some_of
 from feathervit.evaluation.metrics import score
+from feathervit.results import read_config
 
 from ..conftest import write_images
 
@@ -93,7 +96,7 @@ def result(top1: float, weights: str = "none"):
 
 def test_each_limit_is_found_only_where_it_applies():
     plenty = images([60, 60, 60])
-    assert limits(result(0.95), plenty, 0.99) == ([], "")
+    assert limits(result(0.95), plenty, 0.99) == ([], False)
     found, _ = limits(result(0.95), images([60, 8, 60]), 0.99)
     assert len(found) == 1
     assert "8 to 60" in found[0]
@@ -101,13 +104,11 @@ def test_each_limit_is_found_only_where_it_applies():
     found, _ = limits(result(0.95), images([14, 14, 14]), 0.99)
     assert len(found) == 1
     assert "14" in found[0]
-    found, advice = limits(result(0.6), plenty, 0.99)
-    assert (len(found), advice) == (1, "")
+    found, more = limits(result(0.6), plenty, 0.99)
+    assert (len(found), more) == (1, False)
     assert "99 %" in found[0]
-    found, advice = limits(result(0.6), plenty, 0.62)  # the model has not fitted its training images
-    assert len(found) == 1
-    assert "--minutes 6" in advice
-    assert "'my pets'" in advice  # quoted for a shell
+    found, more = limits(result(0.6), plenty, 0.62)  # the model has not fitted its training images
+    assert (len(found), more) == (1, True)
 
 
 def test_images_with_several_labels_are_counted():
@@ -131,3 +132,14 @@ def test_a_run_ends_with_the_findings(arrays, tmp_path, small, capsys):
     assert "chance level" in lines[0]
     assert "few images per class" in lines[1]
     assert lines[2].count("feathervit ") == 2
+
+
+def test_the_next_command_repeats_the_run_for_longer(folder, tmp_path, small, capsys):
+    feathervit.train(data=folder, out=tmp_path / "a run", epochs=1, **{**small, "lr": 1e-9})
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("next"))
+    first = shlex.split(line.removeprefix("next").partition("   or   ")[0])
+    first[first.index("NEW")] = str(tmp_path / "new")
+    first[first.index("--minutes") + 1] = "0.001"
+    assert main(first[1:]) == 0
+    before, after = (read_config(tmp_path / name) for name in ("a run", "new"))
+    assert set(changed(before, after)) <= {"epochs", "optim.warmup_epochs"}
