@@ -159,6 +159,12 @@ def weights_file(path: str | Path) -> Path:
     return next(filter(Path.exists, names), names[0])
 
 
+def weights_digest(path: str | Path) -> str:
+    """Returns 32 hexadecimal digits that identify the content of a weights file (see `weights_file`)."""
+    with weights_file(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def load_weights(path: str | Path) -> Checkpoint:
     """Reads a weights file (see `weights_file`). Raises CheckpointError if it is missing, damaged or invalid."""
     path = weights_file(path)

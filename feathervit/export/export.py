@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from .. import __version__
+from ..checkpoint import weights_digest
 from ..errors import ConfigError, RunFolderError, UnknownNameError
 from ..files import clear_drafts, expanded
 from ..results import commit, machine, write_json
@@ -21,6 +22,7 @@ from .verify import check_extra
 
 Target = Literal["onnx", "int8", "pt2", "executorch", "web", "huggingface"]
 MOST_SAMPLES = 100
+FEW = 50  # images; a check of fewer is printed with a remark
 NEEDS = {"onnx": "export", "int8": "export", "web": "export", "executorch": "executorch"}  # target -> required extra
 
 
@@ -89,6 +91,7 @@ def export_model(
         "to": to,
         "finished": True,
         "checkpoint": Path(checkpoint).resolve().name,  # not the path, because the folder may be published
+        "weights": weights_digest(checkpoint),
         "model": config.model,
         "parameters": sum(p.numel() for p in job.predictor.model.parameters()),
         "classes": len(job.predictor.class_names),
@@ -102,6 +105,9 @@ def export_model(
         )  # replaced after all files are written and checked
         record |= writer(job, folder) | environment
         write_json(folder / "export.json", record)
+        if record["n"] < FEW:
+            images = f"{record['n']} image{'s' * (record['n'] != 1)}"
+            say(f"  only {images} could be checked, which is too few for a firm result; give more with --data")
     except BaseException:
         if new:
             shutil.rmtree(folder, ignore_errors=True)

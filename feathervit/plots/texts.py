@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint import weights_digest
 from ..config import RunConfig, changed, resolve
 from ..data import DataSplits
 from ..evaluation.confusion import worst_first
@@ -102,8 +103,11 @@ def classes(found: Metrics, data: DataSplits | None) -> list[dict[str, Any]]:
 
 
 def exports(folder: Path) -> list[dict[str, str]]:
-    """Returns the finished exports beside the weights: form, size, latency, agreement. Skips unreadable exports."""
-    rows = []
+    """Returns the finished exports beside the weights: form, size, latency, agreement. Skips unreadable exports.
+
+    Marks exports of other weights, for example of an earlier training or from before a calibration.
+    """
+    rows, weights = [], weights_digest(folder)
     for path in sorted(folder.glob("export-*/export.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -112,10 +116,11 @@ def exports(folder: Path) -> list[dict[str, str]]:
             form = record.get("precision", record["to"])
             times = {"float32": "onnx"}.get(form, form)
             ms = record.get("latency_ms", {}).get(times)
+            others = record.get("weights", weights) != weights
             rows.append(
                 {
                     "to": record["to"],
-                    "place": path.parent.name,
+                    "place": path.parent.name + ", of other weights" * others,
                     "size": f"{record['bytes'] / 1e6:.2f} MB",
                     "latency": f"{ms:.2f} ms" if ms is not None else "",
                     "agreement": f"{percent(record['agreement'])} of {record['n']}",

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import feathervit
+from feathervit.checkpoint import weights_digest
 from feathervit.cli import main
 from feathervit.errors import DataError, RunFolderError
 from feathervit.evaluation.calibration import calibrate
@@ -265,6 +266,11 @@ def test_missing_or_changed_data(run, folder, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(run.folder / "report.html")
     whole = Page(run.folder / "report.html")
     assert "left out" not in whole.text
+    image, moved = folder / "test" / "flat" / "0.png", folder / "test" / "tall" / "new.png"
+    image.rename(moved)  # the training images are unchanged
+    assert main(["report", str(run.folder)]) == 0
+    assert "has changed since the run" in Page(run.folder / "report.html").text
+    moved.rename(image)
     for n in range(4):  # one of them may be held out
         Image.new("RGB", (16, 16)).save(folder / "train" / "flat" / f"{n}.png")
     assert main(["report", str(run.folder)]) == 0
@@ -358,6 +364,8 @@ def test_existing_exports_are_listed(run):
 
     write("export-int8", to="int8", latency_ms={"int8": 0.42, "onnx": 0.5})
     write("export-web", to="web", precision="float32", latency_ms={"onnx": 0.77, "eager": 3.0})
+    write("export-pte", to="executorch", weights=weights_digest(run.folder))
+    write("export-huggingface", to="huggingface", weights=weights_digest("mlit_nano.digits"))
     write("export-onnx", to="onnx", finished=False)
     (run.folder / "export-pt2").mkdir()
     (run.folder / "export-pt2" / "export.json").write_text("{")
@@ -365,6 +373,8 @@ def test_existing_exports_are_listed(run):
     rows = {row[0]: row[1:] for row in Page(run.folder / "report.html").rows}
     assert rows["int8"] == ["export-int8", "0.61 MB", "0.42 ms", "87.5 %", "98.8 % of 24", "yes"]
     assert rows["web"][2] == "0.77 ms"
+    assert rows["executorch"][0] == "export-pte"
+    assert "other weights" in rows["huggingface"][0]
     assert "onnx" not in rows
 
 
