@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import shutil
 import threading
@@ -17,7 +18,7 @@ from torch.testing import assert_close
 
 import feathervit
 import feathervit.models
-from feathervit.checkpoint import load_weights
+from feathervit.checkpoint import load_weights, weights_digest
 from feathervit.cli import main
 from feathervit.errors import ConfigError
 from feathervit.models import create_model
@@ -176,6 +177,7 @@ def test_push_uploads_the_folder(hub, photographs_run, tmp_path, capsys, monkeyp
 def test_a_hugging_face_folder_loads_again(digits_run, held_out, tmp_path):
     report = feathervit.export_model(digits_run, "huggingface", tmp_path / "out")
     assert report["agreement"] == 1
+    assert report["weights"] == weights_digest(digits_run / "best.safetensors")
     folder = shutil.copytree(tmp_path / "out", tmp_path / "elsewhere")
     images = held_out.images[:20]
     assert feathervit.load(folder).predict(images) == feathervit.load(digits_run).predict(images)
@@ -214,6 +216,23 @@ def test_an_edited_licence_is_kept(digits_run, tmp_path):
     feathervit.export_model(digits_run, "huggingface", tmp_path, say=messages.append)
     assert (tmp_path / "README.md").read_text() == "license: mine"
     assert "kept" in messages[0]
+
+
+def test_a_classifier_that_is_not_linear_keeps_the_temperature(digits_run):
+    """Two linear classifiers, as of distilled models, include it."""
+    from feathervit.export.huggingface import _with_temperature
+
+    stored = dataclasses.replace(load_weights(digits_run), temperature=3.0)
+    model = feathervit.load(digits_run).model
+    head = model.head
+    model.get_classifier = lambda: torch.nn.Sequential(head)
+    assert _with_temperature(stored, model) is stored
+    model.get_classifier = lambda: (head, model.blocks[0].ffn.w2)
+    found = _with_temperature(stored, model)
+    divided = {name for name, w in found.weights.items() if not torch.equal(w, stored.weights[name])}
+    assert divided == {"head.weight", "blocks.0.ffn.w2.weight", "blocks.0.ffn.w2.bias"}
+    assert_close(found.weights["head.weight"], stored.weights["head.weight"] / 3)
+    assert found.temperature == 1
 
 
 @pytest.mark.parametrize(("model", "patch"), [("timm:resnet18_xxs", None), ("timm:vit_twin_xxs", 4)])
