@@ -21,9 +21,10 @@ from ..checkpoint import Checkpoint, load_weights
 from ..data.cache import FileImages
 from ..data.finding import find
 from ..data.image import Source, as_input, open_image, to_stored
-from ..errors import DataError
+from ..errors import DataError, FeatherVitError
 from ..evaluation.evaluate import labelled
 from ..evaluation.inference import Predictor
+from ..files import same_data
 from ..models.moe import NoisyTopKGate
 from .verify import agreement
 
@@ -51,7 +52,8 @@ class Job:
     """Holds a checkpoint to export, and its images. `calibration`, `choosing` and `checking` are disjoint.
 
     `originals`: some of the source files of `checking`; empty for arrays. `shared`: whether all three sets come from one
-    split, either "train" or the only split.
+    split, either "train" or the only split. `trained`: reads the training data, if `data` has no images to calibrate on.
+    `held_out`: whether the model was not trained on `checking`; None: unknown.
     """
 
     predictor: Predictor
@@ -61,6 +63,8 @@ class Job:
     checking: Images
     originals: Sequence[Source]
     shared: bool
+    trained: Predictor | None
+    held_out: bool | None
     input: str
     min_agreement: float | None
     say: Callable[[str], None]
@@ -80,7 +84,8 @@ class Job:
 
     def _training(self, most: int, share: int) -> Images:
         split, of = (None, 4) if self.shared else ("train", 2)
-        return _load(self.predictor, self.data, split, lambda _, count: _spread(count, most, (share,), of), self.say)[0]
+        predictor, data = (self.trained, None) if self.trained else (self.predictor, self.data)
+        return _load(predictor, data, split, lambda _, count: _spread(count, most, (share,), of), self.say)[0]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -97,6 +102,7 @@ class Job:
             "std": list(config.images.std),
             "scale": config.images.scale,
             "temperature": self.predictor.temperature,
+            "threshold": self.predictor.other.threshold if self.predictor.other else None,  # of the answer "other"
             "input": self.input,
             "feathervit": __version__,
         }
@@ -189,10 +195,13 @@ def prepare(
     if data is None and weights.config.data == "arrays":
         raise DataError("the checkpoint was trained on arrays; name images to check it on: --data FOLDER")
     source = find(data if data is not None else weights.config.data, reading=predictor.config.reading)
+    own = data is None or same_data(data, weights.config.data)
+    trained = None if own or "train" in source.splits else _training_data(weights, checkpoint)
     is_only_split: list[bool] = []
 
     def pick(split: str, count: int) -> np.ndarray:
-        is_only_split.append(split == "train" or "train" not in source.splits)  # the only split serves all purposes
+        only = split == "train" or ("train" not in source.splits and trained is None)
+        is_only_split.append(only)  # the only split serves all purposes
         return _spread(count, CHECKING, (2, 3), 4) if is_only_split[0] else _spread(count, CHECKING)
 
     checking, sources = _load(predictor, data, None, pick, say)
@@ -205,6 +214,7 @@ def prepare(
     selected = _spread(len(sources), ORIGINALS) if place else ()
     originals = [items[i] for items, i in (place[sources[number]] for number in selected)]
     folder = path if path.is_dir() else path.parent
+    held_out = checking.name.rpartition("/")[2] != "train" or (False if own else None)
     return Job(
         predictor,
         weights,
@@ -213,6 +223,8 @@ def prepare(
         checking,
         originals,
         is_only_split[0],
+        trained,
+        held_out,
         input,
         min_agreement,
         say,
@@ -220,6 +232,15 @@ def prepare(
         samples,
         push,
     )
+
+
+def _training_data(weights: Checkpoint, checkpoint: str | Path) -> Predictor | None:
+    """Returns a predictor that reads the training data as in training, or None if the data is missing."""
+    try:
+        found = find(weights.config.data, reading=weights.config.reading)
+    except FeatherVitError:
+        return None
+    return Predictor(weights, checkpoint) if "train" in found.splits else None
 
 
 def _load(

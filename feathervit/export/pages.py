@@ -32,15 +32,15 @@ def task(data: Any) -> str:
 
 
 def thresholds(p_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, list[float | None]]:
-    """Returns the effect of confidence thresholds from 0 to 100 %.
+    """Returns the effect of confidence thresholds from 0 to 100 %, in steps of 0.1 %.
 
     "answered": share of images with an answer at this threshold. "right": share of correct answers among these, or None
     without answers.
     """
     confidence_N, right_N = p_NK.max(1), p_NK.argmax(1) == labels_N
     shares: dict[str, list[float | None]] = {"answered": [], "right": []}
-    for percent in range(101):
-        sure_N = 100 * confidence_N >= percent
+    for permille in range(1001):
+        sure_N = 1000 * confidence_N >= permille
         shares["answered"].append(round(float(sure_N.mean()), 4))
         shares["right"].append(round(float(right_N[sure_N].mean()), 4) if sure_N.any() else None)
     return shares

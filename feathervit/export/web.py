@@ -28,10 +28,11 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         raise ConfigError(f"the model takes {job.predictor.in_chans} channels; a page can show it images of 1 or 3")
     runtime = browser_runtime()
     proto = float32(job)
-    exact = pack(job, proto)
+    data = exact = pack(job, proto, routed=True)
     try:
         small, tried = int8(job, proto)
-        results = tried | check(job, small, {"int8": pack(job, small), "onnx": exact}, job.min_agreement)
+        data = pack(job, small, routed=True)
+        results = tried | check(job, small, {"int8": data, "onnx": exact}, job.min_agreement)
         top1, before = (100 * results[name] for name in ("top1", "top1_before"))
         why = (
             ""
@@ -42,14 +43,14 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         tried, why = {}, str(error)
     if why:
         job.say(f"  {why}: the page has the model in 32 bits")
-        small, results = proto, tried | check(job, proto, {"onnx": exact}, MIN_AGREEMENT)
+        small, data, results = proto, exact, tried | check(job, proto, {"onnx": exact}, MIN_AGREEMENT)
     precision = "float32" if why else "int8"
     shipped = sample_images(job.checking, job.samples)
     labels = [
         job.predictor.class_names[job.checking.labels[i]] for i in sample_places(job.checking.labels, job.samples)
     ]
     files = {
-        "model.onnx": pack(job, small, routed=True),
+        "model.onnx": data,
         **page_files(),
         **runtime,
         **shipped,
@@ -57,9 +58,9 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
     }
     for name in folder.glob("sample-*.png"):  # samples of an earlier export
         name.unlink()
-    for name, data in files.items():
-        write_bytes(folder / name, data)
-    p_NK = probabilities(session(pack(job, small)), job.feed(job.checking, job.input))
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    p_NK = probabilities(session(data), job.feed(job.checking, job.input))
     model = job.predictor.model
     prefix = getattr(model, "num_prefix_tokens", 0)
     description = job.facts | {
@@ -70,18 +71,17 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         "top1": results["top1"],
         "n": results["n"],
         "split": job.checking.name,
-        "held_out": not job.shared,
+        "held_out": job.held_out,
         "routed": [
             out.name for out in small.graph.output[1:] if _tokens(out) > prefix
         ],  # the last layer may have no patches
         "depth": len(getattr(model, "blocks", ())),
         "prefix_tokens": prefix,
-        "threshold": job.predictor.other.threshold if job.predictor.other else None,
         "thresholds": thresholds(p_NK, job.checking.labels),
         "samples": [{"file": name, "label": label} for name, label in zip(shipped, labels, strict=True)],
         "model_bytes": len(files["model.onnx"]),
         "runtime_bytes": sum(map(len, runtime.values())),
-        "runtime_packed": sum(len(gzip.compress(data, 6)) for data in runtime.values()),
+        "runtime_packed": sum(len(gzip.compress(content, 6)) for content in runtime.values()),
         "page_bytes": sum(map(len, files.values())),
     }
     write_json(folder / "model.json", description)

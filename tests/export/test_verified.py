@@ -74,7 +74,11 @@ def test_only_used_images_are_decoded(photographs_run, monkeypatch):
 
 def test_arrays_and_few_images(digits_run, held_out, tmp_path):
     images, labels = held_out.images[:3].numpy(), held_out.labels[:3].numpy().astype(str)
-    report = feathervit.export_model(digits_run, "huggingface", tmp_path / "a", data=(images, labels))
+    messages = []
+    report = feathervit.export_model(
+        digits_run, "huggingface", tmp_path / "a", data=(images, labels), say=messages.append
+    )
+    assert "only 1 image" in messages[-1]
     assert (report["n"], report["split"]) == (1, "arrays/train")
     with pytest.raises(DataError, match="too few"):
         feathervit.export_model(digits_run, "huggingface", tmp_path / "b", data=(images[:2], labels[:2]))
@@ -85,10 +89,23 @@ def test_unreadable_images_are_reported(photographs_run, photographs, tmp_path):
     (tmp_path / "set" / "test" / "flat" / "0.jpg").write_bytes(b"not an image")
     messages = []
     made = prepare(photographs_run, tmp_path / "set", "image", 0.97, messages.append, {})
-    assert (
-        "1 of 8 images of set/test cannot be read" in messages[0]
-    )  # few images serve all purposes; half are for checking
-    assert (len(made.checking), len(made.originals), len(made.calibration)) == (7, 7, 5)
+    assert "1 of 18 images of set/test cannot be read" in messages[0]
+    assert (len(made.checking), len(made.originals)) == (17, 17)
+
+
+def test_other_images_to_check_on(photographs_run, photographs, tmp_path, monkeypatch):
+    """All images of a test split are checked: those for the calibration are the training images."""
+    shutil.copytree(photographs / "test", tmp_path / "set" / "test")
+    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, print, {})
+    assert (len(made.checking), made.calibration.name) == (18, f"{photographs.name}/train")
+    assert made.held_out
+    flat = prepare(photographs_run, tmp_path / "set" / "test", "image", 0.97, print, {})
+    assert flat.held_out is None  # a folder may hold the training images under another name
+    own = prepare(photographs_run, None, "image", 0.97, print, {})
+    assert own.held_out
+    monkeypatch.setattr("feathervit.export.job._training_data", lambda *_: None)  # it is missing
+    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, print, {})
+    assert (len(made.checking), len(made.calibration)) == (8, 5)  # the images serve all purposes; half are for checking
 
 
 def test_calibration_and_checking_images_are_disjoint(digits_run, folder, tmp_path):

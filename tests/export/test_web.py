@@ -22,12 +22,18 @@ from feathervit.export import runtime
 
 @pytest.fixture(scope="module")
 def page(digits_run, web_cache, tmp_path_factory):
-    """The folder of a page, with the runtime fetched into a cache of its own."""
-    out = tmp_path_factory.mktemp("page") / "out"
+    """The folder of a page, with the runtime fetched into a cache of its own. Its model is the one that was checked."""
+    from feathervit.export import web
+
+    out, checked, check = tmp_path_factory.mktemp("page") / "out", [], web.check
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEATHERVIT_CACHE", str(web_cache))
+        patch.setattr(
+            web, "check", lambda job, proto, files, *rest: checked.append(files) or check(job, proto, files, *rest)
+        )
         report = feathervit.export_model(digits_run, "web", out, samples=12)
     assert report["passed"]
+    assert checked[-1]["int8"] == (out / "model.onnx").read_bytes()
     return out
 
 
@@ -178,8 +184,8 @@ def test_thresholds():
 
     found = thresholds(np.array([[0.9, 0.1], [0.4, 0.6], [0.25, 0.75]]), np.array([0, 0, 1]))
     assert (found["answered"][0], found["right"][0]) == (1.0, pytest.approx(2 / 3, abs=1e-4))
-    assert (found["answered"][70], found["right"][70]) == (pytest.approx(2 / 3, abs=1e-4), 1.0)
-    assert (found["answered"][95], found["right"][95]) == (0.0, None)
+    assert (found["answered"][700], found["right"][700]) == (pytest.approx(2 / 3, abs=1e-4), 1.0)
+    assert (found["answered"][950], found["right"][950]) == (0.0, None)
 
 
 def test_samples_are_for_the_page_only(digits_run, tmp_path):

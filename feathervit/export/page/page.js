@@ -10,6 +10,7 @@ const $ = (id) => document.getElementById(id);
 
 let model, ort, session, last; // last: the outputs of the graph for the current image
 let turn = 0; // counts images, so that a new image ends the timing of the previous one
+let least = 0.5; // confidence below which an answer is unsure; exact, because the slider has steps
 
 async function start() {
   model = await (await fetch("model.json")).json();
@@ -35,7 +36,7 @@ function describe() {
   document.title = $("title").textContent = model.task || model.model;
   $("task").textContent = `Recognises ${names.length} classes: ${names.slice(0, NAMED).join(", ")}${more}.`;
   const facts = [`${model.model}: ${count(model.parameters)} parameters, input of ${model.img_size} × ${model.img_size} pixels.`];
-  const kind = model.held_out ? "images that it was not trained on" : "training images";
+  const kind = model.held_out == null ? "images" : model.held_out ? "images that it was not trained on" : "training images";
   if (model.n) facts.push(`Correct on ${percent(model.top1)} of ${count(model.n)} ${kind}.`);
   if (model.agreement !== undefined) {
     const bits = model.precision === "int8" ? "In eight bits: the" : "The";
@@ -53,7 +54,7 @@ function describe() {
   $("shipped").hidden = !model.samples?.length;
   $("shipped-note").textContent = `Or try one of these${model.held_out ? ". The model was not trained on them" : ""}.`;
   $("samples").replaceChildren(...(model.samples ?? []).map(sampleButton));
-  if (model.threshold != null) $("threshold").value = Math.round(100 * model.threshold);
+  if (model.threshold != null) $("threshold").value = 100 * (least = model.threshold);
   trade();
 }
 
@@ -81,7 +82,10 @@ function listen() {
   for (const name of ["dragenter", "dragover"]) $("drop").addEventListener(name, () => $("drop").classList.add("over"));
   for (const name of ["dragleave", "drop"]) $("drop").addEventListener(name, () => $("drop").classList.remove("over"));
   $("layer").oninput = drawExperts;
-  $("threshold").oninput = trade;
+  $("threshold").oninput = () => {
+    least = Number($("threshold").value) / 100;
+    trade();
+  };
   $("camera").onclick = () => ($("video").srcObject ? closeCamera() : openCamera());
   $("shoot").onclick = shoot;
   navigator.mediaDevices?.enumerateDevices().then((all) => ($("camera").hidden = !all.some((d) => d.kind === "videoinput")));
@@ -184,8 +188,21 @@ async function classify(source, width, height, name, file = null, truth = "") {
     present(canvas, `${name}, ${width} by ${height} pixels`, truth);
     await time(once, mine);
   } catch (error) {
+    if (mine !== turn) return;
+    clear();
     complain(`${name} could not be classified: ${error.message ?? error}`);
   }
+}
+
+/** Removes the image and the answer, which would not belong together. */
+function clear() {
+  last = undefined;
+  $("image").hidden = $("truth").hidden = $("sight").hidden = true;
+  $("drop").classList.toggle("full", Boolean($("video").srcObject));
+  $("answer").textContent = "No image yet.";
+  $("answer").className = "";
+  $("classes").replaceChildren();
+  $("time").textContent = $("spoken").textContent = "";
 }
 
 /** Returns a call that runs the graph on the content of the canvas. */
@@ -240,7 +257,7 @@ function answer() {
   const shares = last.probabilities.data;
   const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 5);
   const percent = (i) => `${(100 * shares[i]).toFixed(1)} %`;
-  const unsure = 100 * shares[best[0]] < Number($("threshold").value);
+  const unsure = shares[best[0]] < least;
   $("answer").textContent = unsure ? `Unsure. Best guess: ${model.class_names[best[0]]}` : model.class_names[best[0]];
   $("answer").className = unsure ? "unsure" : "sure";
   $("classes").replaceChildren(
@@ -259,8 +276,8 @@ function answer() {
 
 /** Shows the effect of the threshold on the images of the check. */
 function trade() {
-  const value = Number($("threshold").value);
-  $("threshold-value").textContent = `${value} %`;
+  const value = Math.round(1000 * least);
+  $("threshold-value").textContent = `${Number((100 * least).toFixed(2))} %`;
   if (last) answer();
   if (!model.thresholds) return;
   const { answered, right } = model.thresholds;
