@@ -7,10 +7,16 @@ cannot access the model through the browser of a visitor.
 
 from __future__ import annotations
 
+import email.message
 import email.policy
+import io
+import itertools
 import json
+import socket
 import threading
-from email.parser import BytesParser
+import time
+from dataclasses import asdict
+from email.parser import HeaderParser
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +25,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import torch
 
+from ..data.cache import look
+from ..data.scale import faults
 from ..errors import ConfigError, FeatherVitError
 from ..evaluation.inference import Predictor
 from ..results import read_result
@@ -26,7 +34,9 @@ from .pages import page_files, task
 
 MOST_BYTES = 32 * 2**20  # per request
 MOST_IMAGES = 64  # per request
-SECONDS = 30  # timeout of a connection
+MOST_REQUESTS = 16  # at the same time; others wait. They bound the memory together with MOST_BYTES
+MOST_HEADERS = 8192  # bytes, per part of a form
+SECONDS = 30  # to receive a request, and to send its answer
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".json": "application/json"}
 
@@ -88,6 +98,21 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]):
         super().__init__(address, handler)
         self.lock = threading.Lock()  # the model processes one request at a time
+        self.slots = threading.BoundedSemaphore(MOST_REQUESTS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.slots.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # the thread was not started
+            self.slots.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.slots.release()
 
     @property
     def url(self) -> str:
@@ -98,10 +123,34 @@ class Server(ThreadingHTTPServer):
         """Ignores errors: a closed connection is not an error of the server."""
 
 
+class UntilDeadline(io.RawIOBase):
+    """Reads from a connection until `seconds` after its creation, and then raises TimeoutError.
+
+    The timeout of a socket starts again with each byte, so that a slow client could keep its connection for ever.
+    """
+
+    def __init__(self, connection: socket.socket, seconds: float):
+        self.connection, self.end = connection, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.connection.settimeout(left)
+        return self.connection.recv_into(buffer)
+
+
 class Handler(BaseHTTPRequestHandler):
     server: Server
-    timeout = SECONDS
     server_version, sys_version = "feathervit", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(UntilDeadline(self.connection, SECONDS))
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
@@ -129,27 +178,34 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(refused.status, {"error": str(refused)})
 
     def _check_host(self) -> None:
-        """Raises Refused if the request names another host, for example from a website whose name resolves to this machine."""
-        if self.server.server_address[0] in LOOPBACK:
-            for name in filter(None, (self.headers.get("Host"), urlsplit(self.headers.get("Origin", "")).netloc)):
-                if urlsplit(f"//{name}").hostname not in LOOPBACK:
-                    raise Refused(HTTPStatus.FORBIDDEN, "the request names another machine; --host allows that")
+        """Raises Refused if the request names another host, for example from a website whose name resolves to this machine.
+
+        An origin without a host ("null") is refused: browsers send it for local files and sandboxed pages.
+        """
+        host, origin = self.headers.get("Host"), self.headers.get("Origin")
+        addresses = [address for address in (host and f"//{host}", origin) if address is not None]
+        if self.server.server_address[0] in LOOPBACK and not all(map(_is_local, addresses)):
+            raise Refused(HTTPStatus.FORBIDDEN, "the request names another machine; --host allows that")
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request needs a Content-Length")
-        if int(length) > MOST_BYTES:
-            left = min(int(length), 2 * MOST_BYTES)  # clients read the answer only after sending the body
-            while left > 0 and (part := self.rfile.read(min(left, 2**16))):
-                left -= len(part)
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_BYTES // 2**20} MiB")
-        return self.rfile.read(int(length))
+        try:
+            if int(length) > MOST_BYTES:
+                left = min(int(length), 2 * MOST_BYTES)  # clients read the answer only after sending the body
+                while left > 0 and (part := self.rfile.read(min(left, 2**16))):
+                    left -= len(part)
+                raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_BYTES // 2**20} MiB")
+            return self.rfile.read(int(length))
+        except TimeoutError as error:
+            raise Refused(HTTPStatus.REQUEST_TIMEOUT, f"the request took over {SECONDS} s to arrive") from error
 
     def _answer(self, status: HTTPStatus, found: dict[str, Any]) -> None:
         self._send(status, json.dumps(found).encode(), KINDS[".json"])
 
     def _send(self, status: HTTPStatus, data: bytes, kind: str) -> None:
+        self.connection.settimeout(SECONDS)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
@@ -163,17 +219,31 @@ class Handler(BaseHTTPRequestHandler):
 
 def predictions(server: Server, images: list[tuple[str, bytes]], top: int, least: float | None) -> dict[str, Any]:
     """Returns predictions in the format of `predict --json`. Raises Refused if no image can be read."""
+    predictor = server.predictor
     squares, failures = {}, []
     for name, data in images:
         try:
-            squares[name] = server.predictor.read(data)
+            squares[name] = predictor.read(data)
         except FeatherVitError as error:
             failures.append(f"{name}: {' '.join(str(error).split())}")
     if not squares:
         raise Refused(HTTPStatus.BAD_REQUEST, "; ".join(failures) or "no images in the request")
+    values = look([data for _, data in images], predictor.config.reading.max_image_gib)
     with server.lock:
-        results = server.predictor.classify(list(squares.values()), list(squares), top, least)
-    return {"predictions": [prediction.to_dict() for prediction in results], "unreadable": failures}
+        results = predictor.classify(list(squares.values()), list(squares), top, least)
+    return {
+        "predictions": [prediction.to_dict() for prediction in results],
+        "other": asdict(predictor.other) if predictor.other and least is None else None,
+        "unreadable": failures,
+        "warnings": list(faults(values, predictor.config.images.scale)),
+    }
+
+
+def _is_local(address: str) -> bool:
+    try:
+        return urlsplit(address).hostname in LOOPBACK
+    except ValueError:  # not an address
+        return False
 
 
 def _numbers(query: dict[str, list[str]]) -> tuple[int, float | None]:
@@ -189,17 +259,30 @@ def _numbers(query: dict[str, list[str]]) -> tuple[int, float | None]:
 
 
 def _images(kind: str, body: bytes) -> list[tuple[str, bytes]]:
-    """Returns (name, bytes) of each image of a request: its body, or the files of a form. Raises Refused."""
+    """Returns (name, bytes) of each image of a request: its body, or the parts of a form. Names are unique. Raises Refused.
+
+    The form is split by hand, because the parser of `email` needs many times the memory of the body.
+    """
     if not kind.lower().startswith("multipart/form-data"):
         return [("image", body)] if body else []
-    message = BytesParser(policy=email.policy.HTTP).parsebytes(
-        b"Content-Type: " + kind.encode("latin-1") + b"\r\n\r\n" + body
-    )
-    parts = [part for part in message.iter_parts() if part.get_filename()]
+    boundary = _headers(f"Content-Type: {kind}").get_boundary("").encode("latin-1", "replace")
+    if not boundary:
+        raise Refused(HTTPStatus.BAD_REQUEST, "the form has no boundary in its Content-Type")
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MOST_IMAGES + 2)[1:]  # the rest is too much
+    parts = list(itertools.takewhile(lambda part: not part.startswith(b"--"), parts))
     if len(parts) > MOST_IMAGES:
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_IMAGES} images; got {len(parts)}")
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may hold {MOST_IMAGES} images")
     images: dict[str, bytes] = {}
     for part in parts:
-        name = part.get_filename()
-        images[name if name not in images else f"{name} ({len(images) + 1})"] = part.get_payload(decode=True) or b""
+        start = part.find(b"\r\n\r\n", 0, MOST_HEADERS)
+        if start < 0:
+            raise Refused(HTTPStatus.BAD_REQUEST, "a part of the form has no headers, or too long ones")
+        headers = _headers(part[:start].decode("utf-8", "replace").lstrip())
+        name = str(headers.get_filename() or headers.get_param("name", "image", "Content-Disposition"))
+        names = (name, *(f"{name} ({number})" for number in range(2, MOST_IMAGES + 1)))
+        images[next(name for name in names if name not in images)] = part[start + 4 :]
     return list(images.items())
+
+
+def _headers(text: str) -> email.message.Message:
+    return HeaderParser(policy=email.policy.HTTP).parsestr(text)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
+import select
+import socket
 import threading
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -61,18 +66,83 @@ def test_predictions_equal_pythons(server, digits, digits_run):
     assert request(server, "/predict?min_confidence=1", digits[0][0])[1]["predictions"][0]["label"] == "other"
 
 
+def form(*parts: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
+    """Returns body and headers of a form with parts of (parameters of the header, content)."""
+    lines = (b"--x\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % (p.encode(), data) for p, data in parts)
+    return b"".join(lines) + b"--x--\r\n", {"Content_Type": "multipart/form-data; boundary=x"}
+
+
 def test_a_form_can_contain_several_images(server, digits):
-    parts = [("a.png", digits[0][0]), ("a.png", digits[1][0]), ("b.txt", b"no image")]
-    body = b"".join(
-        b'--x\r\nContent-Disposition: form-data; name="f"; filename="%s"\r\n\r\n%s\r\n' % (name.encode(), data)
-        for name, data in parts
-    )
-    status, found = request(server, "/predict", body + b"--x--\r\n", Content_Type="multipart/form-data; boundary=x")
+    """Also with equal names, which are numbered, and without file names."""
+    (first, _), (second, _) = digits
+    names = ("a.png", "a.png", "a.png (3)", "a.png (2)", "a.png", "é.png")
+    parts = [(f'name="f"; filename="{name}"', (first, second)[i % 2]) for i, name in enumerate(names)]
+    body, headers = form(*parts, ('name="plain"', second), ('name="f"; filename="b.txt"', b"no image"))
+    status, found = request(server, "/predict", body, **headers)
     assert status == 200
-    alone = [request(server, "/predict", data)[1]["predictions"][0]["probabilities"] for _, data in parts[:2]]
-    assert [row["probabilities"] for row in found["predictions"]] == [pytest.approx(p, abs=1e-6) for p in alone]
+    alone = [request(server, "/predict", data)[1]["predictions"][0]["probabilities"] for data in (first, second)]
+    assert [row["probabilities"] for row in found["predictions"]] == [
+        pytest.approx(alone[i], abs=1e-6) for i in (0, 1, 0, 1, 0, 1, 1)
+    ]
+    files = [row["file"] for row in found["predictions"]]
+    assert len(set(files)) == 7
+    assert (files[0], files[5:]) == ("a.png", ["é.png", "plain"])
     assert len(found["unreadable"]) == 1
     assert "b.txt" in found["unreadable"][0]
+
+
+def test_answers_have_the_fields_of_predict(server, digits, digits_run, tmp_path, capsys):
+    Image.fromarray(np.full((16, 16), 300, np.uint16)).save(tmp_path / "dark.png")
+    assert main(["predict", str(digits_run), str(tmp_path / "dark.png"), "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    found = request(server, "/predict", (tmp_path / "dark.png").read_bytes())[1]
+    assert found.keys() == expected.keys()
+    assert found["warnings"] == expected["warnings"] != []
+
+
+def test_a_form_needs_little_memory(server, monkeypatch):
+    """Also one of many short lines, or of many parts."""
+    from feathervit.export.serve import _images
+
+    kind = "multipart/form-data; boundary=x"
+    lines, _ = form(('name="f"; filename="a"', b"\r\n" * 1_000_000))
+    tracemalloc.start()
+    try:
+        assert len(_images(kind, lines)) == 1
+        for body in (b"--x\r\n" * 400_000, b"--x\r\n" + b"a:\r\n" * 500_000):
+            with pytest.raises(module.Refused):
+                _images(kind, body)
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(lines)
+    finally:
+        tracemalloc.stop()
+
+
+def test_slow_requests_end_at_a_deadline(server, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS", 0.6)
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+    for start, answer in ((head + b"\r\n", b" 408 "), (head, b"")):
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as slow:
+            slow.sendall(start)
+            begin = time.monotonic()
+            with contextlib.suppress(OSError):  # the server has closed the connection
+                while time.monotonic() < begin + 15 and not select.select([slow], [], [], 0.1)[0]:
+                    slow.sendall(b"x")
+            with contextlib.suppress(ConnectionError):
+                assert answer in slow.recv(1000)
+            assert time.monotonic() < begin + 10
+
+
+def test_requests_at_the_same_time_are_limited(server, digits, monkeypatch):
+    """A further request waits until another one ends."""
+    monkeypatch.setattr(module, "SECONDS", 0.6)
+    monkeypatch.setattr(server, "slots", threading.BoundedSemaphore(2))
+    before = threading.active_count()
+    idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(4)]
+    time.sleep(0.2)
+    assert threading.active_count() <= before + 2
+    assert request(server, "/predict", digits[0][0])[0] == 200
+    for connection in idle:
+        connection.close()
 
 
 @pytest.mark.parametrize(
@@ -90,6 +160,8 @@ def test_a_form_can_contain_several_images(server, digits):
         ("/predict", b"x", {"Host": "example.org"}, 403),
         ("/", None, {"Host": "example.org:8000"}, 403),
         ("/predict", b"x", {"Origin": "https://example.org"}, 403),
+        ("/predict", b"x", {"Origin": "null"}, 403),
+        ("/predict", b"x", {"Content_Type": "multipart/form-data"}, 400),
     ],
 )
 def test_invalid_requests_are_refused(server, path, body, headers, status):
@@ -104,12 +176,12 @@ def test_uploads_are_limited(server, digits, monkeypatch):
     assert request(server, "/predict", digits[0][0])[0] == 200
     assert request(server, "/predict", digits[0][0] + b"x")[0] == 413
     monkeypatch.setattr(module, "MOST_BYTES", 10_000)
-    form = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n' * 2 + b"--x--\r\n"
-    assert request(server, "/predict", form, Content_Type="multipart/form-data; boundary=x")[0] == 413
+    body, headers = form(('name="f"', b"x"), ('name="f"', b"x"))
+    assert request(server, "/predict", body, **headers)[0] == 413
 
 
-def test_the_page_uses_the_server(server, browser, digits, digits_run, tmp_path):
-    from .test_web import opened, shown, text
+def test_the_page_uses_the_server(server, browser, digits, digits_run, tmp_path, monkeypatch):
+    from .test_web import opened, shown, text, wait
 
     (tmp_path / "digit.png").write_bytes(digits[0][0])
     opened(browser, server.url)
@@ -120,8 +192,20 @@ def test_the_page_uses_the_server(server, browser, digits, digits_run, tmp_path)
     result = json.loads((digits_run / "result.json").read_text())["test"]
     assert f"{100 * result['top1']:.1f}" in text(browser, "facts")
     assert not browser.find_element("id", "sight").is_displayed()
-    (tmp_path / "damaged.png").write_bytes(digits[0][0][:60])
-    browser.find_element("id", "file").send_keys(str(tmp_path / "damaged.png"))
+    for difference, unsure in ((1e-5, True), (-1e-5, False)):  # the page uses the exact threshold, like the server
+        model = json.loads(server.files["/model.json"]) | {"threshold": expected.probabilities[0] + difference}
+        monkeypatch.setitem(server.files, "/model.json", json.dumps(model).encode())
+        opened(browser, server.url)
+        shown(browser, tmp_path / "digit.png")
+        assert text(browser, "answer").startswith("Unsure") == unsure
+    # A refused image is not left beside the old answer.
+    assert browser.find_element("id", "image").is_displayed()
+    monkeypatch.setattr(module, "MOST_BYTES", 10)
+    browser.find_element("id", "file").send_keys(str(tmp_path / "digit.png"))
+    wait(lambda: "digit.png" in text(browser, "error"), "the image is refused")
+    assert not browser.find_element("id", "image").is_displayed()
+    assert (text(browser, "classes"), text(browser, "spoken"), text(browser, "time")) == ("", "", "")
+    assert expected.label not in text(browser, "answer")
 
 
 def test_an_unusable_port_is_an_error(server, digits_run, capsys):
