@@ -11,19 +11,41 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
+from PIL import Image
 
 import feathervit
-from feathervit.checkpoint import load_weights, save_weights
+from feathervit.checkpoint import OtherAnswer, load_weights, save_weights
 from feathervit.cli import main
 from feathervit.errors import CheckpointError, ConfigError, RunFolderError, UnknownNameError
 from feathervit.export.verify import probabilities, session
 
 ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE_ONNX = "run/export-int8/model.int8.onnx"  # in the docs
 
 
 def outputs(file, images):
     return probabilities(session(file.read_bytes()), images.images.permute(0, 2, 3, 1).numpy())
+
+
+def run_example(number: int, image: Path, **paths: Path) -> dict:
+    """Runs the Python example `number` of the docs, with these paths instead of its own. Returns its variables."""
+    example = (ROOT / "docs" / "deploying.md").read_text().split("```py\n")[number].split("```")[0]
+    for name, path in {"image.jpg": image, **paths}.items():
+        assert name in example
+        example = example.replace(name, str(path))
+    variables: dict = {}
+    exec(example, variables)
+    return variables
+
+
+def transparent(mode: str, path: Path) -> Path:
+    """Writes a PNG with a ramp of transparency over noise."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 31, 3), dtype=np.uint8)).convert(mode)
+    noise.putalpha(Image.linear_gradient("L").resize(noise.size))
+    noise.save(path)
+    return path
 
 
 def test_float32_and_int8(digits_run, held_out, tmp_path, capsys):
@@ -49,6 +71,9 @@ def test_float32_and_int8(digits_run, held_out, tmp_path, capsys):
         assert json.loads(facts["class_names"]) == list("0123456789")
         assert (facts["fit"], facts["img_size"]) == ("crop", "16")
         assert facts["feathervit"] == feathervit.__version__
+    image = transparent("L", tmp_path / "clear.png")
+    p_K = run_example(1, image, **{EXAMPLE_ONNX: tmp_path / "onnx" / "model.onnx"})["probabilities"][0]
+    np.testing.assert_allclose(sorted(p_K), sorted(predictor.predict(image, top=10)[0].probabilities), atol=1e-2)
     assert found["onnx"]["agreement"] == 1
     assert found["onnx"]["largest_difference"] < 1e-4
     assert set(found["int8"]["tried"]) == {"dynamic", "static"}
@@ -61,6 +86,8 @@ def test_float32_and_int8(digits_run, held_out, tmp_path, capsys):
     "to", ["huggingface", *(pytest.param(to, marks=pytest.mark.slow) for to in ("onnx", "pt2", "int8"))]
 )
 def test_exports_include_the_temperature(digits_run, held_out, tmp_path, to):
+    from feathervit.data.image import normalise, resize
+
     stored = dataclasses.replace(load_weights(digits_run), temperature=3.0)
     save_weights(tmp_path / "w.safetensors", stored)
     out = tmp_path / "out"
@@ -72,7 +99,11 @@ def test_exports_include_the_temperature(digits_run, held_out, tmp_path, to):
             found = torch.export.load(out / "model.pt2").module()(x.permute(0, 2, 3, 1)).numpy()
     elif to == "huggingface":
         found = feathervit.load(out).probabilities(x).numpy()
-        assert json.loads((out / "config.json").read_text())["temperature"] == 3.0
+        in_timm = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+        with torch.no_grad():
+            p_NK = in_timm(normalise(resize(x, 16), (0.5,), (0.5,))).softmax(-1).numpy()  # timm applies no temperature
+        np.testing.assert_allclose(p_NK, expected, atol=1e-4)
+        assert json.loads((out / "config.json").read_text())["temperature"] == 1.0
         assert "calibrated on validation images by a temperature of 3.000" in (out / "README.md").read_text()
     else:
         (file,) = out.glob("*.onnx")
@@ -86,8 +117,11 @@ def test_tensor_input_and_temperature(digits_run, held_out, tmp_path):
     from feathervit.data.image import normalise, resize
 
     weights = tmp_path / "w.safetensors"
-    save_weights(weights, dataclasses.replace(load_weights(digits_run), temperature=3.0))
+    other = OtherAnswer(threshold=0.9931)
+    save_weights(weights, dataclasses.replace(load_weights(digits_run), temperature=3.0, other=other))
     report = feathervit.export_model(weights, "onnx", tmp_path / "out", input="tensor")
+    facts = {prop.key: prop.value for prop in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
+    assert facts["threshold"] == "0.9931"
     run = session((tmp_path / "out" / "model.onnx").read_bytes())
     (taken,) = run.get_inputs()
     assert (taken.name, taken.type, taken.shape) == ("pixels", "tensor(float)", ["batch", 1, 16, 16])
@@ -125,6 +159,11 @@ def test_pt2(digits_run, held_out, tmp_path):
         with torch.no_grad():
             got = program(images).sort(-1).values.numpy()
         np.testing.assert_allclose(got, expected, atol=1e-3)
+    image = transparent("L", tmp_path / "clear.png")
+    p_K = run_example(2, image, **{"run/export-pt2/model.pt2": tmp_path / "out" / "model.pt2"})["probabilities"][0]
+    np.testing.assert_allclose(
+        sorted(p_K.tolist()), sorted(predictor.predict(image, top=10)[0].probabilities), atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
@@ -155,12 +194,15 @@ def test_original_image_files(photographs_run, photographs, tmp_path, capsys, to
     assert len(report["experts_used"]) == 2
     if to == "pt2":
         return
-    # The example of the docs.
-    example = (ROOT / "docs" / "deploying.md").read_text().split("```py\n")[1].split("```")[0]
-    example = example.replace("run/export-int8/model.int8.onnx", str(tmp_path / "onnx" / "model.onnx"))
+    model = {EXAMPLE_ONNX: tmp_path / "onnx" / "model.onnx"}
     for file, label in zip(files[4:7], labels[4:7], strict=True):  # one of them is rotated by its EXIF
-        exec(example.replace("image.jpg", str(file)), {})
+        run_example(1, file, **model)
         assert capsys.readouterr().out == f"{label}\n"
+    image = transparent("RGB", tmp_path / "clear.png")
+    p_K = run_example(1, image, **model)["probabilities"][0]
+    expected = feathervit.load(photographs_run).predict(image)[0]
+    np.testing.assert_allclose(sorted(p_K), sorted(expected.probabilities), atol=1e-2)
+    assert capsys.readouterr().out == f"{expected.label}\n"
 
 
 def test_existing_export_folders(digits_run, tmp_path):
