@@ -292,7 +292,7 @@ def test_the_memory_that_is_used_is_the_memory_that_is_counted(tmp_path, mode):
     assert open_image(tmp_path / "large.png").shape == (3, 5000, 5000)
     with Image.open(tmp_path / "large.png") as image:
         counted = opening.decoded_bytes(image, image.size, 3)
-    assert memory("VmHWM") - before < 1.2 * counted
+    assert memory("VmHWM") - before < 1.4 * counted
 
 
 def test_pils_own_limit_is_ignored_and_unchanged(tmp_path, photograph, monkeypatch):
