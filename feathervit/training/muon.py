@@ -100,6 +100,7 @@ class Muon(torch.optim.Optimizer):
             "betas": betas,
             "eps": eps,
             "muon": False,
+            "fused": True,  # PyTorch then restores `step` of AdamW on the device of its parameter
         }
         super().__init__(params, defaults)
 

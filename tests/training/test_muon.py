@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from feathervit.checkpoint import restore_optimizer
 from feathervit.config import (
     ConvMLPConfig,
     EncoderConfig,
@@ -20,7 +21,7 @@ from feathervit.config import (
 )
 from feathervit.models import Encoder, create_model
 from feathervit.training.average import MovingAverage
-from feathervit.training.muon import hidden_matrices, orthogonalise
+from feathervit.training.muon import Muon, hidden_matrices, orthogonalise
 from feathervit.training.optim import build_optimizer, set_learning_rate
 
 
@@ -126,3 +127,11 @@ def test_moving_average():
             wanted[name] = tensor.clone() if whole else decay * wanted[name] + (1 - decay) * tensor
     for name, tensor in average.module.state_dict().items():
         assert_close(tensor, wanted[name])
+
+
+def test_a_restored_step_is_on_the_device_of_its_parameter():
+    """Fused AdamW requires it. The device `meta` stands for a GPU."""
+    bias = nn.Parameter(torch.zeros(4, device="meta"))
+    optimizer = Muon([{"params": [bias]}])
+    restore_optimizer(optimizer, {"optimizer.0.step": torch.ones(()), "optimizer.0.exp_avg": torch.zeros(4)})
+    assert optimizer.state[bias]["step"].device == bias.device
