@@ -35,6 +35,7 @@ DATA_KEYS = ("name", "fingerprint", "n_train", "n_val", "n_test", "classes")
 class RunResult:
     """Holds the record of one run. Accuracies are fractions. `machine` has MACHINE_KEYS, `data` has DATA_KEYS.
 
+    Newer files also have `data` "fingerprints" and "sources": split -> digest with pixels, and without pixels.
     `epochs` holds the rows of metrics.csv, `best` the row of the selected epoch, `test` and `val` the fields of
     `evaluation.metrics.Metrics` (None: no such split). `config` is the resolved `RunConfig` as JSON. `commit` is the commit
     of the source checkout (None: an installed package, see `version`). `skipped` lists unreadable images. `skipped_steps`
@@ -181,6 +182,12 @@ def read_result(path: str | Path) -> RunResult:
     except (ConfigError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is not the result of a run: {error}; run again, or remove it") from error
     return result
+
+
+def trained_on(weights: Path) -> frozenset[str]:
+    """Returns the sources of the training images, if the file `weights` is in the folder of its run."""
+    path = weights.parent / "splits.json"
+    return frozenset(read_splits(path)["train"]["sources"]) if path.exists() else frozenset()
 
 
 def read_splits(path: str | Path) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..errors import ConfigError, UnknownNameError
 from .cache import FileImages, stamp
@@ -91,5 +91,9 @@ def _stamp(item: Source) -> str:
     if isinstance(item, Path):
         return stamp(item.stat()) if item.exists() else "missing"
     data = item if isinstance(item, bytes) else item.tobytes()
-    size = f"{item.mode} {item.size}" if isinstance(item, Image.Image) else ""
-    return f"{size} {hashlib.blake2b(data, digest_size=16).hexdigest()}"
+    digest = hashlib.blake2b(data, digest_size=16)
+    if not isinstance(item, Image.Image):
+        return f" {digest.hexdigest()}"
+    orientation = item.getexif().get(ExifTags.Base.Orientation)
+    digest.update(repr((item.getpalette(), item.info.get("transparency"), orientation)).encode())
+    return f"{item.mode} {item.size} {digest.hexdigest()}"

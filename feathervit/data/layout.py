@@ -322,7 +322,7 @@ def _wraps_images(folder: Folder) -> bool:
     if folder.images or len(folder.filled) != 1 or folder.filled[0].filled:
         return False
     name = folder.filled[0].name
-    return name == folder.name or is_general(name)
+    return name == folder.name or (is_general(name) and any(map(str.isalpha, name)))
 
 
 def _must_be_splits(splits: dict[str, str]) -> bool:

@@ -66,9 +66,12 @@ def hold_out(
         kept, held = train_test_split(pool, test_size=number, stratify=labels_N[pool], random_state=split.seed)
         lost = np.setdiff1d(labels_N[held], labels_N[kept])  # small classes, if much is held out
         held = np.setdiff1d(held, [held[labels_N[held] == label].min() for label in lost])
+        chance = np.random.default_rng(split.seed)
+        absent = np.setdiff1d(labels_N[pool], labels_N[held])  # small classes, if little is held out
+        held = np.append(held, [chance.choice(pool[labels_N[pool] == label]) for label in absent]).astype(int)
         how = f"{split.val_fraction:.3g} of train held out, stratified, seed {split.seed}"
-        if number != wanted:
-            notes.append(f"val: {number} images instead of {wanted}, because there are {classes} classes")
+        if len(held) != wanted:
+            notes.append(f"val: {len(held)} images instead of {wanted}, because there are {classes} classes")
     return np.setdiff1d(everything, held), np.sort(held), how, notes
 
 

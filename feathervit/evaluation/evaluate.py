@@ -73,6 +73,15 @@ def labelled(
         pick=pick,
         trained_on=predictor.trained_on if own and split == "val" else frozenset(),
     )
+    if split is None and not own and isinstance(source, (str, Path)):
+        known = sum(name in predictor.trained_on for name in images.sources)
+        if known:
+            warn(
+                [
+                    f"{known} of {len(images)} images have the paths of images that the model was trained on; if they are the "
+                    "same, the accuracy is too high, and the split val has the held-out images"
+                ]
+            )
     if images.images.shape[1] != predictor.in_chans:
         raise DataError(f"the model takes {predictor.in_chans} channels, {images.name} has {images.images.shape[1]}")
     return images

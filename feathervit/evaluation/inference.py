@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, load_weights
+from ..checkpoint import Checkpoint, load_weights, weights_file
 from ..config import RunConfig
 from ..data import ImageSet
 from ..data.cache import look
@@ -27,7 +27,7 @@ from ..device import autocast
 from ..errors import CheckpointError, ConfigError, DataError, warn
 from ..models.fast import accelerate
 from ..models.loading import load_model
-from ..results import read_splits
+from ..results import trained_on
 
 BATCH = 500
 OTHER = "other"
@@ -128,13 +128,12 @@ class Predictor:
             accelerate(self.model, torch.float32)
         self.config, self.class_names = checkpoint.config, checkpoint.class_names
         self.in_chans, self.temperature, self.other = checkpoint.in_chans, checkpoint.temperature, checkpoint.other
-        self.where = Path(where)
+        self.where = where
 
     @cached_property
     def trained_on(self) -> frozenset[str]:
         """The sources of the training images, if the checkpoint is in its run folder."""
-        path = (self.where if self.where.is_dir() else self.where.parent) / "splits.json"
-        return frozenset(read_splits(path)["train"]["sources"]) if path.exists() else frozenset()
+        return trained_on(weights_file(self.where))
 
     def probabilities(self, images_NCRR: Tensor, flip: bool = False) -> Tensor:
         """Computes class probabilities, float32 [N, K] on the CPU, of stored images [N, C, R, R]; `flip`: see `logits`."""

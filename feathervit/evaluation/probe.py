@@ -20,14 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_weights
+from ..checkpoint import load_weights, weights_file
 from ..config import RunConfig
 from ..data import ImageSet, load_data
 from ..data.image import as_input
 from ..device import choose_device
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, warn
+from ..files import same_data
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
+from ..results import trained_on
 from .confusion import imbalanced
 from .inference import BATCH
 
@@ -94,6 +96,14 @@ def probe(
     target = splits.test or splits.val
     if target is None:
         raise DataError(f"{source} has no test or validation images to score a probe on; give data with a test/ folder")
+    if target is splits.val and stored.class_names and same_data(source, config.data):
+        known = trained_on(weights_file(checkpoint)).intersection(target.sources)
+        if known:
+            warn(
+                [
+                    f"the model was trained on {len(known)} of the {len(target)} validation images: their accuracy is too high"
+                ]
+            )
     if splits.train.images.shape[1] != stored.in_chans:
         raise DataError(f"the model takes {stored.in_chans} channels, {source} has {splits.train.images.shape[1]}")
     model = load_model(stored, checkpoint)

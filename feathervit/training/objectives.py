@@ -26,7 +26,7 @@ class Classification(nn.Module):
 
     def __init__(self, model: nn.Module, loss: LossConfig, class_weights: Tensor | None = None):
         super().__init__()
-        self.model, self.moe = model, loss.moe
+        self.model, self.moe, self.smoothing = model, loss.moe, loss.label_smoothing
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
@@ -40,7 +40,7 @@ class Classification(nn.Module):
         else:
             logits_BK = self.model(x_BCSS)
             balance = logits_BK.new_zeros(())
-        entropy = F.cross_entropy(logits_BK.float(), targets, weight=self.class_weights)
+        entropy = cross_entropy(logits_BK.float(), targets, self.class_weights, self.smoothing)
         figures = {"cross_entropy": entropy.detach(), "balance": balance.detach(), "top1": _top1(logits_BK, targets)}
         return logits_BK, entropy, balance, figures
 
@@ -77,13 +77,13 @@ class Joint(nn.Module):
     def __init__(self, model: MaskedAutoencoder, loss: LossConfig, class_weights: Tensor | None = None):
         super().__init__()
         self.model, self.moe, self.share = model, loss.moe, loss.label_share
-        self.visible_weight = model.config.visible_weight
+        self.visible_weight, self.smoothing = model.config.visible_weight, loss.label_smoothing
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
         logits_BK, label_balance = self.model.encoder.forward_balanced(x_BCSS)
         output = self.model(x_BCSS)
-        entropy = F.cross_entropy(logits_BK.float(), targets, weight=self.class_weights)
+        entropy = cross_entropy(logits_BK.float(), targets, self.class_weights, self.smoothing)
         pixels = output.masked + self.visible_weight * output.visible
         balance = label_balance + output.balance
         loss = self.share * entropy + (1 - self.share) * pixels + self.moe * balance
@@ -129,6 +129,21 @@ def build_objective(
         return Distillation(model, config.loss, teacher, class_weights)
     kind = Joint if config.objective == "joint" else Classification
     return kind(model, config.loss, class_weights)
+
+
+def cross_entropy(logits_BK: Tensor, targets: Tensor, class_weights_K: Tensor | None, smoothing: float) -> Tensor:
+    """Returns the mean cross-entropy of the images, weighted by the weights of their classes.
+
+    `targets` include the label smoothing. The `weight` of PyTorch also multiplies the smoothed share of every class. The share
+    of a rare class would then outweigh the true class of common images.
+    """
+    if class_weights_K is None:
+        return F.cross_entropy(logits_BK, targets)
+    if targets.ndim == 1:
+        weights_B = class_weights_K[targets]
+    else:
+        weights_B = (targets - smoothing / targets.shape[1]) @ class_weights_K / (1 - smoothing)
+    return (weights_B * F.cross_entropy(logits_BK, targets, reduction="none")).sum() / weights_B.sum()
 
 
 def _top1(logits_BK: Tensor, targets: Tensor) -> Tensor:

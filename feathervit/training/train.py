@@ -23,7 +23,7 @@ from torch import nn
 
 from .. import __version__
 from ..chance import Chance
-from ..checkpoint import drop_state, load_state, load_weights, states
+from ..checkpoint import drop_state, load_state, load_weights, states, weights_file
 from ..config import RunConfig, check_channels, named_weights, to_dict
 from ..data import DataSplits, ImageSet, load_run_data
 from ..data.given import kept
@@ -33,13 +33,13 @@ from ..errors import ConfigError, RunFolderError
 from ..evaluation.findings import findings, some_of
 from ..evaluation.inference import accuracy_and_loss
 from ..evaluation.metrics import Metrics
-from ..files import expanded, write_bytes
+from ..files import expanded, same_data, write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..models.starting import start_from
 from ..plots.report import report_at_end
 from ..recipes import ADAPTIVE, recipe, recipe_for
 from ..recipes.planning import edited, planned, resumed, whole
-from ..results import RunResult, commit, machine, read_config, write_json
+from ..results import RunResult, commit, machine, read_config, trained_on, write_json
 from ..streams import console as words_console
 from .banner import banner, summary
 from .display import decoding, say
@@ -203,7 +203,10 @@ def _run(
         most = min(5_000, 1 + (1 << 23) // config.img_size**2)  # evenly spaced images; fewer for large images
         some = data.train.images[:: -(-len(data.train) // most)]
         encoder.initialise_from(as_input(some, config))
-    started = start_from(model, config.start_from) if config.start_from and fresh else []
+    started = []
+    if config.start_from and fresh:
+        started = start_from(model, config.start_from)
+        _warn_of_known(config, data, console)
     if fresh and not started:
         started = [
             f"start      the weights {named} of timm, except the classifier" if named else "start      from scratch"
@@ -221,7 +224,7 @@ def _run(
         lines = [timing.line(config.epochs)]
     identity = {
         "config": to_dict(config),
-        "data": "/".join(s.fingerprint() for s in (data.train, data.val, data.test) if s is not None),
+        "data": "/".join(fingerprints(data).values()),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "shares": group.world * config.accumulate,
@@ -289,6 +292,20 @@ def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str]
     return Outcome(out, finished, trainer.interrupt.asked, result)
 
 
+def _warn_of_known(config: RunConfig, data: DataSplits, console: Console) -> None:
+    """Prints a warning if the starting weights were trained on labels of validation images."""
+    stored = load_weights(config.start_from)
+    if data.val is None or not stored.class_names or not same_data(config.data, stored.config.data):
+        return
+    known = trained_on(weights_file(config.start_from)).intersection(data.val.sources)
+    if known:
+        say(
+            console,
+            f"warning: {config.start_from} was trained on {len(known)} of the {len(data.val)} validation images: the "
+            "validation accuracy is too high",
+        )
+
+
 def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
     """Raises ConfigError if one of our models exceeds the memory: the kernel would kill the process without a message."""
     memory = machine()["memory_gib"]
@@ -332,6 +349,7 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) 
         best = next(row for row in rows if row["epoch"] == trainer.progress.best_epoch)
     trainer.kept.load_state_dict(load_weights(out / "best.safetensors").weights)
     val, test = (_figures(trainer, images) for images in (data.val, data.test))
+    prints = fingerprints(data)
     return RunResult(
         command=command,
         version=__version__,
@@ -348,7 +366,9 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) 
         recipe=config.recipe,
         data={
             "name": config.data,
-            "fingerprint": data.train.fingerprint(),
+            "fingerprint": prints["train"],
+            "fingerprints": prints,
+            "sources": fingerprints(data, pixels=False),
             "n_train": len(data.train),
             "n_val": len(data.val) if data.val is not None else 0,
             "n_test": len(data.test) if data.test is not None else 0,
@@ -365,6 +385,16 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) 
         skipped_steps=trainer.progress.skipped,
         finished=finished,
     )
+
+
+def fingerprints(data: DataSplits, pixels: bool = True) -> dict[str, str]:
+    """Returns the fingerprint of each split; without `pixels`, one that is equal at all image sizes."""
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {
+        name: (images if pixels else replace(images, images=torch.empty(0))).fingerprint()
+        for name, images in splits.items()
+        if images is not None
+    }
 
 
 def _figures(trainer: Trainer, images: ImageSet | None) -> dict[str, Any] | None:

@@ -86,3 +86,19 @@ def test_invalid_arrays_are_refused(arrays):
             load_data(bad, img_size=16)
     with pytest.raises(ConfigError, match=r"images\.channels is 2"):
         load_data((images, labels), img_size=16, images=ImageConfig(channels=2))
+
+
+def test_another_palette_is_another_image():
+    images = [Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) + n, "P") for n in range(4)]
+
+    def pixels():
+        return load_data((images, [0, 1, 0, 1]), img_size=8, split=SplitConfig(val_fraction=0)).train.images
+
+    for image in images:
+        image.putpalette([value for n in range(256) for value in (n, 255 - n, 0)])
+    before = pixels()
+    for image in images:
+        image.putpalette([value for n in range(256) for value in (n, n, n)])
+    after = pixels()
+    assert not torch.equal(before, after)
+    assert torch.equal(after[:, 0], after[:, 1])

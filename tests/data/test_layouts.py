@@ -239,3 +239,9 @@ def test_thumbnails_of_validation_images_are_not_trained_on(command, tmp_path):
         assert part in line
     counts, _ = command.counts(paint(tmp_path / "named", "@eaDir/1.png dog/2.png"), "--classes", "@eaDir,dog")
     assert counts == {"train": {"@eaDir": 1, "dog": 1}}  # requested classes are not skipped
+
+
+def test_a_split_may_hold_one_class_with_a_number_as_name(command, tmp_path):
+    files = ["train/0/1.png", "train/0/2.png", "train/1/3.png", "train/1/4.png", "test/1/5.png"]
+    counts, _ = command.counts(paint(tmp_path / "set", files))
+    assert counts == {"train": {"0": 2, "1": 2}, "test": {"1": 1}}

@@ -400,3 +400,12 @@ def test_the_same_subset_of_train_is_decoded_once(folder, monkeypatch):
     for _ in range(2):
         load_data(folder, img_size=16, split=SplitConfig(train_per_class=5))
     assert sorted(built) == [7, 15, 24]  # val, train, test
+
+
+@pytest.mark.parametrize("sizes", [(500, 4), (200, 3, 3, 3), (*[1000] * 9, 2)])
+def test_small_classes_are_held_out_too(sizes):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    kept, held, _, notes = hold_out(labels, SplitConfig())
+    assert set(labels[kept]) == set(labels[held]) == set(range(len(sizes)))
+    assert len(kept) + len(held) == len(labels) and not set(kept) & set(held)
+    assert len(held) == round(0.1 * len(labels)) or notes

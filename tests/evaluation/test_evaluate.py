@@ -33,3 +33,24 @@ def test_images_added_after_training_do_not_put_trained_ones_in_validation(tmp_p
             path.unlink()
     with pytest.raises(DataError, match="changed since training"):
         evaluate(run)
+
+
+def test_a_moved_folder_is_reported(tmp_path, small):
+    data, run = write_images(tmp_path / "set", 10), tmp_path / "run"
+    feathervit.train(data=data, out=run, epochs=1, **small)
+    held_out = evaluate(run)
+    moved = data.rename(tmp_path / "moved")
+    with pytest.warns(DataWarning, match="27 of 30 images"):
+        evaluate(run, moved)
+    assert evaluate(run, moved, "val")[1].n == held_out[1].n
+
+
+def test_known_validation_images_of_starting_weights_are_reported(tmp_path, small, capsys):
+    data = write_images(tmp_path / "set", 10)
+    feathervit.train(data=data, out=tmp_path / "a", epochs=1, **small)
+    assert "validation images: the" not in capsys.readouterr().err
+    options = {"start_from": str(tmp_path / "a"), "epochs": 1, **small}
+    feathervit.train(data=data, out=tmp_path / "b", **options)
+    assert "validation images: the" not in capsys.readouterr().err
+    feathervit.train(data=data, out=tmp_path / "c", **options, **{"split.seed": 1})
+    assert "validation images: the" in capsys.readouterr().err
