@@ -144,7 +144,14 @@ def _trainer(
         faster, _ = faster_on_cpu(model, config, channels)
         dtype = torch.float32 if group.any(not faster) else torch.bfloat16
     parameters = sum(p.numel() for p in model.parameters())
-    mode, _ = choose_compile(config.compile, device, parameters=parameters, steps=FEWEST_STEPS, world=group.world)
+    mode, _ = choose_compile(
+        config.compile,
+        device,
+        parameters=parameters,
+        steps=FEWEST_STEPS,
+        world=group.world,
+        accumulate=config.accumulate,
+    )
     return Trainer(
         replace(config, compile=mode, log=()),
         DataSplits(images, None, None, {}),
@@ -209,36 +216,37 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def _split(trainer: Trainer, step: Callable[[], None]) -> list[float]:
     """Measures the seconds of each of PARTS in one step. Synchronises the device after each part."""
-    times = []
+    starts: list[tuple[str, float]] = []  # part, and the time at which it starts
 
-    def mark() -> None:
+    def mark(part: str) -> None:
         _wait(trainer.device)
-        times.append(time.perf_counter())
+        starts.append((part, time.perf_counter()))
 
-    def after(work: Callable) -> Callable:
+    def marked(work: Callable, before: str, after: str) -> Callable:
         def call(*args: Any) -> Any:
+            mark(before)
             result = work(*args)
-            mark()
+            mark(after)
             return result
 
         return call
 
-    def before(work: Callable) -> Callable:
-        def call(*args: Any) -> Any:
-            mark()
-            return work(*args)
-
-        return call
-
-    # The data part ends with the batch, forward when the loss is scaled, backward when the scaler steps.
-    ends = ((trainer.feed, "batch", after), (trainer.scaler, "scale", before), (trainer.scaler, "step", before))
+    # The part before and after each call. A step with micro-steps calls `batch` and `scale` several times.
+    calls = (
+        (trainer.feed, "batch", "data", "forward"),
+        (trainer.scaler, "scale", "backward", "backward"),
+        (trainer.scaler, "step", "optimiser", "optimiser"),
+    )
     with contextlib.ExitStack() as stack:
-        for owner, name, marked in ends:
-            stack.enter_context(mock.patch.object(owner, name, marked(getattr(owner, name))))
-        mark()
+        for owner, name, before, after in calls:
+            stack.enter_context(mock.patch.object(owner, name, marked(getattr(owner, name), before, after)))
+        mark("data")
         step()
-        mark()
-    return [later - earlier for earlier, later in itertools.pairwise(times)]
+        mark("end")
+    seconds = dict.fromkeys(PARTS, 0.0)
+    for (part, start), (_, end) in itertools.pairwise(starts):
+        seconds[part] += end - start
+    return list(seconds.values())
 
 
 def _forget_peak(device: torch.device) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
+from feathervit.benchmark import train as benchmark
 from feathervit.benchmark.train import PARTS, run, scaling, table
 from feathervit.config import Augmentation, OptimConfig, RunConfig
 from feathervit.models import create_model
@@ -37,6 +41,32 @@ def test_parts_add_up_to_a_step():
     found = run(RunConfig(model="mlit_nano", img_size=32, patch_size=4, batch_size=32), steps=2, rounds=3)
     step = 32 / found["images_per_s"]
     assert sum(found["ms"].values()) / 1e3 == pytest.approx(step, rel=1.0)  # machines are shared
+
+
+def test_micro_steps_are_parts_of_one_step(monkeypatch):
+    """Each part is the sum over the micro-steps: with a clock of one second per reading, from the order of the calls."""
+    config = RunConfig(model="mlit_nano", img_size=16, patch_size=8, batch_size=8)
+    clock = itertools.count()
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(clock)))
+    parts = [run(replace(config, accumulate=n), steps=1, rounds=1)["ms"] for n in (1, 2)]
+    assert all(set(ms) == set(PARTS) and min(ms.values()) > 0 for ms in parts)
+    more = {name: parts[1][name] - parts[0][name] for name in PARTS}
+    assert more["optimiser"] == 0
+    assert more["data"] > 0 and more["forward"] > 0 and more["backward"] > 0
+
+
+def test_accumulation_excludes_cuda_graphs(monkeypatch):
+    """On a GPU, a step with micro-steps is measured in the mode of a long run."""
+    chosen, original = [], benchmark.choose_compile
+
+    def on_gpu(asked, device, **rest):
+        chosen.append(original(asked, torch.device("cuda"), **rest)[0])
+        return "off", ""
+
+    monkeypatch.setattr(benchmark, "choose_compile", on_gpu)
+    for n in (1, 2):
+        run(RunConfig(model="mlit_nano", img_size=16, patch_size=8, batch_size=8, accumulate=n), steps=1, rounds=1)
+    assert chosen == ["reduce-overhead", "default"]
 
 
 def test_the_trainers_step_is_measured(monkeypatch):
