@@ -25,9 +25,9 @@ def claims_table(results: Path) -> str:
     rows, waiting = [], []
     for study in (s for s in STUDIES.values() if s.statements and not s.name.endswith("-deep")):
         for statement in study.statements:
-            used, comparisons = study, compare(statement, studies.get(study.name, {}).get("cells", []))
+            used, comparisons = study, compare(statement, studies.get(study.name, {}).get("cells", []), study.needs)
             if longer := STUDIES.get(f"{study.name}-deep"):
-                deep = compare(statement, studies.get(longer.name, {}).get("cells", []))
+                deep = compare(statement, studies.get(longer.name, {}).get("cells", []), longer.needs)
                 if all(len(comparison.points) > 1 for comparison in deep):
                     used, comparisons = longer, deep
             word = verdict(comparisons)

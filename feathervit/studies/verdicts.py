@@ -1,14 +1,15 @@
 """Decides from the runs of a study whether the claim of a paper holds at a small scale: holds, does not hold, or undecided.
 
 A claim is one or more comparisons "this arm is above that arm". Differences are computed per seed. A comparison holds if the
-95 % interval of the mean difference (Student's t) is above zero, and does not hold if it is below. Does not import torch.
+95 % interval of the mean difference (Student's t) is above zero, and does not hold if it is below. Seeds of one pre-training
+run do not show how pre-training runs vary, so a comparison of pre-training runs is undecided. Does not import torch.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,11 +22,20 @@ Word = Literal["holds", "does not hold", "undecided", "not run"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences between two arms in points, one per common seed, and the verdict."""
+    """The differences between two arms in points, one per common seed, and the verdict.
+
+    `starts`: for each of the two arms, the arms that it starts from. They run once for all seeds.
+    """
 
     above: str
     below: str
     points: list[float]
+    starts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+    @property
+    def of_runs(self) -> bool:
+        """Whether the arms start from different pre-training runs, so that one run is compared with one run."""
+        return all(self.starts) and self.starts[0] != self.starts[1]
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -44,6 +54,8 @@ class Comparison:
         low, high = self.interval
         if not self.points:
             return "not run"
+        if self.of_runs:
+            return "undecided"
         return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
 
     def text(self) -> str:
@@ -51,8 +63,10 @@ class Comparison:
         if not self.points:
             return f"{self.above} over {self.below}: not run"
         mean, (low, high) = statistics.mean(self.points), self.interval
-        seeds = f"{len(self.points)} seeds, 95 % {low:+.2f} to {high:+.2f}" if len(self.points) > 1 else "one seed"
-        return f"{self.above} over {self.below}: {mean:+.2f} points ({seeds})"
+        parts = [f"{len(self.points)} seeds" if len(self.points) > 1 else "one seed"]
+        parts += ["one pre-training run" + " each" * self.of_runs] * any(self.starts)
+        parts += [f"95 % {low:+.2f} to {high:+.2f}"] * (len(self.points) > 1)
+        return f"{self.above} over {self.below}: {mean:+.2f} points ({', '.join(parts)})"
 
 
 def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> list[float]:
@@ -64,9 +78,14 @@ def paired(cells: list[dict[str, Any]], first: str, arm: str, figure: str) -> li
     return [100 * (values[arm, seed] - values[first, seed]) for seed in seeds]
 
 
-def compare(statement: Statement, cells: list[dict[str, Any]]) -> list[Comparison]:
-    """Returns the comparisons of a claim, from the cells of study.json."""
-    return [Comparison(above, below, paired(cells, below, above, "test_top1")) for above, below in statement.above]
+def compare(
+    statement: Statement, cells: list[dict[str, Any]], needs: Callable[[str], tuple[str, ...]] = lambda arm: ()
+) -> list[Comparison]:
+    """Returns the comparisons of a claim, from the cells of study.json. `needs`: `Study.needs`."""
+    return [
+        Comparison(above, below, paired(cells, below, above, "test_top1"), (needs(above), needs(below)))
+        for above, below in statement.above
+    ]
 
 
 def verdict(comparisons: Iterable[Comparison]) -> Word:

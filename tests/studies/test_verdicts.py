@@ -56,6 +56,24 @@ def test_a_claim_of_several_parts_holds_if_all_do():
     assert verdict(compare(claim, cells(a=a, b=b, c=[30, 31, 32.5]))) == "does not hold"
 
 
+def test_seeds_of_one_pre_training_run_decide_nothing_between_runs():
+    """The text names the run. A comparison of one run with another is undecided, for any difference."""
+    starts = {"fine": ("short",), "long fine": ("long",)}
+    tops = {"scratch": [10, 11.5, 12], "fine": [20, 21, 22], "long fine": [30, 31.5, 32]}
+
+    def found(above, below):
+        claim = replace(CLAIM, above=((above, below),))
+        return compare(claim, cells(**tops), lambda arm: starts.get(arm, ()))
+
+    assert verdict(found("fine", "scratch")) == "holds"
+    assert "3 seeds, one pre-training run, 95 %" in found("fine", "scratch")[0].text()
+    for pair in (("long fine", "fine"), ("fine", "long fine")):
+        assert verdict(found(*pair)) == "undecided"
+        assert "one pre-training run each" in found(*pair)[0].text()
+    assert verdict(found("fine", "absent")) == "not run"
+    assert "pre-training" not in compare(CLAIM, cells(a=[20, 21], b=[10, 11]))[0].text()
+
+
 def test_claims_compare_arms_of_their_study():
     numbers = []
     for study in STUDIES.values():
@@ -90,6 +108,10 @@ def test_the_table_of_claims(tmp_path):
     write(tmp_path, "claims-deep", cells(**{**some, "S": [2, 2.5, 4]}), 18)
     assert row(tmp_path, 1)[2:] == ["does not hold", "the 100 epochs of all images of the paper |"]
     assert "epochs: 18<br>" in row(tmp_path, 1)[1]
+    full, half = "XXS pre-trained, 100 per cent of labels", "XXS pre-trained for 1-2 of the epochs"
+    some |= {full: [30, 31.5, 32], half: [20, 21, 22], "XXS pre-trained for 1-4 of the epochs": [15, 15.5, 17]}
+    write(tmp_path, "claims", cells(**some), 6)
+    assert row(tmp_path, 7)[2] == "undecided" and "one pre-training run each" in row(tmp_path, 7)[1]
     (tmp_path / "claims" / "study.json").write_text("{")
     with pytest.raises(RunFolderError, match="not a result of a study"):
         claims_table(tmp_path)
