@@ -22,7 +22,7 @@ from ..models.cost import cost
 from ..models.loading import load_model
 from ..recipes.planning import planned
 from ..results import RunResult, read_result, write_json
-from ..training.train import train
+from ..training.train import fingerprints, train
 from .claim import Claim
 from .definition import Study
 from .plan import Plan, stage_run
@@ -145,25 +145,37 @@ class CellRun:
         return outcome.result if outcome.finished else None
 
     def _require_same_data(self, config: RunConfig) -> None:
-        """Raises RunFolderError if the data has changed since an earlier run that read it in the same way."""
+        """Raises RunFolderError if the data has changed since an earlier run with the same split.
 
-        def way(config: RunConfig) -> tuple:
-            name = Path(config.data).name
-            images = replace(config.images, scale=None)  # determined by the run
-            return name, config.reading, config.img_size, images, config.split, config.objective
+        For another image size, only sources and labels are compared.
+        """
 
+        def split(config: RunConfig) -> tuple:
+            return Path(config.data).name, config.reading, config.split, config.objective
+
+        def size(config: RunConfig) -> tuple:
+            return config.img_size, replace(config.images, scale=None)  # the run determines the scale
+
+        now: dict[str, Any] = {}
         for arm, seed in itertools.product(self.plan.arms, self.plan.seeds):
             cell = read_cell(self.out, arm, seed)
             for stage in cell.stages if cell else ():
-                if way(from_dict(RunConfig, stage["config"])) != way(config):
+                earlier, known = from_dict(RunConfig, stage["config"]), stage["data"]
+                if split(earlier) != split(config):
                     continue
-                data = load_run_data(config)
-                if data.train.fingerprint() != stage["data"]["fingerprint"]:
+                names = ("fingerprints", "fingerprint") if size(earlier) == size(config) else ("sources",)
+                stored = next((name for name in names if name in known), None)  # old cells have "fingerprint" only
+                if stored is None:
+                    continue
+                if not now:
+                    data = load_run_data(config)
+                    now = {"fingerprints": fingerprints(data), "sources": fingerprints(data, pixels=False)}
+                    now["fingerprint"] = now["fingerprints"]["train"]
+                if known[stored] != now[stored]:
                     raise RunFolderError(
                         f"the data has changed since the cell {arm}, seed {seed} ended ({config.data}: other files, labels "
                         "or pixels); restore it, or name another folder for a new study"
                     )
-                return
 
 
 def figures(results: list[RunResult], last: Path, probed: bool = True, flip: bool = False) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from feathervit.checkpoint import load_weights
 from feathervit.data import load_data
-from feathervit.errors import ConfigError, DataError
+from feathervit.errors import ConfigError, DataError, RunFolderError
 from feathervit.evaluation.inference import load
-from feathervit.results import read_result
+from feathervit.results import read_result, read_splits
 from feathervit.studies import Study
 from feathervit.studies import cell as runs
 from feathervit.studies.cells import run_study
@@ -145,6 +146,45 @@ def test_missing_data_does_not_fail_a_cell(tmp_path):
         run_study(replace(study, base=replace(study.base, data="elsewhere/digits")), tmp_path / "study")
     assert read_cell(tmp_path / "study", "slow", 1) is None
     assert run_study(study, tmp_path / "study").left == 0
+
+
+def on_folder(folder: Path, arms: dict) -> Study:
+    fields = {"model": "mlit_nano", "batch_size": 32, "arch.depth": 1, "arch.dim": 16, "patch_size": 4}
+    study = digits(arms, epochs=1)
+    study = replace(study, base=replace(study.base, data=str(folder)))
+    return replace(study, sizes={"": replace(study.sizes[""], fields=fields)})
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_changed_pixels_of_any_split_are_refused(split, folder, tmp_path):
+    """A cell of earlier code has the fingerprint of the training images only."""
+    study = on_folder(folder, {"a": {"img_size": 16}})
+    run_study(study, tmp_path / "study", seeds=(0,))
+    file = tmp_path / "study" / "cells" / "a" / "seed-0" / "cell.json"
+    source = read_splits(file.parent / "1" / "splits.json")[split]["sources"][0]
+    Image.new("RGB", (16, 16), "red").save(folder / source)
+    with pytest.raises(RunFolderError, match="data has changed since the cell a, seed 0 ended"):
+        run_study(study, tmp_path / "study")
+    cell = json.loads(file.read_text())
+    for name in ("fingerprints", "sources"):
+        del cell["stages"][0]["data"][name]
+    file.write_text(json.dumps(cell))
+    if split == "train":
+        with pytest.raises(RunFolderError, match="data has changed"):
+            run_study(study, tmp_path / "study")
+    else:
+        assert run_study(study, tmp_path / "study").left == 0
+
+
+def test_changed_files_are_refused_at_another_image_size(folder, tmp_path):
+    study = on_folder(folder, {"a": {"img_size": 16}, "b": {"img_size": 8}})
+    run_study(study, tmp_path / "study", arms=["a"], seeds=(0,))
+    moved = next((folder / "test" / "flat").iterdir())
+    moved.rename(tmp_path / moved.name)
+    with pytest.raises(RunFolderError, match="data has changed since the cell a, seed 0 ended"):
+        run_study(study, tmp_path / "study", arms=["b"], seeds=(0,))
+    (tmp_path / moved.name).rename(moved)
+    assert run_study(study, tmp_path / "study", arms=["b"], seeds=(0,)).left == 0
 
 
 def test_shards_partition_the_cells(tmp_path, ran):
