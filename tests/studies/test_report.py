@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from feathervit.checkpoint import load_weights
 from feathervit.cli import main
 from feathervit.config import EncoderConfig
 from feathervit.recipes import recipe
@@ -17,6 +19,7 @@ from feathervit.results import read_result
 from feathervit.studies import STUDIES, Size, Study
 from feathervit.studies import plan as plans
 from feathervit.studies.cells import run_study
+from feathervit.studies.library.transfer import WEIGHTS
 from feathervit.studies.report import _chart, doubt, paired, table
 from feathervit.weights import list_weights
 
@@ -161,6 +164,21 @@ def test_registered_studies_build_and_run(name, count, folder, tmp_path):
         other = tiny(study, size)
         other = replace(other, base=replace(other.base, data=str(folder)))
         plans.make_plan(other, size, tmp_path / f"plan of {size}", "", lambda _: None)
+
+
+def test_the_arm_of_the_head_trains_only_the_head_and_batch_norms(folder, tmp_path):
+    (arm,) = [name for name in STUDIES["transfer"].arms if name == "head and batch-norm statistics on flowers102"]
+    study = tiny(STUDIES["transfer"].only([arm]), "cpu")
+    run_study(study, tmp_path / "out", data=folder)
+    last = tmp_path / "out" / "cells" / arm / "seed-0" / "1" / "last.safetensors"
+    before, after = load_weights(WEIGHTS).weights, load_weights(last).weights
+    changed = {
+        name.split(".")[-1] if "running" in name or "batches" in name else name
+        for name in before.keys() & after.keys()
+        if before[name].shape != after[name].shape or not torch.allclose(before[name], after[name], atol=1e-6)
+    }
+    assert {"running_mean", "running_var"} <= changed
+    assert changed <= {"head.weight", "head.bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
 def test_few_seeds_add_a_caution():
