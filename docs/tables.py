@@ -168,20 +168,24 @@ def peers_table() -> str:
 
 
 def weights_table() -> str:
-    """Returns the test accuracy from scratch and from the package's weights on small datasets: the study `transfer`."""
+    """Returns the test accuracy from scratch and from the package's weights: the studies `transfer` and `defaults`."""
     names = {
         "20 per class of sign-digits": "signed digits, 20 images per class",
         "flowers102": "Flowers-102 at 64 px, 10 images per class",
         "20 per class of cifar10": "CIFAR-10, 20 images per class",
+        "2000 of cifar10": "CIFAR-10, 200 images per class",
         "sign-digits": "signed digits, all images",
-        "500 per class of cifar10": "CIFAR-10, 500 images per class",
     }
-    found, rows = accuracies("transfer"), []
+    found, rows = accuracies("transfer") | accuracies("defaults"), []
+    ways = {
+        "From the weights": ("fine-tuned", "the defaults"),
+        "From scratch": ("scratch", "feather_xxs from scratch"),
+        "ResNet from scratch": ("ResNet-18 a quarter as wide",),
+    }
     for data, name in names.items():
-        ways = [found.get(f"{way} on {data}", []) for way in ("scratch", "fine-tuned")]
-        if all(ways):
-            rows.append((name, *(percent([cell["test_top1"] for cell in cells]) for cells in ways)))
-    return table(("Test top-1, %", "From scratch", "From the weights"), rows)
+        cells = [[cell for arm in arms for cell in found.get(f"{arm} on {data}", [])] for arms in ways.values()]
+        rows.append((name, *(percent([cell["test_top1"] for cell in some]) if some else "" for some in cells)))
+    return table(("Test top-1, %", *ways), rows)
 
 
 def arms_table(study: str) -> str:
