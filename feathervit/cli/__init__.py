@@ -42,7 +42,7 @@ from ..recipes import recipe, recipe_for
 from ..results import read_config
 from ..streams import Result, Words, open_closed
 from ..text import REPLACED, shown
-from .help import BY_THE_IMAGES, overview, positionals, short_help, verb_help
+from .help import BY_THE_IMAGES, descriptions, overview, positionals, short_help, verb_help
 from .reading import as_fields
 from .train import Pretrain, Train
 from .verbs import SUCCESSORS, VERBS
@@ -224,12 +224,12 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
             raise
         text = _first_words(messages.getvalue())
         if "Missing from" in messages.getvalue():
-            needed = [
-                f.name.upper() if f.name in positionals(kind) else f"--{f.name.replace('_', '-')}"
-                for f in dataclasses.fields(kind)
-                if f.default is f.default_factory is dataclasses.MISSING
+            missing = [
+                f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING
             ]
-            text = f"{verb} needs {' and '.join(needed)}; feathervit {verb} --help describes its arguments"
+            words = [n.upper() if n in positionals(kind) else f"--{n.replace('_', '-')}" for n in missing]
+            means = " ".join(f"{word}: {descriptions(kind)[n]}" for word, n in zip(words, missing, strict=True))
+            text = f"{verb} needs {' and '.join(words)}. {means}"
         raise ConfigError(text) from None
     if config is None:
         return args, {}
