@@ -106,6 +106,15 @@ class DataSplits:
     skipped: list[str] = field(default_factory=list)
     scale: float | None = None
 
+    def fingerprints(self, pixels: bool = True) -> dict[str, str]:
+        """Returns split -> fingerprint; without `pixels`, one that is equal at all image sizes."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            name: (images if pixels else replace(images, images=torch.empty(0))).fingerprint()
+            for name, images in splits.items()
+            if images is not None
+        }
+
 
 @dataclass(frozen=True)
 class Scan:

@@ -37,7 +37,7 @@ from ..evaluation.inference import accuracy_and_loss, logits
 from ..files import make_folder, write_bytes
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
-from ..results import RunResult, read_result, read_splits
+from ..results import RunResult, read_result
 from ..text import REPLACED
 from . import charts, texts
 from .examples import SAMPLES, confused, mistakes, samples, strip, uri
@@ -65,7 +65,7 @@ def report(folder: str | Path) -> Path:
     result, stored = read_result(folder / "result.json"), load_weights(folder)
     device, _ = choose_device("auto")
     model = load_model(stored, folder).to(device)
-    data, notes = _data(stored.config, result, folder)
+    data, notes = _data(stored.config, result)
     return write_report(folder, result, data, model, device, notes)
 
 
@@ -111,7 +111,7 @@ def write_report(
     return folder / NAME
 
 
-def _data(config: RunConfig, result: RunResult, folder: Path) -> tuple[DataSplits | None, list[str]]:
+def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list[str]]:
     """Returns the data of the run if it is unchanged, else None and the reason."""
     gone = "The images and the parts made from them are left out: "
     if config.data == "arrays":
@@ -120,10 +120,9 @@ def _data(config: RunConfig, result: RunResult, folder: Path) -> tuple[DataSplit
         data = own_splits(config)
     except FeatherVitError as error:
         return None, [f"{gone}{error}."]
-    recorded = {name: part["sources"] for name, part in read_splits(folder / "splits.json").items()}
-    held_out = {"val": data.val, "test": data.test}
-    same = all((part.sources if part else []) == recorded.get(name, []) for name, part in held_out.items())
-    if not same or data.train.fingerprint() != result.data["fingerprint"]:
+    found = data.fingerprints()
+    known = result.data.get("fingerprints", {**found, "train": result.data["fingerprint"]})  # earlier results have one
+    if found != known:
         return None, [f"{gone}{config.data} has changed since the run."]
     return data, []
 

@@ -22,7 +22,7 @@ from ..models.cost import cost
 from ..models.loading import load_model
 from ..recipes.planning import planned
 from ..results import RunResult, read_result, write_json
-from ..training.train import fingerprints, train
+from ..training.train import train
 from .claim import Claim
 from .definition import Study
 from .plan import Plan, stage_run
@@ -169,7 +169,7 @@ class CellRun:
                     continue
                 if not now:
                     data = load_run_data(config)
-                    now = {"fingerprints": fingerprints(data), "sources": fingerprints(data, pixels=False)}
+                    now = {"fingerprints": data.fingerprints(), "sources": data.fingerprints(pixels=False)}
                     now["fingerprint"] = now["fingerprints"]["train"]
                 if known[stored] != now[stored]:
                     raise RunFolderError(

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from .. import __version__
 from ..chance import Chance
-from ..checkpoint import drop_state, load_state, load_weights, states, weights_file
+from ..checkpoint import drop_state, load_state, load_weights, states
 from ..config import RunConfig, check_channels, named_weights, to_dict
 from ..data import DataSplits, ImageSet, load_run_data
 from ..data.given import kept
@@ -33,15 +32,16 @@ from ..errors import ConfigError, RunFolderError
 from ..evaluation.findings import findings, some_of
 from ..evaluation.inference import accuracy_and_loss
 from ..evaluation.metrics import Metrics
-from ..files import expanded, same_data, write_bytes
+from ..files import expanded, write_bytes
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..models.starting import start_from
 from ..plots.report import report_at_end
 from ..recipes import ADAPTIVE, recipe, recipe_for
 from ..recipes.planning import edited, planned, resumed, whole
-from ..results import RunResult, commit, machine, read_config, trained_on, write_json
+from ..results import RunResult, commit, machine, read_config, write_json
 from ..streams import console as words_console
 from .banner import banner, summary
+from .checks import check_batch_norm, check_memory, warn_of_known
 from .display import decoding, say
 from .distributed import Group, join
 from .folder import empty, held
@@ -185,7 +185,7 @@ def _run(
     check_channels(config, data.train.images.shape[1])
     if config.patience and data.val is None:
         raise ConfigError("patience has no effect here: there are no validation images; leave it out")
-    _check_memory(config, data.train.images.shape[1], len(data.train.class_names))
+    check_memory(config, data.train.images.shape[1], len(data.train.class_names))
     fresh = not (resume and states(out))  # a run that stopped before its first state starts from the beginning
     named = named_weights(config.model) if fresh else ""
     if named:
@@ -206,12 +206,12 @@ def _run(
     started = []
     if config.start_from and fresh:
         started = start_from(model, config.start_from)
-        _warn_of_known(config, data, console)
+        warn_of_known(config, data, console)
     if fresh and not started:
         started = [
             f"start      the weights {named} of timm, except the classifier" if named else "start      from scratch"
         ]
-    _check_batch_norm(config, model, len(data.train), group.world)
+    check_batch_norm(config, model, len(data.train), group.world)
     if config.precision == "auto" and device.type == "cpu":
         faster, dtype_reason = faster_on_cpu(model, config, data.train.images.shape[1])
         dtype = torch.float32 if group.any(not faster) else torch.bfloat16
@@ -224,7 +224,7 @@ def _run(
         lines = [timing.line(config.epochs)]
     identity = {
         "config": to_dict(config),
-        "data": "/".join(fingerprints(data).values()),
+        "data": "/".join(data.fingerprints().values()),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "shares": group.world * config.accumulate,
@@ -292,52 +292,6 @@ def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str]
     return Outcome(out, finished, trainer.interrupt.asked, result)
 
 
-def _warn_of_known(config: RunConfig, data: DataSplits, console: Console) -> None:
-    """Prints a warning if the starting weights were trained on labels of validation images."""
-    stored = load_weights(config.start_from)
-    if data.val is None or not stored.class_names or not same_data(config.data, stored.config.data):
-        return
-    known = trained_on(weights_file(config.start_from)).intersection(data.val.sources)
-    if known:
-        say(
-            console,
-            f"warning: {config.start_from} was trained on {len(known)} of the {len(data.val)} validation images: the "
-            "validation accuracy is too high",
-        )
-
-
-def _check_memory(config: RunConfig, channels: int, classes: int) -> None:
-    """Raises ConfigError if one of our models exceeds the memory: the kernel would kill the process without a message."""
-    memory = machine()["memory_gib"]
-    if config.arch is None or memory is None:
-        return
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # allocates no memory
-        parameters = sum(p.numel() for p in build_model(config, channels, classes, train=True).parameters())
-    needed = 4 * 4 * parameters / 2**30  # weights, gradients and two moments, 4 bytes each
-    if needed > memory:
-        raise ConfigError(
-            f"{config.model} with these settings has {parameters:.3g} parameters; training needs {needed:,.0f} GiB of memory "
-            f"for them and this machine has {memory:g}"
-        )
-
-
-def _check_batch_norm(config: RunConfig, model: nn.Module, images: int, world: int) -> None:
-    """Raises ConfigError for batch norm with micro-batches of one image, which have no variance."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    shares, views = world * config.accumulate, config.augment.repeats
-    smallest = views * min(config.batch_size // (shares * views), -(-images // shares))  # as in the sampler
-    if smallest != 1 or not any(isinstance(module, kinds) for module in model.modules()):
-        return
-    if images > shares:
-        advice = f"give --batch-size {2 * shares} or more"
-    else:
-        advice = "use fewer processes and micro-steps" if shares > 1 else "add training images"
-    raise ConfigError(
-        f"{config.model} has batch norm, which cannot train on one image at a time: batch size {config.batch_size} and "
-        f"{images} training images in {shares} share{'s' * (shares > 1)} per step leave one image per share; {advice}"
-    )
-
-
 def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) -> RunResult:
     """Returns the result with the selected weights: best validation result, or last if set or without validation images."""
     config, out = trainer.config, trainer.folder
@@ -349,7 +303,7 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) 
         best = next(row for row in rows if row["epoch"] == trainer.progress.best_epoch)
     trainer.kept.load_state_dict(load_weights(out / "best.safetensors").weights)
     val, test = (_figures(trainer, images) for images in (data.val, data.test))
-    prints = fingerprints(data)
+    prints = data.fingerprints()
     return RunResult(
         command=command,
         version=__version__,
@@ -368,7 +322,7 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) 
             "name": config.data,
             "fingerprint": prints["train"],
             "fingerprints": prints,
-            "sources": fingerprints(data, pixels=False),
+            "sources": data.fingerprints(pixels=False),
             "n_train": len(data.train),
             "n_val": len(data.val) if data.val is not None else 0,
             "n_test": len(data.test) if data.test is not None else 0,
@@ -385,16 +339,6 @@ def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) 
         skipped_steps=trainer.progress.skipped,
         finished=finished,
     )
-
-
-def fingerprints(data: DataSplits, pixels: bool = True) -> dict[str, str]:
-    """Returns the fingerprint of each split; without `pixels`, one that is equal at all image sizes."""
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    return {
-        name: (images if pixels else replace(images, images=torch.empty(0))).fingerprint()
-        for name, images in splits.items()
-        if images is not None
-    }
 
 
 def _figures(trainer: Trainer, images: ImageSet | None) -> dict[str, Any] | None:
