@@ -46,10 +46,7 @@ class Command:
         return status, output.out, output.err
 
     def counts(self, data, *flags) -> tuple[dict[str, dict[str, int]], str]:
-        """Returns split -> class -> images, equal for both verbs, and the line on how the data was read.
-
-        `checked` and `trained` are the texts that the verbs printed.
-        """
+        """Returns split -> class -> images, equal for both verbs, and the line on how the data was read."""
         status, output, error = self("data", "check", data, "--json", *flags)
         assert status in (0, 1), error
         report = json.loads(output)
@@ -59,8 +56,6 @@ class Command:
         assert status == 0, error
         (line,) = report["notes"]
         assert any(line in printed for printed in output.splitlines())
-        self.trained = output
-        self.checked = "\n".join([line, *report["values"], *report["warnings"]])
         splits = json.loads((out / "splits.json").read_text())["splits"]
         assert {name: part["count"] for name, part in splits.items()} == {
             name: sum(by_class.values()) for name, by_class in report["counts"].items()

@@ -25,6 +25,7 @@ TWO = {"train": {"a": 2, "b": 1}}
         ("TRAIN", "Validation_Set", "val"),
         ("pets_train", "pets_test", "test"),
         ("01-train", "02-test", "test"),
+        ("01_pets-train", "02_pets-TEST", "test"),
         ("train2017", "val2017", "val"),
         ("trainset", "testset", "test"),
         ("seg_train/seg_train", "seg_test/seg_test", "test"),

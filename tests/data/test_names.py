@@ -1,4 +1,4 @@
-"""Names of files and classes: Unicode forms, undecodable bytes, output on consoles and in plots."""
+"""Names of files and classes: Unicode forms, undecodable bytes, output on consoles and in plots, the home folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 
 import pytest
 
+import feathervit
 from feathervit.text import REPLACED
 
 from .commands import TINY, paint, write_table
@@ -74,3 +75,35 @@ def test_names_are_compared_in_one_unicode_form(command, tmp_path):
     table = write_table(both / "t.csv", f"path,label\n{two}/1.png,{two}\n{one}/2.png,{one}\ndog/3.png,dog\n")
     assert command.counts(table)[0] == {"train": {one: 2, "dog": 1}}
     assert json.loads(command("evaluate", command.out / "1", "--data", both, "--json")[1])["n"] == 3
+
+
+def test_the_home_folder_and_moved_data(command, tmp_path, monkeypatch):
+    """~ is the home folder in every path, also after "=", where the shell does not expand it. An error names --data."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(paint(tmp_path, ["home/.keep"]))
+    paint(tmp_path / "home" / "pets", "a/1.png a/2.png b/1.png b/2.png")
+    commands = [
+        ["train", "--data=~/pets", "--out=~/run", *TINY],
+        ["data", "check", "~/pets"],
+        ["evaluate", "~/run", "--data", "~/pets"],
+        ["predict", "~/run", "~/pets/a/1.png", "~/pets/b"],
+        ["train", "--from=~/run", "--data=~/pets", "--out", "~/more", *TINY],
+        ["train", "--resume", "--out", "~/more", "--epochs", "2"],
+        ["export", "~/run", "--to=huggingface", "--out=~/hub"],
+        ["data", "show", "~/pets", "--out", "~/samples.png"],
+        ["plot", "patches", "~/run", "--out=~/patches.png"],
+    ]
+    for argv in commands:
+        status, _, error = command(*argv)
+        assert status == 0, (argv, error)
+    assert feathervit.load("~/run").class_names == ("a", "b")
+    feathervit.load("~/run").predict("~/pets/a/1.png")
+    assert not (tmp_path / "~").exists()
+    made = {path.name for path in (tmp_path / "home").iterdir()}
+    assert made >= {"pets", "run", "more", "hub", "samples.png", "patches.png"}
+    (tmp_path / "home" / "pets").rename(tmp_path / "home" / "dogs")
+    for argv in (["evaluate", "~/run"], ["train", "--resume", "--out", "~/run", "--epochs", "2"], ["probe", "~/run"]):
+        status, _, error = command(*argv)
+        assert status == 2 and "--data" in error
+    assert command("evaluate", "~/run", "--data", "~/dogs")[0] == 0
+    assert command("train", "--resume", "--out", "~/run", "--epochs", "2", "--data", "~/dogs")[0] == 0
