@@ -1,8 +1,8 @@
 """Reads and writes weights and training states as safetensors. Writing is atomic, and nothing is unpickled.
 
-There are two kinds of file. A weights file (`best.safetensors`, `last.safetensors`) holds a model with its configuration, class
-names and metrics. A state file (`state.safetensors`, `state.previous.safetensors`) holds everything that a run needs to resume
-bit for bit. Each file stores a checksum of its content, which is verified on reading. Files are not trusted: the header is
+There are two kinds of file. A weights file (`best.safetensors`, `last.safetensors`) holds a model with its configuration and
+class names. A state file (`state.safetensors`, `state.previous.safetensors`) holds everything that a run needs to resume bit
+for bit. Each file stores a checksum of its content, which is verified on reading. Files are not trusted: the header is
 checked before memory is allocated.
 """
 
@@ -14,7 +14,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class OtherAnswer:
 class Checkpoint:
     """Holds weights with their configuration, class names and calibration.
 
-    `figures`: metrics at the time of saving. `temperature`: divides logits before the softmax; 1 unless fitted later
+    `temperature`: divides logits before the softmax; 1 unless fitted later
     (`evaluation/calibration.py`). `other`: fitted together with the temperature.
     """
 
@@ -62,9 +62,6 @@ class Checkpoint:
     class_names: tuple[str, ...]
     in_chans: int
     weights: dict[str, Tensor]
-    epoch: int = 0
-    step: int = 0
-    figures: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
     other: OtherAnswer | None = None
 
@@ -136,9 +133,6 @@ def save_weights(path: Path, checkpoint: Checkpoint) -> None:
         "config": to_dict(checkpoint.config),
         "class_names": list(checkpoint.class_names),
         "in_chans": checkpoint.in_chans,
-        "epoch": checkpoint.epoch,
-        "step": checkpoint.step,
-        "figures": checkpoint.figures,
         "temperature": checkpoint.temperature,
         "other": checkpoint.other and asdict(checkpoint.other),
     }
@@ -187,14 +181,10 @@ def load_weights(path: str | Path) -> Checkpoint:
     other = _other_answer(path, meta.get("other"))
     if len(set(names)) < len(names):
         raise CheckpointError(f"{path}: its class names are not unique")
-    epoch, step, figures = meta.get("epoch", 0), meta.get("step", 0), meta.get("figures") or {}
-    for name, value, kind in (("epoch", epoch, int), ("step", step, int), ("figures", figures, dict)):
-        if not isinstance(value, kind):
-            raise CheckpointError(f"{path}: {name} must be {kind.__name__}, got {value!r:.40}")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path}: not all values of {name} are finite; the run that wrote them failed")
-    return Checkpoint(config, tuple(names), chans, tensors, epoch, step, figures, temperature, other)
+    return Checkpoint(config, tuple(names), chans, tensors, temperature, other)
 
 
 def _other_answer(path: Path, stored: Any) -> OtherAnswer | None:
@@ -260,38 +250,3 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
             continue
         return tensors, meta, [f"{message}; the previous state is used" for message in messages]
     raise CheckpointError("; ".join(messages) or f"no training state to resume in {folder}; train without --resume")
-
-
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Converts the state of the optimiser to named tensors: "optimizer.3.exp_avg". Numbers become 0-d float64 tensors."""
-    out = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            out[f"optimizer.{index}.{key}"] = (
-                value if isinstance(value, Tensor) else torch.tensor(float(value)).double()
-            )
-    return out
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restores the state of the optimiser from the output of `flatten_optimizer`.
-
-    The optimiser must be built from the same configuration. Raises ValueError if a tensor does not match a parameter.
-    """
-    state: dict[int, dict[str, Tensor]] = {}
-    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            if key == "use_muon":
-                raise ValueError(
-                    "the state is of an earlier version of Muon; start a new run from these weights with --from"
-                )
-            if not 0 <= int(index) < len(shapes) or (tensor.ndim and tensor.shape != shapes[int(index)]):
-                raise ValueError(f"{name} of shape {list(tensor.shape)} does not belong to a parameter")
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for p, moments in optimizer.state.items():
-        for key, value in moments.items():
-            if value.shape == p.shape:  # fused kernels require moments with the strides of their parameter
-                moments[key] = torch.empty_like(p).copy_(value)

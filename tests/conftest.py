@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from feathervit.checkpoint import load_weights
+
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
@@ -30,7 +32,7 @@ def one_thread():
 def no_reports():
     """Turns off reports and charts of studies, because drawing takes longer than most test runs. Their own tests draw."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("feathervit.training.train.report_at_end", lambda *_: "no report in tests")
+        patch.setattr("feathervit.training.conclusion.report_at_end", lambda *_: "no report in tests")
         patch.setattr("feathervit.studies.report._chart", lambda found, path: path.write_bytes(b"chart"))
         yield
 
@@ -112,6 +114,12 @@ def small() -> dict:
         "optim.lr_batch": 0,
         "optim.warmup_epochs": 0.5,
     }
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    """Whether two weights files, or the best weights of two runs, are equal bit by bit."""
+    x, y = load_weights(a).weights, load_weights(b).weights
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 def missing(reason: str) -> None:

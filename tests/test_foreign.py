@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save
 
 from feathervit.checkpoint import load_weights
-from feathervit.cli import main
 from feathervit.errors import CheckpointError
 
 
@@ -83,21 +82,3 @@ def test_foreign_weights_are_named(tmp_path, name):
     with pytest.raises(CheckpointError) as error:
         load_weights(path)
     assert kind in str(error.value) and "timm:NAME" in str(error.value)
-
-
-def test_foreign_weights_are_named_on_the_command_line(tmp_path, capsys):
-    path = tmp_path / "resnet.pth"
-    path.write_bytes(torch_file(TENSORS))
-    for arguments in (
-        ["predict", path, "a.png"],
-        ["evaluate", path],
-        ["train", "--from", path, "--data", "digits", "--out", "x"],
-    ):
-        assert main(list(map(str, arguments))) == 2
-        assert "PyTorch checkpoint" in capsys.readouterr().err
-
-
-def test_unknown_formats_are_not_guessed(tmp_path):
-    (tmp_path / "a.safetensors").write_bytes(bytes(100))
-    with pytest.raises(CheckpointError, match="damaged or not a safetensors file"):
-        load_weights(tmp_path / "a.safetensors")

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import itertools
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -24,7 +22,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from rich.console import Console
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,8 +33,8 @@ from ..models import build_model
 from ..results import machine
 from ..training.compiling import FEWEST_STEPS, choose_compile
 from ..training.distributed import Group
-from ..training.loop import Trainer
 from ..training.precision import faster_on_cpu
+from ..training.trainer import Trainer
 
 PARTS = ("data", "forward", "backward", "optimiser")
 CLASSES = tuple(map(str, range(100)))
@@ -73,29 +70,26 @@ def run(
     device, _ = choose_device(config.device)
     channels = config.images.channels or 3
     torch.manual_seed(0)
-    lines = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = _trainer(config, channels, class_names, device, group, Path(folder), Console(file=lines, width=1000))
-        mode = trainer.compiled.mode
-        numbers = itertools.count()
+    notes: list[str] = []
+    trainer = _trainer(config, channels, class_names, device, group, notes)
+    mode = trainer.compiled.mode
+    numbers = itertools.count()
 
-        def step() -> None:
-            trainer.train_step(next(numbers), LEARNING_RATE)
+    def step() -> None:
+        trainer.train_step(next(numbers), LEARNING_RATE)
 
-        ahead = trainer.feed.ahead
-        steps = (
-            -(-steps // ahead) * ahead
-        )  # complete groups of batches, so that a round includes all costs of its steps
-        _forget_peak(device)
-        for _ in range(max(2, ahead)):  # warm-up
-            step()
-        speeds, on_cpu, parts = [], [], []
-        for _ in range(rounds):
-            began = time.process_time()
-            speeds.append(steps * config.batch_size / _seconds(lambda: [step() for _ in range(steps)], device))
-            on_cpu.append(steps * config.batch_size / (time.process_time() - began))
-            several = [_split(trainer, step) for _ in range(ahead)]
-            parts.append([statistics.mean(column) for column in zip(*several, strict=True)])
+    ahead = trainer.feed.ahead
+    steps = -(-steps // ahead) * ahead  # complete groups of batches, so that a round includes all costs of its steps
+    _forget_peak(device)
+    for _ in range(max(2, ahead)):  # warm-up
+        step()
+    speeds, on_cpu, parts = [], [], []
+    for _ in range(rounds):
+        began = time.process_time()
+        speeds.append(steps * config.batch_size / _seconds(lambda: [step() for _ in range(steps)], device))
+        on_cpu.append(steps * config.batch_size / (time.process_time() - began))
+        several = [_split(trainer, step) for _ in range(ahead)]
+        parts.append([statistics.mean(column) for column in zip(*several, strict=True)])
     speed = statistics.median(speeds)
     macs = _forward_macs(trainer.compiled.objective, (1, channels, config.img_size, config.img_size))
     return {
@@ -110,7 +104,7 @@ def run(
         "threads": torch.get_num_threads(),
         "optimiser": config.optim.name,
         "compile": trainer.compiled.mode,
-        "compile_failure": lines.getvalue().strip() if trainer.compiled.mode != mode else None,
+        "compile_failure": "; ".join(notes) if trainer.compiled.mode != mode else None,
         "processes": group.world,
         "images_per_s": speed,
         "images_per_cpu_s": statistics.median(on_cpu) if device.type == "cpu" else None,
@@ -131,10 +125,9 @@ def _trainer(
     class_names: tuple[str, ...],
     device: torch.device,
     group: Group,
-    folder: Path,
-    console: Console,
+    notes: list[str],
 ) -> Trainer:
-    """Returns a trainer with the settings of a long run, on four batches of random images."""
+    """Returns a trainer with the settings of a long run, on four batches of random images. Its messages go to `notes`."""
     n = 4 * config.batch_size
     pixels = torch.randint(0, 256, (n, channels, config.img_size, config.img_size), dtype=torch.uint8)
     images = ImageSet(pixels, torch.arange(n) % len(class_names), class_names, list(map(str, range(n))), "random")
@@ -153,15 +146,12 @@ def _trainer(
         accumulate=config.accumulate,
     )
     return Trainer(
-        replace(config, compile=mode, log=()),
+        replace(config, compile=mode),
         DataSplits(images, None, None, {}),
         model,
-        folder,
         device=device,
         dtype=dtype,
-        console=console,
-        identity={},
-        max_minutes=None,
+        note=notes.append,
         group=group,
     )
 

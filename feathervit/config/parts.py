@@ -57,7 +57,7 @@ class MoEConfig:
     load_weight: AtLeastZero = 1e-2
     """Weight of the loss that balances the experts' tokens."""
     dropout: Share = 0.1
-    """Dropout of the hidden units."""
+    """Dropout of the output."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SwiGLUConfig:
     hidden_last: int = 144
     """Hidden size of the last layer; Eq. 15 gives the sizes in between."""
     dropout: Share = 0.0
-    """Dropout of the hidden units."""
+    """Dropout of the output."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class MLPConfig:
     ratio: Annotated[float, Bounds(0, 1024)] = 4.0
     """Hidden size divided by width."""
     dropout: Share = 0.0
-    """Dropout of the hidden units."""
+    """Dropout of the output."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ConvMLPConfig:
     """The mean of the patches scales the prefix tokens through a bottleneck of width / reduction. 0: prefix tokens pass
     through the MLP without the convolution."""
     dropout: Share = 0.0
-    """Dropout of the hidden units."""
+    """Dropout of the output."""
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ class RunConfig:
     img_size: Pixels | None = None
     """Side of the model's square input, in pixels."""
     patch_size: Pixels | None = None
-    """Side of a patch in pixels; must divide the image size."""
+    """Side of a patch in pixels; must divide the image size, except in a residual stem."""
     epochs: Count = 100
     """Passes over the training images."""
     batch_size: Count = 128

@@ -86,7 +86,7 @@ class FileImages:
 
     def scan(self) -> Scan:
         record = self._remembered("scan", lambda: asdict(self._scan()))
-        return Scan(record["common"] and tuple(record["common"]), record["median_short_side"], record["modes"])
+        return Scan(record["median_short_side"], record["modes"])
 
     def values(self) -> Values:
         try:
@@ -126,9 +126,8 @@ class FileImages:
             headers = [found for found in pool.map(_header_or_none, self.items) if found]
         if not headers:
             raise DataError(f"{self.root}: none of the {len(self.items)} images can be read")
-        sizes = {(width, height) for width, height, _ in headers}
         short = int(statistics.median_low(min(width, height) for width, height, _ in headers))
-        return Scan(next(iter(sizes)) if len(sizes) == 1 else None, short, dict(Counter(m for *_, m in headers)))
+        return Scan(short, dict(Counter(m for *_, m in headers)))
 
     def _remembered(self, what: str, work: Callable[[], Any]) -> Any:
         """Returns `work()`, cached beside the decoded images: reading the headers of 50,000 images takes seconds."""

@@ -118,12 +118,8 @@ class DataSplits:
 
 @dataclass(frozen=True)
 class Scan:
-    """Holds the information from the headers of the images.
+    """Holds the information from the headers of the images. `modes`: PIL mode -> count."""
 
-    `common`: (width, height) if all images have one size, else None. `modes`: PIL mode -> count.
-    """
-
-    common: tuple[int, int] | None
     median_short_side: int
     modes: dict[str, int]
 
@@ -183,7 +179,7 @@ class ArrayImages:
     def scan(self) -> Scan:
         channels, height, width = self.images.shape[1:]
         mode = {1: "L", 3: "RGB"}.get(channels, f"{channels} channels")
-        return Scan((width, height), min(width, height), {mode: len(self.labels)})
+        return Scan(min(width, height), {mode: len(self.labels)})
 
     def values(self) -> Values:
         return Values()

@@ -17,7 +17,7 @@ from ..config import ImageConfig, ReadingConfig, RunConfig, SplitConfig
 from ..errors import DataError, UnknownNameError, warn
 from . import scale
 from .finding import find
-from .imageset import DataSplits, Found, Images, ImageSet, Progress, Scan, Values
+from .imageset import DataSplits, Found, Images, ImageSet, Progress, Values
 from .names import same_name
 from .splits import check_split, hold_out, thin_out
 
@@ -141,17 +141,12 @@ def load_split(
 class DataSummary:
     """Holds a summary of a dataset before decoding.
 
-    `counts`: split -> class -> images. `common_size`: (width, height) if all images have one size. `median_short_side` is in
-    pixels. `modes`: PIL mode -> images. `channels`: 1 if all images are grey, else 3, or the number in the arrays.
+    `counts`: split -> class -> images. `median_short_side`: of the training images, in pixels.
     """
 
-    name: str
     class_names: tuple[str, ...]
     counts: dict[str, dict[str, int]]
-    common_size: tuple[int, int] | None
     median_short_side: int
-    modes: dict[str, int]
-    channels: int
 
     @property
     def totals(self) -> dict[str, int]:
@@ -160,18 +155,10 @@ class DataSummary:
 
 
 def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> DataSummary:  # noqa: B008
-    """Returns sizes, channels and counts of a dataset, from image headers only. Raises the errors of `load_data`."""
+    """Returns the size and counts of a dataset, from image headers only. Raises the errors of `load_data`."""
     found = find(source, labelled, reading)
-    scans = {split: part.scan() for split, part in found.splits.items()}
-    main = scans.get("train") or next(iter(scans.values()))
-    sizes = {scan.common for scan in scans.values()}
-    modes: dict[str, int] = {}
-    for scan in scans.values():
-        for mode, count in scan.modes.items():
-            modes[mode] = modes.get(mode, 0) + count
-    common = main.common if len(sizes) == 1 else None
-    counts = found.class_counts()
-    return DataSummary(found.name, found.class_names, counts, common, main.median_short_side, modes, _channels(main))
+    main = found.splits.get("train") or next(iter(found.splits.values()))
+    return DataSummary(found.class_names, found.class_counts(), main.scan().median_short_side)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -293,9 +280,3 @@ def _size_note(size: int, native: int | None, images: ImageConfig, img_size: int
     if native:
         return f"images stored unchanged: all {size} x {size} px"
     return f"training images stored at {size} px (1.15 x {img_size}), for evaluation at {img_size} px"
-
-
-def _channels(scan: Scan) -> int:
-    grey = all(mode.partition(";")[0] in ("1", "L", "LA", "F", "I") for mode in scan.modes)
-    other = next((int(mode.split()[0]) for mode in scan.modes if mode.endswith(" channels")), 3)
-    return 1 if grey else other

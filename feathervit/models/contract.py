@@ -67,6 +67,8 @@ class TimmContract:
             if self.readout.pool == "map" != global_pool:
                 self.readout = Mean(self.embed_dim)
             self.global_pool = global_pool
+        if num_classes < 0:
+            raise ConfigError(f"num_classes must be at least 0 (0: no head), got {num_classes}")
         self.num_classes = num_classes
         self.head_hidden_size = self.readout.features if self.global_pool == self.readout.pool else self.embed_dim
         head = nn.Linear(self.head_hidden_size, num_classes, bias=False) if num_classes > 0 else nn.Identity()
@@ -88,7 +90,7 @@ class TimmContract:
     ) -> Any:
         """Returns (`forward_features`, [output per selected level]), like timm's models. `feature_info` lists the levels.
 
-        Levels are the stages of a residual stem, followed by the layers.
+        Levels are the stages of a residual or pooled stem, followed by the layers.
 
         - `indices`: an integer n for the last n levels, a list of levels (negative: from the end), or None for all levels.
         - `return_prefix_tokens`: return pairs (patches, prefix tokens). A stage has no prefix tokens, [B, 0, D].
@@ -159,7 +161,7 @@ class TimmContract:
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Description of each level for timm's `features_only`: the stages of a residual stem, then the layers."""
+        """Description of each level for timm's `features_only`: the stages of a residual or pooled stem, then the layers."""
         stem = [{**info, "module": f"patch_embed.{info['module']}"} for info in self.patch_embed.feature_info]
         size = {"num_chs": self.embed_dim, "reduction": self.patch_embed.patch_size}
         return stem + [{"module": f"blocks.{i}", **size} for i in range(len(self.blocks))]
@@ -184,9 +186,10 @@ class TimmContract:
             raise ConfigError(
                 f"the weights are for patch size {embed.patch_size}; create a model for patch size {patch_size}"
             )
+        before = embed.grid_size
         embed.set_size(embed.img_size if img_size is None else side(img_size))
         grid, prefix = embed.grid_size, self.num_prefix_tokens
-        if self.config.positions == "learned":
+        if self.config.positions == "learned" and grid != before:  # an equal parameter stays in its optimiser
             resized = resize_positions(self.pos_embed, grid, prefix)
             self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
         self.init_non_persistent_buffers()
@@ -218,12 +221,13 @@ class TimmContract:
     def group_matcher(self, coarse: bool = False) -> dict:
         """Returns layer groups for layer-wise decay, like timm's models: the stem, each residual block, each layer.
 
-        The head is not in a group and comes last. The final norm and a pooling read-out are in the group of the last layer.
+        The head is not in a group and comes last. The final norm, a pooling read-out and the projection after residual
+        blocks are in the group of the last layer.
         """
         return {
-            "stem": r"^pos_embed|^patch_embed(?!\.residual)|^readout\.token",
+            "stem": r"^pos_embed|^patch_embed(?!\.(residual|out)\b)|^readout\.token",
             "residual": r"^patch_embed\.residual\.(\d+)",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score", (99999,))],
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score|^patch_embed\.out\b", (99999,))],
         }
 
     def no_weight_decay(self) -> set[str]:

@@ -224,10 +224,10 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm and a shortcut (arXiv 1512.03385): [B, I, H, W] to [B, O, H/s, W/s].
 
-    A shortcut that changes the shape averages 2x2 pixels before its 1x1 convolution (ResNet-D, arXiv 1812.01187).
+    `projected`: the shortcut has a 1x1 convolution. With stride 2, it averages 2x2 pixels first (ResNet-D, arXiv 1812.01187).
     """
 
-    def __init__(self, in_chans: int, out_chans: int, stride: int):
+    def __init__(self, in_chans: int, out_chans: int, stride: int, projected: bool):
         super().__init__()
         self.stride, self.out_chans = stride, out_chans  # stored, because adapters may wrap the convolutions
         self.conv1 = nn.Conv2d(in_chans, out_chans, 3, stride, padding=1, bias=False)
@@ -236,17 +236,20 @@ class ResidualBlock(nn.Module):
         self.bn2 = MaskedBatchNorm2d(out_chans)
         nn.init.zeros_(self.bn2.weight)  # at initialisation, the block equals its shortcut
         self.pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
-        changed = stride > 1 or in_chans != out_chans
-        self.shortcut = nn.Conv2d(in_chans, out_chans, 1, bias=False) if changed else nn.Identity()
-        self.bn3 = MaskedBatchNorm2d(out_chans) if changed else None
+        self.shortcut = nn.Conv2d(in_chans, out_chans, 1, bias=False) if projected else nn.Identity()
+        self.bn3 = MaskedBatchNorm2d(out_chans) if projected else None
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        y = self.bn1(
-            self.conv1(x), kept
-        ).relu_()  # in place, because the backward pass does not need the output of batch norm
-        y = self.bn2(self.conv2(y), kept)
+        # In place, because the backward pass does not need the output of batch norm
+        y = _normalised(self.bn1, self.conv1(x), kept).relu_()
+        y = _normalised(self.bn2, self.conv2(y), kept)
         x = self.shortcut(self.pool(x))
-        return y.add_(x if self.bn3 is None else self.bn3(x, kept)).relu_()
+        return y.add_(x if self.bn3 is None else _normalised(self.bn3, x, kept)).relu_()
+
+
+def _normalised(bn: nn.Module, x: Tensor, kept: Tensor | None) -> Tensor:
+    """Calls `bn`, without a mask as other batch norms (SyncBatchNorm) are called, because tools may replace it."""
+    return bn(x) if kept is None else bn(x, kept)
 
 
 class ResidualStem(PatchEmbed):
@@ -274,8 +277,11 @@ class ResidualStem(PatchEmbed):
         self.proj = nn.Conv2d(in_chans, config.width, 3, self.stride, padding=1, bias=False)
         self.bn = MaskedBatchNorm2d(config.width)
         widths = [config.width, *(s.width for s in config.stages)]
+        # The configured stride decides on the shortcut, so that the weights fit all patch sizes.
         self.residual = nn.ModuleList(
-            ResidualBlock(before if i == 0 else stage.width, stage.width, stride if i == 0 else 1)
+            ResidualBlock(before, stage.width, stride, stage.stride > 1 or before != stage.width)
+            if i == 0
+            else ResidualBlock(stage.width, stage.width, 1, False)
             for before, stage, stride in zip(widths, config.stages, strides, strict=False)
             for i in range(stage.blocks)
         )
@@ -289,7 +295,7 @@ class ResidualStem(PatchEmbed):
         if kept_B1GG is not None:
             x = x * _enlarged(kept_B1GG, x.shape[-1])
         x = self.proj(x)
-        x = self.bn(x, _enlarged(kept_B1GG, x.shape[-1])).relu_()
+        x = _normalised(self.bn, x, _enlarged(kept_B1GG, x.shape[-1])).relu_()
         for i, block in enumerate(self.residual):
             x = block(x, _enlarged(kept_B1GG, -(-x.shape[-1] // block.stride)))
             if taken is not None and i in self.ends:

@@ -92,8 +92,6 @@ class Encoder(TimmContract, nn.Module):
         super().__init__()
         if config.dim < 1 or config.depth < 0:
             raise ConfigError(f"width must be at least 1 and depth at least 0, got {config.dim} and {config.depth}")
-        if num_classes < 0:
-            raise ConfigError(f"num_classes must be at least 0 (0: no head), got {num_classes}")
         if config.positions == "rotary" and not config.depth:
             raise ConfigError("rotary positions act in attention, and this model has no layers; choose other positions")
         self.config = config
@@ -165,9 +163,10 @@ class Encoder(TimmContract, nn.Module):
     def intermediates(self, x_BCSS: Tensor, kinds: Collection[str] = INTERMEDIATES) -> dict[str, Tensor]:
         """Returns intermediate tensors of a forward pass, by name. Computes and stores only the given `kinds`.
 
-        I counts layers, and J stages, from 0:
+        I counts layers from 0, and J the modules of a stem:
 
-        - "patch_embed.residual.J.output", the feature maps of the stages of a residual stem;
+        - "patch_embed.residual.J.output" and "patch_embed.rest.J.output", the last maps of each stage of a residual stem and
+          the maps of a pooled stem;
         - "embedding" [B, N, D], the input of the first layer;
         - "blocks.I.attention" [B, H, N, N], the attention weights, one row per query;
         - "blocks.I.values" [B, H, N, K], the values of the attention;
@@ -175,9 +174,11 @@ class Encoder(TimmContract, nn.Module):
         - "blocks.I.output" [B, N, D];
         - "tokens" [B, N, D], the last output after the norm, as in `forward_features`.
 
-        An attention layer without a method `look` has no weights here. Raises ConfigError in training mode, because of its
-        noise and dropout.
+        An attention layer without a method `look` has no weights here. Raises ConfigError for unknown kinds, and
+        in training mode, because of its noise and dropout.
         """
+        if isinstance(kinds, str) or not set(kinds) <= set(INTERMEDIATES):
+            raise ConfigError(f"kinds must be some of {', '.join(INTERMEDIATES)}, as a list; got {kinds!r}")
         if self.training:
             raise ConfigError("intermediates need a model in evaluation mode: call eval() first")
         taken = Taken(kinds)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..errors import ConfigError
 from .attention import GroupedQueryAttention, LatentAttention
 from .moe import NoisyTopKGate, SharedVW2
 from .readout import output_layers
@@ -286,8 +287,11 @@ _FORMS: dict[torch.dtype, dict[type[nn.Module], type[nn.Module]]] = {
 def accelerate(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Replaces layers of `model` with their fast CPU versions, in place, and returns it. `dtype`: float32 or bfloat16.
 
-    Replaces only exact instances of layers of PyTorch and this package. Adapters, subclasses and gates stay unchanged.
+    Replaces only exact instances of layers of PyTorch and this package. Adapters, subclasses and gates stay unchanged. Raises
+    ConfigError for another dtype.
     """
+    if dtype not in _FORMS:
+        raise ConfigError(f"the fast layers compute in float32 or bfloat16, not in {dtype}")
     forms = _FORMS[dtype]
     last = output_layers(model)
 

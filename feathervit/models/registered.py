@@ -24,10 +24,10 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-from ..config import MODELS, EncoderConfig, RunConfig, from_dict, spec
+from ..checkpoint import load_weights
+from ..config import MODELS, EncoderConfig, ResidualStemConfig, RunConfig, from_dict, spec
 from ..errors import CheckpointError
 from ..weights import list_weights, shipped_file, shipped_header
-from .contract import side
 from .registry import create_model, described
 from .starting import fitted
 
@@ -81,10 +81,8 @@ def _create(
         words = {"in_chans": channels, **({"img_size": width} if cfg.get("fixed_input_size") else {}), **words}
     if (cfg.get("num_classes") or 0) > 0:
         words = {"num_classes": cfg["num_classes"], **words}
-    if words.get("img_size") is not None:
-        words["img_size"] = side(words["img_size"])
-    if isinstance(words.get("config"), dict):  # config.json of earlier exports
-        words["config"] = from_dict(EncoderConfig, words["config"], "config")
+    if pretrained and elsewhere and cfg.get("file"):
+        words = {**_patch_size(cfg["file"]), **words}
     with torch.device(device) if device is not None else nullcontext():
         model = create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained and not elsewhere, **words)
     if pretrained and elsewhere:
@@ -122,6 +120,16 @@ def _create(
             feature_cls=feature_cls,
         )
     )
+
+
+def _patch_size(file: Any) -> dict[str, int]:
+    """Returns the patch size of a weights file of this package: a residual stem accepts the weights with any patch size."""
+    try:
+        stored = load_weights(file).config
+    except CheckpointError:  # a file of another kind, which timm reads
+        return {}
+    fits_any = stored.arch is not None and isinstance(stored.arch.patches, ResidualStemConfig)
+    return {"patch_size": stored.patch_size} if fits_any else {}
 
 
 def _taken(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -14,8 +14,10 @@ from torch import nn
 
 from ..checkpoint import load_weights
 from ..config import MODELS, EncoderConfig, RunConfig, architecture, from_dict, spec, to_dict
+from ..config.bounds import check_bounds
 from ..errors import ConfigError, UnknownNameError
 from ..weights import list_weights, shipped_file
+from .contract import side
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
 from .starting import start_from
@@ -25,7 +27,7 @@ def create_model(
     name: str,
     *,
     pretrained: bool = False,
-    img_size: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
     in_chans: int | None = None,
     num_classes: int | None = None,
@@ -44,11 +46,12 @@ def create_model(
 
     Raises UnknownNameError for unknown names, and ConfigError or CheckpointError for incompatible sizes.
     """
+    img_size = None if img_size is None else side(img_size)
     name, _, tag = name.partition(".") if not name.startswith("timm:") else (name, "", "")
     if tag or (pretrained and name in MODELS):
         sizes = {"img_size": img_size, "patch_size": patch_size, "in_chans": in_chans, "num_classes": num_classes}
         if config is not None:
-            raise ConfigError(f"the weights {name}.{tag} have their own configuration; leave config out")
+            raise ConfigError(f"weights of {name} have their own configuration; leave config out")
         return _with_weights(name, tag, pretrained, sizes, parts | {"global_pool": global_pool})
     in_chans, num_classes = 3 if in_chans is None else in_chans, 100 if num_classes is None else num_classes
     if name.startswith("timm:"):
@@ -58,14 +61,21 @@ def create_model(
     known = spec(name)
     config = config or known.config
     config = from_dict(EncoderConfig, to_dict(_replaced(name, config, parts)))  # checks the types of `parts`
-    sizes = (img_size or known.img_size, patch_size or known.patch_size, in_chans, num_classes)
-    return Encoder(config, *sizes, global_pool)
+    check_bounds(config)
+    img_size = known.img_size if img_size is None else img_size
+    patch_size = known.patch_size if patch_size is None else patch_size
+    model = Encoder(config, img_size, patch_size, in_chans, num_classes, global_pool)
+    cfg = described(RunConfig(img_size=img_size), in_chans, num_classes)
+    model.pretrained_cfg = {**cfg, "architecture": name, "tag": ""}
+    return model
 
 
 def _replaced(name: str, config: EncoderConfig, parts: dict[str, Any]) -> EncoderConfig:
-    """Replaces fields of a configuration or of one of its parts. Raises ConfigError for an unknown field."""
+    """Replaces fields of a configuration or of one of its parts. Raises ConfigError for a field unknown or without effect."""
     direct = {field: value for field, value in parts.items() if field in EncoderConfig.__dataclass_fields__}
     config = replace(config, **direct)
+    if not config.depth and direct.get("drop_path_rate"):
+        raise ConfigError(f"drop_path_rate has no effect in {name}, which has no layers; leave it out")
     for field, value in parts.items():
         if field in direct:
             continue
@@ -75,6 +85,8 @@ def _replaced(name: str, config: EncoderConfig, parts: dict[str, Any]) -> Encode
             inner = [f for kind in kinds.values() for f in getattr(kind, "__dataclass_fields__", ())]
             known = ", ".join([*EncoderConfig.__dataclass_fields__, *dict.fromkeys(inner)])
             raise ConfigError(f"{name} has no setting {field!r}; it has {known}")
+        if not config.depth and owners[0] != "patches":
+            raise ConfigError(f"{field} has no effect in {name}, which has no layers; leave it out")
         config = replace(config, **{owners[0]: replace(kinds[owners[0]], **{field: value})})
     return config
 
@@ -118,7 +130,7 @@ def _with_weights(name: str, tag: str, pretrained: bool, sizes: dict[str, Any], 
         model.load_state_dict({k: v for k, v in stored.weights.items() if k.startswith("head.")}, strict=False)
     shape = (sizes["in_chans"] or stored.in_chans, *[sizes["img_size"] or stored.config.img_size] * 2)
     cfg = described(stored.config, stored.in_chans, len(stored.class_names))
-    model.pretrained_cfg = {**cfg, "architecture": name, "tag": tagged, "input_size": shape}
+    model.pretrained_cfg = {**cfg, "architecture": name, "tag": tagged.partition(".")[2], "input_size": shape}
     return model
 
 
@@ -158,6 +170,8 @@ def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int
                 model = timm.create_model(name, img_size=img_size, patch_size=patch_size, **options)
             except TypeError as error:
                 # Convolutional models have no img_size, because they accept any size. A patch size would have no effect.
+                if "img_size" not in str(error) and "patch_size" not in str(error):
+                    raise
                 if patch_size is not None:
                     raise ConfigError(f"timm:{name} does not accept patch_size; leave it out") from error
                 model = timm.create_model(name, **options)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from ..config import Augmentation, LossConfig, OptimConfig, RunConfig, SplitConfig, spec
 from .base import Recipe
 
-# The read-out is the mean of the patch tokens, which pre-training trains. A read-out token would learn from few labels only.
+# The read-out is the mean of the patch tokens, which pre-training trains. No reconstruction loss includes a read-out token.
 _MEAN = replace(spec("mlit_nano").config, readout="mean", depth=3)
 
 mae_digits = Recipe(

@@ -11,7 +11,7 @@ from ..data import DataSplits
 from ..evaluation.confusion import macro_accuracy
 from ..recipes import RECIPES
 from ..results import RunResult
-from .loop import Trainer
+from .trainer import Trainer
 
 
 def banner(

@@ -8,22 +8,18 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..config import RunConfig
 from ..data import DataSplits
-from ..evaluation.inference import BATCH, accuracy_and_loss
+from ..evaluation.inference import BATCH
 from .display import duration
 from .distributed import Group
-from .loop import Trainer
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from .trainer import Trainer
 
 WARM_STEPS = 2
 ROUNDS, ROUND_STEPS = 3, 3
@@ -63,7 +59,7 @@ def measure(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    console: Console,
+    note: Callable[[str], None],
     group: Group | None = None,
 ) -> Timing:
     """Times steps of the resolved `config` on its batches, with a copy of `model`.
@@ -75,15 +71,12 @@ def measure(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         trainer = Trainer(
-            replace(config, log=(), on_nonfinite="skip"),
+            replace(config, on_nonfinite="skip"),
             data,
             copy.deepcopy(model),
-            Path(),
             device=device,
             dtype=dtype,
-            console=console,
-            identity={},
-            max_minutes=None,
+            note=note,
             group=group,
         )
         ahead = trainer.feed.ahead  # on a GPU, batches are made in groups, so a round consists of complete groups
@@ -110,10 +103,7 @@ def _validation(trainer: Trainer) -> float:
         return 0.0
     part = replace(trainer.val, images=trainer.val.images[:BATCH], labels=trainer.val.labels[:BATCH])
     started = time.perf_counter()
-    if trainer.config.objective == "reconstruction":
-        trainer.measure(part)
-    else:
-        accuracy_and_loss(trainer.kept, part, trainer.config, trainer.device, trainer.dtype)
+    trainer.validate(part)
     _wait(trainer.device)
     return (time.perf_counter() - started) * len(trainer.val) / len(part)
 

@@ -9,61 +9,42 @@ from __future__ import annotations
 
 import math
 import os
-import platform
-import shlex
-from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import __version__
 from ..chance import Chance
-from ..checkpoint import drop_state, load_state, load_weights, states
+from ..checkpoint import states
 from ..config import RunConfig, check_channels, named_weights, to_dict
-from ..data import DataSplits, ImageSet, load_run_data
+from ..data import load_run_data
 from ..data.given import kept
 from ..data.image import as_input
 from ..device import choose_device, choose_precision, own_randomness, seed
-from ..errors import ConfigError, RunFolderError
-from ..evaluation.findings import findings, some_of
-from ..evaluation.inference import accuracy_and_loss
-from ..evaluation.metrics import Metrics
-from ..files import expanded, write_bytes
+from ..errors import ConfigError
+from ..files import expanded
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..models.starting import start_from
-from ..plots.report import report_at_end
 from ..recipes import ADAPTIVE, recipe, recipe_for
 from ..recipes.planning import edited, planned, resumed, whole
-from ..results import RunResult, commit, machine, read_config, write_json
+from ..results import read_config, write_json
 from ..streams import console as words_console
-from .banner import banner, summary
+from .banner import banner
 from .checks import check_batch_norm, check_memory, warn_of_known
+from .conclusion import Outcome, conclude
 from .display import decoding, say
 from .distributed import Group, join
 from .folder import empty, held
-from .loop import Trainer
+from .loop import Loop
 from .precision import faster_on_cpu
 from .timing import AT_MOST_MINUTES, Budget, measure
+from .trainer import Trainer
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-@dataclass
-class Outcome:
-    """The outcome of a run. `result` is None if the run was stopped in its first epoch.
-
-    `interrupted`: a signal requested a stop. If it arrived in the last step, the run is nevertheless finished.
-    """
-
-    folder: Path
-    finished: bool
-    interrupted: bool
-    result: RunResult | None
 
 
 def train(
@@ -105,7 +86,7 @@ def train(
         raise ConfigError(f"minutes cannot be given with {'resume' if resume else 'epochs'}: {why}; leave one out")
     out = expanded(out)
     settled = isinstance(config, Path)
-    config = read_config(config) if settled else config
+    config = _of_a_run(config) if settled else config
     source = kept(data) if data is not None and not isinstance(data, (str, os.PathLike)) else None
     name = "arrays" if source is not None else whole(os.fsdecode(data or ""))
     with join(_device(config, out, resume, fields)) as group:
@@ -126,6 +107,16 @@ def train(
                 say(console, f"  {reason}", 4)
             with own_randomness(choose_device(config.device)[0]):  # keeps the random state of the caller
                 return _run(config, source, out, resume, budget, max_minutes, skip_unreadable, console, command, group)
+
+
+def _of_a_run(path: Path) -> RunConfig:
+    """Reads the configuration of a run. Raises ConfigError for a file that leaves fields to a recipe."""
+    config = read_config(path)
+    if config.img_size is None:
+        raise ConfigError(
+            f"{path} is not the configuration of a run: it lacks img_size; use --recipe with flags instead"
+        )
+    return config
 
 
 def _device(config: RunConfig | str | None, out: Path, resume: bool, fields: dict[str, Any]) -> str:
@@ -171,6 +162,7 @@ def _run(
     command: str,
     group: Group,
 ) -> Outcome:
+    note = partial(say, console)
     device, device_reason = choose_device(config.device)
     dtype, dtype_reason = choose_precision(config.precision, device)
     seed(device, Chance(config.seed).number("initialisation"))
@@ -219,7 +211,7 @@ def _run(
         config = replace(config, precision=str(dtype).removeprefix("torch."))
     lines = []
     if budget:
-        timing = measure(config, data, model, device=device, dtype=dtype, console=console, group=group)
+        timing = measure(config, data, model, device=device, dtype=dtype, note=note, group=group)
         config = budget.fit(config, timing)
         lines = [timing.line(config.epochs)]
     identity = {
@@ -229,24 +221,13 @@ def _run(
         "threads": torch.get_num_threads(),
         "shares": group.world * config.accumulate,
     }
-    trainer = Trainer(
-        config,
-        data,
-        model,
-        out,
-        device=device,
-        dtype=dtype,
-        console=console,
-        identity=identity,
-        max_minutes=max_minutes,
-        group=group,
-    )
-    note = partial(say, console)
+    trainer = Trainer(config, data, model, device=device, dtype=dtype, note=note, group=group)
+    loop = Loop(trainer, out, console=console, identity=identity, max_minutes=max_minutes)
     if resume:
-        _restore(trainer, out, identity, note)
+        loop.state.resume(note)
     elif group.is_main:
         empty(out)
-    trainer.trackers.start(to_dict(config))
+    loop.trackers.start(to_dict(config))
     if group.is_main:
         write_json(out / "config.json", to_dict(config))  # first, so that the run can be resumed from now on
         write_json(out / "splits.json", data.record)
@@ -254,117 +235,6 @@ def _run(
     for line in [*banner(config, data, trainer, parameters, device_reason, dtype_reason), *lines, *started]:
         say(console, line, 11)
 
-    with closing(trainer.trackers):
-        return _work(trainer, data, command, note)
-
-
-def _work(trainer: Trainer, data: DataSplits, command: str, note: Callable[[str], None]) -> Outcome:
-    """Trains, evaluates the selected weights, and writes the result and the report."""
-    config, out = trainer.config, trainer.folder
-    finished = trainer.run()
-    done, total = trainer.progress.step, config.epochs * trainer.steps_per_epoch
-    trainer.save_weights("last", trainer.kept.state_dict(), done // trainer.steps_per_epoch, {})
-    if trainer.progress.skipped:
-        note(f"{trainer.progress.skipped} steps were skipped because their loss was not finite")
-    if finished and done < total:
-        note(
-            f"stopped early after epoch {done // trainer.steps_per_epoch} of {config.epochs}: no better validation result in "
-            f"{config.patience} epochs (patience)"
-        )
-    if not finished:
-        note(
-            f"stopped after step {done} of {total}; continue with: "
-            f"feathervit train --resume --out {shlex.quote(str(out))}"
-        )
-    result = None
-    if trainer.group.is_main and trainer.metrics.rows():  # a run that stopped in its first epoch has no metrics
-        result = _conclude(trainer, data, command, finished)
-        write_json(out / "result.json", result)
-        note(summary(result, out))
-        if config.objective != "reconstruction":
-            some = some_of(data.train)
-            top1, *_ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
-            for line in findings(result, data.train, top1, out):
-                say(trainer.console, line, 11)
-        note(report_at_end(out, result, data, trainer.kept, trainer.device))
-        trainer.trackers.report(out / "report.html")
-    trainer.trackers.finished = finished
-    return Outcome(out, finished, trainer.interrupt.asked, result)
-
-
-def _conclude(trainer: Trainer, data: DataSplits, command: str, finished: bool) -> RunResult:
-    """Returns the result with the selected weights: best validation result, or last if set or without validation images."""
-    config, out = trainer.config, trainer.folder
-    rows = trainer.metrics.rows()
-    if data.val is None or config.split.keep == "last":
-        write_bytes(out / "best.safetensors", (out / "last.safetensors").read_bytes())
-        best = rows[-1]
-    else:
-        best = next(row for row in rows if row["epoch"] == trainer.progress.best_epoch)
-    trainer.kept.load_state_dict(load_weights(out / "best.safetensors").weights)
-    val, test = (_figures(trainer, images) for images in (data.val, data.test))
-    prints = data.fingerprints()
-    return RunResult(
-        command=command,
-        version=__version__,
-        commit=commit(),
-        machine=machine(),
-        python=platform.python_version(),
-        torch=torch.__version__,
-        threads=torch.get_num_threads(),
-        device=str(trainer.device),
-        precision=str(trainer.dtype).removeprefix("torch."),
-        seed=config.seed,
-        model=config.model,
-        parameters=sum(p.numel() for p in trainer.kept.parameters()),
-        recipe=config.recipe,
-        data={
-            "name": config.data,
-            "fingerprint": prints["train"],
-            "fingerprints": prints,
-            "sources": data.fingerprints(pixels=False),
-            "n_train": len(data.train),
-            "n_val": len(data.val) if data.val is not None else 0,
-            "n_test": len(data.test) if data.test is not None else 0,
-            "classes": len(data.train.class_names),
-        },
-        config=to_dict(config),
-        epochs=rows,
-        best=best,
-        val=val,
-        test=test,
-        minutes=trainer.progress.seconds / 60,
-        images_per_s=trainer.progress.images / max(trainer.progress.seconds, 1e-9),
-        skipped=data.skipped,
-        skipped_steps=trainer.progress.skipped,
-        finished=finished,
-    )
-
-
-def _figures(trainer: Trainer, images: ImageSet | None) -> dict[str, Any] | None:
-    metrics = trainer.measure(images) if images is not None else None
-    return metrics.to_dict() if isinstance(metrics, Metrics) else metrics
-
-
-def _restore(trainer: Trainer, out: Path, identity: dict[str, Any], note: Callable[[str], None]) -> None:
-    if not states(out):
-        note("the run stopped before its first state: starting from the first step")
-        if trainer.group.is_main:
-            trainer.metrics.truncate(0)
-        return
-    tensors, meta, messages = load_state(out)
-    for message in messages:
-        note(message)
-    if messages:  # otherwise the next state would replace the valid state instead of the damaged one
-        trainer.group.wait()
-        if trainer.group.is_main:
-            drop_state(out)
-    if meta.get("data") != identity["data"]:
-        raise RunFolderError(
-            f"the data has changed since the run in {out} stopped ({trainer.config.data}: other files, labels or pixels); "
-            "restore the data, or start a new run"
-        )
-    for key in ("torch", "threads", "shares"):
-        if meta.get(key) != identity[key]:
-            note(f"note: the run began with {key} {meta.get(key)}, now {identity[key]}: equal only up to rounding")
-    trainer.restore(tensors, meta)
+    with closing(loop.trackers):
+        finished = loop.run()
+        return conclude(loop, finished, command, note)

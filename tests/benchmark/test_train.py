@@ -15,7 +15,7 @@ from feathervit.config import Augmentation, OptimConfig, RunConfig
 from feathervit.models import create_model
 from feathervit.models.cost import cost
 from feathervit.training.distributed import Group
-from feathervit.training.loop import Trainer
+from feathervit.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("model", ["mlit_nano", "timm:test_resnet"])

@@ -72,7 +72,7 @@ def pixels(image: dict) -> np.ndarray:
 
 @pytest.fixture
 def with_report(monkeypatch):
-    monkeypatch.setattr("feathervit.training.train.report_at_end", report_at_end)
+    monkeypatch.setattr("feathervit.training.conclusion.report_at_end", report_at_end)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from feathervit.training import loop
+from feathervit.training import state as saving
 
 ROOT = Path(__file__).parents[2]
 LOADED = [
@@ -93,7 +93,7 @@ def begin(arguments: list[str], environment: dict[str, str], log: str, limit: in
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    loop.SHORT_EPOCH_SECONDS, loop.WRITING_SHARE = 0.0, 1e9
+    saving.SHORT_EPOCH_SECONDS, saving.WRITING_SHARE = 0.0, 1e9
     from feathervit.cli import main
 
     sys.exit(main(arguments))

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
-from feathervit.checkpoint import load_weights
 from feathervit.errors import FeatherVitError
 
 
@@ -71,11 +69,6 @@ def cut(at: int, error: Callable[[], BaseException], work: Callable[[], object],
         except FeatherVitError as raised:
             assert error is full and isinstance(raised, kind)
     return made
-
-
-def same_weights(a: Path, b: Path) -> bool:
-    x, y = load_weights(a).weights, load_weights(b).weights
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 def rows(run: Path) -> list[dict[str, str]]:

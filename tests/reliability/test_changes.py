@@ -26,10 +26,11 @@ from feathervit.studies import report as reports
 from feathervit.studies.cells import run_study
 from feathervit.studies.claim import claim
 from feathervit.studies.report import read_cell
-from feathervit.training import loop
+from feathervit.training import state as saving
+from feathervit.training import trainer
 
-from ..conftest import write_images
-from .faults import Killed, cut, drafts, from_change, full, rows, same_weights
+from ..conftest import same_weights, write_images
+from .faults import Killed, cut, drafts, from_change, full, rows
 
 TINY = {"epochs": 2, "batch_size": 48, "arch.depth": 1, "arch.dim": 16}
 
@@ -43,11 +44,11 @@ def quick_disk(monkeypatch):
 @pytest.fixture
 def every_epoch(monkeypatch):
     """Writes a state at the end of each epoch, even a short one."""
-    monkeypatch.setattr(loop, "SHORT_EPOCH_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "WRITING_SHARE", 1e9)
+    monkeypatch.setattr(saving, "SHORT_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(saving, "WRITING_SHARE", 1e9)
 
 
-def run(verb: str, **arguments) -> feathervit.training.train.Outcome:
+def run(verb: str, **arguments) -> feathervit.training.conclusion.Outcome:
     return getattr(feathervit, verb)(**arguments)
 
 
@@ -102,7 +103,7 @@ def test_overwriting_a_run_survives_kills(stride, arrays, tmp_path, small, every
 def test_epochs_appear_once_after_an_early_kill(arrays, tmp_path, small, monkeypatch):
     arguments = {"data": arrays, **small, **TINY, "epochs": 5}
     feathervit.train(out=tmp_path / "whole", **arguments)
-    step = loop.Trainer.train_step
+    step = trainer.Trainer.train_step
 
     def dying(self, number, lr):
         if number == 3:
@@ -110,7 +111,7 @@ def test_epochs_appear_once_after_an_early_kill(arrays, tmp_path, small, monkeyp
         step(self, number, lr)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop.Trainer, "train_step", dying)
+        patch.setattr(trainer.Trainer, "train_step", dying)
         feathervit.train(out=tmp_path / "cut", **arguments)
     assert len(rows(tmp_path / "cut")) == 3 and not list((tmp_path / "cut").glob("state*"))
     assert feathervit.train(out=tmp_path / "cut", resume=True, data=arrays).finished

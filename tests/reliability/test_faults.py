@@ -14,9 +14,9 @@ import pytest
 
 from feathervit.results import read_result
 
-from ..conftest import write_images
+from ..conftest import same_weights, write_images
 from .commands import POSIX, SMALL, Command, Ended, run
-from .faults import drafts, rows, same_weights
+from .faults import drafts, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSIX, reason="limits, mounts and signals are POSIX's")]
 

@@ -14,9 +14,9 @@ from feathervit.data import load_data
 from feathervit.results import read_result
 from feathervit.studies.report import read_cell
 
-from ..conftest import write_images
+from ..conftest import same_weights, write_images
 from .commands import POSIX, SMALL, Command, finished, killed, run
-from .faults import drafts, rows, same_weights
+from .faults import drafts, rows
 
 pytestmark = [
     pytest.mark.slow,

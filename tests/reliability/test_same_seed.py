@@ -12,8 +12,9 @@ import torch
 import feathervit
 from feathervit.checkpoint import load_weights
 
+from ..conftest import same_weights
 from .commands import ROOT
-from .faults import rows, same_weights
+from .faults import rows
 
 FIELDS = {
     "epochs": 2,

@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from feathervit.checkpoint import load_weights
 from feathervit.data import load_data
 from feathervit.errors import ConfigError, DataError, RunFolderError
 from feathervit.evaluation.inference import load
@@ -25,7 +24,9 @@ from feathervit.studies.cells import run_study
 from feathervit.studies.plan import read_plan
 from feathervit.studies.report import cell_folder, read_cell, rebuild, short_table, table
 from feathervit.training import loop
+from feathervit.training import state as saving
 
+from ..conftest import same_weights
 from .example import digits
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
@@ -210,21 +211,16 @@ def test_a_resumed_study_equals_an_uninterrupted_one(tmp_path):
     assert [(c["arm"], c["test_top1"]) for c in cut] == [(c["arm"], c["test_top1"]) for c in whole]
 
 
-def same_weights(a: Path, b: Path) -> bool:
-    x, y = load_weights(a).weights, load_weights(b).weights
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-
-
 def _killed_at(step: int, study: Study, out: Path) -> None:
-    original = loop.Trainer.train_step
+    original = saving.RunState.due
 
-    def dying(self, number, lr):
-        if number == step and "/quick/" in str(self.folder) and self.folder.name == "2":
+    def dying(self, epoch_ended):
+        if self.trainer.progress.step == step + 1 and "/quick/" in str(self.folder) and self.folder.name == "2":
             os.kill(os.getpid(), signal.SIGKILL)
-        original(self, number, lr)
+        return original(self, epoch_ended)
 
-    loop.Trainer.train_step = dying
-    loop.CHECKPOINT_SECONDS = loop.SHORT_EPOCH_SECONDS = 0.0
+    saving.RunState.due = dying
+    saving.CHECKPOINT_SECONDS = saving.SHORT_EPOCH_SECONDS = 0.0
     run_study(study, out)
 
 
@@ -281,13 +277,13 @@ def test_processes_over_one_folder_share_the_cells(tmp_path):
 
 
 def test_an_interrupt_after_a_cell_stops_the_study(tmp_path, ran, monkeypatch):
-    original = loop.Trainer._end_epoch
+    original = loop.Loop._end_epoch
 
     def asked(self, epoch, lr):
         self.interrupt.asked = self.interrupt.asked or epoch == self.config.epochs
         return original(self, epoch, lr)
 
-    monkeypatch.setattr(loop.Trainer, "_end_epoch", asked)
+    monkeypatch.setattr(loop.Loop, "_end_epoch", asked)
     ended = run_study(digits(epochs=1), tmp_path)
     assert ended.interrupted and ended.left == 3 and len(ran) == 1
     assert read_cell(tmp_path, "slow", 0).status == "finished"

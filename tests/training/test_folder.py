@@ -1,4 +1,4 @@
-"""A run folder holds one training at a time. tests/reliability/test_lock.py does the same with commands."""
+"""A run folder holds one training at a time. tests/reliability/test_lock.py starts two commands."""
 
 from __future__ import annotations
 

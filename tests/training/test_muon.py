@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from feathervit.checkpoint import restore_optimizer
 from feathervit.config import (
     ConvMLPConfig,
     EncoderConfig,
@@ -23,6 +22,7 @@ from feathervit.models import Encoder, create_model
 from feathervit.training.average import MovingAverage
 from feathervit.training.muon import Muon, hidden_matrices, orthogonalise
 from feathervit.training.optim import build_optimizer, set_learning_rate
+from feathervit.training.state import restore_optimizer
 
 
 def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:

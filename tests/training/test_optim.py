@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from feathervit.checkpoint import flatten_optimizer, restore_optimizer
 from feathervit.config import OptimConfig, RunConfig, resolve, with_fields
 from feathervit.errors import ConfigError
 from feathervit.models import create_model
 from feathervit.training.optim import build_optimizer, learning_rate, peak_learning_rate, set_learning_rate
+from feathervit.training.state import flatten_optimizer, restore_optimizer
 
 
 def test_linear_scaling_rule():

@@ -18,8 +18,7 @@ from feathervit.models.loading import load_model
 from feathervit.models.starting import start_from
 from feathervit.recipes import RECIPES, recipe
 
-from ..conftest import write_images
-from .test_train import same_weights
+from ..conftest import same_weights, write_images
 
 
 @pytest.fixture

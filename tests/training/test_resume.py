@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 from dataclasses import replace
 
 import pytest
-import torch
 
 import feathervit
-from feathervit.checkpoint import load_state, load_weights, save_state
-from feathervit.errors import CheckpointError, RunFolderError
+from feathervit.errors import RunFolderError
 from feathervit.results import read_result
-from feathervit.training import loop
+from feathervit.training import state as saving
+from feathervit.training import trainer
 
-
-def same_weights(a, b) -> bool:
-    x, y = load_weights(a).weights, load_weights(b).weights
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-
+from ..conftest import same_weights
+from ..reliability.faults import rows
 
 AUGMENTED = {
     "optim.ema": 0.8,
@@ -39,15 +33,15 @@ AUGMENTED = {
 
 def _train_until(step: int, arguments: dict) -> None:
     """Trains in another process with a state after every step, and gets SIGKILL when `step` starts."""
-    original = loop.Trainer.train_step
+    original = trainer.Trainer.train_step
 
     def dying(self, number, lr):
         if number == step:
             os.kill(os.getpid(), signal.SIGKILL)
         original(self, number, lr)
 
-    loop.Trainer.train_step = dying
-    loop.CHECKPOINT_SECONDS = loop.SHORT_EPOCH_SECONDS = 0.0
+    trainer.Trainer.train_step = dying
+    saving.CHECKPOINT_SECONDS = saving.SHORT_EPOCH_SECONDS = 0.0
     feathervit.train(**arguments)
 
 
@@ -66,14 +60,7 @@ def test_a_run_killed_three_times_resumes_exactly(arrays, tmp_path, small):
     assert feathervit.train(out=tmp_path / "cut", resume=True, data=arrays).finished
     assert same_weights(tmp_path / "whole" / "last.safetensors", tmp_path / "cut" / "last.safetensors")
     assert same_weights(tmp_path / "whole" / "best.safetensors", tmp_path / "cut" / "best.safetensors")
-    rows = [
-        [
-            {k: v for k, v in row.items() if k != "minutes"}
-            for row in csv.DictReader((tmp_path / n / "metrics.csv").open())
-        ]
-        for n in ("whole", "cut")
-    ]
-    assert rows[0] == rows[1]
+    assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
 
 
 def test_a_run_of_single_steps_resumes_exactly(arrays, tmp_path, small):
@@ -89,14 +76,14 @@ def test_a_run_of_single_steps_resumes_exactly(arrays, tmp_path, small):
 
 
 def test_interrupt_stops_after_the_step_and_suggests_resume(arrays, tmp_path, small, monkeypatch, capsys):
-    original = loop.Trainer.train_step
+    original = trainer.Trainer.train_step
 
     def interrupted(self, number, lr):
         original(self, number, lr)
         if number == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop.Trainer, "train_step", interrupted)
+    monkeypatch.setattr(trainer.Trainer, "train_step", interrupted)
     outcome = feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **small)
     assert not outcome.finished
     assert outcome.interrupted
@@ -154,61 +141,6 @@ def test_resume_refuses_other_images_in_any_split(arrays, tmp_path, small, split
     with pytest.raises(RunFolderError, match="data has changed"):
         feathervit.train(data=other, out=tmp_path / "run", resume=True)
     assert feathervit.train(data=data, out=tmp_path / "run", resume=True).finished
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda tensors, meta: meta.pop("progress"),
-        lambda tensors, meta: meta["progress"].update(step="many"),
-        lambda tensors, meta: meta["progress"].update(surprise=1),
-        lambda tensors, meta: tensors.pop("sums"),
-        lambda tensors, meta: tensors.update({"model.head.weight": torch.zeros(1)}),
-        lambda tensors, meta: tensors.update({"optimizer.x.y": torch.zeros(1)}),
-    ],
-)
-def test_a_state_of_another_run_is_refused(arrays, tmp_path, small, spoil):
-    out = tmp_path / "run"
-    feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=3, **small)
-    tensors, meta, _ = load_state(out)
-    spoil(tensors, meta)
-    save_state(out, tensors, {k: v for k, v in meta.items() if k != "format"})
-    with pytest.raises(CheckpointError, match="does not fit the run"):
-        feathervit.train(data=arrays, out=out, resume=True)
-
-
-def test_a_full_disk_keeps_the_previous_checkpoint(arrays, tmp_path, small, monkeypatch):
-    out = tmp_path / "run"
-    feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=3, **small)
-    before = (out / "state.safetensors").read_bytes()
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(RunFolderError, match=r"run.*No space left on device.*KiB"):
-            feathervit.train(data=arrays, out=out, resume=True)
-    assert (out / "state.safetensors").read_bytes() == before
-    assert not [p for p in out.iterdir() if p.name.endswith(".tmp")]
-    assert feathervit.train(data=arrays, out=out, resume=True).finished
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
-def test_a_run_killed_at_any_step_resumes_exactly(arrays, tmp_path, small):
-    arguments = {"data": arrays, **small, **AUGMENTED}
-    feathervit.train(out=tmp_path / "whole", **arguments)
-    for step in range(8):
-        out = tmp_path / "cut"
-        shutil.rmtree(out, ignore_errors=True)
-        process = multiprocessing.get_context("fork").Process(
-            target=_train_until, args=(step, {**arguments, "out": out})
-        )
-        process.start()
-        process.join()
-        assert feathervit.train(out=out, resume=True, data=arrays).finished
-        assert same_weights(tmp_path / "whole" / "last.safetensors", out / "last.safetensors")
 
 
 def test_the_same_configuration_resumes(arrays, tmp_path, small):

@@ -96,7 +96,7 @@ def reported(monkeypatch):
         Image.new("RGB", (4, 3), "red").save(out / "report" / "curve.png")
         return ""
 
-    monkeypatch.setattr("feathervit.training.train.report_at_end", report)
+    monkeypatch.setattr("feathervit.training.conclusion.report_at_end", report)
 
 
 def test_tensorboard_has_the_configuration_and_charts(folder, small, tmp_path, reported):

@@ -19,12 +19,10 @@ from feathervit.data import load_data
 from feathervit.errors import ConfigError, DataError, DivergedError, FeatherVitError, RunFolderError
 from feathervit.evaluation.evaluate import evaluate
 from feathervit.results import read_result
-from feathervit.training import loop
+from feathervit.training import state as saving
+from feathervit.training import trainer
 
-
-def same_weights(a, b) -> bool:
-    x, y = load_weights(a).weights, load_weights(b).weights
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+from ..conftest import same_weights
 
 
 def test_run_folder_and_figures(folder, tmp_path, small):
@@ -92,7 +90,7 @@ def test_training_is_equal_with_data_on_the_host(arrays, tmp_path, small, monkey
     feathervit.train(data=arrays, out=tmp_path / "there", epochs=1, **small)
     assert "host's memory" not in capsys.readouterr().err
     monkeypatch.setattr("feathervit.data.feed.fits", lambda *_: False)
-    monkeypatch.setattr(loop, "fits", lambda *_: False)
+    monkeypatch.setattr(trainer, "fits", lambda *_: False)
     feathervit.train(data=arrays, out=tmp_path / "host", epochs=1, **small)
     assert "host's memory" in capsys.readouterr().err
     assert same_weights(tmp_path / "there", tmp_path / "host")
@@ -110,7 +108,7 @@ def test_global_seeds_do_not_affect_training(arrays, tmp_path, small):
 def test_the_stored_weights_are_the_moving_average(arrays, tmp_path, small, monkeypatch):
     """Compares with the average written literally over the weights after each step."""
     seen: list[dict] = []
-    original = loop.Trainer.train_step
+    original = trainer.Trainer.train_step
 
     def watched(self, number, lr):
         if not seen:
@@ -118,7 +116,7 @@ def test_the_stored_weights_are_the_moving_average(arrays, tmp_path, small, monk
         original(self, number, lr)
         seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
 
-    monkeypatch.setattr(loop.Trainer, "train_step", watched)
+    monkeypatch.setattr(trainer.Trainer, "train_step", watched)
     feathervit.train(data=arrays, out=tmp_path / "run", epochs=3, **{**small, "optim.ema": 0.5})
     average = seen[0]
     for number, weights in enumerate(seen[1:]):
@@ -205,8 +203,8 @@ def test_a_step_with_a_nonfinite_loss_can_be_skipped(arrays, tmp_path, small, mo
 
 def test_untested_weights_are_not_the_last_good_state(arrays, tmp_path, small, monkeypatch):
     """The weights break in the last step before a state is written."""
-    monkeypatch.setattr(loop, "SHORT_EPOCH_SECONDS", 0.0)
-    original = loop.Trainer.train_step
+    monkeypatch.setattr(saving, "SHORT_EPOCH_SECONDS", 0.0)
+    original = trainer.Trainer.train_step
 
     def breaking(self, number, lr):
         original(self, number, lr)
@@ -214,12 +212,12 @@ def test_untested_weights_are_not_the_last_good_state(arrays, tmp_path, small, m
             with torch.no_grad():
                 self.model.head.weight.fill_(1e38)
 
-    monkeypatch.setattr(loop.Trainer, "train_step", breaking)
-    monkeypatch.setattr(loop, "WRITING_SHARE", 1e9)
+    monkeypatch.setattr(trainer.Trainer, "train_step", breaking)
+    monkeypatch.setattr(saving, "WRITING_SHARE", 1e9)
     arguments = {"data": arrays, "out": tmp_path / "run", **small, "split.val_fraction": 0.0}
     with pytest.raises(DivergedError, match="last good state"):
         feathervit.train(epochs=6, **arguments)
-    monkeypatch.setattr(loop.Trainer, "train_step", original)
+    monkeypatch.setattr(trainer.Trainer, "train_step", original)
     again = feathervit.train(data=arrays, out=tmp_path / "run", resume=True, on_nonfinite="skip")
     assert again.result.skipped_steps == 0
     assert all(math.isfinite(row["train_loss"]) for row in again.result.epochs)
@@ -227,7 +225,7 @@ def test_untested_weights_are_not_the_last_good_state(arrays, tmp_path, small, m
 
 def test_a_good_state_survives_failed_attempts(arrays, tmp_path, small, monkeypatch):
     """The weights break in the first step after the good state, and the end of the epoch notices it."""
-    original = loop.Trainer.train_step
+    original = trainer.Trainer.train_step
 
     def breaking(self, number, lr):
         original(self, number, lr)
@@ -235,17 +233,17 @@ def test_a_good_state_survives_failed_attempts(arrays, tmp_path, small, monkeypa
             with torch.no_grad():
                 self.model.head.weight.fill_(1e38)
 
-    monkeypatch.setattr(loop.Trainer, "train_step", breaking)
-    monkeypatch.setattr(loop, "SHORT_EPOCH_SECONDS", 1e9)
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # a state after each step
+    monkeypatch.setattr(trainer.Trainer, "train_step", breaking)
+    monkeypatch.setattr(saving, "SHORT_EPOCH_SECONDS", 1e9)
+    monkeypatch.setattr(saving, "CHECKPOINT_SECONDS", -1.0)  # a state after each step
     arguments = {"data": arrays, "out": tmp_path / "run"}
     with pytest.raises(DivergedError, match="last good state"):
         feathervit.train(epochs=6, **arguments, **small, **{"split.val_fraction": 0.0})
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(saving, "CHECKPOINT_SECONDS", 1e9)
     for _ in range(3):
         with pytest.raises(DivergedError, match="last good state"):
             feathervit.train(resume=True, **arguments)
-    monkeypatch.setattr(loop.Trainer, "train_step", original)
+    monkeypatch.setattr(trainer.Trainer, "train_step", original)
     assert feathervit.train(resume=True, **arguments).finished
 
 
@@ -350,8 +348,8 @@ def test_a_timm_model_trains_and_loads(arrays, tmp_path):
 
 
 def test_full_figures_are_computed_only_at_the_end(folder, tmp_path, small, monkeypatch):
-    scored, score = [], loop.score
-    monkeypatch.setattr(loop, "score", lambda *arguments: scored.append(1) or score(*arguments))
+    scored, score = [], trainer.score
+    monkeypatch.setattr(trainer, "score", lambda *arguments: scored.append(1) or score(*arguments))
     outcome = feathervit.train(data=folder, out=tmp_path / "run", epochs=4, **small)
     assert len(scored) == 2  # at the end: validation and test images
     best = outcome.result.best
@@ -361,7 +359,7 @@ def test_full_figures_are_computed_only_at_the_end(folder, tmp_path, small, monk
 
 
 def test_nonfinite_validation_output_stops_the_run(folder, tmp_path, small, monkeypatch):
-    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *_: (0.5, math.nan, 0.5))
+    monkeypatch.setattr(trainer, "accuracy_and_loss", lambda *_: (0.5, math.nan, 0.5))
     with pytest.raises(DivergedError, match="stopped being finite"):
         feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
 
@@ -373,8 +371,10 @@ def test_training_without_data_is_an_error(tmp_path):
 
 def test_the_last_epoch_can_be_kept(folder, tmp_path, small, monkeypatch):
     """The validation figures here fall with each epoch. The training itself is the same."""
-    validate, falling = loop.accuracy_and_loss, itertools.count(99, -1)
-    monkeypatch.setattr(loop, "accuracy_and_loss", lambda *arguments: (next(falling) / 100, *validate(*arguments)[1:]))
+    validate, falling = trainer.accuracy_and_loss, itertools.count(99, -1)
+    monkeypatch.setattr(
+        trainer, "accuracy_and_loss", lambda *arguments: (next(falling) / 100, *validate(*arguments)[1:])
+    )
     for keep in ("best", "last"):
         feathervit.train(data=folder, out=tmp_path / keep, epochs=3, **small, **{"split.keep": keep})
     best, last = (read_result(tmp_path / keep / "result.json") for keep in ("best", "last"))
