@@ -225,7 +225,7 @@ class TimmContract:
         blocks are in the group of the last layer.
         """
         return {
-            "stem": r"^pos_embed|^patch_embed(?!\.(residual|out)\b)|^readout\.token",
+            "stem": r"^pos_embed|^patch_embed(?!\.(?:residual|out)\b)|^readout\.token",
             "residual": r"^patch_embed\.residual\.(\d+)",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score|^patch_embed\.out\b", (99999,))],
         }
