@@ -221,13 +221,13 @@ class TimmContract:
     def group_matcher(self, coarse: bool = False) -> dict:
         """Returns layer groups for layer-wise decay, like timm's models: the stem, each residual block, each layer.
 
-        The head is not in a group and comes last. The final norm, a pooling read-out and the projection after residual
-        blocks are in the group of the last layer.
+        The head is not in a group and comes last. The final norm and a pooling read-out are in the group of the last layer,
+        and the projection after residual blocks in that of the last block.
         """
         return {
             "stem": r"^pos_embed|^patch_embed(?!\.(?:residual|out)\b)|^readout\.token",
-            "residual": r"^patch_embed\.residual\.(\d+)",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score|^patch_embed\.out\b", (99999,))],
+            "residual": [(r"^patch_embed\.residual\.(\d+)", None), (r"^patch_embed\.out\b", (99999,))],
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^readout\.score", (99999,))],
         }
 
     def no_weight_decay(self) -> set[str]:

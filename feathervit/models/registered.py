@@ -81,6 +81,8 @@ def _create(
         words = {"in_chans": channels, **({"img_size": width} if cfg.get("fixed_input_size") else {}), **words}
     if (cfg.get("num_classes") or 0) > 0:
         words = {"num_classes": cfg["num_classes"], **words}
+    if isinstance(words.get("config"), dict):  # from JSON: timm writes the arguments of a model with its weights
+        words["config"] = from_dict(EncoderConfig, words["config"], "config")
     if pretrained and elsewhere and cfg.get("file"):
         words = {**_patch_size(cfg["file"]), **words}
     with torch.device(device) if device is not None else nullcontext():

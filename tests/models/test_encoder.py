@@ -345,6 +345,8 @@ def test_layer_decay_and_weight_decay_groups(variant):
         layer = 0
         if name.startswith("patch_embed.residual."):
             layer = int(name.split(".")[2]) + 1
+        elif name.startswith("patch_embed.out."):
+            layer = stem
         elif name.startswith("blocks."):
             layer = stem + int(name.split(".")[1]) + 1
         elif name.startswith(("norm", "head", "readout.score")):
