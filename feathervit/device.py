@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -48,6 +49,23 @@ def seed(device: torch.device, number: int) -> None:
 def own_randomness(device: torch.device) -> contextlib.AbstractContextManager:
     """Restores the random state of the CPU and of a CUDA `device` at the end of the block."""
     return torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else [])
+
+
+@contextlib.contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Limits PyTorch to `count` threads inside the block. Python threads that start there inherit the limit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def wait(device: torch.device) -> None:
+    """Waits for the queue of an accelerator, so that the clock includes all its work."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:

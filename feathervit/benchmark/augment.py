@@ -29,6 +29,7 @@ from ..data.augment import Augmenter
 from ..data.feed import Feed
 from ..data.loader import Sampler
 from ..data.policies import sub_policies_raw
+from ..device import use_threads, wait
 from ..recipes import recipe
 from ..results import machine
 from . import train
@@ -54,27 +55,23 @@ def run(
     of 64 px images. "step": seconds of a training step of `mlit_xxs` with and without augmentation, with the most threads.
     """
     rows, summary = [], []
-    before = torch.get_num_threads()
     if device != "cpu":
         for size in sorted({36, *sizes}):
             speeds = _speeds({OURS: _fed(random_images(batch, size), torch.device(device))}, repeats, device)
             rows += _rows(speeds, size, None, device)
     else:
-        try:
-            for size in sizes:
-                images = random_images(batch, size)
-                contenders = {OURS: (_ours(images), batch)}
-                contenders |= {name: (loop, _LOOP) for name, loop in loops(images[:_LOOP]).items()}
-                for count in threads:
-                    torch.set_num_threads(count)
+        for size in sizes:
+            images = random_images(batch, size)
+            contenders = {OURS: (_ours(images), batch)}
+            contenders |= {name: (loop, _LOOP) for name, loop in loops(images[:_LOOP]).items()}
+            for count in threads:
+                with use_threads(count):
                     speeds = _speeds(contenders, repeats, device)
-                    rows += _rows(speeds, size, count, device)
-                    best = max((v, k) for k, v in speeds.items() if k != OURS)
-                    summary.append(
-                        {"size": size, "threads": count, "fastest_loop": best[1], "ratio": speeds[OURS] / best[0]}
-                    )
-        finally:
-            torch.set_num_threads(before)
+                rows += _rows(speeds, size, count, device)
+                best = max((v, k) for k, v in speeds.items() if k != OURS)
+                summary.append(
+                    {"size": size, "threads": count, "fastest_loop": best[1], "ratio": speeds[OURS] / best[0]}
+                )
     return {
         "what": "random resized crop, flip, AutoAugment CIFAR-10, normalise",
         "batch": batch,
@@ -216,13 +213,9 @@ def reading(batch: int, repeats: int) -> dict[str, float]:
 
 def step_time(batch: int, repeats: int, device: str, threads: int) -> dict[str, float]:
     """Measures the median seconds of a step of `mlit_xxs`, "with" and "without" the augmentation of mlit_cifar100."""
-    config = replace(recipe("mlit_cifar100"), img_size=36, batch_size=batch, device=device)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    config = replace(recipe("mlit_cifar100"), img_size=36, batch_size=batch, device=device, compile="off")
+    with use_threads(threads):
         milliseconds = train.run(config, steps=1, rounds=repeats)["ms"]
-    finally:
-        torch.set_num_threads(before)
     total = sum(milliseconds.values())
     seconds = {"with": total / 1e3, "without": (total - milliseconds["data"]) / 1e3}
     return {"batch": config.batch_size, "threads": threads, **seconds}
@@ -255,19 +248,14 @@ def _speeds(contenders: dict[str, tuple[Callable[[], Tensor], int]], repeats: in
     times = 1 if device == "cpu" else 5  # number of calls per measurement, to keep the queue of a GPU full
     for repeat in range(-1, repeats):  # the first round warms up
         for name, (work, _) in contenders.items():
-            _wait(device)
+            wait(torch.device(device))
             start = time.perf_counter()
             for _ in range(times):
                 work()
-            _wait(device)
+            wait(torch.device(device))
             if repeat >= 0:
                 seconds[name].append((time.perf_counter() - start) / times)
     return {name: n / statistics.median(seconds[name]) for name, (_, n) in contenders.items()}
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize()
 
 
 def _rows(speeds: dict[str, float], size: int, threads: int | None, device: str) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..device import use_threads
 from ..errors import ConfigError
 from ..export.verify import check_extra, race, runner, session
 from ..files import write_bytes
@@ -57,24 +58,13 @@ def run(
         check_extra(f"the form {min(onnx)}")
     threads = sorted(set(threads))
     pixels = np.random.default_rng(0).standard_normal((BATCH, 3, img_size, img_size), dtype=np.float32)
-    before = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         rows = [_row(name, img_size, patch_size, forms, Path(folder), pixels) for name in models]
-        try:
-            for number in threads:
-                torch.set_num_threads(number)
-                one = {
-                    (i, form): _call(row, form, pixels[:1], number)
-                    for i, row in enumerate(rows)
-                    for form in row["parts"]
-                }
-                for (i, form), ms in race(one, rounds).items():
-                    rows[i]["latency_ms"].setdefault(form, {})[str(number)] = ms
-            many = {(i, form): _call(row, form, pixels, number) for i, row in enumerate(rows) for form in row["parts"]}
-            for (i, form), ms in race(many, max(5, rounds // 10)).items():
-                rows[i]["images_per_s"][form] = 1e3 * BATCH / ms
-        finally:
-            torch.set_num_threads(before)
+        for number in threads:
+            for (i, form), ms in _race(rows, pixels[:1], number, rounds).items():
+                rows[i]["latency_ms"].setdefault(form, {})[str(number)] = ms
+        for (i, form), ms in _race(rows, pixels, threads[-1], max(5, rounds // 10)).items():
+            rows[i]["images_per_s"][form] = 1e3 * BATCH / ms
     return {
         "img_size": img_size,
         "threads": threads,
@@ -210,6 +200,13 @@ def _files(
             method = min(times, key=times.__getitem__)
             files["int8"] = ready[method]
     return files, method
+
+
+def _race(rows: list[dict[str, Any]], pixels: np.ndarray, threads: int, rounds: int) -> dict[tuple[int, str], float]:
+    """Returns (row, form) -> median milliseconds of a batch."""
+    calls = {(i, form): _call(row, form, pixels, threads) for i, row in enumerate(rows) for form in row["parts"]}
+    with use_threads(threads):
+        return race(calls, rounds)
 
 
 def _call(row: dict[str, Any], form: str, pixels: np.ndarray, threads: int) -> Callable[[], object]:

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import RunConfig, resolve
 from ..data import DataSplits, ImageSet
-from ..device import choose_device, choose_precision
+from ..device import choose_device, choose_precision, wait
 from ..models import build_model
 from ..results import machine
 from ..training.compiling import FEWEST_STEPS, choose_compile
@@ -191,16 +191,11 @@ def _forward_macs(objective: nn.Module, shape: tuple[int, ...]) -> int | None:
     return counter.get_total_flops() // 2
 
 
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-
-
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
 
 
@@ -209,7 +204,7 @@ def _split(trainer: Trainer, step: Callable[[], None]) -> list[float]:
     starts: list[tuple[str, float]] = []  # part, and the time at which it starts
 
     def mark(part: str) -> None:
-        _wait(trainer.device)
+        wait(trainer.device)
         starts.append((part, time.perf_counter()))
 
     def marked(work: Callable, before: str, after: str) -> Callable:

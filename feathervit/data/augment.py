@@ -8,9 +8,8 @@ a batch is processed in parts, with one thread per part.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from ..chance import Chance
 from ..config import Augmentation
 from ..config.bounds import check_bounds
+from ..device import use_threads
 from ..errors import ConfigError
 from . import geometry
 from .mixing import Mix, apply_mix, draw_mix, soft_targets
@@ -169,12 +169,17 @@ class Augmenter:
         return x if drawn.mix is None else apply_mix(x, drawn.mix, batches), targets
 
     def _fill_in_parts(self, x: Tensor, images: Tensor, drawn: Drawn) -> None:
-        with _one_thread() as threads:
-            parts = _parts(max(x.numel(), images.numel()), len(x), threads)
+        """Applies `drawn` in parts, with one thread per part: the operations are too short for all threads at once.
 
-            def fill(rows: slice) -> None:
-                self._fill(x[rows], images[rows], drawn.part(rows, x.shape[1]).planned(self.img_size))
+        A part holds complete images, so the result is bit-identical for any number of threads.
+        """
+        threads = torch.get_num_threads()
+        parts = _parts(max(x.numel(), images.numel()), len(x), threads)
 
+        def fill(rows: slice) -> None:
+            self._fill(x[rows], images[rows], drawn.part(rows, x.shape[1]).planned(self.img_size))
+
+        with use_threads(1):
             if min(threads, len(parts)) == 1:
                 for rows in parts:
                     fill(rows)
@@ -205,21 +210,6 @@ class Augmenter:
                 x_BCSS.mul_((~hole).float())
             else:
                 x_BCSS.masked_scatter_(hole.expand_as(x_BCSS), drawn.noise)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[int]:
-    """Limits torch to one thread inside the block. Yields the previous number of threads.
-
-    Augmentation consists of many short operations. One thread per part of a batch is faster than all threads per operation.
-    A part holds complete images, so the result is bit-identical for any number of threads.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # new threads inherit this setting
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _parts(values: int, batch: int, threads: int) -> list[slice]:

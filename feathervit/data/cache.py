@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from ..device import use_threads
 from ..errors import DataError
 from ..files import cache_folder
 from .depth import is_deep
@@ -283,7 +284,6 @@ def _fill(
     lock = threading.Lock()
 
     def work(first: int) -> list[tuple[int, str]]:
-        torch.set_num_threads(1)  # the pool already runs in parallel; restored below
         bad = []
         for i in range(first, min(first + _CHUNK, len(items))):
             try:
@@ -298,15 +298,11 @@ def _fill(
         return bad
 
     skipped = []
-    threads = torch.get_num_threads()
-    try:
-        with quiet(), ThreadPoolExecutor(workers()) as pool:
-            for done, bad in enumerate(pool.map(work, range(0, len(items), _CHUNK)), start=1):
-                skipped += bad
-                if progress:
-                    progress(min(done * _CHUNK, len(items)), len(items))
-    finally:
-        torch.set_num_threads(threads)
+    with quiet(), use_threads(1), ThreadPoolExecutor(workers()) as pool:  # the pool already runs in parallel
+        for done, bad in enumerate(pool.map(work, range(0, len(items), _CHUNK)), start=1):
+            skipped += bad
+            if progress:
+                progress(min(done * _CHUNK, len(items)), len(items))
     if len(skipped) == len(items):
         raise DataError(f"none of the {len(items)} images can be read; the first: {skipped[0][1]}")
     if skipped:

@@ -7,13 +7,14 @@ from typing import Any
 
 import onnx
 
+from ..device import use_threads
 from ..errors import ConfigError
 from ..files import write_bytes
 from .int8 import float_share, methods, quantise
 from .job import Job
 from .onnx import core, finish
 from .preprocess import OPSET
-from .verify import MIN_AGREEMENT, compare, one_thread, passes, probabilities, race, runner, session
+from .verify import MIN_AGREEMENT, compare, passes, probabilities, race, runner, session
 
 
 def write_onnx(job: Job, folder: Path) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: floa
     comparison = compare(job.before(job.checking), probabilities(sessions[form], feed), job.checking.labels)
     runs = {name: runner(run, feed[:1]) for name, run in sessions.items()}
     one = job.checking.some(1)
-    with one_thread():
+    with use_threads(1):
         times = race({"eager": lambda: job.before(one), **runs})
     comparison |= job.on_originals(lambda image: probabilities(sessions[form], image))
     routing = _routing(job, proto)

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..config import ImageConfig
+from ..device import use_threads
 from ..errors import ConfigError
 from ..files import write_bytes
 from .job import Images, Job
 from .lean import Probabilities
-from .verify import MIN_AGREEMENT, agrees, compare, one_thread, race
+from .verify import MIN_AGREEMENT, agrees, compare, race
 
 _SIDES = 1 << 24  # larger than the side of any image
 
@@ -75,7 +76,7 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
     write_bytes(folder / "model.pt2", saved.getvalue())
     loaded = torch.export.load(folder / "model.pt2").module()
     images = torch.from_numpy(job.feed(job.checking, job.input))
-    with torch.inference_mode(), one_thread():
+    with torch.inference_mode(), use_threads(1):
         exported = torch.cat([loaded(batch) for batch in images.split(50)]).numpy()
         comparison = compare(job.before(job.checking), exported, job.checking.labels)
         comparison |= job.on_originals(lambda image: loaded(torch.from_numpy(image)).numpy())
