@@ -29,13 +29,14 @@ import timm
 import torch
 
 from feathervit.config import MODELS
+from feathervit.device import use_threads
 from feathervit.errors import ConfigError
-from feathervit.export.executorch import eight_bits, loaded, lower, quiet
+from feathervit.export.executorch import eight_bits, loaded, lower
 from feathervit.export.int8 import float_share, methods, quantise
 from feathervit.export.lean import Probabilities
 from feathervit.export.onnx import core, finish
 from feathervit.export.pt2 import trace
-from feathervit.export.verify import check_extra, one_thread, probabilities, race, runner, session
+from feathervit.export.verify import check_extra, probabilities, quiet, race, runner, session
 from feathervit.models import create_model
 from feathervit.models.cost import cost
 from feathervit.results import commit, machine
@@ -152,7 +153,7 @@ def latencies(names: list[str], wanted: list[str]) -> dict[str, Any]:
         timed = [form for form in wanted if "executorch" not in form]  # its runtime has no safe setting for one thread
         for form, made in forms(name, timed).items():
             calls[name, form] = lambda made=made, x=x: made.run(x)
-    with one_thread():
+    with use_threads(1):
         times = race(calls, ROUNDS)
     return {"rounds": ROUNDS, "ms": {n: {form: ms for (m, form), ms in times.items() if m == n} for n in names}}
 

@@ -7,11 +7,8 @@ not measured, because the Python runtime has no safe setting for one thread.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ from ..files import write_bytes
 from .job import Images, Job
 from .lean import Probabilities
 from .pt2 import trace
-from .verify import MIN_AGREEMENT, agrees, compare, passes
+from .verify import MIN_AGREEMENT, agrees, compare, passes, quiet
 
 
 def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
@@ -118,16 +115,3 @@ def _answers(job: Job, run: Callable[[torch.Tensor], list[torch.Tensor]], images
     """Returns probabilities [N, K], and the gates if the program outputs them."""
     outputs = [[out.clone() for out in run(image)] for image in torch.from_numpy(job.tensors(images)).split(1)]
     return [torch.cat(column).numpy() for column in zip(*outputs, strict=True)]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Suppresses the progress messages of the lowering."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

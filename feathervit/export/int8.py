@@ -10,16 +10,16 @@ stay in float32.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+
+from .verify import quiet
 
 METHODS = ("dynamic", "static", "mixed")
 MATRICES = ("MatMul", "Gemm")
@@ -37,7 +37,8 @@ def quantise(proto: onnx.ModelProto, method: str, calibration_BCSS: np.ndarray) 
 
     `calibration_BCSS`: normalised float32 images for the ranges of "static" and "mixed".
     """
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    # The quantiser recommends preprocessing, which the exporter has already done
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path, small = Path(folder) / "int8.onnx", _copy(proto)
         if method != "dynamic":
             kinds = ["Conv"] if method == "mixed" else [*MATRICES, "Conv"]
@@ -86,13 +87,3 @@ def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()  # the quantiser modifies its input
     copy.CopyFrom(proto)
     return copy
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the quantiser recommends preprocessing, which the exporter has already done
-    try:
-        yield
-    finally:
-        logging.disable(level)

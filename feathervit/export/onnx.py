@@ -8,9 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -22,6 +19,7 @@ from ..config import ImageConfig
 from ..errors import ConfigError
 from .lean import Probabilities
 from .preprocess import IR_VERSION, OPSET, RUNTIME, keep_used, preprocessing
+from .verify import quiet
 
 
 def core(
@@ -39,7 +37,7 @@ def core(
         wrapped(example)
     names = ["probabilities", *(f"experts.{number}" for number in wrapped.routes.gates)]
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             program = torch.onnx.export(
                 wrapped,
                 (example,),
@@ -126,16 +124,3 @@ def _shorten(proto: onnx.ModelProto) -> None:
         node.input[:], node.output[:] = rename(node.input), rename(node.output)
     for tensor in graph.initializer:
         (tensor.name,) = rename([tensor.name])
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppresses the progress messages of the exporter."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

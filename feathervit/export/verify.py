@@ -8,14 +8,15 @@ Legend: N images, K classes.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError, ConfigError
@@ -132,14 +133,16 @@ def race(runs: Mapping[Key, Callable[[], object]], rounds: int = ROUNDS) -> dict
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs PyTorch on a single thread inside the block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def quiet() -> Iterator[None]:
+    """Suppresses progress messages and warnings of exporters and quantisers."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        torch.set_num_threads(threads)
+        logging.disable(level)
 
 
 def runner(run: onnxruntime.InferenceSession, images: NDArray) -> Callable[[], list[NDArray]]:
