@@ -2,9 +2,10 @@
 
     python scripts/gpu.py --minutes 9 --data SETS --out OUT        (make gpu MINUTES=9 DATA=SETS OUT=OUT)
 
-Each step is a separate process with a time limit, and a failure does not stop the next step. OUT/STEP.json holds the result of
-a step, OUT/STEP.log its output, and OUT/steps.json the status of all steps. A second call skips finished steps and resumes the
-rows. No network is needed, because every step has the pure-Python wheels in wheels/ on its path.
+Each step is a separate process with a time limit, and a failure does not stop the next step. OUT/STEP.log holds the output of a
+step, OUT/STEP.json the result of a benchmark, OUT/papers the rows, and OUT/steps.json the status of all steps. A second call
+skips finished steps, and resumes the rows. No network is needed, because every step has the pure-Python wheels in wheels/ on
+its path.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAST = 10.0  # minimum remaining seconds for the start of a step
+COMPILING = 75.0  # the same for a step that compiles its model
 GRACE = 10.0  # seconds between the request to stop, when a run saves its state, and the kill
 START = 20.0  # seconds of a row outside its time limit, for imports and the final evaluation
 SPEEDS = {  # step: flags of `benchmark train`; batch size, augmentation and optimiser come from the recipe
@@ -35,6 +37,13 @@ SPEEDS = {  # step: flags of `benchmark train`; batch size, augmentation and opt
     "mae-s": ("--recipe", "mae_cifar100_s"),
     "feather-xxs": ("--recipe", "feather_cifar100", "--model", "feather_xxs"),
 }
+GPU_TESTS = (  # the other files need packages that such a machine may lack
+    "tests/test_gpu.py",
+    "tests/data/test_augment.py",
+    "tests/data/test_feed.py",
+    "tests/data/test_moving.py",
+    "tests/evaluation/test_inference.py",
+)
 ROWS = ("mlit-xxs-cifar100", "mlit-xs-cifar100", "mlit-s-cifar100", "feather-xxs-cifar100", "mae-xxs")
 
 
@@ -43,7 +52,7 @@ class Step:
     """One process. In `command`, {minutes} is replaced with the available minutes.
 
     `seconds`: time limit. `until`: latest end, in seconds after the start of the first step. `continues`: a later call runs
-    the step again.
+    the step again. `least`: minimum remaining seconds for the start.
     """
 
     name: str
@@ -51,6 +60,7 @@ class Step:
     seconds: float
     until: float
     continues: bool = False
+    least: float = LEAST
 
 
 @dataclass
@@ -71,7 +81,7 @@ class Scale:
 
     device: str = "cuda"
     forms: tuple[tuple[str, str], ...] = (("eager", "off"), ("compiled", "reduce-overhead"))
-    tests: tuple[str, ...] = ("-m", "gpu", "tests")
+    tests: tuple[str, ...] = ("-m", "gpu", *GPU_TESTS)
     speed: tuple[str, ...] = ()
     mixture: tuple[str, ...] = ()
     augment: tuple[str, ...] = ()
@@ -80,7 +90,19 @@ class Scale:
 
 def row_command(row: str, data: Path, out: Path) -> tuple[str, ...]:
     """Returns the command that trains or resumes a row of the papers' tables with one seed."""
-    arguments = ("study", "papers", "--arms", row, "--seeds", "0", "--data", str(data), "--out", str(out / "papers"))
+    arguments = (
+        "study",
+        "papers",
+        "--arms",
+        row,
+        "--seeds",
+        "0",
+        "--data",
+        str(data),
+        "--out",
+        str(out / "papers"),
+        "--retry-failed",
+    )
     return ("-m", "feathervit", *arguments, "--max-minutes", "{minutes}")
 
 
@@ -94,7 +116,8 @@ def plan(minutes: float, out: Path, data: Path | None = None, scale: Scale | Non
         for name, flags in SPEEDS.items():
             arguments = ("benchmark", "train", *flags, *on_device, "--compile", mode, *scale.speed)
             command = ("-m", "feathervit", *arguments, "--out", str(out / f"speed-{name}-{form}.json"))
-            steps.append(Step(f"speed-{name}-{form}", command, 45.0 if mode == "off" else 120.0, 0.6 * total))
+            seconds, least = (45.0, LEAST) if mode == "off" else (120.0, COMPILING)
+            steps.append(Step(f"speed-{name}-{form}", command, seconds, 0.6 * total, least=least))
     mixture = ("benchmarks/moe.py", *on_device, *scale.mixture, "--out", str(out / "mixture.json"))
     augment = ("benchmark", "augment", *on_device, *scale.augment, "--out", str(out / "augment.json"))
     steps += [
@@ -124,7 +147,7 @@ def run(steps: list[Step], out: Path, wheels: Path | None = None) -> list[Record
             if before and before.status == "done" and not step.continues:
                 continue
             limit = min(step.seconds, step.until - (time.monotonic() - began))
-            if limit < min(LEAST, step.seconds):
+            if limit < min(step.least, step.seconds):
                 known.setdefault(step.name, Record(step.name, "not started"))
             else:
                 known[step.name] = _run(step, limit, out, environment)

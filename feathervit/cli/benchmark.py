@@ -104,7 +104,9 @@ def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
             result = scaling(configs, group, args.rounds)
         except (RuntimeError, AssertionError) as error:  # timm's models reject a size only when they run
             raise ConfigError(f"a step cannot be measured with these settings: {error}") from error
-        return show(result, table, args.out, args.json) if group.is_main else 0
+        status = show(result, table, args.out, args.json) if group.is_main else 0
+        # A failed compilation leaves the figures of an eager step, which nobody asked for.
+        return 1 if args.compile != "auto" and any(r["compile"] != args.compile for r in result["rows"]) else status
 
 
 @dataclass

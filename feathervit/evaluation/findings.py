@@ -9,7 +9,7 @@ from pathlib import Path
 from ..data import ImageSet
 from ..data.imageset import pixel_digest
 from ..results import RunResult
-from .confusion import IMBALANCE, chance_level, interval, macro_accuracy
+from .confusion import chance_level, imbalanced, interval, macro_accuracy
 
 FEW = 50  # below this number of training images per class, more images help most
 GAP = 0.1  # smallest reported gap between training and validation accuracy
@@ -50,7 +50,7 @@ def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[
     if middle < FEW:
         causes.append(f"few images per class ({middle}): more images help most")
     weighted = "balanced" in (result.config["loss"]["class_weights"], result.config.get("augment", {}).get("sampling"))
-    if counts[0] and counts[-1] / counts[0] >= IMBALANCE and not weighted:
+    if counts[0] and imbalanced(counts) and not weighted:
         causes.append(
             f"classes of {counts[0]} to {counts[-1]} images: --loss.class-weights balanced gives each class the same weight"
         )

@@ -62,7 +62,8 @@ def figures(found: dict[str, Any]) -> dict[str, str]:
 def figures_note(result: RunResult, pretraining: bool) -> str:
     """Returns a note on the evaluated weights."""
     kept = f"Of the weights of epoch {result.best['epoch']}" if result.best else "Of the kept weights"
-    chosen = ", chosen on val" if result.val else ", the last"
+    last = not result.val or result.config["split"]["keep"] == "last"
+    chosen = ", the last" if last else ", chosen on val"
     what = "" if pretraining else ". NLL: mean negative log-likelihood in nats"
     return f"{kept}{chosen}{what}."
 

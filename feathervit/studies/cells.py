@@ -142,7 +142,7 @@ def run_study(
             break
     record = rebuild(out)
     left = sum(not _ended(out, arm, seed, False) for arm, seed in cells)
-    failed = sum(cell["status"] == "failed" for cell in record["cells"])
+    failed = sum((cell := read_cell(out, arm, seed)) is not None and cell.status == "failed" for arm, seed in cells)
     return Ended(record, left, elsewhere, failed, interrupted)
 
 

@@ -13,7 +13,7 @@ from .library import STUDIES
 from .verdicts import Comparison, compare, verdict
 
 LATENCY = "infer_36.json"
-FORMS = {"plain": "PyTorch", "onnx": "ONNX", "int8": "ONNX int8"}
+FORMS = {"eager": "PyTorch", "onnx": "ONNX", "int8": "ONNX int8"}
 
 
 def claims_table(results: Path) -> str:

@@ -31,7 +31,10 @@ RECONSTRUCTIONS = 10  # number of reconstruction plots in a pre-training run
 
 
 class Loop:
-    """Runs the epochs of `trainer`, with results in `folder`. `run` returns True after all epochs, and False if stopped."""
+    """Runs the epochs of `trainer`, with results in `folder`. `run` returns True after all epochs, and False if stopped.
+
+    `deadline`: the time of `time.monotonic` at which the run stops after its step.
+    """
 
     def __init__(
         self,
@@ -40,11 +43,11 @@ class Loop:
         *,
         console: Console,
         identity: dict[str, Any],
-        max_minutes: float | None = None,
+        deadline: float = math.inf,
     ):
         self.trainer, self.folder, self.console = trainer, folder, console
         self.config, self.group = trainer.config, trainer.group
-        self.max_seconds = math.inf if max_minutes is None else 60 * max_minutes
+        self.deadline = deadline
         self.metrics = MetricsFile(folder / "metrics.csv")
         self.state = RunState(trainer, folder, identity, self.metrics)
         self.trackers = Trackers(self.config.log if self.group.is_main else (), folder)
@@ -79,7 +82,7 @@ class Loop:
                     progress.seconds = before + time.monotonic() - started
                 if self.interrupt.asked:
                     display.note("stopped by a signal after this step")
-                out_of_time = time.monotonic() - started > self.max_seconds
+                out_of_time = time.monotonic() > self.deadline
                 stop, due, ended = self.group.each(  # one exchange per step
                     self.interrupt.asked or out_of_time, state.due(epoch_ended), self._out_of_patience()
                 )

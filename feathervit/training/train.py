@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -69,7 +70,7 @@ def train(
     - `fields`: fields of the configuration by (dotted) name, such as `epochs=3` or `**{"optim.weight_decay": 0.1}`.
     - `minutes`: chooses the number of epochs that this machine trains in that time, from steps timed before training. For
       an adaptive recipe without `epochs` and `minutes`, the limit is `AT_MOST_MINUTES`.
-    - `max_minutes`: stops the run after that time; `resume` continues it.
+    - `max_minutes`: stops the run after that time, which includes loading; `resume` continues it.
     - `resume`: continues the run in `out`. `epochs` may change.
     - `overwrite`: empties `out` first.
 
@@ -84,6 +85,7 @@ def train(
     if minutes is not None and (resume or "epochs" in fields):
         why = "the epochs of a run are chosen when it starts" if resume else "they exclude each other"
         raise ConfigError(f"minutes cannot be given with {'resume' if resume else 'epochs'}: {why}; leave one out")
+    deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     out = expanded(out)
     settled = isinstance(config, Path)
     config = _of_a_run(config) if settled else config
@@ -106,7 +108,7 @@ def train(
             for reason in reasons:
                 say(console, f"  {reason}", 4)
             with own_randomness(choose_device(config.device)[0]):  # keeps the random state of the caller
-                return _run(config, source, out, resume, budget, max_minutes, skip_unreadable, console, command, group)
+                return _run(config, source, out, resume, budget, deadline, skip_unreadable, console, command, group)
 
 
 def _of_a_run(path: Path) -> RunConfig:
@@ -156,7 +158,7 @@ def _run(
     out: Path,
     resume: bool,
     budget: Budget | None,
-    max_minutes: float | None,
+    deadline: float,
     skip_unreadable: bool,
     console: Console,
     command: str,
@@ -222,7 +224,7 @@ def _run(
         "shares": group.world * config.accumulate,
     }
     trainer = Trainer(config, data, model, device=device, dtype=dtype, note=note, group=group)
-    loop = Loop(trainer, out, console=console, identity=identity, max_minutes=max_minutes)
+    loop = Loop(trainer, out, console=console, identity=identity, deadline=deadline)
     if resume:
         loop.state.resume(note)
     elif group.is_main:

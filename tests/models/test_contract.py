@@ -6,6 +6,7 @@ import copy
 import functools
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -215,3 +216,38 @@ def test_invalid_layer_indices_are_refused(indices):
     assert isinstance(model.blocks, nn.ModuleList)
     with pytest.raises(ConfigError, match="levels from 0 to 1"):
         model.forward_intermediates(torch.zeros(1, 3, 8, 8), indices)
+
+
+def test_an_equal_size_keeps_the_parameter_of_positions():
+    """An optimiser made before the call continues to update the positions."""
+    model = made("mlit_nano")
+    before = model.pos_embed
+    model.set_input_size(16)
+    assert model.pos_embed is before
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("feather_nano", {"drop_path_rate": 0.9}),  # there are no layers
+        ("feather_nano", {"heads": 3}),
+        ("mlit_nano", {"drop_path_rate": 1.5}),
+        ("mlit_nano", {"importance_weight": -1.0}),
+        ("mlit_nano", {"img_size": 0}),
+        ("mlit_nano", {"img_size": (16, 32)}),
+    ],
+)
+def test_settings_without_effect_or_out_of_bounds_are_refused(name, settings):
+    with pytest.raises(ConfigError):
+        create_model(name, **settings)
+
+
+def test_a_model_describes_its_input_as_timm_does():
+    ours, timms = create_model("feather_xxs"), timm.create_model("feather_xxs")
+    assert timm.data.resolve_model_data_config(ours) == timm.data.resolve_model_data_config(timms)
+
+
+@pytest.mark.parametrize("kinds", ["attention", ["atention"]])
+def test_unknown_intermediates_are_refused(kinds):
+    with pytest.raises(ConfigError, match="kinds"):
+        made("mlit_nano").intermediates(torch.zeros(1, 3, 16, 16), kinds)

@@ -144,3 +144,14 @@ def test_create_model_accepts_fields_of_parts():
     assert model.blocks[0].attn.qkv.out_features == model.embed_dim + 2 * head  # one head of keys and of values
     with pytest.raises(ConfigError, match="kv_head"):
         feathervit.create_model("mlit_nano", kv_head=1)
+
+
+def test_our_weights_file_brings_its_patch_size(tmp_path):
+    """A residual stem accepts its weights with several patch sizes, so timm alone cannot notice a wrong one."""
+    model = create_model("feather_nano", patch_size=4, num_classes=4).eval()
+    config = resolve(feathervit.RunConfig(model="feather_nano", patch_size=4))
+    save_weights(tmp_path / "w.safetensors", Checkpoint(config, tuple("abcd"), 3, model.state_dict()))
+    overlay = {"file": str(tmp_path / "w.safetensors"), "num_classes": 4}
+    loaded = timm.create_model("feather_nano", pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(x), model(x))

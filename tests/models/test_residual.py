@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.utils import freeze
 from torch import nn
 from torch.testing import assert_close
 
+from feathervit.config import ResidualStemConfig, StageConfig
 from feathervit.errors import ConfigError
 from feathervit.models import create_model
 from feathervit.models.embed import MaskedBatchNorm2d
@@ -92,3 +94,20 @@ def test_reconstruction_needs_whole_patches():
 
     with pytest.raises(ConfigError, match="36"):
         MaskedAutoencoder(create_model("feather_nano", img_size=36), MAEConfig(decoder=spec("feather_nano").decoder))
+
+
+def test_other_batch_norms_may_replace_ours():
+    """SyncBatchNorm of PyTorch and frozen layers of timm take one argument, and give the same result in evaluation."""
+    model = create_model("feather_nano", num_classes=3).eval()
+    x = torch.randn(2, 3, 32, 32)
+    before = model(x)
+    freeze(model, ["patch_embed"])
+    assert_close(model(x), before)
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(create_model("feather_nano", num_classes=3)).eval()
+    assert synchronised(x).shape == (2, 3)
+
+
+def test_stages_of_equal_width_fit_all_patch_sizes():
+    patches = ResidualStemConfig(width=8, stages=(StageConfig(8), StageConfig(16), StageConfig(16)))
+    coarse, fine = (create_model("feather_nano", patches=patches, patch_size=size) for size in (8, 4))
+    fine.load_state_dict(coarse.state_dict())

@@ -138,6 +138,7 @@ def test_a_failed_cell_is_recorded_and_the_study_continues(tmp_path, ran):
     assert len(ran) == 2
     run_study(study, tmp_path, retry_failed=True)
     assert ran[2:] == ["wild/seed-0/1"]
+    assert run_study(study, tmp_path, arms=("quick",)).failed == 0  # only the cells of the call count
 
 
 def test_missing_data_does_not_fail_a_cell(tmp_path):

@@ -119,7 +119,7 @@ def test_the_table_of_claims(tmp_path):
 
 def test_latency_is_compared_in_three_forms(tmp_path):
     def times(*ms):
-        return {form: {"1": value} for form, value in zip(("plain", "onnx", "int8"), ms, strict=True)}
+        return {form: {"1": value} for form, value in zip(("eager", "onnx", "int8"), ms, strict=True)}
 
     path, twin = tmp_path / "infer_36.json", times(4, 4, 4)
     for ours, expected in ((times(3, 2, 1), "holds"), (times(5, 2, 1), "undecided"), (times(5, 5, 5), "does not hold")):

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import random
+import time
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from feathervit.errors import ConfigError, DataError, DivergedError, FeatherVitE
 from feathervit.evaluation.evaluate import evaluate
 from feathervit.results import read_result
 from feathervit.training import state as saving
-from feathervit.training import trainer
+from feathervit.training import train, trainer
 
 from ..conftest import same_weights
 
@@ -362,6 +363,24 @@ def test_nonfinite_validation_output_stops_the_run(folder, tmp_path, small, monk
     monkeypatch.setattr(trainer, "accuracy_and_loss", lambda *_: (0.5, math.nan, 0.5))
     with pytest.raises(DivergedError, match="stopped being finite"):
         feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
+
+
+def test_a_file_of_a_recipe_is_no_configuration_of_a_run(arrays, tmp_path):
+    (tmp_path / "part.json").write_text('{"recipe": "folder"}')
+    with pytest.raises(ConfigError, match="configuration of a run"):
+        feathervit.train(tmp_path / "part.json", data=arrays, out=tmp_path / "run")
+
+
+def test_the_limit_of_minutes_includes_loading(arrays, tmp_path, small, monkeypatch):
+    load = train.load_run_data
+
+    def slowly(*arguments, **words):
+        time.sleep(0.7)
+        return load(*arguments, **words)
+
+    monkeypatch.setattr(train, "load_run_data", slowly)
+    outcome = feathervit.train(data=arrays, out=tmp_path / "run", max_minutes=0.6 / 60, **{**small, "epochs": 1000})
+    assert not outcome.finished and outcome.result is None  # one step
 
 
 def test_training_without_data_is_an_error(tmp_path):
