@@ -27,7 +27,6 @@ from feathervit.data import load_data
 from feathervit.models import build_model
 from feathervit.recipes import recipe
 from feathervit.training.distributed import join
-from feathervit.training.loop import Trainer
 try:
     from feathervit.config import from_dict, resolve, set_fields, to_dict, EncoderConfig
 except ImportError:
@@ -49,8 +48,14 @@ data = load_data(arrays, img_size=config.img_size, images=config.images, split=c
 dtype = getattr(torch, case["precision"])
 with join("cpu") as group, tempfile.TemporaryDirectory() as folder:
     model = build_model(config, chans, case["classes"], train=True)
-    trainer = Trainer(config, data, model, Path(folder), device=torch.device("cpu"), dtype=dtype,
-                      console=Console(quiet=True), identity={}, max_minutes=None, group=group)
+    words = {"device": torch.device("cpu"), "dtype": dtype, "group": group}
+    try:
+        from feathervit.training.trainer import Trainer
+        trainer = Trainer(config, data, model, note=print, **words)
+    except ImportError:
+        from feathervit.training.loop import Trainer
+        trainer = Trainer(config, data, model, Path(folder), console=Console(quiet=True), identity={}, max_minutes=None,
+                          **words)
     seconds = []
     for step in range(case["steps"] + 2):
         started = time.process_time()

@@ -90,20 +90,8 @@ class Scale:
 
 def row_command(row: str, data: Path, out: Path) -> tuple[str, ...]:
     """Returns the command that trains or resumes a row of the papers' tables with one seed."""
-    arguments = (
-        "study",
-        "papers",
-        "--arms",
-        row,
-        "--seeds",
-        "0",
-        "--data",
-        str(data),
-        "--out",
-        str(out / "papers"),
-        "--retry-failed",
-    )
-    return ("-m", "feathervit", *arguments, "--max-minutes", "{minutes}")
+    arguments = ("study", "papers", "--arms", row, "--seeds", "0", "--data", str(data), "--out", str(out / "papers"))
+    return ("-m", "feathervit", *arguments, "--retry-failed", "--max-minutes", "{minutes}")
 
 
 def plan(minutes: float, out: Path, data: Path | None = None, scale: Scale | None = None) -> list[Step]:

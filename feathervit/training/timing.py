@@ -16,6 +16,7 @@ from torch import nn
 
 from ..config import RunConfig
 from ..data import DataSplits
+from ..device import wait
 from ..evaluation.inference import BATCH
 from .display import duration
 from .distributed import Group
@@ -87,7 +88,7 @@ def measure(
             started = time.perf_counter()
             for _ in range(count):
                 trainer.train_step(next(numbers), 0.0)
-            _wait(device)
+            wait(device)
             return time.perf_counter() - started
 
         several(max(WARM_STEPS, ahead))
@@ -104,13 +105,8 @@ def _validation(trainer: Trainer) -> float:
     part = replace(trainer.val, images=trainer.val.images[:BATCH], labels=trainer.val.labels[:BATCH])
     started = time.perf_counter()
     trainer.validate(part)
-    _wait(trainer.device)
+    wait(trainer.device)
     return (time.perf_counter() - started) * len(trainer.val) / len(part)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
 
 
 @dataclass(frozen=True)
