@@ -1,9 +1,9 @@
 """Defines faster CPU implementations of layers. `accelerate(model, dtype)` installs them in a model.
 
-A fast layer is a subclass with the same parameters, so the state dict does not change. In float32, products use oneDNN, and
-the mixture with shared projections is one autograd.Function over chunks that fit into the cache. In bfloat16, products and
-activations are cast explicitly. Weights, statistics of norms, softmax, gates and the residual stream stay in float32. First
-derivatives are exact; second derivatives raise an error.
+A fast layer is a subclass with the same parameters, so the state dict does not change. In float32, products use oneDNN. In
+bfloat16, products and activations are cast explicitly; weights, statistics of norms, gates and the residual stream stay in
+float32. The mixture with shared projections, and attention in bfloat16, are autograd.Functions over chunks that fit into the
+cache. First derivatives are exact; second derivatives raise an error.
 
 Legend: T tokens, I and O inputs and outputs, B batch, N tokens of an image, D width, E experts, F hidden size, n tokens of a
 chunk, H heads, G key/value heads, K head width.
@@ -27,6 +27,7 @@ from .moe import NoisyTopKGate, SharedVW2
 from .readout import output_layers
 
 CHUNK = 2048  # tokens; half and double this size are slower
+SCORES = 2**19  # attention scores of a chunk of images, one megabyte
 
 _silu, _silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.grad_input
 
@@ -43,8 +44,8 @@ def _has_onednn() -> bool:
 
 
 def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """Returns x W^T + b in float32, without gradients. PyTorch's compiler also replaces F.linear with this operator."""
-    if not _has_onednn():
+    """Returns x W^T + b, without gradients. In float32, PyTorch's compiler also replaces F.linear with this operator."""
+    if x_TI.dtype != torch.float32 or not _has_onednn():
         return F.linear(x_TI, weight_OI, bias_O)
     return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")
 
@@ -57,7 +58,7 @@ def mixture(
     w2: torch.nn.Linear,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Returns dropout(((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d), [B, N, D]."""
+    """Returns dropout(((sum_e g_e silu(x W_e + b_e)) * (x V + c)) W2 + d), [B, N, D], computed in the dtype of `x_BND`."""
     y_TD = _Mixture.apply(
         x_BND.flatten(0, -2),
         gate_BNE.flatten(0, -2),
@@ -126,9 +127,9 @@ class _Mixture(torch.autograd.Function):
     def forward(ctx: Any, x, gate, w, b, v, c, w2, d, dropout: float, wanted: bool) -> Tensor:
         tokens, experts, hidden = len(x), gate.shape[1], len(v)
         wide = experts * hidden
-        wv, bc = torch.cat([w, v]), torch.cat([b, c])
+        wv, bc = torch.cat([w, v]).to(x.dtype), torch.cat([b, c]).to(x.dtype)
         scale = 1 / (1 - dropout) if dropout < 1 else 0.0
-        w2_scaled, d_scaled = w2 * scale, d * scale
+        w2_scaled, d_scaled = (w2 * scale).to(x.dtype), (d * scale).to(x.dtype)
         keep = keep_mask(x.shape, dropout) if dropout else None
         y, saved = torch.empty_like(x), []
         for start in range(0, tokens, CHUNK):
@@ -145,19 +146,20 @@ class _Mixture(torch.autograd.Function):
             y[part] = out if keep is None else out.mul_(keep[part])
         if wanted:
             ctx.scale = scale
-            ctx.save_for_backward(x, gate, wv, w2, keep, *saved)
+            ctx.save_for_backward(x, gate, wv, w2_scaled, keep, *saved)
         return y
 
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, gate, wv, w2, keep, *saved = ctx.saved_tensors
-        experts, hidden = gate.shape[1], w2.shape[1]
+        x, gate, wv, w2_scaled, keep, *saved = ctx.saved_tensors
+        experts, hidden = gate.shape[1], w2_scaled.shape[1]
         wide = experts * hidden
-        wv_t, w2_t = wv.t().contiguous(), (w2 * ctx.scale).t().contiguous()
+        wv_t, w2_t = wv.t().contiguous(), w2_scaled.t().contiguous()
         dx, dgate = torch.empty_like(x), torch.empty_like(gate)
-        dwv, dbc = torch.zeros_like(wv), wv.new_zeros(len(wv))
-        dw2, dd = torch.zeros_like(w2), w2.new_zeros(len(w2))
+        # The sums over the chunks are in float32.
+        dwv, dbc = torch.zeros(wv.shape), torch.zeros(len(wv))
+        dw2, dd = torch.zeros(w2_scaled.shape), torch.zeros(len(w2_scaled))
         start = 0
         for pre in saved:
             n = len(pre)
@@ -170,7 +172,7 @@ class _Mixture(torch.autograd.Function):
             _silu(a, out=s)
             _mix(g, s_nEF, m)
             dout = dy[part] if keep is None else dy[part] * keep[part]
-            dw2.addmm_(dout.t(), m * value)
+            dw2 += dout.t() @ (m * value)
             dd += dout.sum(0)
             dh = linear(dout, w2_t)
             torch.mul(dh, m, out=dpre[:, wide:])
@@ -179,20 +181,57 @@ class _Mixture(torch.autograd.Function):
             torch.sum(ds_nEF, 2, out=dgate[part])
             torch.mul(g[..., None], dh[:, None], out=ds_nEF)
             _silu_backward(ds, a, grad_input=dpre[:, :wide])
-            dwv.addmm_(dpre.t(), x[part])
+            dwv += dpre.t() @ x[part]
             dbc += dpre.sum(0)
             dx[part] = linear(dpre, wv_t)
         return dx, dgate, dwv[:wide], dbc[:wide], dwv[wide:], dbc[wide:], dw2 * ctx.scale, dd * ctx.scale, None, None
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q k^T / sqrt(K)) v over chunks of images. The query heads of a key/value head share one product."""
+
+    @staticmethod
+    def forward(ctx: Any, q, k, v) -> Tensor:
+        images, heads, _, width = q.shape
+        size = max(1, SCORES // (heads * q.shape[2] * k.shape[2]))
+        ctx.chunks = [slice(start, start + size) for start in range(0, images, size)]
+        y, saved = torch.empty(q.shape, dtype=q.dtype), []
+        for part in ctx.chunks:
+            scores = torch.bmm(_joined(q[part] * width**-0.5, k), k[part].flatten(0, 1).mT)
+            saved.append(scores.softmax(-1))
+            y[part] = torch.bmm(saved[-1], v[part].flatten(0, 1)).view(-1, *q.shape[1:])
+        ctx.save_for_backward(q, k, v, *saved)
+        return y
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, *saved = ctx.saved_tensors
+        dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype) for t in (q, k, v))
+        for part, p in zip(ctx.chunks, saved, strict=True):
+            dout, keys = _joined(dy[part], k), k[part].flatten(0, 1)
+            dv[part] = torch.bmm(p.mT, dout).view(-1, *v.shape[1:])
+            dp = torch.bmm(dout, v[part].flatten(0, 1).mT)
+            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
+            dq[part] = torch.bmm(ds, keys).view(-1, *q.shape[1:])
+            dk[part] = torch.bmm(ds.mT, _joined(q[part], k)).view(-1, *k.shape[1:])
+        scale = q.shape[-1] ** -0.5
+        return dq.mul_(scale), dk.mul_(scale), dv
+
+
+def _joined(q_bHNK: Tensor, k_BGNK: Tensor) -> Tensor:
+    """Returns the queries of each key/value head as rows of one matrix, [b * G, H / G * N, K]."""
+    return q_bHNK.reshape(-1, q_bHNK.shape[1] // k_BGNK.shape[1] * q_bHNK.shape[2], q_bHNK.shape[3])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # float32
 
 
-def _suits(x: Tensor) -> bool:
+def _suits(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     """Returns whether the fast implementation applies. Compiled and exported graphs need standard operators."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return x.dtype == torch.float32 and x.device.type == "cpu" and not traced and torch.backends.mkldnn.enabled
+    return x.dtype == dtype and x.device.type == "cpu" and not traced and torch.backends.mkldnn.enabled
 
 
 class FastLinear(nn.Linear):
@@ -251,17 +290,26 @@ class WideConv2d(nn.Conv2d):
         return super().forward(x.float())
 
 
+class LowSharedVW2(SharedVW2):
+    """`SharedVW2` in chunks, as long as its projections are instances of `LowLinear`."""
+
+    def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
+        projections = (self.w, self.v, self.w2)
+        if not _suits(x_BND, torch.bfloat16) or any(type(layer) is not LowLinear for layer in projections):
+            return super().dropped_mixture(x_BND, gate_BNE)
+        return mixture(x_BND, gate_BNE, *projections, self.drop.p if self.training else 0.0)
+
+
 class LowAttention:
-    """Attention as two products and a softmax in float32.
+    """Attention as products and a softmax, which sums in float32.
 
     The backward pass of bfloat16 `scaled_dot_product_attention` is slow on the CPU.
     """
 
     def attend(self, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
-        groups = q_BHNK.shape[1] // k_BGNK.shape[1]
-        k_BHNK, v_BHNK = (t.repeat_interleave(groups, 1) if groups > 1 else t for t in (k_BGNK, v_BGNK))
-        scores_BHNN = (q_BHNK * q_BHNK.shape[-1] ** -0.5) @ k_BHNK.mT
-        return _low(scores_BHNN.float().softmax(-1)) @ v_BHNK
+        if not _suits(q_BHNK, torch.bfloat16):
+            return super().attend(q_BHNK, k_BGNK, v_BGNK)
+        return _Attention.apply(q_BHNK, k_BGNK, v_BGNK)
 
 
 class LowGroupedQueryAttention(LowAttention, GroupedQueryAttention):
@@ -278,6 +326,7 @@ _FORMS: dict[torch.dtype, dict[type[nn.Module], type[nn.Module]]] = {
         nn.Linear: LowLinear,
         nn.Conv2d: LowConv2d,
         nn.LayerNorm: LowLayerNorm,
+        SharedVW2: LowSharedVW2,
         GroupedQueryAttention: LowGroupedQueryAttention,
         LatentAttention: LowLatentAttention,
     },

@@ -18,7 +18,7 @@ from ..data import DataSplits, ImageSet
 from ..data.augment import Augmenter
 from ..data.feed import Feed, fits
 from ..data.loader import Sampler
-from ..device import autocast, seed
+from ..device import autocast, reuse_memory, seed
 from ..errors import ConfigError
 from ..evaluation.confusion import imbalanced
 from ..evaluation.inference import accuracy_and_loss, logits
@@ -64,6 +64,7 @@ class Trainer:
         )
         self.model = model.to(device, memory_format=torch.channels_last)
         if device.type == "cpu":
+            reuse_memory()
             accelerate(self.model, dtype)
         self.peak_lr = peak_learning_rate(config, config.batch_size)
         if config.optim.min_lr > self.peak_lr:
