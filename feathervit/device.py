@@ -70,9 +70,9 @@ def reuse_memory() -> None:
     Applies to the process. Without glibc, nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold = -1, -3  # the names of <malloc.h>
-        for name in (trim_threshold, mmap_threshold):
-            ctypes.CDLL(None).mallopt(name, 2**31 - 1)
+        mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3  # the names of <malloc.h>
+        mallopt(trim_threshold, -1)  # never return memory at the end of the heap
+        mallopt(mmap_threshold, 2**31 - 1)
 
 
 def wait(device: torch.device) -> None:
