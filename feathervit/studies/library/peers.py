@@ -29,6 +29,8 @@ _ARMS: dict[str, Stage] = {
 }
 _LIGHT = "ResNet-18, a quarter as wide, recipe of feather_xxs without TrivialAugment"  # fewer views of each image
 _ARMS[_LIGHT] = {"recipe": _OURS, **RESNET, "augment.policy": "none"}
+_CANDIDATES = {arm: rates(recipe(stage["recipe"]).lr) for arm, stage in _ARMS.items()}
+_CANDIDATES["ResNet-18, a quarter as wide, its usual recipe"] |= rates(0.3)  # 0.3 was the best of the first three
 
 peers = Study(
     name="peers",
@@ -39,7 +41,7 @@ peers = Study(
         "cpu": Size(minutes=9, fields=FIELDS),
         "long": Size(minutes=36, fields=FIELDS, arms=("feather_xxs", "feather_attn_xxs", _LIGHT)),
     },
-    candidates={arm: rates(recipe(stage["recipe"]).lr) for arm, stage in _ARMS.items()},
+    candidates=_CANDIDATES,
     trials=Size((0,), FIELDS, minutes=3),
     flip=True,
 )
