@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -35,6 +38,24 @@ def test_own_randomness_does_not_change_the_global_generator():
         seed(CPU, 9)
         torch.rand(100)
     assert torch.equal(torch.rand(3), want)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_reused():
+    """A tensor of 64 MiB takes pages of the system once, not each time that it is created."""
+    code = """
+import resource, torch
+from feathervit.device import reuse_memory
+reuse_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**24), torch.ones(2**24)
+before = faults()
+for _ in range(10):
+    torch.ones(2**24)
+print((faults() - before) * resource.getpagesize() / 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 64
 
 
 @pytest.fixture
