@@ -84,7 +84,14 @@ def _resnet(channels: tuple[int, ...], blocks: int, num_classes: int, in_chans: 
     model.conv1, model.maxpool = nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False), nn.Identity()
     if len(channels) == 3:
         model.layer4 = nn.Identity()
+    for i, level in enumerate(model.feature_info):  # act1 and layer1 have the resolution of the image
+        level["reduction"] = 2 ** max(0, i - 1)
     return model
+
+
+def _build_resnet(name: str, pretrained: bool, channels: tuple[int, ...], blocks: int, **words: Any) -> nn.Module:
+    levels = {"out_indices": tuple(range(len(channels) + 1))}  # of features_only
+    return build_model_with_cfg(partial(_resnet, channels, blocks), name, pretrained, feature_cfg=levels, **words)
 
 
 @register_model
@@ -102,13 +109,13 @@ def vit_twin_s(pretrained: bool = False, **words: Any) -> nn.Module:
 @register_model
 def resnet18_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
     """Builds ResNet-18 of widths 16, 32, 64 and 120."""
-    return build_model_with_cfg(partial(_resnet, (16, 32, 64, 120), 2), "resnet18_xxs", pretrained, **words)
+    return _build_resnet("resnet18_xxs", pretrained, (16, 32, 64, 120), 2, **words)
 
 
 @register_model
 def resnet20_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
     """Builds the ResNet-20 for CIFAR (arXiv 1512.03385, section 4.2), widened to 24, 48 and 100 channels."""
-    return build_model_with_cfg(partial(_resnet, (24, 48, 100), 3), "resnet20_xxs", pretrained, **words)
+    return _build_resnet("resnet20_xxs", pretrained, (24, 48, 100), 3, **words)
 
 
 @register_model
@@ -117,11 +124,12 @@ def resnet_56(pretrained: bool = False, **words: Any) -> nn.Module:
 
     The two shortcuts that change the shape have 1x1 convolutions.
     """
-    return build_model_with_cfg(partial(_resnet, (16, 32, 64), 9), "resnet_56", pretrained, **words)
+    return _build_resnet("resnet_56", pretrained, (16, 32, 64), 9, **words)
 
 
 @register_model
 def convmixer_xxs(pretrained: bool = False, **words: Any) -> nn.Module:
     """Builds ConvMixer-256/8 with 7x7 kernels on patches of 2 px (arXiv 2201.09792)."""
     made = partial(ConvMixer, 256, 8, 7, 2)
-    return build_model_with_cfg(made, "convmixer_xxs", pretrained, **words)
+    levels = {"out_indices": tuple(range(8)), "feature_cls": "getter"}  # of features_only
+    return build_model_with_cfg(made, "convmixer_xxs", pretrained, feature_cfg=levels, **words)

@@ -136,6 +136,16 @@ def test_peers_without_weights_are_refused(name):
         timm.create_model(name, pretrained=True)
 
 
+@pytest.mark.parametrize("name", ["resnet18_xxs", "resnet20_xxs", "resnet_56", "convmixer_xxs"])
+def test_features_of_peers_have_the_stated_channels_and_reductions(name):
+    model = timm.create_model(name, features_only=True).eval()
+    with torch.no_grad():
+        features = model(torch.zeros(1, 3, 32, 32))
+    info = model.feature_info
+    for x, channels, reduction in zip(features, info.channels(), info.reduction(), strict=True):
+        assert x.shape == (1, channels, 32 // reduction, 32 // reduction)
+
+
 def test_create_model_accepts_fields_of_parts():
     model = feathervit.create_model("mlit_nano", kv_heads=1, top_k=1, depth=2)
     attention = model.config.attention
