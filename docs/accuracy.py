@@ -7,11 +7,11 @@ that were run, and the studies `peers`.
 from __future__ import annotations
 
 import json
-import math
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from labels import label_points
 
 from feathervit.results import markdown_table
 from feathervit.studies.library.papers import papers
@@ -19,8 +19,8 @@ from feathervit.studies.tables import read_papers
 
 HERE = Path(__file__).resolve().parent
 MOST_MILLIONS = 2.5
-LABEL = 1.0  # width of a label on the logarithmic axis (natural logarithm)
 KINDS = {"attention": ("o", "C0"), "convolutions": ("s", "C7"), "ours": ("*", "C3")}  # marker and colour
+SIZES = {"attention": 28, "convolutions": 28, "ours": 110}  # areas of the markers, in points²
 
 
 @dataclass(frozen=True)
@@ -106,56 +106,38 @@ def points_table(results: Path) -> str:
 
 def draw_accuracy(plt, results: Path):
     """Draws CIFAR-100 accuracy against parameters, with the cost of each point."""
-    figure, axis = plt.subplots(figsize=(8.6, 6.4), layout="constrained")
-    _scatter(axis, [p for p in (*published(), *ours(results)) if p.millions < MOST_MILLIONS], lambda p: p.millions)
-    axis.set(xscale="log", xlabel="million parameters", ylabel="CIFAR-100 test top-1, %", xlim=(0.12, 4.2))
-    axis.set_xticks([0.15, 0.3, 0.6, 1.2, 2.4], ["0.15", "0.3", "0.6", "1.2", "2.4"])
-    axis.minorticks_off()
-    axis.legend(frameon=False, loc="lower left")
-    return figure
+    points = [p for p in (*published(), *ours(results)) if p.millions < MOST_MILLIONS]
+    ticks = (0.15, 0.3, 0.6, 1.2, 2.4)
+    return _chart(plt, points, lambda p: p.millions, "million parameters", (0.12, 5), ticks, 6.4, "lower left")
 
 
 def draw_minutes(plt, results: Path):
     """Draws CIFAR-100 accuracy against minutes of one CPU thread."""
-    figure, axis = plt.subplots(figsize=(8.6, 5.2), layout="constrained")
-    _scatter(axis, [*in_minutes(results), *(p for p in ours(results) if p.minutes)], lambda p: p.minutes)
-    axis.set(xscale="log", xlabel="minutes of one CPU thread", ylabel="CIFAR-100 test top-1, %", xlim=(6, 3000))
-    axis.set_xticks([10, 30, 100, 300, 1000], ["10", "30", "100", "300", "1000"])
-    axis.minorticks_off()
-    axis.legend(frameon=False, loc="lower right")
-    return figure
+    points = [*in_minutes(results), *(p for p in ours(results) if p.minutes)]
+    ticks = (10, 30, 100, 300, 1000)
+    return _chart(plt, points, lambda p: p.minutes, "minutes of one CPU thread", (6, 3000), ticks, 5.2, "lower right")
 
 
-def _scatter(axis, points: list[Point], place) -> None:
+def _chart(plt, points: list[Point], place, what: str, limits, ticks, height: float, legend: str):
+    """Draws accuracy against a quantity on a logarithmic axis. `place`: returns the quantity of a point."""
+    figure, axis = plt.subplots(figsize=(8.6, height), layout="constrained")
     for kind, (marker, colour) in KINDS.items():
         own = [p for p in points if p.kind == kind]
-        label = (
-            "ours"
-            if kind == "ours"
-            else f"published, {kind}"
-            if any(p.minutes is None for p in own)
-            else f"peers, {kind}"
-        )
-        size = 110 if kind == "ours" else 28
-        axis.scatter([place(p) for p in own], [p.top1 for p in own], size, colour, marker, label=label, zorder=3)
-    for p, height in _without_overlap(points, place):
-        weight = "bold" if p.kind == "ours" else "normal"
-        right = place(p) > 0.6 * max(map(place, points))  # if so, the label is on the left
-        words = {"ha": "right" if right else "left", "va": "center", "fontsize": 6.5, "fontweight": weight}
-        text = axis.text(place(p) * (0.96 if right else 1.04), height, f"{p.name}: {p.cost}", **words)
-        text.set_in_layout(False)
+        if own:
+            source = "published" if any(p.minutes is None for p in own) else "peers"
+            label = "ours" if kind == "ours" else f"{source}, {kind}"
+            xy = [place(p) for p in own], [p.top1 for p in own]
+            axis.scatter(*xy, s=SIZES[kind], c=colour, marker=marker, label=label, zorder=3)
+    axis.set(xscale="log", xlabel=what, ylabel="CIFAR-100 test top-1, %", xlim=limits)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
     axis.grid(alpha=0.3)
-
-
-def _without_overlap(points: list[Point], place) -> Iterator[tuple[Point, float]]:
-    """Yields each point with the height of its label. From the lowest up, labels move up until they do not overlap."""
-    tops = [p.top1 for p in points]
-    line = 0.024 * (max(tops) - min(tops))
-    placed: list[tuple[float, float]] = []
-    for p in sorted(points, key=lambda p: (p.top1, place(p))):
-        height, x = p.top1, math.log(place(p))
-        for other, taken in sorted(placed, key=lambda label: label[1]):
-            if abs(other - x) < LABEL and abs(taken - height) < line:
-                height = taken + line
-        placed.append((x, height))
-        yield p, height
+    axis.legend(frameon=False, loc=legend)
+    label_points(
+        axis,
+        [(place(p), p.top1) for p in points],
+        [SIZES[p.kind] for p in points],
+        [f"{p.name}: {p.cost}" for p in points],
+        [{"fontsize": 6.5, "fontweight": "bold" if p.kind == "ours" else "normal"} for p in points],
+    )
+    return figure
