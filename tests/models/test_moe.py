@@ -89,18 +89,6 @@ def test_equals_the_literal_mixture(sharing, k, balance):
         assert k == 1 or got.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_gates_equal_the_literal_gates(k):
-    layer = build(top_k=k)
-    x = image()
-    (gates, loss), noise = seeded(layer.gate, x)
-    _, gates_ref, loss_ref = literal_forward(layer, x, noise, "v_w2", k, False)
-    assert_close(gates, gates_ref, **EXACT)
-    assert_close(loss, loss_ref, **EXACT)
-    assert_close(gates.sum(-1), torch.ones(2, 7).double(), **EXACT)
-    assert ((gates > 0).sum(-1) == k).all()
-
-
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)])
 def test_each_loss_alone(weights):
     layer = build(importance_weight=weights[0], load_weight=weights[1])

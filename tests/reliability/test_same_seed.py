@@ -38,12 +38,6 @@ def test_the_same_seed_in_two_processes(tmp_path):
     assert rows(tmp_path / "here") == rows(tmp_path / "there")
 
 
-def test_another_seed_gives_another_model(tmp_path):
-    for seed in (3, 4):
-        feathervit.train("digits", out=tmp_path / f"{seed}", seed=seed, **FIELDS | {"epochs": 1})
-    assert not same_weights(tmp_path / "3" / "last.safetensors", tmp_path / "4" / "last.safetensors")
-
-
 @pytest.mark.slow
 def test_thread_counts_agree_up_to_rounding(tmp_path):
     """docs/choices.md promises this for threads."""
