@@ -10,7 +10,6 @@ from dataclasses import fields
 import pytest
 from rich.console import Console
 
-from feathervit.cli import VERBS
 from feathervit.cli.printing import new_table
 from feathervit.config import list_models, spec
 from feathervit.recipes import recipe
@@ -50,13 +49,6 @@ def test_every_model_part_has_flags(model, tmp_path, run):
         for f in fields(getattr(parts, field)):
             negated = "no-" if f.default is True else ""  # the flag changes the default
             assert f"--arch.{field}.{negated}{f.name.replace('_', '-')}" in flags
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb, run):
-    status, out, _ = run(*verb.split(), "--help")
-    assert status == 0
-    assert "--help" in out
 
 
 def test_names_are_not_truncated_in_a_narrow_terminal():

@@ -1,4 +1,4 @@
-"""Flags with names that do not exist or numbers out of range, for each verb."""
+"""Unknown verbs and flags, missing arguments, and numbers out of range, for each verb."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ TRAIN = [  # (flags, text of the error)
     ("--lr inf", "lr"),
     ("--lr 1e400", "lr"),
     ("--lr fast", "lr"),
+    ("--lr", "--lr"),
     ("--epochs 0", "epochs"),
     ("--epochs=-1", "epochs"),
     ("--epochs 1.5", "epochs"),
@@ -32,12 +33,12 @@ TRAIN = [  # (flags, text of the error)
     ("--device tpu", "device"),
     ("--device mps", "mps"),
     ("--precision float16", "float16"),
-    ("--precision int4", "precision"),
+    ("--precision int4", "bfloat16"),
     ("--compile fast", "compile"),
-    ("--model mlit_none", "mlit_none"),
+    ("--model mlit_xss", "mean mlit_xs"),
     ("--model timm:no_such_model", "no_such_model"),
     ("--model timm:", "timm"),
-    ("--recipe none", "none"),
+    ("--recipe digit", "mean digits"),
     ("--objective guess", "objective"),
     ("--objective distillation", "teacher"),
     ("--objective distillation --teacher {here}/none", "none"),
@@ -79,6 +80,7 @@ TRAIN = [  # (flags, text of the error)
     ("--augment.cutout=-1", "cutout"),
     ("--augment.policy rand --augment.rand-magnitude 99", "rand_magnitude"),
     ("--augment.policy rand --augment.rand-ops=-1", "rand_ops"),
+    ("--augment.policy rand --augment.rand-std=-1", "rand_std"),
     ("--augment.repeats 0", "repeats"),
     ("--optim.name adam", "optim"),
     ("--optim.betas 1 0.9", "betas"),
@@ -87,6 +89,7 @@ TRAIN = [  # (flags, text of the error)
     ("--optim.weight-decay inf", "weight_decay"),
     ("--optim.layer-decay 0", "layer"),
     ("--optim.layer-decay nan", "layer"),
+    ("--optim.layer-decay 1.5", "layer"),
     ("--optim.warmup-epochs=-1", "warmup"),
     ("--optim.warmup-epochs inf", "warmup"),
     ("--optim.min-lr=-1", "min_lr"),
@@ -110,6 +113,7 @@ TRAIN = [  # (flags, text of the error)
     ("--arch.attention.heads 5", "5 heads"),
     ("--arch.attention.kv-heads 3", "3"),
     ("--arch.attention attn", "latent"),
+    ("--arch.patches conv", "conv-stem"),
     ("--arch.attention latent --arch.attention.rank 0", "rank"),
     ("--arch.attention latent --arch.attention.rank 9999", "rank"),
     ("--arch.feedforward.experts 0", "experts"),
@@ -139,6 +143,7 @@ TRAIN = [  # (flags, text of the error)
     ("--threads 100000", "--threads"),
     ("--resume --overwrite", "exclude"),
     ("--bogus 3", "--bogus"),
+    ("--epoch 3", "--epochs"),
     ("stray", "stray"),
 ]
 PRETRAIN = [
@@ -156,11 +161,17 @@ PRETRAIN = [
     ("--model timm:resnet10t", "masked"),
     ("--optim.layer-decay 0.5", "layer_decay"),
     ("--loss.label-smoothing 0.1", "no effect"),
+    ("--loss.label-share 0.5", "no effect"),
     ("--lr=-1", "lr"),
     ("--epochs 0", "epochs"),
     ("--patch-size 16", "mask ratio"),
 ]
 OTHERS = [
+    ("trian", "train"),
+    ("data chekc", "check"),
+    ("study", "STUDY"),
+    ("predict", "CHECKPOINT and IMAGES"),
+    ("export", "CHECKPOINT"),
     ("evaluate", "weights file"),
     ("evaluate {world}/run --split half", "split"),
     ("evaluate {world}/run --device tpu", "device"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from feathervit.errors import ConfigError, RunFolderError
+from feathervit.errors import RunFolderError
 from feathervit.recipes import recipe
 from feathervit.studies import Size, Study
 from feathervit.studies import plan as plans
@@ -82,26 +82,3 @@ def test_another_study_in_the_folder_is_refused(tmp_path, ran, change, message):
     with pytest.raises(RunFolderError, match=message):
         run_study(replace(study, **change), tmp_path)
     assert len(ran) == 1
-
-
-def test_invalid_arms_are_refused_before_any_run(tmp_path, ran):
-    for arms, message in [
-        ({"good": {}, "bad": {"optim.nmae": "lion"}}, r"arms.bad, stage 1: no field 'nmae'"),
-        ({"bad": {"optim.name": "sgdd"}}, r"arms.bad, stage 1: optim.name must be one of"),
-        ({"bad": {"epochs": 0}}, r"arms.bad, stage 1: epochs must be .*at least 1"),
-        ({"bad": {"recipe": "none"}}, r"arms.bad, stage 1: unknown recipe"),
-        ({"bad": {"seed": 3}}, r"arms.bad.seed"),
-        ({"bad": [{"share": 0.5}, {}]}, r"arms.bad: give a share to"),
-        ({"bad": [{"share": 0.5}, {"share": 0.1}]}, r"arms.bad: the shares must add up to 1"),
-        ({"bad": []}, r"arms.bad: an arm needs"),
-        ({"../bad": {}}, r"cannot name a folder"),
-    ]:
-        with pytest.raises(ConfigError, match=message):
-            run_study(digits(arms), tmp_path)
-    with pytest.raises(ConfigError, match=r"fields\.epochs"):
-        run_study(digits(fields={"epochs": 3}), tmp_path)
-    with pytest.raises(ConfigError, match="two budgets"):
-        run_study(digits(minutes=3.0), tmp_path)
-    with pytest.raises(ConfigError, match="one size"):
-        run_study(digits(), tmp_path, size="gpu")
-    assert not ran and not (tmp_path / "plan.json").exists()
