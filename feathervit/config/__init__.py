@@ -25,7 +25,7 @@ from .parts import (
     SwiGLUConfig,
     WhitenedPatchesConfig,
 )
-from .resolve import check_channels, check_effect, resolve, set_fields
+from .resolve import check_channels, check_effect, imbalanced, resolve, set_fields
 from .runs import (
     Augmentation,
     ImageConfig,
@@ -70,6 +70,7 @@ __all__ = [
     "check_channels",
     "check_effect",
     "from_dict",
+    "imbalanced",
     "kind_of",
     "list_models",
     "named_weights",

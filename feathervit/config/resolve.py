@@ -71,6 +71,12 @@ def check_channels(config: RunConfig, channels: int) -> None:
         )
 
 
+def imbalanced(sizes: Iterable[int]) -> bool:
+    """Returns whether the sizes of the classes with images differ by more than 3 to 1. Balanced class weights then help."""
+    some = [size for size in sizes if size]
+    return bool(some) and max(some) > 3 * min(some)
+
+
 def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
     """Raises ConfigError for a field that was set but has no effect in this configuration."""
     augment, optim = config.augment, config.optim

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..config import imbalanced
 from ..text import shown
 
 FEW = 10  # the report lists classes with fewer images
@@ -124,7 +125,7 @@ class Report:
         ]
         if self.suggested_groups:
             know.append(self.suggested_groups)
-        if self.imbalance >= 3:
+        if imbalanced(training(self.counts).values()):
             know.append(f"imbalance: the largest class has {self.imbalance:.1f} times the images of the smallest")
         cannot = "; ".join(f"{kind}: {what}" for kind, what in self.unguarded.items())
         out += [f"  damage that cannot be found: {cannot}"] if cannot else []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+from ..config import imbalanced
 from .metrics import Metrics
-
-IMBALANCE = 3.0  # ratio of the largest class to the smallest
 
 
 def interval(accuracy: float, n: int) -> tuple[float, float]:
@@ -18,19 +16,13 @@ def interval(accuracy: float, n: int) -> tuple[float, float]:
     return limits.low, limits.high
 
 
-def imbalanced(sizes: Iterable[int]) -> bool:
-    """Returns whether the sizes of the classes with images differ by more than 3 to 1."""
-    some = [size for size in sizes if size]
-    return bool(some) and max(some) > IMBALANCE * min(some)
-
-
 def chance_level(figures: dict[str, Any]) -> float:
     """Returns the accuracy of always predicting the most frequent class. `figures`: fields of `Metrics`."""
     return max(map(sum, figures["confusion"])) / figures["n"]
 
 
 def macro_accuracy(figures: dict[str, Any]) -> str:
-    """Returns the macro accuracy as text if the sizes of the classes differ by more than 3 to 1, else "".
+    """Returns the macro accuracy as text if the sizes of the classes are `imbalanced`, else "".
 
     `figures`: fields of `Metrics`.
     """

@@ -6,10 +6,11 @@ import shlex
 from collections import defaultdict
 from pathlib import Path
 
+from ..config import imbalanced
 from ..data import ImageSet
 from ..data.imageset import pixel_digest
 from ..results import RunResult
-from .confusion import chance_level, imbalanced, interval, macro_accuracy
+from .confusion import chance_level, interval, macro_accuracy
 
 FEW = 50  # below this number of training images per class, more images help most
 GAP = 0.1  # smallest reported gap between training and validation accuracy
@@ -80,4 +81,4 @@ def label_conflicts(images: ImageSet) -> int:
 
 def some_of(images: ImageSet) -> ImageSet:
     """Returns at most MOST of the images, evenly spaced."""
-    return images.subset(range(0, len(images), -(-len(images) // MOST)))
+    return images.some(MOST)

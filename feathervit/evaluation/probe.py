@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import load_weights, weights_file
-from ..config import RunConfig
+from ..config import RunConfig, imbalanced
 from ..data import ImageSet, load_data
 from ..data.image import as_input
 from ..device import choose_device
@@ -30,7 +30,6 @@ from ..files import same_data
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
 from ..results import trained_on
-from .confusion import imbalanced
 from .inference import BATCH
 
 PATCHES = "mean of patches"

@@ -17,6 +17,7 @@ from ..config import (
     ResidualStemConfig,
     RunConfig,
     SplitConfig,
+    imbalanced,
     named_weights,
     with_fields,
 )
@@ -64,7 +65,6 @@ SMALL_SET, LARGE_SET = 5_000, 50_000  # training images
 EPOCHS, TUNING_EPOCHS = 200, 60  # from scratch and from weights; reduced if training would exceed ten minutes
 MASKED_VIEWS = {"mlit_nano": 1_000_000, "mlit_xxs": 2_000_000, "mlit_s": 20_000_000}  # images shown during pre-training
 MASKED_EPOCHS = (100, 4000)
-IMBALANCE = 3.0  # class weights are suggested from this ratio of the largest class to the smallest
 SIDED = {"left", "right", "clockwise", "counterclockwise", "anticlockwise"}
 
 
@@ -131,7 +131,7 @@ def adapt(
     else:
         choose("mirrored images are assumed to mean the same; if not, set --augment.flip none", augment__flip="random")
     sizes = [n for n in summary.counts.get("train", {}).values() if n]
-    if sizes and not masked and max(sizes) / min(sizes) >= IMBALANCE and "loss.class_weights" not in fixed:
+    if imbalanced(sizes) and not masked and "loss.class_weights" not in fixed:
         reasons.append(
             f"classes hold from {min(sizes)} to {max(sizes)} images: --loss.class-weights balanced gives each the same weight"
         )

@@ -13,14 +13,13 @@ import torch
 from torch import nn
 
 from ..chance import Chance
-from ..config import RunConfig
+from ..config import RunConfig, imbalanced
 from ..data import DataSplits, ImageSet
 from ..data.augment import Augmenter
 from ..data.feed import Feed, fits
 from ..data.loader import Sampler
 from ..device import autocast, reuse_memory, seed
 from ..errors import ConfigError
-from ..evaluation.confusion import imbalanced
 from ..evaluation.inference import accuracy_and_loss, logits
 from ..evaluation.metrics import Metrics, score
 from ..evaluation.reconstruction import reconstruction_error
