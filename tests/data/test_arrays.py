@@ -9,7 +9,6 @@ from PIL import Image
 
 from feathervit.config import ImageConfig, SplitConfig
 from feathervit.data import load_data
-from feathervit.data.given import channels_first
 from feathervit.data.image import to_stored
 from feathervit.errors import ConfigError, DataError, UnknownNameError
 
@@ -50,34 +49,12 @@ def test_rgb_arrays_become_grey_as_in_pillow():
         assert torch.equal(got[0], torch.from_numpy(np.array(Image.fromarray(image).convert("L"))))
 
 
-@pytest.mark.parametrize(
-    ("shape", "tensor", "want"),
-    [
-        ((5, 8, 8, 3), False, (5, 3, 8, 8)),
-        ((5, 3, 8, 8), False, (5, 3, 8, 8)),
-        ((5, 1, 8, 6), True, (5, 1, 8, 6)),
-        ((5, 8, 6, 1), True, (5, 1, 8, 6)),
-        ((5, 4, 8, 8), False, (5, 4, 8, 8)),
-        ((5, 8, 8, 12), True, (5, 12, 8, 8)),
-        ((5, 8, 6), False, (5, 1, 8, 6)),
-    ],
-)
-def test_the_channel_axis_is_found(shape, tensor, want):
-    x = torch.arange(int(np.prod(shape))).to(torch.uint8).view(shape)
-    got = channels_first(x if tensor else x.numpy())
-    assert tuple(got.shape) == want
-    assert sorted(got.flatten().tolist()) == sorted(x.flatten().tolist())
-
-
 def test_invalid_arrays_are_refused(arrays):
     images, labels = arrays
     for bad, error, match in [
-        ((images / 255, labels), ConfigError, "uint8"),
         ((images, labels[:-1]), ConfigError, "96 images and 95 labels"),
         ((images, labels / 1.0), ConfigError, "integers or texts"),
-        ((images[:, :7, :, :].repeat(2, 3), labels), ConfigError, "cannot find the channels"),
         ((images, np.zeros(96, int)), DataError, "only one class"),
-        (images, ConfigError, "must be a pair"),
         ({"test": (images, labels)}, ConfigError, "needs 'train'"),
         ({"train": (images, labels), "tset": (images, labels)}, UnknownNameError, "did you mean test"),
         ({"train": (images, labels), "test": (images, labels + 1)}, UnknownNameError, "unknown class '3'"),

@@ -69,8 +69,6 @@ def test_training_and_prediction_read_arrays_alike(kind):
                 try:
                     train = channels_first(x)
                 except ConfigError:
-                    with pytest.raises(ConfigError):
-                        channels_first(x)
                     refused += 1
                     continue
                 assert torch.equal(one_or_more(x, train.shape[1]), train)

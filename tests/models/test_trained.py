@@ -60,15 +60,11 @@ def test_named_models_train(name, arrays, small, tmp_path):
     assert run.finished
 
 
-def test_poorvit_recipe(arrays, tmp_path):
+def test_poorvit_recipe():
     config = recipe("poorvit_cifar10")
     assert config.augment.policy == "cifar10"
     assert (config.augment.mixup, config.augment.cutmix, config.augment.mix_prob) == (1, 1, 0.5)
     assert feathervit.models.spec(config.model).config.drop_path_rate == 0.1
-    run = feathervit.train(
-        "poorvit_cifar10", data=arrays, out=tmp_path / "run", epochs=1, img_size=16, batch_size=32, **{"arch.depth": 2}
-    )
-    assert run.finished
 
 
 def test_poorvit_learning_rates():

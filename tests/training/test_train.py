@@ -210,15 +210,6 @@ def test_grey_images_train_with_padding(tmp_path, small):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"model": "mlit_xss"},
-        {"model": "timm:nothing_like_it"},
-        {"img_size": 16, "patch_size": 5},
-        {"arch.attention.heads": 7},
-        {"arch.attention.kv_heads": 3},
-        {"arch.feedforward.top_k": 9},
-        {"epochs": 0},
-        {"batch_size": 0},
-        {"img_size": 10**9},
         {"no_such_field": 1},
         {"augment.rand_ops": 3},  # has no effect with another policy
         {"augment.crop_padding": 2},
@@ -228,30 +219,9 @@ def test_grey_images_train_with_padding(tmp_path, small):
         {"optim.adamw_lr": 1e-3, "optim.name": "adamw"},
         {"optim.matrix_rate": 0.5, "optim.name": "adamw"},
         {"optim.min_lr": 10.0},
-        {"model": "feather_nano", "arch.drop_path_rate": 0.1},
-        {"split.fold": 0},
         {"model": "timm:test_resnet", "loss.moe": 0.1},
-        {"patience": 3, "split.val_fraction": 0.0},
-        {"device": "cuda"} if not torch.cuda.is_available() else {"epochs": -1},
-        {"precision": "float16"},
-        {"augment.crop_scale": (1.0, 0.5)},
-        {"split.val_fraction": 1.5},
-        {"loss.label_smoothing": 1.0},
         {"epochs": "3"},
-        {"epochs": 1.5},
-        {"lr": float("nan")},
-        {"optim.clip_grad": -1.0},
-        {"optim.betas": (0.9, 2.0)},
-        {"optim.warmup_epochs": -1.0},
-        {"images.std": (0.0,)},
         {"images.mean": (0.5, 0.5), "images.std": (0.5, 0.5)},
-        {"images.mean": (0.5, 0.5, 0.5)},
-        {"images.stored_size": -5},
-        {"split.seed": -1},
-        {"arch.depth": 10**8},
-        {"arch.feedforward.experts": (10**12,)},
-        {"arch.drop_path_rate": 1.5},
-        {"arch.feedforward.dropout": 2.0},
         {"model": "timm:test_resnet", "arch.depth": 3},
     ],
 )
@@ -296,11 +266,6 @@ def test_the_limit_of_minutes_includes_loading(arrays, tmp_path, small, monkeypa
     monkeypatch.setattr(train, "load_run_data", slowly)
     outcome = feathervit.train(data=arrays, out=tmp_path / "run", max_minutes=0.6 / 60, **{**small, "epochs": 1000})
     assert not outcome.finished and outcome.result is None  # one step
-
-
-def test_training_without_data_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="no data named"):
-        feathervit.train(out=tmp_path / "run")
 
 
 def test_the_last_epoch_can_be_kept(folder, tmp_path, small, monkeypatch):
