@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from feathervit.checkpoint import load_weights
+from feathervit.cli import main
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -77,6 +78,21 @@ def write_images(root: Path, per_class: int, size: int = 16, classes=("flat", "t
         for n in range(per_class):
             Image.fromarray(stripes(kind, size, rng)).save(root / name / f"{n}.png")
     return root
+
+
+@pytest.fixture
+def run(capsys):
+    """Calls the command line and returns (status, standard output, standard error)."""
+
+    def call(*argv) -> tuple[int, str, str]:
+        try:
+            status = main([str(a) for a in argv])
+        except SystemExit as stop:
+            status = stop.code or 0
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    return call
 
 
 @pytest.fixture

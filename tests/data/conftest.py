@@ -6,21 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from feathervit.cli import main
-
 from .commands import Command, paint
-
-
-@pytest.fixture
-def run(capsys):
-    """Calls the command line and returns (status, standard output, standard error)."""
-
-    def call(*argv) -> tuple[int, str, str]:
-        status = main([str(a) for a in argv])
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    return call
+from .images import noise
 
 
 @pytest.fixture
@@ -32,3 +19,25 @@ def command(capsys, tmp_path) -> Command:
 def flat(tmp_path) -> Path:
     """Eight images in one folder, without class folders."""
     return paint(tmp_path / "flat", " ".join(f"{i}.png" for i in range(8)))
+
+
+@pytest.fixture
+def hub_set(tmp_path, monkeypatch):
+    """Writes parquet files: write(features, split=[column values...], ...). The images are added, at least 30 px wide."""
+    hub = pytest.importorskip("datasets")
+    monkeypatch.setattr(hub.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    hub.disable_progress_bars()
+
+    def write(features: dict, images: tuple[str, ...] = ("img",), **splits: dict[str, list]) -> str:
+        for split, columns in splits.items():
+            count = len(next(iter(columns.values())))
+            names = [f"{split}{i}.png" for i in range(count)]
+            files = [noise(tmp_path / "raw" / name, 30 + i, 30, seed=i) for i, name in enumerate(names)]
+            cells = [{"bytes": file.read_bytes(), "path": None} for file in files]
+            kinds = hub.Features(dict.fromkeys(images, hub.Image()) | features)
+            table = hub.Dataset.from_dict(dict.fromkeys(images, cells) | columns, features=kinds)
+            (tmp_path / "set").mkdir(exist_ok=True)
+            table.to_parquet(str(tmp_path / "set" / f"{split}-00000-of-00001.parquet"))
+        return f"hf:{tmp_path / 'set'}"
+
+    return write

@@ -12,28 +12,6 @@ import pytest
 from .commands import paint
 
 
-@pytest.fixture
-def hub_set(tmp_path, monkeypatch):
-    """Writes parquet files: write(features, split=[column values...], ...). The images are added."""
-    hub = pytest.importorskip("datasets")
-    monkeypatch.setattr(hub.config, "HF_DATASETS_CACHE", tmp_path / "hub")
-    hub.disable_progress_bars()
-
-    def write(features: dict, images: tuple[str, ...] = ("img",), **splits: dict[str, list]) -> str:
-        for split, columns in splits.items():
-            count = len(next(iter(columns.values())))
-            names = [f"{split}{i}.png" for i in range(count)]
-            paint(tmp_path / "raw", " ".join(names))
-            cells = [{"bytes": (tmp_path / "raw" / name).read_bytes(), "path": None} for name in names]
-            kinds = hub.Features(dict.fromkeys(images, hub.Image()) | features)
-            table = hub.Dataset.from_dict(dict.fromkeys(images, cells) | columns, features=kinds)
-            (tmp_path / "set").mkdir(exist_ok=True)
-            table.to_parquet(str(tmp_path / "set" / f"{split}-00000-of-00001.parquet"))
-        return f"hf:{tmp_path / 'set'}"
-
-    return write
-
-
 def test_hub_splits_and_columns_are_named(command, hub_set):
     import datasets as hub
 

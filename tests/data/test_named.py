@@ -208,30 +208,11 @@ def test_flowers102_through_the_cache(monkeypatch):
 # --- the hub, from a local folder of parquet files
 
 
-@pytest.fixture
-def parquet(tmp_path, monkeypatch):
-    hub = pytest.importorskip("datasets")
-    monkeypatch.setattr(hub.config, "HF_DATASETS_CACHE", tmp_path / "hub")
-
-    def write(label, per_split=(("train", 20), ("test", 6))):
-        features = hub.Features({"id": hub.Value("int64"), "img": hub.Image(), **label[1]})
-        for split, count in per_split:
-            files = [noise(tmp_path / "raw" / f"{split}{i}.png", 30 + i, 30, seed=i) for i in range(count)]
-            values = [label[2][i % 2] for i in range(count)]
-            columns = {"id": range(count), "img": [{"bytes": f.read_bytes(), "path": None} for f in files]}
-            table = hub.Dataset.from_dict(columns | {label[0]: values}, features=features)
-            (tmp_path / "parquet").mkdir(exist_ok=True)
-            table.to_parquet(str(tmp_path / "parquet" / f"{split}-00000-of-00001.parquet"))
-        return f"hf:{tmp_path / 'parquet'}"
-
-    hub.disable_progress_bars()
-    return write
-
-
-def test_hub_with_class_labels(parquet, tmp_path):
+def test_hub_with_class_labels(hub_set, tmp_path):
     import datasets as hub
 
-    source = parquet(("fine_label", {"fine_label": hub.ClassLabel(names=["rose", "daisy"])}, (1, 0)))
+    kind = {"fine_label": hub.ClassLabel(names=["rose", "daisy"])}
+    source = hub_set(kind, train={"fine_label": [1, 0] * 10}, test={"fine_label": [1, 0] * 3})
     data = load_data(source, img_size=16, split=SplitConfig(val_fraction=0.2))
     assert data.train.class_names == ("rose", "daisy")
     assert [len(data.train), len(data.val), len(data.test)] == [16, 4, 6]
@@ -242,15 +223,19 @@ def test_hub_with_class_labels(parquet, tmp_path):
     assert summarise(source).median_short_side == 30
 
 
-def test_hub_with_strings_and_without_labels(parquet):
+def test_hub_with_strings_and_without_labels(hub_set):
     import datasets as hub
 
-    source = parquet(("label", {"label": hub.Value("string")}, ("wolf", "ant")))
+    source = hub_set(
+        {"label": hub.Value("string")}, train={"label": ["wolf", "ant"] * 10}, test={"label": ["wolf", "ant"] * 3}
+    )
     data = load_data(source, img_size=16)
     assert data.train.class_names == ("ant", "wolf")
     assert data.test.labels.tolist() == [1, 0] * 3
-    source = parquet(("colour", {"colour": hub.Value("string")}, ("red", "blue")))
-    with pytest.raises(DataError, match="no column of class labels; its columns are id, img, colour"):
+    source = hub_set(
+        {"colour": hub.Value("string")}, train={"colour": ["red", "blue"] * 10}, test={"colour": ["red", "blue"] * 3}
+    )
+    with pytest.raises(DataError, match="no column of class labels; its columns are img, colour"):
         load_data(source, img_size=16)
     unlabelled = load_data(source, img_size=16, labelled=False)
     assert unlabelled.train.class_names == ("images",)
