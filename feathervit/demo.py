@@ -76,11 +76,11 @@ def run(out: Path, seed: int, console: Console) -> dict[str, Any]:
 
 def _show(model: Path, test: ImageSet, say: Callable[[str], None]) -> None:
     """Prints four digits as characters, with the model's predictions."""
-    shown = range(0, len(test), len(test) // 4)[:4]
-    guesses = load(model).predict(test.images[list(shown)], top=2)
-    for i, guess in zip(shown, guesses, strict=True):
+    shown = test.some(4)
+    guesses = load(model).predict(shown.images, top=2)
+    for i, guess in enumerate(guesses):
         say("")
-        for row in test.images[i, 0].tolist():
+        for row in shown.images[i, 0].tolist():
             say("    " + "".join(2 * SHADES[v * (len(SHADES) - 1) // 255] for v in row))
         names = ", ".join(f"{c} ({100 * p:.1f} %)" for c, p in zip(guess.classes, guess.probabilities, strict=True))
-        say(f"  a {test.class_names[test.labels[i]]}, predicted: {names}")
+        say(f"  a {shown.class_names[shown.labels[i]]}, predicted: {names}")

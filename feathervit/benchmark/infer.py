@@ -9,7 +9,6 @@ support is omitted, with the reason.
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -101,12 +100,12 @@ def table(found: dict[str, Any]) -> str:
 
 def chart(found: dict[str, Any], path: Path) -> None:
     """Draws the latency of a batch of one with the fewest threads as a PNG, with one group of bars per model."""
-    from matplotlib.figure import Figure
+    from ..plots.figures import new_figure, png
 
     rows, number = found["rows"], str(found["threads"][0])
     forms = [form for form in FORMS if any(form in row["latency_ms"] for row in rows)]
     colours = dict(zip(FORMS, ("#999999", "#cc79a7", "#e69f00", "#0072b2", "#009e73"), strict=True))
-    figure = Figure(figsize=(8, 1.2 + 0.22 * len(rows) * (len(forms) + 1)), layout="constrained")
+    figure = new_figure(8, 1.2 + 0.22 * len(rows) * (len(forms) + 1))
     axes = figure.add_subplot()
     for k, form in enumerate(forms):
         have = [i for i, row in enumerate(rows) if form in row["latency_ms"]]
@@ -119,9 +118,7 @@ def chart(found: dict[str, Any], path: Path) -> None:
     axes.set_xlabel(f"milliseconds per image of {found['img_size']} px, {number} thread, {found['machine']['cpu']}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150, format="png")
-    write_bytes(path, drawn.getvalue())
+    write_bytes(path, png(figure, 150))
 
 
 def _row(

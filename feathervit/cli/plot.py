@@ -31,13 +31,13 @@ def plot_reconstructions(args: PlotReconstructions, _: dict) -> int:
     from ..models import MaskedAutoencoder
     from ..models.loading import load_model
     from ..plots.reconstructions import write_reconstructions
-    from ..plots.subject import own_data, read_images, some
+    from ..plots.subject import own_data, read_images
 
     stored = load_weights(args.checkpoint)
     model, config = load_model(stored, args.checkpoint), stored.config
     if not isinstance(model, MaskedAutoencoder):
         raise CheckpointError(f"{args.checkpoint} is a classifier; reconstructions need a run of feathervit pretrain")
-    images = read_images(args.images, stored) if args.images else some(own_data(config), SHOWN).images
+    images = read_images(args.images, stored) if args.images else own_data(config).some(SHOWN).images
     print(write_reconstructions(model, images, config, Path(args.out)))
     return 0
 
@@ -56,11 +56,11 @@ class PlotRouting:
 
 def plot_routing(args: PlotRouting, _: dict) -> int:
     from ..plots.routing import write_routing
-    from ..plots.subject import load_encoder, own_data, some
+    from ..plots.subject import load_encoder
 
     encoder, stored = load_encoder(args.checkpoint)
-    images, names = _subject(encoder, stored, args.images)
-    labelled = None if args.images else some(own_data(stored.config), COUNTED)
+    images, names, data = _subject(encoder, stored, args.images)
+    labelled = None if data is None else data.some(COUNTED)
     print(write_routing(encoder, images, stored.config, Path(args.out), labelled, names))
     return 0
 
@@ -82,20 +82,24 @@ def plot_attention(args: PlotAttention, _: dict) -> int:
     from ..plots.subject import load_encoder
 
     encoder, stored = load_encoder(args.checkpoint)
-    images, names = _subject(encoder, stored, args.images)
+    images, names, _ = _subject(encoder, stored, args.images)
     print(write_attention(encoder, images, stored.config, Path(args.out), names))
     return 0
 
 
-def _subject(encoder: Any, stored: Any, paths: tuple[str, ...]) -> tuple[Any, list[str]]:
-    """Returns the images of a plot and their captions: from the files, or else from several classes of the data."""
+def _subject(encoder: Any, stored: Any, paths: tuple[str, ...]) -> tuple[Any, list[str], Any]:
+    """Returns the images of a plot, their captions, and the data that they come from (None: from files).
+
+    Images of the data are of several classes.
+    """
     from ..plots.subject import own_data, read_images, row_names, varied
 
     if paths:
         images = read_images(paths, stored)
-        return images, row_names(encoder, images, stored)
-    data = varied(own_data(stored.config), SHOWN)
-    return data.images, row_names(encoder, data.images, stored, data.labels)
+        return images, row_names(encoder, images, stored), None
+    data = own_data(stored.config)
+    shown = varied(data, SHOWN)
+    return shown.images, row_names(encoder, shown.images, stored, shown.labels), data
 
 
 @dataclass

@@ -49,6 +49,10 @@ class ImageSet:
         sources = [self.sources[i] for i in index_N.tolist()]
         return ImageSet(self.images[index_N], self.labels[index_N], self.class_names, sources, self.name)
 
+    def some(self, most: int) -> ImageSet:
+        """Returns at most `most` of the images, evenly spaced, including the first and the last."""
+        return self.subset(evenly(len(self), most))
+
     def dataset(
         self, img_size: int | None = None, mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.5,)
     ) -> InputDataset:
@@ -258,6 +262,11 @@ def with_channels(x: torch.Tensor, channels: int | None) -> torch.Tensor:
     raise ConfigError(f"images.channels is {channels} but the data has {current}; leave it out, or convert the arrays")
 
 
+def evenly(count: int, most: int) -> np.ndarray:
+    """Returns at most `most` evenly spaced numbers below `count`, including 0 and the largest if `most` is at least 2."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
+
+
 def text_digest(lines: Iterable[str]) -> hashlib.blake2b:
     """Returns a hash of lines. File names that are not valid Unicode are accepted."""
     digest = hashlib.blake2b(digest_size=16)
@@ -271,7 +280,7 @@ def pixel_digest(images: np.ndarray, whole: int = 64_000_000) -> str:
     digest = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
     rows = range(len(images))
     if images.nbytes > whole:
-        rows = np.unique(np.linspace(0, len(images) - 1, 1024).astype(int))
+        rows = evenly(len(images), 1024)
     for i in rows:
         digest.update(np.ascontiguousarray(images[i]))
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from ..checkpoint import Checkpoint, load_weights
 from ..data.cache import FileImages
 from ..data.finding import find
 from ..data.image import Source, as_input, open_image, to_stored
+from ..data.imageset import evenly
 from ..errors import DataError, FeatherVitError
 from ..evaluation.evaluate import labelled
 from ..evaluation.inference import Predictor
@@ -43,7 +44,7 @@ class Images:
         return len(self.labels)
 
     def some(self, most: int) -> Images:
-        index = _spread(len(self), most)
+        index = evenly(len(self), most)
         return Images(self.pixels[torch.from_numpy(index)], self.labels[index], self.name)
 
 
@@ -211,7 +212,7 @@ def prepare(
         if isinstance(images, FileImages)
         for i, name in enumerate(images.sources)
     }
-    selected = _spread(len(sources), ORIGINALS) if place else ()
+    selected = evenly(len(sources), ORIGINALS) if place else ()
     originals = [items[i] for items, i in (place[sources[number]] for number in selected)]
     folder = path if path.is_dir() else path.parent
     held_out = checking.name.rpartition("/")[2] != "train" or (False if own else None)
@@ -271,4 +272,4 @@ def _load(
 def _spread(count: int, most: int, shares: tuple[int, ...] = (0,), of: int = 1) -> np.ndarray:
     """Returns at most `most` evenly spaced numbers below `count` whose remainder modulo `of` is in `shares`."""
     index = np.flatnonzero(np.isin(np.arange(count) % of, shares))
-    return index[np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).astype(int))]
+    return index[evenly(len(index), most)]

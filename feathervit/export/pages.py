@@ -5,7 +5,6 @@ Legend: N images, K classes.
 
 from __future__ import annotations
 
-import io
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from torchvision.transforms.functional import to_pil_image
 
+from ..plots.tiles import png_bytes
 from ..results import name_of
 from .job import Images
 
@@ -59,7 +59,5 @@ def sample_images(images: Images, count: int) -> dict[str, bytes]:
     """Returns PNGs of `count` stored images, by file name. Does not copy files of the user."""
     files = {}
     for number, place in enumerate(sample_places(images.labels, count)):
-        out = io.BytesIO()
-        to_pil_image(images.pixels[place]).save(out, "PNG")
-        files[f"sample-{number}.png"] = out.getvalue()
+        files[f"sample-{number}.png"] = png_bytes(to_pil_image(images.pixels[place]))
     return files

@@ -13,13 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from ..evaluation.metrics import ECE_BINS
-from ..text import shown
-from .figures import COLOURS, new_figure, png
+from .figures import COLOURS, new_figure, png, short, titled
 
 DPI = 144
 COUNTED = 40  # maximum number of classes for counts in the cells of a confusion matrix
 NAMED = 120  # maximum number of classes for names in a confusion matrix
-LONGEST = 20  # maximum length of a name beside a chart
 FEW_IMAGES = 200  # below this number of images, reliability is drawn with FEW_BINS bins
 FEW_BINS = 5
 TOO_FEW = 10  # a bin with fewer images is too small to estimate an accuracy
@@ -35,13 +33,7 @@ def _plain(axes: Any, x: str, y: str, title: str = "") -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if title:
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-
-
-def short(name: str) -> str:
-    """Makes a name printable and truncates it to LONGEST characters."""
-    name = shown(name)
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+        titled(axes, title)
 
 
 def curves(
@@ -122,7 +114,7 @@ def confusion(counts_KK: Sequence[Sequence[int]], class_names: Sequence[str]) ->
     axes.tick_params(length=0)
     axes.set_xlabel("predicted class" if number <= NAMED else "number of the predicted class")
     axes.set_ylabel("true class (images)" if number <= NAMED else "number of the true class")
-    axes.set_title("True classes and predicted classes", loc="left", fontsize=11, fontweight="bold")
+    titled(axes, "True classes and predicted classes")
     return _drawn(figure)
 
 
@@ -191,5 +183,5 @@ def expert_load(use: Mapping[int, np.ndarray]) -> bytes:
     axes.tick_params(length=0)
     axes.set_xlabel("expert")
     axes.set_ylabel("layer")
-    axes.set_title("Tokens per expert", loc="left", fontsize=11, fontweight="bold")
+    titled(axes, "Tokens per expert")
     return _drawn(figure)

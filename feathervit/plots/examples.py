@@ -18,8 +18,8 @@ from torchvision.utils import make_grid
 
 from ..data import ImageSet
 from ..data.image import resize
+from ..data.imageset import evenly
 from . import texts
-from .subject import some
 from .tiles import png_bytes, rgb, tiles
 
 SAMPLES = 8  # images per class
@@ -88,14 +88,14 @@ def samples(train: ImageSet, files: dict[str, bytes]) -> dict[str, Any]:
     """Returns strips of evenly spaced training images: one strip per class, or one strip if there are no labels."""
     count_K = np.bincount(train.labels.numpy(), minlength=len(train.class_names))
     if len(count_K) < 2:
-        chosen = small(some(train, SAMPLES).images)
+        chosen = small(train.some(SAMPLES).images)
         files["samples"] = png_bytes(tiles([chosen]))
         return {"samples": [("training images", None, strip(chosen))], "samples_title": "Samples"}
     shown = [k for k in range(len(count_K)) if count_K[k]][:CLASSES]
     rows = []
     for k in shown:
         own = torch.nonzero(train.labels == k).flatten()
-        chosen = own[torch.linspace(0, len(own) - 1, min(SAMPLES, len(own))).round().long()]
+        chosen = own[evenly(len(own), SAMPLES)]
         rows.append((train.class_names[k], int(count_K[k]), small(train.images[chosen])))
     files["samples"] = png_bytes(tiles([own for _, _, own in rows], [name for name, _, _ in rows]))
     title = "Samples of each class" if len(shown) == len(count_K) else f"Samples of the first {len(shown)} classes"

@@ -8,18 +8,32 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from ..files import make_folder, write_bytes
+from ..text import shown
 
 # The colours of Okabe and Ito, which are distinguishable with any colour vision
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
+LONGEST = 20  # maximum length of a name beside a chart
 
 
 def new_figure(width: float, height: float) -> Figure:
     """Returns an empty figure. `width` and `height` are in inches."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def titled(axes: Any, title: str) -> None:
+    """Writes the title of a chart."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+
+
+def short(name: str) -> str:
+    """Makes a name printable and truncates it to LONGEST characters."""
+    name = shown(name)
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def png(figure: Figure, dpi: int = 100, transparent: bool = False) -> bytes:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from ..config import RunConfig
+from ..data.imageset import evenly
 from ..errors import ConfigError
 from ..models import Encoder
 from .figures import new_figure, save
@@ -36,7 +37,7 @@ def write_positions(encoder: Encoder, config: RunConfig, path: Path) -> Path:
     """Writes a PNG of `similarity`, with maps in the order of the patches. For large grids, draws an evenly spaced subset."""
     maps = similarity(encoder, config)
     grid = len(maps)
-    shown = torch.linspace(0, grid - 1, min(grid, MOST)).round().long().unique()
+    shown = evenly(grid, MOST)
     gap = max(1, grid // 8)
     selected = maps[shown][:, shown].flatten(0, 1).unsqueeze(1)
     canvas = make_grid(selected, nrow=len(shown), padding=gap, pad_value=float("nan"))[0]

@@ -16,6 +16,7 @@ from ..evaluation.reconstruction import fixed_order
 from ..models import MaskedAutoencoder
 from .tiles import write_tiles
 
+ROWS = ("original", "masked", "reconstructed")
 GREY = 128  # grey level of masked patches
 
 
@@ -46,4 +47,4 @@ def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunCo
 def write_reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunConfig, path: Path) -> Path:
     """Writes a PNG of `reconstructions`. Raises RunFolderError if writing fails."""
     rows = reconstructions(model, images_BCRR, config)
-    return write_tiles(path, rows, ("original", "masked", "reconstructed"), title="Reconstructions of masked images")
+    return write_tiles(path, rows, ROWS, title="Reconstructions of masked images")

@@ -14,6 +14,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,9 +42,9 @@ from ..results import RunResult, read_result
 from ..text import REPLACED
 from . import charts, texts
 from .examples import SAMPLES, confused, mistakes, samples, strip, uri
-from .reconstructions import reconstructions
+from .reconstructions import ROWS, reconstructions
 from .routing import expert_use
-from .subject import own_splits, some, varied
+from .subject import own_splits, varied
 from .tiles import png_bytes, tiles
 
 NAME, SCRIPT, FOLDER = "report.html", "report.js", "report"
@@ -232,10 +233,9 @@ def _on_images(
 def _reconstructed(
     model: MaskedAutoencoder, images: ImageSet, config: RunConfig, files: dict[str, bytes]
 ) -> dict[str, Any]:
-    names = ("original", "masked", "reconstructed")
-    rows = list(zip(names, reconstructions(model, varied(images, SAMPLES).images, config), strict=True))
-    files["reconstructions"] = png_bytes(tiles([row for _, row in rows], names))
-    return {"reconstructions": [(name, strip(row)) for name, row in rows]}
+    rows = reconstructions(model, varied(images, SAMPLES).images, config)
+    files["reconstructions"] = png_bytes(tiles(rows, ROWS))
+    return {"reconstructions": [(name, strip(row)) for name, row in zip(ROWS, rows, strict=True)]}
 
 
 def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> Iterator[tuple[str, str, str]]:
@@ -299,8 +299,8 @@ def _load(model: nn.Module, images: ImageSet, config: RunConfig, files: dict[str
     encoder = model.encoder if isinstance(model, MaskedAutoencoder) else model
     if not isinstance(encoder, Encoder) or not any(getattr(layer.ffn, "gate", None) for layer in encoder.blocks):
         return {}
-    part = some(images, COUNTED)
-    merged = ImageSet(part.images, torch.zeros_like(part.labels), ("all",), part.sources, part.name)
+    part = images.some(COUNTED)
+    merged = replace(part, labels=torch.zeros_like(part.labels), class_names=("all",))
     use = {layer: share_KE[0] for layer, share_KE in expert_use(encoder, merged, config).items()}
     note = f"Share of the tokens of {len(part)} {images.name.rpartition('/')[2]} images per expert"
     if config.arch is not None:

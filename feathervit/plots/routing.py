@@ -19,8 +19,7 @@ from ..data import ImageSet
 from ..data.image import as_input, resize
 from ..errors import ConfigError
 from ..models import Encoder
-from ..text import shown
-from .figures import COLOURS, new_figure, save
+from .figures import COLOURS, new_figure, save, short, titled
 from .tiles import enlarge, over, rgb, tiles
 
 BATCH = 64
@@ -104,7 +103,7 @@ def write_routing(
     axes = figure.subplots(2 if use else 1, 1, height_ratios=[height, below] if use else None, squeeze=False)[:, 0]
     axes[0].imshow(canvas)
     axes[0].axis("off")
-    axes[0].set_title("Experts of each patch", loc="left", fontsize=11, fontweight="bold")
+    titled(axes[0], "Experts of each patch")
     keys = [Patch(color=colour, label=f"expert {e + 1}") for e, colour in enumerate(map(tuple, palette_E3))]
     figure.legend(handles=keys, loc="outside upper center", ncols=min(most, 8), frameon=False, fontsize=9)
     if use:
@@ -119,8 +118,7 @@ def draw_use(axes, use: dict[int, np.ndarray], class_names: tuple[str, ...]) -> 
     for edge in edges[1:-1]:
         axes.axvline(edge - 0.5, color="white", linewidth=3)
     axes.set_xticks((edges[:-1] + edges[1:] - 1) / 2, [f"layer {layer + 1}" for layer in use], fontsize=8)
-    names = [name if len(name) <= 24 else name[:23] + "…" for name in map(shown, class_names)]
-    axes.set_yticks(range(len(names)), names or None, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(class_names)), list(map(short, class_names)), fontsize=8, parse_math=False)
     axes.tick_params(length=0)
     axes.figure.colorbar(drawn, ax=axes, label="share of the tokens\nper expert", fraction=0.03, pad=0.01)
-    axes.set_title("Use of the experts by class", loc="left", fontsize=11, fontweight="bold")
+    titled(axes, "Use of the experts by class")

@@ -13,7 +13,7 @@ import torch
 from ..chance import Chance
 from ..data.augment import Augmenter
 from ..data.imageset import ImageSet
-from ..data.sources import load_data
+from ..data.sources import load_run_data
 from ..errors import ConfigError, DataError
 from ..files import write_bytes
 from ..recipes.planning import planned
@@ -60,20 +60,12 @@ def show(
     the errors of `load_data`.
     """
     config, _ = planned(recipe_name, None, source, {f"reading.{name}": value for name, value in reading.items()})
-    size, labelled = config.img_size, config.objective != "reconstruction"
-    train = load_data(
-        source,
-        img_size=size,
-        images=config.images,
-        reading=config.reading,
-        split=config.split,
-        labelled=labelled,
-    ).train
+    train = load_run_data(config, source).train
     augmented = None
     if recipe_name:
         plain = replace(config.augment, mixup=0.0, cutmix=0.0)
         mean, std = config.images.mean, config.images.std
-        augmenter = Augmenter(plain, size, len(train.class_names), mean, std)
+        augmenter = Augmenter(plain, config.img_size, len(train.class_names), mean, std)
         scale, shift = (255 * torch.tensor(part).view(-1, 1, 1) for part in (std, mean))
 
         def augmented(x_BCRR: torch.Tensor) -> torch.Tensor:

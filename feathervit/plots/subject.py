@@ -12,6 +12,7 @@ from ..checkpoint import Checkpoint, load_weights
 from ..config import RunConfig
 from ..data import DataSplits, ImageSet, load_run_data
 from ..data.image import quiet, to_stored
+from ..data.imageset import evenly
 from ..errors import CheckpointError, DataError
 from ..evaluation.inference import logits
 from ..models import Encoder, MaskedAutoencoder
@@ -62,11 +63,6 @@ def own_splits(config: RunConfig) -> DataSplits:
     return load_run_data(config, skip_unreadable=True)
 
 
-def some(images: ImageSet, count: int) -> ImageSet:
-    """Returns at most `count` of the images, evenly spaced."""
-    return images.subset(torch.linspace(0, len(images) - 1, min(count, len(images))).round().long())
-
-
 def varied(images: ImageSet, count: int) -> ImageSet:
     """Returns at most `count` of the images, from as many classes as possible, in the order of the classes."""
     order = torch.argsort(images.labels, stable=True)
@@ -74,11 +70,7 @@ def varied(images: ImageSet, count: int) -> ImageSet:
     share_K = (
         torch.linspace(0, len(members) - 1, min(count, len(images))).round().long().bincount(minlength=len(members))
     )
-    chosen = [
-        part[torch.linspace(0, len(part) - 1, min(int(n), len(part))).round().long()]
-        for part, n in zip(members, share_K, strict=True)
-        if n
-    ]
+    chosen = [part[evenly(len(part), int(n))] for part, n in zip(members, share_K, strict=True)]
     return images.subset(torch.cat(chosen))
 
 
