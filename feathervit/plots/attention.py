@@ -57,7 +57,8 @@ def write_attention(
 ) -> Path:
     """Writes a PNG: each image, the mean over heads in the last layer, the rollout, then each head of the last layer.
 
-    Each map is divided by its maximum. `names` are drawn beside the images. Raises ConfigError, RunFolderError.
+    Each map is divided by its maximum, and a colour bar states this. `names` are drawn beside the images. Raises ConfigError
+    and RunFolderError.
     """
     last_BHGG, through_BGG = readout_attention(encoder, images_BCRR, config)
     maps_BMGG = torch.cat([last_BHGG.mean(1, keepdim=True), through_BGG.unsqueeze(1), last_BHGG], 1)
@@ -68,4 +69,5 @@ def write_attention(
         torch.cat([image[None], over(image, maps, 0.7)]) for image, maps in zip(images_B3SS, maps_BM3SS, strict=True)
     ]
     columns = ["image", "last layer", "rollout", *(f"head {h + 1}" for h in range(last_BHGG.shape[1]))]
-    return write_tiles(path, rows, names, columns, "Attention of the read-out token")
+    scale = ("attention: 0", "the maximum of each map")
+    return write_tiles(path, rows, names, columns, "Attention of the read-out token", scale)

@@ -35,13 +35,15 @@ def write_patches(encoder: Encoder, path: Path) -> Path:
     """Writes a PNG of the filters, largest first, each divided by its maximum.
 
     Three channels are drawn as colours, with zero as grey. For other numbers of channels, the mean is drawn, red above zero
-    and blue below zero. Raises RunFolderError.
+    and blue below zero, with a colour bar. Raises RunFolderError.
     """
     weight = filters(encoder)[:MOST]
     weight = weight / weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    scale: tuple[str, ...] = ()
     if weight.shape[1] == 3:
         filters_N3SS = (weight + 1) / 2
     else:
         filters_N3SS = heat((weight.mean(1) + 1) / 2, "RdBu_r")
+        scale = ("minus the maximum of each filter", "plus the maximum", "RdBu_r")
     columns = math.ceil(math.sqrt(2 * len(filters_N3SS)))
-    return write_tiles(path, (255 * filters_N3SS).round().byte().split(columns))
+    return write_tiles(path, (255 * filters_N3SS).round().byte().split(columns), scale=scale)

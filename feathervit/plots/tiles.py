@@ -23,6 +23,8 @@ from ..text import shown
 
 SIDE = 64  # px, minimum side of an image
 GAP = 4
+BAR = 160  # px, length of a colour bar
+HEAT = "inferno"
 
 
 def tiles(
@@ -65,12 +67,32 @@ def png_bytes(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
+def with_scale(image: Image.Image, low: str, high: str, name: str = HEAT) -> Image.Image:
+    """Returns the image with a colour bar below it, from `low` to `high`. `name`: the colours, as for `heat`."""
+    letters = font(11)
+    before, after = (int(letters.getlength(text)) + 2 * GAP for text in (low, high))
+    bar = to_pil_image((255 * heat(torch.linspace(0, 1, BAR)[None], name)).round().byte().expand(3, 12, BAR))
+    canvas = Image.new("RGB", (max(image.width, before + BAR + after), image.height + 24), "white")
+    canvas.paste(image, (0, 0))
+    canvas.paste(bar, (before, image.height + 6))
+    draw = ImageDraw.Draw(canvas)
+    for x, text in ((GAP, low), (before + BAR + GAP, high)):
+        draw.text((x, image.height + 12), text, fill="black", font=letters, anchor="lm")
+    return canvas
+
+
 def write_tiles(
-    path: Path, rows: Sequence[Tensor], names: Sequence[str] = (), columns: Sequence[str] = (), title: str = ""
+    path: Path,
+    rows: Sequence[Tensor],
+    names: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    title: str = "",
+    scale: tuple[str, ...] = (),
 ) -> Path:
-    """Writes `tiles` as a PNG and returns its path. Raises RunFolderError if writing fails."""
+    """Writes `tiles` as a PNG and returns its path. `scale`: arguments of `with_scale`. Raises RunFolderError."""
+    image = tiles(rows, names, columns, title)
     make_folder(path.parent)
-    write_bytes(path, png_bytes(tiles(rows, names, columns, title)))
+    write_bytes(path, png_bytes(with_scale(image, *scale) if scale else image))
     return path
 
 
@@ -93,6 +115,6 @@ def over(image_3SS: Tensor, maps_B3SS: Tensor, share: float) -> Tensor:
     return (255 * share * maps_B3SS + (1 - share) * grey_3SS).round().byte()
 
 
-def heat(values: Tensor, name: str = "inferno") -> Tensor:
+def heat(values: Tensor, name: str = HEAT) -> Tensor:
     """Maps values 0-1 [..., G, G] to colours 0-1 [..., 3, G, G]."""
     return torch.from_numpy(matplotlib.colormaps[name](values.numpy())[..., :3]).movedim(-1, -3)
