@@ -275,33 +275,7 @@ def _values(cells: list[dict[str, Any]], figure: str) -> list[Any]:
 
 
 def _chart(found: dict[str, Any], path: Path) -> None:
-    """Draws the chart. Left: one dot per seed, and a bar at the mean of each arm. Right: validation accuracy per seed."""
-    import io
+    from ..plots.figures import png
+    from .chart import draw_chart
 
-    from matplotlib.figure import Figure
-
-    arms = list(found["arms"])
-    done = [c for c in found["cells"] if c["status"] == "finished"]
-    split = "test" if any(c.get("test_top1") is not None for c in done) else "val"
-    figure = Figure(figsize=(11, max(3.0, 1.2 + 0.4 * len(arms))), layout="constrained")
-    ends, ways = figure.subplots(1, 2)
-    for y, arm in enumerate(arms):
-        mine = [c for c in done if c["arm"] == arm]
-        values = [100 * v for v in _values(mine, f"{split}_top1")]
-        if values:
-            mean = statistics.mean(values)
-            ends.plot([mean, mean], [y - 0.3, y + 0.3], color="black", linewidth=1.5)
-            ends.plot(values, [y] * len(values), "o", color=f"C{y % 10}", alpha=0.7)
-        for curve in _values(mine, "curve"):
-            ways.plot([m for m, _ in curve], [100 * v for _, v in curve], color=f"C{y % 10}", alpha=0.7, linewidth=1)
-    ends.set_yticks(range(len(arms)), arms)
-    ends.set_ylim(len(arms) - 0.5, -0.5)
-    ends.set_xlabel(f"{split} top-1, %; dots: seeds, bars: means")
-    ends.grid(axis="x", alpha=0.3)
-    ways.set_xlabel("minutes")
-    ways.set_ylabel("val top-1, %; a line per seed")
-    ways.grid(alpha=0.3)
-    figure.suptitle(found["name"], fontsize=10)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    write_bytes(path, drawn.getvalue())
+    write_bytes(path, png(draw_chart(found), 150))
