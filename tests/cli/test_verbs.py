@@ -35,15 +35,6 @@ def test_train_evaluate_predict(trained, folder, run):
     assert sum(float(r["probability"]) for r in rows[:3]) == pytest.approx(1, abs=1e-4)
 
 
-def test_evaluate_falls_back_to_the_validation_split(folder, tmp_path, run):
-    out = tmp_path / "run"
-    assert run("train", "--data", folder / "train", "--out", out, "--epochs", 2, *SMALL)[0] == 0
-    for data in ([], ["--data", folder / "train"]):
-        found = json.loads(run("evaluate", out, *data, "--json")[1])
-        assert (found["split"], found["n"]) == ("val", 7)
-        assert found["top1"] == json.loads((out / "result.json").read_text())["val"]["top1"]
-
-
 def test_folds_and_from(folder, trained, tmp_path, run):
     fold = ["train", "--data", folder / "train", "--epochs", 1, *SMALL, "--folds", 4]
     held_out = []
