@@ -81,6 +81,7 @@ def in_minutes(results: Path) -> list[Point]:
                     else "attention"
                 )
                 source = f"`results/{path.parent.name}`"
+                arm += ", bfloat16" * path.parent.name.endswith("bfloat16")
                 points.append(
                     Point(arm, done[0]["parameters"] / 1e6, top1, kind, f"{minutes:g} minutes", source, minutes)
                 )

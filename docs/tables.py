@@ -158,13 +158,14 @@ def percent(shares: list[float]) -> str:
 
 
 def peers_table() -> str:
-    """Returns the test accuracy of our models and of peers with the same training time: the study `peers`."""
+    """Returns the test accuracy of our model and of the ResNet with the same training time: the study `peers`."""
     rows = []
-    found = accuracies("peers").items()
+    found = [(arm, cells) for arm, cells in accuracies("peers-bfloat16").items() if cells]
     for arm, cells in sorted(found, key=lambda item: -statistics.mean(cell["test_top1"] for cell in item[1])):
         epochs = " + ".join(map(str, cells[0]["epochs"]))
-        rows.append((arm, f"{cells[0]['parameters']:,}", epochs, percent([cell["test_top1"] for cell in cells])))
-    return table(("Model and training", "Parameters", "Epochs", "Test top-1, %"), rows)
+        accuracy = percent([cell["test_top1"] for cell in cells])
+        rows.append((arm, f"{cells[0]['parameters']:,}", epochs, len(cells), accuracy))
+    return table(("Model and training", "Parameters", "Epochs", "Seeds", "Test top-1, %"), rows)
 
 
 def weights_table() -> str:
