@@ -75,7 +75,10 @@ class Trainer:
         if config.loss.class_weights == "balanced":
             weights = balanced_class_weights(data.train.labels, classes).to(device)
         if config.objective == "distillation":
-            teacher = load_teacher(config, data.train.class_names, data.train.images.shape[1]).to(device)
+            teacher = load_teacher(config, data.train.class_names, data.train.images.shape[1])
+            teacher = teacher.to(device, memory_format=torch.channels_last)
+            if device.type == "cpu":
+                accelerate(teacher, dtype)
         objective = build_objective(config, self.model, weights, teacher)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.compiled = Compiled(objective, mode, note, group.any)
