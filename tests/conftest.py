@@ -50,6 +50,12 @@ def cpu_only(request, monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
+@pytest.fixture(autouse=True)
+def float32_by_default(monkeypatch):
+    """Makes `precision auto` choose float32. Elsewhere it times steps, so two runs may differ."""
+    monkeypatch.setattr("feathervit.training.precision.has_bfloat16", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory):
     """Numbered cache folders. `mktemp` per test would list all earlier ones."""
@@ -113,12 +119,8 @@ def arrays():
 
 @pytest.fixture
 def small() -> dict:
-    """Fields of a small model: 16 px, patch size 4, two layers, no augmentation.
-
-    The precision is fixed, because `auto` times steps where the processor has bfloat16.
-    """
+    """Fields of a small model: 16 px, patch size 4, two layers, no augmentation."""
     return {
-        "precision": "float32",
         "augment.crop": "none",
         "augment.flip": "none",
         "augment.policy": "none",

@@ -30,6 +30,7 @@ LOADED = [
     "rich.console",
 ]
 SMALL = ["--model", "mlit_nano", "--arch.depth", "1", "--arch.dim", "16", "--img-size", "8", "--patch-size", "2"]
+SMALL += ["--precision", "float32"]  # auto times steps, so two runs may differ
 POSIX = os.name == "posix"
 
 if POSIX:

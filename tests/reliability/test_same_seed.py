@@ -23,6 +23,7 @@ FIELDS = {
     "split.train_per_class": 20,
     "batch_size": 64,
     "augment.flip": "random",
+    "precision": "float32",
 }
 
 

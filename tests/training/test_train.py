@@ -78,10 +78,10 @@ def test_the_seed_determines_the_weights(arrays, tmp_path, small):
 @pytest.mark.parametrize(("recipe", "named"), [("mlit_cifar100", True), ("digits", False)])
 def test_the_banner_names_the_papers_precision(recipe, named, arrays, tmp_path, small, capsys):
     arguments = {"data": arrays, "epochs": 1, "max_minutes": 1e-6, **small}
-    feathervit.train(recipe, out=tmp_path / "bfloat16", **{**arguments, "precision": "bfloat16"})
+    feathervit.train(recipe, out=tmp_path / "bfloat16", precision="bfloat16", **arguments)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("device ")]
     assert "bfloat16" in line and (f"the source of {recipe} trained in float16" in line) == named
-    feathervit.train(recipe, out=tmp_path / "float32", **arguments)
+    feathervit.train(recipe, out=tmp_path / "float32", precision="float32", **arguments)
     assert "trained in" not in capsys.readouterr().err
 
 
