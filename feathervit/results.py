@@ -36,6 +36,7 @@ class RunResult:
     """Holds the record of one run. Accuracies are fractions. `machine` has MACHINE_KEYS, `data` has DATA_KEYS.
 
     Newer files also have `data` "fingerprints" and "sources": split -> digest with pixels, and without pixels.
+    `command` started the run, and `resumed` lists the different commands that resumed it.
     `epochs` holds the rows of metrics.csv, `best` the row of the selected epoch, `test` and `val` the fields of
     `evaluation.metrics.Metrics` (None: no such split). `config` is the resolved `RunConfig` as JSON. `commit` is the commit
     of the source checkout (None: an installed package, see `version`). `skipped` lists unreadable images. `skipped_steps`
@@ -66,6 +67,7 @@ class RunResult:
     skipped: list = field(default_factory=list)
     skipped_steps: int = 0
     finished: bool = True
+    resumed: list = field(default_factory=list)
     schema: int = SCHEMA
 
 

@@ -84,7 +84,8 @@ def _figures(result: RunResult) -> dict[str, Any]:
     figures = figures or {k: v for k, v in result.best.items() if k.startswith("train_")}
     names = ("seed", "minutes", "commit", "torch", "threads", "device", "machine")
     facts = {name: getattr(result, name) for name in names}
-    return {**facts, "command": public_command(result.command), "epochs": len(result.epochs), **figures}
+    commands = {"command": public_command(result.command), "resumed": [public_command(c) for c in result.resumed]}
+    return {**facts, **commands, "epochs": len(result.epochs), **figures}
 
 
 def card(name: str, record: dict[str, Any], result: RunResult) -> str:
@@ -142,7 +143,7 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             "",
             f"- data: {data}, {result.data['n_train']:,} training images; fingerprint `{result.data['fingerprint']}`",
             f"- recipe: `{config['recipe']}`, {len(result.epochs)} epochs, seed {record['seed']}",
-            f"- command: `{public_command(result.command)}`",
+            *(f"- command: `{public_command(command)}`" for command in (result.command, *result.resumed)),
             f"- {result.machine['gpu'] or result.machine['cpu']}, PyTorch {result.torch}, commit {result.commit}",
             "",
             "## Results",

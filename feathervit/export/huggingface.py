@@ -175,7 +175,7 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
                 figures.append(f"| {name}, {found['n']} images, at the end of training | {_percent(found['top1'])} |")
         minutes = "" if result.minutes is None else f", {result.minutes:.1f} minutes"
         training += [
-            f"- command: `{public_command(result.command)}`",
+            *(f"- command: `{public_command(command)}`" for command in (result.command, *result.resumed)),
             f"- {result.data['n_train']} training images; fingerprint `{result.data['fingerprint']}`",
             f"- {result.machine['gpu'] or result.machine['cpu']}{minutes}, PyTorch {result.torch}",
         ]

@@ -40,7 +40,7 @@ class Outcome:
     result: RunResult | None
 
 
-def conclude(loop: Loop, finished: bool, command: str, note: Callable[[str], None]) -> Outcome:
+def conclude(loop: Loop, finished: bool, note: Callable[[str], None]) -> Outcome:
     """Writes the last weights, the result and the report of a run. Prints the findings.
 
     A run that stopped in its first epoch has no metrics, and gets neither result nor report.
@@ -64,7 +64,7 @@ def conclude(loop: Loop, finished: bool, command: str, note: Callable[[str], Non
         )
     result = None
     if trainer.group.is_main and loop.metrics.rows():
-        result = _result(loop, finished, command)
+        result = _result(loop, finished)
         write_json(out / "result.json", result)
         note(summary(result, out))
         if config.objective != "reconstruction":
@@ -78,7 +78,7 @@ def conclude(loop: Loop, finished: bool, command: str, note: Callable[[str], Non
     return Outcome(out, finished, loop.interrupt.asked, result)
 
 
-def _result(loop: Loop, finished: bool, command: str) -> RunResult:
+def _result(loop: Loop, finished: bool) -> RunResult:
     """Returns the result with the selected weights: best validation result, or last if set or without validation images."""
     trainer, out, rows = loop.trainer, loop.folder, loop.metrics.rows()
     config, data = trainer.config, trainer.data
@@ -91,7 +91,8 @@ def _result(loop: Loop, finished: bool, command: str) -> RunResult:
     val, test = (_figures(trainer, images) for images in (data.val, data.test))
     prints = data.fingerprints()
     return RunResult(
-        command=command,
+        command=loop.state.identity["command"],
+        resumed=loop.state.identity["resumed"],
         version=__version__,
         commit=commit(),
         machine=machine(),

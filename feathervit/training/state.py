@@ -110,6 +110,10 @@ class RunState:
                     f"note: the run began with {key} {meta.get(key)}, now {self.identity[key]}: equal only up to rounding"
                 )
         self._restore(tensors, meta)
+        command = self.identity["command"]
+        first = meta.get("command", command)  # states of earlier versions have none
+        resumed = dict.fromkeys([*meta.get("resumed", []), command])
+        self.identity |= {"command": first, "resumed": [other for other in resumed if other != first]}
 
     def _restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         trainer, main = self.trainer, self.trainer.group.is_main

@@ -217,6 +217,8 @@ def _run(
         config = budget.fit(config, timing)
         lines = [timing.line(config.epochs)]
     identity = {
+        "command": command,
+        "resumed": [],
         "config": to_dict(config),
         "data": "/".join(data.fingerprints().values()),
         "torch": torch.__version__,
@@ -239,4 +241,4 @@ def _run(
 
     with closing(loop.trackers):
         finished = loop.run()
-        return conclude(loop, finished, command, note)
+        return conclude(loop, finished, note)

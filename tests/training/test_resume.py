@@ -96,7 +96,7 @@ def test_interrupt_stops_after_the_step_and_suggests_resume(arrays, tmp_path, sm
 def test_a_resumed_run_can_be_made_shorter(arrays, tmp_path, small):
     out = tmp_path / "run"
     fields = {**small, "optim.min_lr": 1e-5}
-    stopped = feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=30, **fields)
+    stopped = feathervit.train(data=arrays, out=out, max_minutes=1e-6, epochs=30, command="first", **fields)
     assert (stopped.finished, stopped.result) == (False, None)  # in its first epoch there are no figures
     stopped = feathervit.train(
         data=arrays, out=out, resume=True, max_minutes=1e-6
@@ -110,11 +110,12 @@ def test_a_resumed_run_can_be_made_shorter(arrays, tmp_path, small):
         stopped = feathervit.train(data=arrays, out=out, resume=True, max_minutes=1e-6)
     with pytest.raises(RunFolderError, match="epoch 2 already"):
         feathervit.train(data=arrays, out=out, resume=True, epochs=1)
-    outcome = feathervit.train(data=arrays, out=out, resume=True, epochs=3)
+    outcome = feathervit.train(data=arrays, out=out, resume=True, epochs=3, command="shorter")
     assert outcome.finished
     assert read_result(out / "result.json").finished
     assert [row["epoch"] for row in outcome.result.epochs] == [1, 2, 3]
     assert outcome.result.epochs[-1]["lr"] == pytest.approx(1e-5)  # the last step's
+    assert (outcome.result.command, outcome.result.resumed) == ("first", ["feathervit.train(...)", "shorter"])
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
