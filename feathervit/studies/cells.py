@@ -24,7 +24,7 @@ from .cell import CellRun
 from .claim import claim
 from .definition import Stage, Study
 from .plan import make_plan
-from .report import Cell, cell_folder, read_cell, rebuild
+from .report import Cell, cell_folder, read_cell, rebuild, require_cells
 from .trials import with_choices
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def run_study(
     if data is not None:
         study = _with_data(study, data, say)
     out = Path(out)
+    require_cells(out)
     first, *others = study.size(name).seeds
     cells = [(arm, seed) for seed in (first, *others) for arm in study.arms if seed == first or arm not in once]
     cells = _part(cells, shard) if shard else cells

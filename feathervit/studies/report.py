@@ -74,8 +74,21 @@ def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
         raise RunFolderError(f"{path} is not a cell of the study: {error}; remove it to run the cell again") from error
 
 
+def require_cells(out: Path) -> None:
+    """Raises RunFolderError if `out` holds only the results of a study: new results would replace them."""
+    if (out / "study.json").exists() and not (out / "cells").exists():
+        raise RunFolderError(
+            f"{out} holds the results of a study without its cells, and would lose them; restore {out / 'cells'}, or name "
+            "another folder"
+        )
+
+
 def rebuild(out: Path) -> dict[str, Any]:
-    """Writes study.json, table.md and chart.png from the cells in `out`. Returns the content of study.json."""
+    """Writes study.json, table.md and chart.png from the cells in `out`. Returns the content of study.json.
+
+    Raises RunFolderError if `out` holds no study, or only its results.
+    """
+    require_cells(out)
     plan = read_plan(out)
     found = collect(out, plan)
     write_json(out / "study.json", found)

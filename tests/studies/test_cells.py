@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
@@ -207,6 +208,19 @@ def test_a_resumed_study_equals_an_uninterrupted_one(tmp_path):
     assert calls == 2 * 2 * (80 // 32)  # one step per call
     cut = rebuild(tmp_path / "cut")["cells"]
     assert [(c["arm"], c["test_top1"]) for c in cut] == [(c["arm"], c["test_top1"]) for c in whole]
+
+
+def test_results_without_their_cells_are_kept(tmp_path):
+    study = digits(seeds=(0,))
+    run_study(study, tmp_path)
+    shutil.rmtree(tmp_path / "cells")
+    results = (tmp_path / "study.json").read_bytes()
+    for _ in range(2):  # also without plan.json
+        for call in (lambda: rebuild(tmp_path), lambda: run_study(study, tmp_path)):
+            with pytest.raises(RunFolderError, match="cells"):
+                call()
+        assert (tmp_path / "study.json").read_bytes() == results
+        (tmp_path / "plan.json").unlink(missing_ok=True)
 
 
 def _killed_at(step: int, study: Study, out: Path) -> None:
