@@ -9,6 +9,7 @@ from .design import DESIGN
 from .folders import folders
 from .papers import papers
 from .peers import peers, peers_trials
+from .precision import precision
 from .pretraining import pretrain_or_scratch
 from .sharing import sharing
 from .transfer import image_size, transfer, transfer_trials
@@ -16,7 +17,7 @@ from .transfer import image_size, transfer, transfer_trials
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
-        *(sharing, pretrain_or_scratch, *DESIGN),
+        *(sharing, pretrain_or_scratch, precision, *DESIGN),
         *(peers_trials, peers, folders, image_size, transfer_trials, transfer),
         *(defaults_trials, defaults),
         *(claims, claims_deep, poorvit_claims_trials, poorvit_claims, papers),
