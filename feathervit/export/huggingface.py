@@ -25,6 +25,8 @@ from ..evaluation.inference import logits
 from ..files import write_bytes
 from ..models import described
 from ..models.cost import cost
+from ..models.readout import classifiers
+from ..models.starting import head_weights
 from ..results import RunResult, name_of, public_command, read_result, write_json
 from .job import Job
 from .verify import compare
@@ -100,12 +102,9 @@ def _with_temperature(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
 
     Returns other checkpoints unchanged.
     """
-    classifier = model.get_classifier()
-    heads = classifier if isinstance(classifier, tuple) else (classifier,)  # distilled models of timm have two
-    if not all(isinstance(head, nn.Linear) for head in heads):
+    if not all(isinstance(head, nn.Linear) for head in classifiers(model)):
         return checkpoint
-    own = [p for head in heads for p in head.parameters()]
-    names = {name for name, p in model.named_parameters() if any(p is other for other in own)}
+    names = head_weights(model)
     weights = {n: w / checkpoint.temperature if n in names else w for n, w in checkpoint.weights.items()}
     return dataclasses.replace(checkpoint, weights=weights, temperature=1.0)
 

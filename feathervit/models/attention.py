@@ -20,7 +20,31 @@ from .place import Place
 from .positions import rotate
 
 
-class GroupedQueryAttention(nn.Module):
+class _Attention(nn.Module):
+    """Base class of both kinds. A kind sets the numbers of heads, and `project` returns its queries, keys and values."""
+
+    def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
+        q_BHNK, k_BGNK, v_BGNK = self.project(x_BND)
+        y_BHNK = self.attend(rotate(q_BHNK, place), rotate(k_BGNK, place), v_BGNK)
+        return self.proj(y_BHNK.transpose(1, 2).flatten(2))
+
+    def attend(self, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
+        """Returns softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
+        grouped = self.kv_heads != self.heads
+        if grouped and torch.jit.is_tracing():  # the ONNX exporter for traced models does not support grouped queries
+            k_BGNK, v_BGNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
+            grouped = False
+        return F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=grouped)
+
+    def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
+        """Returns attention weights [B, H, N, N], whose rows sum to 1, and values per query head [B, H, N, K]."""
+        q_BHNK, k_BGNK, v_BGNK = self.project(x_BND)
+        q_BHNK, k_BGNK = rotate(q_BHNK, place), rotate(k_BGNK, place)
+        k_BHNK, v_BHNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
+        return (q_BHNK @ k_BHNK.mT * self.head_dim**-0.5).softmax(-1), v_BHNK
+
+
+class GroupedQueryAttention(_Attention):
     """Grouped-query attention (arXiv 2305.13245). All projections have a bias."""
 
     def __init__(self, dim: int, config: GQAConfig):
@@ -36,32 +60,13 @@ class GroupedQueryAttention(nn.Module):
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
+    def project(self, x_BND: Tensor) -> tuple[Tensor, ...]:
         qkv_BNTK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim))
-        q_BNHK, k_BNGK, v_BNGK = qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
-        q_BHNK, k_BGNK, v_BGNK = q_BNHK.transpose(1, 2), k_BNGK.transpose(1, 2), v_BNGK.transpose(1, 2)
-        y_BHNK = self.attend(rotate(q_BHNK, place), rotate(k_BGNK, place), v_BGNK)
-        return self.proj(y_BHNK.transpose(1, 2).flatten(2))
-
-    def attend(self, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
-        """Returns softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
-        grouped = self.kv_heads != self.heads
-        if (
-            grouped and torch.jit.is_tracing()
-        ):  # PyTorch's ONNX exporter for traced models does not support grouped queries
-            k_BGNK, v_BGNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
-            grouped = False
-        return F.scaled_dot_product_attention(q_BHNK, k_BGNK, v_BGNK, enable_gqa=grouped)
-
-    def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        """Returns attention weights [B, H, N, N], whose rows sum to 1, and values per query head [B, H, N, K]."""
-        qkv_BTNK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        q_BHNK, k_BGNK, v_BGNK = qkv_BTNK.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        k_BHNK, v_BHNK = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k_BGNK, v_BGNK))
-        return attention_weights(q_BHNK, k_BHNK, place), v_BHNK
+        parts = qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        return tuple(part.transpose(1, 2) for part in parts)
 
 
-class LatentAttention(nn.Module):
+class LatentAttention(_Attention):
     """Multi-head attention with low-rank projections (PoorViTs, arXiv 2501.06220).
 
     The projections named in `low_rank` (q, k, v) are pairs of layers: down to `rank` without bias, then up with bias, without
@@ -75,7 +80,7 @@ class LatentAttention(nn.Module):
             raise ConfigError(f"width {dim} does not divide into {heads} heads")
         if not 1 <= rank <= dim:
             raise ConfigError(f"the rank of a projection must be from 1 to the width {dim}, got {rank}")
-        self.heads, self.head_dim = heads, dim // heads
+        self.heads, self.kv_heads, self.head_dim = heads, heads, dim // heads
 
         def projection(name: str) -> nn.Module:
             if name in config.low_rank:
@@ -85,31 +90,9 @@ class LatentAttention(nn.Module):
         self.q, self.k, self.v = projection("q"), projection("k"), projection("v")
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BND: Tensor, place: Place | None = None) -> Tensor:
-        q_BHNK, k_BHNK, v_BHNK = (
-            layer(x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-            for layer in (self.q, self.k, self.v)
-        )
-        y_BHNK = self.attend(rotate(q_BHNK, place), rotate(k_BHNK, place), v_BHNK)
-        return self.proj(y_BHNK.transpose(1, 2).flatten(2))
-
-    def attend(self, q_BHNK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor) -> Tensor:
-        """Returns softmax(q k^T / sqrt(K)) v, [B, H, N, K]."""
-        return F.scaled_dot_product_attention(q_BHNK, k_BHNK, v_BHNK)
-
-    def look(self, x_BND: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor]:
-        """Returns attention weights [B, H, N, N], whose rows sum to 1, and values [B, H, N, K]."""
-        q_BHNK, k_BHNK, v_BHNK = (
-            layer(x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-            for layer in (self.q, self.k, self.v)
-        )
-        return attention_weights(q_BHNK, k_BHNK, place), v_BHNK
-
-
-def attention_weights(q_BHNK: Tensor, k_BHNK: Tensor, place: Place | None) -> Tensor:
-    """Returns softmax(q k^T / sqrt(K)) of rotated queries and keys, [B, H, N, N]."""
-    q_BHNK, k_BHNK = rotate(q_BHNK, place), rotate(k_BHNK, place)
-    return (q_BHNK @ k_BHNK.mT * q_BHNK.shape[-1] ** -0.5).softmax(-1)
+    def project(self, x_BND: Tensor) -> tuple[Tensor, ...]:
+        layers = (self.q, self.k, self.v)
+        return tuple(layer(x_BND).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for layer in layers)
 
 
 def build_attention(config: Attention, dim: int) -> nn.Module:

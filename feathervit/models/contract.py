@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import global_pool_nlc
+from timm.layers import global_pool_nlc, resample_abs_pos_embed
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .positions import resize_positions, rotary_turns, sincos_positions
+from .positions import rotary_turns, sincos_positions
 from .readout import Mean
 from .taken import Taken
 
@@ -188,9 +188,8 @@ class TimmContract:
             )
         before = embed.grid_size
         embed.set_size(embed.img_size if img_size is None else side(img_size))
-        grid, prefix = embed.grid_size, self.num_prefix_tokens
-        if self.config.positions == "learned" and grid != before:  # an equal parameter stays in its optimiser
-            resized = resize_positions(self.pos_embed, grid, prefix)
+        if self.config.positions == "learned" and embed.grid_size != before:  # an equal one stays in its optimiser
+            resized = self._resized(self.pos_embed)
             self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
         self.init_non_persistent_buffers()
         self._traits = {**getattr(self, "_traits", {}), "img_size": (embed.img_size,) * 2}  # timm stores these traits
@@ -209,7 +208,12 @@ class TimmContract:
         pos = state.get("pos_embed")
         if pos is None or pos.shape == self.pos_embed.shape:
             return state
-        return {**state, "pos_embed": resize_positions(pos, self.patch_embed.grid_size, self.num_prefix_tokens)}
+        return {**state, "pos_embed": self._resized(pos)}
+
+    def _resized(self, pos_1ND: Tensor) -> Tensor:
+        """Resizes learned positions bicubically to the grid of this model. Those of prefix tokens stay."""
+        grid = self.patch_embed.grid_size
+        return resample_abs_pos_embed(pos_1ND, [grid, grid], num_prefix_tokens=self.num_prefix_tokens)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Sets whether the backward pass recomputes the activations of each layer instead of storing them.

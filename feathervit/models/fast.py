@@ -243,16 +243,6 @@ class FastLinear(nn.Linear):
         return _Linear.apply(x.flatten(0, -2), self.weight, self.bias).unflatten(0, x.shape[:-1])
 
 
-class FastSharedVW2(SharedVW2):
-    """`SharedVW2` in chunks, as long as its projections are instances of `FastLinear`."""
-
-    def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
-        projections = (self.w, self.v, self.w2)
-        if not _suits(x_BND) or any(type(layer) is not FastLinear for layer in projections):
-            return super().dropped_mixture(x_BND, gate_BNE)
-        return mixture(x_BND, gate_BNE, *projections, self.drop.p if self.training else 0.0)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # bfloat16
 
@@ -290,16 +280,6 @@ class WideConv2d(nn.Conv2d):
         return super().forward(x.float())
 
 
-class LowSharedVW2(SharedVW2):
-    """`SharedVW2` in chunks, as long as its projections are instances of `LowLinear`."""
-
-    def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
-        projections = (self.w, self.v, self.w2)
-        if not _suits(x_BND, torch.bfloat16) or any(type(layer) is not LowLinear for layer in projections):
-            return super().dropped_mixture(x_BND, gate_BNE)
-        return mixture(x_BND, gate_BNE, *projections, self.drop.p if self.training else 0.0)
-
-
 class LowAttention:
     """Attention as products and a softmax, which sums in float32.
 
@@ -320,13 +300,28 @@ class LowLatentAttention(LowAttention, LatentAttention):
     pass
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# both
+
+
+class FastSharedVW2(SharedVW2):
+    """`SharedVW2` in chunks, as long as its projections have the fast form for the dtype of the input."""
+
+    def dropped_mixture(self, x_BND: Tensor, gate_BNE: Tensor) -> Tensor:
+        projections = (self.w, self.v, self.w2)
+        fast = {torch.float32: FastLinear, torch.bfloat16: LowLinear}.get(x_BND.dtype)
+        if not _suits(x_BND, x_BND.dtype) or any(type(layer) is not fast for layer in projections):
+            return super().dropped_mixture(x_BND, gate_BNE)
+        return mixture(x_BND, gate_BNE, *projections, self.drop.p if self.training else 0.0)
+
+
 _FORMS: dict[torch.dtype, dict[type[nn.Module], type[nn.Module]]] = {
     torch.float32: {nn.Linear: FastLinear, SharedVW2: FastSharedVW2},
     torch.bfloat16: {
         nn.Linear: LowLinear,
         nn.Conv2d: LowConv2d,
         nn.LayerNorm: LowLayerNorm,
-        SharedVW2: LowSharedVW2,
+        SharedVW2: FastSharedVW2,
         GroupedQueryAttention: LowGroupedQueryAttention,
         LatentAttention: LowLatentAttention,
     },

@@ -81,12 +81,10 @@ class MaskedAutoencoder(nn.Module):
     def draw(self, batch: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
         """Draws a random order of the patches of each image, [B, N]. The first K patches are visible.
 
-        Uses torch's generator of the device, which the training loop seeds in each step, or `generator` on the CPU.
+        Uses `generator`, or torch's generator of the device, which the training loop seeds in each step.
         """
         patches = self.encoder.patch_embed.grid_size**2
-        if generator is not None:
-            return torch.rand(batch, patches, generator=generator).argsort(1).to(device)
-        return torch.rand(batch, patches, device=device).argsort(1)
+        return torch.rand(batch, patches, device=device, generator=generator).argsort(1)
 
     def forward(self, x_BCSS: Tensor, order_BN: Tensor | None = None) -> Reconstruction:
         """Masks, encodes and reconstructs images. `order_BN`: the order from `draw`, which fixes the masks; None draws it."""

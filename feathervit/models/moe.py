@@ -133,7 +133,7 @@ def starving(model: nn.Module, share: float) -> dict[tuple[str, int], float]:
 
 
 class _Experts(nn.Module):
-    """Base class of the four kinds of sharing, with the gate and the dropout of the output.
+    """Base class of all kinds of sharing, with the gate and the dropout of the output.
 
     The paper draws one dropout mask per expert; we draw one mask for the mixture.
     """
@@ -191,14 +191,15 @@ class SharedWW2(_Experts):
         return self.w2(F.silu(self.w(x_BND)) * self._mix(gate_BNE, self._split(self.v(x_BND))))
 
 
-class _OwnW2(_Experts):
-    """W2 per expert: y = [g_1 h_1, ..., g_E h_E] W2 + g d.
+class OwnW2(_Experts):
+    """W2 per expert: y = [g_1 h_1, ..., g_E h_E] W2 + g d. V and W are shared, or also per expert, as `config` says.
 
     The gates scale the hidden units. One product with the stacked W2 sums over the experts.
     """
 
-    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig, own: int):
+    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
         super().__init__(dim, hidden, experts, config)
+        own = 1 if config.sharing == "v_w" else experts
         self.w = nn.Linear(dim, own * hidden)
         self.v = nn.Linear(dim, own * hidden)
         self.w2 = nn.Linear(experts * hidden, dim, bias=False)
@@ -213,18 +214,4 @@ class _OwnW2(_Experts):
         return self.w2(h_BNEF.flatten(-2)) + gate_BNE @ self.b2.to(gate_BNE.dtype)
 
 
-class SharedVW(_OwnW2):
-    """V and W shared, W2 per expert."""
-
-    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
-        super().__init__(dim, hidden, experts, config, own=1)
-
-
-class Unshared(_OwnW2):
-    """No sharing: each expert is a complete SwiGLU."""
-
-    def __init__(self, dim: int, hidden: int, experts: int, config: MoEConfig):
-        super().__init__(dim, hidden, experts, config, own=experts)
-
-
-SHARINGS = {"v_w2": SharedVW2, "w_w2": SharedWW2, "v_w": SharedVW, "none": Unshared}
+SHARINGS = {"v_w2": SharedVW2, "w_w2": SharedWW2, "v_w": OwnW2, "none": OwnW2}

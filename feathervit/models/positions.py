@@ -1,4 +1,4 @@
-"""Computes fixed sine-cosine positions and rotary angles, and resizes learned positions to another grid.
+"""Computes fixed sine-cosine positions and rotary angles.
 
 Prefix tokens are not on the grid. Their fixed positions are zero, and rotary positions do not rotate them.
 
@@ -12,7 +12,6 @@ from timm.layers import (
     apply_rot_embed_cat,
     build_fourier_pos_embed,
     build_sincos2d_pos_embed,
-    resample_abs_pos_embed,
 )
 from torch import Tensor
 
@@ -59,8 +58,3 @@ def rotate(x_BHNK: Tensor, place: Place | None) -> Tensor:
     if place is None or place.turns_BNK is None:
         return x_BHNK
     return apply_rot_embed_cat(x_BHNK, place.turns_BNK.to(x_BHNK.dtype).unsqueeze(1), half=True)
-
-
-def resize_positions(pos_1ND: Tensor, grid_size: int, prefix: int) -> Tensor:
-    """Resizes learned positions bicubically to another grid, with timm's function. Positions of prefix tokens stay."""
-    return resample_abs_pos_embed(pos_1ND, [grid_size, grid_size], num_prefix_tokens=prefix)

@@ -101,5 +101,10 @@ def build_readout(config: EncoderConfig) -> nn.Module:
 def output_layers(model: nn.Module) -> set[nn.Module]:
     """Returns the output layers: the classifier, ours or timm's, and the projection of a decoder to pixels."""
     layers = {module for name, module in model.named_modules() if name in ("head", "encoder.head", "decoder_head")}
-    found = model.get_classifier() if hasattr(model, "get_classifier") else ()
-    return layers.union(found if isinstance(found, tuple) else (found,))  # two in timm's distilled models
+    return layers.union(classifiers(model) if hasattr(model, "get_classifier") else ())
+
+
+def classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
+    """Returns the classifier of a model; distilled models of timm have two."""
+    found = model.get_classifier()
+    return found if isinstance(found, tuple) else (found,)

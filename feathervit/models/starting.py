@@ -18,6 +18,7 @@ from ..errors import CheckpointError
 from .embed import ResidualStem
 from .encoder import Encoder
 from .mae import MaskedAutoencoder
+from .readout import classifiers
 
 # Fields of an architecture that do not affect the weights.
 NO_WEIGHTS = ("dropout", "drop_rate", "drop_path_rate", "importance_weight", "load_weight", "balance")
@@ -38,7 +39,7 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     prefix = "encoder." if checkpoint.config.objective == "reconstruction" else ""
     weights = {n.removeprefix(prefix): t for n, t in checkpoint.weights.items() if n.startswith(prefix)}
     weights = fitted(target, weights, path)
-    head = _head(target)
+    head = head_weights(target)
     loadable = {f"{target_prefix}{n}": t for n, t in weights.items() if n not in head}
     loadable |= {n: t for n, t in checkpoint.weights.items() if prefix and not n.startswith(prefix)}
     state = model.state_dict()
@@ -92,7 +93,7 @@ def fitted(model: nn.Module, weights: dict[str, Tensor], where: str | Path) -> d
     Raises CheckpointError if a tensor of the model is missing or has another shape.
     """
     weights = _resized(model, weights)
-    head = _head(model)
+    head = head_weights(model)
     sizes = {n: t.shape for n, t in model.state_dict().items() if n not in head}
     if missing := sorted(set(sizes) - set(weights)):
         raise CheckpointError(f"cannot start from {where}: {missing[0]} is missing there; choose the same model")
@@ -120,11 +121,7 @@ def _resized(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**weights, "patch_embed.proj.weight": projection}
 
 
-def _head(model: nn.Module) -> set[str]:
+def head_weights(model: nn.Module) -> set[str]:
     """Returns the names of the weights of the classifier."""
-    classifier = model.get_classifier()
-    classifiers = (
-        classifier if isinstance(classifier, tuple) else (classifier,)
-    )  # distilled models of timm have two heads
-    heads = [prefix for prefix, module in model.named_modules() if any(module is c for c in classifiers)]
+    heads = [prefix for prefix, module in model.named_modules() if module in classifiers(model)]
     return {name for name in model.state_dict() if any(name.startswith(f"{h}.") for h in heads)}
