@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from feathervit.benchmark.memory import peak_bytes
 from feathervit.results import commit, machine, write_json
 
 WIDTH, HEIGHT = 4000, 3000
@@ -53,15 +53,11 @@ def measure(folder: Path, img_size: int) -> dict[str, float]:
     from feathervit.config import SplitConfig
     from feathervit.data import load_data
 
-    start_mb = _peak_mb()
+    start_mb = peak_bytes() / 1e6
     start = time.perf_counter()
     data = load_data(folder, img_size=img_size, split=SplitConfig(val_fraction=0))
     seconds = time.perf_counter() - start
-    return {"count": len(data.train), "seconds": seconds, "peak_mb": _peak_mb(), "start_mb": start_mb}
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return {"count": len(data.train), "seconds": seconds, "peak_mb": peak_bytes() / 1e6, "start_mb": start_mb}
 
 
 def peer(folder: Path, img_size: int, count: int) -> float:
@@ -83,13 +79,10 @@ def main() -> None:
     parser.add_argument("--kind", choices=("jpg", "progressive", "png"), default="jpg")
     parser.add_argument("--img-size", type=int, default=128)
     parser.add_argument("--out", type=Path, help="also write the results to this JSON file")
-    parser.add_argument("--step", choices=("make", "measure"), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.step == "make":
-        make(args.folder, args.count, args.kind)
-    elif args.step == "measure":
-        print(json.dumps(measure(args.folder, args.img_size)))
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.img_size)))
     else:
         report(args)
 
@@ -98,14 +91,10 @@ def report(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "photographs"
         environment = os.environ | {"FEATHERVIT_CACHE": str(Path(temporary) / "cache")}
-        command = [sys.executable, __file__, "--count", str(args.count), "--kind", args.kind]
-        command += ["--img-size", str(args.img_size), "--folder", str(folder), "--step"]
-        # Child processes inherit the peak memory of their parent on Linux, so this process must stay small.
-        subprocess.run([*command, "make"], check=True)
-        out = subprocess.run(
-            [*command, "measure"], env=environment, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
-        figures = json.loads(out)
+        make(folder, args.count, args.kind)
+        command = [sys.executable, __file__, "--img-size", str(args.img_size), "--measure", str(folder)]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        figures = json.loads(done.stdout)
         megabytes = sum(f.stat().st_size for f in folder.rglob("*.*")) / args.count / 1e6
         pillow_seconds = peer(folder, args.img_size, min(args.count, 8))
     rate = figures["count"] / figures["seconds"]

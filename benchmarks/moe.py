@@ -21,7 +21,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import shlex
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from feathervit.benchmark.memory import peak_bytes
 from feathervit.config import LossConfig, MoEConfig
 from feathervit.models import create_model
 from feathervit.models.fast import accelerate
@@ -232,10 +232,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.memory:
         work_thrice(args, *args.memory)
-        unit = 1 if sys.platform == "darwin" else 1024
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+        print(peak_bytes() / 1e6)
         return
-    # Measure memory first, because a process starts with the peak of its parent.
     peaks = {
         what: {f"peak_{form}_mb": round(peak_mb(args, form, what)) for form in ("ours", "literal")}
         for what in (*args.models, *(",".join(map(str, size)) for size in SIZES))

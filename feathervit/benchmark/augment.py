@@ -224,8 +224,8 @@ def step_time(batch: int, repeats: int, device: str, threads: int) -> dict[str, 
 def _ours(images: Tensor) -> Callable[[], Tensor]:
     augmenter = Augmenter(_AUGMENT, images.shape[-1], 10, _MEAN, _STD)
     labels, indices = torch.zeros(len(images), dtype=torch.long, device=images.device), torch.arange(len(images))
-    step = iter(range(1 << 62))
-    return lambda: augmenter(images, labels, indices, Chance(0, next(step)), 0)[0]
+    steps = itertools.count()
+    return lambda: augmenter(images, labels, indices, Chance(0, next(steps)), 0)[0]
 
 
 def _fed(images: Tensor, device: torch.device) -> tuple[Callable[[], None], int]:

@@ -34,10 +34,11 @@ def main(argv: list[str]) -> None:
         session = onnxruntime.InferenceSession(argv[0], options, providers=["CPUExecutionProvider"])
         (pixels,) = session.get_inputs()
         session.run(None, {pixels.name: np.zeros((1, *pixels.shape[1:]), np.float32)})
-    print(_peak_bytes() / 1e6)
+    print(peak_bytes() / 1e6)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Returns the peak resident memory of this process."""
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # On Linux, ru_maxrss is inherited from the parent process if that value is larger.

@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -22,10 +20,12 @@ from typing import Any
 from unittest import mock
 
 import torch
+from timm.models import get_pretrained_cfg_value
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..checkpoint import load_weights
 from ..config import RunConfig, resolve
 from ..data import DataSplits, ImageSet
 from ..device import choose_device, choose_precision, wait
@@ -35,12 +35,10 @@ from ..training.compiling import FEWEST_STEPS, choose_compile
 from ..training.distributed import Group
 from ..training.precision import faster_on_cpu
 from ..training.trainer import Trainer
+from .memory import peak_bytes
 
 PARTS = ("data", "forward", "backward", "optimiser")
-CLASSES = tuple(map(str, range(100)))
-_STATUS = Path("/proc/self/status")
-
-
+CLASSES = 100
 LEARNING_RATE = 1e-4
 
 
@@ -49,14 +47,10 @@ def scaling(configs: Iterable[RunConfig], group: Group, rounds: int = 5) -> dict
     return {"rows": [run(config, rounds=rounds, group=group) for config in configs]}
 
 
-def run(
-    config: RunConfig,
-    steps: int = 5,
-    rounds: int = 5,
-    class_names: tuple[str, ...] = CLASSES,
-    group: Group | None = None,
-) -> dict[str, Any]:
+def run(config: RunConfig, steps: int = 5, rounds: int = 5, group: Group | None = None) -> dict[str, Any]:
     """Measures a training step of `config` on random images of the input size. Returns JSON-ready results.
+
+    In distillation, classes and channels are those of the teacher. Otherwise there are 100 classes.
 
     - "images_per_s": median over `rounds` of `steps` steps each.
     - "images_per_cpu_s": images per second of CPU time of this process, hardly affected by other programs; None on a GPU.
@@ -68,7 +62,7 @@ def run(
     """
     config, group = resolve(config), group or Group()
     device, _ = choose_device(config.device)
-    channels = config.images.channels or 3
+    class_names, channels = _classes(config)
     torch.manual_seed(0)
     notes: list[str] = []
     trainer = _trainer(config, channels, class_names, device, group, notes)
@@ -117,6 +111,17 @@ def run(
         "torch": torch.__version__,
         "machine": machine(),
     }
+
+
+def _classes(config: RunConfig) -> tuple[tuple[str, ...], int]:
+    """Returns the class names and the number of channels of the random images."""
+    count, channels = CLASSES, config.images.channels or 3
+    if config.objective == "distillation" and config.teacher.startswith("timm:"):
+        count = get_pretrained_cfg_value(config.teacher.removeprefix("timm:"), "num_classes")
+    elif config.objective == "distillation" and config.teacher:
+        stored = load_weights(config.teacher)
+        return stored.class_names, stored.in_chans
+    return tuple(map(str, range(count))), channels
 
 
 def _trainer(
@@ -237,7 +242,7 @@ def _split(trainer: Trainer, step: Callable[[], None]) -> list[float]:
 def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    elif _STATUS.exists():
+    else:
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident memory
 
@@ -245,7 +250,4 @@ def _forget_peak(device: torch.device) -> None:
 def _peak_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    if _STATUS.exists():
-        status = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
-        return int(status["VmHWM"].split()[0]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return peak_bytes() / 1e6

@@ -100,3 +100,16 @@ def test_scaling_has_one_row_per_configuration():
     found = scaling(configs, Group(), rounds=1)
     assert [row["batch_size"] for row in found["rows"]] == [4, 8]
     assert table(found).count("images/s") == 2
+
+
+@pytest.mark.parametrize(
+    ("teacher", "classes", "channels"), [("feather_xxs.cifar100", 100, 3), ("mlit_nano.digits", 10, 1)]
+)
+def test_the_student_has_the_classes_and_channels_of_its_teacher(teacher, classes, channels):
+    config = RunConfig(
+        model="mlit_nano", objective="distillation", teacher=teacher, img_size=16, patch_size=8, batch_size=4
+    )
+    found = run(config, steps=1, rounds=1)
+    student = create_model("mlit_nano", img_size=16, patch_size=8, num_classes=classes, in_chans=channels)
+    assert found["parameters"] == sum(p.numel() for p in student.parameters())
+    assert found["images_per_s"] > 0
