@@ -5,7 +5,8 @@
 
 For runs of one command with several seeds, the script selects the run with the median validation accuracy. For an even number
 of runs, it selects the lower of the two middle runs; among equal runs, the first. Test images are not used for the selection.
-For a single run, the card says "one seed". Of a pre-training run, only the encoder is stored.
+For a single run, the card says "one seed". Of a pre-training run, only the encoder is stored. If a run started from another
+run, epochs, minutes and commands include those of that run.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights:
         "bytes": size,
         "parameters": sum(t.numel() for name, t in taken.items() if not name.endswith(STATISTICS)),
         "seed": found[chosen].seed,
-        "runs": [_figures(result) for result in found],
+        "runs": [_figures(run) for run in runs],
     }
     if not pretrained:
         _, half = evaluate(file, found[chosen].config["data"])
@@ -78,19 +79,31 @@ def _median(values: list[float]) -> int:
     return values.index(statistics.median_low(values))
 
 
-def _figures(result: RunResult) -> dict[str, Any]:
+def _stages(run: Path) -> list[RunResult]:
+    """Returns the results of the run, and before it those of the runs that it started from."""
+    result = read_result(run / "result.json")
+    before = Path(result.config["start_from"])
+    return [*(_stages(before) if (before / "result.json").exists() else []), result]
+
+
+def _figures(run: Path) -> dict[str, Any]:
+    stages = _stages(run)
+    result = stages[-1]
     splits = {"val": result.val, "test": result.test}
     figures = {f"{name}_top1": found["top1"] for name, found in splits.items() if found and "top1" in found}
     figures = figures or {k: v for k, v in result.best.items() if k.startswith("train_")}
-    names = ("seed", "minutes", "commit", "torch", "threads", "device", "machine")
+    names = ("seed", "commit", "torch", "threads", "device", "machine")
     facts = {name: getattr(result, name) for name in names}
-    commands = {"command": public_command(result.command), "resumed": [public_command(c) for c in result.resumed]}
-    return {**facts, **commands, "epochs": len(result.epochs), **figures}
+    facts["minutes"] = sum(stage.minutes for stage in stages)
+    facts["epochs"] = sum(len(stage.epochs) for stage in stages)
+    facts["commands"] = [public_command(c) for stage in stages for c in (stage.command, *stage.resumed)]
+    return {**facts, **figures}
 
 
 def card(name: str, record: dict[str, Any], result: RunResult) -> str:
     """Returns the text of the card NAME.md: use, data, recipe, seeds, results, limits, licence."""
     config, data = result.config, name_of(result.config["data"])
+    trained = next(run for run in record["runs"] if run["seed"] == record["seed"])
     pretrained = "float16" not in record
     kind = (
         "An encoder pre-trained without labels" if pretrained else f"A classifier of {result.data['classes']} classes"
@@ -142,8 +155,8 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             "## Data and training",
             "",
             f"- data: {data}, {result.data['n_train']:,} training images; fingerprint `{result.data['fingerprint']}`",
-            f"- recipe: `{config['recipe']}`, {len(result.epochs)} epochs, seed {record['seed']}",
-            *(f"- command: `{public_command(command)}`" for command in (result.command, *result.resumed)),
+            f"- recipe: `{config['recipe']}`, {trained['epochs']} epochs, seed {record['seed']}",
+            *(f"- command: `{command}`" for command in trained["commands"]),
             f"- {result.machine['gpu'] or result.machine['cpu']}, PyTorch {result.torch}, commit {result.commit}",
             "",
             "## Results",

@@ -157,7 +157,7 @@ def ship():
 
 
 def test_ship_turns_runs_into_package_weights(tmp_path, monkeypatch, small):
-    """A classifier of three seeds, and a pre-trained encoder."""
+    """A classifier of three seeds, a pre-trained encoder, and a classifier that started from it."""
     few = {**small, "split.train_per_class": 8, "epochs": 1}
     runs = [tmp_path / f"run-{seed}" for seed in range(3)]
     tops = {}
@@ -180,6 +180,12 @@ def test_ship_turns_runs_into_package_weights(tmp_path, monkeypatch, small):
     whole = load_weights(tmp_path / "mae").weights["encoder.norm.weight"]
     assert torch.allclose(model.norm.weight, whole, atol=1e-3)
     assert "fine-tuned" in (tmp_path / "weights" / "mlit_nano.mae_toy.md").read_text()
+    tuned = tmp_path / "tuned"
+    feathervit.train("digits", out=tuned, start_from=str(tmp_path / "mae"), epochs=2, command="second")
+    ship().main("mlit_nano.tuned", [tuned], tmp_path / "results", tmp_path / "weights")
+    (row,) = json.loads((tmp_path / "results" / "weights" / "mlit_nano.tuned.json").read_text())["runs"]
+    assert (row["epochs"], row["commands"][1:]) == (3, ["second"])
+    assert row["minutes"] > read_result(tuned / "result.json").minutes
 
 
 def test_package_weights_are_not_calibrated_in_place():
