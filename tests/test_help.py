@@ -26,7 +26,7 @@ def test_help_of_each_verb(verb, capsys):
     assert max(map(len, text.splitlines())) <= 80
     if verb in ("train", "pretrain"):
         return  # only the common flags; --help-all shows all
-    kind = VERBS[verb][0]
+    kind = VERBS[verb]
     for field in dataclasses.fields(kind):
         name = field.name.replace("_", "-")
         assert f"--{name}" in text or field.name.upper() in text

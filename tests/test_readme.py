@@ -123,7 +123,7 @@ def parse(argv: list[str]) -> None:
         return
     verb, rest = cli._verb(argv)
     try:
-        cli._parse(verb, VERBS[verb][0], rest)
+        cli._parse(verb, rest)
     except SystemExit as stop:  # --help
         assert not stop.code
 
@@ -131,7 +131,7 @@ def parse(argv: list[str]) -> None:
 def known_flags() -> set[str]:
     """Every flag of every verb, for all kinds of parts."""
     names = (
-        {field.name for kind, _ in VERBS.values() for field in dataclasses.fields(kind)}
+        {field.name for kind in VERBS.values() for field in dataclasses.fields(kind)}
         | set(cli.SHORT)
         | {"debug", "help", "help_all"}
     )

@@ -1,6 +1,6 @@
 """The command line: flags, help and messages only. No other subpackage imports tyro.
 
-Each verb is a dataclass of flags and a function. Each family of verbs has one file, and `verbs` lists all verbs. This module
+Each verb is a dataclass of flags. Each family of verbs has one file, and `verbs` lists all verbs. This module
 parses the flags. Defaults come from the recipe, and flags on the command line override its fields. `feathervit VERB --help`
 does not import torch. A user error prints one line and returns its exit status; `--debug` shows the traceback.
 """
@@ -42,10 +42,10 @@ from ..recipes import recipe, recipe_for
 from ..results import read_config
 from ..streams import Result, Words, open_closed
 from ..text import REPLACED, shown
+from .flags import ThreadsFlag, as_fields
 from .help import BY_THE_IMAGES, descriptions, overview, positionals, short_help, verb_help
-from .reading import as_fields
 from .train import Pretrain, Train
-from .verbs import SUCCESSORS, VERBS
+from .verbs import VERBS
 
 PARTS = {  # the choices for each part of a model, by command-line name
     "attention": {"gqa": GQAConfig, "latent": LatentConfig},
@@ -58,9 +58,6 @@ PARTS = {  # the choices for each part of a model, by command-line name
     },
 }
 SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short forms of recipe fields
-
-
-RENAMED = {"--tensorboard": "--log tensorboard"}  # flags from earlier versions
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,13 +120,11 @@ def _dispatch(argv: list[str]) -> int:
         print(f"feathervit {__version__}")
         return 0
     verb, rest = _verb(argv)
-    kind, function = VERBS[verb]
-    for word in rest:
-        if (name := word.partition("=")[0]) in RENAMED:
-            raise ConfigError(f"{name} is now {RENAMED[name]}")
-    args, explicit = _parse(verb, kind, rest)
+    args = _parse(verb, rest)
+    if isinstance(args, ThreadsFlag):
+        args.set_threads()
     with _warnings_in_a_line():
-        return function(args, explicit)
+        return args.execute()
 
 
 def _kept_traceback(argv: list[str]) -> str:
@@ -172,9 +167,6 @@ def _hyphens(word: str) -> str:
 
 
 def _verb(argv: list[str]) -> tuple[str, list[str]]:
-    for name in (argv[0], " ".join(argv[:2])):
-        if name in SUCCESSORS:
-            raise ConfigError(f"the verb {name} no longer exists; {SUCCESSORS[name]}")
     groups = {name.split()[0] for name in VERBS if " " in name}
     if argv[0] in groups:
         members = [name.split()[1] for name in VERBS if name.startswith(argv[0] + " ")]
@@ -189,9 +181,9 @@ def _verb(argv: list[str]) -> tuple[str, list[str]]:
     return argv[0], argv[1:]
 
 
-def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]:
-    """Parses the flags of a verb. Returns the flags, and the configuration fields set by the user, by dotted name."""
-    default = tyro.MISSING_NONPROP
+def _parse(verb: str, argv: list[str]) -> Any:
+    """Parses the flags of a verb and returns its dataclass."""
+    kind, default = VERBS[verb], tyro.MISSING_NONPROP
     config, remaining = None, argv
     if issubclass(kind, Train):
         argv = [re.sub(r"^--(from|folds|fold)(?==|$)", lambda m: SHORT[m[1]], word) for word in as_fields(argv)]
@@ -205,8 +197,9 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
     elif {"-h", "--help"} & set(remaining):
         print(verb_help(verb, kind))
         raise SystemExit(0)
-    if verb == "predict":
-        remaining = _from_first(remaining)
+    if verb == "predict":  # --from NAME is the first argument, before the images
+        name, rest = _taken(argv, "from")
+        remaining = argv if name is None else [name, *rest]
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
@@ -231,14 +224,14 @@ def _parse(verb: str, kind: type, argv: list[str]) -> tuple[Any, dict[str, Any]]
             means = " ".join(f"{word}: {descriptions(kind)[n]}" for word, n in zip(words, missing, strict=True))
             text = f"{verb} needs {' and '.join(words)}. {means}"
         raise ConfigError(text) from None
-    if config is None:
-        return args, {}
-    return dataclasses.replace(args, command=shlex.join(["feathervit", verb, *argv])), _given(argv, args.config)
+    if config is not None:
+        args.command, args.given = shlex.join(["feathervit", verb, *argv]), _given(argv, args.config)
+    return args
 
 
 def _starting_point(argv: list[str], pretraining: bool) -> RunConfig:
     """Returns the recipe with the default values of the flags. Includes the architecture, for the defaults of `--arch.*`."""
-    named = {name: _value_of(argv, name) for name in ("recipe", "model", "data", "out", "config")}
+    named = {name: _taken(argv, name)[0] for name in ("recipe", "model", "data", "out", "config")}
     if named["config"] and named["recipe"]:
         raise ConfigError("--config and --recipe exclude each other: the file holds every field of a recipe")
     if "--resume" in argv and named["out"] and (Path(named["out"]) / "config.json").exists():
@@ -263,7 +256,7 @@ def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[s
     """
     for field, kinds in PARTS.items():
         flag = f"arch.{field}"
-        name = _value_of(argv, flag)
+        name, others = _taken(argv, flag)
         if name is None or config.arch is None:
             continue
         if name not in kinds:
@@ -275,28 +268,19 @@ def _chosen_parts(config: RunConfig, argv: list[str]) -> tuple[RunConfig, list[s
         if type(old) is not kind:
             shared = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(kind)}
             config = with_fields(config, **{flag: kind(**{f: getattr(old, f) for f in shared})})
-        position = next(i for i, word in enumerate(argv) if word.partition("=")[0] == f"--{flag}")
-        argv = argv[:position] + argv[position + (1 if "=" in argv[position] else 2) :]
+        argv = others
     return config, argv
 
 
-def _from_first(argv: list[str]) -> list[str]:
-    """Moves the NAME of `--from NAME` to the front of the arguments of `predict`, before the images."""
-    name = _value_of(argv, "from")
-    if name is None:
-        return argv
-    position = next(i for i, word in enumerate(argv) if word.partition("=")[0] == "--from")
-    rest = argv[:position] + argv[position + (1 if "=" in argv[position] else 2) :]
-    return [name, *rest]
-
-
-def _value_of(argv: list[str], flag: str) -> str | None:
+def _taken(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """Returns the value of a flag, or None, and the other arguments."""
     for i, word in enumerate(argv):
-        if word.startswith(f"--{flag}="):
-            return word.partition("=")[2]
-        if word == f"--{flag}" and i + 1 < len(argv):
-            return argv[i + 1]
-    return None
+        name, equals, value = word.partition("=")
+        if name == f"--{flag}" and equals:
+            return value, argv[:i] + argv[i + 1 :]
+        if name == f"--{flag}" and i + 1 < len(argv):
+            return argv[i + 1], argv[:i] + argv[i + 2 :]
+    return None, argv
 
 
 def _given(argv: list[str], after: RunConfig) -> dict[str, Any]:

@@ -11,11 +11,20 @@ from tyro.conf import Positional
 
 from ..errors import ConfigError
 from ..recipes import recipe
-from .printing import check_places, set_threads, show
+from .flags import JsonFlag, MachineFlags
+from .printing import check_places, show
+
+
+@dataclass(kw_only=True)
+class BenchmarkFlags(JsonFlag):
+    """The flags of every benchmark."""
+
+    out: str | None = None
+    """Also write the JSON to this file."""
 
 
 @dataclass
-class BenchmarkAugment:
+class BenchmarkAugment(BenchmarkFlags):
     """Compare the speed of batched augmentation with per-image loops of torchvision and timm."""
 
     sizes: tuple[int, ...] = (32, 64, 96)
@@ -28,26 +37,25 @@ class BenchmarkAugment:
     """Number of runs; their median is reported."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the augmentation runs."""
-    out: str | None = None
-    """Also write the JSON to this file."""
-    json: bool = False
-    """Print one JSON object on standard output and nothing else."""
 
+    def execute(self) -> int:
+        if (
+            min(self.sizes + self.threads + (self.batch, self.repeats), default=0) < 1
+            or not self.sizes
+            or not self.threads
+        ):
+            raise ConfigError("--sizes, --threads, --batch and --repeats must be at least 1")
+        check_places(self.out)
+        from ..benchmark.augment import run, table
+        from ..device import choose_device
 
-def benchmark_augment(args: BenchmarkAugment, _: dict) -> int:
-    if min(args.sizes + args.threads + (args.batch, args.repeats), default=0) < 1 or not args.sizes or not args.threads:
-        raise ConfigError("--sizes, --threads, --batch and --repeats must be at least 1")
-    check_places(args.out)
-    from ..benchmark.augment import run, table
-    from ..device import choose_device
-
-    choose_device(args.device)
-    result = run(args.sizes, args.threads, args.batch, args.repeats, args.device)
-    return show(result, table, args.out, args.json)
+        choose_device(self.device)
+        result = run(self.sizes, self.threads, self.batch, self.repeats, self.device)
+        return show(result, table, self.out, self.json)
 
 
 @dataclass
-class BenchmarkTrain:
+class BenchmarkTrain(BenchmarkFlags, MachineFlags):
     """Measure a training step of any model: images per second, memory, and the time share of each part.
 
     Several models, image sizes or batch sizes give a table with one row per combination. Under torchrun, the batch is divided
@@ -68,49 +76,39 @@ class BenchmarkTrain:
     """Patch side in pixels; the model's default if not given."""
     batch_size: tuple[int, ...] = ()
     """Images per batch; the recipe's if not given."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model runs; auto: a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Floating-point format of the step; auto: as in a run."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
     """Mode of torch.compile; auto: as in a long run."""
     rounds: int = 5
     """Number of rounds; their median is reported."""
-    threads: int | None = None
-    """CPU threads (PyTorch's choice if not given)."""
-    out: str | None = None
-    """Also write the JSON to this file."""
-    json: bool = False
-    """Print one JSON object on standard output and nothing else."""
 
+    def execute(self) -> int:
+        from ..benchmark.train import scaling, table
+        from ..training.distributed import join
 
-def benchmark_train(args: BenchmarkTrain, _: dict) -> int:
-    from ..benchmark.train import scaling, table
-    from ..training.distributed import join
-
-    if args.rounds < 1:
-        raise ConfigError(f"--rounds must be at least 1, got {args.rounds}")
-    check_places(args.out)
-    set_threads(args.threads)
-    names = ("patch_size", "teacher", "device", "precision", "compile")
-    base = replace(recipe(args.recipe), arch=None, **{name: getattr(args, name) for name in names})
-    base = replace(base, objective=args.objective or base.objective)
-    rows = itertools.product(
-        args.model or (base.model,), args.img_size or (None,), args.batch_size or (base.batch_size,)
-    )
-    configs = [replace(base, model=model, img_size=size, batch_size=batch) for model, size, batch in rows]
-    with join(args.device) as group:
-        try:
-            result = scaling(configs, group, args.rounds)
-        except (RuntimeError, AssertionError) as error:  # timm's models reject a size only when they run
-            raise ConfigError(f"a step cannot be measured with these settings: {error}") from error
-        status = show(result, table, args.out, args.json) if group.is_main else 0
-        # A failed compilation leaves the figures of an eager step, which nobody asked for.
-        return 1 if args.compile != "auto" and any(r["compile"] != args.compile for r in result["rows"]) else status
+        if self.rounds < 1:
+            raise ConfigError(f"--rounds must be at least 1, got {self.rounds}")
+        check_places(self.out)
+        names = ("patch_size", "teacher", "device", "precision", "compile")
+        base = replace(recipe(self.recipe), arch=None, **{name: getattr(self, name) for name in names})
+        base = replace(base, objective=self.objective or base.objective)
+        rows = itertools.product(
+            self.model or (base.model,), self.img_size or (None,), self.batch_size or (base.batch_size,)
+        )
+        configs = [replace(base, model=model, img_size=size, batch_size=batch) for model, size, batch in rows]
+        with join(self.device) as group:
+            try:
+                result = scaling(configs, group, self.rounds)
+            except (RuntimeError, AssertionError) as error:  # timm's models reject a size only when they run
+                raise ConfigError(f"a step cannot be measured with these settings: {error}") from error
+            status = show(result, table, self.out, self.json) if group.is_main else 0
+            # A failed compilation leaves the figures of an eager step, which nobody asked for.
+            return 1 if self.compile != "auto" and any(r["compile"] != self.compile for r in result["rows"]) else status
 
 
 @dataclass
-class BenchmarkInfer:
+class BenchmarkInfer(BenchmarkFlags):
     """Measure a model and its peers in PyTorch and ONNX Runtime: latency, throughput, memory, size."""
 
     models: Positional[tuple[str, ...]] = ("mlit_nano", "mlit_xxs", "twin:mlit_xxs")
@@ -133,24 +131,21 @@ class BenchmarkInfer:
     """Number of runs; their median is reported."""
     chart: str | None = None
     """Also write a chart of the latencies to this PNG."""
-    out: str | None = None
-    """Also write the JSON to this file."""
-    json: bool = False
-    """Print one JSON object on standard output and nothing else."""
 
+    def execute(self) -> int:
+        from ..benchmark.infer import chart, run, table
 
-def benchmark_infer(args: BenchmarkInfer, _: dict) -> int:
-    from ..benchmark.infer import chart, run, table
-
-    if args.rounds < 1 or not args.models or not args.forms or not args.threads or min(args.threads) < 1:
-        raise ConfigError("--rounds and --threads must be at least 1, and models and forms must be named")
-    if args.img_size < 1 or (args.patch_size is not None and args.patch_size < 1):
-        raise ConfigError(f"--img-size and --patch-size must be at least 1, got {args.img_size} and {args.patch_size}")
-    if args.chart and Path(args.chart).suffix.lower() != ".png":
-        raise ConfigError(f"--chart must name a .png file, got {args.chart}")
-    check_places(args.chart, args.out)
-    result = run(args.models, args.img_size, args.patch_size, args.forms, args.threads, args.rounds)
-    status = show(result, table, args.out, args.json)
-    if args.chart:
-        chart(result, Path(args.chart))
-    return status
+        if self.rounds < 1 or not self.models or not self.forms or not self.threads or min(self.threads) < 1:
+            raise ConfigError("--rounds and --threads must be at least 1, and models and forms must be named")
+        if self.img_size < 1 or (self.patch_size is not None and self.patch_size < 1):
+            raise ConfigError(
+                f"--img-size and --patch-size must be at least 1, got {self.img_size} and {self.patch_size}"
+            )
+        if self.chart and Path(self.chart).suffix.lower() != ".png":
+            raise ConfigError(f"--chart must name a .png file, got {self.chart}")
+        check_places(self.chart, self.out)
+        result = run(self.models, self.img_size, self.patch_size, self.forms, self.threads, self.rounds)
+        status = show(result, table, self.out, self.json)
+        if self.chart:
+            chart(result, Path(self.chart))
+        return status

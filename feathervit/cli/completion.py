@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -33,17 +32,19 @@ class Completion:
     shell: Positional[Literal["bash", "zsh"]]
     """The shell: bash or zsh."""
 
+    def execute(self) -> int:
+        from .verbs import VERBS
 
-def completion(shell: str, verbs: Mapping[str, tuple[type, Any]]) -> str:
-    """Returns the completion script for these verbs."""
-    groups: dict[str, list[str]] = {}
-    for verb in verbs:
-        group, _, rest = verb.partition(" ")
-        groups.setdefault(group, []).extend([rest] if rest else [])
-    cases = [f'    "{verb}"*) words="{" ".join(_flags(kind))}" ;;' for verb, (kind, _) in verbs.items()]
-    seconds = [f'    2,{group}) words="{" ".join(members)}" ;;' for group, members in groups.items() if members]
-    start = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
-    return SCRIPT.format(start=start, cases="\n".join(cases), first=" ".join(groups), seconds="\n".join(seconds))
+        groups: dict[str, list[str]] = {}
+        for verb in VERBS:
+            group, _, rest = verb.partition(" ")
+            groups.setdefault(group, []).extend([rest] if rest else [])
+        cases = [f'    "{verb}"*) words="{" ".join(_flags(kind))}" ;;' for verb, kind in VERBS.items()]
+        seconds = [f'    2,{group}) words="{" ".join(members)}" ;;' for group, members in groups.items() if members]
+        start = "autoload -U +X bashcompinit && bashcompinit\n" if self.shell == "zsh" else ""
+        words = {"first": " ".join(groups), "cases": "\n".join(cases), "seconds": "\n".join(seconds)}
+        print(SCRIPT.format(start=start, **words))
+        return 0
 
 
 def _flags(kind: type) -> list[str]:

@@ -8,32 +8,29 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from ..config import ReadingConfig
+from .flags import JsonFlag, ReadingFlags
 from .printing import print_json
-from .reading import ReadingFlags
 
 
 @dataclass
-class DataCheck(ReadingFlags):
+class DataCheck(ReadingFlags, JsonFlag):
     """Check a dataset for errors. Exit status 1 if something must be fixed."""
 
     path: Positional[str]
     """A folder, or any other data that `train` accepts."""
     unlabelled: bool = False
     """Check images without classes, in any folders, as for `pretrain`."""
-    json: bool = False
-    """Print one JSON object on standard output and nothing else."""
 
+    def execute(self) -> int:
+        from ..data.check import check_data
 
-def data_check(args: DataCheck, _: dict) -> int:
-    from ..data.check import check_data
-
-    report = check_data(args.path, not args.unlabelled, ReadingConfig(**args.fields()))
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        for line in report.lines():
-            print(line)
-    return 1 if report.must_fix else 0
+        report = check_data(self.path, not self.unlabelled, ReadingConfig(**self.fields()))
+        if self.json:
+            print_json(report.to_dict())
+        else:
+            for line in report.lines():
+                print(line)
+        return 1 if report.must_fix else 0
 
 
 @dataclass
@@ -51,12 +48,11 @@ class DataShow(ReadingFlags):
     seed: int = 0
     """Seed of the random numbers."""
 
+    def execute(self) -> int:
+        from ..plots.samples import show
 
-def data_show(args: DataShow, _: dict) -> int:
-    from ..plots.samples import show
-
-    print(show(args.data, args.recipe, Path(args.out), args.per_class, args.seed, args.fields()))
-    return 0
+        print(show(self.data, self.recipe, Path(self.out), self.per_class, self.seed, self.fields()))
+        return 0
 
 
 @dataclass
@@ -66,15 +62,14 @@ class DataCache:
     clear: bool = False
     """Remove decoded images and unpacked archives; keep downloads."""
 
+    def execute(self) -> int:
+        from ..data.cache import clear_cache
+        from ..files import cache_folder
 
-def data_cache(args: DataCache, _: dict) -> int:
-    from ..data.cache import clear_cache
-    from ..files import cache_folder
-
-    if args.clear:
-        print(f"{clear_cache() / 1e6:.1f} MB freed in {cache_folder()}")
-    else:
-        for part in ("decoded", "unpacked", "hub", "downloads"):
-            size = sum(p.stat().st_size for p in (cache_folder() / part).glob("**/*") if p.is_file())
-            print(f"{cache_folder() / part}: {size / 1e6:.1f} MB")
-    return 0
+        if self.clear:
+            print(f"{clear_cache() / 1e6:.1f} MB freed in {cache_folder()}")
+        else:
+            for part in ("decoded", "unpacked", "hub", "downloads"):
+                size = sum(p.stat().st_size for p in (cache_folder() / part).glob("**/*") if p.is_file())
+                print(f"{cache_folder() / part}: {size / 1e6:.1f} MB")
+        return 0

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tyro.conf import Positional
-
+from .flags import CheckpointFlag, JsonFlag, ReadingFlags
 from .printing import new_console, print_json
-from .reading import ReadingFlags
 
 
 @dataclass
-class Export(ReadingFlags):
+class Export(CheckpointFlag, ReadingFlags, JsonFlag):
     """Export a model for other runtimes, a web page or the hub, and check it on real images. Exit status 1 if it differs."""
 
-    checkpoint: Positional[str]
-    """A run folder (its best weights), a weights file, or weights in the package."""
     to: Literal["onnx", "int8", "pt2", "executorch", "web", "huggingface"] = "onnx"
     """ONNX in 32 or 8 bits; a torch.export program; ExecuTorch programs in 32 and 8 bits; a page for the browser; a folder
     for the Hugging Face hub."""
@@ -36,37 +32,34 @@ class Export(ReadingFlags):
     """Number of held-out images to copy into the page as samples (web). They become as public as the page."""
     push: str | None = None
     """Upload the folder to OWNER/NAME on the Hugging Face hub (huggingface), with the token of `hf auth login`."""
-    json: bool = False
-    """Print one JSON object on standard output and nothing else."""
 
+    def execute(self) -> int:
+        from ..export.export import export_model as run
 
-def export(args: Export, _: dict) -> int:
-    from ..export.export import export_model as run
+        console = new_console(self.json)
 
-    console = new_console(args.json)
+        def say(line: str) -> None:
+            console.print(line, emoji=False, markup=False, highlight=False, soft_wrap=True)
 
-    def say(line: str) -> None:
-        console.print(line, emoji=False, markup=False, highlight=False, soft_wrap=True)
-
-    result = run(
-        args.checkpoint,
-        args.to,
-        args.out,
-        data=args.data,
-        reading=args.fields(),
-        input=args.input,
-        min_agreement=args.min_agreement,
-        batch=args.batch,
-        samples=args.samples,
-        push=args.push,
-        say=say,
-    )
-    if args.json:
-        print_json(result)
-    else:
-        for line in lines(result):
-            say(line)
-    return 0 if result["passed"] else 1
+        result = run(
+            self.checkpoint,
+            self.to,
+            self.out,
+            data=self.data,
+            reading=self.fields(),
+            input=self.input,
+            min_agreement=self.min_agreement,
+            batch=self.batch,
+            samples=self.samples,
+            push=self.push,
+            say=say,
+        )
+        if self.json:
+            print_json(result)
+        else:
+            for line in lines(result):
+                say(line)
+        return 0 if result["passed"] else 1
 
 
 def lines(found: dict[str, Any]) -> list[str]:

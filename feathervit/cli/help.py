@@ -17,7 +17,7 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from ..config import RunConfig
-from .reading import ReadingFlags
+from .flags import ReadingFlags
 
 WIDTH = 80
 COLUMN = 26  # start of the descriptions
@@ -36,7 +36,7 @@ FIELDS = {"from": "start_from", "classes": "reading.classes", "config": "config_
 POSITIONAL = typing.get_args(Positional[int])[1]  # tyro's marker of a positional argument
 
 
-def overview(verbs: Mapping[str, tuple[type, Any]], room: str = "") -> str:
+def overview(verbs: Mapping[str, type], room: str = "") -> str:
     """Returns the help of the command, or of the group of verbs `room`: each verb with the summary of its description."""
     lines = [
         "feathervit: ultra-light vision models for small images",
@@ -44,7 +44,7 @@ def overview(verbs: Mapping[str, tuple[type, Any]], room: str = "") -> str:
         f"usage: feathervit {room or 'VERB'} ...",
         "",
     ]
-    for name, (kind, _) in verbs.items():
+    for name, kind in verbs.items():
         if name.startswith(room):
             lines += _item(f"  {name}", _summary(kind))
     return "\n".join(
@@ -57,8 +57,9 @@ def verb_help(verb: str, kind: type) -> str:
     hints, texts = typing.get_type_hints(kind, include_extras=True), descriptions(kind)
     places = positionals(kind)
     common = {f.name for f in fields(ReadingFlags)} if issubclass(kind, ReadingFlags) else set()
-    named = [f for f in fields(kind) if f.name not in places]
-    words = [f.name.upper() + ("..." if _is_many(hints[f.name]) else "") for f in places.values()]
+    by_name = {f.name: f for f in fields(kind)}
+    named = [by_name[name] for name in texts if name not in places]
+    words = [name.upper() + "..." * (typing.get_origin(typing.get_args(hints[name])[0]) is tuple) for name in places]
     words = [word if places[name].default is MISSING else f"[{word}]" for name, word in zip(places, words, strict=True)]
     text = inspect.getdoc(kind) or ""
     lines = [" ".join(["usage: feathervit", verb, *words, "[FLAGS]"])]
@@ -73,7 +74,7 @@ def verb_help(verb: str, kind: type) -> str:
         if members or group == "flags":
             lines += ["", f"{group}:"]
             for f in members:
-                lines += _field(f, hints[f.name], texts.get(f.name, ""), f.name in places)
+                lines += _field(f, hints[f.name], texts[f.name], f.name in places)
             if group == "flags":
                 lines += _item("  --help", "Show this help.")
     return "\n".join(lines)
@@ -95,10 +96,6 @@ def _field(f: Field, hint: Any, text: str, positional: bool) -> list[str]:
         text += f" (default: {' '.join(map(str, value)) if isinstance(value, tuple) else value})"
     name = f.name.upper() if positional else "--" + f.name.replace("_", "-")
     return _item(f"  {name}{'' if positional or plain is bool else ' ' + _word(plain, choices)}", text)
-
-
-def _is_many(hint: Any) -> bool:
-    return typing.get_origin(typing.get_args(hint)[0]) is tuple
 
 
 def short_help(verb: str, flags: Any) -> str:
@@ -167,9 +164,9 @@ def _word(kind: Any, choices: tuple[str, ...]) -> str:
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """Returns the string below each field of a dataclass and its bases, by field name."""
+    """Returns the string below each field of a dataclass, by name. Fields of the class come before those of its bases."""
     found: dict[str, str] = {}
-    for owner in reversed(kind.__mro__[:-1]):
+    for owner in kind.__mro__[:-1]:
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
         for field, below in itertools.pairwise(body):
             if (
@@ -177,5 +174,5 @@ def descriptions(kind: type) -> dict[str, str]:
                 and isinstance(below, ast.Expr)
                 and isinstance(below.value, ast.Constant)
             ):
-                found[field.target.id] = " ".join(str(below.value.value).split())
+                found.setdefault(field.target.id, " ".join(str(below.value.value).split()))
     return found

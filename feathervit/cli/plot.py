@@ -14,77 +14,79 @@ SHOWN = 8  # number of images of the data to draw
 COUNTED = 512  # number of images of the data for the use of the experts
 
 
-@dataclass
-class PlotReconstructions:
+@dataclass(kw_only=True)
+class PlotFlags:
+    """The flags of every plot."""
+
+    checkpoint: Positional[str]
+    """A weights file or a run folder."""
+    out: str
+    """The PNG file to write."""
+
+
+@dataclass(kw_only=True)
+class ImagePlotFlags(PlotFlags):
+    """The flags of every plot of images."""
+
+    images: Positional[tuple[str, ...]] = ()
+    """Image files; if not given, some of the training data (test, else val, else train)."""
+
+
+@dataclass(kw_only=True)
+class PlotReconstructions(ImagePlotFlags):
     """Draw original, masked and reconstructed images of a masked auto-encoder, as a PNG."""
 
-    checkpoint: Positional[str]
-    """A weights file, or the folder of a pre-training run."""
-    images: Positional[tuple[str, ...]] = ()
-    """Image files; if not given, some of the training data (test, else val, else train)."""
     out: str = "reconstructions.png"
-    """The PNG file to write."""
+
+    def execute(self) -> int:
+        from ..checkpoint import load_weights
+        from ..models import MaskedAutoencoder
+        from ..models.loading import load_model
+        from ..plots.reconstructions import write_reconstructions
+        from ..plots.subject import own_data, read_images
+
+        stored = load_weights(self.checkpoint)
+        model, config = load_model(stored, self.checkpoint), stored.config
+        if not isinstance(model, MaskedAutoencoder):
+            raise CheckpointError(
+                f"{self.checkpoint} is a classifier; reconstructions need a run of feathervit pretrain"
+            )
+        images = read_images(self.images, stored) if self.images else own_data(config).some(SHOWN).images
+        print(write_reconstructions(model, images, config, Path(self.out)))
+        return 0
 
 
-def plot_reconstructions(args: PlotReconstructions, _: dict) -> int:
-    from ..checkpoint import load_weights
-    from ..models import MaskedAutoencoder
-    from ..models.loading import load_model
-    from ..plots.reconstructions import write_reconstructions
-    from ..plots.subject import own_data, read_images
-
-    stored = load_weights(args.checkpoint)
-    model, config = load_model(stored, args.checkpoint), stored.config
-    if not isinstance(model, MaskedAutoencoder):
-        raise CheckpointError(f"{args.checkpoint} is a classifier; reconstructions need a run of feathervit pretrain")
-    images = read_images(args.images, stored) if args.images else own_data(config).some(SHOWN).images
-    print(write_reconstructions(model, images, config, Path(args.out)))
-    return 0
-
-
-@dataclass
-class PlotRouting:
+@dataclass(kw_only=True)
+class PlotRouting(ImagePlotFlags):
     """Draw the experts of each patch in each layer, and the use of the experts by class, as a PNG."""
 
-    checkpoint: Positional[str]
-    """A weights file or a run folder, of pre-training or a classifier."""
-    images: Positional[tuple[str, ...]] = ()
-    """Image files; if not given, some of the training data (test, else val, else train), and the use by class."""
     out: str = "routing.png"
-    """The PNG file to write."""
+
+    def execute(self) -> int:
+        from ..plots.routing import write_routing
+        from ..plots.subject import load_encoder
+
+        encoder, stored = load_encoder(self.checkpoint)
+        images, names, data = _subject(encoder, stored, self.images)
+        labelled = None if data is None else data.some(COUNTED)
+        print(write_routing(encoder, images, stored.config, Path(self.out), labelled, names))
+        return 0
 
 
-def plot_routing(args: PlotRouting, _: dict) -> int:
-    from ..plots.routing import write_routing
-    from ..plots.subject import load_encoder
-
-    encoder, stored = load_encoder(args.checkpoint)
-    images, names, data = _subject(encoder, stored, args.images)
-    labelled = None if data is None else data.some(COUNTED)
-    print(write_routing(encoder, images, stored.config, Path(args.out), labelled, names))
-    return 0
-
-
-@dataclass
-class PlotAttention:
+@dataclass(kw_only=True)
+class PlotAttention(ImagePlotFlags):
     """Draw which patches the read-out token attends to, in the last layer and through all layers (rollout), as a PNG."""
 
-    checkpoint: Positional[str]
-    """A weights file or a run folder, of pre-training or a classifier."""
-    images: Positional[tuple[str, ...]] = ()
-    """Image files; if not given, some of the training data (test, else val, else train)."""
     out: str = "attention.png"
-    """The PNG file to write."""
 
+    def execute(self) -> int:
+        from ..plots.attention import write_attention
+        from ..plots.subject import load_encoder
 
-def plot_attention(args: PlotAttention, _: dict) -> int:
-    from ..plots.attention import write_attention
-    from ..plots.subject import load_encoder
-
-    encoder, stored = load_encoder(args.checkpoint)
-    images, names, _ = _subject(encoder, stored, args.images)
-    print(write_attention(encoder, images, stored.config, Path(args.out), names))
-    return 0
+        encoder, stored = load_encoder(self.checkpoint)
+        images, names, _ = _subject(encoder, stored, self.images)
+        print(write_attention(encoder, images, stored.config, Path(self.out), names))
+        return 0
 
 
 def _subject(encoder: Any, stored: Any, paths: tuple[str, ...]) -> tuple[Any, list[str], Any]:
@@ -102,42 +104,34 @@ def _subject(encoder: Any, stored: Any, paths: tuple[str, ...]) -> tuple[Any, li
     return shown.images, row_names(encoder, shown.images, stored, shown.labels), data
 
 
-@dataclass
-class PlotPatches:
+@dataclass(kw_only=True)
+class PlotPatches(PlotFlags):
     """Draw the filters of the patch embedding, as a PNG."""
 
-    checkpoint: Positional[str]
-    """A weights file or a run folder, of pre-training or a classifier."""
     out: str = "patches.png"
-    """The PNG file to write."""
+
+    def execute(self) -> int:
+        from ..plots.patches import write_patches
+        from ..plots.subject import load_encoder
+
+        encoder, _ = load_encoder(self.checkpoint)
+        print(write_patches(encoder, Path(self.out)))
+        return 0
 
 
-def plot_patches(args: PlotPatches, _: dict) -> int:
-    from ..plots.patches import write_patches
-    from ..plots.subject import load_encoder
-
-    encoder, _ = load_encoder(args.checkpoint)
-    print(write_patches(encoder, Path(args.out)))
-    return 0
-
-
-@dataclass
-class PlotPositions:
+@dataclass(kw_only=True)
+class PlotPositions(PlotFlags):
     """Draw how similar the learned positions of the patches are, as a PNG."""
 
-    checkpoint: Positional[str]
-    """A weights file or a run folder, of pre-training or a classifier."""
     out: str = "positions.png"
-    """The PNG file to write."""
 
+    def execute(self) -> int:
+        from ..plots.positions import write_positions
+        from ..plots.subject import load_encoder
 
-def plot_positions(args: PlotPositions, _: dict) -> int:
-    from ..plots.positions import write_positions
-    from ..plots.subject import load_encoder
-
-    encoder, stored = load_encoder(args.checkpoint)
-    print(write_positions(encoder, stored.config, Path(args.out)))
-    return 0
+        encoder, stored = load_encoder(self.checkpoint)
+        print(write_positions(encoder, stored.config, Path(self.out)))
+        return 0
 
 
 @dataclass
@@ -147,9 +141,8 @@ class Report:
     run: Positional[str]
     """The run folder."""
 
+    def execute(self) -> int:
+        from ..plots.report import report as write
 
-def report(args: Report, _: dict) -> int:
-    from ..plots.report import report as write
-
-    print(write(args.run))
-    return 0
+        print(write(self.run))
+        return 0

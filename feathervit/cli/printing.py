@@ -45,15 +45,6 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value))
 
 
-def set_threads(threads: int | None) -> None:
-    if threads is not None:
-        if not 1 <= threads <= 1024:
-            raise ConfigError(f"--threads must be from 1 to 1024, got {threads}")
-        import torch
-
-        torch.set_num_threads(threads)
-
-
 def check_places(*paths: str | None) -> None:
     """Raises ConfigError if the folder of a file does not exist, before measurements that take minutes."""
     for path in filter(None, paths):

@@ -6,16 +6,16 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
 from ..errors import ConfigError
-from .printing import new_console, print_json, set_threads
+from .flags import JsonFlag, ThreadsFlag
+from .printing import new_console, print_json
 
 
 @dataclass
-class StudyFlags:
+class StudyFlags(ThreadsFlag, JsonFlag):
     """Run a study: arms x seeds, shared among any number of processes, with one table and chart.
 
     A finished cell (arm, seed) never runs again; a stopped or killed cell resumes. Several processes or machines may work on
@@ -52,57 +52,51 @@ class StudyFlags:
     """Run nothing: print the arms, with the result that a paper reports for each."""
     show: bool = False
     """Run nothing: rewrite the table and chart from the existing results."""
-    threads: int | None = None
-    """CPU threads (PyTorch's choice if not given)."""
-    json: bool = False
-    """Print one JSON object on standard output and nothing else."""
 
+    def execute(self) -> int:
+        if self.list:
+            return _print_arms(self)
+        if not self.out:
+            raise ConfigError("no folder is given; add --out FOLDER")
+        seeds = seeds_of(self.seeds) if self.seeds is not None else None
+        from ..studies.report import rebuild, short_table, table
 
-def study(args: StudyFlags, _: dict[str, Any]) -> int:
-    if args.list:
-        return _print_arms(args)
-    if not args.out:
-        raise ConfigError("no folder is given; add --out FOLDER")
-    seeds = seeds_of(args.seeds) if args.seeds is not None else None
-    from ..studies.report import rebuild, short_table, table
+        if self.show:
+            result, status = rebuild(Path(self.out)), 0
+        else:
+            from ..studies import study as named
+            from ..studies.cells import run_study
 
-    if args.show:
-        result, status = rebuild(Path(args.out)), 0
-    else:
-        from ..studies import study as named
-        from ..studies.cells import run_study
-
-        set_threads(args.threads)
-        console = new_console(args.json)
-        ended = run_study(
-            named(args.study),
-            args.out,
-            size=args.size,
-            data=args.data,
-            arms=args.arms,
-            epochs=_epochs_of(args.epochs),
-            seeds=seeds,
-            minutes=args.minutes,
-            shard=args.shard,
-            retry_failed=args.retry_failed,
-            max_minutes=args.max_minutes,
-            trials=args.trials,
-            plan_only=args.plan,
-            console=console,
-            command=shlex.join(["feathervit", *sys.argv[1:]]) if sys.argv[1:2] == ["study"] else "feathervit study",
-        )
-        result, status = ended.found, 130 if ended.interrupted else 1 if ended.failed else 0
-        if ended.left:
-            others = f", {ended.elsewhere} of them held by other processes" if ended.elsewhere else ""
-            console.print(f"{ended.left} cells have not ended{others}", highlight=False)
-    if args.json:
-        print_json(result)
-    elif sys.stdout.isatty():
-        print("\n".join(short_table(result)))
-        print(f"The full table: {Path(args.out) / 'table.md'}")
-    else:
-        print(table(result))
-    return status
+            console = new_console(self.json)
+            ended = run_study(
+                named(self.study),
+                self.out,
+                size=self.size,
+                data=self.data,
+                arms=self.arms,
+                epochs=_epochs_of(self.epochs),
+                seeds=seeds,
+                minutes=self.minutes,
+                shard=self.shard,
+                retry_failed=self.retry_failed,
+                max_minutes=self.max_minutes,
+                trials=self.trials,
+                plan_only=self.plan,
+                console=console,
+                command=shlex.join(["feathervit", *sys.argv[1:]]) if sys.argv[1:2] == ["study"] else "feathervit study",
+            )
+            result, status = ended.found, 130 if ended.interrupted else 1 if ended.failed else 0
+            if ended.left:
+                others = f", {ended.elsewhere} of them held by other processes" if ended.elsewhere else ""
+                console.print(f"{ended.left} cells have not ended{others}", highlight=False)
+        if self.json:
+            print_json(result)
+        elif sys.stdout.isatty():
+            print("\n".join(short_table(result)))
+            print(f"The full table: {Path(self.out) / 'table.md'}")
+        else:
+            print(table(result))
+        return status
 
 
 def _print_arms(args: StudyFlags) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +12,12 @@ import tyro
 from ..config import RunConfig
 from ..errors import ConfigError
 from ..weights import list_weights
-from .printing import new_console, print_json, set_threads
+from .flags import JsonFlag, ThreadsFlag
+from .printing import new_console, print_json
 
 
 @dataclass
-class Train:
+class Train(ThreadsFlag, JsonFlag):
     """Train a model on labelled images and write a run folder.
 
     Every field of the recipe can be set by its dotted name. --from, --folds and --fold are short for --start-from,
@@ -43,11 +44,45 @@ class Train:
     """Save a checkpoint and stop after this many minutes; --resume continues the run."""
     skip_unreadable: bool = False
     """Skip images that cannot be read, and count them."""
-    threads: int | None = None
-    """CPU threads (PyTorch's choice if not given)."""
-    json: bool = False
-    """Print one JSON object on standard output and nothing else."""
     command: tyro.conf.Suppress[str] = ""
+    given: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)  # fields of `config` that the user set
+
+    def execute(self) -> int:
+        from ..training.train import pretrain
+        from ..training.train import train as plain
+
+        run = pretrain if isinstance(self, Pretrain) else plain
+        if not self.out:
+            raise ConfigError("no run folder is given; add --out FOLDER")
+        fields = {k: v for k, v in self.given.items() if k not in ("recipe", "data")}
+        if self.pretrained:
+            fields["start_from"] = _published(self.config.model, fields)
+        outcome = run(
+            Path(self.config_file) if self.config_file else self.given.get("recipe"),
+            data=self.given.get("data"),
+            out=self.out,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            minutes=self.minutes,
+            max_minutes=self.max_minutes,
+            skip_unreadable=self.skip_unreadable,
+            console=new_console(self.json),
+            command=self.command,
+            **fields,
+        )
+        if self.json and int(os.environ.get("RANK", "0")) == 0:  # one object, also from several processes
+            result = outcome.result
+            splits = {n: getattr(result, n) for n in ("val", "test")} if result else {}
+            keep = ("n", "top1", "top5", "balanced_accuracy", "nll", "ece", "masked_mse", "visible_mse")
+            print_json(
+                {
+                    "out": self.out,
+                    "finished": outcome.finished,
+                    **{n: {"split": n, **{k: s[k] for k in keep if k in s}} for n, s in splits.items() if s},
+                    **({"minutes": result.minutes, "images_per_s": result.images_per_s} if result else {}),
+                }
+            )
+        return 130 if outcome.interrupted and not outcome.finished else 0
 
 
 @dataclass
@@ -70,42 +105,3 @@ def _published(model: str, fields: dict[str, Any]) -> str:
             f"no weights of {model} are in the package (it has {', '.join(list_weights())}); leave --pretrained out"
         )
     return known[0]
-
-
-def train(args: Train, explicit: dict[str, Any]) -> int:
-    from ..training.train import pretrain
-    from ..training.train import train as plain
-
-    run = pretrain if isinstance(args, Pretrain) else plain
-    if not args.out:
-        raise ConfigError("no run folder is given; add --out FOLDER")
-    set_threads(args.threads)
-    fields = {k: v for k, v in explicit.items() if k not in ("recipe", "data")}
-    if args.pretrained:
-        fields["start_from"] = _published(args.config.model, fields)
-    outcome = run(
-        Path(args.config_file) if args.config_file else explicit.get("recipe"),
-        data=explicit.get("data"),
-        out=args.out,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        minutes=args.minutes,
-        max_minutes=args.max_minutes,
-        skip_unreadable=args.skip_unreadable,
-        console=new_console(args.json),
-        command=args.command,
-        **fields,
-    )
-    if args.json and int(os.environ.get("RANK", "0")) == 0:  # one object, also from several processes
-        result = outcome.result
-        splits = {n: getattr(result, n) for n in ("val", "test")} if result else {}
-        keep = ("n", "top1", "top5", "balanced_accuracy", "nll", "ece", "masked_mse", "visible_mse")
-        print_json(
-            {
-                "out": args.out,
-                "finished": outcome.finished,
-                **{n: {"split": n, **{k: s[k] for k in keep if k in s}} for n, s in splits.items() if s},
-                **({"minutes": result.minutes, "images_per_s": result.images_per_s} if result else {}),
-            }
-        )
-    return 130 if outcome.interrupted and not outcome.finished else 0

@@ -1,15 +1,57 @@
-"""The flags that control how a dataset is read. The training verbs also have them as `--reading.*`."""
+"""Flags that several verbs share. The training verbs also have those of `ReadingFlags` as `--reading.*`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from ..config import ReadingConfig, from_dict
+from ..errors import ConfigError
 
 Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
+
+@dataclass(kw_only=True)
+class JsonFlag:
+    """The flag of every verb with a result for programs."""
+
+    json: bool = False
+    """Print one JSON object on standard output and nothing else."""
+
+
+@dataclass(kw_only=True)
+class ThreadsFlag:
+    """The flag of every verb that computes."""
+
+    threads: int | None = None
+    """CPU threads (PyTorch's choice if not given)."""
+
+    def set_threads(self) -> None:
+        """Raises ConfigError for an invalid number."""
+        if self.threads is not None:
+            if not 1 <= self.threads <= 1024:
+                raise ConfigError(f"--threads must be from 1 to 1024, got {self.threads}")
+            import torch
+
+            torch.set_num_threads(self.threads)
+
+
+@dataclass(kw_only=True)
+class MachineFlags(ThreadsFlag):
+    """The flags of every verb that runs a model, except training, whose recipe has the device."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; auto: a GPU if there is one."""
+
+
+@dataclass(kw_only=True)
+class CheckpointFlag:
+    """The argument of every verb that applies a trained model."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A run folder (its best weights), a weights file, or weights in the package."""
 
 
 @dataclass(kw_only=True)
@@ -36,6 +78,16 @@ class ReadingFlags:
         given = {name: value for name in SHORT if (value := getattr(self, name)) not in ((), "", None)}
         from_dict(ReadingConfig, given, "reading")
         return given
+
+
+@dataclass(kw_only=True)
+class LabelledFlags(CheckpointFlag, ReadingFlags, MachineFlags, JsonFlag):
+    """The flags of the verbs that apply a checkpoint to labelled images."""
+
+    data: str | None = None
+    """A name or folder; the data the checkpoint was trained on if not given."""
+    skip_unreadable: bool = False
+    """Skip images that cannot be read, and count them."""
 
 
 SHORT = tuple(field.name for field in fields(ReadingFlags))
