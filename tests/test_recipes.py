@@ -41,6 +41,11 @@ def test_recipes_have_names_and_datasets():
     assert recipe("digits").augment.flip == "none"  # mirrored digits are not digits
 
 
+@pytest.mark.parametrize(("start", "name"), [("none", "feather_cifar100"), ("feather_xxs.cifar100", "mmlit_cifar100")])
+def test_the_recipe_for_fine_tuning_needs_weights(start, name):
+    assert planned(None, None, "cifar100", {"start_from": start})[0].recipe == name
+
+
 def test_mirroring_follows_table_4_on_every_dataset():
     """Tables 5 and 6 list deviations, and mirroring is not one. So SVHN's digits are mirrored too."""
     of_the_tables = [name for name in RECIPES if name.startswith(("mlit_", "mmlit_"))]

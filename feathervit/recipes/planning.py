@@ -56,30 +56,21 @@ def planned(
     asked = tuple(fields)
     fields = _places(fields if settled else {**edited(config), **fields})
     if config is None:
-        config = recipe_for(name, fine_tuning=bool(fields.get("start_from")))
+        config = recipe_for(name, fine_tuning=fields.get("start_from", "none") not in ("", "none"))
     config = recipe(config) if isinstance(config, str) else config
     config = replace(config, data=name or config.data)
     if not config.data:
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
     requested = set_fields(config, fields)  # check names and types before other fields are adapted to them
     config = replace(config, reading=requested.reading)
-    stored_fields, reasons, trained = {}, [], None
-    if fields.get("start_from") == "none":
-        fields["start_from"] = ""
-    elif fields.get("start_from", "").startswith("timm:"):
-        pretrained = published(fields["start_from"])
-        model = fields.get("model", pretrained["model"])
-        if architecture(model) != architecture(pretrained["model"]):
-            raise ConfigError(f"cannot start {model} from {fields['start_from']}: choose the same model")
-        reasons = [
-            f"{', '.join(f'{n} {v}' for n, v in pretrained.items() if n not in fields)}: as in the weights of --from"
-        ]
-        fields = {**pretrained, **fields, "model": pretrained["model"], "start_from": ""}
-    elif not settled and (default := _own_weights(config, fields)):
+    stored_fields, trained, given = {}, None, fields
+    fields = _started(given)
+    reasons = _inherited({n: v for n, v in fields.items() if n not in given})
+    if not settled and (default := _own_weights(config, fields)):
         fields["start_from"] = default
-        reasons = [
+        reasons.append(
             f"start_from {default}: weights in the package, trained on CIFAR-100; --from none starts from scratch"
-        ]
+        )
     if (start := fields.get("start_from", config.start_from)) and not settled:
         if weights := named_weights(fields.get("model", config.model)):
             raise ConfigError(
@@ -90,8 +81,7 @@ def planned(
         stored_fields = of_the_weights(stored, config, fields)
         if config.recipe in ADAPTIVE and _any_size(stored):
             trained = (stored.img_size, stored.patch_size)
-        inherited = ", ".join(f"{n} {v}" for n, v in stored_fields.items() if n != "arch")
-        reasons += [f"{inherited}: as in the weights of --from"] if inherited else []
+        reasons += _inherited({n: v for n, v in stored_fields.items() if n != "arch"})
     if config.recipe in ADAPTIVE and not settled:
         config, chosen = adapt(
             config, source if source is not None else config.data, {**stored_fields, **fields}, trained
@@ -104,16 +94,32 @@ def planned(
 
 def _own_weights(config: RunConfig, fields: dict[str, Any]) -> str:
     """Returns the weights in the package to start from, for a user's images, or "" if a field set by the user does not fit."""
-    name = fields.get("model", config.model)
-    conflicts = [n for n in fields if n in ("start_from", "images.mean", "images.std", "objective")]
-    if config.recipe != "folder" or conflicts or any(n == "arch" or n.startswith("arch.") for n in fields):
+    conflicts = ("start_from", "images.mean", "images.std", "objective")
+    if config.recipe != "folder" or any(n in conflicts or n.partition(".")[0] == "arch" for n in fields):
         return ""
+    name = fields.get("model", config.model)
     weights = f"{name}.cifar100"
-    return (
-        weights
-        if weights in list_weights() and load_weights(shipped_file(weights)).config.arch == spec(name).config
-        else ""
-    )
+    fits = weights in list_weights() and load_weights(shipped_file(weights)).config.arch == spec(name).config
+    return weights if fits else ""
+
+
+def _started(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields without a `start_from` that names no file: "none", or weights of timm, which are part of a model."""
+    start = fields.get("start_from", "")
+    if start == "none":
+        return {**fields, "start_from": ""}
+    if not start.startswith("timm:"):
+        return dict(fields)
+    pretrained = published(start)
+    model = fields.get("model", pretrained["model"])
+    if architecture(model) != architecture(pretrained["model"]):
+        raise ConfigError(f"cannot start {model} from {start}: choose the same model")
+    return {**pretrained, **fields, "model": pretrained["model"], "start_from": ""}
+
+
+def _inherited(fields: dict[str, Any]) -> list[str]:
+    """Returns a reason for fields that are taken from starting weights, if there are any."""
+    return [f"{', '.join(f'{n} {v}' for n, v in fields.items())}: as in the weights of --from"] if fields else []
 
 
 def _places(fields: dict[str, Any]) -> dict[str, Any]:
@@ -157,12 +163,7 @@ def resumed(out: Path, config: RunConfig | str | None, name: str, fields: dict[s
     if not (out / "config.json").exists():
         raise RunFolderError(f"{out} holds no run to resume; train without --resume")
     stored = read_config(out)
-    fields = _places({**edited(config), **fields})
-    if fields.get("start_from") == "none":
-        fields["start_from"] = ""
-    elif fields.get("start_from", "").startswith("timm:"):
-        pretrained = published(fields["start_from"])
-        fields = {**pretrained, **fields, "model": pretrained["model"], "start_from": ""}
+    fields = _started(_places({**edited(config), **fields}))
     requested = config if isinstance(config, RunConfig) and config.recipe not in ADAPTIVE else stored
     if isinstance(config, str):
         requested = replace(requested, recipe=config)
