@@ -67,7 +67,8 @@ def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights:
     }
     if not pretrained:
         _, half = evaluate(file, found[chosen].config["data"])
-        record["float16"] = {"test_top1": half.top1, "n": half.n}
+        _, flipped = evaluate(file, found[chosen].config["data"], flip=True)
+        record["float16"] = {"test_top1": half.top1, "flip_test_top1": flipped.top1, "n": half.n}
     write_bytes(weights / f"{name}.md", card(name, record, found[chosen]).encode())
     (results / "weights").mkdir(exist_ok=True)
     write_json(results / "weights" / f"{name}.json", record)
@@ -135,7 +136,8 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             *rows,
             "",
             f"{mean}These weights, rounded to float16: {100 * record['float16']['test_top1']:.2f} % of "
-            f"{record['float16']['n']}.",
+            f"{record['float16']['n']}. With logits averaged over each image and its mirror image "
+            f"(`feathervit evaluate --flip`): {100 * record['float16']['flip_test_top1']:.2f} %.",
         ]
     return "\n".join(
         [

@@ -208,12 +208,24 @@ def _seeds(results: Path) -> str:
 
 
 def _weights(results: Path) -> str:
-    head = ("Weights", "Parameters", "Bytes", "These, test top-1, %", "All seeds, %", "Seeds", "File")
+    head = (
+        "Weights",
+        "Parameters",
+        "Bytes",
+        "These, test top-1, %",
+        "Flip averaged, %",
+        "All seeds, %",
+        "Seeds",
+        "File",
+    )
     lines = []
     for path in sorted((results / "weights").glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
-        own = f"{100 * found['float16']['test_top1']:.2f}" if "float16" in found else ""
+        own = [
+            "" if (top1 := found.get("float16", {}).get(name)) is None else f"{100 * top1:.2f}"
+            for name in ("test_top1", "flip_test_top1")
+        ]
         tops = [100 * run["test_top1"] for run in found["runs"] if "test_top1" in run]
-        line = [f"`{path.stem}`", f"{found['parameters']:,}", f"{found['bytes']:,}", own, spread(tops)]
+        line = [f"`{path.stem}`", f"{found['parameters']:,}", f"{found['bytes']:,}", *own, spread(tops)]
         lines.append([*line, str(len(found["runs"])), f"`results/weights/{path.name}`"])
     return markdown_table(head, lines, left=1)
