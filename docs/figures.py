@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accuracy import draw_accuracy, draw_minutes
 from tables import PAGES, PARTS, RESULTS, budget, with_tables
+from task import draw_task
 from torch import nn
 
 from feathervit.config import MODELS, MoEConfig, SwiGLUConfig, resolve
@@ -99,6 +100,7 @@ def main() -> None:
         draw(plt)
     save(draw_accuracy(plt, RESULTS), "accuracy")
     save(draw_minutes(plt, RESULTS), "minutes")
+    save(draw_task(), "task")
     for page in PAGES:
         (HERE / page).write_text(with_tables(page))
 

@@ -1,4 +1,4 @@
-"""Draws the task in one image, docs/figures/task.svg: python docs/task.py
+"""Draws the task in one image. `python docs/figures.py` calls it.
 
 A folder of images becomes a small model, and the model names the class of a new image. The digits are scikit-learn's, and
 the answer is that of the weights in the package.
@@ -6,24 +6,19 @@ the answer is that of the weights in the package.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 import feathervit
 from feathervit.weights import shipped_file
 
-OUT = Path(__file__).parent / "figures" / "task.svg"
 WEIGHTS = "mlit_nano.digits"
 INK, SOFT, ACCENT, PALE = "#1b2226", "#59656d", "#0b6b62", "#e4efed"
 CLASSES, EACH = (3, 5, 8), 4  # classes and images of the folder
 
 
-def main() -> None:
-    matplotlib.rcParams["svg.hashsalt"] = "task"  # makes the file reproducible
+def draw_task() -> Figure:
     data = feathervit.load_data("digits", img_size=16)
     figure = Figure(figsize=(9, 2.9), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
@@ -51,16 +46,10 @@ def main() -> None:
     for n, (name, share) in enumerate(zip(found.classes, found.probabilities, strict=True)):
         y = 1.15 - 0.36 * n
         axes.text(6.8, y, name, fontsize=10, color=INK, va="center")
-        axes.add_patch(
-            FancyBboxPatch((7.05, y - 0.05), 1.05, 0.1, boxstyle="square,pad=0", facecolor=PALE, edgecolor="none")
-        )
-        axes.add_patch(
-            FancyBboxPatch(
-                (7.05, y - 0.05), 1.05 * share, 0.1, boxstyle="square,pad=0", facecolor=ACCENT, edgecolor="none"
-            )
-        )
+        axes.add_patch(Rectangle((7.05, y - 0.05), 1.05, 0.1, facecolor=PALE))
+        axes.add_patch(Rectangle((7.05, y - 0.05), 1.05 * share, 0.1, facecolor=ACCENT))
         axes.text(8.75, y, f"{100 * share:.1f} %", fontsize=10, color=INK, va="center", ha="right")
-    figure.savefig(OUT, metadata={"Date": None})
+    return figure
 
 
 def show(axes, pixels: np.ndarray, x: float, y: float, side: float) -> None:
@@ -73,7 +62,3 @@ def arrow(axes, start: float, end: float) -> None:
     axes.add_patch(
         FancyArrowPatch((start, 1.4), (end, 1.4), arrowstyle="-|>", mutation_scale=18, color=SOFT, linewidth=1.5)
     )
-
-
-if __name__ == "__main__":
-    main()
