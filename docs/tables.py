@@ -106,9 +106,9 @@ def recipes_table() -> str:
         config = resolve(known.config)
         chosen = name in ("folder", "mae_folder")
         patch = "" if config.patch_size is None else f", {config.patch_size} px"
-        sizes = "by the images" if chosen else f"{config.img_size} px{patch}"
-        model = "by the images" if name == "mae_folder" else f"`{config.model}`"
-        epochs = "by the images" if chosen else config.epochs
+        sizes = "from the images" if chosen else f"{config.img_size} px{patch}"
+        model = "from the images" if name == "mae_folder" else f"`{config.model}`"
+        epochs = "from the images" if chosen else config.epochs
         what = (config.data or "your own", model, sizes, epochs, config.batch_size)
         rows.append((f"`{name}`", config.objective, *what, known.source))
     head = ("Recipe", "Objective", "Data", "Model", "Image, patch", "Epochs", "Batch", "Source")
@@ -223,7 +223,7 @@ def mixture_table() -> str:
     names = {"train": "layer, forward and backward", "infer": "layer, inference"}
     rows = [(text, f"{found['summary'][kind]['geometric_mean']:.2f} x") for kind, text in names.items()]
     rows += [(f"training step of `{row['model']}`", f"{row['step_ratio']:.2f} x") for row in found["steps"]]
-    return table(("What", "Time of literal dispatch over ours"), rows)
+    return table(("What", "Time of literal dispatch divided by ours"), rows)
 
 
 def steps_table() -> str:
@@ -260,7 +260,7 @@ def decoding_table() -> str:
         ("images per second", f"{found['pictures_per_s']:.1f}"),
         ("minutes for 3,000 images", f"{found['seconds_for_3000'] / 60:.1f}"),
         ("peak memory, MB", f"{found['peak_mb']:.0f}"),
-        ("of it before the first image, MB", f"{found['peak_mb_before_the_first']:.0f}"),
+        ("of this, before the first image, MB", f"{found['peak_mb_before_the_first']:.0f}"),
     ]
     return table(("What", "Measured"), rows)
 
