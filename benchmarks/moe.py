@@ -22,10 +22,8 @@ import json
 import math
 import os
 import shlex
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in the command line; must be set before torch is imported
@@ -36,6 +34,8 @@ from torch import Tensor, nn
 
 from feathervit.benchmark.memory import peak_bytes
 from feathervit.config import LossConfig, MoEConfig
+from feathervit.device import wait
+from feathervit.export.verify import race
 from feathervit.models import create_model
 from feathervit.models.fast import accelerate
 from feathervit.models.moe import NoisyTopKGate, SharedVW2, coefficient_of_variation
@@ -123,25 +123,6 @@ class Folded(nn.Module):
 LAYERS = {"literal": LiteralDispatch, "chosen": ChosenOnly, "folded": Folded}
 
 
-def seconds(run, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def in_turn(works: dict, rounds: int, device: str) -> dict[str, float]:
-    """Measures the median seconds of each of `works`, which alternate in every round. The first round is a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            times[name].append(seconds(work, device))
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
-
-
 def layer_works(form: str, dim: int, hidden: int, experts: int, batch: int, device: str) -> dict:
     """Returns the functions of a layer to measure: "train" and "infer"."""
     torch.manual_seed(0)
@@ -192,11 +173,12 @@ def compare(works, forms, args: argparse.Namespace) -> dict:
     """Measures the milliseconds of each form, and the ratio of literal dispatch to ours for each kind of work."""
     functions = {}
     for form in ("ours", *forms):
-        functions |= works(form)
-    median = in_turn(functions, args.rounds, args.device)
+        for name, work in works(form).items():
+            functions[name] = lambda work=work: (work(), wait(torch.device(args.device)))
+    median = race(functions, args.rounds)
     kinds = [name.removesuffix("_ours") for name in median if name.endswith("_ours")]
     ratios = {f"{kind}_ratio": round(median[f"{kind}_literal"] / median[f"{kind}_ours"], 3) for kind in kinds}
-    return {f"{name}_ms": round(1e3 * value, 2) for name, value in median.items()} | ratios
+    return {f"{name}_ms": round(value, 2) for name, value in median.items()} | ratios
 
 
 def peak_mb(args: argparse.Namespace, form: str, what: str) -> float:
