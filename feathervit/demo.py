@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sklearn.neighbors import KNeighborsClassifier
+
 from .data import ImageSet, load_run_data
 from .evaluation.inference import load
-from .evaluation.metrics import raw_pixel_knn
 from .recipes import recipe
 from .training.train import pretrain, train
 
@@ -48,8 +49,10 @@ def run(out: Path, seed: int, console: Console) -> dict[str, Any]:
     first, scratch, tuned = (outcome.result for outcome in outcomes)
     splits = load_run_data(config)
     labelled, test = splits.train, splits.test
+    pixels = [part.images.flatten(1).float().numpy() for part in (labelled, test)]
+    neighbour = KNeighborsClassifier(1).fit(pixels[0], labelled.labels.numpy())
     top1 = {
-        "raw_pixel_1nn": raw_pixel_knn(labelled.images, labelled.labels, test.images, test.labels, k=1),
+        "raw_pixel_1nn": float(neighbour.score(pixels[1], test.labels.numpy())),
         "scratch": scratch.test["top1"],
         "fine_tuned": tuned.test["top1"],
     }

@@ -50,9 +50,8 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     low, high = map(math.log, BOUNDS)  # the loss is convex in 1 / T, so there is at most one minimum
     result = minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     recognised = int((z_NK.argmax(1) == labels_N).sum())
-    if (
-        recognised == len(labels_N) or not low + 1e-3 < result.x < high - 1e-3
-    ):  # the best temperature is at or beyond a bound
+    inside = low + 1e-3 < result.x < high - 1e-3  # else the best temperature is at or beyond a bound
+    if recognised == len(labels_N) or not inside:
         raise DataError(
             f"no temperature between {BOUNDS[0]:g} and {BOUNDS[1]:g} fits these {len(labels_N)} validation images, of which "
             f"{recognised} are recognised; use more images, some recognised and some mistaken"
@@ -84,11 +83,11 @@ def other_answer(best_N: np.ndarray, right_N: np.ndarray, strangers_M: np.ndarra
     for others, fold in KFold(min(FOLDS, len(best_N)), shuffle=True, random_state=0).split(best_N):
         refused_N[fold] = best_N[fold] < threshold(best_N[others])
     limit = threshold(best_N)
-    wrong_W = best_N[~right_N]
-    rates = [
-        None if part is None or not len(part) else float((part >= limit).mean()) for part in (wrong_W, strangers_M)
-    ]
-    return OtherAnswer(limit, float(refused_N.mean()), len(best_N), *rates)
+
+    def share(best: np.ndarray | None) -> float | None:
+        return None if best is None or not len(best) else float((best >= limit).mean())
+
+    return OtherAnswer(limit, float(refused_N.mean()), len(best_N), share(best_N[~right_N]), share(strangers_M))
 
 
 def calibrate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -115,9 +115,9 @@ def predict_files(
     failures: list[str] = []
     files = _files(images)
     predictor.warn_of_values(files)
-    for paths in _batches(files, BATCH):
+    for start in range(0, len(files), BATCH):
         squares: dict[str, Tensor] = {}
-        for path in paths:
+        for path in files[start : start + BATCH]:
             try:
                 with quiet():
                     squares[str(path)] = predictor.read(path)
@@ -125,11 +125,6 @@ def predict_files(
                 failures.append(" ".join(str(error).split()))
         predictions += predictor.classify(list(squares.values()), list(squares), top, min_confidence)
     return predictions, failures
-
-
-def _batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
-    """Splits `paths` into lists of at most `size` (from Python 3.12: itertools.batched)."""
-    return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
 def _files(images: Sequence[str | Path]) -> list[Path]:

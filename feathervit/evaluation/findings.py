@@ -19,7 +19,7 @@ SAME = 500_000_000  # maximum size in bytes of images that are compared with eac
 
 
 def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -> list[str]:
-    """Returns the three lines. `train_top1`: accuracy on `some_of` the training images, without augmentation."""
+    """Returns the three lines. `train_top1`: accuracy on MOST of the training images, without augmentation."""
     lines = [f"accuracy   {said[0]} ({said[1]})"] if (said := accuracy(result)) else []
     causes, more = limits(result, train, train_top1)
     lines.append(f"limits     {'; '.join(causes) or 'none found in these figures'}")
@@ -77,8 +77,3 @@ def label_conflicts(images: ImageSet) -> int:
     for pixels, label in zip(images.images, images.labels.tolist(), strict=True):
         labels[pixel_digest(pixels.numpy())].add(label)
     return sum(len(different) > 1 for different in labels.values())
-
-
-def some_of(images: ImageSet) -> ImageSet:
-    """Returns at most MOST of the images, evenly spaced."""
-    return images.some(MOST)

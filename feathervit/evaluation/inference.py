@@ -24,7 +24,7 @@ from ..data.given import Array, as_images, one_or_more
 from ..data.image import Source, as_input, fit_square, resize, to_stored
 from ..data.scale import faults
 from ..device import autocast
-from ..errors import CheckpointError, ConfigError, DataError, warn
+from ..errors import CheckpointError, ConfigError, warn
 from ..models.fast import accelerate
 from ..models.loading import load_model
 from ..results import trained_on
@@ -110,6 +110,12 @@ class Prediction:
         }
 
 
+def read_image(image: Source, config: RunConfig, in_chans: int) -> Tensor:
+    """Reads an image at the input size of a model: uint8 [C, S, S]. Raises DataError if it cannot be read."""
+    images = config.images
+    return to_stored(image, config.img_size, in_chans, images.fit, images.scale, config.reading.max_image_gib)
+
+
 class Predictor:
     """Predicts the classes of images with a trained model.
 
@@ -183,12 +189,8 @@ class Predictor:
         ]
 
     def read(self, image: Source) -> Tensor:
-        """Reads an image at the input size of the model: uint8 [C, S, S]. Raises DataError if it cannot be read."""
-        if self.in_chans not in (1, 3):
-            raise DataError(f"the model takes {self.in_chans} channels; an image file has 1 or 3, give arrays instead")
-        images = self.config.images
-        gib = self.config.reading.max_image_gib
-        return to_stored(image, self.config.img_size, self.in_chans, images.fit, images.scale, gib)
+        """Returns `read_image` for this model."""
+        return read_image(image, self.config, self.in_chans)
 
     def warn_of_values(self, images: Sequence[Source]) -> None:
         """Issues a DataWarning if images of more than 8 bits do not match the scale of the training data."""

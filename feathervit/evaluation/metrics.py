@@ -1,4 +1,4 @@
-"""Computes metrics of a classifier from its probabilities, and the baseline of nearest neighbours on raw pixels.
+"""Computes metrics of a classifier from its probabilities.
 
 scikit-learn computes all metrics except the calibration error. All metrics except `nll` are fractions from 0 to 1. `Metrics`
 can be written as JSON: the accuracy of a class without images is None, never NaN. This module does not import torch; it
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, DataError, DivergedError
+from ..errors import DataError, DivergedError
 
 ECE_BINS = 15
 
@@ -58,9 +58,7 @@ def score(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Metric
     labels_N = np.asarray(labels, dtype=np.int64)
     names = [str(name) for name in class_names]
     _check(p_NK, labels_N, names)
-    p_NK = p_NK / p_NK.sum(
-        axis=1, keepdims=True
-    )  # float32 rows sum to one only up to 1e-7, and log_loss issues a warning
+    p_NK = p_NK / p_NK.sum(axis=1, keepdims=True)  # float32 rows sum to one only up to 1e-7, and log_loss warns
     guess_N = p_NK.argmax(axis=1)
     classes = np.arange(len(names))
 
@@ -116,29 +114,16 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     `probabilities` [N, K], `labels` [N]. The confidence of an image is its largest probability. Bin b of B = `ECE_BINS`
     equal bins contains the confidences in (b / B, (b + 1) / B] (Guo et al., arXiv 1706.04599, Eq. 3).
     """
-    confidence_N = probabilities.max(axis=1)
-    correct_N = probabilities.argmax(axis=1) == labels
-    bin_N = np.clip(np.ceil(confidence_N * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    # n_b * |accuracy_b - confidence_b| is the size of the sum of (correct - confidence) over the bin.
-    gap_B = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=ECE_BINS)
-    return float(np.abs(gap_B).sum() / len(labels))
+    confidence, accuracy, count_B = bins(probabilities.max(1), probabilities.argmax(1) == labels)
+    return float((count_B[count_B > 0] * np.abs(accuracy - confidence)).sum() / len(labels))
 
 
-def raw_pixel_knn(train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, k: int = 3) -> float:
-    """Returns the accuracy of k nearest neighbours (Euclidean) on raw pixels, a baseline that every model should exceed.
-
-    Images are uint8 [N, C, R, R] (tensors on the CPU or arrays) of one shape; labels are [N]. With fewer than `k` training
-    images, all of them are neighbours. Raises ConfigError if training and test images differ in shape.
-    """
-    from sklearn.neighbors import KNeighborsClassifier
-
-    train, test = np.asarray(train_images), np.asarray(test_images)
-    if train.shape[1:] != test.shape[1:]:
-        raise ConfigError(
-            f"neighbours must be images of one shape; training images are {train.shape[1:]}, "
-            f"test images {test.shape[1:]}: load both at the same size"
-        )
-    # float32, because uint8 differences would wrap around
-    knn = KNeighborsClassifier(n_neighbors=min(k, len(train)))
-    knn.fit(train.reshape(len(train), -1).astype(np.float32), np.asarray(train_labels))
-    return float(knn.score(test.reshape(len(test), -1).astype(np.float32), np.asarray(test_labels)))
+def bins(
+    confidence_N: np.ndarray, correct_N: np.ndarray, number: int = ECE_BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns mean confidence and accuracy per non-empty bin (b / B, (b + 1) / B], and the counts of all B bins."""
+    bin_N = np.clip(np.ceil(confidence_N * number).astype(int) - 1, 0, number - 1)
+    count_B = np.bincount(bin_N, minlength=number)
+    filled = count_B > 0
+    mean, accuracy = (np.bincount(bin_N, x, number)[filled] / count_B[filled] for x in (confidence_N, correct_N))
+    return mean, accuracy, count_B

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
-from ..evaluation.metrics import ECE_BINS
+from ..evaluation.metrics import ECE_BINS, bins
 from .figures import COLOURS, new_figure, png, short, titled
 
 DPI = 144
@@ -71,9 +71,8 @@ def curves(
         plain = StrMethodFormatter("{x:g}")
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             axis.set_major_formatter(plain)
-            axis.set_minor_formatter(
-                plain if high < 8 * low else NullFormatter()
-            )  # the axis may not include a power of ten
+            # The axis may not include a power of ten.
+            axis.set_minor_formatter(plain if high < 8 * low else NullFormatter())
     else:
         axes.xaxis.get_major_locator().set_params(integer=True)
     if percent:
@@ -150,17 +149,6 @@ def reliability(probabilities: Mapping[str, np.ndarray], labels_N: np.ndarray) -
     _plain(below, "confidence", "images")
     above.legend(frameon=False, fontsize=8.5)
     return _drawn(figure)
-
-
-def bins(
-    confidence_N: np.ndarray, correct_N: np.ndarray, number: int = ECE_BINS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns mean confidence and accuracy per non-empty bin (b / B, (b + 1) / B], and the counts of all B bins."""
-    which_N = np.clip(np.ceil(confidence_N * number).astype(int) - 1, 0, number - 1)
-    count = np.bincount(which_N, minlength=number)
-    filled = count > 0
-    mean = np.bincount(which_N, confidence_N, number)[filled] / count[filled]
-    return mean, np.bincount(which_N, correct_N, number)[filled] / count[filled], count
 
 
 def expert_load(use: Mapping[int, np.ndarray]) -> bytes:

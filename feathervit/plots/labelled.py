@@ -21,15 +21,15 @@ LEAST, MOST = 192, 1024  # px, minimum and maximum of the longer side of a copy
 SIZE = 16  # px, font size
 
 
-def draw_predictions(predictions: Sequence[Prediction], folder: str | Path, config: RunConfig) -> list[Path]:
-    """Writes a labelled copy of each image of `predictions` into `folder`, as PNGs, and returns their paths.
+def draw_predictions(predictions: Sequence[Prediction], folder: str | Path, config: RunConfig) -> None:
+    """Writes a labelled copy of each image of `predictions` into `folder`, as PNGs.
 
     Subfolders are kept, relative to the common parent folder of the images. `config`: the configuration of the model, for
     reading the files. Raises ConfigError if a copy would replace an image, and RunFolderError if writing fails.
     """
     folder, sources = Path(folder), [Path(p.source).absolute() for p in predictions]
     if not sources:
-        return []
+        return
     shared = os.path.commonpath([path.parent for path in sources])
     names = [path.relative_to(shared) for path in sources]
     short = [name.with_suffix(".png") for name in names]
@@ -44,7 +44,6 @@ def draw_predictions(predictions: Sequence[Prediction], folder: str | Path, conf
             pixels = open_image(source, 3, config.images.scale, config.reading.max_image_gib)
         make_folder(place.parent)
         write_bytes(place, png_bytes(with_label(to_pil_image(pixels), prediction)))
-    return places
 
 
 def with_label(image: Image.Image, prediction: Prediction) -> Image.Image:

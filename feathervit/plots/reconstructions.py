@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.image import normalise, resize
+from ..data.image import as_input, resize
 from ..evaluation.reconstruction import fixed_order
 from ..models import MaskedAutoencoder
-from .tiles import write_tiles
+from .tiles import levels, write_tiles
 
 ROWS = ("original", "masked", "reconstructed")
 GREY = 128  # grey level of masked patches
@@ -30,7 +30,7 @@ def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunCo
     model.eval()
     device = model.mask_token.device
     original = resize(images_BCRR, config.img_size)
-    x_BCSS = normalise(original.to(device), config.images.mean, config.images.std)
+    x_BCSS = as_input(original.to(device), config)
     output = model(x_BCSS, fixed_order(model, len(x_BCSS)).to(device))
     patches_BNX = model.patchify(x_BCSS)
     painted_BNX = output.patches.float()
@@ -38,8 +38,7 @@ def reconstructions(model: MaskedAutoencoder, images_BCRR: Tensor, config: RunCo
         var_BN1, mean_BN1 = torch.var_mean(patches_BNX, -1, keepdim=True)
         painted_BNX = painted_BNX * (var_BN1 + 1e-6).sqrt() + mean_BN1
     combined = model.unpatchify(torch.where(output.mask.unsqueeze(-1), painted_BNX, patches_BNX))
-    mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (config.images.mean, config.images.std))
-    painted = (255 * (combined * std + mean)).round().clamp(0, 255).byte().cpu()
+    painted = levels(combined, config.images).cpu()
     hidden = model.unpatchify(output.mask.unsqueeze(-1).expand_as(patches_BNX).to(patches_BNX.dtype)).bool().cpu()
     return original.cpu(), original.cpu().masked_fill(hidden, GREY), painted
 

@@ -33,7 +33,7 @@ from ..device import choose_device
 from ..errors import DataError, FeatherVitError, RunFolderError
 from ..evaluation.calibration import before_and_after, fit_temperature
 from ..evaluation.confusion import chance_level, confused_pairs
-from ..evaluation.findings import accuracy, limits, some_of
+from ..evaluation.findings import MOST, accuracy, limits
 from ..evaluation.inference import accuracy_and_loss, logits
 from ..files import make_folder, write_bytes
 from ..models import Encoder, MaskedAutoencoder
@@ -155,9 +155,7 @@ def _of_result(folder: Path, result: RunResult, data: DataSplits | None, files: 
         "settings": texts.flat(to_dict(config)),
         "environment": texts.environment(result),
         "exports": texts.exports(folder),
-        "confusion": _chart(
-            files, "confusion", charts.confusion(split_metrics["confusion"], split_metrics["class_names"])
-        )
+        "confusion": _chart(files, "confusion", charts.confusion(metrics.confusion, metrics.class_names))
         if measured
         else None,
         "classes": texts.classes(metrics, data) if measured else [],
@@ -202,7 +200,7 @@ def _of_model(
 def _limits(
     result: RunResult, data: DataSplits, model: nn.Module, config: RunConfig, device: torch.device
 ) -> list[str]:
-    top1, *_ = accuracy_and_loss(model, some_of(data.train), config, device)
+    top1, *_ = accuracy_and_loss(model, data.train.some(MOST), config, device)
     causes, _ = limits(result, data.train, top1)
     return causes or ["These figures show no limit."]
 

@@ -31,9 +31,8 @@ def gates(encoder: Encoder, images_BCRR: Tensor, config: RunConfig) -> dict[int,
     """Returns layer -> gates [B, N, E] on the CPU, for stored uint8 images. Raises ConfigError for a model without experts."""
     encoder.eval()
     x_BCSS = as_input(images_BCRR.to(encoder.norm.weight.device), config)
-    by_layer = {
-        int(name.split(".")[1]): gate.float().cpu() for name, gate in encoder.intermediates(x_BCSS, ("gate",)).items()
-    }
+    named = encoder.intermediates(x_BCSS, ("gate",))
+    by_layer = {int(name.split(".")[1]): gate.float().cpu() for name, gate in named.items()}
     if not by_layer:
         raise ConfigError(f"{config.model} has no layer with more than one expert, so it has no routing")
     return by_layer
@@ -86,10 +85,8 @@ def write_routing(
     and RunFolderError.
     """
     by_layer, prefix = gates(encoder, images_BCRR, config), encoder.num_prefix_tokens
-    images_B3SS, most = (
-        enlarge(rgb(resize(images_BCRR, config.img_size)), SIDE),
-        max(g.shape[-1] for g in by_layer.values()),
-    )
+    images_B3SS = enlarge(rgb(resize(images_BCRR, config.img_size)), SIDE)
+    most = max(gate.shape[-1] for gate in by_layer.values())
     palette_E3 = np.array([matplotlib.colors.to_rgb(COLOURS[e % len(COLOURS)]) for e in range(most)])
     rows = []
     for b, image in enumerate(images_B3SS):

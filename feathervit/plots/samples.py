@@ -17,7 +17,7 @@ from ..data.sources import load_run_data
 from ..errors import ConfigError, DataError
 from ..files import write_bytes
 from ..recipes.planning import planned
-from .tiles import png_bytes, tiles
+from .tiles import levels, png_bytes, tiles
 
 
 def sample_grid(
@@ -64,14 +64,13 @@ def show(
     augmented = None
     if recipe_name:
         plain = replace(config.augment, mixup=0.0, cutmix=0.0)
-        mean, std = config.images.mean, config.images.std
-        augmenter = Augmenter(plain, config.img_size, len(train.class_names), mean, std)
-        scale, shift = (255 * torch.tensor(part).view(-1, 1, 1) for part in (std, mean))
+        classes = len(train.class_names)
+        augmenter = Augmenter(plain, config.img_size, classes, config.images.mean, config.images.std)
 
         def augmented(x_BCRR: torch.Tensor) -> torch.Tensor:
             index_B = torch.arange(len(x_BCRR))
             y_BCSS, _ = augmenter(x_BCRR, torch.zeros_like(index_B), index_B, Chance(seed), 0)
-            return (y_BCSS * scale + shift).round().clamp(0, 255).byte()
+            return levels(y_BCSS, config.images)
 
     return sample_grid(train, path, per_class, seed, augmented)
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..checkpoint import Checkpoint, load_weights
 from ..config import RunConfig
 from ..data import DataSplits, ImageSet, load_run_data
-from ..data.image import quiet, to_stored
+from ..data.image import quiet
 from ..data.imageset import evenly
 from ..errors import CheckpointError, DataError
-from ..evaluation.inference import logits
+from ..evaluation.inference import logits, read_image
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
 
@@ -31,23 +31,8 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Checkpoint]:
 
 def read_images(paths: Sequence[str | Path], checkpoint: Checkpoint) -> Tensor:
     """Reads image files at the input size of the model: uint8 [B, C, S, S]. Raises DataError."""
-    config, chans = checkpoint.config, checkpoint.in_chans
-    if chans not in (1, 3):
-        raise DataError(f"the model takes {chans} channels; an image file has 1 or 3")
     with quiet():
-        return torch.stack(
-            [
-                to_stored(
-                    Path(path),
-                    config.img_size,
-                    chans,
-                    config.images.fit,
-                    config.images.scale,
-                    config.reading.max_image_gib,
-                )
-                for path in paths
-            ]
-        )
+        return torch.stack([read_image(Path(path), checkpoint.config, checkpoint.in_chans) for path in paths])
 
 
 def own_data(config: RunConfig) -> ImageSet:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms.functional import rgb_to_grayscale, to_pil_image
 from torchvision.utils import make_grid
 
+from ..config import ImageConfig
 from ..data.imageset import with_channels
 from ..files import make_folder, write_bytes
 from ..text import shown
@@ -94,6 +95,12 @@ def write_tiles(
     make_folder(path.parent)
     write_bytes(path, png_bytes(with_scale(image, *scale) if scale else image))
     return path
+
+
+def levels(x: Tensor, images: ImageConfig) -> Tensor:
+    """Converts input of a model [..., C, S, S] to uint8 grey levels. The inverse of `normalise`."""
+    mean_C11, std_C11 = (torch.tensor(t, device=x.device).view(-1, 1, 1) for t in (images.mean, images.std))
+    return (255 * (x * std_C11 + mean_C11)).round().clamp(0, 255).byte()
 
 
 def rgb(images_BCSS: Tensor) -> Tensor:

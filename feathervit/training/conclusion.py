@@ -15,7 +15,7 @@ from .. import __version__
 from ..checkpoint import load_weights
 from ..config import to_dict
 from ..data import ImageSet
-from ..evaluation.findings import findings, some_of
+from ..evaluation.findings import MOST, findings
 from ..evaluation.inference import accuracy_and_loss
 from ..evaluation.metrics import Metrics
 from ..files import write_bytes
@@ -68,7 +68,7 @@ def conclude(loop: Loop, finished: bool, note: Callable[[str], None]) -> Outcome
         write_json(out / "result.json", result)
         note(summary(result, out))
         if config.objective != "reconstruction":
-            some = some_of(data.train)
+            some = data.train.some(MOST)
             top1, *_ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
             for line in findings(result, data.train, top1, out):
                 say(loop.console, line, 11)

@@ -15,7 +15,7 @@ from feathervit.cli import main
 from feathervit.config import changed
 from feathervit.data import ImageSet
 from feathervit.evaluation.confusion import chance_level, confused_pairs, interval, macro_accuracy, worst_first
-from feathervit.evaluation.findings import label_conflicts, limits, some_of
+from feathervit.evaluation.findings import label_conflicts, limits
 from feathervit.evaluation.metrics import score
 from feathervit.results import read_config
 
@@ -118,12 +118,6 @@ def test_images_with_several_labels_are_counted():
     flawed.images[5] = flawed.images[4]  # with the same
     assert label_conflicts(flawed) == 1
     assert len(limits(result(0.95), flawed, 0.99)[0]) == 1
-
-
-def test_some_of_covers_all_classes():
-    few = some_of(images([800, 800, 900]))
-    assert len(few) <= 1000
-    assert set(few.labels.tolist()) == {0, 1, 2}
 
 
 def test_a_run_ends_with_the_findings(arrays, tmp_path, small, capsys):

@@ -1,4 +1,4 @@
-"""Figures against hand counts and slow loops; the neighbour baseline against a loop over all pairs."""
+"""Figures against hand counts and slow loops."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
-from feathervit.errors import ConfigError, DataError, DivergedError
-from feathervit.evaluation.metrics import Metrics, calibration_error, raw_pixel_knn, score
+from feathervit.errors import DataError, DivergedError
+from feathervit.evaluation.metrics import Metrics, calibration_error, score
 
 # Four images, three classes. Class "c" has no image, and one image of "b" is predicted as "c".
 P = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.4, 0.5, 0.1], [0.1, 0.3, 0.6]]
@@ -107,30 +106,3 @@ def test_metrics_are_strict_json_and_silent():
 def test_invalid_scores_are_refused(p, labels, names, error, message):
     with pytest.raises(error, match=message):
         score(p, labels, names)
-
-
-def test_raw_pixel_knn_equals_a_loop():
-    digits = load_digits()
-    images = torch.from_numpy((digits.images * 15).astype(np.uint8)).unsqueeze(1)
-    train, test = slice(0, 300), slice(300, 400)
-    right = 0
-    flat = images.flatten(1).double().numpy()
-    for x, y in zip(flat[test], digits.target[test], strict=True):
-        near = np.argsort(((flat[train] - x) ** 2).sum(1), kind="stable")[:3]
-        right += np.bincount(digits.target[train][near]).argmax() == y
-    found = raw_pixel_knn(images[train], torch.from_numpy(digits.target[train]), images[test], digits.target[test])
-    assert found == pytest.approx(right / 100)
-    assert found > 0.9
-
-
-def test_raw_pixel_knn_does_not_wrap_around():
-    train = torch.tensor([0, 250, 255], dtype=torch.uint8).view(3, 1, 1, 1)
-    test = torch.tensor([[[[5]]]], dtype=torch.uint8)
-    assert raw_pixel_knn(train, [0, 1, 1], test, [0], k=1) == 1.0  # 5 - 250 in uint8 would be 11, 5 - 255 would be 6
-
-
-def test_raw_pixel_knn_few_images_and_other_sizes():
-    one = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    assert raw_pixel_knn(one, [2], one, [2], k=3) == 1.0
-    with pytest.raises(ConfigError, match="same size"):
-        raw_pixel_knn(one, [2], torch.zeros(1, 3, 5, 5, dtype=torch.uint8), [2])

@@ -21,7 +21,6 @@ from feathervit.checkpoint import weights_digest
 from feathervit.cli import main
 from feathervit.errors import DataError
 from feathervit.evaluation.calibration import calibrate
-from feathervit.evaluation.metrics import calibration_error
 from feathervit.plots import charts
 from feathervit.plots.report import report, report_at_end
 from tests.conftest import write_images
@@ -297,15 +296,6 @@ def test_a_failing_report_does_not_fail_the_run(folder, small, tmp_path, with_re
     assert [line for line in printed if "report.html" in line] == [
         "note: no report.html was written (OSError: no font)"
     ]
-
-
-def test_reliability_bins_sum_to_the_calibration_error():
-    p = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)).mul(2).softmax(-1).double().numpy()
-    labels = np.arange(300) % 4
-    mean, accuracy, count = charts.bins(p.max(1), p.argmax(1) == labels)
-    held = count[count > 0]
-    assert held.sum() == 300
-    assert (held * np.abs(accuracy - mean)).sum() / 300 == pytest.approx(calibration_error(p, labels))
 
 
 class Halved(torch.nn.Module):
