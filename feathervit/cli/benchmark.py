@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tyro.conf import Positional
 
@@ -13,6 +13,8 @@ from ..errors import ConfigError
 from ..recipes import recipe
 from .flags import JsonFlag, MachineFlags
 from .printing import check_places, show
+
+Form = Literal["eager", "compiled", "plain", "onnx", "int8"]
 
 
 @dataclass(kw_only=True)
@@ -117,13 +119,7 @@ class BenchmarkInfer(BenchmarkFlags):
     """Image side in pixels, the same for all models."""
     patch_size: int | None = None
     """Patch side of our models and their twins; the model's default if not given."""
-    forms: tuple[Literal["eager", "compiled", "plain", "onnx", "int8"], ...] = (
-        "eager",
-        "compiled",
-        "plain",
-        "onnx",
-        "int8",
-    )
+    forms: tuple[Form, ...] = get_args(Form)
     """Forms to measure; plain: PyTorch's exporter without our rewriting."""
     threads: tuple[int, ...] = (1, 2)
     """Numbers of CPU threads for the latency."""

@@ -20,12 +20,8 @@ from .positions import rotary_turns, sincos_positions
 from .readout import Mean
 from .taken import Taken
 
-POOLS = (
-    "",
-    "avg",
-    "avgmax",
-    "max",
-)  # in addition to the pooling of the read-out; "": no pooling, the head receives all tokens
+# In addition to the pooling of the read-out; "": no pooling, the head receives all tokens
+POOLS = ("", "avg", "avgmax", "max")
 
 
 class TimmContract:

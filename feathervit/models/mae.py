@@ -70,10 +70,9 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim).normal_(std=0.02))
         self.decoder_embed = nn.Linear(encoder.embed_dim, decoder.dim, bias=False)
         tokens = encoder.num_prefix_tokens + patches
-        learned = decoder.positions == "learned"
-        self.decoder_pos_embed = (
-            nn.Parameter(torch.empty(1, tokens, decoder.dim).normal_(std=0.02)) if learned else None
-        )
+        self.decoder_pos_embed = None
+        if decoder.positions == "learned":
+            self.decoder_pos_embed = nn.Parameter(torch.empty(1, tokens, decoder.dim).normal_(std=0.02))
         self.decoder_blocks = nn.ModuleList([Layer(decoder, i) for i in range(decoder.depth)])
         self.decoder_norm = nn.LayerNorm(decoder.dim)
         self.decoder_head = nn.Linear(decoder.dim, embed.in_chans * self.patch_size**2, bias=False)
@@ -141,8 +140,4 @@ class MaskedAutoencoder(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters without weight decay: those of the encoder, and decoder tokens, positions and biases."""
         biases = {n for n, _ in self.named_parameters() if n.startswith("decoder_") and n.endswith(".b2")}
-        return (
-            {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
-            | biases
-            | {"mask_token", "decoder_pos_embed"}
-        )
+        return {f"encoder.{n}" for n in self.encoder.no_weight_decay()} | biases | {"mask_token", "decoder_pos_embed"}

@@ -86,10 +86,8 @@ class NoisyTopKGate(nn.Module):
         The rank of an entry is the number of larger entries. Among equal entries, the first has the higher rank. Comparisons
         can be fused; topk cannot.
         """
-        first_EE11 = torch.ones(self.experts, self.experts, dtype=torch.bool, device=h_EBN.device).triu(1)[
-            ..., None, None
-        ]
-        beats_EEBN = (h_EBN[:, None] > h_EBN) | ((h_EBN[:, None] == h_EBN) & first_EE11)
+        first_EE = torch.ones(self.experts, self.experts, dtype=torch.bool, device=h_EBN.device).triu(1)
+        beats_EEBN = (h_EBN[:, None] > h_EBN) | ((h_EBN[:, None] == h_EBN) & first_EE[..., None, None])
         kept_EBN = beats_EEBN.sum(0) < self.config.top_k
         gate_EBN = h_EBN.masked_fill(~kept_EBN, -math.inf).softmax(0)
         if self.training:

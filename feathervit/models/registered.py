@@ -88,12 +88,7 @@ def _create(
     with torch.device(device) if device is not None else nullcontext():
         model = create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained and not elsewhere, **words)
     if pretrained and elsewhere:
-        cfg = {
-            "num_classes": model.num_classes,
-            "classifier": "head",
-            **cfg,
-            "first_conv": None,
-        }  # for `_taken`
+        cfg = {"num_classes": model.num_classes, "classifier": "head", **cfg, "first_conv": None}  # for `_taken`
         try:
             load_pretrained(model, cfg, model.num_classes, filter_fn=_taken, cache_dir=cache_dir)
         except CheckpointError:
@@ -109,18 +104,17 @@ def _create(
     shown = {key: value for key, value in cfg.items() if key != "state_dict"}
     # timm's data loaders make images of this shape.
     sizes = {"input_size": (model.in_chans, *(known | shown)["input_size"][1:])}
-    return (
-        build_model_with_cfg(  # the model exists already: this call adds timm's attributes and the wrapper for features
-            lambda **_: model.to(dtype=dtype),
-            name,
-            pretrained=False,
-            pretrained_cfg=known | shown | sizes | {"architecture": name},
-            pretrained_model_args=pretrained_model_args,
-            img_size=model.patch_embed.img_size,
-            features_only=features_only,
-            out_indices=min(3, len(model.feature_info)) if out_indices is None else out_indices,
-            feature_cls=feature_cls,
-        )
+    # The model exists already: this call adds timm's attributes and the wrapper for features.
+    return build_model_with_cfg(
+        lambda **_: model.to(dtype=dtype),
+        name,
+        pretrained=False,
+        pretrained_cfg=known | shown | sizes | {"architecture": name},
+        pretrained_model_args=pretrained_model_args,
+        img_size=model.patch_embed.img_size,
+        features_only=features_only,
+        out_indices=min(3, len(model.feature_info)) if out_indices is None else out_indices,
+        feature_cls=feature_cls,
     )
 
 

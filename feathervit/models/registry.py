@@ -184,10 +184,8 @@ def _timm_model(name: str, img_size, patch_size, in_chans: int, num_classes: int
             f"the weights of timm:{name} cannot be loaded from the Hugging Face hub or its cache: {error}; timm:{known} "
             "starts from scratch"
         ) from error
-    model.pretrained_cfg = {
-        **getattr(model, "pretrained_cfg", {}),
-        "architecture": known,
-    }  # not all registered models set it
+    # Not all registered models set it.
+    model.pretrained_cfg = {**getattr(model, "pretrained_cfg", {}), "architecture": known}
     return model
 
 

@@ -68,15 +68,12 @@ def _listed(names: set[str]) -> str:
 
 def _check(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
     if isinstance(model, Encoder):
-        differ = (
-            changed(checkpoint.config.arch, model.config) if checkpoint.config.arch else {"model": ("timm", "ours")}
-        )
+        arch = checkpoint.config.arch
+        differ = changed(arch, model.config) if arch else {"model": ("timm", "ours")}
         differ = {k: v for k, v in differ.items() if not k.endswith(NO_WEIGHTS)}
-        sizes = checkpoint.config.patch_size, model.patch_embed.patch_size
-        if sizes[0] != sizes[1] and not isinstance(
-            model.patch_embed, ResidualStem
-        ):  # its weights fit all its patch sizes
-            differ["patch_size"] = sizes
+        before, after = checkpoint.config.patch_size, model.patch_embed.patch_size
+        if before != after and not isinstance(model.patch_embed, ResidualStem):  # whose weights fit all its patch sizes
+            differ["patch_size"] = (before, after)
         if differ:
             texts = [f"{name} is {before} there, {after} here" for name, (before, after) in list(differ.items())[:4]]
             raise CheckpointError(
