@@ -81,47 +81,35 @@ def check_effect(config: RunConfig, fields: Iterable[str]) -> None:
     """Raises ConfigError for a field that was set but has no effect in this configuration."""
     augment, optim = config.augment, config.optim
     moe = any(_field(config, f"{half}.feedforward.experts") for half in ("arch", "mae.decoder"))
-    needs = {
-        "augment.rand_ops": (augment.policy == "rand", "augment.policy rand"),
-        "augment.rand_magnitude": (augment.policy == "rand", "augment.policy rand"),
-        "augment.rand_std": (augment.policy == "rand", "augment.policy rand"),
-        "augment.fill": (augment.policy != "none", "augment.policy"),
-        "augment.crop_filter": (augment.crop == "resized", "augment.crop resized"),
-        "augment.erasing_fill": (augment.erasing > 0, "augment.erasing above 0"),
-        "augment.crop_scale": (augment.crop == "resized", "augment.crop resized"),
-        "augment.crop_ratio": (augment.crop == "resized", "augment.crop resized"),
-        "augment.crop_padding": (augment.crop == "pad", "augment.crop pad"),
-        "augment.erasing_scale": (augment.erasing > 0, "augment.erasing above 0"),
-        "augment.mix_prob": (augment.mixup > 0 or augment.cutmix > 0, "augment.mixup or augment.cutmix above 0"),
-        "augment.switch_prob": (
-            augment.mixup > 0 and augment.cutmix > 0,
-            "both augment.mixup and augment.cutmix above 0",
-        ),
-        "optim.eps": (optim.name in ("adamw", "muon"), "optim.name adamw or muon"),
-        "optim.adamw_lr": (optim.name == "muon", "optim.name muon"),
-        "optim.matrix_rate": (optim.name == "muon", "optim.name muon"),
-        "optim.betas": (optim.name in BETAS, f"optim.name {', '.join(BETAS)}"),
-        "optim.momentum": (optim.name == "sgd", "optim.name sgd"),
-        "loss.moe": (moe, "a model with experts"),
-        "teacher": (config.objective == "distillation", "objective distillation"),
-        "loss.teacher_share": (config.objective == "distillation", "objective distillation"),
-        "loss.temperature": (config.objective == "distillation", "objective distillation"),
-        "loss.label_share": (config.objective == "joint", "objective joint"),
-        "loss.label_smoothing": (config.objective != "reconstruction", "an objective with labels, not reconstruction"),
-        "loss.class_weights": (config.objective != "reconstruction", "an objective with labels, not reconstruction"),
-        "augment.sampling": (config.objective != "reconstruction", "an objective with labels, not reconstruction"),
-        "reading.classes": (config.objective != "reconstruction", "an objective with labels, not reconstruction"),
-        "split.fold": (config.split.folds > 0, "split.folds"),
-    }
+    distils, labelled = config.objective == "distillation", config.objective != "reconstruction"
+    mixes, cuts = augment.mixup > 0, augment.cutmix > 0
+    layers = config.arch is None or config.arch.depth > 0
+    rules = (  # beginnings of the names of fields, whether these fields have an effect, what they need
+        ("augment.rand_", augment.policy == "rand", "augment.policy rand"),
+        ("augment.fill", augment.policy != "none", "augment.policy"),
+        (("augment.crop_scale", "augment.crop_ratio"), augment.crop == "resized", "augment.crop resized"),
+        ("augment.crop_filter", augment.crop == "resized", "augment.crop resized"),
+        ("augment.crop_padding", augment.crop == "pad", "augment.crop pad"),
+        ("augment.erasing_", augment.erasing > 0, "augment.erasing above 0"),
+        ("augment.mix_prob", mixes or cuts, "augment.mixup or augment.cutmix above 0"),
+        ("augment.switch_prob", mixes and cuts, "both augment.mixup and augment.cutmix above 0"),
+        ("optim.eps", optim.name in ("adamw", "muon"), "optim.name adamw or muon"),
+        (("optim.adamw_lr", "optim.matrix_rate"), optim.name == "muon", "optim.name muon"),
+        ("optim.betas", optim.name in BETAS, f"optim.name {', '.join(BETAS)}"),
+        ("optim.momentum", optim.name == "sgd", "optim.name sgd"),
+        ("loss.moe", moe, "a model with experts"),
+        (("teacher", "loss.teacher_share", "loss.temperature"), distils, "objective distillation"),
+        ("loss.label_share", config.objective == "joint", "objective joint"),
+        (("loss.label_smoothing", "loss.class_weights"), labelled, "an objective with labels, not reconstruction"),
+        (("augment.sampling", "reading.classes"), labelled, "an objective with labels, not reconstruction"),
+        ("mae.", config.objective in ("reconstruction", "joint"), "objective reconstruction or joint"),
+        (("arch.attention", "arch.feedforward", "arch.drop_path_rate"), layers, "layers, arch.depth above 0"),
+        ("optim.matrix_rate", layers, "layers, arch.depth above 0"),
+    )
     for name in fields:
-        has_effect, requirement = needs.get(name, (True, ""))
-        if name.startswith("mae.") and config.objective in ("classification", "distillation"):
-            has_effect, requirement = False, "objective reconstruction or joint"
-        layers = ("arch.attention", "arch.feedforward", "arch.drop_path_rate", "optim.matrix_rate")
-        if name.startswith(layers) and config.arch and not config.arch.depth:
-            has_effect, requirement = False, "layers, arch.depth above 0"
-        if not has_effect:
-            raise ConfigError(f"{name} has no effect here: it needs {requirement}; leave it out")
+        for beginning, has_effect, requirement in rules:
+            if name.startswith(beginning) and not has_effect:
+                raise ConfigError(f"{name} has no effect here: it needs {requirement}; leave it out")
 
 
 def _field(config: Any, name: str) -> Any:

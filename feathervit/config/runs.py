@@ -33,15 +33,15 @@ class ImageConfig:
 class SplitConfig:
     """Choice of the held-out validation images if the dataset has no validation split."""
 
-    val_fraction: float = 0.1
+    val_fraction: BelowOne = 0.1
     """Share of the training images to hold out, stratified by class (0: none)."""
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of the split."""
-    folds: int = 0
+    folds: Whole = 0
     """Above 1: hold out one fold of a stratified k-fold instead."""
-    fold: int = 0
+    fold: Whole = 0
     """Index of the held-out fold, from 0."""
-    train_per_class: int = 0
+    train_per_class: Whole = 0
     """Above 0: train on only this many images per class, drawn with the seed of the split."""
     keep: Literal["best", "last"] = "best"
     """Keep the weights of the epoch with the best validation result, or of the last epoch."""
@@ -122,7 +122,7 @@ class OptimConfig:
 
     name: Literal["adamw", "lion", "muon", "sgd"] = "adamw"
     """Optimiser: AdamW, Lion (arXiv 2302.06675), Muon, or SGD with Nesterov momentum."""
-    lr_batch: Annotated[int, Bounds(0)] = 256
+    lr_batch: Whole = 256
     """The learning rate is lr x batch size / lr_batch (arXiv 2407.17783, Eq. 17). 0: no scaling."""
     adamw_lr: AtLeastZero | None = None
     """Muon: learning rate of the parameters trained by AdamW: head, norms, biases, first filters (None: the same)."""
@@ -212,7 +212,7 @@ class RunConfig:
     """Peak learning rate, for batches of optim.lr_batch images (0: for any size)."""
     seed: int = 0
     """Seed of all randomness."""
-    patience: Annotated[int, Bounds(0)] = 0
+    patience: Whole = 0
     """Early stopping: stop after this many epochs without a better validation accuracy (0: never)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """On a loss that is not finite: stop the run, or skip and count the step."""

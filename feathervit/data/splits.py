@@ -10,21 +10,17 @@ import torch
 
 from ..chance import Chance
 from ..config import SplitConfig
+from ..config.bounds import check_bounds
 from ..errors import ConfigError
 
 
 def check_split(split: SplitConfig) -> None:
     """Raises ConfigError for invalid fractions and folds."""
-    if not 0 <= split.val_fraction < 1:
-        raise ConfigError(f"split.val_fraction must be at least 0 and below 1, got {split.val_fraction}")
-    if split.folds < 0 or split.folds == 1:
-        raise ConfigError(f"split.folds must be at least 2 (or 0: none), got {split.folds}")
-    if split.folds and not 0 <= split.fold < split.folds:
-        raise ConfigError(f"split.fold must be 0 to {split.folds - 1}, got {split.fold}")
-    if split.fold and not split.folds:
-        raise ConfigError(f"split.fold {split.fold} has no effect without split.folds")
-    if split.train_per_class < 0:
-        raise ConfigError(f"split.train_per_class must be at least 0 (0: all), got {split.train_per_class}")
+    check_bounds(split, "split.")
+    if split.folds == 1 or split.fold >= max(1, split.folds):
+        raise ConfigError(
+            f"split.folds must be at least 2 (or 0: none), and split.fold below it, got {split.folds} and {split.fold}"
+        )
 
 
 def hold_out(
