@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from .damage import UNGUARDED
 from .finding import locate
 from .groups import across_splits, groups_by_pattern, suggested
 from .image import ImageError, Source, examined, header, quiet
-from .imageset import Found, Images, Progress, Values, pixel_digest
+from .imageset import Found, Images, Values, pixel_digest
 from .report import FEW, Report, training
 from .scale import darkness, faults, find_scale, merged
 from .scale import found as said_of
@@ -35,16 +35,11 @@ _TRUNCATED = ("truncated", "premature", "unexpected end", "broken data stream", 
 _NO_BYTES = "no bytes"
 
 
-def check_data(
-    source: Any,
-    labelled: bool = True,
-    reading: ReadingConfig = ReadingConfig(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
-) -> Report:
+def check_data(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Report:  # noqa: B008
     """Finds a dataset as in training, decodes every image and returns a report.
 
-    `labelled` False: images without classes, in any folders, as for pre-training. progress(done, total) is called per image.
-    Raises the errors of `locate`. Classes missing from train are reported and are not an error.
+    `labelled` False: images without classes, in any folders, as for pre-training. Raises the errors of
+    `locate`. Classes missing from train are reported and are not an error.
     """
     found = locate(source, labelled, reading)
     place = str(expanded(source)) if isinstance(source, (str, os.PathLike)) else found.name
@@ -62,42 +57,52 @@ def check_data(
     if not reading.groups and labelled:
         report.suggested_groups = _suggested(found)
     values = _find_scale(report, found)
-    examined = _examine(found, report.scale, progress)
+    seen = [one for images in found.splits.values() for one in _seen(images.at_scale(report.scale))]
     counts: dict[str, Counter[str]] = {split: Counter() for split in found.splits}
     same: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for (split, name, file), seen in zip(names, examined, strict=True):
-        if seen == _NO_BYTES:
+    for (split, name, file), one in zip(names, seen, strict=True):
+        if one == _NO_BYTES:
             report.empty.append(file)
-        elif isinstance(seen, str):
-            kind = report.truncated if any(word in seen.lower() for word in _TRUNCATED) else report.unreadable
-            kind[file] = seen
+        elif isinstance(one, str):
+            kind = report.truncated if any(word in one.lower() for word in _TRUNCATED) else report.unreadable
+            kind[file] = one
         else:
             counts[split][name] += 1
-            same[seen[3]].append((split, name, file))
-            if seen[6]:
-                report.doubtful[file] = seen[6]
+            same[one.digest].append((split, name, file))
+            if one.doubt:
+                report.doubtful[file] = one.doubt
     report.counts = {split: dict(sorted(count.items())) for split, count in counts.items()}
     _sort_out_duplicates(report, list(same.values()))
-    report.near_duplicates = _near_duplicates(names, examined)
+    report.near_duplicates = _near_duplicates(names, seen)
     if labelled:
         _judge_classes(report)
-    sizes = [seen for seen in examined if not isinstance(seen, str)]
-    if sizes:
-        for i, side in enumerate(("width", "height")):
-            lengths = sorted(seen[i] for seen in sizes)
+    readable = [one for one in seen if isinstance(one, Seen)]
+    if readable:
+        for side in ("width", "height"):
+            lengths = sorted(getattr(one, side) for one in readable)
             report.sizes[side] = (lengths[0], int(statistics.median_low(lengths)), lengths[-1])
-        report.modes = dict(Counter(seen[2] for seen in sizes).most_common())
-        kinds = {seen[5] for seen in sizes}
+        report.modes = dict(Counter(one.mode for one in readable).most_common())
+        kinds = {one.kind for one in readable}
         report.unguarded = {kind: what for kind, what in UNGUARDED.items() if kind in kinds}
-        brightest_N = np.array([seen[4] for seen in sizes])
+        brightest_N = np.array([one.brightest for one in readable])
         report.warnings = [*faults(values, report.scale), *darkness(brightest_N, values, report.scale)]
     return report
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-# (width, height, mode, digest of the pixels, highest level, format, possible damage, thumbnail), or why it cannot be read
-Seen = tuple[int, int, str, str, int, str | None, str | None, Thumbnail] | str
+
+class Seen(NamedTuple):
+    """Holds what is compared of a readable image. `brightest`: its highest level. `kind`: PIL's name of its format."""
+
+    width: int
+    height: int
+    mode: str
+    kind: str | None
+    doubt: str | None
+    digest: str
+    brightest: int
+    thumbnail: Thumbnail
 
 
 def _find_scale(report: Report, found: Found) -> Values:
@@ -114,54 +119,44 @@ def _find_scale(report: Report, found: Found) -> Values:
     return values
 
 
-def _examine(found: Found, scale: float | None, progress: Progress | None) -> list[Seen]:
-    """Examines every image of every split, in order."""
-    out: list[Seen] = []
-    total = sum(len(images.labels) for images in found.splits.values())
-    for images in found.splits.values():
-        for seen in _seen(images.at_scale(scale)):
-            out.append(seen)
-            if progress:
-                progress(len(out), total)
-    return out
-
-
-def _seen(images: Images) -> Iterator[Seen]:
+def _seen(images: Images) -> Iterator[Seen | str]:
+    """Examines every image, in order. Yields the reason for an image that cannot be read."""
     if isinstance(images, FileImages):
         with quiet(), ThreadPoolExecutor(workers()) as pool:
             yield from pool.map(partial(_look, scale=images.scale, max_gib=images.max_gib), images.items)
     else:
         mode = next(iter(images.scan().modes))
         for x_CHW in images.images:
-            yield *reversed(x_CHW.shape[1:]), *_of_pixels(x_CHW, mode, None, None)
+            yield _of_pixels(x_CHW, x_CHW.shape[2], x_CHW.shape[1], mode)
 
 
-def _look(item: Source, scale: float | None, max_gib: float) -> Seen:
+def _look(item: Source, scale: float | None, max_gib: float) -> Seen | str:
     try:
         if item == b"" or (isinstance(item, (str, os.PathLike)) and os.path.isfile(item) and not os.path.getsize(item)):
             return _NO_BYTES
         width, height, mode = header(item)
         with examined(item, 3, scale, max_gib) as (x_CHW, kind, doubted):
-            return width, height, *_of_pixels(x_CHW, mode, kind, doubted)
+            return _of_pixels(x_CHW, width, height, mode, kind, doubted)
     except ImageError as error:
         return error.why
 
 
-def _of_pixels(x_CHW: torch.Tensor, mode: str, kind: str | None, doubted: str | None) -> tuple:
-    """Returns the fields of `Seen` that follow width and height."""
+def _of_pixels(
+    x_CHW: torch.Tensor, width: int, height: int, mode: str, kind: str | None = None, doubt: str | None = None
+) -> Seen:
     small = thumbnail(x_CHW if x_CHW.shape[0] in (1, 3) else x_CHW[:1])
-    return mode, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), kind, doubted, small
+    return Seen(width, height, mode, kind, doubt, pixel_digest(x_CHW.numpy()), int(x_CHW.max()), small)
 
 
-def _near_duplicates(names: list[tuple[str, str, str]], examined: list[Seen]) -> list[list[str]]:
+def _near_duplicates(names: list[tuple[str, str, str]], seen: list[Seen | str]) -> list[list[str]]:
     """Returns pairs of paths of near-duplicates.
 
     Only one of several identical images of a split is compared, because `_sort_out_duplicates` reports the others.
     """
     parts: dict[str, dict[str, tuple[str, Thumbnail]]] = defaultdict(dict)  # split -> digest -> (path, thumbnail)
-    for (split, _, file), seen in zip(names, examined, strict=True):
-        if not isinstance(seen, str):
-            parts[split].setdefault(seen[3], (file, seen[7]))
+    for (split, _, file), one in zip(names, seen, strict=True):
+        if isinstance(one, Seen):
+            parts[split].setdefault(one.digest, (file, one.thumbnail))
     splits = [list(part.items()) for part in parts.values()]
     pairs = [(a, b) for i, a in enumerate(splits) for b in splits[i + 1 :]]
     found = []

@@ -108,16 +108,14 @@ def test_small_missing_unequal_and_single_classes(tmp_path):
     assert "only one class" in "\n".join(report.lines())
 
 
-def test_sizes_modes_and_progress(tmp_path):
+def test_sizes_and_modes(tmp_path):
     for i, (size, mode) in enumerate([((10, 30), "L"), ((20, 20), "RGB"), ((60, 10), "RGBA")]):
         path = tmp_path / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new(mode, size, 5 * i).save(path)
-    calls = []
-    report = check_data(tmp_path, progress=lambda done, total: calls.append((done, total)))
+    report = check_data(tmp_path)
     assert report.sizes == {"width": (10, 20, 60), "height": (10, 20, 30)}
     assert report.modes == {"L": 1, "RGB": 1, "RGBA": 1}
-    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_the_report_is_json_and_long_lists_are_truncated(folder):
