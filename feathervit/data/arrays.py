@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image
 
 from ..errors import ConfigError, UnknownNameError
-from .cache import FileImages, stamp
+from .cache import FileImages, stamp_of
 from .columns import index_labels, splits_of
 from .given import Array, as_image, as_images, as_labels, channels_first, stacked
 from .image import Source
@@ -89,7 +89,7 @@ def _images(split: str, images: Array | list[Source | Array], labels: np.ndarray
 def _stamp(item: Source) -> str:
     """Returns a text that identifies the content of an item."""
     if isinstance(item, Path):
-        return stamp(item.stat()) if item.exists() else "missing"
+        return stamp_of(item)
     data = item if isinstance(item, bytes) else item.tobytes()
     digest = hashlib.blake2b(data, digest_size=16)
     if not isinstance(item, Image.Image):

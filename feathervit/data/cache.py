@@ -33,11 +33,12 @@ from ..errors import DataError
 from ..files import cache_folder
 from .depth import is_deep
 from .image import Fit, ImageError, header, quiet, to_stored, values_in
-from .imageset import NATIVE_LIMIT, Progress, Scan, Values, pixel_digest, text_digest
+from .imageset import Progress, Scan, Values, native_side, pixel_digest, text_digest
 from .opening import MAX_GIB, Source
 
 _FORMAT = 3  # increase if a code change alters the decoded pixels
 _CHUNK = 16  # images per task
+MISSING = "missing"  # the stamp of a file that does not exist; it is reported as unreadable
 Form = tuple[int, int, Fit, float | None, float]  # size, channels, fit, scale, max_gib: the arguments of `to_stored`
 
 
@@ -56,6 +57,14 @@ def clear_cache() -> int:
 def stamp(stat: os.stat_result) -> str:
     """Returns a text that changes if a file is written or replaced, even if its modification time stays the same."""
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {stat.st_ctime_ns}"
+
+
+def stamp_of(path: Path) -> str:
+    """Returns the `stamp` of a file, or MISSING."""
+    try:
+        return stamp(path.stat())
+    except OSError:
+        return MISSING
 
 
 @dataclass(eq=False)
@@ -82,62 +91,59 @@ class FileImages:
     def at_scale(self, scale: float | None) -> FileImages:
         return replace(self, scale=scale)
 
-    def native_side(self) -> int | None:
-        return self._remembered("side", self._native_side)
-
     def scan(self) -> Scan:
-        record = self._remembered("scan", lambda: asdict(self._scan()))
-        return Scan(record["median_short_side"], record["modes"])
+        return Scan(**self._remembered("headers", self._scan) or {})
 
     def values(self) -> Values:
-        try:
-            modes = self.scan().modes
-        except DataError:
-            if any(map(_header_or_none, self.items)):  # some images are readable, so the cache is not writable
-                raise
-            return Values()  # no image is readable; `store` reports it
-        if not any(map(is_deep, modes)):
+        if not any(map(is_deep, self.scan().modes)):
             return Values()
         return Values(**self._remembered(f"values-{self.max_gib:g}", lambda: asdict(look(self.items, self.max_gib))))
 
     def store(
         self, size: int, channels: int | None, fit: Fit, progress: Progress | None
     ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-        channels = channels or 3
-        about = {"root": self.root, "sources": self.sources, "stamps": self.stamps}
-        return decode(self.items, self._key(), size, channels, fit, progress, self.scale, about, self.max_gib)
+        """Decodes the images, unless they are in the cache. The pixels are memory-mapped.
+
+        progress(done, total) is called from this thread. Raises DataError if the cache folder is full or not writable.
+        """
+        form = (size, channels or 3, fit, self.scale, self.max_gib)
+        base = _decoded_folder() / text_digest([self._key(), *map(str, form[:4])]).hexdigest()
+        stored = _read(base)
+        if stored and not any(_readable(self.items[i], form) for i, _ in stored[1]):
+            if progress:
+                progress(len(self.items), len(self.items))
+            return stored
+        with _explained(base.parent, len(self.items) * form[1] * size * size):
+            _build(base, self, form, progress)
+        if stored := _read(base):
+            return stored
+        raise DataError(f"the decoded images in {base.parent} were removed or damaged while they were read; try again")
 
     def _key(self) -> str:
         lines = (f"{source}\0{stamp}" for source, stamp in zip(self.sources, self.stamps, strict=True))
         return text_digest([str(_FORMAT), self.root, *lines]).hexdigest()
 
-    def _native_side(self) -> int | None:
-        side = None
-        with quiet():
-            for item in self.items:  # stops at the first image that does not match
-                with suppress(ImageError):
-                    width, height, _ = header(item)
-                    if width != height or width > NATIVE_LIMIT or width != (side or width):
-                        return None
-                    side = width
-        return side
-
-    def _scan(self) -> Scan:
-        with quiet(), ThreadPoolExecutor(workers()) as pool:
-            headers = [found for found in pool.map(_header_or_none, self.items) if found]
+    def _scan(self) -> dict[str, Any]:
+        """Returns the fields of the scan, or {} if no image is readable."""
+        headers = _read_all(header, self.items)
         if not headers:
-            raise DataError(f"{self.root}: none of the {len(self.items)} images can be read")
-        short = int(statistics.median_low(min(width, height) for width, height, _ in headers))
-        return Scan(short, dict(Counter(m for *_, m in headers)))
+            return {}
+        short = statistics.median_low(min(width, height) for width, height, _ in headers)
+        modes = dict(Counter(mode for *_, mode in headers))
+        return asdict(Scan(short, modes, native_side((width, height) for width, height, _ in headers)))
 
     def _remembered(self, what: str, work: Callable[[], Any]) -> Any:
-        """Returns `work()`, cached beside the decoded images: reading the headers of 50,000 images takes seconds."""
+        """Returns `work()`, cached beside the decoded images: reading the headers of 50,000 images takes seconds.
+
+        An empty result is not cached.
+        """
         path = _decoded_folder() / f"{self._key()}.{what}.json"
         with suppress(OSError, ValueError, KeyError, TypeError):
             return json.loads(path.read_text())["found"]
         result = work()
-        with _explained(path.parent, 0), _replacing(path) as file:
-            file.write(json.dumps({"root": self.root, "found": result}).encode())
+        if result:
+            with _explained(path.parent, 0), _replacing(path) as file:
+                file.write(json.dumps({"root": self.root, "found": result}).encode())
         return result
 
 
@@ -145,10 +151,9 @@ def look(items: Sequence[Source], max_gib: float = MAX_GIB) -> Values:
     """Returns the values in all readable images of more than 8 bits per channel."""
     tops: dict[str, list[float]] = {}
     least = 0.0
-    with quiet(), ThreadPoolExecutor(workers()) as pool:
-        for kind, low, high in filter(None, pool.map(partial(_values_or_none, max_gib=max_gib), items)):
-            tops.setdefault(kind, []).append(high)
-            least = min(least, low)
+    for kind, low, high in _read_all(partial(values_in, max_gib=max_gib), items):
+        tops.setdefault(kind, []).append(high)
+        least = min(least, low)
     return Values(tops, least)
 
 
@@ -175,37 +180,6 @@ def drop_outdated(root: str) -> list[str]:
     return [source for source, is_changed in changed.items() if is_changed]
 
 
-def decode(
-    items: Sequence[Source],
-    key: str,
-    size: int,
-    channels: int,
-    fit: Fit,
-    progress: Progress | None = None,
-    scale: float | None = None,
-    about: dict[str, Any] | None = None,
-    max_gib: float = MAX_GIB,
-) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-    """Returns the readable `items`, uint8 [n, channels, size, size], memory-mapped, and (index, why) per unreadable item.
-
-    `key` changes if the bytes of any item may have changed. progress(done, total) is called from this thread. `about` holds
-    "root", "sources" and "stamps" of the items for `drop_outdated`. Raises DataError if the cache folder is full or not
-    writable.
-    """
-    form = (size, channels, fit, scale, max_gib)
-    base = _decoded_folder() / text_digest([key, *map(str, form[:4])]).hexdigest()
-    stored = _read(base)
-    if stored and not any(_readable(items[i], form) for i, _ in stored[1]):
-        if progress:
-            progress(len(items), len(items))
-        return stored
-    with _explained(base.parent, len(items) * channels * size * size):
-        _build(base, items, form, progress, about or {})
-    if stored := _read(base):
-        return stored
-    raise DataError(f"the decoded images in {base.parent} were removed or damaged while they were read; try again")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -221,10 +195,15 @@ def workers() -> int:
         return min(16, os.cpu_count() or 1)
 
 
-def _header_or_none(item: Source) -> tuple[int, int, str] | None:
-    with suppress(ImageError):
-        return header(item)
-    return None
+def _read_all(read: Callable[[Source], Any], items: Sequence[Source]) -> list[Any]:
+    """Returns `read(item)` of each readable item, in order, unless it is None."""
+
+    def found(item: Source) -> Any:
+        with suppress(ImageError):
+            return read(item)
+
+    with quiet(), ThreadPoolExecutor(workers()) as pool:
+        return [one for one in pool.map(found, items) if one is not None]
 
 
 def _content(item: Source) -> str:
@@ -234,12 +213,6 @@ def _content(item: Source) -> str:
     with suppress(OSError, TypeError), Path(item).open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
     return ""
-
-
-def _values_or_none(item: Source, max_gib: float) -> tuple[str, float, float] | None:
-    with suppress(ImageError):
-        return values_in(item, max_gib)
-    return None
 
 
 def _readable(item: Source, form: Form) -> bool:
@@ -261,14 +234,14 @@ def _read(base: Path) -> tuple[torch.Tensor, list[tuple[int, str]]] | None:
         return None
 
 
-def _build(base: Path, items: Sequence[Source], form: Form, progress: Progress | None, about: dict[str, Any]) -> None:
+def _build(base: Path, images: FileImages, form: Form, progress: Progress | None) -> None:
     base.parent.mkdir(parents=True, exist_ok=True)
     _sweep(base.parent)
     with _replacing(base.with_suffix(".npy")) as file:
-        skipped, contents = _fill(file, items, form, progress)
-    images = np.load(base.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-    record = {"shape": images.shape, "digest": pixel_digest(images), "skipped": skipped, **about}
-    record["contents"] = contents
+        skipped, contents = _fill(file, images.items, form, progress)
+    pixels = np.load(base.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+    record = {"shape": pixels.shape, "digest": pixel_digest(pixels), "skipped": skipped, "contents": contents}
+    record |= {"root": images.root, "sources": images.sources, "stamps": images.stamps}  # for `drop_outdated`
     with _replacing(base.with_suffix(".json")) as file:
         file.write(json.dumps(record).encode())
 

@@ -17,7 +17,7 @@ import numpy as np
 from ..config import ReadingConfig
 from ..errors import ConfigError, DataError
 from ..files import cache_folder, expanded
-from .cache import FileImages, stamp
+from .cache import FileImages, stamp_of
 from .columns import LABELS, choose_column, index_labels, plain, splits_of, whole_number
 from .image import Source
 from .imageset import Found, text_digest
@@ -64,13 +64,16 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
             f"{where}: the column {label} holds fractions, not classes; name another one with --label-column"
         )
     labels = index_labels(where, values, kind.names if isinstance(kind, datasets.ClassLabel) else None, labelled)
-    splits = {}
+    splits, groups = {}, {}
     for split, rows in labels.rows.items():
         part = parts[split].cast_column(image, datasets.Image(decode=False))
         sources = [f"{split}[{i}]" for i in rows]
         # The fingerprint of `datasets` changes with the data, so that the images need no stamps.
         root = f"{where} {part._fingerprint}"
         splits[split] = FileImages(_Column(part, image, rows), labels.index[split], sources, [""] * len(rows), root)
+        if reading.groups in first.features:
+            column = list(part[reading.groups])
+            groups[split] = [str(column[row]) for row in rows]
     used_splits = ", ".join(f"{split} is {names[split]}" for split in splits)
     columns = f"images in the column {image}" + (f", labels in the column {label}" if label else "")
     skipped = [f"split {own} ({len(part)} images)" for own, part in loaded.items() if own not in names.values()]
@@ -84,7 +87,7 @@ def find_hub(name: str, labelled: bool = True, reading: ReadingConfig = ReadingC
         how=dict.fromkeys(splits, f"split of {where}"),
         notes=["; ".join([*texts, *labels.notes])],
         unknown=labels.unknown,
-        groups=_groups(parts, labels.rows, reading.groups) if reading.groups in first.features else None,
+        groups=groups or None,
     )
 
 
@@ -99,7 +102,7 @@ def _loaded(name: str, datasets: ModuleType) -> tuple[Any, list[str]]:
             return datasets.load_dataset(*name.split(":", 1)), unused
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _DATA and path.is_file())
         # `datasets` identifies a file by path and time. Our stamp also detects a replaced file with the same time.
-        key = text_digest(f"{path} {stamp(path.stat())}" for path in files).hexdigest()
+        key = text_digest(f"{path} {stamp_of(path)}" for path in files).hexdigest()
         builder = datasets.load_dataset_builder(str(folder), cache_dir=str(cache_folder() / "hub" / key))
         used = {Path(file).resolve() for part in (builder.config.data_files or {}).values() for file in part}
         builder.download_and_prepare()
@@ -108,11 +111,6 @@ def _loaded(name: str, datasets: ModuleType) -> tuple[Any, list[str]]:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         several = f"; name one: hf:{name}:CONFIG" if "onfig name is missing" in why else ""
         raise DataError(f"cannot load hf:{name}: {why}{several}") from error
-
-
-def _groups(parts: dict[str, Any], rows: dict[str, np.ndarray], column: str) -> dict[str, list[str]]:
-    values = {split: list(parts[split][column]) for split in rows}
-    return {split: [str(values[split][row]) for row in own] for split, own in rows.items()}
 
 
 class _Column(Sequence):

@@ -122,10 +122,14 @@ class DataSplits:
 
 @dataclass(frozen=True)
 class Scan:
-    """Holds the information from the headers of the images. `modes`: PIL mode -> count."""
+    """Holds the information from the headers of the readable images. `modes`: PIL mode -> count.
 
-    median_short_side: int
-    modes: dict[str, int]
+    `native_side`: the side in pixels if all images are square, of one size and at most `NATIVE_LIMIT`, else None.
+    """
+
+    median_short_side: int = 0
+    modes: dict[str, int] = field(default_factory=dict)
+    native_side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,9 +150,6 @@ class Images(Protocol):
     sources: list[str]
 
     def subset(self, indices: np.ndarray) -> Images: ...
-
-    def native_side(self) -> int | None:
-        """Returns the side in pixels if all images are square, of one size and at most `NATIVE_LIMIT`, else None."""
 
     def scan(self) -> Scan: ...
 
@@ -176,14 +177,10 @@ class ArrayImages:
         index_N = torch.from_numpy(indices)
         return ArrayImages(self.images[index_N], self.labels[indices], [self.sources[i] for i in indices])
 
-    def native_side(self) -> int | None:
-        height, width = self.images.shape[-2:]
-        return height if height == width <= NATIVE_LIMIT else None
-
     def scan(self) -> Scan:
         channels, height, width = self.images.shape[1:]
         mode = {1: "L", 3: "RGB"}.get(channels, f"{channels} channels")
-        return Scan(min(width, height), {mode: len(self.labels)})
+        return Scan(min(width, height), {mode: len(self.labels)}, native_side([(width, height)]))
 
     def values(self) -> Values:
         return Values()
@@ -194,16 +191,12 @@ class ArrayImages:
     def store(
         self, size: int, channels: int | None, fit: Fit, progress: Progress | None
     ) -> tuple[torch.Tensor, list[tuple[int, str]]]:
-        parts = (
-            [resize(fit_square(part, fit), size) for part in self.images.split(256)] if self._differs(size) else None
-        )
-        images = torch.cat(parts) if parts else self.images
+        images = self.images
+        if images.shape[-2:] != (size, size):
+            images = torch.cat([resize(fit_square(part, fit), size) for part in images.split(256)])
         if progress:
             progress(len(self.labels), len(self.labels))
         return with_channels(images, channels), []
-
-    def _differs(self, size: int) -> bool:
-        return tuple(self.images.shape[-2:]) != (size, size)
 
 
 @dataclass
@@ -243,6 +236,12 @@ class Found:
         """Returns split -> class name -> number of images (0 for classes without images)."""
         counts = {split: Counter(images.labels.tolist()) for split, images in self.splits.items()}
         return {s: {name: c[i] for i, name in enumerate(self.class_names)} for s, c in counts.items()}
+
+
+def native_side(sizes: Iterable[tuple[int, int]]) -> int | None:
+    """Returns the `native_side` (see `Scan`) of images of these widths and heights."""
+    width, height = next(iter(distinct := set(sizes)), (0, 1))
+    return width if len(distinct) == 1 and width == height <= NATIVE_LIMIT else None
 
 
 def with_channels(x: torch.Tensor, channels: int | None) -> torch.Tensor:

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from ..errors import DataError
 from ..files import downloads
-from .cache import FileImages, stamp
+from .cache import FileImages, stamp_of
 from .imageset import ArrayImages, Found
 
 
@@ -115,14 +115,9 @@ def _arrays(name: str, x_NCHW: np.ndarray, labels: Any) -> ArrayImages:
 
 
 def _files(root: Path, files: list[tuple[Path, int]]) -> FileImages:
-    stamps = []
-    for path, _ in files:
-        stat = path.stat() if path.exists() else None  # a missing file is reported as unreadable
-        stamps.append(stamp(stat) if stat else "missing")
-    labels = np.array([label for _, label in files], dtype=np.int64)
-    return FileImages(
-        [p for p, _ in files], labels, [p.relative_to(root).as_posix() for p, _ in files], stamps, str(root)
-    )
+    paths, labels = zip(*files, strict=True)
+    sources = [path.relative_to(root).as_posix() for path in paths]
+    return FileImages(paths, np.array(labels, np.int64), sources, [stamp_of(path) for path in paths], str(root))
 
 
 def _official(name: str, class_names: tuple[str, ...], splits: dict[str, Any]) -> Found:

@@ -18,7 +18,7 @@ from ..errors import DataError, UnknownNameError, warn
 from . import scale
 from .finding import find
 from .imageset import DataSplits, Found, Images, ImageSet, Progress, Values
-from .names import same_name
+from .names import few, same_name
 from .splits import check_split, hold_out, thin_out
 
 __all__ = ["DataSplits", "DataSummary", "ImageSet", "find", "load_data", "load_run_data", "load_split", "summarise"]
@@ -54,7 +54,7 @@ def load_data(
     how, notes = dict(found.how), list(found.notes)
     images, values = _scaled(found, images, notes)
     parts = _thinned(_with_val(found, split, how, notes), split, how, notes)
-    native = {name: part.native_side() for name, part in found.splits.items()}
+    native = {name: part.scan().native_side for name, part in found.splits.items()}
     native["val"] = native.get("val", native["train"])
     sizes = {name: native[name] or img_size for name in parts}
     sizes["train"] = images.stored_size or native["train"] or -(-115 * img_size // 100)
@@ -68,8 +68,8 @@ def load_data(
         raise DataError(f"{found.name}: only one class has images that can be read; a classifier needs at least two")
     missing = np.flatnonzero(np.bincount(sets["train"].labels.numpy(), minlength=len(found.class_names)) == 0)
     if len(missing):
-        names = ", ".join(found.class_names[i] for i in missing[:5])
-        notes.append(f"{len(missing)} classes have no training image ({names}{', ...' if len(missing) > 5 else ''})")
+        names = few([found.class_names[i] for i in missing], 5)
+        notes.append(f"{len(missing)} classes have no training image ({names})")
     record = {
         "data": found.name,
         "classes": list(found.class_names),
@@ -126,7 +126,7 @@ def load_split(
     if split_name not in parts:
         raise DataError(f"{found.name} has no split {split_name!r}; it has {', '.join(parts)}")
     origin = "train" if split_name not in found.splits else split_name
-    size = found.splits[origin].native_side() or img_size
+    size = found.splits[origin].scan().native_side or img_size
     part = parts[split_name]
     if split_name not in found.splits and trained_on:
         part = _untrained(found.name, part, trained_on)
@@ -158,7 +158,10 @@ def summarise(source: Any, labelled: bool = True, reading: ReadingConfig = Readi
     """Returns the size and counts of a dataset, from image headers only. Raises the errors of `load_data`."""
     found = find(source, labelled, reading)
     main = found.splits.get("train") or next(iter(found.splits.values()))
-    return DataSummary(found.class_names, found.class_counts(), main.scan().median_short_side)
+    scan = main.scan()
+    if not scan.modes:
+        raise DataError(f"{found.name}: none of the {len(main.labels)} images can be read")
+    return DataSummary(found.class_names, found.class_counts(), scan.median_short_side)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

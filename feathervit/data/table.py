@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config import ReadingConfig
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..files import expanded
-from .cache import FileImages, stamp
+from .cache import MISSING, FileImages, stamp_of
 from .columns import LABELS, PATHS, SPLIT_COLUMNS, choose_column, index_labels, plain, whole_number
 from .imageset import Found
 from .names import SPLITS, few, find_splits
@@ -38,10 +38,11 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
     files = [_place(root, name, f"{path}, row {row}") for row, name in enumerate(table[image], start=2)]
     values = table[label] if label else ["images"] * len(files)
     rows, notes = _distinct(where, files, values, table[split] if split else [None] * len(files), reading.ignore)
-    stamps = {row: _stamp(files[row]) for row in rows}
-    if rows and not any(stamps.values()):
+    stamps = {row: stamp_of(files[row]) for row in rows}
+    missing = [str(files[row]) for row in rows if stamps[row] == MISSING]
+    if rows and len(missing) == len(rows):
         raise DataError(
-            f"{path}: all its {len(rows)} images are missing, such as {files[rows[0]]}; give their folder with --root"
+            f"{path}: all its {len(rows)} images are missing, such as {missing[0]}; give their folder with --root"
         )
     by_split = _by_split(where, rows, table[split] if split else None)
     labels = index_labels(
@@ -57,7 +58,7 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
             items=[files[row] for row in own],
             labels=labels.index[name],
             sources=[files[row].relative_to(below).as_posix() for row in own],
-            stamps=[stamps[row] or "missing" for row in own],
+            stamps=[stamps[row] for row in own],
             root=str(below),
         )
 
@@ -65,7 +66,7 @@ def find_table(path: Path, reading: ReadingConfig = ReadingConfig(), labelled: b
         return [str(table[reading.groups][by_split[name][i]]) for i in labels.rows[name]]
 
     splits = {name: images(name) for name in labels.rows}
-    if missing := [str(files[row]) for row in rows if not stamps[row]]:
+    if missing:
         notes.append(f"{len(missing)} images are missing, such as {missing[0]}")
     text = f"read as: a table of {len(files)} rows; paths in the column {image}"
     text += f", labels in {label}" if label else ""
@@ -204,11 +205,3 @@ def _by_split(where: str, rows: list[int], splits: list[str | None] | None) -> d
             raise UnknownNameError("split", name, SPLITS, f"row {row + 2} of {where}")
         found[split[name]].append(row)
     return {split: own for split, own in found.items() if own}
-
-
-def _stamp(file: Path) -> str | None:
-    """Returns a text that changes with the file, or None if the file does not exist."""
-    try:
-        return stamp(file.stat())
-    except OSError:
-        return None

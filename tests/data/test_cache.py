@@ -22,7 +22,7 @@ from PIL import Image
 
 from feathervit.cli import main
 from feathervit.data import cache
-from feathervit.data.cache import FileImages, clear_cache, decode
+from feathervit.data.cache import FileImages, clear_cache
 from feathervit.data.image import to_stored
 from feathervit.errors import DataError, DataWarning
 from feathervit.files import _temporary_cache, cache_folder, downloads
@@ -45,6 +45,10 @@ def listed(paths: list[Path], root: str = "root") -> FileImages:
     return FileImages(paths, labels, [p.name for p in paths], [cache.stamp(s) for s in stats], root)
 
 
+def store(paths: list[Path], size: int = 24, channels: int = 3, fit: str = "crop", progress=None):
+    return listed(paths).store(size, channels, fit, progress)
+
+
 def stored_files() -> list[Path]:
     return sorted(cache_folder().glob("decoded/*.npy"))
 
@@ -64,32 +68,32 @@ def decodings(monkeypatch) -> list:
 
 @pytest.mark.parametrize(("channels", "fit"), [(3, "crop"), (1, "pad"), (3, "stretch")])
 def test_cached_pixels_equal_the_images_in_order(files, channels, fit):
-    images, skipped = decode(files, "key", 24, channels, fit)
+    images, skipped = store(files, 24, channels, fit)
     assert images.dtype == torch.uint8
     assert skipped == []
     assert torch.equal(images, torch.stack([to_stored(f, 24, channels, fit) for f in files]))
 
 
 def test_images_are_decoded_once_then_mapped(files, decodings):
-    first, _ = listed(files).store(24, 3, "crop", None)
+    first, _ = store(files)
     assert len(decodings) == 40
-    again, _ = listed(files).store(24, 3, "crop", None)
+    again, _ = store(files)
     assert len(decodings) == 40
     assert torch.equal(first, again)
     again[0] = 0  # copy on write: a mistake in training never changes the file
-    assert torch.equal(listed(files).store(24, 3, "crop", None)[0], first)
+    assert torch.equal(store(files)[0], first)
 
 
 def test_progress_is_complete_and_threads_are_restored(files):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     calls = []
-    decode(files, "key", 8, 3, "crop", lambda done, total: calls.append((done, total)))
+    store(files, progress=lambda done, total: calls.append((done, total)))
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
     assert calls == [(16, 40), (32, 40), (40, 40)]
     calls.clear()
-    decode(files, "key", 8, 3, "crop", lambda done, total: calls.append((done, total)))
+    store(files, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(40, 40)]
 
 
@@ -118,7 +122,7 @@ def test_changed_files_or_settings_make_another_cache(files, decodings):
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no record", "other shape", "garbage record"])
 def test_damaged_caches_are_rebuilt(files, decodings, damage):
-    want, _ = decode(files, "key", 24, 3, "crop")
+    want, _ = store(files)
     want = want.clone()
     (array,) = stored_files()
     record = array.with_suffix(".json")
@@ -135,13 +139,13 @@ def test_damaged_caches_are_rebuilt(files, decodings, damage):
     else:
         record.write_text("[1, 2")
     decodings.clear()
-    got, _ = decode(files, "key", 24, 3, "crop")
+    got, _ = store(files)
     assert len(decodings) == 40
     assert torch.equal(got, want)
 
 
 def test_a_pickled_array_in_the_cache_is_never_loaded(files, tmp_path):
-    decode(files, "key", 24, 3, "crop")
+    store(files)
     (array,) = stored_files()
     marker = tmp_path / "marker"
 
@@ -150,21 +154,21 @@ def test_a_pickled_array_in_the_cache_is_never_loaded(files, tmp_path):
             return Path.touch, (marker,)
 
     np.save(array, np.array([Hostile()], dtype=object), allow_pickle=True)
-    images, _ = decode(files, "key", 24, 3, "crop")
+    images, _ = store(files)
     assert not marker.exists()
     assert images.shape == (40, 3, 24, 24)
 
 
 def test_unreadable_images_leave_no_gap(files):
-    whole, _ = decode(files, "key", 24, 3, "crop")
+    whole, _ = store(files)
     for i in (0, 7, 39):
         files[i].write_bytes(files[i].read_bytes()[:100])
-    images, skipped = decode(files, "damaged", 24, 3, "crop")
+    images, skipped = store(files)
     kept = [i for i in range(40) if i not in (0, 7, 39)]
     assert [i for i, _ in skipped] == [0, 7, 39]
     assert all("truncated" in why for _, why in skipped)
     assert torch.equal(images, whole[kept])
-    again, skipped_again = decode(files, "damaged", 24, 3, "crop")
+    again, skipped_again = store(files)
     assert torch.equal(again, images)
     assert skipped_again == skipped
 
@@ -172,7 +176,7 @@ def test_unreadable_images_leave_no_gap(files):
 def test_the_header_is_rewritten_for_fewer_images(files):
     """The header of the array is rewritten in place."""
     files[2].write_bytes(b"")
-    images, _ = decode(files[:10], "key", 8, 3, "crop")
+    images, _ = store(files[:10], 8)
     assert images.shape == (9, 3, 8, 8)
     assert torch.equal(images[2], to_stored(files[3], 8, 3, "crop"))
 
@@ -182,20 +186,21 @@ def test_an_image_that_became_readable_is_used(files):
     data = files[4].read_bytes() if os.access(files[4], os.R_OK) else None
     if data is not None:  # root reads everything: break the file instead, the key stays the same
         files[4].write_bytes(b"broken")
-    assert [i for i, _ in decode(files, "key", 8, 3, "crop")[1]] == [4]
+    images = listed(files)
+    assert [i for i, _ in images.store(8, 3, "crop", None)[1]] == [4]
     files[4].chmod(0o600)
     if data is not None:
         files[4].write_bytes(data)
-    images, skipped = decode(files, "key", 8, 3, "crop")
+    pixels, skipped = images.store(8, 3, "crop", None)
     assert skipped == []
-    assert len(images) == 40
+    assert len(pixels) == 40
 
 
 def test_no_readable_image_is_an_error(files):
     for path in files:
         path.write_bytes(b"no")
     with pytest.raises(DataError, match="none of the 40 images can be read"):
-        decode(files, "key", 8, 3, "crop")
+        store(files, 8)
     assert list(cache_folder().glob("decoded/*")) == []
 
 
@@ -208,7 +213,7 @@ def test_a_full_disk_leaves_no_files(files, monkeypatch):
 
     monkeypatch.setattr(cache, "open", lambda path, mode: Full(path, "w+"), raising=False)
     with pytest.raises(DataError, match="no space left on device") as error:
-        decode(files, "key", 24, 3, "crop")
+        store(files)
     assert str(cache_folder()) in str(error.value)
     assert "FEATHERVIT_CACHE" in str(error.value)
     assert list(cache_folder().glob("decoded/*")) == []
@@ -246,7 +251,7 @@ def read_only(monkeypatch, tmp_path) -> None:
 def test_a_temporary_cache_replaces_an_unusable_one(files, tmp_path, temporary, monkeypatch, capsys, fault):
     fault(monkeypatch, tmp_path)
     with pytest.warns(DataWarning, match=f"the cache is {temporary}"):
-        stored, _ = decode(files, "key", 8, 3, "crop")
+        stored, _ = store(files, 8)
     assert len(stored) == len(files) and list(temporary.glob("*/decoded/*.npy"))
     assert main(["data", "cache"]) == 0 and str(temporary) in capsys.readouterr().out
     (private,) = temporary.iterdir()
@@ -273,17 +278,19 @@ def test_an_interruption_leaves_no_files(files):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        decode(files, "key", 8, 3, "crop", stop)
+        store(files, progress=stop)
     assert list(cache_folder().glob("decoded/*")) == []
 
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from feathervit.data.cache import decode
+from feathervit.data.cache import FileImages
 files = sorted(Path(sys.argv[1]).glob("*.png"))
+unknown = [""] * len(files)
 print("ready", flush=True)
-images, skipped = decode(files, "key", 24, 3, "crop", lambda done, total: time.sleep(float(sys.argv[2])))
+images = FileImages(files, None, unknown, unknown, "root")
+images, skipped = images.store(24, 3, "crop", lambda done, total: time.sleep(float(sys.argv[2])))
 print(int(images.long().sum()), flush=True)
 """
 
@@ -309,13 +316,13 @@ def test_concurrent_builds_survive_a_killed_process(files):
     assert sums == [str(want)] * 2
     assert len(stored_files()) == 1
     os.utime(left, (0, 0))  # a day later the next build removes it
-    decode(files, "other", 24, 3, "crop")
+    store(files)
     assert list(cache_folder().glob("decoded/*.tmp")) == []
 
 
 def test_clear_cache_removes_decoded_images_but_keeps_downloads(files):
     assert clear_cache() == 0
-    decode(files, "key", 24, 3, "crop")
+    store(files)
     download = cache_folder() / "downloads" / "set.tar"
     download.parent.mkdir()
     download.write_bytes(bytes(10))
@@ -347,13 +354,12 @@ def test_native_side_and_scan(tmp_path):
             Image.new(mode, size).save(paths[-1])
         return listed(paths)
 
-    assert make("a", (96, 96), (96, 96)).native_side() == 96
-    assert make("b", (97, 97), (97, 97)).native_side() is None
-    assert make("c", (32, 32), (32, 33)).native_side() is None
-    assert make("d", (32, 32), (40, 40)).native_side() is None
+    assert make("a", (96, 96), (96, 96)).scan().native_side == 96
+    for name, *sizes in (("b", (97, 97), (97, 97)), ("c", (32, 32), (32, 33)), ("d", (32, 32), (40, 40))):
+        assert make(name, *sizes).scan().native_side is None
     broken = make("e", (32, 32), (32, 32), (32, 32))
     broken.items[0].write_bytes(b"no")
-    assert broken.native_side() == 32
+    assert broken.scan().native_side == 32
     scan = make("f", (10, 60), (50, 20), (30, 30), mode="L").scan()
     assert (scan.median_short_side, scan.modes) == (20, {"L": 3})
     again = make("f", (10, 60), (50, 20), (30, 30), mode="L").scan()

@@ -368,7 +368,7 @@ def test_the_same_subset_of_train_is_decoded_once(folder, monkeypatch):
     from feathervit.data import cache
 
     built, original = [], cache._build
-    monkeypatch.setattr(cache, "_build", lambda *args: (built.append(len(args[1])), original(*args)))
+    monkeypatch.setattr(cache, "_build", lambda *args: (built.append(len(args[1].items)), original(*args)))
     for _ in range(2):
         load_data(folder, img_size=16, split=SplitConfig(train_per_class=5))
     assert sorted(built) == [7, 15, 24]  # val, train, test
