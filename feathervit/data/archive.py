@@ -14,7 +14,6 @@ import re
 import shutil
 import stat
 import tarfile
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -87,7 +86,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    draft = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)  # a killed process may have left it
     try:
         record = _write(path, draft)
         shutil.rmtree(folder, ignore_errors=True)

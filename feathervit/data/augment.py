@@ -140,7 +140,8 @@ class Augmenter:
         if a.policy != "none":
             policy = draw_policy(a.policy, batch, size, generator, a.rand_ops, a.rand_magnitude, a.rand_std)
         if a.cutout:
-            hole = geometry.draw_squares(batch, size, a.cutout, generator)
+            centre = torch.randint(size, (batch, 2), generator=generator)
+            hole = geometry.clip_boxes(centre, torch.full((batch, 2), a.cutout), size)
         if a.erasing:
             erasure = geometry.draw_erasures(batch, size, a.erasing, a.erasing_scale, generator)
             if a.erasing_fill == "noise":

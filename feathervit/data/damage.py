@@ -51,9 +51,8 @@ def fault(data: bytes, image: Image.Image) -> str | None:
     if kind in ("JPEG", "MPO"):
         return _jpeg_fault(data, image)
     if kind == "PNG":
-        return next(
-            (CHECKSUM for name, part, sum_ in _png_chunks(data) if name == b"IDAT" and sum_ != _crc(name, part)), None
-        )
+        chunks = (chunk for chunk in _png_chunks(data) if chunk[0] == b"IDAT")
+        return None if all(zlib.crc32(part, zlib.crc32(name)) == sum_ for name, part, sum_ in chunks) else CHECKSUM
     if kind in BOXES:
         return ZEROS if _has_zeros(data, image) and not _has_flat_rows(image) else None
     if kind == "TIFF" and image.tag_v2.get(259) in (8, 32946):
@@ -199,10 +198,6 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
             return
         yield data[at + 4 : at + 8], data[at + 8 : at + 8 + length], struct.unpack_from(">I", data, at + 8 + length)[0]
         at += 12 + length
-
-
-def _crc(name: bytes, part: bytes) -> int:
-    return zlib.crc32(part, zlib.crc32(name))
 
 
 def _payload(data: bytes, kind: str) -> Iterator[bytes]:

@@ -76,11 +76,6 @@ def draw_erasures(
     return _place(_first(valid, height, 0), _first(valid, width, 0), size, generator)
 
 
-def draw_squares(batch: int, size: int, side: int, generator: torch.Generator) -> Tensor:
-    """Draws the boxes of Cutout, int64 [batch, 4]. The centre is uniform over the pixels; boxes are clipped to the image."""
-    return clip_boxes(torch.randint(size, (batch, 2), generator=generator), torch.full((batch, 2), side), size)
-
-
 def clip_boxes(centre_B2: Tensor, sides_B2: Tensor, size: int) -> Tensor:
     """Returns boxes (top, left, height, width) around centre pixels, clipped to the image: int64 [B, 4].
 

@@ -109,26 +109,32 @@ def _decoding(
     """
     if channels not in (1, 3):
         raise DataError(f"image files are read with 1 or 3 channels, not {channels}; give arrays for other numbers")
+    with _naming(source), opened(source) as image:
+        size = image.size
+        if at_least:
+            image.draft(None, (at_least, at_least))
+        elif thorough and decoded_bytes(image, size, channels) > max_gib * 2**30:
+            image.draft(None, (size[0] // 8, size[1] // 8))
+        refuse_large(image, size, fit == "pad", max_gib, channels)
+        # Decoding a progressive JPEG keeps all coefficients of the image at any scale.
+        pixels = size[0] * size[1] if "progressive" in image.info else image.width * image.height
+        with budget.share(pixels):
+            mode = file_mode(image)
+            image.load()  # load now, because reading EXIF first may hide truncated pixels
+            kind, data = image.format, _file_bytes(source) if image.format in CHECKED else b""
+            if why := fault(data, image):
+                raise OSError(why)
+            doubted = doubt(data, image) if thorough else None
+            image = _in_eight_bits(image, mode, source, scale) if is_deep(mode) else image
+            yield _Decoded(image, size, kind, doubted)
+
+
+@contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """Raises ImageError for any failure inside the block: PIL raises OSError, SyntaxError, struct.error, zlib.error..."""
     try:
-        with opened(source) as image:
-            size = image.size
-            if at_least:
-                image.draft(None, (at_least, at_least))
-            elif thorough and decoded_bytes(image, size, channels) > max_gib * 2**30:
-                image.draft(None, (size[0] // 8, size[1] // 8))
-            refuse_large(image, size, fit == "pad", max_gib, channels)
-            # Decoding a progressive JPEG keeps all coefficients of the image at any scale.
-            pixels = size[0] * size[1] if "progressive" in image.info else image.width * image.height
-            with budget.share(pixels):
-                mode = file_mode(image)
-                image.load()  # load now, because reading EXIF first may hide truncated pixels
-                kind, data = image.format, _file_bytes(source) if image.format in CHECKED else b""
-                if why := fault(data, image):
-                    raise OSError(why)
-                doubted = doubt(data, image) if thorough else None
-                image = _in_eight_bits(image, mode, source, scale) if is_deep(mode) else image
-                yield _Decoded(image, size, kind, doubted)
-    except Exception as error:  # PIL raises many types of exception: OSError, SyntaxError, struct.error, zlib.error...
+        yield
+    except Exception as error:
         raise ImageError(source, reason(error, source)) from error
 
 
@@ -202,11 +208,8 @@ def as_input(x: torch.Tensor, config: RunConfig) -> torch.Tensor:
 
 def header(source: Source) -> tuple[int, int, str]:
     """Reads (width, height, `file_mode`) from the header of a file, before decoding and EXIF rotation. Raises ImageError."""
-    try:
-        with opened(source) as image:
-            return image.width, image.height, file_mode(image)
-    except Exception as error:
-        raise ImageError(source, reason(error, source)) from error
+    with _naming(source), opened(source) as image:
+        return image.width, image.height, file_mode(image)
 
 
 def values_in(source: Source, max_gib: float = MAX_GIB) -> tuple[str, float, float] | None:
@@ -214,16 +217,14 @@ def values_in(source: Source, max_gib: float = MAX_GIB) -> tuple[str, float, flo
 
     Raises ImageError.
     """
-    if not is_deep(header(source)[2]):
-        return None
-    try:
-        with opened(source) as image, budget.share(image.width * image.height):
-            mode = file_mode(image)
-            refuse_large(image, image.size, False, max_gib)
+    with _naming(source), opened(source) as image:
+        mode = file_mode(image)
+        if not is_deep(mode):
+            return None
+        refuse_large(image, image.size, False, max_gib)
+        with budget.share(image.width * image.height):
             image.load()
             return value_range(_deep_values(image, mode, source), mode)
-    except Exception as error:
-        raise ImageError(source, reason(error, source)) from error
 
 
 @contextmanager

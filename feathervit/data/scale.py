@@ -15,7 +15,7 @@ from ..errors import DataError
 from .depth import DEFAULTS
 from .imageset import Values
 
-INTEGERS = (*(float(2**bits - 1) for bits in (1, 8, 10, 12, 14, 16, 24, 31)),)
+INTEGERS = tuple(float(2**bits - 1) for bits in (1, 8, 10, 12, 14, 16, 24, 31))
 FLOATS = (1.0, 255.0, 65535.0)
 OVERSHOOT = 1.1
 LEAST = 0.25  # images below this share of the range count as too dark

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -84,14 +83,6 @@ def test_invalid_settings_are_refused():
         Sampler(10, 8, seed=0, repeats=3)
     with pytest.raises(DataError, match="no images"):
         Sampler(0, 8, seed=0)
-
-
-def test_rows_of_a_mapped_file_are_read_by_index(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8)
-    np.save(tmp_path / "x.npy", images)
-    mapped = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
-    indices = Sampler(50, 16, seed=0).batch(1)
-    assert torch.equal(mapped[indices], torch.from_numpy(images[indices.numpy()]))
 
 
 def test_balanced_sampling_shows_each_class_equally():
