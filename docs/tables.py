@@ -29,10 +29,10 @@ from feathervit.checkpoint import load_weights
 from feathervit.config import MODELS, ConvMLPConfig, MoEConfig, resolve
 from feathervit.models import create_model
 from feathervit.models.cost import cost
-from feathervit.recipes import RECIPES
+from feathervit.recipes import ADAPTIVE, RECIPES
 from feathervit.recipes.folder import INPUTS, LARGE_SET, MASKED_EPOCHS, MASKED_VIEWS, SMALL_SET, STEM_INPUTS
 from feathervit.recipes.folder import _sizes as sizes_for
-from feathervit.results import read_result, spread
+from feathervit.results import markdown_table, read_result, spread
 from feathervit.studies import STUDIES
 from feathervit.studies.tables import tables as tables_of_papers
 from feathervit.weights import shipped_file
@@ -76,8 +76,7 @@ def budget(name: str) -> tuple[Counter[str], Counter[str]]:
 
 
 def table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return markdown_table(head, [tuple(map(str, row)) for row in rows], left=len(head))
 
 
 def models_table() -> str:
@@ -104,7 +103,7 @@ def recipes_table() -> str:
     rows = []
     for name, known in RECIPES.items():
         config = resolve(known.config)
-        chosen = name in ("folder", "mae_folder")
+        chosen = name in ADAPTIVE
         patch = "" if config.patch_size is None else f", {config.patch_size} px"
         sizes = "from the images" if chosen else f"{config.img_size} px{patch}"
         model = "from the images" if name == "mae_folder" else f"`{config.model}`"

@@ -21,30 +21,20 @@ from .image import Source
 from .imageset import ArrayImages, Found, Images
 from .names import SPLITS
 
-Pairs = dict[str, tuple[Array | list[Source | Array], np.ndarray]]
 
-
-def as_pairs(source: Any, labelled: bool = True) -> Pairs:
-    """Returns split -> (images, labels) for a pair, or for a dict of pairs by split that contains train.
+def find_arrays(source: Any, labelled: bool = True) -> Found:
+    """Returns the splits of a pair, or of a dict of pairs by split that contains train. The classes are the labels of train.
 
     See given.py for the accepted images and labels. `labelled` False: images without labels are also accepted. Raises
     ConfigError, and UnknownNameError for an unknown split.
     """
-    pairs = dict(source) if isinstance(source, Mapping) else {"train": source}
-    names = splits_of("the dict of arrays", map(str, pairs))
-    if unknown := [str(name) for name in pairs if str(name) not in names.values()]:
+    given = dict(source) if isinstance(source, Mapping) else {"train": source}
+    names = splits_of("the dict of arrays", map(str, given))
+    if unknown := [str(name) for name in given if str(name) not in names.values()]:
         raise UnknownNameError("split", unknown[0], SPLITS)
     if "train" not in names:
         raise ConfigError(f"the dict of arrays holds {', '.join(names) or 'nothing'}; it needs 'train'")
-    return {split: _pair(split, pairs[name], labelled) for split, name in names.items()}
-
-
-def find_arrays(source: Any, labelled: bool = True) -> Found:
-    """Returns the splits of any source that `as_pairs` accepts. The classes are the sorted labels of train.
-
-    Raises ConfigError, UnknownNameError.
-    """
-    pairs = as_pairs(source, labelled)
+    pairs = {split: _pair(split, given[name], labelled) for split, name in names.items()}
     for split, (images, labels) in pairs.items():
         if len(images) != len(labels) or not len(images):
             raise ConfigError(f"{split}: {len(images)} images and {len(labels)} labels; one label per image is needed")
