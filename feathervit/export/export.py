@@ -81,7 +81,8 @@ def export_model(
         raise ConfigError(f"--push is for --to huggingface, not --to {to}; leave it out")
     if to in NEEDS:
         check_extra(f"--to {to}", NEEDS[to])
-    job = prepare(checkpoint, data, input, min_agreement, say, reading, batch, samples, push)
+    options = {"input": input, "min_agreement": min_agreement, "batch": batch, "samples": samples, "push": push}
+    job = prepare(checkpoint, data, reading, say, **options)
     folder = expanded(out) if out else job.folder / f"export-{to}"
     module = "files" if to in ("onnx", "int8") else to
     writer = getattr(importlib.import_module(f".{module}", __package__), f"write_{to}")
@@ -100,9 +101,8 @@ def export_model(
     }
     environment = {"feathervit": __version__, "commit": commit(), "torch": torch.__version__, "machine": machine()}
     try:
-        write_json(
-            folder / "export.json", {"to": to, "finished": False}
-        )  # replaced after all files are written and checked
+        # Replaced after all files are written and checked
+        write_json(folder / "export.json", {"to": to, "finished": False})
         record |= writer(job, folder) | environment
         write_json(folder / "export.json", record)
         if record["n"] < FEW:

@@ -124,12 +124,8 @@ def _model_args(config: RunConfig, in_chans: int) -> dict[str, Any]:
     """Returns timm's arguments for the model, except the number of classes, which is a separate field of config.json."""
     sizes = {"img_size": config.img_size, "patch_size": config.patch_size}
     options = {"in_chans": in_chans}
-    if config.arch is not None:
-        return {
-            **options,
-            **sizes,
-            **to_dict(config.arch),
-        }  # by field: transformers uses the name "config"
+    if config.arch is not None:  # by field, because transformers uses the name "config"
+        return {**options, **sizes, **to_dict(config.arch)}
     sizes = {name: size for name, size in sizes.items() if size is not None}
     try:
         with torch.device("meta"):

@@ -10,6 +10,7 @@ stay in float32.
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def quantise(proto: onnx.ModelProto, method: str, calibration_BCSS: np.ndarray) 
     """
     # The quantiser recommends preprocessing, which the exporter has already done
     with tempfile.TemporaryDirectory() as folder, quiet():
-        path, small = Path(folder) / "int8.onnx", _copy(proto)
+        path, small = Path(folder) / "int8.onnx", copy.deepcopy(proto)  # the quantiser modifies its input
         if method != "dynamic":
             kinds = ["Conv"] if method == "mixed" else [*MATRICES, "Conv"]
             quantize_static(
@@ -76,14 +77,7 @@ def _weighted(proto: onnx.ModelProto, kinds: Sequence[str]) -> list[str]:
 
 class _Images(CalibrationDataReader):
     def __init__(self, images_BCSS: np.ndarray):
-        self.batches = (images_BCSS[i : i + 1] for i in range(len(images_BCSS)))
+        self.batches = ({"pixels": image_CSS[None]} for image_CSS in images_BCSS)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else {"pixels": batch}
-
-
-def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()  # the quantiser modifies its input
-    copy.CopyFrom(proto)
-    return copy
+        return next(self.batches, None)

@@ -5,8 +5,7 @@ Legend: N images, C channels, R stored side, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,19 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import __version__
 from ..checkpoint import Checkpoint, load_weights
 from ..data.cache import FileImages
 from ..data.finding import find
-from ..data.image import Source, as_input, open_image, to_stored
+from ..data.image import Source, as_input, open_image
 from ..data.imageset import evenly
 from ..errors import DataError, FeatherVitError
 from ..evaluation.evaluate import labelled
 from ..evaluation.inference import Predictor
 from ..files import same_data
-from ..models.moe import NoisyTopKGate
+from ..models import Encoder
 from .verify import agreement
 
 CALIBRATION, CHOOSING, CHECKING, ORIGINALS, ROUTED = 200, 500, 2000, 100, 200  # maximum numbers of images
@@ -66,9 +65,9 @@ class Job:
     shared: bool
     trained: Predictor | None
     held_out: bool | None
-    input: str
-    min_agreement: float | None
     say: Callable[[str], None]
+    input: str = "image"  # or "tensor"
+    min_agreement: float | None = None  # in 8 bits; None: the accuracy is checked instead
     batch: int | None = None  # fixed batch size of an ONNX file; None: any size
     samples: int = 0  # number of held-out images in the page
     push: str | None = None  # OWNER/NAME on the hub, if the folder will be uploaded
@@ -91,22 +90,7 @@ class Job:
     @property
     def facts(self) -> dict[str, Any]:
         """The metadata of an exported file."""
-        config = self.predictor.config
-        return {
-            "model": config.model,
-            "class_names": list(self.predictor.class_names),
-            "img_size": config.img_size,
-            "patch_size": config.patch_size,
-            "channels": self.predictor.in_chans,
-            "fit": config.images.fit,
-            "mean": list(config.images.mean),
-            "std": list(config.images.std),
-            "scale": config.images.scale,
-            "temperature": self.predictor.temperature,
-            "threshold": self.predictor.other.threshold if self.predictor.other else None,  # of the answer "other"
-            "input": self.input,
-            "feathervit": __version__,
-        }
+        return facts(self.predictor) | {"input": self.input, "feathervit": __version__}
 
     def before(self, images: Images) -> np.ndarray:
         """Returns the probabilities of the original model, float32 [N, K]."""
@@ -134,24 +118,23 @@ class Job:
         """
         if not self.originals or self.input == "tensor":
             return {}
-        config, channels = self.predictor.config, self.predictor.in_chans
-        fit, scale, gib = config.images.fit, config.images.scale, config.reading.max_image_gib
-        pixels = (
-            open_image(source, channels, scale, gib).permute(1, 2, 0)[None].contiguous() for source in self.originals
-        )
-        exported_NK = np.concatenate([run(self._values(image)) for image in pixels])
-        squares = [to_stored(source, config.img_size, channels, fit, scale, gib) for source in self.originals]
-        model_NK = self.before(Images(torch.stack(squares), np.zeros(len(squares), int), self.checking.name))
-        return {"originals": {"n": len(squares), **agreement(model_NK, exported_NK)}}
+        scale, gib = self.predictor.config.images.scale, self.predictor.config.reading.max_image_gib
+        pixels = (open_image(source, self.predictor.in_chans, scale, gib) for source in self.originals)
+        exported_NK = np.concatenate([run(self._values(x.permute(1, 2, 0)[None].contiguous())) for x in pixels])
+        squares_NCSS = torch.stack([self.predictor.read(source) for source in self.originals])
+        model_NK = self.predictor.probabilities(squares_NCSS).numpy()
+        return {"originals": {"n": len(squares_NCSS), **agreement(model_NK, exported_NK)}}
 
     def routing(self, run: Callable[[Images], Sequence[np.ndarray]]) -> dict[str, Any]:
         """Compares the routing of models with experts: share of tokens with the same top expert, and experts used per layer.
 
         The results show whether an exporter made a router constant. `run` maps images to the gates of each layer.
         """
-        images = self.checking.some(ROUTED)
-        with noted_gates(self.predictor.model) as gates:
-            self.before(images)
+        images, model = self.checking.some(ROUTED), self.predictor.model
+        if not isinstance(model, Encoder):
+            return {}
+        with torch.inference_mode():
+            gates = model.intermediates(torch.from_numpy(self.tensors(images)), ("gate",)).values()
         if not gates:
             return {}
         same, tokens, used = 0, 0, []
@@ -163,31 +146,28 @@ class Job:
         return {"same_expert": same / tokens, "experts_used": used}
 
 
-@contextmanager
-def noted_gates(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Yields a list. Each forward pass in the block appends the gates [B, N, E] of each layer with a router."""
-    gates: list[Tensor] = []
-    routers = [part for part in model.modules() if isinstance(part, NoisyTopKGate)]
-    hooks = [router.register_forward_hook(lambda _, __, out: gates.append(out[0])) for router in routers]
-    try:
-        yield gates
-    finally:
-        for hook in hooks:
-            hook.remove()
+def facts(predictor: Predictor) -> dict[str, Any]:
+    """Returns the description of a model and its preprocessing for programs that run it."""
+    config = predictor.config
+    return {
+        "model": config.model,
+        "class_names": list(predictor.class_names),
+        "img_size": config.img_size,
+        "patch_size": config.patch_size,
+        "channels": predictor.in_chans,
+        "fit": config.images.fit,
+        "mean": list(config.images.mean),
+        "std": list(config.images.std),
+        "scale": config.images.scale,
+        "temperature": predictor.temperature,
+        "threshold": predictor.other.threshold if predictor.other else None,  # of the answer "other"
+    }
 
 
 def prepare(
-    checkpoint: str | Path,
-    data: Any,
-    input: str,
-    min_agreement: float | None,
-    say: Callable[[str], None],
-    reading: Mapping[str, Any],
-    batch: int | None = None,
-    samples: int = 0,
-    push: str | None = None,
+    checkpoint: str | Path, data: Any, reading: Mapping[str, Any], say: Callable[[str], None], **options: Any
 ) -> Job:
-    """Loads the checkpoint and its images. `reading`: fields of `ReadingConfig`.
+    """Loads the checkpoint and its images. `reading`: fields of `ReadingConfig`; `options`: the last fields of `Job`.
 
     Raises CheckpointError, DataError and ConfigError.
     """
@@ -198,14 +178,15 @@ def prepare(
     source = find(data if data is not None else weights.config.data, reading=predictor.config.reading)
     own = data is None or same_data(data, weights.config.data)
     trained = None if own or "train" in source.splits else _training_data(weights, checkpoint)
-    is_only_split: list[bool] = []
+
+    def is_shared(split: str) -> bool:
+        return split == "train" or ("train" not in source.splits and trained is None)
 
     def pick(split: str, count: int) -> np.ndarray:
-        only = split == "train" or ("train" not in source.splits and trained is None)
-        is_only_split.append(only)  # the only split serves all purposes
-        return _spread(count, CHECKING, (2, 3), 4) if is_only_split[0] else _spread(count, CHECKING)
+        return _spread(count, CHECKING, (2, 3), 4) if is_shared(split) else _spread(count, CHECKING)
 
     checking, sources = _load(predictor, data, None, pick, say)
+    split = checking.name.rpartition("/")[2]
     place = {
         name: (images.items, i)
         for images in source.splits.values()
@@ -215,24 +196,9 @@ def prepare(
     selected = evenly(len(sources), ORIGINALS) if place else ()
     originals = [items[i] for items, i in (place[sources[number]] for number in selected)]
     folder = path if path.is_dir() else path.parent
-    held_out = checking.name.rpartition("/")[2] != "train" or (False if own else None)
-    return Job(
-        predictor,
-        weights,
-        folder,
-        data,
-        checking,
-        originals,
-        is_only_split[0],
-        trained,
-        held_out,
-        input,
-        min_agreement,
-        say,
-        batch,
-        samples,
-        push,
-    )
+    held_out = split != "train" or (False if own else None)
+    shared = is_shared(split)
+    return Job(predictor, weights, folder, data, checking, originals, shared, trained, held_out, say, **options)
 
 
 def _training_data(weights: Checkpoint, checkpoint: str | Path) -> Predictor | None:

@@ -6,6 +6,7 @@ Legend: B batch, C channels, S image side, K classes, N tokens, E experts.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 from typing import Any
@@ -73,8 +74,7 @@ def finish(
     `batch`: a fixed batch size, so that all shapes are known. Metadata that is not text is stored as JSON. It includes the
     opset and the oldest version of ONNX Runtime that is known to load the file.
     """
-    merged = onnx.ModelProto()
-    merged.CopyFrom(proto)
+    merged = copy.deepcopy(proto)
     if not routed:
         del merged.graph.output[1:]
     if images is not None:

@@ -1,4 +1,4 @@
-"""Creates the parts of the page other than the model: files, title, sample images, effect of confidence thresholds.
+"""Creates the parts of the page other than the model: files, title, choice of samples, effect of confidence thresholds.
 
 Legend: N images, K classes.
 """
@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchvision.transforms.functional import to_pil_image
 
-from ..plots.tiles import png_bytes
 from ..results import name_of
-from .job import Images
 
 PAGE = ("index.html", "page.css", "page.js", "png.js")
 
@@ -53,11 +50,3 @@ def sample_places(labels_N: np.ndarray, count: int) -> list[int]:
         members = np.flatnonzero(labels_N == label)
         rank_N[members] = np.arange(len(members))
     return sorted(np.lexsort((labels_N, rank_N))[:count].tolist(), key=lambda place: labels_N[place])
-
-
-def sample_images(images: Images, count: int) -> dict[str, bytes]:
-    """Returns PNGs of `count` stored images, by file name. Does not copy files of the user."""
-    files = {}
-    for number, place in enumerate(sample_places(images.labels, count)):
-        files[f"sample-{number}.png"] = png_bytes(to_pil_image(images.pixels[place]))
-    return files

@@ -69,12 +69,12 @@ def preprocessing(images: ImageConfig, img_size: int, channels: int) -> onnx.Mod
     if images.scale is not None:
         kind, levels, square = "float", _LEVELS, square.replace("(image", "(levels")
     white = float(images.scale or 255)
-    mean, std = (", ".join(f"{v!r}" for v in _each(values, channels)) for values in (images.mean, images.std))
+    mean, std = (", ".join(repr(float(v)) for v in values) for values in (images.mean, images.std))
     proto = parser.parse_model(f"""
 <ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>
 preprocess ({kind}[batch, height, width, {channels}] image) =>
    (float[batch, {channels}, {img_size}, {img_size}] seen, float[batch, {channels}, {img_size}, {img_size}] normalised)
-<float[1, {channels}, 1, 1] mean = {{{mean}}}, float[1, {channels}, 1, 1] std = {{{std}}},
+<float[1, {len(images.mean)}, 1, 1] mean = {{{mean}}}, float[1, {len(images.std)}, 1, 1] std = {{{std}}},
  float least = {{0.0}}, float most = {{255.0}}, float white = {{{white}}}, int64[2] sides = {{{img_size}, {img_size}}},
  int64[1] zero = {{0}}, int64[1] two = {{2}}, int64[2] axes = {{1, 2}}>
 {{
@@ -102,7 +102,3 @@ def keep_used(graph: onnx.GraphProto) -> None:
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-
-
-def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return tuple(map(float, values)) * (channels if len(values) == 1 else 1)

@@ -55,24 +55,15 @@ def _fetch(path: Path) -> None:
             f"cannot keep {PACKAGE} in {path.parent}: {error.strerror or error}; set FEATHERVIT_CACHE to another folder"
         ) from error
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            npm,
-            "pack",
-            "--loglevel",
-            "error",
-            "--ignore-scripts",
-            f"onnxruntime-web@{VERSION}",
-            "--pack-destination",
-            folder,
-        ]
+        options = ["--loglevel", "error", "--ignore-scripts", "--pack-destination", folder]
+        command = [npm, "pack", f"onnxruntime-web@{VERSION}", *options]
         try:
             done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=600)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ConfigError(f"npm did not fetch onnxruntime-web {VERSION}: {error}; try again, {instead}") from error
         if done.returncode or not (Path(folder) / PACKAGE).exists():
-            lines = [
-                line for line in done.stderr.splitlines() if "complete log" not in line
-            ]  # contains a path, not a reason
+            # The line "complete log" contains a path, not a reason.
+            lines = [line for line in done.stderr.splitlines() if "complete log" not in line]
             why = " ".join(" ".join(lines).split())[:300]
             raise ConfigError(
                 f"npm did not fetch onnxruntime-web {VERSION}: {why or 'it wrote no file'}; try again, {instead}"

@@ -30,6 +30,7 @@ from ..data.scale import faults
 from ..errors import ConfigError, FeatherVitError
 from ..evaluation.inference import Predictor
 from ..results import read_result
+from .job import facts
 from .pages import page_files, task
 
 MOST_BYTES = 32 * 2**20  # per request
@@ -70,22 +71,17 @@ def serve(checkpoint: str | Path, predictor: Predictor, host: str = "127.0.0.1",
 
 def describe(checkpoint: str | Path, predictor: Predictor) -> dict[str, Any]:
     """Returns the description of the model for the page. The accuracy is that of result.json, if it exists."""
-    config, figures = predictor.config, {}
+    figures = {}
     if (path := Path(checkpoint) / "result.json").exists():
         result = read_result(path)
         metrics = result.test or result.val or {}
         figures = {name: metrics[name] for name in ("top1", "n") if name in metrics}
     return {
+        **facts(predictor),
         "endpoint": True,
-        "task": task(config.data),
-        "model": config.model,
-        "class_names": list(predictor.class_names),
-        "img_size": config.img_size,
-        "channels": predictor.in_chans,
-        "scale": config.images.scale,
+        "task": task(predictor.config.data),
         "parameters": sum(p.numel() for p in predictor.model.parameters()),
         "held_out": True,
-        "threshold": predictor.other.threshold if predictor.other else None,
         **figures,
     }
 

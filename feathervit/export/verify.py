@@ -93,8 +93,9 @@ def compare(ours_NK: NDArray, theirs_NK: NDArray, labels_N: NDArray) -> dict[str
 
 
 def agrees(found: Mapping[str, Any], least: float) -> bool:
-    """Returns whether the agreement in `compare` and in `Job.on_originals` is at least `least`."""
-    return min(part["agreement"] for part in (found, found.get("originals", found))) >= least
+    """Returns whether each share of agreement is at least `least`: of `compare`, `Job.on_originals` and `Job.routing`."""
+    shares = (found["agreement"], found.get("originals", found)["agreement"], found.get("same_expert", 1.0))
+    return min(shares) >= least
 
 
 def mcnemar(lost: int, won: int) -> float:

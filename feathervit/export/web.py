@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from torchvision.transforms.functional import to_pil_image
 
 from ..errors import ConfigError, FeatherVitError
 from ..files import write_bytes
+from ..plots.tiles import png_bytes
 from ..results import write_json
 from .files import check, float32, int8, pack
 from .job import Job
-from .pages import page_files, sample_images, sample_places, task, thresholds
+from .pages import page_files, sample_places, task, thresholds
 from .runtime import NOTICE, browser_runtime
 from .verify import MIN_AGREEMENT, probabilities, session
 
@@ -34,28 +36,19 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         data = pack(job, small, routed=True)
         results = tried | check(job, small, {"int8": data, "onnx": exact}, job.min_agreement)
         top1, before = (100 * results[name] for name in ("top1", "top1_before"))
-        why = (
-            ""
-            if results["passed"]
-            else f"int8 recognises {top1:.1f} % of {results['n']} images, the model {before:.1f} %"
-        )
+        lost = f"int8 recognises {top1:.1f} % of {results['n']} images, the model {before:.1f} %"
+        why = "" if results["passed"] else lost
     except FeatherVitError as error:
         tried, why = {}, str(error)
     if why:
         job.say(f"  {why}: the page has the model in 32 bits")
         small, data, results = proto, exact, tried | check(job, proto, {"onnx": exact}, MIN_AGREEMENT)
     precision = "float32" if why else "int8"
-    shipped = sample_images(job.checking, job.samples)
-    labels = [
-        job.predictor.class_names[job.checking.labels[i]] for i in sample_places(job.checking.labels, job.samples)
-    ]
-    files = {
-        "model.onnx": data,
-        **page_files(),
-        **runtime,
-        **shipped,
-        "NOTICE.txt": NOTICE.encode(),
-    }
+    places = sample_places(job.checking.labels, job.samples)
+    # Stored images, not files of the user
+    shipped = {f"sample-{n}.png": png_bytes(to_pil_image(job.checking.pixels[i])) for n, i in enumerate(places)}
+    labels = [job.predictor.class_names[job.checking.labels[i]] for i in places]
+    files = {"model.onnx": data, **page_files(), **runtime, **shipped, "NOTICE.txt": NOTICE.encode()}
     for name in folder.glob("sample-*.png"):  # samples of an earlier export
         name.unlink()
     for name, content in files.items():
@@ -72,9 +65,8 @@ def write_web(job: Job, folder: Path) -> dict[str, Any]:
         "n": results["n"],
         "split": job.checking.name,
         "held_out": job.held_out,
-        "routed": [
-            out.name for out in small.graph.output[1:] if _tokens(out) > prefix
-        ],  # the last layer may have no patches
+        # The last layer may have no patches.
+        "routed": [out.name for out in small.graph.output[1:] if _tokens(out) > prefix],
         "depth": len(getattr(model, "blocks", ())),
         "prefix_tokens": prefix,
         "thresholds": thresholds(p_NK, job.checking.labels),

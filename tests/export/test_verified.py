@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import torch
 from scipy.stats import binom
 
 import feathervit
@@ -18,14 +19,11 @@ from feathervit.export.verify import agrees, as_accurate, compare, mcnemar
 
 
 def test_a_frozen_router_is_detected(photographs_run):
-    from feathervit.export.job import noted_gates
-
-    job = prepare(photographs_run, None, "image", 0.97, print, {})
+    job = prepare(photographs_run, None, {}, print)
 
     def gates(images, frozen):
-        with noted_gates(job.predictor.model) as found:
-            job.before(images)
-        return [(gate[:1].expand_as(gate) if frozen else gate).numpy() for gate in found]
+        found = job.predictor.model.intermediates(torch.from_numpy(job.tensors(images)), ("gate",))
+        return [(gate[:1].expand_as(gate) if frozen else gate).detach().numpy() for gate in found.values()]
 
     assert job.routing(lambda images: gates(images, False))["same_expert"] == 1
     assert job.routing(lambda images: gates(images, True))["same_expert"] < 0.9
@@ -65,7 +63,7 @@ def test_only_used_images_are_decoded(photographs_run, monkeypatch):
     monkeypatch.setattr(cache, "to_stored", lambda *args: decoded.append(args[0]) or to_stored(*args))
     monkeypatch.setattr(job, "CHECKING", 5)
     monkeypatch.setattr(job, "CALIBRATION", 7)
-    made = prepare(photographs_run, None, "image", 0.97, print, {})
+    made = prepare(photographs_run, None, {}, print)
     assert (len(made.checking), len(decoded)) == (5, 5)
     assert set(made.originals) == set(decoded)
     assert len(set(made.checking.labels)) == 3
@@ -88,7 +86,7 @@ def test_unreadable_images_are_reported(photographs_run, photographs, tmp_path):
     shutil.copytree(photographs / "test", tmp_path / "set" / "test")
     (tmp_path / "set" / "test" / "flat" / "0.jpg").write_bytes(b"not an image")
     messages = []
-    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, messages.append, {})
+    made = prepare(photographs_run, tmp_path / "set", {}, messages.append)
     assert "1 of 18 images of set/test cannot be read" in messages[0]
     assert (len(made.checking), len(made.originals)) == (17, 17)
 
@@ -96,20 +94,20 @@ def test_unreadable_images_are_reported(photographs_run, photographs, tmp_path):
 def test_other_images_to_check_on(photographs_run, photographs, tmp_path, monkeypatch):
     """All images of a test split are checked: those for the calibration are the training images."""
     shutil.copytree(photographs / "test", tmp_path / "set" / "test")
-    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, print, {})
+    made = prepare(photographs_run, tmp_path / "set", {}, print)
     assert (len(made.checking), made.calibration.name) == (18, f"{photographs.name}/train")
     assert made.held_out
-    flat = prepare(photographs_run, tmp_path / "set" / "test", "image", 0.97, print, {})
+    flat = prepare(photographs_run, tmp_path / "set" / "test", {}, print)
     assert flat.held_out is None  # a folder may hold the training images under another name
-    own = prepare(photographs_run, None, "image", 0.97, print, {})
+    own = prepare(photographs_run, None, {}, print)
     assert own.held_out
     monkeypatch.setattr("feathervit.export.job._training_data", lambda *_: None)  # it is missing
-    made = prepare(photographs_run, tmp_path / "set", "image", 0.97, print, {})
+    made = prepare(photographs_run, tmp_path / "set", {}, print)
     assert (len(made.checking), len(made.calibration)) == (8, 5)  # the images serve all purposes; half are for checking
 
 
 def test_calibration_and_checking_images_are_disjoint(digits_run, folder, tmp_path):
-    job = prepare(digits_run, None, "image", 0.97, print, {})
+    job = prepare(digits_run, None, {}, print)
     sets = [job.calibration, job.choosing, job.checking]
     assert [s.name for s in sets] == ["digits/train", "digits/train", "digits/test"]
     # Images of a single folder are divided among the sets.
@@ -122,7 +120,7 @@ def test_calibration_and_checking_images_are_disjoint(digits_run, folder, tmp_pa
         "augment.policy": "none",
     }
     feathervit.train("folder", data=folder, out=tmp_path / "run", **fields)
-    job = prepare(tmp_path / "run", folder / "train", "image", 0.97, print, {})
+    job = prepare(tmp_path / "run", folder / "train", {}, print)
     sets = [job.calibration, job.choosing, job.checking]
     assert [len(s) for s in sets] == [18, 18, 36]
     rows = [{row.tobytes() for row in s.pixels.numpy()} for s in sets]
