@@ -45,7 +45,7 @@ from ..text import REPLACED, shown
 from .flags import ThreadsFlag, as_fields
 from .help import BY_THE_IMAGES, descriptions, overview, positionals, short_help, verb_help
 from .train import Pretrain, Train
-from .verbs import VERBS
+from .verbs import SUCCESSORS, VERBS
 
 PARTS = {  # the choices for each part of a model, by command-line name
     "attention": {"gqa": GQAConfig, "latent": LatentConfig},
@@ -167,6 +167,9 @@ def _hyphens(word: str) -> str:
 
 
 def _verb(argv: list[str]) -> tuple[str, list[str]]:
+    for words in (1, 2):
+        if successor := SUCCESSORS.get(" ".join(argv[:words])):
+            raise ConfigError(f"there is no verb {' '.join(argv[:words])}; {successor}")
     groups = {name.split()[0] for name in VERBS if " " in name}
     if argv[0] in groups:
         members = [name.split()[1] for name in VERBS if name.startswith(argv[0] + " ")]

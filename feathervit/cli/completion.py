@@ -1,11 +1,9 @@
-"""The verb `completion`: a script for bash and zsh that completes verbs, flags and files."""
+"""Writes a script for bash and zsh that completes verbs, flags and files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal
-
-from tyro.conf import Positional
+from collections.abc import Mapping
+from dataclasses import fields
 
 from .help import FLAGS, positionals
 from .train import Train
@@ -25,26 +23,17 @@ SCRIPT = """\
 complete -o default -F _feathervit feathervit"""
 
 
-@dataclass
-class Completion:
-    """Print a script that completes verbs and flags: eval "$(feathervit completion bash)"."""
-
-    shell: Positional[Literal["bash", "zsh"]]
-    """The shell: bash or zsh."""
-
-    def execute(self) -> int:
-        from .verbs import VERBS
-
-        groups: dict[str, list[str]] = {}
-        for verb in VERBS:
-            group, _, rest = verb.partition(" ")
-            groups.setdefault(group, []).extend([rest] if rest else [])
-        cases = [f'    "{verb}"*) words="{" ".join(_flags(kind))}" ;;' for verb, kind in VERBS.items()]
-        seconds = [f'    2,{group}) words="{" ".join(members)}" ;;' for group, members in groups.items() if members]
-        start = "autoload -U +X bashcompinit && bashcompinit\n" if self.shell == "zsh" else ""
-        words = {"first": " ".join(groups), "cases": "\n".join(cases), "seconds": "\n".join(seconds)}
-        print(SCRIPT.format(start=start, **words))
-        return 0
+def script(shell: str, verbs: Mapping[str, type]) -> str:
+    """Returns the script for a shell, bash or zsh. `verbs`: name -> dataclass of flags."""
+    groups: dict[str, list[str]] = {}
+    for verb in verbs:
+        group, _, rest = verb.partition(" ")
+        groups.setdefault(group, []).extend([rest] if rest else [])
+    cases = [f'    "{verb}"*) words="{" ".join(_flags(kind))}" ;;' for verb, kind in verbs.items()]
+    seconds = [f'    2,{group}) words="{" ".join(members)}" ;;' for group, members in groups.items() if members]
+    start = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
+    words = {"first": " ".join(groups), "cases": "\n".join(cases), "seconds": "\n".join(seconds)}
+    return SCRIPT.format(start=start, **words)
 
 
 def _flags(kind: type) -> list[str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import Positional
+
 from .benchmark import BenchmarkAugment, BenchmarkInfer, BenchmarkTrain
 from .calibrate import Calibrate
-from .completion import Completion
+from .completion import script
 from .data import DataCache, DataCheck, DataShow
 from .demo import Demo
 from .evaluate import Evaluate, Predict
@@ -16,6 +21,19 @@ from .results import ResultsTable
 from .serve import Serve
 from .study import StudyFlags
 from .train import Pretrain, Train
+
+
+@dataclass
+class Completion:
+    """Print a script that completes verbs and flags: eval "$(feathervit completion bash)"."""
+
+    shell: Positional[Literal["bash", "zsh"]]
+    """The shell: bash or zsh."""
+
+    def execute(self) -> int:
+        print(script(self.shell, VERBS))
+        return 0
+
 
 VERBS: dict[str, type] = {
     "demo": Demo,
@@ -44,4 +62,11 @@ VERBS: dict[str, type] = {
     "benchmark infer": BenchmarkInfer,
     "results table": ResultsTable,
     "completion": Completion,
+}
+
+# Renamed verb -> its successor
+SUCCESSORS = {
+    "pictures": "it is now called plot: feathervit plot ...",
+    "results reproduce": "a row is an arm of the study papers: feathervit study papers --arms ROW --out FOLDER",
+    "results pack": "git archive packs the code, tar packs the data",
 }

@@ -80,6 +80,16 @@ def test_a_relative_path_does_not_evaluate_on_training_images(folder, tmp_path, 
     assert run("train", "--resume", "--out", tmp_path / "run", "--data", "train")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("verb", "successor"),
+    [("pictures routing", "feathervit plot"), ("results reproduce", "study papers"), ("results pack", "git archive")],
+)
+def test_a_renamed_verb_names_its_successor(verb, successor, run):
+    status, _, err = run(*verb.split(), "run")
+    assert status == 2
+    assert successor in err
+
+
 def test_internal_errors_are_one_line_and_save_a_traceback(run, tmp_path, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("of two\nlines")

@@ -44,6 +44,23 @@ transfer = Study(
 )
 transfer_trials = trials_of(transfer)
 
+NANO = "feather_nano.cifar100"
+_NANO_WAYS: dict[str, Stage] = {
+    "scratch": {"start_from": "none", "model": "feather_nano"},
+    "fine-tuned": {"start_from": NANO},
+}
+transfer_nano = Study(
+    name="transfer-nano",
+    question=f"On small sets of other images: what do the weights {NANO} add to training from scratch in the same time?",
+    base=recipe("folder"),
+    arms={
+        f"{way} on {data}": {**_DATA[data], **change}
+        for data in ("flowers102", "20 per class of cifar10")
+        for way, change in _NANO_WAYS.items()
+    },
+    sizes={"cpu": Size(minutes=1)},
+)
+
 _SIZES = ((32, 4), (48, 4), (64, 4), (64, 8))  # image and patch size
 image_size = Study(
     name="image-size",
