@@ -14,7 +14,7 @@ from .printing import print_json
 
 @dataclass
 class DataCheck(ReadingFlags, JsonFlag):
-    """Check a dataset for errors. Exit status 1 if something must be fixed."""
+    """Check a dataset for errors. The exit status is 1 if something must be fixed."""
 
     path: Positional[str]
     """A folder, or any other data that `train` accepts."""
@@ -57,7 +57,7 @@ class DataShow(ReadingFlags):
 
 @dataclass
 class DataCache:
-    """Show the folders and sizes of the cache of decoded images and archives, or --clear it."""
+    """Show where the cache of decoded images and archives is and how large it is; --clear empties it."""
 
     clear: bool = False
     """Remove decoded images and unpacked archives; keep downloads."""

@@ -11,7 +11,7 @@ from .printing import new_console, print_json
 
 @dataclass
 class Demo(JsonFlag):
-    """Pre-train on handwritten digits, then train on ten labels per class, fine-tuned and from scratch. No download."""
+    """Pre-train on handwritten digits, then train on ten labels per class, from these weights and from scratch."""
 
     out: str = "runs/demo"
     """Folder for the three runs; runs of an earlier demo are replaced."""

@@ -21,7 +21,7 @@ PAIRS = 10  # number of printed pairs of confused classes
 
 @dataclass
 class Evaluate(LabelledFlags):
-    """Evaluate a checkpoint on labelled images: accuracy, calibration, each class, most confused pairs."""
+    """Evaluate a checkpoint on labelled images: accuracy, calibration, accuracy per class, most confused classes."""
 
     split: Literal["train", "val", "test"] | None = None
     """The split to use; if not given: test, else val, else all images."""
@@ -60,7 +60,7 @@ class Evaluate(LabelledFlags):
 
 @dataclass
 class Predict(CheckpointFlag, MachineFlags, JsonFlag):
-    """Name the classes of image files. The checkpoint can also be named with --from."""
+    """Predict the classes of image files. The checkpoint can also be named with --from."""
 
     images: Positional[tuple[str, ...]]
     """Image files, folders of them, or patterns such as 'photos/*.jpg'."""

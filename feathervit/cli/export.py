@@ -11,7 +11,10 @@ from .printing import new_console, print_json
 
 @dataclass
 class Export(CheckpointFlag, ReadingFlags, JsonFlag):
-    """Export a model for other runtimes, a web page or the hub, and check it on real images. Exit status 1 if it differs."""
+    """Export a model for other runtimes, a web page or the hub, and check it on real images.
+
+    The exit status is 1 if the check fails.
+    """
 
     to: Literal["onnx", "int8", "pt2", "executorch", "web", "huggingface"] = "onnx"
     """ONNX in 32 or 8 bits; a torch.export program; ExecuTorch programs in 32 and 8 bits; a page for the browser; a folder

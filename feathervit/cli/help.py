@@ -108,8 +108,8 @@ def short_help(verb: str, flags: Any) -> str:
     recipe = flags.config.recipe
     more = (
         f"Defaults are those of the recipe {recipe}. Any field of the recipe is a flag: feathervit {verb} --help-all shows "
-        "all fields. Add --recipe NAME or --model NAME before it for another recipe or model. feathervit recipes and "
-        "feathervit models list them."
+        "all fields. Put --recipe NAME or --model NAME before it to see other defaults. feathervit recipes and feathervit "
+        "models list the names."
     )
     return "\n".join([*lines, "", *_wrapped(more)])
 
@@ -126,7 +126,7 @@ def _lines(name: str, flags: Any) -> list[str]:
     if choices := _choices(kind):
         text += f" One of {', '.join(choices)}."
     if isinstance(owner, RunConfig) and last in BY_THE_IMAGES.get(owner.recipe, ()):
-        default = "chosen by the images"
+        default = "chosen from the images"
     else:
         default = "" if value is None or value is False or value in ("", ()) else str(value)
     text += f" (default: {default})" if default else ""

@@ -14,7 +14,7 @@ from .printing import print_json
 
 @dataclass
 class ResultsTable(JsonFlag):
-    """Print the papers' tables with their results and ours, from the result files in a folder."""
+    """Print the papers' tables, with the published results beside ours from a folder of result files."""
 
     results: Positional[str] = "results"
     """The folder with the result files: NAME/study.json of the study papers, NAME/seed-N.json and weights/NAME.json."""

@@ -16,7 +16,7 @@ from .printing import new_console, print_json
 
 @dataclass
 class StudyFlags(ThreadsFlag, JsonFlag):
-    """Run a study: arms x seeds, shared among any number of processes, with one table and chart.
+    """Run a study: every arm with every seed, in one or more processes, with one table and chart.
 
     A finished cell (arm, seed) never runs again; a stopped or killed cell resumes. Several processes or machines may work on
     one folder at the same time.

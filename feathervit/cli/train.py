@@ -22,24 +22,24 @@ class Train(ThreadsFlag, JsonFlag):
 
     Every field of the recipe can be set by its dotted name. --from, --folds and --fold are short for --start-from,
     --split.folds and --split.fold. --classes A,B and --ignore PATTERN are short for --reading.classes and --reading.ignore.
-    Without --recipe, the recipe is chosen from the data. For your own images it is `folder`, which chooses model, sizes and
-    epochs from the images and prints its reasons. --arch.attention, --arch.feedforward and --arch.patches select another
-    kind of part by name; --help-all then shows the fields of that part.
+    Without --recipe, the recipe is chosen from the data. For your own images it is `folder`, which chooses sizes,
+    epochs and batch size from the images and prints its reasons. --arch.attention, --arch.feedforward and --arch.patches
+    select another kind of part by name; --help-all then shows the fields of that part.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     out: str = ""
-    """Folder of the run; it must be new or empty, except with --resume or --overwrite."""
+    """Run folder; it must be new or empty unless you add --resume or --overwrite."""
     config_file: Annotated[str, tyro.conf.arg(name="config")] = ""
-    """A run's config.json, or its folder: repeat that run; flags override its settings."""
+    """Repeat a run from its folder or config.json; flags override its settings."""
     pretrained: bool = False
-    """Start from the published weights of --model: timm:NAME, or one of our models with weights in the package."""
+    """Start from weights for --model: those that timm publishes (timm:NAME), or those in the package."""
     resume: bool = False
-    """Resume the stopped run in --out. The final weights are the same as without the stop. --epochs may change."""
+    """Resume the stopped run in --out, to the same final weights. --epochs may change."""
     overwrite: bool = False
     """Remove the run in the folder and start a new one."""
     minutes: float | None = None
-    """Choose the number of epochs that fits in this many minutes; steps are timed before training."""
+    """Train for about this many minutes: timed steps decide the number of epochs."""
     max_minutes: float | None = None
     """Save a checkpoint and stop after this many minutes; --resume continues the run."""
     skip_unreadable: bool = False

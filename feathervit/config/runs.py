@@ -209,7 +209,7 @@ class RunConfig:
     accumulate: Count = 1
     """Micro-steps per optimiser step; their gradients are added."""
     lr: AtLeastZero = 1e-3
-    """Peak learning rate, for batches of optim.lr_batch images (0: for any size)."""
+    """Peak learning rate, per optim.lr_batch images in a batch (0: used as is)."""
     seed: int = 0
     """Seed of all randomness."""
     patience: Whole = 0
@@ -219,7 +219,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the run trains; auto: a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision; auto: bfloat16 on GPUs that support it, float16 on older GPUs, float32 elsewhere."""
+    """Precision; auto: bfloat16 or float16 on a GPU; on a CPU with bfloat16, the faster of it and float32; else float32."""
     compile: Literal["auto", "off", "default", "reduce-overhead"] = "auto"
     """Mode of torch.compile. reduce-overhead uses CUDA graphs; auto depends on the model and the length of the run."""
     log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()

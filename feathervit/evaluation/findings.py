@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..config import imbalanced
-from ..data import ImageSet
+from ..data import DataSplits, ImageSet
 from ..data.imageset import pixel_digest
 from ..results import RunResult
 from .confusion import chance_level, interval, macro_accuracy
@@ -18,10 +18,10 @@ MOST = 1_000  # maximum number of training images for the training accuracy
 SAME = 500_000_000  # maximum size in bytes of images that are compared with each other
 
 
-def findings(result: RunResult, train: ImageSet, train_top1: float, out: Path) -> list[str]:
+def findings(result: RunResult, data: DataSplits, train_top1: float, out: Path) -> list[str]:
     """Returns the three lines. `train_top1`: accuracy on MOST of the training images, without augmentation."""
     lines = [f"accuracy   {said[0]} ({said[1]})"] if (said := accuracy(result)) else []
-    causes, more = limits(result, train, train_top1)
+    causes, more = limits(result, data, train_top1)
     lines.append(f"limits     {'; '.join(causes) or 'none found in these figures'}")
     folder = shlex.quote(str(out))
     first = f"feathervit evaluate {folder}"
@@ -43,9 +43,10 @@ def accuracy(result: RunResult) -> tuple[str, str] | None:
     )
 
 
-def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[str], bool]:
+def limits(result: RunResult, data: DataSplits, train_top1: float) -> tuple[list[str], bool]:
     """Returns possible limits of the accuracy, and whether more epochs may increase it."""
     causes, more = [], False
+    train = data.train
     counts = sorted(train.labels.bincount(minlength=len(train.class_names)).tolist())
     middle = counts[len(counts) // 2]
     if middle < FEW:
@@ -55,8 +56,12 @@ def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[
         causes.append(
             f"classes of {counts[0]} to {counts[-1]} images: --loss.class-weights balanced gives each class the same weight"
         )
-    if conflicts := label_conflicts(train):
+    labels = _labels(train)
+    if conflicts := sum(len(different) > 1 for different in labels.values()):
         causes.append(f"{conflicts} images appear with different labels: feathervit data check names them")
+    for name, images in (("val", data.val), ("test", data.test)):
+        if images is not None and (known := len(_labels(images).keys() & labels.keys())):
+            causes.append(f"{known} {name} images are also in train: their accuracy is too high")
     held_out = result.val or result.test
     if held_out and train_top1 - held_out["top1"] > GAP:
         causes.append(
@@ -69,11 +74,10 @@ def limits(result: RunResult, train: ImageSet, train_top1: float) -> tuple[list[
     return causes, more
 
 
-def label_conflicts(images: ImageSet) -> int:
-    """Counts the distinct images with more than one label. Returns 0 for datasets that are too large to compare."""
-    if images.images.nbytes > SAME:
-        return 0
+def _labels(images: ImageSet) -> dict[str, set[int]]:
+    """Returns the labels of each distinct image, by digest. Returns {} for datasets that are too large to compare."""
     labels = defaultdict(set)
-    for pixels, label in zip(images.images, images.labels.tolist(), strict=True):
-        labels[pixel_digest(pixels.numpy())].add(label)
-    return sum(len(different) > 1 for different in labels.values())
+    if images.images.nbytes <= SAME:
+        for pixels, label in zip(images.images, images.labels.tolist(), strict=True):
+            labels[pixel_digest(pixels.numpy())].add(label)
+    return labels

@@ -201,7 +201,7 @@ def _limits(
     result: RunResult, data: DataSplits, model: nn.Module, config: RunConfig, device: torch.device
 ) -> list[str]:
     top1, *_ = accuracy_and_loss(model, data.train.some(MOST), config, device)
-    causes, _ = limits(result, data.train, top1)
+    causes, _ = limits(result, data, top1)
     return causes or ["These figures show no limit."]
 
 

@@ -70,7 +70,7 @@ def conclude(loop: Loop, finished: bool, note: Callable[[str], None]) -> Outcome
         if config.objective != "reconstruction":
             some = data.train.some(MOST)
             top1, *_ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
-            for line in findings(result, data.train, top1, out):
+            for line in findings(result, data, top1, out):
                 say(loop.console, line, 11)
         note(report_at_end(out, result, data, trainer.kept, trainer.device))
         loop.trackers.report(out / "report.html")

@@ -14,9 +14,24 @@ from filelock import FileLock, Timeout
 from ..checkpoint import STATES
 from ..errors import FeatherVitError, RunFolderError
 from ..files import clear_drafts
+from ..results import read_config
 from .trackers import IDENTIFIERS
 
 LOCK = ".feathervit.lock"
+FILES = (  # the files of a run, in the order of their removal
+    "config.json",  # first, because a run without its state must not look like a run that has just started
+    *STATES,
+    "best.safetensors",
+    "last.safetensors",
+    "reconstructions/*.png",
+    "splits.json",
+    "result.json",
+    "report.html",
+    "report/*.png",
+    "metrics.csv",
+    "tensorboard/events.*",
+    IDENTIFIERS,
+)
 
 
 @contextmanager
@@ -24,17 +39,21 @@ def held(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Creates the run folder and locks it for this training. Removes a new folder if the training cannot start.
 
     The operating system releases the lock when the process ends, even after a crash. Raises RunFolderError if another
-    training has locked the folder, if it is not writable, or if it is not empty and neither `resume` nor `overwrite` is set.
+    training has locked the folder, if it is not writable, if it is not empty and neither `resume` nor `overwrite` is set, or
+    if `overwrite` is set and it holds other files than a run.
     """
     new = not (resume or _exists(out))
     try:
         with _lock(out):
             for folder in (out, out / "reconstructions", out / "report"):
                 clear_drafts(folder)
-            if not (resume or overwrite) and any(path.name != LOCK for path in out.iterdir()):
-                raise RunFolderError(
-                    f"{out} is not empty; resume it with --resume, start again with --overwrite, or name another"
-                )
+            if not resume and any(path.name != LOCK for path in out.iterdir()):
+                if not _is_run(out):
+                    raise RunFolderError(f"{out} is not empty and holds no run; name a new or an empty folder")
+                if not overwrite:
+                    raise RunFolderError(
+                        f"{out} is not empty; resume it with --resume, start again with --overwrite, or name another"
+                    )
             yield
     except FeatherVitError:
         if new:
@@ -66,6 +85,18 @@ def _lock(out: Path) -> Iterator[None]:
             lock.release()
 
 
+def _is_run(out: Path) -> bool:
+    """Returns whether a folder holds a run, or the rest of a run that was being removed: only files of a run."""
+    if (out / "config.json").exists():
+        try:
+            read_config(out)
+            return True
+        except RunFolderError:
+            return False
+    files = [path.relative_to(out) for path in out.rglob("*") if path.is_file() and path.name != LOCK]
+    return all(any(path.match(pattern) for pattern in FILES) for path in files)
+
+
 def _exists(out: Path) -> bool:
     try:
         return out.exists()
@@ -80,20 +111,7 @@ def _unusable(out: Path, error: OSError) -> RunFolderError:
 def empty(out: Path) -> None:
     """Removes an earlier run. Raises RunFolderError if a file cannot be removed."""
     try:
-        for pattern in (
-            "config.json",  # first, because a run without its state must not look like a run that has just started
-            *STATES,
-            "best.safetensors",
-            "last.safetensors",
-            "reconstructions/*.png",
-            "splits.json",
-            "result.json",
-            "report.html",
-            "report/*.png",
-            "metrics.csv",
-            "tensorboard/events.*",
-            IDENTIFIERS,
-        ):
+        for pattern in FILES:
             for path in out.glob(pattern):
                 path.unlink()
     except OSError as error:

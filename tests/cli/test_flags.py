@@ -67,9 +67,9 @@ def test_short_help_fits_80_columns_and_shows_recipe_defaults(run):
         assert status == 0
         assert max(map(len, out.splitlines())) <= 80
         assert 18 <= len(flags) == len(set(flags)) <= 22
-        assert "chosen by the images" in out
+        assert "chosen from the images" in out
     defaults = run("train", "--recipe", "digits", "--help")[1]
-    assert "chosen by the images" not in defaults
+    assert "chosen from the images" not in defaults
     assert f"(default: {recipe('digits').epochs})" in defaults
     assert f"(default: {recipe('digits').lr})" in defaults
 

@@ -82,7 +82,7 @@ def test_a_relative_path_does_not_evaluate_on_training_images(folder, tmp_path, 
 
 @pytest.mark.parametrize(
     ("verb", "successor"),
-    [("pictures routing", "feathervit plot"), ("results reproduce", "study papers"), ("results pack", "git archive")],
+    [("pictures", "feathervit plot"), ("results reproduce", "study papers"), ("results pack", "git archive")],
 )
 def test_a_renamed_verb_names_its_successor(verb, successor, run):
     status, _, err = run(*verb.split(), "run")

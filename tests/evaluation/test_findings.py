@@ -13,9 +13,9 @@ import torch
 import feathervit
 from feathervit.cli import main
 from feathervit.config import changed
-from feathervit.data import ImageSet
+from feathervit.data import DataSplits, ImageSet
 from feathervit.evaluation.confusion import chance_level, confused_pairs, interval, macro_accuracy, worst_first
-from feathervit.evaluation.findings import label_conflicts, limits
+from feathervit.evaluation.findings import limits
 from feathervit.evaluation.metrics import score
 from feathervit.results import read_config
 
@@ -95,20 +95,24 @@ def result(top1: float, weights: str = "none"):
     )
 
 
+def only(train: ImageSet) -> DataSplits:
+    return DataSplits(train, None, None, {})
+
+
 def test_each_limit_is_found_only_where_it_applies():
     plenty = images([60, 60, 60])
-    assert limits(result(0.95), plenty, 0.99) == ([], False)
-    found, _ = limits(result(0.95), images([60, 8, 60]), 0.99)
+    assert limits(result(0.95), only(plenty), 0.99) == ([], False)
+    found, _ = limits(result(0.95), only(images([60, 8, 60])), 0.99)
     assert len(found) == 1
     assert "8 to 60" in found[0]
-    assert limits(result(0.95, "balanced"), images([60, 8, 60]), 0.99)[0] == []
-    found, _ = limits(result(0.95), images([14, 14, 14]), 0.99)
+    assert limits(result(0.95, "balanced"), only(images([60, 8, 60])), 0.99)[0] == []
+    found, _ = limits(result(0.95), only(images([14, 14, 14])), 0.99)
     assert len(found) == 1
     assert "14" in found[0]
-    found, more = limits(result(0.6), plenty, 0.99)
+    found, more = limits(result(0.6), only(plenty), 0.99)
     assert (len(found), more) == (1, False)
     assert "99 %" in found[0]
-    found, more = limits(result(0.6), plenty, 0.62)  # the model has not fitted its training images
+    found, more = limits(result(0.6), only(plenty), 0.62)  # the model has not fitted its training images
     assert (len(found), more) == (1, True)
 
 
@@ -116,8 +120,18 @@ def test_images_with_several_labels_are_counted():
     flawed = images([60, 60, 60])
     flawed.images[70] = flawed.images[3]  # with another label
     flawed.images[5] = flawed.images[4]  # with the same
-    assert label_conflicts(flawed) == 1
-    assert len(limits(result(0.95), flawed, 0.99)[0]) == 1
+    (found,) = limits(result(0.95), only(flawed), 0.99)[0]
+    assert found.startswith("1 ")
+
+
+def test_held_out_images_that_are_also_in_train_are_counted():
+    train, val, test = images([60, 60, 60]), images([5, 5, 5]), images([5, 5, 5])
+    for held_out in (val, test):
+        held_out.images.random_(generator=torch.Generator().manual_seed(7))
+    val.images[3:5] = train.images[10:12]
+    test.images[9] = train.images[100]
+    found, _ = limits(result(0.95), DataSplits(train, val, test, {}), 0.99)
+    assert [text.partition(" images")[0] for text in found] == ["2 val", "1 test"]
 
 
 def test_a_run_ends_with_the_findings(arrays, tmp_path, small, capsys):

@@ -47,6 +47,21 @@ def test_a_process_holds_its_folder_until_it_is_killed(arguments, tmp_path):
     assert {path.name for path in out.iterdir() if path.is_file()} == before.keys()
 
 
+@pytest.mark.parametrize("config", [None, '{"my": 1}'])
+def test_a_folder_that_is_no_run_is_never_overwritten(arguments, tmp_path, config):
+    mine = tmp_path / "mine"
+    (mine / "report").mkdir(parents=True)
+    (mine / "report" / "holiday.png").write_text("mine")
+    (mine / "notes.txt").write_text("mine")
+    if config:
+        (mine / "config.json").write_text(config)
+    before = {path: path.read_text() for path in mine.rglob("*") if path.is_file()}
+    for overwrite in (False, True):
+        with pytest.raises(RunFolderError, match="no run"):
+            feathervit.train(out=mine, overwrite=overwrite, **arguments)
+    assert before == {path: path.read_text() for path in mine.rglob("*") if path.is_file()}
+
+
 def test_a_new_folder_is_held_from_the_start(arguments, tmp_path):
     out = tmp_path / "run"
     with held(out, resume=False, overwrite=False), pytest.raises(RunFolderError, match="another training is running"):
