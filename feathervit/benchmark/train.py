@@ -47,10 +47,17 @@ def scaling(configs: Iterable[RunConfig], group: Group, rounds: int = 5) -> dict
     return {"rows": [run(config, rounds=rounds, group=group) for config in configs]}
 
 
-def run(config: RunConfig, steps: int = 5, rounds: int = 5, group: Group | None = None) -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    steps: int = 5,
+    rounds: int = 5,
+    group: Group | None = None,
+    class_names: tuple[str, ...] = (),
+) -> dict[str, Any]:
     """Measures a training step of `config` on random images of the input size. Returns JSON-ready results.
 
-    In distillation, classes and channels are those of the teacher. Otherwise there are 100 classes.
+    `class_names` (): the classes of the teacher in distillation, else 100 classes. The channels are those of the teacher, or
+    of the configuration.
 
     - "images_per_s": median over `rounds` of `steps` steps each.
     - "images_per_cpu_s": images per second of CPU time of this process, hardly affected by other programs; None on a GPU.
@@ -62,7 +69,8 @@ def run(config: RunConfig, steps: int = 5, rounds: int = 5, group: Group | None 
     """
     config, group = resolve(config), group or Group()
     device, _ = choose_device(config.device)
-    class_names, channels = _classes(config)
+    known, channels = _classes(config)
+    class_names = class_names or known
     torch.manual_seed(0)
     notes: list[str] = []
     trainer = _trainer(config, channels, class_names, device, group, notes)
