@@ -320,11 +320,11 @@ def with_tables(page: str) -> str:
         "arms": arms_table,
     }
     for kind, make in makers.items():
-        pattern = rf"(<!-- {kind}: ([\w-]+) -->\n).*?(\n<!-- end -->)"
-        text = re.sub(pattern, lambda m, make=make: f"{m[1]}\n{make(m[2])}\n{m[3]}", text, flags=re.DOTALL)
+        pattern = rf"(<!-- {kind}: ([\w-]+) -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda m, make=make: f"{m[1]}\n{make(m[2])}\n\n{m[3]}", text, flags=re.DOTALL)
     for name, write in TABLES.get(page, {}).items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        text, found = re.subn(pattern, lambda m, write=write: f"{m[1]}\n{write()}\n{m[2]}", text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, found = re.subn(pattern, lambda m, write=write: f"{m[1]}\n{write()}\n\n{m[2]}", text, flags=re.DOTALL)
         if found != 1:
             raise ValueError(f"{page} has {found} places for the table {name!r}")
     return text

@@ -120,6 +120,8 @@ def _dispatch(argv: list[str]) -> int:
         print(f"feathervit {__version__}")
         return 0
     verb, rest = _verb(argv)
+    if "--tensorboard" in rest:
+        raise ConfigError("--tensorboard is now --log tensorboard")
     args = _parse(verb, rest)
     if isinstance(args, ThreadsFlag):
         args.set_threads()

@@ -62,8 +62,8 @@ class GroupedQueryAttention(_Attention):
 
     def project(self, x_BND: Tensor) -> tuple[Tensor, ...]:
         qkv_BNTK = self.qkv(x_BND).unflatten(-1, (-1, self.head_dim))
-        parts = qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
-        return tuple(part.transpose(1, 2) for part in parts)
+        q_BNHK, k_BNGK, v_BNGK = qkv_BNTK.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        return q_BNHK.transpose(1, 2), k_BNGK.transpose(1, 2), v_BNGK.transpose(1, 2)
 
 
 class LatentAttention(_Attention):
