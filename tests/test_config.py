@@ -7,6 +7,7 @@ from typing import Annotated
 
 import pytest
 
+from feathervit.config import RunConfig, with_fields
 from feathervit.config.bounds import Bounds, check_bounds
 from feathervit.errors import ConfigError
 
@@ -41,3 +42,9 @@ def test_numbers_within_bounds_pass(config: Outer) -> None:
 def test_out_of_bounds_numbers_are_named(config: Outer, field: str) -> None:
     with pytest.raises(ConfigError, match=f"^{field} must be"):
         check_bounds(config)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("epoch", "epochs"), ("optim.weight_decays", "weight_decay")])
+def test_an_unknown_field_is_refused_with_the_nearest_name(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean {meant}"):
+        with_fields(RunConfig(), **{name: 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import types
 import typing
@@ -107,7 +108,10 @@ def with_fields(config: Any, /, **changes: Any) -> Any:
     """
     for name, value in changes.items():
         head, _, rest = name.partition(".")
-        if not dataclasses.is_dataclass(config) or head not in {f.name for f in dataclasses.fields(config)}:
-            raise ConfigError(f"no field {name!r:.80} in {type(config).__name__}")
+        known = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+        if head not in known:
+            near = difflib.get_close_matches(head, known, n=3, cutoff=0.5)
+            advice = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ConfigError(f"no field {name!r:.80} in {type(config).__name__}{advice}")
         config = replace(config, **{head: with_fields(getattr(config, head), **{rest: value}) if rest else value})
     return config
