@@ -83,8 +83,8 @@ def _median(values: list[float]) -> int:
 def _stages(run: Path) -> list[RunResult]:
     """Returns the results of the run, and before it those of the runs that it started from."""
     result = read_result(run / "result.json")
-    before = Path(result.config["start_from"])
-    return [*(_stages(before) if (before / "result.json").exists() else []), result]
+    before = result.config["start_from"]
+    return [*(_stages(Path(before)) if before and (Path(before) / "result.json").exists() else []), result]
 
 
 def _figures(run: Path) -> dict[str, Any]:

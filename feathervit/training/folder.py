@@ -93,8 +93,8 @@ def _is_run(out: Path) -> bool:
             return True
         except RunFolderError:
             return False
-    files = [path.relative_to(out) for path in out.rglob("*") if path.is_file() and path.name != LOCK]
-    return all(any(path.match(pattern) for pattern in FILES) for path in files)
+    own = {path for pattern in (*FILES, LOCK) for path in out.glob(pattern)}
+    return all(path in own for path in out.rglob("*") if path.is_file())
 
 
 def _exists(out: Path) -> bool:

@@ -30,7 +30,8 @@ WRITING_SHARE = 0.01  # maximum share of the time for writing states, within the
 class RunState:
     """Holds what a run folder needs to resume: the state of `trainer`, its best weights, and the length of `metrics`.
 
-    `identity`: facts stored with each state, which a resumed run compares with its own.
+    `identity`: facts stored with each state. A resumed run compares data, PyTorch, threads and shares with its own, and keeps
+    the commands.
     """
 
     def __init__(self, trainer: Trainer, folder: Path, identity: dict[str, Any], metrics: MetricsFile):
