@@ -132,17 +132,20 @@ def test_slow_requests_end_at_a_deadline(server, monkeypatch):
             assert time.monotonic() < begin + 10
 
 
-def test_requests_at_the_same_time_are_limited(server, digits, monkeypatch):
+def test_requests_at_the_same_time_are_limited(digits_run, digits, monkeypatch):
     """A further request waits until another one ends."""
     monkeypatch.setattr(module, "SECONDS", 0.6)
-    monkeypatch.setattr(server, "slots", threading.BoundedSemaphore(2))
-    before = threading.active_count()
-    idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(4)]
-    time.sleep(0.2)
-    assert threading.active_count() <= before + 2
-    assert request(server, "/predict", digits[0][0])[0] == 200
-    for connection in idle:
-        connection.close()
+    monkeypatch.setattr(module, "MOST_REQUESTS", 2)
+    with serve(digits_run, feathervit.load(digits_run), port=0) as limited:
+        threading.Thread(target=limited.serve_forever, daemon=True).start()
+        before = threading.active_count()
+        idle = [socket.create_connection(("127.0.0.1", limited.server_port)) for _ in range(4)]
+        time.sleep(0.2)
+        assert threading.active_count() <= before + 2
+        assert request(limited, "/predict", digits[0][0])[0] == 200
+        for connection in idle:
+            connection.close()
+        limited.shutdown()
 
 
 @pytest.mark.parametrize(
