@@ -17,7 +17,7 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if asked == "auto":
         name = next(n for n in ("cuda", "mps", "cpu") if available[n])
-        why = "the fastest device" if name != "cpu" else f"no CUDA or MPS device; {torch.get_num_threads()} threads"
+        why = "the fastest device" if name != "cpu" else f"no CUDA or MPS device; threads: {torch.get_num_threads()}"
     elif not available[asked]:
         raise ConfigError(f"--device {asked}: PyTorch finds no such device; use --device auto or cpu")
     else:

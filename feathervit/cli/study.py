@@ -56,20 +56,21 @@ class StudyFlags(ThreadsFlag, JsonFlag):
     def execute(self) -> int:
         if self.list:
             return _print_arms(self)
-        if not self.out:
-            raise ConfigError("no folder is given; add --out FOLDER")
         seeds = seeds_of(self.seeds) if self.seeds is not None else None
+        from ..studies import study as named
         from ..studies.report import rebuild, short_table, table
 
-        if self.show:
+        definition = None if self.show else named(self.study)
+        if not self.out:
+            raise ConfigError("no folder is given; add --out FOLDER")
+        if definition is None:
             result, status = rebuild(Path(self.out)), 0
         else:
-            from ..studies import study as named
             from ..studies.cells import run_study
 
             console = new_console(self.json)
             ended = run_study(
-                named(self.study),
+                definition,
                 self.out,
                 size=self.size,
                 data=self.data,

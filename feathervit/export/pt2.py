@@ -23,7 +23,7 @@ from ..errors import ConfigError
 from ..files import write_bytes
 from .job import Images, Job
 from .lean import Probabilities
-from .verify import MIN_AGREEMENT, agrees, compare, race
+from .verify import MIN_AGREEMENT, agrees, compare, quiet, race
 
 _SIDES = 1 << 24  # larger than the side of any image
 
@@ -72,9 +72,10 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
     """Writes model.pt2, with metadata in the extra file "feathervit.json". Returns the results for export.json."""
     program = _traced(job)
     saved = io.BytesIO()
-    torch.export.save(program, saved, extra_files={"feathervit.json": json.dumps(job.facts)})
-    write_bytes(folder / "model.pt2", saved.getvalue())
-    loaded = torch.export.load(folder / "model.pt2").module()
+    with quiet():
+        torch.export.save(program, saved, extra_files={"feathervit.json": json.dumps(job.facts)})
+        write_bytes(folder / "model.pt2", saved.getvalue())
+        loaded = torch.export.load(folder / "model.pt2").module()
     images = torch.from_numpy(job.feed(job.checking, job.input))
     with torch.inference_mode(), use_threads(1):
         exported = torch.cat([loaded(batch) for batch in images.split(50)]).numpy()

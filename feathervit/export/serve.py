@@ -152,6 +152,8 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         try:
             self._check_host()
+            if path == "/predict":
+                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "POST images to /predict")
             if path not in self.server.files:
                 raise Refused(
                     HTTPStatus.NOT_FOUND, f"there is no {path} here; the page is at /, POST images to /predict"
@@ -160,6 +162,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(refused.status, {"error": str(refused)})
         kind = KINDS[Path(path).suffix or ".html"]
         self._send(HTTPStatus.OK, self.server.files[path], kind)
+
+    do_HEAD = do_GET
 
     def do_POST(self) -> None:
         try:
@@ -197,6 +201,11 @@ class Handler(BaseHTTPRequestHandler):
         except TimeoutError as error:
             raise Refused(HTTPStatus.REQUEST_TIMEOUT, f"the request took over {SECONDS} s to arrive") from error
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answers a request that the base class refuses, such as one with another method."""
+        status = HTTPStatus(code)
+        self._answer(status, {"error": message or status.phrase})
+
     def _answer(self, status: HTTPStatus, found: dict[str, Any]) -> None:
         self._send(status, json.dumps(found).encode(), KINDS[".json"])
 
@@ -206,8 +215,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("X-Content-Type-Options", "nosniff")
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "POST")
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
         """Does not log requests."""
@@ -244,13 +256,18 @@ def _is_local(address: str) -> bool:
 
 def _numbers(query: dict[str, list[str]]) -> tuple[int, float | None]:
     """Parses `top` and `min_confidence` of a query (None: the threshold of the calibration). Raises Refused."""
+    if unknown := query.keys() - {"top", "min_confidence"}:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"unknown in the query: {min(unknown)}; it takes top and min_confidence")
+    values = query.get("top", ["3"])[-1], query.get("min_confidence", [None])[-1]
     try:
-        top = int(query.get("top", ["3"])[-1])
-        least = float(query["min_confidence"][-1]) if "min_confidence" in query else None
-    except ValueError as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, f"top and min_confidence must be numbers: {error}") from error
+        top, least = int(values[0]), None if values[1] is None else float(values[1])
+    except ValueError:
+        top, least = 0, None
     if top < 1 or not 0 <= (least or 0) <= 1:
-        raise Refused(HTTPStatus.BAD_REQUEST, f"top must be at least 1, min_confidence from 0 to 1; got {top}, {least}")
+        raise Refused(
+            HTTPStatus.BAD_REQUEST,
+            f"top must be a whole number of at least 1, min_confidence a number from 0 to 1; got {values[0]}, {values[1]}",
+        )
     return top, least
 
 

@@ -156,6 +156,9 @@ def test_requests_at_the_same_time_are_limited(digits_run, digits, monkeypatch):
         ("/predict?top=0", b"x", {}, 400),
         ("/predict?top=a", b"x", {}, 400),
         ("/predict?min_confidence=nan", b"x", {}, 400),
+        ("/predict?min_confidence=b", b"x", {}, 400),
+        ("/predict?best=1", b"x", {}, 400),
+        ("/predict", None, {}, 405),
         ("/other", b"x", {}, 404),
         ("/../config.json", None, {}, 404),
         ("/best.safetensors", None, {}, 404),
@@ -171,6 +174,21 @@ def test_invalid_requests_are_refused(server, path, body, headers, status):
     got, found = request(server, path, body, **headers)
     assert got == status
     assert found["error"]
+
+
+def test_other_methods(server):
+    """HEAD has the headers of GET without its content. Other methods are refused in JSON, as other faults are."""
+    for method, status in (("HEAD", 200), ("DELETE", 501)):
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+        connection.request(method, "/")
+        response = connection.getresponse()
+        body = response.read()
+        assert response.status == status
+        if method == "HEAD":
+            assert body == b""
+            assert int(response.getheader("Content-Length")) == len(server.files["/"])
+        else:
+            assert json.loads(body)["error"]
 
 
 def test_uploads_are_limited(server, digits, monkeypatch):
