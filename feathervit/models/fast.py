@@ -188,40 +188,41 @@ class _Mixture(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q k^T / sqrt(K)) v over chunks of images. The query heads of a key/value head share one product."""
+    """softmax(q k^T / sqrt(K)) v over chunks of images. The query heads of a key/value head share one product.
+
+    Each key/value head of an image is one matrix of a batched product. The softmax is in float32, which is also faster.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q, k, v) -> Tensor:
-        images, heads, _, width = q.shape
-        size = max(1, SCORES // (heads * q.shape[2] * k.shape[2]))
-        ctx.chunks = [slice(start, start + size) for start in range(0, images, size)]
-        y, saved = torch.empty(q.shape, dtype=q.dtype), []
-        for part in ctx.chunks:
-            scores = torch.bmm(_joined(q[part] * width**-0.5, k), k[part].flatten(0, 1).mT)
-            saved.append(scores.softmax(-1))
-            y[part] = torch.bmm(saved[-1], v[part].flatten(0, 1)).view(-1, *q.shape[1:])
+    def forward(ctx: Any, q_BHNK: Tensor, k_BGNK: Tensor, v_BGNK: Tensor) -> Tensor:
+        _, heads, tokens, width = q_BHNK.shape
+        groups, keys = k_BGNK.shape[1:3]
+        q = (q_BHNK * width**-0.5).reshape(-1, heads // groups * tokens, width)
+        k, v = k_BGNK.reshape(-1, keys, width), v_BGNK.reshape(-1, keys, width)
+        ctx.chunk = max(1, SCORES // (heads * tokens * keys)) * groups
+        y, saved = torch.empty_like(q), []
+        for q_part, k_part, v_part, y_part in zip(*(t.split(ctx.chunk) for t in (q, k, v, y)), strict=True):
+            saved.append(torch.bmm(q_part, k_part.mT).float().softmax(-1).to(q.dtype))
+            torch.bmm(saved[-1], v_part, out=y_part)
         ctx.save_for_backward(q, k, v, *saved)
-        return y
+        return y.view(q_BHNK.shape)
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, dy_BHNK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, *saved = ctx.saved_tensors
-        dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype) for t in (q, k, v))
-        for part, p in zip(ctx.chunks, saved, strict=True):
-            dout, keys = _joined(dy[part], k), k[part].flatten(0, 1)
-            dv[part] = torch.bmm(p.mT, dout).view(-1, *v.shape[1:])
-            dp = torch.bmm(dout, v[part].flatten(0, 1).mT)
+        images, _, _, width = dy_BHNK.shape
+        inputs = dy_BHNK.reshape(q.shape), q, k, v
+        dq, dk, dv = outputs = [torch.empty_like(t) for t in (q, k, v)]
+        parts = zip(saved, *(t.split(ctx.chunk) for t in (*inputs, *outputs)), strict=True)
+        for p, dy_part, q_part, k_part, v_part, dq_part, dk_part, dv_part in parts:
+            torch.bmm(p.mT, dy_part, out=dv_part)
+            dp = torch.bmm(dy_part, v_part.mT)
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-            dq[part] = torch.bmm(ds, keys).view(-1, *q.shape[1:])
-            dk[part] = torch.bmm(ds.mT, _joined(q[part], k)).view(-1, *k.shape[1:])
-        scale = q.shape[-1] ** -0.5
-        return dq.mul_(scale), dk.mul_(scale), dv
-
-
-def _joined(q_bHNK: Tensor, k_BGNK: Tensor) -> Tensor:
-    """Returns the queries of each key/value head as rows of one matrix, [b * G, H / G * N, K]."""
-    return q_bHNK.reshape(-1, q_bHNK.shape[1] // k_BGNK.shape[1] * q_bHNK.shape[2], q_bHNK.shape[3])
+            torch.bmm(ds, k_part, out=dq_part)
+            torch.bmm(ds.mT, q_part, out=dk_part)
+        dk, dv = (t.view(images, -1, *t.shape[1:]) for t in (dk, dv))
+        return dq.mul_(width**-0.5).view(dy_BHNK.shape), dk, dv
 
 
 # ----------------------------------------------------------------------------------------------------------------------
