@@ -126,65 +126,56 @@ class _Mixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, gate, w, b, v, c, w2, d, dropout: float, wanted: bool) -> Tensor:
         tokens, experts, hidden = len(x), gate.shape[1], len(v)
-        wide = experts * hidden
-        wv, bc = torch.cat([w, v]).to(x.dtype), torch.cat([b, c]).to(x.dtype)
         scale = 1 / (1 - dropout) if dropout < 1 else 0.0
-        w2_scaled, d_scaled = (w2 * scale).to(x.dtype), (d * scale).to(x.dtype)
+        w, b, v, c, g, w2, d = (t.to(x.dtype) for t in (w, b, v, c, gate, w2 * scale, d * scale))
         keep = keep_mask(x.shape, dropout) if dropout else None
         y, saved = torch.empty_like(x), []
         for start in range(0, tokens, CHUNK):
             part = slice(start, min(start + CHUNK, tokens))
-            n = part.stop - start
-            pre = linear(x[part], wv, bc)
+            a, value = linear(x[part], w, b), linear(x[part], v, c)
+            s, m = torch.empty_like(a), torch.empty_like(value)
+            _silu(a, out=s)
+            _mix(g[part], s.view(-1, experts, hidden), m)
             if wanted:
-                saved.append(pre)
-            s, m = pre.new_empty(n, wide), pre.new_empty(n, hidden)
-            _silu(pre[:, :wide], out=s)
-            _mix(gate[part], s.view(n, experts, hidden), m)
-            m *= pre[:, wide:]
-            out = linear(m, w2_scaled, d_scaled)
-            y[part] = out if keep is None else out.mul_(keep[part])
+                saved += [a, s, value, m]
+            out = linear(m * value, w2, d)
+            y[part] = out if keep is None else torch.where(keep[part], out, 0)
         if wanted:
             ctx.scale = scale
-            ctx.save_for_backward(x, gate, wv, w2_scaled, keep, *saved)
+            ctx.save_for_backward(x, g, w, v, w2, keep, *saved)
         return y
 
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, gate, wv, w2_scaled, keep, *saved = ctx.saved_tensors
-        experts, hidden = gate.shape[1], w2_scaled.shape[1]
-        wide = experts * hidden
-        wv_t, w2_t = wv.t().contiguous(), w2_scaled.t().contiguous()
-        dx, dgate = torch.empty_like(x), torch.empty_like(gate)
+        x, g, w, v, w2, keep, *saved = ctx.saved_tensors
+        experts, hidden = g.shape[1], len(v)
+        w_t, v_t, w2_t = (t.t().contiguous() for t in (w, v, w2))
+        dx, dgate = torch.empty_like(x), torch.empty(g.shape)
         # The sums over the chunks are in float32.
-        dwv, dbc = torch.zeros(wv.shape), torch.zeros(len(wv))
-        dw2, dd = torch.zeros(w2_scaled.shape), torch.zeros(len(w2_scaled))
+        dw, db, dv, dc, dw2, dd = [torch.zeros(t.shape) for t in (w, w[:, 0], v, v[:, 0], w2, w2[:, 0])]
         start = 0
-        for pre in saved:
-            n = len(pre)
-            part = slice(start, start + n)
-            start += n
-            a, value, g = pre[:, :wide], pre[:, wide:], gate[part]
-            s, ds = pre.new_empty(n, wide), pre.new_empty(n, wide)
-            m, dpre = torch.empty_like(value), torch.empty_like(pre)
-            s_nEF, ds_nEF = s.view(n, experts, hidden), ds.view(n, experts, hidden)
-            _silu(a, out=s)
-            _mix(g, s_nEF, m)
-            dout = dy[part] if keep is None else dy[part] * keep[part]
+        for a, s, value, m in zip(*[iter(saved)] * 4, strict=True):
+            part = slice(start, start + len(a))
+            start += len(a)
+            dout = dy[part] if keep is None else torch.where(keep[part], dy[part], 0)
             dw2 += dout.t() @ (m * value)
             dd += dout.sum(0)
             dh = linear(dout, w2_t)
-            torch.mul(dh, m, out=dpre[:, wide:])
+            dvalue = dh * m
             dh *= value  # dh is now the gradient of the mixed branch
-            torch.mul(s_nEF, dh[:, None], out=ds_nEF)
-            torch.sum(ds_nEF, 2, out=dgate[part])
-            torch.mul(g[..., None], dh[:, None], out=ds_nEF)
-            _silu_backward(ds, a, grad_input=dpre[:, :wide])
-            dwv += dpre.t() @ x[part]
-            dbc += dpre.sum(0)
-            dx[part] = linear(dpre, wv_t)
-        return dx, dgate, dwv[:wide], dbc[:wide], dwv[wide:], dbc[wide:], dw2 * ctx.scale, dd * ctx.scale, None, None
+            ds = torch.empty_like(s)
+            s_nEF, ds_nEF = s.view(-1, experts, hidden), ds.view(-1, experts, hidden)
+            dgate[part] = torch.mul(s_nEF, dh[:, None], out=ds_nEF).sum(2)
+            ds_nEF.copy_(g[part, :, None]).mul_(dh[:, None])  # faster than one product with the gates
+            da = _silu_backward(ds, a, grad_input=ds)
+            dw += da.t() @ x[part]
+            db += da.sum(0)
+            dv += dvalue.t() @ x[part]
+            dc += dvalue.sum(0)
+            dx[part] = linear(da, w_t).add_(linear(dvalue, v_t))
+        dw2, dd = dw2 * ctx.scale, dd * ctx.scale
+        return dx, dgate, dw, db, dv, dc, dw2, dd, None, None
 
 
 class _Attention(torch.autograd.Function):
