@@ -6,7 +6,7 @@
 For runs of one command with several seeds, the script selects the run with the median validation accuracy. For an even number
 of runs, it selects the lower of the two middle runs; among equal runs, the first. Test images are not used for the selection.
 For a single run, the card says "one seed". Of a pre-training run, only the encoder is stored. If a run started from another
-run, epochs, minutes and commands include those of that run.
+run, epochs, minutes and commands include those of that run. Minutes and commands also include those of a teacher.
 """
 
 from __future__ import annotations
@@ -80,24 +80,25 @@ def _median(values: list[float]) -> int:
     return values.index(statistics.median_low(values))
 
 
-def _stages(run: Path) -> list[RunResult]:
-    """Returns the results of the run, and before it those of the runs that it started from."""
+def _stages(run: Path, sources: tuple[str, ...] = ("start_from", "teacher")) -> dict[Path, RunResult]:
+    """Returns the results of the runs that this run used, earliest first, and of the run. `sources` name fields of a run."""
     result = read_result(run / "result.json")
-    before = result.config["start_from"]
-    return [*(_stages(Path(before)) if before and (Path(before) / "result.json").exists() else []), result]
+    before = [Path(result.config[name]) for name in sources if result.config[name]]
+    used = [_stages(path, sources) for path in before if (path / "result.json").exists()]
+    return {path: found for stages in used for path, found in stages.items()} | {run.resolve(): result}
 
 
 def _figures(run: Path) -> dict[str, Any]:
     stages = _stages(run)
-    result = stages[-1]
+    result = stages[run.resolve()]
     splits = {"val": result.val, "test": result.test}
     figures = {f"{name}_top1": found["top1"] for name, found in splits.items() if found and "top1" in found}
     figures = figures or {k: v for k, v in result.best.items() if k.startswith("train_")}
     names = ("seed", "commit", "torch", "threads", "device", "machine")
     facts = {name: getattr(result, name) for name in names}
-    facts["minutes"] = sum(stage.minutes for stage in stages)
-    facts["epochs"] = sum(len(stage.epochs) for stage in stages)
-    facts["commands"] = [public_command(c) for stage in stages for c in (stage.command, *stage.resumed)]
+    facts["minutes"] = sum(stage.minutes for stage in stages.values())
+    facts["epochs"] = sum(len(stage.epochs) for stage in _stages(run, ("start_from",)).values())
+    facts["commands"] = [public_command(c) for stage in stages.values() for c in (stage.command, *stage.resumed)]
     return {**facts, **figures}
 
 
@@ -159,6 +160,7 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
             f"- data: {data}, {result.data['n_train']:,} training images; fingerprint `{result.data['fingerprint']}`",
             f"- recipe: `{config['recipe']}`, {trained['epochs']} epochs, seed {record['seed']}",
             *(f"- command: `{command}`" for command in trained["commands"]),
+            f"- time: {trained['minutes']:.0f} minutes for these commands; threads: {trained['threads']}",
             f"- {result.machine['gpu'] or result.machine['cpu']}, PyTorch {result.torch}, commit {result.commit}",
             "",
             "## Results",
