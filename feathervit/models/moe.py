@@ -59,6 +59,8 @@ class NoisyTopKGate(nn.Module):
         # The meta device has no autocast.
         device = x_BND.device.type if torch.amp.is_autocast_available(x_BND.device.type) else "cpu"
         with torch.autocast(device, enabled=False):
+            # One conversion for both products. The weight of a quantised layer has no dtype.
+            x_BND = x_BND.to(getattr(self.w_gate.weight, "dtype", torch.float32))
             clean_EBN = self._product(self.w_gate, x_BND)
             if not (self.training and self.w_noise is not None):
                 gate_EBN, _, _ = self._softmax_k(clean_EBN)
@@ -75,8 +77,7 @@ class NoisyTopKGate(nn.Module):
     @staticmethod
     def _product(layer: nn.Linear, x_BND: Tensor) -> Tensor:
         """Returns the output of a layer as [E, B, N] in float32; float64 stays float64."""
-        # The weight of a quantised layer has no dtype.
-        y_BNE = layer(x_BND.to(getattr(layer.weight, "dtype", torch.float32)))
+        y_BNE = layer(x_BND)
         y_BNE = y_BNE if y_BNE.dtype == torch.float64 else y_BNE.float()
         return y_BNE.permute(2, 0, 1).contiguous()
 
