@@ -36,15 +36,15 @@ def orthogonalise(update_MRC: Tensor) -> Tensor:
     x_MRC = x_MRC / (x_MRC.norm(dim=(-2, -1), keepdim=True) + EPS)
     if x_MRC.is_cuda or x_MRC.shape[-1] < 2 * x_MRC.shape[-2]:
         for _ in range(ITERATIONS):
-            x_MRC = torch.baddbmm(x_MRC, _quadratic(x_MRC @ x_MRC.mT), x_MRC, beta=COEFFICIENTS[0])
+            x_MRC = torch.baddbmm(x_MRC, _quadratic(torch.bmm(x_MRC, x_MRC.mT)), x_MRC, beta=COEFFICIENTS[0])
     else:  # the same product with small Gram matrices; the precision of bfloat16 is too low for it
-        gram_MRR = x_MRC @ x_MRC.mT
+        gram_MRR = torch.bmm(x_MRC, x_MRC.mT)  # less overhead than the operator @
         product_MRR = p_MRR = _polynomial(gram_MRR)
         for _ in range(ITERATIONS - 1):
-            gram_MRR = p_MRR @ gram_MRR @ p_MRR
+            gram_MRR = torch.bmm(torch.bmm(p_MRR, gram_MRR), p_MRR)
             p_MRR = _polynomial(gram_MRR)
-            product_MRR = p_MRR @ product_MRR
-        x_MRC = product_MRR @ x_MRC
+            product_MRR = torch.bmm(p_MRR, product_MRR)
+        x_MRC = torch.bmm(product_MRR, x_MRC)
     return (x_MRC.mT if tall else x_MRC).to(update_MRC.dtype)
 
 
