@@ -3,6 +3,8 @@
     feathervit train --recipe digits --threads 1 --seed 0 --out runs/digits-0      (and seeds 1, 2)
     python scripts/ship.py mlit_nano.digits runs/digits-0 runs/digits-1 runs/digits-2
 
+With `--record FOLDER`, only the record FOLDER/NAME.json is written, for runs whose weights do not go into the package.
+
 For runs of one command with several seeds, the script selects the run with the median validation accuracy. For an even number
 of runs, it selects the lower of the two middle runs; among equal runs, the first. Test images are not used for the selection.
 For a single run, the card says "one seed". Of a pre-training run, only the encoder is stored. If a run started from another
@@ -11,8 +13,9 @@ run, epochs, minutes and commands include those of that run. Minutes and command
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ DATA_LICENCES = {
 }
 
 
-def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights: Path = FOLDER) -> None:
+def main(name: str, runs: list[Path], records: Path = ROOT / "results" / "weights", weights: Path = FOLDER) -> None:
     found = [read_result(run / "result.json") for run in runs]
     pretrained = found[0].config["objective"] == "reconstruction"
     chosen = 0 if pretrained or len(found) == 1 else _median([result.val["top1"] for result in found])
@@ -70,9 +73,9 @@ def main(name: str, runs: list[Path], results: Path = ROOT / "results", weights:
         _, flipped = evaluate(file, found[chosen].config["data"], flip=True)
         record["float16"] = {"test_top1": half.top1, "flip_test_top1": flipped.top1, "n": half.n}
     write_bytes(weights / f"{name}.md", card(name, record, found[chosen]).encode())
-    (results / "weights").mkdir(exist_ok=True)
-    write_json(results / "weights" / f"{name}.json", record)
-    print(f"{file}: {size:,} bytes, seed {record['seed']}")
+    records.mkdir(exist_ok=True)
+    write_json(records / f"{name}.json", record)
+    print(f"{file.name}: {size:,} bytes, seed {record['seed']}")
 
 
 def _median(values: list[float]) -> int:
@@ -186,4 +189,13 @@ def card(name: str, record: dict[str, Any], result: RunResult) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], [Path(run) for run in sys.argv[2:]])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--record", type=Path, help="write only the record NAME.json, to this folder")
+    args = parser.parse_args()
+    if args.record:
+        with tempfile.TemporaryDirectory() as folder:
+            main(args.name, args.runs, args.record, Path(folder))
+    else:
+        main(args.name, args.runs)

@@ -165,7 +165,7 @@ def test_ship_turns_runs_into_package_weights(tmp_path, monkeypatch, small):
         tops[seed] = feathervit.train("digits", out=run, seed=seed, **few).result.val["top1"]
     monkeypatch.setattr("feathervit.weights.FOLDER", tmp_path / "weights")
     (tmp_path / "results").mkdir()
-    ship().main("mlit_nano.toy", runs, tmp_path / "results", tmp_path / "weights")
+    ship().main("mlit_nano.toy", runs, tmp_path / "results" / "weights", tmp_path / "weights")
     found = json.loads((tmp_path / "results" / "weights" / "mlit_nano.toy.json").read_text())
     assert tops[found["seed"]] == sorted(tops.values())[1]
     theirs = read_result(runs[found["seed"]] / "result.json")
@@ -173,7 +173,7 @@ def test_ship_turns_runs_into_package_weights(tmp_path, monkeypatch, small):
     assert str(tmp_path) not in json.dumps(found) + (tmp_path / "weights" / "mlit_nano.toy.md").read_text()
     masked = {k: v for k, v in few.items() if not k.startswith("loss.")}
     feathervit.pretrain("mae_digits", out=tmp_path / "mae", **masked)
-    ship().main("mlit_nano.mae_toy", [tmp_path / "mae"], tmp_path / "results", tmp_path / "weights")
+    ship().main("mlit_nano.mae_toy", [tmp_path / "mae"], tmp_path / "results" / "weights", tmp_path / "weights")
     assert list_weights("mlit_nano") == ["mlit_nano.mae_toy", "mlit_nano.toy"]
     model = feathervit.create_model("mlit_nano.mae_toy", pretrained=True, num_classes=4)
     assert model.head.weight.shape[0] == 4
@@ -182,14 +182,14 @@ def test_ship_turns_runs_into_package_weights(tmp_path, monkeypatch, small):
     assert "fine-tuned" in (tmp_path / "weights" / "mlit_nano.mae_toy.md").read_text()
     tuned = tmp_path / "tuned"
     feathervit.train("digits", out=tuned, start_from=str(tmp_path / "mae"), epochs=2, command="second")
-    ship().main("mlit_nano.tuned", [tuned], tmp_path / "results", tmp_path / "weights")
+    ship().main("mlit_nano.tuned", [tuned], tmp_path / "results" / "weights", tmp_path / "weights")
     (row,) = json.loads((tmp_path / "results" / "weights" / "mlit_nano.tuned.json").read_text())["runs"]
     assert (row["epochs"], row["commands"][1:]) == (3, ["second"])
     assert row["minutes"] > read_result(tuned / "result.json").minutes
     student, teacher = tmp_path / "student", str(runs[0])
     words = {"objective": "distillation", "teacher": teacher, "loss.label_smoothing": 0.0, "command": "third", **few}
     feathervit.train("digits", out=student, start_from=teacher, **words)
-    ship().main("mlit_nano.student", [student], tmp_path / "results", tmp_path / "weights")
+    ship().main("mlit_nano.student", [student], tmp_path / "results" / "weights", tmp_path / "weights")
     (row,) = json.loads((tmp_path / "results" / "weights" / "mlit_nano.student.json").read_text())["runs"]
     minutes = [read_result(run / "result.json").minutes for run in (student, runs[0])]
     assert row["minutes"] == pytest.approx(sum(minutes))  # the start is the teacher, and counts once

@@ -1,7 +1,8 @@
 """Writes the papers' tables in Markdown from result files: rows that were run and, collapsed, rows that were not.
 
 The rows come from all RESULTS/NAME/study.json of the study `papers`. Repeated runs of a command are in
-RESULTS/NAME/seed-N.json (scripts/seeds.py), and weights of the package in RESULTS/weights/NAME.json. Does not import torch.
+RESULTS/NAME/seed-N.json (scripts/seeds.py), and the records of weights in RESULTS/weights/NAME.json and
+RESULTS/weights-not-kept/NAME.json. Does not import torch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Cells = list[dict[str, Any]]
 
 
 def tables(results: str | Path) -> dict[str, str]:
-    """Returns name -> Markdown: "headline" (all rows that were run), each of `TABLES`, "claims", "seeds" and "weights"."""
+    """Returns name -> Markdown: "headline" (all rows that were run), each of `TABLES`, "claims", "seeds", "weights", "long"."""
     results = Path(results)
     cells = read_papers(results)
     runs = [arm for arm, row in papers.published.items() if arm in cells and row.figure == "test_top1"]
@@ -36,7 +37,8 @@ def tables(results: str | Path) -> dict[str, str]:
         ran = [arm for arm in arms if arm in cells]
         written = (_losses if name == "pretraining" else _accuracies)(ran, cells)
         texts[name] = "\n\n".join(filter(None, [written, _not_run([arm for arm in arms if arm not in cells])]))
-    return {**texts, "claims": claims_table(results), "seeds": _seeds(results), "weights": _weights(results)}
+    texts |= {"claims": claims_table(results), "seeds": _seeds(results)}
+    return texts | {"weights": _weights(results / "weights"), "long": _weights(results / "weights-not-kept")}
 
 
 def read_papers(results: Path) -> dict[str, Cells]:
@@ -207,7 +209,8 @@ def _seeds(results: Path) -> str:
     return markdown_table(head, lines, left=2)
 
 
-def _weights(results: Path) -> str:
+def _weights(records: Path) -> str:
+    """Describes the records of scripts/ship.py in a folder. Core-hours include the runs that a run started from."""
     head = (
         "Weights",
         "Parameters",
@@ -216,16 +219,20 @@ def _weights(results: Path) -> str:
         "Flip averaged, %",
         "All seeds, %",
         "Seeds",
+        "Epochs",
+        "Core-hours",
         "File",
     )
     lines = []
-    for path in sorted((results / "weights").glob("*.json")):
+    for path in sorted(records.glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         own = [
             "" if (top1 := found.get("float16", {}).get(name)) is None else f"{100 * top1:.2f}"
             for name in ("test_top1", "flip_test_top1")
         ]
         tops = [100 * run["test_top1"] for run in found["runs"] if "test_top1" in run]
+        hours = statistics.mean(run["minutes"] * run["threads"] / 60 for run in found["runs"])
         line = [f"`{path.stem}`", f"{found['parameters']:,}", f"{found['bytes']:,}", *own, spread(tops)]
-        lines.append([*line, str(len(found["runs"])), f"`results/weights/{path.name}`"])
+        cost = [str(found["runs"][0]["epochs"]), f"{hours:.1f}"]
+        lines.append([*line, str(len(found["runs"])), *cost, f"`results/{records.name}/{path.name}`"])
     return markdown_table(head, lines, left=1)
