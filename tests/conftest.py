@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -101,12 +104,16 @@ def run(capsys):
     return call
 
 
+def two_splits(root: Path) -> Path:
+    """Three classes with train/ (24 each) and test/ (8 each), 16 px."""
+    write_images(root / "train", 24)
+    write_images(root / "test", 8, seed=1)
+    return root
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Three classes with train/ (24 each) and test/ (8 each), 16 px."""
-    write_images(tmp_path / "set" / "train", 24)
-    write_images(tmp_path / "set" / "test", 8, seed=1)
-    return tmp_path / "set"
+    return two_splits(tmp_path / "set")
 
 
 @pytest.fixture
@@ -117,8 +124,7 @@ def arrays():
     return np.stack([stripes(k, 16, rng) for k in labels]), labels
 
 
-@pytest.fixture
-def small() -> dict:
+def small_fields() -> dict:
     """Fields of a small model: 16 px, patch size 4, two layers, no augmentation."""
     return {
         "augment.crop": "none",
@@ -138,10 +144,24 @@ def small() -> dict:
     }
 
 
+@pytest.fixture
+def small() -> dict:
+    return small_fields()
+
+
 def same_weights(a: Path, b: Path) -> bool:
     """Whether two weights files, or the best weights of two runs, are equal bit by bit."""
     x, y = load_weights(a).weights, load_weights(b).weights
     return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+def load_script(path: Path) -> ModuleType:
+    """Imports a file outside of the packages."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and timm look up their module
+    spec.loader.exec_module(module)
+    return module
 
 
 def missing(reason: str) -> None:

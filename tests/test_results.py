@@ -79,11 +79,6 @@ def test_writing_into_a_missing_folder_is_an_error(tmp_path):
         write_json(tmp_path / "nowhere" / "r.json", {})
 
 
-def test_a_missing_result_is_an_error(tmp_path):
-    with pytest.raises(RunFolderError, match="cannot read"):
-        read_result(tmp_path / "result.json")
-
-
 def test_machine_is_plain_json():
     found = machine()
     assert tuple(found) == results.MACHINE_KEYS

@@ -1,13 +1,12 @@
 """scripts/words.py: finds banned words in prose, docstrings, comments, messages and names, and in nothing else."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-spec = importlib.util.spec_from_file_location("words", Path(__file__).resolve().parents[1] / "scripts" / "words.py")
-words = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(words)
+from .conftest import load_script
+
+words = load_script(Path(__file__).resolve().parents[1] / "scripts" / "words.py")
 
 
 @pytest.mark.parametrize(

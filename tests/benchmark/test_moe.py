@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,12 @@ from torch.testing import assert_close
 from feathervit.config import MoEConfig
 from feathervit.models.moe import SharedVW2
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "moe.py"
+from ..conftest import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("benchmark_moe", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(Path(__file__).parents[2] / "benchmarks" / "moe.py")
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -13,6 +13,6 @@ SMALL = [
 @pytest.fixture
 def trained(folder, tmp_path, run):
     out = tmp_path / "run"
-    status, *_ = run("train", "--data", folder, "--out", out, "--epochs", 15, *SMALL)
+    status, *_ = run("train", "--data", folder, "--out", out, "--epochs", 1, *SMALL)
     assert status == 0
     return out

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 
 import pytest
 
-from feathervit.cli import VERBS, main
+from feathervit.cli import VERBS
 
 from .conftest import SMALL
 
@@ -30,30 +28,6 @@ def test_debug_shows_the_traceback(run):
 
     with pytest.raises(FeatherVitError):
         run("evaluate", "none.safetensors", "--debug")
-
-
-def test_names_with_brackets_or_invalid_unicode(folder, tmp_path, run, monkeypatch):
-    root = (folder / "train").rename(tmp_path / "pets [old]")
-    (root / "flat").rename(root / "red [bold] fox")
-    name = b"\xff.png" if os.name == "posix" else "ü.png".encode()
-    (root / "tall" / "0.png").rename(root / "tall" / os.fsdecode(name))
-    out = tmp_path / "run"
-    status, output, _ = run("train", "--data", root, "--out", out, "--epochs", 1, *SMALL)
-    assert status == 0
-    assert "pets [old]" in output
-    splits = json.loads((out / "splits.json").read_text(encoding="utf-8"))["splits"]
-    sources = [source for split in splits.values() for source in split["sources"]]
-    assert f"tall/{os.fsdecode(name)}" in sources
-    assert "red [bold] fox" in run("evaluate", out)[1]
-    status, output, _ = run("predict", out, root / "red [bold] fox")
-    lines = output.splitlines()
-    assert len(lines) == 25
-    assert all(
-        "pets [old]/red [bold] fox/" in line for line in lines[1:]
-    )  # not truncated, so that programs can parse it
-    strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
-    monkeypatch.setattr("sys.stdout", strict)
-    assert main(["predict", str(out), str(root / "tall"), "--csv"]) == 0
 
 
 def test_a_late_error_leaves_existing_files_unchanged(folder, tmp_path, run):

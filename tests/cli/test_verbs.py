@@ -35,14 +35,11 @@ def test_train_evaluate_predict(trained, folder, run):
     assert sum(float(r["probability"]) for r in rows[:3]) == pytest.approx(1, abs=1e-4)
 
 
-def test_folds_and_from(folder, trained, tmp_path, run):
-    fold = ["train", "--data", folder / "train", "--epochs", 1, *SMALL, "--folds", 4]
-    held_out = []
-    for i in range(4):
-        assert run(*fold, "--fold", i, "--out", tmp_path / f"fold{i}", "--from", trained)[0] == 0
-        splits = json.loads((tmp_path / f"fold{i}" / "splits.json").read_text())["splits"]
-        held_out += splits["val"]["sources"]
-    assert len(held_out) == len(set(held_out)) == 72
+def test_a_fold_is_chosen_by_flags(folder, tmp_path, run):
+    flags = ("--epochs", 1, *SMALL, "--folds", 4, "--fold", 2)
+    assert run("train", "--data", folder / "train", "--out", tmp_path / "run", *flags)[0] == 0
+    val = json.loads((tmp_path / "run" / "splits.json").read_text())["splits"]["val"]
+    assert (val["count"], "fold 2 of 4" in val["how"]) == (18, True)
 
 
 def test_json_is_the_only_standard_output(folder, tmp_path, run):
@@ -66,20 +63,6 @@ def test_predict_continues_after_an_unreadable_file(trained, folder, tmp_path, r
     status, out, err = run(*arguments, "--csv")
     assert status == 1 and "bad.png" not in out
     assert len(err.splitlines()) == 1 and "bad.png" in err
-
-
-def test_resume_and_its_messages(folder, tmp_path, run):
-    out = tmp_path / "run"
-    train = ["train", "--data", folder, "--out", out, *SMALL]
-    status, output, _ = run(*train, "--epochs", 3, "--max-minutes", "0.000001")
-    assert status == 0
-    assert "--resume" in output
-    status, _, err = run(*train, "--epochs", 3)
-    assert status == 2
-    assert "--resume" in err
-    assert run("train", "--resume", "--out", out, "--lr", "0.5")[0] == 2
-    assert run("train", "--resume", "--out", out)[0] == 0
-    assert json.loads((out / "result.json").read_text())["epochs"][-1]["epoch"] == 3
 
 
 def test_demo(tmp_path, run, monkeypatch):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
 import threading
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +30,8 @@ from feathervit.data.image import (
     to_stored,
 )
 from feathervit.errors import DataError
+
+from .images import png
 
 
 @pytest.fixture(scope="module")
@@ -222,23 +222,13 @@ def test_normalise():
     assert torch.equal(normalise(x[0], (0.5,), (0.5,)), normalise(x, (0.5,), (0.5,))[0])
 
 
-def png_bomb() -> bytes:
-    """A valid PNG header that claims 60,000 x 60,000 pixels, without pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    ihdr = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", ihdr) + chunk(b"IDAT", zlib.compress(bytes(1000)))
-
-
 def test_unreadable_files_are_named_with_the_reason(tmp_path, photograph, monkeypatch):
     buffer = io.BytesIO()
     photograph.save(buffer, "JPEG")
     (tmp_path / "half.jpg").write_bytes(buffer.getvalue()[:5000])
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "bomb.png").write_bytes(png_bomb())
+    (tmp_path / "bomb.png").write_bytes(png(60_000, 60_000))
     photograph.save(tmp_path / "page.eps")
     for name, why in [
         ("half.jpg", "truncated"),

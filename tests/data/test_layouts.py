@@ -192,23 +192,11 @@ def test_the_cache_inside_the_data_is_skipped(command, tmp_path, monkeypatch):
     assert "folders that hold the cache (1: kept)" in line
 
 
-@pytest.mark.parametrize(
-    "left",
-    [
-        *("@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
-        *(
-            "__MACOSX",
-            "__pycache__",
-            "RECYCLER",
-            ".Trash-1000",
-            ".Trashes",
-            ".thumbnails",
-            ".git",
-            "FOUND.000",
-            "~snapshot",
-        ),
-    ],
-)
+LEFT = "@eaDir @Recycle #recycle #snapshot $RECYCLE.BIN lost+found __MACOSX __pycache__ RECYCLER .Trash-1000 .Trashes"
+LEFT += " .thumbnails .git FOUND.000 ~snapshot"
+
+
+@pytest.mark.parametrize("left", ["System Volume Information", *LEFT.split()])
 def test_files_of_operating_systems_are_skipped(command, tmp_path, left):
     root = tmp_path / "set"
     for parent in (root, root / "train", root / "train" / "a", root / "val" / "b" / "deep"):

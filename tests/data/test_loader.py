@@ -112,15 +112,7 @@ def test_balanced_sampling_on_the_command_line(command, tmp_path, flags, status)
     names = (
         [f"train/a/{i}.png" for i in range(12)] + ["train/b/x.png"] + [f"test/{k}/{i}.png" for k in "ab" for i in "12"]
     )
-    argv = [
-        "train",
-        "--data",
-        paint(tmp_path / "set", names),
-        "--out",
-        tmp_path / "run",
-        "--augment.sampling",
-        "balanced",
-    ]
-    ended, _, error = command(*argv, *TINY, *flags)
+    argv = ["train", "--data", paint(tmp_path / "set", names), "--out", tmp_path / "run"]
+    ended, _, error = command(*argv, "--augment.sampling", "balanced", *TINY, *flags)
     assert ended == status, error
     assert ("leave one out" in error) == (status == 2)

@@ -10,6 +10,7 @@ import os
 import pytest
 
 import feathervit
+from feathervit.cli import main
 from feathervit.text import REPLACED
 
 from .commands import TINY, paint, write_table
@@ -19,14 +20,14 @@ NAMES += ["=1+1", "%s{0}"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of any bytes")
-def test_any_name_can_be_trained_on_printed_and_drawn(command, tmp_path):
+def test_any_name_can_be_trained_on_printed_and_drawn(command, tmp_path, monkeypatch):
     names = [*NAMES, os.fsdecode(b"bad\xff")]
-    root = paint(tmp_path / "set", [f"{name}/{i}.png" for name in names for i in range(3)])
+    root = paint(tmp_path / "pets [old]", [f"{name}/{i}.png" for name in names for i in range(3)])
     paint(root, [f":cat:/{name}.png" for name in names])
     run, png = tmp_path / "run", tmp_path / "samples.png"
     status, output, error = command("train", "--data", root, "--out", run, *TINY, "--split.val-fraction", "0.3")
     assert status == 0, error
-    assert ":cat:" in output and "\x1b[31m" not in output
+    assert ":cat:" in output and "pets [old]" in output and "\x1b[31m" not in output
     assert command("report", run)[0] == 0
     assert "[bold]x" in (run / "report.html").read_text(encoding="utf-8")
     status, output, error = command("evaluate", run)
@@ -50,7 +51,11 @@ def test_any_name_can_be_trained_on_printed_and_drawn(command, tmp_path):
         status, output, error = command(*verb)
         assert status == 0, error
         assert "\x1b[31m" not in output and len(output.splitlines()) < 80
-    output.encode("utf-8")
+        if verb[0] == "predict":  # paths are not truncated, so that programs can parse them
+            assert all("pets [old]/" in line for line in output.splitlines()[1:])
+    strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr("sys.stdout", strict)
+    assert main(["predict", str(run), str(root), "--csv"]) == 0
 
 
 ENCODED = {"utf-8": "é\ufffd😀", "ascii": "\\xe9?\\U0001f600", "latin-1": "é?\\U0001f600"}

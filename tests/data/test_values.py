@@ -21,6 +21,7 @@ from feathervit.errors import DataError
 
 from ..conftest import stripes
 from .commands import SMALL
+from .images import png
 
 # --- one scale of values
 
@@ -29,10 +30,7 @@ def png16(path: Path, values: np.ndarray) -> None:
     """A PNG of 16 bits per channel, which Pillow cannot write in colour. values: [H, W, C] of 2 (grey, alpha), 3 or 4."""
     height, width, channels = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    whole = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(whole))
+    path.write_bytes(png(width, height, zlib.compress(rows), depth=16, colour={1: 0, 2: 4, 3: 2, 4: 6}[channels]))
 
 
 def pgm16(path: Path, values: np.ndarray) -> None:
@@ -51,22 +49,14 @@ KINDS = {  # name -> (suffix, function that writes values [16, 16, 3], the large
     "12 bits in 16": ("png", grey(tiff(np.uint16)), 4095, 4095),
     "12 bits in 16, none quite white": ("png", grey(tiff(np.uint16)), 3100, 4095),
     "10 bits in 16": ("tiff", grey(tiff(np.uint16)), 1023, 1023),
-    "14 bits in 16": ("tiff", grey(tiff(np.uint16)), 16383, 16383),
     "16 bits": ("png", grey(tiff(np.uint16)), 65535, 65535),
     "8 bits in 32": ("tiff", grey(tiff(np.int32)), 255, 255),
-    "12 bits in 32": ("tif", grey(tiff(np.int32)), 4095, 4095),
     "zeros and ones in 32 bits": ("tiff", grey(lambda p, v: tiff(np.int32)(p, v > 0.4)), 1, 1),
     "31 bits": ("tiff", grey(tiff(np.int32)), 2**31 - 129, 2**31 - 1),
     "floats to 1": ("tiff", grey(tiff(np.float32)), 1.0, 1),
     "floats to 1.02": ("tiff", grey(tiff(np.float32)), 1.02, 1),
     "floats to 255": ("tiff", grey(tiff(np.float32)), 255.0, 255),
     "colour, 12 bits in 16": ("png", png16, 4095, 4095),
-    "colour and alpha, 12 bits in 16": (
-        "png",
-        lambda p, v: png16(p, np.dstack([v, np.full((16, 16), 65535)])),
-        4095,
-        4095,
-    ),
     "grey and alpha, 16 bits": (
         "png",
         lambda p, v: png16(p, np.dstack([v[..., 0], np.full((16, 16), 65535)])),
@@ -334,12 +324,11 @@ CHANGES = [exchange, replace_file, overwrite, copy_with_times, link_elsewhere]
 def test_changed_files_are_decoded_again(tmp_path, run, change):
     """Files change but keep their size and time. Training sees only the new pixels."""
     root = colours(tmp_path / "set")
-    assert run("train", "--data", root, "--out", tmp_path / "run", *SMALL)[0] == 0
+    first = load_data(root, img_size=16).train.fingerprint()
     keep_time(change)(root)
     for split in (load_data(root, img_size=16).train, load_data(root, img_size=16).val):
         for image, source in zip(split.images, split.sources, strict=True):
             assert torch.equal(image, open_image(root / source))
-    first = json.loads((tmp_path / "run" / "result.json").read_text())["data"]["fingerprint"]
     assert load_data(root, img_size=16).train.fingerprint() != first
     assert "changed since" not in run("data", "check", root)[1]  # the cache of the old files is not used
 

@@ -20,6 +20,7 @@ from feathervit.evaluation.metrics import score
 from feathervit.results import read_config
 
 from ..conftest import write_images
+from ..data.commands import TINY
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (33, 60), (60, 60)])
@@ -59,20 +60,7 @@ def test_a_run_and_its_evaluation_show_the_macro_accuracy(tmp_path, capsys):
         write_images(tmp_path / "set" / split, 8, classes=("flat", "tall"))
         for n in range(2, 8):
             (tmp_path / "set" / split / "tall" / f"{n}.png").unlink()
-    arguments = [
-        "--model",
-        "mlit_nano",
-        "--img-size",
-        "16",
-        "--patch-size",
-        "8",
-        "--arch.depth",
-        "1",
-        "--arch.dim",
-        "16",
-    ]
-    arguments += ["--epochs", "1", "--split.val-fraction", "0", "--threads", "1", "--out", str(tmp_path / "run")]
-    assert main(["train", "--data", str(tmp_path / "set"), *arguments]) == 0
+    assert main(["train", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "run"), *TINY]) == 0
     output = capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
     share = json.loads(capsys.readouterr().out)["balanced_accuracy"]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from feathervit import checkpoint
-from feathervit.config import to_dict
 
 Make = Callable[[Path, Path], None]  # (here, world): writes the malformed input into the folder `here`
 
@@ -62,6 +61,13 @@ def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
     path.write_text(json.dumps(value if changed is None else changed))
 
 
+def damaged_json(name: str, write: Callable[[bytes], Make]) -> list[tuple[str, Make, str]]:
+    """Rows (what, make, text) of a JSON file that is not what it should be. `write(data)` makes one with this content."""
+    contents = {"half": b'{"recipe": "folder", "arm', "of random bytes": bytes(range(256)), "a list": b"[]"}
+    contents["nested deeply"] = b"[" * 100_000
+    return [(what, write(data), name) for what, data in contents.items()]
+
+
 def put(value: Any, dotted: str, new: Any) -> None:
     """Sets a value inside JSON by its dotted path."""
     *parents, last = dotted.split(".")
@@ -85,14 +91,3 @@ def forged(change: Callable[[dict[str, Any], dict[str, Any]], Any], of: str = "r
         (here / "w.safetensors").write_bytes(checkpoint._pack(tensors, meta))
 
     return make
-
-
-def all_fields(config: Any, inside: str = "") -> list[tuple[str, Any]]:
-    """Returns (dotted path, value) of every field of a configuration, including its parts."""
-    found = []
-    for name, value in to_dict(config).items() if not isinstance(config, dict) else config.items():
-        where = f"{inside}.{name}" if inside else name
-        found.append((where, value))
-        if isinstance(value, dict):
-            found += all_fields(value, where)
-    return found

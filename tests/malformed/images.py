@@ -1,4 +1,4 @@
-"""Image files that are not images, that are truncated, or whose headers are false."""
+"""Files that are not images, or whose headers are false. tests/data/test_damage.py has damage of every format."""
 
 from __future__ import annotations
 
@@ -11,41 +11,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..data.images import chunk, png
 from .case import Case, Make, file
 
 PREDICT = "predict {world}/run {here}/"
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 
-def encoded(kind: str, mode: str = "RGB", **options) -> bytes:
+def encoded(kind: str) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(NOISE).convert(mode).save(out, kind, **options)
+    Image.fromarray(NOISE).save(out, kind)
     return out.getvalue()
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png(width: int, height: int, depth: int = 8, colour: int = 2, data: bytes = b"", more: bytes = b"") -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def bmp(width: int, height: int, bits: int = 24) -> bytes:
-    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, 0, 0, 0, 0, 0)
-    return b"BM" + struct.pack("<IHHI", 54 + 64, 0, 0, 54) + info + b"\0" * 64
-
-
-def gif(width: int, height: int) -> bytes:
-    return (
-        b"GIF89a"
-        + struct.pack("<HH", width, height)
-        + b"\0\0\0"
-        + b","
-        + struct.pack("<HHHH", 0, 0, width, height)
-        + b"\0\x02\x00;"
-    )
 
 
 def tiff(width: int, height: int, **more: int) -> bytes:
@@ -58,69 +34,27 @@ def tiff(width: int, height: int, **more: int) -> bytes:
 
 ZEROS = zlib.compress(b"\0" * 50_000_000)  # fifty megabytes in fifty kilobytes
 
-HALF = {
-    f"half a {name}": data[: len(data) // 2]
-    for name, data in {
-        "JPEG": encoded("JPEG"),
-        "progressive JPEG": encoded("JPEG", progressive=True),
-        "PNG": encoded("PNG"),
-        "WebP": encoded("WEBP"),
-        "BMP": encoded("BMP"),
-        "GIF": encoded("GIF"),
-        "TIFF": encoded("TIFF"),
-        "PPM": encoded("PPM"),
-    }.items()
-}
-FEW = {
-    f"the first bytes of a {name}": data[:12]
-    for name, data in {
-        "JPEG": encoded("JPEG"),
-        "PNG": encoded("PNG"),
-        "WebP": encoded("WEBP"),
-        "BMP": encoded("BMP"),
-        "GIF": encoded("GIF"),
-        "TIFF": encoded("TIFF"),
-    }.items()
-}
-BOMBS = {
+FILES = {
+    "empty": b"",
+    "a text called .png": b"this is an image of my cat",
+    "an SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
+    "a PostScript file": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+    "half a JPEG": encoded("JPEG")[:900],
+    "half a GIF": encoded("GIF")[:1500],
+    "the first bytes of a WebP": encoded("WEBP")[:12],
     "a PNG of 10 gigapixels": png(100_000, 100_000),
     "a PNG of the largest sides": png((1 << 31) - 1, (1 << 31) - 1),
     "a PNG of 10 gigapixels and 50 MB of zeros": png(100_000, 100_000, data=ZEROS),
-    "a BMP of 10 gigapixels": bmp(100_000, 100_000),
-    "a GIF of 4 gigapixels": gif(65_535, 65_535),
     "a TIFF of 10 gigapixels": tiff(100_000, 100_000),
-    "a PPM of 10 gigapixels": b"P6 100000 100000 255\n" + b"\0" * 99,
     "a PPM of a size of 40 digits": b"P6 " + b"9" * 40 + b" 1 255\n" + b"\0" * 99,
-}
-FALSE_HEADERS = {
     "a PNG without pixels": png(16, 16),
-    "a PNG of width 0": png(0, 16, data=zlib.compress(b"")),
-    "a PNG of an unknown depth": png(16, 16, depth=7, data=zlib.compress(b"\0" * 999)),
     "a PNG of pixels that are not compressed": png(16, 16, data=b"\0" * 900),
     "a PNG with a damaged checksum": encoded("PNG")[:40] + b"\xff\xff" + encoded("PNG")[42:],
     "a PNG with a text of 50 MB": png(16, 16, data=b"", more=chunk(b"zTXt", b"a\0\0" + ZEROS)),
-    "a BMP of width 0": bmp(0, 16),
-    "a BMP of 7 bits": bmp(16, 16, bits=7),
-    "a TIFF of width 0": tiff(0, 16),
     "a TIFF whose pixels lie elsewhere": tiff(16, 16, t273=1 << 30),
-    "a TIFF of an unknown compression": tiff(16, 16, t259=60_000),
     "a TIFF of a million values per pixel": tiff(16, 16, t277=1_000_000),
-    "a JPEG with its pixels cut out": encoded("JPEG")[:200] + b"\xff\xd9",
-    "a PPM without its maximum": b"P6 16 16 ",
     "a PPM whose width is a word": b"P6 wide 16 255\n" + b"\0" * 999,
     "an empty WebP": b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0\0\0\0\0",
-}
-NOT_IMAGES = {
-    "empty": b"",
-    "one byte": b"\0",
-    "a text called .png": b"this is an image of my cat",
-    "zeros": b"\0" * 4096,
-    "a web page": b"<!doctype html><html><body>404</body></html>",
-    "an SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
-    "a PDF": b"%PDF-1.7\n" + b"\0" * 99,
-    "a PostScript file": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
-    "an npy array": b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }" + b" " * 60,
-    "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
 }
 
 
@@ -128,7 +62,6 @@ def linked(target: str) -> Make:
     return lambda here, world: (here / "x.png").symlink_to(here / target)
 
 
-FILES = {**NOT_IMAGES, **HALF, **FEW, **BOMBS, **FALSE_HEADERS}
 NOT_FILES = [
     ("that is missing", PREDICT + "gone.png", ["gone.png", "no such file"], None, 1),
     ("that is a link to nothing", PREDICT + "x.png", ["x.png", "no such file"], linked("gone.png"), 1),
@@ -136,13 +69,6 @@ NOT_FILES = [
     ("with a name of 5000 letters", ["predict", "{world}/run", "p" * 5000], ["name too long"], None, 2),
     ("below an image", "predict {world}/run {world}/good.png/x.png", ["x.png", "not a directory"], None, 1),
     ("that is an empty folder", PREDICT + "x.png", ["no images in"], lambda here, world: (here / "x.png").mkdir(), 2),
-    (
-        "that is a folder of folders",
-        PREDICT + "x",
-        ["no images in"],
-        lambda here, world: (here / "x/y.png").mkdir(parents=True),
-        2,
-    ),
     ("that is a pipe", PREDICT + "x.png", ["x.png"], lambda here, world: os.mkfifo(here / "x.png"), 1),
 ]
 VERBS = {
@@ -174,7 +100,7 @@ CASES = [
     *(
         Case(f"image: {what}, for {verb}", argv, ["cannot read", "x.png"], file("x.png", FILES[what]), status)
         for verb, (argv, status) in VERBS.items()
-        for what in ("empty", "half a JPEG", "a PNG of 10 gigapixels", "a text called .png")
+        for what in ("half a JPEG", "a PNG of 10 gigapixels")
     ),
     *(Case(f"image: missing, for {verb}", argv, ["x.png"]) for verb, (argv, _) in VERBS.items()),
     Case(

@@ -9,7 +9,7 @@ import torch
 
 from feathervit import checkpoint
 
-from .case import Case, Make, copy, edit_json, put
+from .case import Case, Make, copy, damaged_json, edit_json, put
 
 REPORT = "report {here}/run"
 RESUME = "train --resume --out {here}/stopped"
@@ -66,47 +66,51 @@ def first_of(tensors: dict, start: str) -> str:
     return next(name for name in sorted(tensors) if name.startswith(start))
 
 
+def reshaped(start: str) -> Make:
+    return state(lambda tensors, meta: tensors.update({first_of(tensors, start): torch.zeros(5, 7, 3)}))
+
+
+def added(name: str) -> Make:
+    return state(lambda tensors, meta: tensors.update({name: torch.zeros(1)}))
+
+
 RESULTS = [
-    ("empty", content("result.json", b""), "result.json"),
-    ("half", content("result.json", b'{"command": "feather'), "result.json"),
-    ("a list", content("result.json", b"[]"), "result.json"),
-    ("of random bytes", content("result.json", bytes(range(256))), "result.json"),
-    ("nested deeply", content("result.json", b'{"a":' * 50_000), "result.json"),
+    *damaged_json("result.json", lambda data: content("result.json", data)),
     ("without machine", dropped("machine"), "machine"),
     ("without the machine's cpu", dropped("machine.cpu"), "machine.cpu"),
-    ("without configuration", dropped("config"), "config"),
     ("without the data's fingerprint", dropped("data.fingerprint"), "data.fingerprint"),
     ("of another schema", result("schema", 99), "schema"),
     ("with an unknown field", result("surprise", 1), "surprise"),
     ("whose seed is a text", result("seed", "first"), "seed"),
-    ("whose parameters are a fraction", result("parameters", 1.5), "parameters"),
-    ("whose epochs are a number", result("epochs", 3), "epochs"),
     ("whose epochs are numbers", result("epochs", [1, 2]), "epochs"),
-    ("whose skipped are an object", result("skipped", {}), "skipped"),
-    ("whose minutes are a text", result("minutes", "long"), "minutes"),
     ("whose figures are a list", result("test", [1]), "test"),
     ("without confusion", dropped("test.confusion"), "confusion"),
     ("with a ragged confusion", result("test.confusion", [[1], [1, 2], []]), "result"),
     ("with a confusion of texts", result("test.confusion", [["a"] * 3] * 3), "result"),
     ("with a confusion of two classes", result("test.confusion", [[1, 0], [0, 1]]), "result"),
     ("with an accuracy that is a text", result("test.top1", "good"), "result"),
-    ("with an accuracy that is a list", result("test.top1", [1]), "result"),
     ("without accuracies of classes", result("test.per_class", {}), "result"),
-    ("with class names that are a number", result("test.class_names", 3), "result"),
     ("whose configuration has an unknown field", result("config.surprise", 1), "surprise"),
-    ("whose configuration is of the wrong type", result("config.epochs", "many"), "epochs"),
     ("whose model is unknown", result("config.model", "mlit_none"), "mlit_none"),
     ("whose rows hold texts", result("epochs", [{"epoch": 1, "train_loss": "low", "val_loss": "x"}]), "result"),
-    ("whose rows hold objects", result("epochs", [{"epoch": {}, "train_top1": {}, "lr": {}}]), "result"),
     ("whose best row is empty", result("best", {}), "result"),
     ("whose data has no name", result("data.name", None), "result"),
 ]
 
+
+def more(split: str, source: str = "") -> Make:
+    """splits.json with another source in this split. The default is a training image."""
+
+    def change(value) -> None:
+        sources = value["splits"][split]["sources"]
+        sources.append(source or value["splits"]["train"]["sources"][0])
+        value["splits"][split]["count"] = len(sources)
+
+    return splits(change)
+
+
 SPLITS = [
-    ("empty", content("splits.json", b""), "splits.json"),
-    ("not JSON", content("splits.json", b"train: all"), "splits.json"),
-    ("a list", content("splits.json", b"[]"), "splits.json"),
-    ("without splits", splits(lambda value: value.pop("splits") and None), "splits.json"),
+    *damaged_json("splits.json", lambda data: content("splits.json", data)),
     ("with splits that are a list", splits(lambda value: put(value, "splits", [1])), "splits.json"),
     ("with a split that is a number", splits(lambda value: put(value, "splits.train", 3)), "splits.json"),
     (
@@ -114,7 +118,6 @@ SPLITS = [
         splits(lambda value: value["splits"]["train"].pop("count") and None),
         "splits.json",
     ),
-    ("with a count that is a text", splits(lambda value: put(value, "splits.train.count", "all")), "splits.json"),
     ("with a count below 0", splits(lambda value: put(value, "splits.train.count", -1)), "splits.json"),
     ("with a description that is an object", splits(lambda value: put(value, "splits.train.how", {})), "splits.json"),
     (
@@ -122,39 +125,16 @@ SPLITS = [
         splits(lambda value: value["splits"].update({"../outside": {"count": 0, "how": "x", "sources": []}})),
         "splits.json",
     ),
-    (
-        "with a path outside",
-        splits(lambda value: value["splits"]["train"]["sources"].append("../../outside.png")),
-        "splits.json",
-    ),
-    (
-        "with an absolute path",
-        splits(lambda value: value["splits"]["train"]["sources"].append("/etc/hostname")),
-        "splits.json",
-    ),
-    (
-        "with one source twice",
-        splits(lambda value: value["splits"]["train"]["sources"].append(value["splits"]["train"]["sources"][0])),
-        "splits.json",
-    ),
-    (
-        "with a source in two splits",
-        splits(lambda value: value["splits"]["test"]["sources"].append(value["splits"]["train"]["sources"][0])),
-        "splits.json",
-    ),
+    ("with a path outside", more("train", "../../outside.png"), "outside the data"),
+    ("with an absolute path", more("train", "/etc/hostname"), "inside the data"),
+    ("with one source twice", more("train"), "twice"),
+    ("with a source in two splits", more("test"), "twice"),
     ("with sources that are numbers", splits(lambda value: put(value, "splits.train.sources", [1, 2])), "splits.json"),
-    ("nested deeply", content("splits.json", b"[" * 100_000), "splits.json"),
-    (
-        "a folder",
-        copy("run", lambda run: ((run / "splits.json").unlink(), (run / "splits.json").mkdir())),
-        "splits.json",
-    ),
     ("missing", without("run", "splits.json"), "splits.json"),
 ]
 
 STATES = [
     ("empty", states(b""), "state.safetensors"),
-    ("of random bytes", states(bytes(range(256)) * 9), "state.safetensors"),
     ("without progress", state(lambda t, m: m.pop("progress")), "progress"),
     ("with a step that is a text", state(lambda t, m: m["progress"].update(step="first")), "progress.step"),
     ("with a step below 0", state(lambda t, m: m["progress"].update(step=-5)), "step"),
@@ -164,28 +144,11 @@ STATES = [
     ("of other data", state(lambda t, m: m.update(data="0" * 32)), "data has changed"),
     ("without sums", state(lambda t, m: t.pop("sums")), "sums"),
     ("with sums of another shape", state(lambda t, m: t.update(sums=torch.zeros(2, 99))), "fit"),
-    ("without the model", state(lambda t, m: [t.pop(n) for n in list(t) if n.startswith("model.")]), "fit"),
     ("with a weight missing", state(lambda t, m: t.pop(first_of(t, "model."))), "fit"),
-    (
-        "with a weight of another shape",
-        state(lambda t, m: t.update({first_of(t, "model."): torch.zeros(1, 2, 3)})),
-        "fit",
-    ),
-    (
-        "with an optimiser's name without a number",
-        state(lambda t, m: t.update({"optimizer.x.exp_avg": torch.zeros(1)})),
-        "fit",
-    ),
-    (
-        "with an optimiser's tensor without a parameter",
-        state(lambda t, m: t.update({"optimizer.99999.exp_avg": torch.zeros(1)})),
-        "fit",
-    ),
-    (
-        "with an optimiser's tensor of another shape",
-        state(lambda t, m: t.update({first_of(t, "optimizer."): torch.zeros(5, 7)})),
-        "fit",
-    ),
+    ("with a weight of another shape", reshaped("model."), "fit"),
+    ("with an optimiser's name without a number", added("optimizer.x.exp_avg"), "fit"),
+    ("with an optimiser's tensor without a parameter", added("optimizer.99999.exp_avg"), "fit"),
+    ("with an optimiser's tensor of another shape", reshaped("optimizer."), "fit"),
     ("with a scaler of another kind", state(lambda t, m: m.update(scaler=[1])), "fit"),
     ("without a scaler", state(lambda t, m: m.pop("scaler")), "scaler"),
     (
@@ -194,10 +157,6 @@ STATES = [
         "data has changed",
     ),
 ]
-
-
-def rows(text: str) -> Make:
-    return copy("stopped", lambda run: (run / "metrics.csv").write_text(text))
 
 
 OTHER_RUNS = [
@@ -228,17 +187,11 @@ OTHER_RUNS = [
         ["data"],
         copy("stopped"),
     ),
-    Case("run folder: not empty", "train --data {world}/set --out {world}/run", ["not empty"]),
+    Case("run folder: not empty", "train --data {world}/set --out {world}/run", ["not empty", "--resume"]),
     Case("run folder: a file", "train --data {world}/set --out {world}/good.png", ["good.png"]),
     Case("run folder: below a file", "train --data {world}/set --out {world}/good.png/run", ["good.png"]),
     Case(
         "run folder: a name of 5000 letters", ["train", "--data", "{world}/set", "--out", "o" * 5000], ["name too long"]
-    ),
-    Case("run folder: a file for pre-training", "pretrain --data {world}/set --out {world}/good.png", ["good.png"]),
-    Case(
-        "run folder: that of another objective to start from",
-        "train --data {world}/set --out {here}/o --from {world}/none",
-        ["no checkpoint"],
     ),
     Case(
         "run folder: evaluated on a split it lacks",

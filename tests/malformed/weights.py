@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
-import pickle
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -29,51 +24,9 @@ PAINT = "plot reconstructions {here}/w.safetensors {world}/good.png --out {here}
 ANY = (EVALUATE, PREDICT, FROM, TEACHER, PROBE, EXPORT, ATTENTION, ROUTING, PATCHES, POSITIONS, PAINT)
 
 
-class Trap:
-    """A pickle that makes a folder when it is loaded, which the test would notice."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def pickled(kind: str) -> Make:
-    def make(here: Path, world: Path) -> None:
-        if kind == "torch":
-            torch.save({"w": Trap(here / "sprung")}, here / "w.safetensors")
-        elif kind == "npz":
-            np.savez(here / "w.npz", w=np.array([Trap(here / "sprung")], dtype=object))
-            (here / "w.npz").rename(here / "w.safetensors")
-        else:
-            (here / "w.safetensors").write_bytes(pickle.dumps(Trap(here / "sprung")))
-
-    return make
-
-
-def zipped() -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("best.safetensors", b"x" * 100)
-    return out.getvalue()
-
-
-def cut(share: float) -> Make:
-    def make(here: Path, world: Path) -> None:
-        whole = (world / "run" / "best.safetensors").read_bytes()
-        (here / "w.safetensors").write_bytes(whole[: int(share * len(whole))])
-
-    return make
-
-
-def flipped(share: float) -> Make:
-    def make(here: Path, world: Path) -> None:
-        whole = bytearray((world / "run" / "best.safetensors").read_bytes())
-        whole[int(share * (len(whole) - 1))] ^= 0x10
-        (here / "w.safetensors").write_bytes(whole)
-
-    return make
+def half(here: Path, world: Path) -> None:
+    whole = (world / "run" / "best.safetensors").read_bytes()
+    (here / "w.safetensors").write_bytes(whole[: len(whole) // 2])
 
 
 def at(path: str, of: str) -> Make:
@@ -101,47 +54,25 @@ def tensor(dtype: str, shape: list, first: int, last: int) -> dict:
 
 W = tensor("F32", [2], 0, 8)
 NOT_WEIGHTS = {  # name: content, or function that makes the file
-    "empty": b"",
-    "seven bytes": b"\0" * 7,
     "eight zeros": b"\0" * 8,
-    "a text": "these are my weights",
-    "random bytes": np.random.default_rng(0).bytes(5000),
-    "a JSON file": '{"weights": [1, 2]}',
-    "an image": b"\x89PNG\r\n\x1a\n" + b"\0" * 60,
-    "a zip archive": zipped(),
-    "a gzip archive": gzip.compress(b"weights" * 99),
-    "a pickle": pickled("plain"),
-    "a PyTorch file": pickled("torch"),
-    "an npz with a pickle": pickled("npz"),
-    "an ONNX file": at("w.safetensors", "onnx/model.onnx"),
-    "first half": cut(0.5),
-    "first tenth": cut(0.1),
-    "all but a byte": cut(0.99999),
+    "the first half": half,
     "a length beyond the file": raw_safetensors({"w": W}, b"\0" * 8, length=10_000),
     "a length of exabytes": raw_safetensors({"w": W}, b"\0" * 8, length=1 << 62),
     "a length below 0": raw_safetensors({"w": W}, b"\0" * 8, length=(1 << 64) - 1),
     "a header that is not JSON": raw_safetensors(b"{'w': 1}"),
     "a header of invalid UTF-8": raw_safetensors(b'{"\xff": {}}'),
     "a header that is a list": raw_safetensors([1, 2]),
-    "a header that is a number": raw_safetensors(b"12345678"),
     "a header nested deeply": raw_safetensors(b'{"w":' * 5000 + b"1" + b"}" * 5000),
-    "a tensor without type": raw_safetensors({"w": {"shape": [2], "data_offsets": [0, 8]}}, b"\0" * 8),
     "a tensor without shape": raw_safetensors({"w": {"dtype": "F32", "data_offsets": [0, 8]}}, b"\0" * 8),
-    "a tensor without place": raw_safetensors({"w": {"dtype": "F32", "shape": [2]}}, b"\0" * 8),
     "an unknown type": raw_safetensors({"w": tensor("F33", [2], 0, 8)}, b"\0" * 8),
     "a shape below 0": raw_safetensors({"w": tensor("F32", [-2], 0, 8)}, b"\0" * 8),
-    "a shape of fractions": raw_safetensors({"w": tensor("F32", [0.5, 4], 0, 8)}, b"\0" * 8),
     "a shape that is a text": raw_safetensors({"w": tensor("F32", "2", 0, 8)}, b"\0" * 8),
-    "a tensor of terabytes": raw_safetensors({"w": tensor("F32", [1 << 20, 1 << 20], 0, 1 << 42)}, b"\0" * 64),
     "sizes that overflow": raw_safetensors({"w": tensor("F32", [1 << 62, 1 << 62], 0, 8)}, b"\0" * 8),
-    "a large shape in few bytes": raw_safetensors({"w": tensor("F32", [1 << 40], 0, 8)}, b"\0" * 8),
     "a place beyond the file": raw_safetensors({"w": tensor("F32", [2], 800, 808)}, b"\0" * 8),
-    "a place that ends before it begins": raw_safetensors({"w": tensor("F32", [2], 8, 0)}, b"\0" * 8),
     "a place below 0": raw_safetensors({"w": tensor("F32", [2], -8, 0)}, b"\0" * 8),
     "places that overlap": raw_safetensors({"a": W, "b": tensor("F32", [2], 4, 12)}, b"\0" * 12),
     "a hole between places": raw_safetensors({"a": W, "b": tensor("F32", [2], 16, 24)}, b"\0" * 24),
     "bytes behind the last tensor": raw_safetensors({"w": W}, b"\0" * 80),
-    "metadata that is a number": raw_safetensors({"__metadata__": 3, "w": W}, b"\0" * 8),
     "metadata of numbers": raw_safetensors({"__metadata__": {"feathervit": 1}, "w": W}, b"\0" * 8),
     "a folder": lambda here, world: (here / "w.safetensors").mkdir(),
     "a pipe": lambda here, world: os.mkfifo(here / "w.safetensors"),
@@ -150,32 +81,13 @@ NOT_WEIGHTS = {  # name: content, or function that makes the file
     "a file of 16 GiB": sparse,
 }
 MESSAGES = {"a folder": "no checkpoint", "a pipe": "not a file", "a link to nothing": "no checkpoint"}
-MESSAGES["a file of 16 GiB"] = "damaged"
-MESSAGES |= {
-    "empty": "empty file",
-    "a JSON file": "JSON file",
-    "an image": "an image",
-    "a zip archive": "a zip archive",
-}
-MESSAGES |= {"a pickle": "a pickle", "a PyTorch file": "a PyTorch checkpoint", "an npz with a pickle": "NumPy arrays"}
 
 NOT_OURS = [
-    Case("weights: of another program", EVALUATE, ["not written by feathervit"], file("w.safetensors", save({}))),
-    Case(
-        "weights: of another program with metadata",
-        PREDICT,
-        ["not written by feathervit"],
-        file("w.safetensors", save({"w": torch.zeros(2)}, {"format": "pt"})),
-    ),
     Case(
         "weights: a checksum of another content",
         PROBE,
         ["checksum"],
         file("w.safetensors", save({"w": torch.zeros(2)}, {"feathervit": "{}", "checksum": "0" * 32})),
-    ),
-    *(
-        Case(f"weights: a bit flipped at {share:.0%}", EVALUATE, ["w.safetensors", "damaged"], flipped(share))
-        for share in (0.0, 0.5, 1.0)
     ),
     Case(
         "weights: a training state", PREDICT, ["not a weights file"], at("w.safetensors", "stopped/state.safetensors")
@@ -222,23 +134,13 @@ def change_first(to):
 
 FORGED = [  # the checksum is correct, because anyone who forges the content can compute it
     ("no configuration", PREDICT, meta(lambda m: m.pop("config")), "config"),
-    ("a configuration that is a list", PROBE, meta(lambda m: m.update(config=[])), "config"),
     ("a configuration that is null", EXPORT, meta(lambda m: m.update(config=None)), "config"),
     ("another format", FROM, meta(lambda m: m.update(format=99)), "format 99"),
     ("no class names", EVALUATE, meta(lambda m: m.update(class_names=[])), "no class names"),
-    ("class names that are a text", PREDICT, meta(lambda m: m.update(class_names="abc")), "no class names"),
     ("class names that are numbers", PREDICT, meta(lambda m: m.update(class_names=[1, 2, 3])), "no class names"),
     ("fewer class names than outputs", PREDICT, meta(lambda m: m.update(class_names=["a", "b"])), "do not match"),
-    ("more class names than outputs", EXPORT, meta(lambda m: m.update(class_names=list("abcd"))), "do not match"),
-    (
-        "a million class names",
-        PREDICT,
-        meta(lambda m: m.update(class_names=[str(i) for i in range(10**6)])),
-        "do not match",
-    ),
     ("one class name twice", PREDICT, meta(lambda m: m.update(class_names=["a", "b", "a"])), "class names"),
     ("no channels", ATTENTION, meta(lambda m: m.pop("in_chans")), "in_chans"),
-    ("channels below 0", ATTENTION, meta(lambda m: m.update(in_chans=-3)), "in_chans"),
     ("a million channels", ROUTING, meta(lambda m: m.update(in_chans=10**6)), "in_chans"),
     ("channels that are true", PATCHES, meta(lambda m: m.update(in_chans=True)), "in_chans"),
     ("other channels than the filters", PATCHES, meta(lambda m: m.update(in_chans=1)), "do not match"),
@@ -247,29 +149,22 @@ FORGED = [  # the checksum is correct, because anyone who forges the content can
     ("a timm model with an architecture", PREDICT, config("model", "timm:resnet10t"), "arch"),
     ("a width of a trillion", PREDICT, config("arch.dim", 1 << 40), "arch.dim"),
     ("a depth of a trillion", EVALUATE, config("arch.depth", 1 << 40), "do not match"),
-    ("a depth of 0", EVALUATE, config("arch.depth", 0), "do not match"),
     ("a depth that is not the weights'", PROBE, config("arch.depth", 2), "do not match"),
-    ("a width that is not the weights'", EXPORT, config("arch.dim", 32), "do not match"),
     ("heads that do not divide", ATTENTION, config("arch.attention.heads", 7), "7 heads"),
-    ("no heads", ATTENTION, config("arch.attention.heads", 0), "head"),
     ("a trillion experts", ROUTING, config("arch.feedforward.experts", [1 << 40]), "do not match"),
     ("experts below 0", ROUTING, config("arch.feedforward.experts", [-1]), "experts"),
     ("no stages of experts", ROUTING, config("arch.feedforward.experts", []), "experts"),
     ("a top_k above the number of experts", ROUTING, config("arch.feedforward.top_k", 99), "top_k"),
-    ("a hidden size of a trillion", EVALUATE, config("arch.feedforward.hidden_first", 1 << 40), "do not match"),
     ("a part of another kind", EVALUATE, config("arch.feedforward.kind", "Latent"), "feedforward"),
     ("a part of an unknown kind", EVALUATE, config("arch.patches", {"kind": "Nothing"}), "patches"),
     ("a trillion class tokens", EVALUATE, config("arch.class_tokens", 1 << 40), "class_tokens"),
-    ("an image size of a trillion", PREDICT, config("img_size", 1 << 40), "img_size"),
     ("an image size the patches do not divide", PREDICT, config("img_size", 17), "patch size 8"),
     ("an image size the positions do not fit", PREDICT, config("img_size", 64), "do not match"),
-    ("a patch size of 0", PREDICT, config("patch_size", 0), "patch_size"),
     ("no patch size", POSITIONS, config("patch_size", None), "do not match"),
     ("a mean that is not a number", PREDICT, config("images.mean", [float("nan")]), "images.mean"),
     ("a deviation of 0", PREDICT, config("images.std", [0.0]), "images.std"),
     ("means of two channels", PREDICT, config("images", {"mean": [0.5] * 2, "std": [0.5] * 2}), "channels"),
     ("an integer too large for a float", PREDICT, config("lr", 10**400), "lr"),
-    ("an unknown fit", EXPORT, config("images.fit", "../../crop"), "images.fit"),
     ("an unknown field", EVALUATE, config("surprise", 1), "surprise"),
     ("a field of another type", EVALUATE, config("epochs", "many"), "epochs"),
     ("pre-training's objective", PAINT, config("objective", "reconstruction"), "decoder"),
@@ -278,16 +173,11 @@ FORGED = [  # the checksum is correct, because anyone who forges the content can
     ("a tensor too many", PROBE, tensors(lambda t: t.update(more=torch.zeros(3))), "do not match"),
     ("a tensor under another name", EXPORT, tensors(lambda t: t.update(w=t.pop(first(t)))), "do not match"),
     ("a tensor of another shape", PREDICT, tensors(change_first(lambda w: w.T.contiguous().view(-1))), "do not match"),
-    ("a tensor with an extra axis", EVALUATE, tensors(change_first(lambda w: w.reshape(1, *w.shape))), "do not match"),
     ("weights that are integers", PREDICT, tensors(change_first(lambda w: w.long())), "do not match"),
-    ("weights that are true or false", PREDICT, tensors(change_first(lambda w: w > 0)), "do not match"),
-    ("weights of 64 bits", EVALUATE, tensors(change_first(lambda w: w.double())), "do not match"),
     ("weights of complex numbers", EVALUATE, tensors(change_first(lambda w: w.to(torch.complex64))), "do not match"),
     ("a weight that is not a number", PREDICT, tensors(only_nan), "finite"),
     ("a weight that is infinite", EVALUATE, tensors(only_inf), "finite"),
     ("a weight to start from that is not a number", FROM, tensors(only_nan), "finite"),
-    ("a teacher's weight that is not a number", TEACHER, tensors(only_nan), "finite"),
-    ("an empty tensor more", PREDICT, tensors(lambda t: t.update(none=torch.zeros(0, 4))), "do not match"),
     ("to start from, with a tensor missing", FROM, tensors(lambda t: t.pop("patch_embed.proj.weight")), "is missing"),
     ("to start from, with a tensor of another shape", FROM, tensors(change_first(lambda w: w.T[:1])), "[1, 16] there"),
     ("a teacher of other classes", TEACHER, meta(lambda m: m.update(class_names=["x", "y", "z"])), "classes"),
@@ -297,7 +187,6 @@ FORGED = [  # the checksum is correct, because anyone who forges the content can
     ("data that were arrays, probed", PROBE, config("data", "arrays"), "arrays"),
     ("data that were arrays, exported", EXPORT, config("data", "arrays"), "arrays"),
     ("data of a missing user", EVALUATE, config("data", "~nobody-of-that-name/set"), "nobody-of-that-name"),
-    ("data with a name of 5000 letters", EVALUATE, config("data", "d" * 5000), "name too long"),
     (
         "a missing fold",
         EVALUATE + " --split val --data {world}/set/train",
@@ -319,28 +208,16 @@ MISUSED = [
     ),
     Case("weights: a pre-trained teacher", TEACHER, ["classes"], at("w.safetensors", "pretrained/best.safetensors")),
     Case(
-        "weights: of another model to start from",
-        FROM + " --model mlit_xxs",
-        ["leave out"],
-        at("w.safetensors", CONFIG),
-    ),
-    Case(
         "weights: of another patch size to start from",
         FROM + " --patch-size 4",
         ["patch_size"],
         at("w.safetensors", CONFIG),
     ),
-    *(
-        Case(
-            f"weights: hub folder with {what}",
-            "predict {here}/hub {world}/good.png",
-            ["hub", "not a safetensors file"],
-            copy("hub", change),
-        )
-        for what, change in {
-            "empty weights": lambda hub: (hub / "model.safetensors").write_bytes(b""),
-            "weights of another kind": lambda hub: (hub / "model.safetensors").write_text("version https://git-lfs"),
-        }.items()
+    Case(
+        "weights: hub folder with weights of another kind",
+        "predict {here}/hub {world}/good.png",
+        ["hub", "not a safetensors file"],
+        copy("hub", lambda hub: (hub / "model.safetensors").write_text("version https://git-lfs")),
     ),
     Case(
         "weights: hub folder without weights",
@@ -348,16 +225,7 @@ MISUSED = [
         ["no checkpoint"],
         copy("hub", lambda hub: (hub / "model.safetensors").unlink()),
     ),
-    *(
-        Case(f"weights: ONNX file for {verb}", f"{verb} {{world}}/onnx/model.onnx {more}", ["safetensors"])
-        for verb, more in {
-            "evaluate": "",
-            "predict": "{world}/good.png",
-            "probe": "",
-            "export": "--out {here}/out",
-            "plot patches": "--out {here}/p.png",
-        }.items()
-    ),
+    Case("weights: ONNX file", "predict {world}/onnx/model.onnx {world}/good.png", ["safetensors"]),
     Case("weights: ONNX folder", "predict {world}/onnx {world}/good.png", ["no checkpoint"]),
     Case("weights: study folder", "evaluate {world}/study", ["no checkpoint"]),
 ]

@@ -120,8 +120,7 @@ def test_pooled_stem():
     assert_close(stem(images), x.flatten(2).transpose(1, 2), atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("state", ["whole", "none yet"])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("frozen", "state"), [(False, "none yet"), (True, "whole")])
 def test_a_run_initialises_from_its_training_images(frozen, state, arrays, tmp_path, small):
     """With a learning rate near zero, the filters keep their values from the training images, also in a resumed run."""
     patches = WhitenedPatchesConfig(frozen=frozen)

@@ -273,12 +273,11 @@ def test_unknown_names_and_settings_are_refused():
         timm.create_model("mlit_xxs", pretrained=True)
 
 
-@pytest.mark.parametrize("img_size", [16, 24])
 @pytest.mark.parametrize("name", list_models())
-def test_timm_contract(name, img_size):
+def test_timm_contract(name):
     patch_size = 8 if name.startswith("feather") else 4
-    model = timm.create_model(name, img_size=img_size, patch_size=patch_size, num_classes=7, in_chans=3).eval()
-    check_contract(model, torch.randn(2, 3, img_size, img_size), (img_size // patch_size) ** 2)
+    model = timm.create_model(name, img_size=24, patch_size=patch_size, num_classes=7, in_chans=3).eval()
+    check_contract(model, torch.randn(2, 3, 24, 24), (24 // patch_size) ** 2)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -59,9 +59,8 @@ FEEDFORWARDS = [
 READOUTS = [{"readout": "class", "class_tokens": 2}, {"readout": "dummy"}, {"readout": "mean"}, {"readout": "pool"}]
 COMBINATIONS = [
     EncoderConfig(16, 2, attention, feedforward, patches, positions, **readout)
-    for n, (patches, feedforward, positions) in enumerate(
-        itertools.product(PATCHES, FEEDFORWARDS, ["learned", "sincos", "rotary", "none"])
-    )
+    for n, (patches, feedforward) in enumerate(itertools.product(PATCHES, FEEDFORWARDS))
+    for positions in [["learned", "sincos", "rotary", "none"][n % 4]]
     for attention in [[GQAConfig(4, 2), LatentConfig(4, 6)][(n + n // 4) % 2]]
     for readout in [READOUTS[n // 3 % (2 if feedforward == ConvMLPConfig(2.0) else 4)]]
 ]

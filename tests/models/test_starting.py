@@ -75,12 +75,6 @@ def test_a_residual_stem_can_change_its_patch_size(tmp_path):
     assert torch.equal(new.patch_embed.residual[4].conv1.weight, old.patch_embed.residual[4].conv1.weight)
 
 
-def test_train_starts_from_weights(source, arrays, tmp_path, small):
-    fields = {k: v for k, v in small.items() if not k.startswith("arch.")}
-    outcome = feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, start_from=str(source[0]), **fields)
-    assert outcome.result.config["start_from"] == str(source[0])
-
-
 def test_an_early_kill_keeps_the_start_weights(source, arrays, tmp_path, small):
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"lr": 1e-12}
     fields |= {"start_from": str(source[0]), "optim.weight_decay": 0.0, "epochs": 2}

@@ -1,4 +1,4 @@
-"""Every part, every named model and the PoorViTs recipe train for a few steps and load from their checkpoint."""
+"""Every part trains for a few steps and loads from its checkpoint; the rates of the PoorViTs recipe."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from feathervit.config import (
     StageConfig,
     WhitenedPatchesConfig,
 )
-from feathervit.models import list_models, spec
 from feathervit.recipes import recipe
 from feathervit.training.optim import learning_rate, peak_learning_rate
 from tests.models.test_encoder import VARIANTS
 
-OPTIMISERS = ("adamw", "lion", "muon")
+OPTIMISERS, PRECISIONS = ("adamw", "lion", "muon"), ("float32", "bfloat16")
 
 
 def fitting(config: EncoderConfig) -> EncoderConfig:
@@ -38,26 +37,12 @@ def fitting(config: EncoderConfig) -> EncoderConfig:
 @pytest.mark.parametrize(("number", "variant"), list(enumerate(VARIANTS)))
 def test_every_variant_trains_and_loads(number, variant, arrays, small, tmp_path):
     fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {"arch": fitting(VARIANTS[variant])}
-    for optimiser, precision in ((OPTIMISERS[number % 3], "float32"), (OPTIMISERS[(number + 1) % 3], "bfloat16")):
-        fields |= {"optim.name": optimiser, "precision": precision, "optim.ema": 0.5}
-        run = feathervit.train(data=arrays, out=tmp_path / optimiser, epochs=1, **fields)
-        assert run.finished
-        predictor = feathervit.load(run.folder)
-        assert predictor.config.arch == fields["arch"]
-        assert predictor.predict(arrays[0][:2])[0].label in predictor.class_names
-
-
-@pytest.mark.parametrize("name", list_models())
-def test_named_models_train(name, arrays, small, tmp_path):
-    known = spec(name)
-    fields = {k: v for k, v in small.items() if not k.startswith("arch.")} | {
-        "model": name,
-        "arch.depth": min(2, known.config.depth),
-    }
-    fields |= {"patch_size": 8} if name.startswith("feather") else {}
+    fields |= {"optim.name": OPTIMISERS[number % 3], "precision": PRECISIONS[number % 2], "optim.ema": 0.5}
     run = feathervit.train(data=arrays, out=tmp_path / "run", epochs=1, **fields)
-    assert run.result.config["arch"]["dim"] == known.config.dim
     assert run.finished
+    predictor = feathervit.load(run.folder)
+    assert predictor.config.arch == fields["arch"]
+    assert predictor.predict(arrays[0][:2])[0].label in predictor.class_names
 
 
 def test_poorvit_recipe():

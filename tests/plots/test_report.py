@@ -23,7 +23,7 @@ from feathervit.errors import DataError
 from feathervit.evaluation.calibration import calibrate
 from feathervit.plots import charts
 from feathervit.plots.report import report, report_at_end
-from tests.conftest import write_images
+from tests.conftest import small_fields, two_splits, write_images
 
 
 class Page(HTMLParser):
@@ -76,11 +76,24 @@ def with_report(monkeypatch):
 
 @pytest.fixture
 def run(folder, small, tmp_path, with_report):
-    return feathervit.train(data=folder, out=tmp_path / "run", epochs=2, command="feathervit train 'a b'", **small)
+    return feathervit.train(data=folder, out=tmp_path / "run", epochs=2, **small)
 
 
-def test_contents_of_the_report(run, folder):
-    page, result = Page(run.folder / "report.html"), json.loads((run.folder / "result.json").read_text())
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The folder of a run and its images, for tests that change neither."""
+    data, out = two_splits(tmp_path_factory.mktemp("report") / "set"), tmp_path_factory.mktemp("report") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("feathervit.training.conclusion.report_at_end", report_at_end)
+        patch.setenv("FEATHERVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        fields = small_fields() | {"precision": "float32", "command": "feathervit train 'a b'"}
+        feathervit.train(data=data, out=out, epochs=2, **fields)
+    return out, data
+
+
+def test_contents_of_the_report(done):
+    run, _ = done
+    page, result = Page(run / "report.html"), json.loads((run / "result.json").read_text())
     assert page.headings == [
         *("Classes", "Worst mistakes", "Confidence", "Training", "Experts", "Data", "How it was made")
     ]
@@ -106,8 +119,9 @@ def test_contents_of_the_report(run, folder):
     assert all(pixels(image).std() > 1 and image["alt"] for image in page.images)
 
 
-def test_mistakes_are_sorted_by_confidence(run, folder):
-    page, predictor = Page(run.folder / "report.html"), feathervit.load(run.folder)
+def test_mistakes_are_sorted_by_confidence(done):
+    run, folder = done
+    page, predictor = Page(run / "report.html"), feathervit.load(run)
     files = sorted((folder / "test").glob("*/*.png"))
     wrong = [(p, f) for p, f in zip(predictor.predict(files), files, strict=True) if p.label != f.parent.name]
     wrong.sort(key=lambda pair: -pair[0].probabilities[0])
@@ -127,8 +141,9 @@ def test_mistakes_are_sorted_by_confidence(run, folder):
         assert any(np.array_equal(pixels(other)[..., :3], sample) for sample in samples[prediction.label])
 
 
-def test_confused_pairs_show_their_images(run, folder):
-    page, result = Page(run.folder / "report.html"), json.loads((run.folder / "result.json").read_text())
+def test_confused_pairs_show_their_images(done):
+    run, folder = done
+    page, result = Page(run / "report.html"), json.loads((run / "result.json").read_text())
     names, counts = result["test"]["class_names"], np.array(result["test"]["confusion"])
     strips = [image for image in page.images if re.match("images of .* predicted as", image["alt"])]
     most = max(
@@ -138,7 +153,7 @@ def test_confused_pairs_show_their_images(run, folder):
     _, true, taken = re.split("images of | predicted as ", strips[0]["alt"])
     assert counts[names.index(true), names.index(taken)] == most[0]
     files = sorted((folder / "test" / true).glob("*.png"))
-    wrong = [f for f, p in zip(files, feathervit.load(run.folder).predict(files), strict=True) if p.label == taken]
+    wrong = [f for f, p in zip(files, feathervit.load(run).predict(files), strict=True) if p.label == taken]
     assert np.array_equal(pixels(strips[0])[:16, :16, :3], np.asarray(Image.open(wrong[0]).convert("RGB")))
 
 
@@ -358,8 +373,8 @@ def test_existing_exports_are_listed(run):
     assert "onnx" not in rows
 
 
-def test_clicking_a_heading_sorts_the_classes(run, browser):
-    browser.get((run.folder / "report.html").as_uri())
+def test_clicking_a_heading_sorts_the_classes(done, browser):
+    browser.get((done[0] / "report.html").as_uri())
     shares = lambda: [  # noqa: E731
         float(cell.text.split()[0])
         for cell in browser.find_elements("css selector", "table.sortable tbody td:nth-child(2)")

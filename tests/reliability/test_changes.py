@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,23 +163,6 @@ def test_study_survives_faults(error, stride, tmp_path, trained, monkeypatch):
             ("a", "finished"),
             ("b", "finished"),
         ]
-
-
-def test_a_study_refuses_changed_data(tmp_path):
-    """It refuses before and after a cell's first state. Finished cells are kept, and with the old data it continues."""
-    images = write_images(tmp_path / "set", 6)
-    fields = {"img_size": 8, "patch_size": 2, "arch.depth": 1, "arch.dim": 16, "model": "mlit_nano", "batch_size": 8}
-    study = Study("s", "?", replace(recipe("folder"), data=str(images)), {"a": {}}, {"": Size((0, 1), fields, 1)})
-    run_study(study, tmp_path / "study", seeds=(0,))
-    before = (tmp_path / "study" / "cells" / "a" / "seed-0" / "cell.json").read_bytes()
-    spoilt = images / "flat" / "0.png"
-    spoilt.rename(tmp_path / "kept.png")
-    with pytest.raises(RunFolderError, match="data has changed since the cell a, seed 0 ended"):
-        run_study(study, tmp_path / "study")
-    assert not (tmp_path / "study" / "cells" / "a" / "seed-1" / "1" / "config.json").exists()
-    (tmp_path / "kept.png").rename(spoilt)
-    assert run_study(study, tmp_path / "study").left == 0
-    assert (tmp_path / "study" / "cells" / "a" / "seed-0" / "cell.json").read_bytes() == before
 
 
 def test_an_empty_claim_has_no_owner(tmp_path, monkeypatch):

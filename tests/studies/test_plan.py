@@ -66,19 +66,16 @@ def test_the_speed_of_a_real_step_is_measured(tmp_path):
     assert ended.found["budget"] == {"minutes": 0.005}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_another_study_in_the_folder_is_refused(tmp_path, ran):
+    study = digits(seeds=(0,), epochs=1, arms={"slow": {"lr": 1e-3}})
+    run_study(study, tmp_path)
+    for change, message in (
         ({"base": replace(recipe("digits"), lr=1.0)}, "base.lr was 0.005, now 1.0"),
         ({"arms": {"slow": {"lr": 2e-3}}}, "arms.slow was"),
         ({"name": "other"}, "name was 'digits', now 'other'"),
         ({"sizes": {"": Size((0,), SMALL, epochs=3)}}, "budget.epochs was 1, now 3"),
         ({"sizes": {"": Size((0,), {**SMALL, "batch_size": 16}, epochs=1)}}, "fields.batch_size was 32, now 16"),
-    ],
-)
-def test_another_study_in_the_folder_is_refused(tmp_path, ran, change, message):
-    study = digits(seeds=(0,), epochs=1, arms={"slow": {"lr": 1e-3}})
-    run_study(study, tmp_path)
-    with pytest.raises(RunFolderError, match=message):
-        run_study(replace(study, **change), tmp_path)
+    ):
+        with pytest.raises(RunFolderError, match=message):
+            run_study(replace(study, **change), tmp_path)
     assert len(ran) == 1

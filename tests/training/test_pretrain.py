@@ -101,17 +101,14 @@ def test_subsets_are_equal_with_and_without_labels(folder, tmp_path, masked, sma
     assert first["train"]["count"] == 15
 
 
-JOINT = {"objective": "joint", "optim.ema": 0.5, "augment.policy": "none"}
-
-
-@pytest.mark.parametrize(("verb", "fields"), [("pretrain", {}), ("train", JOINT)])
-def test_a_resumed_run_equals_an_uninterrupted_one(verb, fields, arrays, tmp_path, masked):
-    train, data = getattr(feathervit, verb), arrays if fields else arrays[0]
-    arguments = {"data": data, "epochs": 4, "split.val_fraction": 0.2, **fields, **masked}
-    train(out=tmp_path / "whole", **arguments)
-    outcome, pieces = train(out=tmp_path / "cut", max_minutes=1e-6, **arguments), 1
+def test_a_resumed_joint_run_equals_an_uninterrupted_one(arrays, tmp_path, masked):
+    """tests/reliability/test_changes.py resumes pre-training."""
+    fields = {"objective": "joint", "optim.ema": 0.5, "augment.policy": "none", "split.val_fraction": 0.2}
+    arguments = {"data": arrays, "epochs": 4, **fields, **masked}
+    feathervit.train(out=tmp_path / "whole", **arguments)
+    outcome, pieces = feathervit.train(out=tmp_path / "cut", max_minutes=1e-6, **arguments), 1
     while not outcome.finished:
-        outcome = train(out=tmp_path / "cut", data=data, resume=True, max_minutes=1e-6)
+        outcome = feathervit.train(out=tmp_path / "cut", data=arrays, resume=True, max_minutes=1e-6)
         pieces += 1
     assert pieces > 4
     for name in ("last", "best"):

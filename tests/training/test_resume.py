@@ -63,9 +63,8 @@ def test_a_run_killed_three_times_resumes_exactly(arrays, tmp_path, small):
     assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_run_of_single_steps_resumes_exactly(arrays, tmp_path, small, precision):
-    arguments = {"data": arrays, **small, **AUGMENTED, "precision": precision}
+def test_a_run_of_single_steps_resumes_exactly_in_bfloat16(arrays, tmp_path, small):
+    arguments = {"data": arrays, **small, **AUGMENTED, "precision": "bfloat16"}
     feathervit.train(out=tmp_path / "whole", **arguments)
     outcome = feathervit.train(out=tmp_path / "cut", max_minutes=1e-6, **arguments)
     pieces = 1
@@ -118,8 +117,7 @@ def test_a_resumed_run_can_be_made_shorter(arrays, tmp_path, small):
     assert (outcome.result.command, outcome.result.resumed) == ("first", ["feathervit.train(...)", "shorter"])
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_resume_refuses_other_images_in_any_split(arrays, tmp_path, small, split):
+def test_resume_refuses_other_images_in_any_split(arrays, tmp_path, small):
     images, labels = arrays
     data = {
         "train": (images[:60], labels[:60]),
@@ -127,9 +125,9 @@ def test_resume_refuses_other_images_in_any_split(arrays, tmp_path, small, split
         "test": (images[80:], labels[80:]),
     }
     feathervit.train(data=data, out=tmp_path / "run", max_minutes=1e-6, epochs=3, **small)
-    other = {**data, split: (255 - data[split][0], data[split][1])}
-    with pytest.raises(RunFolderError, match="data has changed"):
-        feathervit.train(data=other, out=tmp_path / "run", resume=True)
+    for split, (pixels, names) in data.items():
+        with pytest.raises(RunFolderError, match="data has changed"):
+            feathervit.train(data={**data, split: (255 - pixels, names)}, out=tmp_path / "run", resume=True)
     assert feathervit.train(data=data, out=tmp_path / "run", resume=True).finished
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 import feathervit
 from feathervit.checkpoint import load_weights
 from feathervit.data import load_data
-from feathervit.errors import ConfigError, DataError, FeatherVitError, RunFolderError
+from feathervit.errors import ConfigError, FeatherVitError, RunFolderError
 from feathervit.evaluation.evaluate import evaluate
 from feathervit.results import read_result
 from feathervit.training import train, trainer
@@ -59,22 +59,6 @@ def test_prediction_equals_evaluation(folder, tmp_path, small):
         assert a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
 
 
-def test_arrays_train_and_predict(arrays, tmp_path, small):
-    images, labels = arrays
-    outcome = feathervit.train(data=(images, labels), out=tmp_path / "run", epochs=20, **small)
-    assert outcome.result.val["n"] == 10
-    predictor = feathervit.load(tmp_path / "run")
-    right = [p.label == str(k) for p, k in zip(predictor.predict(images), labels, strict=True)]
-    assert np.mean(right) > 0.9
-
-
-def test_the_seed_determines_the_weights(arrays, tmp_path, small):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        feathervit.train(data=arrays, out=tmp_path / name, epochs=1, seed=seed, **small)
-    assert same_weights(tmp_path / "a", tmp_path / "b")
-    assert not same_weights(tmp_path / "a", tmp_path / "c")
-
-
 @pytest.mark.parametrize(("recipe", "named"), [("mlit_cifar100", True), ("digits", False)])
 def test_the_banner_names_the_papers_precision(recipe, named, arrays, tmp_path, small, capsys):
     arguments = {"data": arrays, "epochs": 1, "max_minutes": 1e-6, **small}
@@ -95,13 +79,13 @@ def test_training_is_equal_with_data_on_the_host(arrays, tmp_path, small, monkey
     assert same_weights(tmp_path / "there", tmp_path / "host")
 
 
-def test_global_seeds_do_not_affect_training(arrays, tmp_path, small):
-    feathervit.train(data=arrays, out=tmp_path / "a", epochs=1, **small)
-    torch.manual_seed(99)
-    np.random.seed(99)
-    random.seed(99)
-    feathervit.train(data=arrays, out=tmp_path / "b", epochs=1, **small)
+def test_only_the_seed_of_the_run_determines_the_weights(arrays, tmp_path, small):
+    for name, seed, of_the_process in (("a", 1, 5), ("b", 1, 99), ("c", 2, 99)):
+        for use in (torch.manual_seed, np.random.seed, random.seed):
+            use(of_the_process)
+        feathervit.train(data=arrays, out=tmp_path / name, epochs=1, seed=seed, **small)
     assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
 def test_the_stored_weights_are_the_moving_average(arrays, tmp_path, small, monkeypatch):
@@ -166,15 +150,6 @@ def test_nonempty_folders_are_refused(arrays, tmp_path, small):
         feathervit.train(data=arrays, out=tmp_path / "none", resume=True)
 
 
-def test_an_unreadable_file_stops_before_training(folder, tmp_path, small):
-    (folder / "train" / "flat" / "0.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"0\.png"):
-        feathervit.train(data=folder, out=tmp_path / "run", epochs=1, **small)
-    outcome = feathervit.train(data=folder, out=tmp_path / "run2", epochs=1, skip_unreadable=True, **small)
-    assert len(outcome.result.skipped) == 1
-    assert "0.png" in json.loads((tmp_path / "run2" / "splits.json").read_text())["skipped"][0]
-
-
 def test_patience_stops_the_run(arrays, tmp_path, small, capsys):
     outcome = feathervit.train(
         data=arrays, out=tmp_path / "run", epochs=50, patience=3, **{**small, "lr": 1e-12, "optim.warmup_epochs": 0.0}
@@ -230,13 +205,6 @@ def test_invalid_settings_write_nothing(arrays, tmp_path, fields):
         feathervit.train(data=arrays, out=tmp_path / "run", **{"epochs": 1, **fields})
     assert len(str(error.value)) < 400
     assert not (tmp_path / "run").exists()
-
-
-def test_a_timm_model_trains_and_loads(arrays, tmp_path):
-    fields = {"model": "timm:test_resnet", "img_size": 32, "batch_size": 32, "epochs": 1}
-    outcome = feathervit.train(data=arrays, out=tmp_path / "run", **fields)
-    assert outcome.result.parameters > 3e5
-    assert len(feathervit.load(tmp_path / "run").predict(arrays[0][:2])) == 2
 
 
 def test_full_figures_are_computed_only_at_the_end(folder, tmp_path, small, monkeypatch):
