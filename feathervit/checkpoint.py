@@ -25,7 +25,7 @@ from torch import Tensor
 
 from . import foreign
 from .config import ReadingConfig, RunConfig, from_dict, to_dict
-from .errors import CheckpointError, ConfigError, RunFolderError
+from .errors import CheckpointError, ConfigError, explained
 from .files import expanded, same_data, write_bytes
 from .weights import list_weights, shipped_file
 
@@ -209,12 +209,10 @@ def save_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -
     path, previous = (folder / name for name in STATES)
     draft = folder / ".state.next"
     write_bytes(draft, _pack(tensors, meta))
-    try:
+    with explained(f"cannot rename state.safetensors in {folder}", "make the folder writable"):
         if path.exists():
             os.replace(path, previous)  # if the process dies here, the run resumes from the previous state
         os.replace(draft, path)
-    except OSError as error:
-        raise RunFolderError(f"cannot rename state.safetensors in {folder}: {error.strerror}") from error
 
 
 def states(folder: Path) -> list[Path]:
@@ -225,15 +223,11 @@ def states(folder: Path) -> list[Path]:
 def drop_state(folder: Path) -> None:
     """Removes the latest state. The previous state, if any, replaces it."""
     path, previous = (folder / name for name in STATES)
-    try:
+    with explained(f"cannot remove a state in {folder}", "make the folder writable"):
         if previous.exists():
             os.replace(previous, path)
         else:
             path.unlink()
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot remove a state in {folder}: {error.strerror}; make the folder writable"
-        ) from error
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:

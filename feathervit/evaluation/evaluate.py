@@ -77,10 +77,8 @@ def labelled(
         known = sum(name in predictor.trained_on for name in images.sources)
         if known:
             warn(
-                [
-                    f"{known} of {len(images)} images have the paths of images that the model was trained on; if they are the "
-                    "same, the accuracy is too high, and the split val has the held-out images"
-                ]
+                f"{known} of {len(images)} images have the paths of images that the model was trained on; if they are the "
+                "same, the accuracy is too high, and the split val has the held-out images"
             )
     if images.images.shape[1] != predictor.in_chans:
         raise DataError(f"the model takes {predictor.in_chans} channels, {images.name} has {images.images.shape[1]}")
@@ -152,7 +150,7 @@ def _files(images: Sequence[str | Path]) -> list[Path]:
             out += inside
         else:
             out.append(image)
-    warn(_in_words(skipped))
+    warn(*_in_words(skipped))
     return list(dict.fromkeys(out))
 
 

@@ -99,9 +99,7 @@ def probe(
         known = trained_on(weights_file(checkpoint)).intersection(target.sources)
         if known:
             warn(
-                [
-                    f"the model was trained on {len(known)} of the {len(target)} validation images: their accuracy is too high"
-                ]
+                f"the model was trained on {len(known)} of the {len(target)} validation images: their accuracy is too high"
             )
     if splits.train.images.shape[1] != stored.in_chans:
         raise DataError(f"the model takes {stored.in_chans} channels, {source} has {splits.train.images.shape[1]}")

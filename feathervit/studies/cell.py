@@ -13,7 +13,7 @@ from ..checkpoint import load_weights, states
 from ..config import RunConfig, from_dict
 from ..data import load_run_data
 from ..data.loader import Sampler
-from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
+from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError, explained
 from ..evaluation.confusion import macro_accuracy
 from ..evaluation.evaluate import evaluate
 from ..evaluation.probe import PATCHES, probe
@@ -124,23 +124,21 @@ class CellRun:
         if not resume:
             self._require_same_data(planned(base, None, data, changes)[0])
         minutes = (self.end - time.monotonic()) / 60
-        try:
-            with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-                outcome = train(
-                    None if resume else base,
-                    out=at,
-                    data=data,
-                    resume=resume,
-                    overwrite=not resume,
-                    max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
-                    console=Console(file=_Log(log, self.say), width=120),
-                    command=self.command,
-                    **({} if resume else changes),
-                )
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write into {self.folder}: {error.strerror or error}; it must be writable and have room"
-            ) from error
+        with (
+            explained(f"cannot write into {self.folder}", "it must be writable and have room"),
+            (self.folder / "log.txt").open("a", encoding="utf-8") as log,
+        ):
+            outcome = train(
+                None if resume else base,
+                out=at,
+                data=data,
+                resume=resume,
+                overwrite=not resume,
+                max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
+                console=Console(file=_Log(log, self.say), width=120),
+                command=self.command,
+                **({} if resume else changes),
+            )
         self.interrupted = outcome.interrupted
         return outcome.result if outcome.finished else None
 
