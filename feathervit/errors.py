@@ -68,6 +68,15 @@ def explained(problem: str, advice: str, kind: type[FeatherVitError] = RunFolder
         raise kind(f"{problem}: {error.strerror or error}; {advice}") from error
 
 
+@contextmanager
+def valid(problem: str, advice: str = "") -> Iterator[None]:
+    """Raises RunFolderError, with the problem, if a file inside the block cannot be read or holds invalid values."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        raise RunFolderError(f"{problem}: {error}{advice}") from error
+
+
 def warn(*lines: str) -> None:
     """Issues each line as a DataWarning."""
     for line in lines:

@@ -146,7 +146,6 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
     return {
         "file": "model.safetensors",
         "bytes": (folder / "model.safetensors").stat().st_size,
-        "split": job.checking.name,
         **checked,
         "min_agreement": 1.0,
         "passed": checked["agreement"] == 1.0 and checked["largest_difference"] < CLOSE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,26 +47,24 @@ class _Log:
         self.file.flush()
 
 
+@dataclass
 class CellRun:
     """Runs one cell, or resumes a stopped cell."""
 
-    def __init__(
-        self,
-        study: Study,
-        fields: Any,
-        plan: Plan,
-        out: Path,
-        arm: str,
-        seed: int,
-        end: float,
-        command: str,
-        say: Callable[[str], None] = lambda text: None,
-    ):
-        self.say = say
-        self.study, self.fields, self.plan, self.end, self.command = study, fields, plan, end, command
-        self.out, self.arm, self.seed, self.folder = out, arm, seed, cell_folder(out, arm, seed)
-        self.interrupted = False
-        self.needed = {name: read_cell(out, name, plan.seeds[0]) for name in study.needs(arm)}
+    study: Study
+    fields: Any
+    plan: Plan
+    out: Path
+    arm: str
+    seed: int
+    end: float
+    command: str
+    say: Callable[[str], None]
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.folder = cell_folder(self.out, self.arm, self.seed)
+        self.needed = {name: read_cell(self.out, name, self.plan.seeds[0]) for name in self.study.needs(self.arm)}
 
     def forget_failure(self) -> None:
         """Removes the record of a failure, so that the cell restarts after its last finished stage."""

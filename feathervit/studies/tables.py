@@ -6,15 +6,15 @@ RESULTS/NAME/seed-N.json (scripts/seeds.py), and weights of the package in RESUL
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunFolderError
-from ..results import alike, collapsed, markdown_table, read_result, spread
+from ..errors import valid
+from ..files import read_json
+from ..results import alike, collapsed, read_result, spread, table_of
 from .claims_table import claims_table
 from .definition import Published
 from .library.papers import TABLES, papers
@@ -43,8 +43,8 @@ def read_papers(results: Path) -> dict[str, Cells]:
     """Returns the cells of each arm, with their "file". Raises RunFolderError for a file that cannot be read."""
     found: dict[str, Cells] = defaultdict(list)
     for path in sorted(results.glob("*/study.json")):
-        try:
-            study = json.loads(path.read_text(encoding="utf-8"))
+        with valid(f"{path} is not a result of a study", "; run it again, or remove it"):
+            study = read_json(path)
             if study["name"] != papers.name:
                 continue
             for cell in study["cells"]:
@@ -53,8 +53,6 @@ def read_papers(results: Path) -> dict[str, Cells]:
                 if cell["seed"] in [other["seed"] for other in found[cell["arm"]]]:
                     raise ValueError(f"{cell['arm']}, seed {cell['seed']}, is in another file too")
                 found[cell["arm"]].append({**cell, "file": path, "planned": study["epochs"][cell["arm"]]})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"{path} is not a result of a study: {error}; run it again, or remove it") from error
     return {arm: cells for arm, cells in found.items() if cells}
 
 
@@ -143,7 +141,7 @@ def _accuracies(arms: list[str], found: dict[str, Cells]) -> str:
                 "File": _cell(done or cells, _file),
             }
         )
-    return _table(rows, left=2) + notes.lines()
+    return table_of(rows, left=2) + notes.lines()
 
 
 def _losses(arms: list[str], found: dict[str, Cells]) -> str:
@@ -162,7 +160,7 @@ def _losses(arms: list[str], found: dict[str, Cells]) -> str:
                 "File": _file(cell),
             }
         )
-    return _table(rows, left=1) + notes.lines()
+    return table_of(rows, left=1) + notes.lines()
 
 
 def _file(cell: dict[str, Any]) -> str:
@@ -189,13 +187,13 @@ def _seeds(results: Path) -> str:
                 "Minutes": f"{statistics.mean(r.minutes for r in runs):.1f}",
             }
         )
-    return _table(rows, left=2)
+    return table_of(rows, left=2)
 
 
 def _weights(results: Path) -> str:
     rows = []
     for path in sorted((results / "weights").glob("*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         own = {"These, test top-1, %": "test_top1", "Flip averaged, %": "flip_test_top1"}
         values = {named: found.get("float16", {}).get(figure) for named, figure in own.items()}
         rows.append(
@@ -209,8 +207,4 @@ def _weights(results: Path) -> str:
                 "File": f"`results/weights/{path.name}`",
             }
         )
-    return _table(rows, left=1)
-
-
-def _table(rows: list[dict[str, str]], left: int) -> str:
-    return markdown_table(tuple(rows[0]), [tuple(row.values()) for row in rows], left) if rows else ""
+    return table_of(rows, left=1)
