@@ -25,6 +25,7 @@ from torch import Tensor
 
 from . import foreign
 from .config import ReadingConfig, RunConfig, from_dict, to_dict
+from .config.bounds import Share, check_bounds
 from .errors import CheckpointError, ConfigError, explained
 from .files import expanded, same_data, write_bytes
 from .weights import list_weights, shipped_file
@@ -43,11 +44,11 @@ class OtherAnswer:
     (None: no such images were given).
     """
 
-    threshold: float = 0.0
-    known: float = 0.0
+    threshold: Share = 0.0
+    known: Share = 0.0
     n: int = 0
-    mistaken: float | None = None
-    strangers: float | None = None
+    mistaken: Share | None = None
+    strangers: Share | None = None
 
 
 @dataclass
@@ -167,6 +168,9 @@ def load_weights(path: str | Path) -> Checkpoint:
     tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
     try:
         config = from_dict(RunConfig, meta.get("config"), "config")
+        other = from_dict(OtherAnswer | None, meta.get("other"), "other")
+        if other:
+            check_bounds(other, "other.")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     pretrained = config.objective == "reconstruction"
@@ -178,26 +182,12 @@ def load_weights(path: str | Path) -> Checkpoint:
     temperature = meta.get("temperature", 1.0)
     if type(temperature) is not float or not 0 < temperature < math.inf:
         raise CheckpointError(f"{path}: temperature must be a number above 0, got {temperature!r:.40}")
-    other = _other_answer(path, meta.get("other"))
     if len(set(names)) < len(names):
         raise CheckpointError(f"{path}: its class names are not unique")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path}: not all values of {name} are finite; the run that wrote them failed")
     return Checkpoint(config, tuple(names), chans, tensors, temperature, other)
-
-
-def _other_answer(path: Path, stored: Any) -> OtherAnswer | None:
-    if stored is None:
-        return None
-    try:
-        other = from_dict(OtherAnswer, stored, "other")
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    shares = [other.threshold, other.known, other.mistaken or 0.0, other.strangers or 0.0]
-    if not all(0 <= share <= 1 for share in shares):
-        raise CheckpointError(f"{path}: other must hold shares from 0 to 1, got {shares}")
-    return other
 
 
 # ---------------------------------------------------------------------------------------------------------------------
