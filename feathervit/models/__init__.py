@@ -1,11 +1,19 @@
 """Defines the models. Importing this package registers our models in timm."""
 
-from ..config import list_models as list_models
-from ..config import spec as spec
+from ..config import list_models, spec
 from . import registered  # noqa: F401 (registers our models in timm)
-from .encoder import Encoder as Encoder
-from .mae import MaskedAutoencoder as MaskedAutoencoder
-from .peers import twin as twin
-from .registry import build_model as build_model
-from .registry import create_model as create_model
-from .registry import described as described
+from .encoder import Encoder
+from .mae import MaskedAutoencoder
+from .peers import twin
+from .registry import build_model, create_model, described
+
+__all__ = [
+    "Encoder",
+    "MaskedAutoencoder",
+    "build_model",
+    "create_model",
+    "described",
+    "list_models",
+    "spec",
+    "twin",
+]
