@@ -25,7 +25,8 @@ from torch import Tensor
 
 from . import foreign
 from .config import ReadingConfig, RunConfig, from_dict, to_dict
-from .errors import CheckpointError, ConfigError, RunFolderError
+from .config.bounds import Share, check_bounds
+from .errors import CheckpointError, ConfigError, explained
 from .files import expanded, same_data, write_bytes
 from .weights import list_weights, shipped_file
 
@@ -43,11 +44,11 @@ class OtherAnswer:
     (None: no such images were given).
     """
 
-    threshold: float = 0.0
-    known: float = 0.0
+    threshold: Share = 0.0
+    known: Share = 0.0
     n: int = 0
-    mistaken: float | None = None
-    strangers: float | None = None
+    mistaken: Share | None = None
+    strangers: Share | None = None
 
 
 @dataclass
@@ -167,6 +168,9 @@ def load_weights(path: str | Path) -> Checkpoint:
     tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
     try:
         config = from_dict(RunConfig, meta.get("config"), "config")
+        other = from_dict(OtherAnswer | None, meta.get("other"), "other")
+        if other:
+            check_bounds(other, "other.")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     pretrained = config.objective == "reconstruction"
@@ -178,26 +182,12 @@ def load_weights(path: str | Path) -> Checkpoint:
     temperature = meta.get("temperature", 1.0)
     if type(temperature) is not float or not 0 < temperature < math.inf:
         raise CheckpointError(f"{path}: temperature must be a number above 0, got {temperature!r:.40}")
-    other = _other_answer(path, meta.get("other"))
     if len(set(names)) < len(names):
         raise CheckpointError(f"{path}: its class names are not unique")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path}: not all values of {name} are finite; the run that wrote them failed")
     return Checkpoint(config, tuple(names), chans, tensors, temperature, other)
-
-
-def _other_answer(path: Path, stored: Any) -> OtherAnswer | None:
-    if stored is None:
-        return None
-    try:
-        other = from_dict(OtherAnswer, stored, "other")
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    shares = [other.threshold, other.known, other.mistaken or 0.0, other.strangers or 0.0]
-    if not all(0 <= share <= 1 for share in shares):
-        raise CheckpointError(f"{path}: other must hold shares from 0 to 1, got {shares}")
-    return other
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -209,12 +199,10 @@ def save_state(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -
     path, previous = (folder / name for name in STATES)
     draft = folder / ".state.next"
     write_bytes(draft, _pack(tensors, meta))
-    try:
+    with explained(f"cannot rename state.safetensors in {folder}", "make the folder writable"):
         if path.exists():
             os.replace(path, previous)  # if the process dies here, the run resumes from the previous state
         os.replace(draft, path)
-    except OSError as error:
-        raise RunFolderError(f"cannot rename state.safetensors in {folder}: {error.strerror}") from error
 
 
 def states(folder: Path) -> list[Path]:
@@ -225,15 +213,11 @@ def states(folder: Path) -> list[Path]:
 def drop_state(folder: Path) -> None:
     """Removes the latest state. The previous state, if any, replaces it."""
     path, previous = (folder / name for name in STATES)
-    try:
+    with explained(f"cannot remove a state in {folder}", "make the folder writable"):
         if previous.exists():
             os.replace(previous, path)
         else:
             path.unlink()
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot remove a state in {folder}: {error.strerror}; make the folder writable"
-        ) from error
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:

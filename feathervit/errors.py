@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class FeatherVitError(Exception):
@@ -58,7 +59,25 @@ class DataWarning(UserWarning):
     """A warning about data that is used nevertheless. The command line prints it on standard error."""
 
 
-def warn(lines: Iterable[str]) -> None:
+@contextmanager
+def explained(problem: str, advice: str, kind: type[FeatherVitError] = RunFolderError) -> Iterator[None]:
+    """Raises `kind` for an OSError inside the block, with the problem, the reason of the system, and the advice."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{problem}: {error.strerror or error}; {advice}") from error
+
+
+@contextmanager
+def valid(problem: str, advice: str = "") -> Iterator[None]:
+    """Raises RunFolderError, with the problem, if a file inside the block cannot be read or holds invalid values."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        raise RunFolderError(f"{problem}: {error}{advice}") from error
+
+
+def warn(*lines: str) -> None:
     """Issues each line as a DataWarning."""
     for line in lines:
         warnings.warn(line, DataWarning, stacklevel=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from .errors import RunFolderError, warn
+from .errors import explained, warn
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -18,8 +19,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Raises RunFolderError, with the folder and its requirements, if the file cannot be written.
     """
-    draft = _draft(path)
-    try:
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # unique, also across machines
+    space = f"{max(1, len(data) // 1024)} KiB of free space"
+    advice = f"the folder must exist, be writable and have {space}. An earlier file is unchanged"
+    with explained(f"cannot write {path.name} into {path.parent}", advice):
         try:
             with draft.open("wb") as file:
                 file.write(data)
@@ -28,25 +31,17 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write {path.name} into {path.parent}: {error.strerror or error}; the folder must exist, be writable "
-            f"and have {max(1, len(data) // 1024)} KiB of free space. An earlier file is unchanged"
-        ) from error
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def clear_drafts(folder: Path) -> None:
     """Removes temporary files of killed processes. No other process may write to the folder. Raises RunFolderError."""
-    try:
+    with explained(f"cannot use {folder}", "it must be writable"):
         for path in folder.glob(f".*.{'[0-9a-f]' * 32}.tmp"):
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"cannot use {folder}: {error.strerror or error}; it must be writable") from error
-
-
-def _draft(path: Path) -> Path:
-    """Returns a unique temporary name, also across machines."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def expanded(path: str | Path) -> Path:
@@ -69,10 +64,8 @@ def same_data(source: Any, trained_on: str) -> bool:
 
 def make_folder(folder: Path) -> None:
     """Creates the folder and its parents. Raises RunFolderError on failure."""
-    try:
+    with explained(f"cannot make {folder}", "its folder must be writable"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"cannot make {folder}: {error.strerror or error}; its folder must be writable") from error
 
 
 def cache_folder() -> Path:
@@ -135,5 +128,5 @@ def _temporary_cache(why: str) -> Path:
             raise PermissionError
     except OSError:  # it belongs to another user, or is a file
         folder = Path(tempfile.mkdtemp(prefix="feathervit-"))
-    warn([f"{why}; the cache is {folder} (FEATHERVIT_CACHE names another folder)"])
+    warn(f"{why}; the cache is {folder} (FEATHERVIT_CACHE names another folder)")
     return folder

@@ -16,14 +16,14 @@ import re
 import shlex
 import statistics
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .config import RunConfig, from_dict
-from .errors import ConfigError, RunFolderError
-from .files import write_bytes
+from .errors import ConfigError, RunFolderError, valid
+from .files import read_json, write_bytes
 
 SCHEMA = 1
 
@@ -165,7 +165,7 @@ def read_result(path: str | Path) -> RunResult:
     """Reads the result in file `path` and checks every field. Raises RunFolderError with the file and the error."""
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         _check_keys(data, [f.name for f in dataclasses.fields(RunResult) if f.name != "schema" and _required(f)], "")
         if data.get("schema", SCHEMA) != SCHEMA:
             raise ConfigError(f"its schema is {data['schema']!r:.20}, this version of feathervit reads {SCHEMA}")
@@ -195,8 +195,8 @@ def trained_on(weights: Path) -> frozenset[str]:
 def read_splits(path: str | Path) -> dict[str, dict[str, Any]]:
     """Reads and checks the splits in splits.json: name -> "how", "count" and "sources". Raises RunFolderError."""
     path = Path(path)
-    try:
-        splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
+    with valid(f"{path} cannot be read"):
+        splits = read_json(path)["splits"]
         for name, part in splits.items():
             if name not in ("train", "val", "test") or not isinstance(part["how"], str):
                 raise ConfigError(f"{name!r:.40} is not a split with a text on how it was made")
@@ -211,18 +211,14 @@ def read_splits(path: str | Path) -> dict[str, dict[str, Any]]:
         sources = [source for part in splits.values() for source in part["sources"]]
         if len(set(sources)) < len(sources):
             raise ConfigError("an image occurs twice")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from error
     return splits
 
 
 def read_config(place: Path) -> RunConfig:
     """Reads the configuration of a run folder or of a file. Raises RunFolderError if it cannot be read."""
     path = place if place.is_file() else place / "config.json"
-    try:
-        return from_dict(RunConfig, json.loads(path.read_text()))
-    except (OSError, ValueError, RecursionError, ConfigError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    with valid(f"{path} cannot be read"):
+        return from_dict(RunConfig, read_json(path))
 
 
 def _required(f: dataclasses.Field) -> bool:
@@ -256,6 +252,11 @@ def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]], left: in
     """Formats rows of cells as a Markdown table. The first `left` columns are left-aligned, the others right-aligned."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def table_of(rows: Sequence[Mapping[str, str]], left: int) -> str:
+    """Formats rows, each a mapping of column -> cell, like `markdown_table`. Returns "" without rows."""
+    return markdown_table(tuple(rows[0]), [tuple(row.values()) for row in rows], left) if rows else ""
 
 
 def collapsed(summary: str, text: str) -> str:

@@ -9,7 +9,6 @@ the processes, and images per second are the total of all processes.
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import statistics
 import time
@@ -22,14 +21,13 @@ from unittest import mock
 import torch
 from timm.models import get_pretrained_cfg_value
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..checkpoint import load_weights
 from ..config import RunConfig, resolve
 from ..data import DataSplits, ImageSet
 from ..device import choose_device, choose_precision, wait
 from ..models import build_model
+from ..models.cost import count_macs
 from ..results import machine
 from ..training.compiling import FEWEST_STEPS, choose_compile
 from ..training.distributed import Group
@@ -194,14 +192,11 @@ def table(found: dict[str, Any]) -> str:
 
 def _forward_macs(objective: nn.Module, shape: tuple[int, ...]) -> int | None:
     """Returns the multiply-accumulates of the forward pass for one image, or None if it cannot run on "meta"."""
-    twin = copy.deepcopy(objective).to("meta")
-    counter = FlopCounterMode(display=False)
+    x, targets = torch.empty(shape, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            twin(torch.empty(shape, device="meta"), torch.zeros(1, dtype=torch.long, device="meta"))
+        return count_macs(objective, lambda twin: twin(x, targets))[0]
     except (RuntimeError, ValueError, NotImplementedError):  # batch norm of one image, operators without shapes
         return None
-    return counter.get_total_flops() // 2
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -22,21 +22,7 @@ from typing import Any
 import tyro
 
 from .. import __version__
-from ..config import (
-    ConvMLPConfig,
-    ConvStemConfig,
-    GQAConfig,
-    LatentConfig,
-    LinearPatchesConfig,
-    MLPConfig,
-    MoEConfig,
-    PooledStemConfig,
-    RunConfig,
-    SwiGLUConfig,
-    WhitenedPatchesConfig,
-    spec,
-    with_fields,
-)
+from ..config import RunConfig, parts, spec, with_fields
 from ..errors import ConfigError, DataWarning, FeatherVitError, UnknownNameError
 from ..recipes import recipe, recipe_for
 from ..results import read_config
@@ -48,13 +34,18 @@ from .train import Pretrain, Train
 from .verbs import SUCCESSORS, VERBS
 
 PARTS = {  # the choices for each part of a model, by command-line name
-    "attention": {"gqa": GQAConfig, "latent": LatentConfig},
-    "feedforward": {"moe": MoEConfig, "swiglu": SwiGLUConfig, "mlp": MLPConfig, "conv-mlp": ConvMLPConfig},
+    "attention": {"gqa": parts.GQAConfig, "latent": parts.LatentConfig},
+    "feedforward": {
+        "moe": parts.MoEConfig,
+        "swiglu": parts.SwiGLUConfig,
+        "mlp": parts.MLPConfig,
+        "conv-mlp": parts.ConvMLPConfig,
+    },
     "patches": {
-        "linear": LinearPatchesConfig,
-        "whitened": WhitenedPatchesConfig,
-        "conv-stem": ConvStemConfig,
-        "pooled-stem": PooledStemConfig,
+        "linear": parts.LinearPatchesConfig,
+        "whitened": parts.WhitenedPatchesConfig,
+        "conv-stem": parts.ConvStemConfig,
+        "pooled-stem": parts.PooledStemConfig,
     },
 }
 SHORT = {"from": "--start-from", "folds": "--split.folds", "fold": "--split.fold"}  # short forms of recipe fields

@@ -88,14 +88,19 @@ def positionals(kind: type) -> dict[str, Field]:
 
 def _field(f: Field, hint: Any, text: str, positional: bool) -> list[str]:
     plain = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
-    choices = _choices(plain)
-    if choices:
-        text += f" One of {', '.join(choices)}."
-    value = f.default
+    value, default = f.default, ""
     if not (value is None or value is False or value is MISSING or value in ("", (), 0)):
-        text += f" (default: {' '.join(map(str, value)) if isinstance(value, tuple) else value})"
+        default = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     name = f.name.upper() if positional else "--" + f.name.replace("_", "-")
-    return _item(f"  {name}{'' if positional or plain is bool else ' ' + _word(plain, choices)}", text)
+    return _described(name, plain, text, default, positional or plain is bool)
+
+
+def _described(name: str, kind: Any, text: str, default: str, bare: bool) -> list[str]:
+    """Returns the lines of a flag. `bare`: without a placeholder."""
+    if choices := _choices(kind):
+        text += f" One of {', '.join(choices)}."
+    text += f" (default: {default})" if default else ""
+    return _item(f"  {name}{'' if bare else ' ' + _word(kind, choices)}", text)
 
 
 def short_help(verb: str, flags: Any) -> str:
@@ -122,15 +127,11 @@ def _lines(name: str, flags: Any) -> list[str]:
     for part in path:
         owner = getattr(owner, part)
     value, kind = getattr(owner, last), typing.get_type_hints(type(owner))[last]
-    text = descriptions(type(owner))[last]
-    if choices := _choices(kind):
-        text += f" One of {', '.join(choices)}."
     if isinstance(owner, RunConfig) and last in BY_THE_IMAGES.get(owner.recipe, ()):
         default = "chosen from the images"
     else:
         default = "" if value is None or value is False or value in ("", ()) else str(value)
-    text += f" (default: {default})" if default else ""
-    return _item(f"  --{name}{'' if kind is bool else ' ' + _word(kind, choices)}", text)
+    return _described(f"--{name}", kind, descriptions(type(owner))[last], default, kind is bool)
 
 
 def _summary(kind: type) -> str:

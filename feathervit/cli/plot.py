@@ -64,12 +64,10 @@ class PlotRouting(ImagePlotFlags):
 
     def execute(self) -> int:
         from ..plots.routing import write_routing
-        from ..plots.subject import load_encoder
 
-        encoder, stored = load_encoder(self.checkpoint)
-        images, names, data = _subject(encoder, stored, self.images)
+        encoder, config, images, names, data = _subject(self)
         labelled = None if data is None else data.some(COUNTED)
-        print(write_routing(encoder, images, stored.config, Path(self.out), labelled, names))
+        print(write_routing(encoder, images, config, Path(self.out), labelled, names))
         return 0
 
 
@@ -81,27 +79,26 @@ class PlotAttention(ImagePlotFlags):
 
     def execute(self) -> int:
         from ..plots.attention import write_attention
-        from ..plots.subject import load_encoder
 
-        encoder, stored = load_encoder(self.checkpoint)
-        images, names, _ = _subject(encoder, stored, self.images)
-        print(write_attention(encoder, images, stored.config, Path(self.out), names))
+        encoder, config, images, names, _ = _subject(self)
+        print(write_attention(encoder, images, config, Path(self.out), names))
         return 0
 
 
-def _subject(encoder: Any, stored: Any, paths: tuple[str, ...]) -> tuple[Any, list[str], Any]:
-    """Returns the images of a plot, their captions, and the data that they come from (None: from files).
+def _subject(flags: ImagePlotFlags) -> tuple[Any, Any, Any, list[str], Any]:
+    """Returns the encoder of a plot, its configuration, images, their captions, and their data (None: from files).
 
     Images of the data are of several classes.
     """
-    from ..plots.subject import own_data, read_images, row_names, varied
+    from ..plots.subject import load_encoder, own_data, read_images, row_names, varied
 
-    if paths:
-        images = read_images(paths, stored)
-        return images, row_names(encoder, images, stored), None
+    encoder, stored = load_encoder(flags.checkpoint)
+    if flags.images:
+        images = read_images(flags.images, stored)
+        return encoder, stored.config, images, row_names(encoder, images, stored), None
     data = own_data(stored.config)
     shown = varied(data, SHOWN)
-    return shown.images, row_names(encoder, shown.images, stored, shown.labels), data
+    return encoder, stored.config, shown.images, row_names(encoder, shown.images, stored, shown.labels), data
 
 
 @dataclass(kw_only=True)

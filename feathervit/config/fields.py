@@ -13,11 +13,8 @@ from typing import Any, Literal, get_args
 from ..errors import ConfigError
 from .parts import Attention, FeedForward, Patches
 
-_PARTS = (
-    *get_args(Attention),
-    *get_args(FeedForward),
-    *get_args(Patches),
-)  # parts of an encoder; JSON stores their kind
+# The parts of an encoder; JSON stores their kind
+_PARTS = (*get_args(Attention), *get_args(FeedForward), *get_args(Patches))
 
 
 def kind_of(part: type) -> str:

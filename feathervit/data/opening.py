@@ -38,9 +38,8 @@ SUFFIXES = frozenset(" ".join([_SUFFIXES, *(own for own, there, _ in _OPTIONAL.v
 UNREADABLE = dict.fromkeys(_OTHERS.split(), "conversion to JPEG or PNG")
 UNREADABLE |= {suffix: needs for own, there, needs in _OPTIONAL.values() if not there for suffix in own.split()}
 
-logging.getLogger("PIL").addHandler(
-    logging.NullHandler()
-)  # the raised error includes what PIL logs about a damaged file
+# The raised error includes what PIL logs about a damaged file.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @contextmanager

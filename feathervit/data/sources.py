@@ -132,8 +132,8 @@ def load_split(
         part = _untrained(found.name, part, trained_on)
     part = part.subset(pick(split_name, len(part.labels))) if pick else part
     sets, _ = _store(found, {split_name: part}, {split_name: size}, images, skip_unreadable)
-    warn(scale.faults(part.values(), images.scale))
-    warn(scale.darkness(_brightest(sets[split_name]), part.values(), images.scale))
+    warn(*scale.faults(part.values(), images.scale))
+    warn(*scale.darkness(_brightest(sets[split_name]), part.values(), images.scale))
     return sets[split_name] if class_names is None else _relabelled(sets[split_name], tuple(class_names))
 
 
@@ -175,10 +175,8 @@ def _untrained(name: str, part: Images, trained_on: Collection[str]) -> Images:
         raise DataError(f"{name} has changed since training: all {count} images that would be held out were trained on")
     if len(kept) < count:
         warn(
-            [
-                f"{name} has changed since training: {count - len(kept)} of {count} images that would be held out were trained "
-                "on, and are left out"
-            ]
+            f"{name} has changed since training: {count - len(kept)} of {count} images that would be held out were trained "
+            "on, and are left out"
         )
     return part.subset(kept)
 

@@ -147,7 +147,7 @@ def calibrate(
     p_NK = softmax(z_NK / temperature, axis=1)
     predictor.temperature = temperature
     strangers, failures = predict_files(predictor, others, 1, 0.0) if others else ([], [])
-    warn(failures)
+    warn(*failures)
     strangers_M = np.array([guess.probabilities[0] for guess in strangers]) if others else None
     other = other_answer(p_NK.max(1), p_NK.argmax(1) == images.labels.numpy(), strangers_M)
     save_weights(path, replace(stored, temperature=temperature, other=other))

@@ -77,10 +77,8 @@ def labelled(
         known = sum(name in predictor.trained_on for name in images.sources)
         if known:
             warn(
-                [
-                    f"{known} of {len(images)} images have the paths of images that the model was trained on; if they are the "
-                    "same, the accuracy is too high, and the split val has the held-out images"
-                ]
+                f"{known} of {len(images)} images have the paths of images that the model was trained on; if they are the "
+                "same, the accuracy is too high, and the split val has the held-out images"
             )
     if images.images.shape[1] != predictor.in_chans:
         raise DataError(f"the model takes {predictor.in_chans} channels, {images.name} has {images.images.shape[1]}")
@@ -139,20 +137,17 @@ def _files(images: Sequence[str | Path]) -> list[Path]:
             found, left = walk(image)
             skipped |= {image / path: why for why, paths in left.paths.items() for path in paths}
             skipped |= _unreadable(image / name for name in found.all_others())
-            inside = [image / path for path, _ in found.all_images()]
-            if not inside:
-                raise DataError("; ".join([f"no images in {image}", *_in_words(skipped)]))
-            out += inside
+            inside, missing = [image / path for path, _ in found.all_images()], "no images in"
         elif glob.has_magic(str(image)) and not image.exists():
             matching = sorted(map(Path, glob.glob(str(image), recursive=True)))
             skipped |= _unreadable(matching)
-            inside = [path for path in matching if is_image(path.name) and not path.is_dir()]
-            if not inside:
-                raise DataError("; ".join([f"no images match {image}", *_in_words(skipped)]))
-            out += inside
+            inside, missing = [p for p in matching if is_image(p.name) and not p.is_dir()], "no images match"
         else:
-            out.append(image)
-    warn(_in_words(skipped))
+            inside, missing = [image], ""
+        if not inside:
+            raise DataError("; ".join([f"{missing} {image}", *_in_words(skipped)]))
+        out += inside
+    warn(*_in_words(skipped))
     return list(dict.fromkeys(out))
 
 

@@ -194,7 +194,7 @@ class Predictor:
 
     def warn_of_values(self, images: Sequence[Source]) -> None:
         """Issues a DataWarning if images of more than 8 bits do not match the scale of the training data."""
-        warn(faults(look(images, self.config.reading.max_image_gib), self.config.images.scale))
+        warn(*faults(look(images, self.config.reading.max_image_gib), self.config.images.scale))
 
     def _squares(self, item: Source | Array) -> list[Tensor]:
         """Returns the images in an item of `predict`, in the format of `read`."""

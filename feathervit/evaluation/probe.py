@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import load_weights, weights_file
 from ..config import RunConfig, imbalanced
-from ..data import ImageSet, load_data
+from ..data import ImageSet, load_run_data
 from ..data.image import as_input
 from ..device import choose_device
 from ..errors import ConfigError, DataError, warn
@@ -80,18 +80,13 @@ def probe(
 
     where, _ = choose_device(device)
     stored = load_weights(checkpoint).read_as(reading, data)
-    config = stored.config
+    config = replace(stored.config, objective="classification")  # probes need labels
     source = data if data is not None else config.data
-    options = {
-        "img_size": config.img_size,
-        "images": config.images,
-        "reading": config.reading,
-        "skip_unreadable": skip_unreadable,
-    }
-    splits = load_data(source, split=config.split, **options)
+    splits = load_run_data(config, source, skip_unreadable=skip_unreadable)
     if splits.test is None and splits.val is None and not stored.class_names:
         # Pre-training used all images without labels, so a tenth of them can serve as validation split.
-        splits = load_data(source, split=replace(config.split, val_fraction=0.1), **options)
+        config = replace(config, split=replace(config.split, val_fraction=0.1))
+        splits = load_run_data(config, source, skip_unreadable=skip_unreadable)
     target = splits.test or splits.val
     if target is None:
         raise DataError(f"{source} has no test or validation images to score a probe on; give data with a test/ folder")
@@ -99,9 +94,7 @@ def probe(
         known = trained_on(weights_file(checkpoint)).intersection(target.sources)
         if known:
             warn(
-                [
-                    f"the model was trained on {len(known)} of the {len(target)} validation images: their accuracy is too high"
-                ]
+                f"the model was trained on {len(known)} of the {len(target)} validation images: their accuracy is too high"
             )
     if splits.train.images.shape[1] != stored.in_chans:
         raise DataError(f"the model takes {stored.in_chans} channels, {source} has {splits.train.images.shape[1]}")

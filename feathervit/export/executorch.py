@@ -46,7 +46,6 @@ def write_executorch(job: Job, folder: Path) -> dict[str, Any]:
     return {
         "file": "model.pte",
         "bytes": len(exact),
-        "split": job.checking.name,
         **comparison,
         "int8": {"file": "model.int8.pte" if keeps else None, "bytes": len(small), **int8},
         "min_agreement": MIN_AGREEMENT,

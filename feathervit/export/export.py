@@ -98,6 +98,7 @@ def export_model(
         "classes": len(job.predictor.class_names),
         "img_size": config.img_size,
         "channels": job.predictor.in_chans,
+        "split": job.checking.name,
     }
     environment = {"feathervit": __version__, "commit": commit(), "torch": torch.__version__, "machine": machine()}
     try:

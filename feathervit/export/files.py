@@ -96,7 +96,6 @@ def check(job: Job, proto: onnx.ModelProto, files: dict[str, bytes], least: floa
     passed = passes(comparison if form == "int8" else comparison | routing, least)
     return {
         "bytes": len(data),
-        "split": job.checking.name,
         **comparison,
         **routing,
         "latency_ms": times,

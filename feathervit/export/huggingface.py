@@ -34,6 +34,62 @@ from .verify import compare
 FILES = ("config.json", "model.safetensors", "README.md")
 CLOSE = 0.01  # largest difference of a probability; the same temperature is included, so only rounding differs
 
+CARD = """\
+---
+library_name: feathervit
+pipeline_tag: image-classification
+tags: [image-classification, timm, transformers, feathervit]
+---
+
+# {title}
+
+An image classifier of {parameters} parameters ({macs} million multiply-accumulates) \
+for images of {side} x {side} pixels, {channels}.
+
+{classes}
+
+## Use
+
+```python
+import feathervit
+
+predictor = feathervit.load("FOLDER")  # the downloaded folder
+print(predictor.predict("image.jpg")[0].label)
+```
+
+In timm and transformers:
+
+```python
+import feathervit.models  # registers the architecture in timm
+import timm
+from transformers import pipeline
+
+model = timm.create_model("{source}", pretrained=True)
+classify = pipeline("image-classification", model="{place}")
+```
+
+## Data and training
+
+{training}
+
+## Results
+
+| images | top-1 |
+| --- | --- |
+{figures}
+
+## Limits
+
+The model predicts one of its classes for any image, even if the image shows none of them. \
+The results apply to images like the training images; on other images the accuracy may be lower. \
+{calibration}
+
+## Licence
+
+The publisher chooses the licence of these weights, which depends on the licence of the data. \
+feathervit itself is Apache-2.0. Write the licence here and into the header (`license: ...`).
+"""
+
 
 def push(folder: Path, repository: str) -> str:
     """Uploads the files of an exported folder to OWNER/NAME on the hub. Returns the address.
@@ -90,7 +146,6 @@ def write_huggingface(job: Job, folder: Path) -> dict[str, Any]:
     return {
         "file": "model.safetensors",
         "bytes": (folder / "model.safetensors").stat().st_size,
-        "split": job.checking.name,
         **checked,
         "min_agreement": 1.0,
         "passed": checked["agreement"] == 1.0 and checked["largest_difference"] < CLOSE,
@@ -157,7 +212,7 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
     """Returns the text of README.md: model, data, recipe, results, limits, licence."""
     place = job.push or "FOLDER"
     source = "hf-hub" if job.push else "local-dir"
-    config = job.predictor.config
+    config, channels = job.predictor.config, job.predictor.in_chans
     data = _escaped(name_of(config.data))
     names = [_escaped(name) for name in job.predictor.class_names]
     split = _escaped(job.checking.name.rpartition("/")[2])
@@ -174,65 +229,18 @@ def model_card(job: Job, card: dict[str, Any], checked: dict[str, Any], result: 
             f"- {result.data['n_train']} training images; fingerprint `{result.data['fingerprint']}`",
             f"- {result.machine['gpu'] or result.machine['cpu']}{minutes}, PyTorch {result.torch}",
         ]
-    return "\n".join(
-        [
-            "---",
-            "library_name: feathervit",
-            "pipeline_tag: image-classification",
-            "tags: [image-classification, timm, transformers, feathervit]",
-            "---",
-            "",
-            f"# {config.model} on {data}",
-            "",
-            f"An image classifier of {card['parameters']:,} parameters ({card['macs'] / 1e6:.1f} million multiply-accumulates) "
-            f"for images of {config.img_size} x {config.img_size} pixels, {job.predictor.in_chans} "
-            f"channel{'s' * (job.predictor.in_chans > 1)}.",
-            "",
-            f"{len(names)} classes: {shown}.",
-            "",
-            "## Use",
-            "",
-            "```python",
-            "import feathervit",
-            "",
-            'predictor = feathervit.load("FOLDER")  # the downloaded folder',
-            'print(predictor.predict("image.jpg")[0].label)',
-            "```",
-            "",
-            "In timm and transformers:",
-            "",
-            "```python",
-            "import feathervit.models  # registers the architecture in timm",
-            "import timm",
-            "from transformers import pipeline",
-            "",
-            f'model = timm.create_model("{source}:{place}", pretrained=True)',
-            f'classify = pipeline("image-classification", model="{place}")',
-            "```",
-            "",
-            "## Data and training",
-            "",
-            f"- data: {data}",
-            *training,
-            "",
-            "## Results",
-            "",
-            "| images | top-1 |",
-            "| --- | --- |",
-            *figures,
-            "",
-            "## Limits",
-            "",
-            "The model predicts one of its classes for any image, even if the image shows none of them. The results apply to "
-            "images like the training images; on other images the accuracy may be lower. "
-            f"{_calibration(job.predictor.temperature, card['temperature'])}",
-            "",
-            "## Licence",
-            "",
-            "The publisher chooses the licence of these weights, which depends on the licence of the data. feathervit "
-            "itself is Apache-2.0. Write the licence here and into the header (`license: ...`).",
-            "",
-        ]
+    return CARD.format(
+        title=f"{config.model} on {data}",
+        parameters=f"{card['parameters']:,}",
+        macs=f"{card['macs'] / 1e6:.1f}",
+        side=config.img_size,
+        channels=f"{channels} channel{'s' * (channels > 1)}",
+        classes=f"{len(names)} classes: {shown}.",
+        source=f"{source}:{place}",
+        place=place,
+        training="\n".join([f"- data: {data}", *training]),
+        figures="\n".join(figures),
+        calibration=_calibration(job.predictor.temperature, card["temperature"]),
     )
 
 

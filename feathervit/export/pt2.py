@@ -87,7 +87,6 @@ def write_pt2(job: Job, folder: Path) -> dict[str, Any]:
     return {
         "file": "model.pt2",
         "bytes": len(saved.getvalue()),
-        "split": job.checking.name,
         **comparison,
         "latency_ms": times,
         "min_agreement": MIN_AGREEMENT,

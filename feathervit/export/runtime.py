@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, explained
 from ..files import cache_folder, write_bytes
 
 VERSION = "1.30.0"
@@ -48,12 +48,8 @@ def _fetch(path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise ConfigError(f"--to web uses npm once to download onnxruntime-web {VERSION}; install Node.js, {instead}")
-    try:
+    with explained(f"cannot keep {PACKAGE} in {path.parent}", "set FEATHERVIT_CACHE to another folder", ConfigError):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot keep {PACKAGE} in {path.parent}: {error.strerror or error}; set FEATHERVIT_CACHE to another folder"
-        ) from error
     with tempfile.TemporaryDirectory() as folder:
         options = ["--loglevel", "error", "--ignore-scripts", "--pack-destination", folder]
         command = [npm, "pack", f"onnxruntime-web@{VERSION}", *options]

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config import Attention, EncoderConfig, FeedForward
+from ..config import DecoderConfig, EncoderConfig
 from ..errors import ConfigError
 from .attention import build_attention
 from .contract import TimmContract
@@ -31,24 +30,10 @@ from .taken import Taken
 INTERMEDIATES = ("embedding", "attention", "values", "gate", "output", "tokens")  # kinds, see `Encoder.intermediates`
 
 
-class LayerConfig(Protocol):
-    """The configuration fields of a layer."""
-
-    dim: int
-    depth: int
-    attention: Attention
-    feedforward: FeedForward
-    drop_path_rate: float
-
-
 class Layer(nn.Module):
-    """One pre-norm layer: maps [B, N, D] to [B, N, D], and returns its balance loss.
+    """One pre-norm layer: maps [B, N, D] to [B, N, D], and returns its balance loss. `index` counts layers from 0."""
 
-    `config` needs only the fields of `LayerConfig`, so that decoders can have a separate configuration. `index` counts
-    layers from 0.
-    """
-
-    def __init__(self, config: LayerConfig, index: int):
+    def __init__(self, config: EncoderConfig | DecoderConfig, index: int):
         super().__init__()
         drop = config.drop_path_rate * index / max(config.depth - 1, 1)
         self.norm1 = nn.LayerNorm(config.dim)

@@ -8,11 +8,7 @@ Legend: B batch, H heads, N tokens, D width, K head width, G grid side, P prefix
 from __future__ import annotations
 
 import torch
-from timm.layers import (
-    apply_rot_embed_cat,
-    build_fourier_pos_embed,
-    build_sincos2d_pos_embed,
-)
+from timm.layers import apply_rot_embed_cat, build_fourier_pos_embed, build_sincos2d_pos_embed
 from torch import Tensor
 
 from ..errors import ConfigError

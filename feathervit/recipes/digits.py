@@ -18,14 +18,13 @@ from .base import Recipe
 # The read-out is the mean of the patch tokens, which pre-training trains. No reconstruction loss includes a read-out token.
 _MEAN = replace(spec("mlit_nano").config, readout="mean", depth=3)
 
+_DIGITS = RunConfig(model="mlit_nano", data="digits", img_size=16, patch_size=4)
+
 mae_digits = Recipe(
-    RunConfig(
+    replace(
+        _DIGITS,
         recipe="mae_digits",
         objective="reconstruction",
-        model="mlit_nano",
-        data="digits",
-        img_size=16,
-        patch_size=4,
         epochs=85,
         batch_size=128,
         lr=6e-3,
@@ -41,12 +40,9 @@ mae_digits = Recipe(
 )
 
 few_digits = Recipe(
-    RunConfig(
+    replace(
+        _DIGITS,
         recipe="few_digits",
-        model="mlit_nano",
-        data="digits",
-        img_size=16,
-        patch_size=4,
         epochs=100,
         batch_size=50,
         lr=5e-3,
@@ -63,12 +59,9 @@ few_digits = Recipe(
 )
 
 digits = Recipe(
-    RunConfig(
+    replace(
+        _DIGITS,
         recipe="digits",
-        model="mlit_nano",
-        data="digits",
-        img_size=16,
-        patch_size=4,
         epochs=70,
         batch_size=64,
         lr=5e-3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,7 +13,7 @@ from ..checkpoint import load_weights, states
 from ..config import RunConfig, from_dict
 from ..data import load_run_data
 from ..data.loader import Sampler
-from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError
+from ..errors import ConfigError, DataError, FeatherVitError, RunFolderError, explained
 from ..evaluation.confusion import macro_accuracy
 from ..evaluation.evaluate import evaluate
 from ..evaluation.probe import PATCHES, probe
@@ -47,26 +47,24 @@ class _Log:
         self.file.flush()
 
 
+@dataclass
 class CellRun:
     """Runs one cell, or resumes a stopped cell."""
 
-    def __init__(
-        self,
-        study: Study,
-        fields: Any,
-        plan: Plan,
-        out: Path,
-        arm: str,
-        seed: int,
-        end: float,
-        command: str,
-        say: Callable[[str], None] = lambda text: None,
-    ):
-        self.say = say
-        self.study, self.fields, self.plan, self.end, self.command = study, fields, plan, end, command
-        self.out, self.arm, self.seed, self.folder = out, arm, seed, cell_folder(out, arm, seed)
-        self.interrupted = False
-        self.needed = {name: read_cell(out, name, plan.seeds[0]) for name in study.needs(arm)}
+    study: Study
+    fields: Any
+    plan: Plan
+    out: Path
+    arm: str
+    seed: int
+    end: float
+    command: str
+    say: Callable[[str], None]
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.folder = cell_folder(self.out, self.arm, self.seed)
+        self.needed = {name: read_cell(self.out, name, self.plan.seeds[0]) for name in self.study.needs(self.arm)}
 
     def forget_failure(self) -> None:
         """Removes the record of a failure, so that the cell restarts after its last finished stage."""
@@ -124,23 +122,21 @@ class CellRun:
         if not resume:
             self._require_same_data(planned(base, None, data, changes)[0])
         minutes = (self.end - time.monotonic()) / 60
-        try:
-            with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-                outcome = train(
-                    None if resume else base,
-                    out=at,
-                    data=data,
-                    resume=resume,
-                    overwrite=not resume,
-                    max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
-                    console=Console(file=_Log(log, self.say), width=120),
-                    command=self.command,
-                    **({} if resume else changes),
-                )
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write into {self.folder}: {error.strerror or error}; it must be writable and have room"
-            ) from error
+        with (
+            explained(f"cannot write into {self.folder}", "it must be writable and have room"),
+            (self.folder / "log.txt").open("a", encoding="utf-8") as log,
+        ):
+            outcome = train(
+                None if resume else base,
+                out=at,
+                data=data,
+                resume=resume,
+                overwrite=not resume,
+                max_minutes=max(minutes, 1e-9) if minutes < float("inf") else None,
+                console=Console(file=_Log(log, self.say), width=120),
+                command=self.command,
+                **({} if resume else changes),
+            )
         self.interrupted = outcome.interrupted
         return outcome.result if outcome.finished else None
 

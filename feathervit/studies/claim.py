@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunFolderError
+from ..errors import explained
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
@@ -55,7 +55,7 @@ class Claim:
 
 def claim(folder: Path) -> Claim | None:
     """Creates and claims `folder`. Returns None if another process holds it. Raises RunFolderError if it is not writable."""
-    try:
+    with explained(f"cannot use {folder}", "it must be writable"):
         folder.mkdir(parents=True, exist_ok=True)
         number = _latest(folder)
         if number >= 0 and _held(_path(folder, number)):
@@ -72,8 +72,6 @@ def claim(folder: Path) -> Claim | None:
         except OSError:
             _give_back(path)
             raise
-    except OSError as error:
-        raise RunFolderError(f"cannot use {folder}: {error.strerror or error}; it must be writable") from error
     return Claim(path)
 
 

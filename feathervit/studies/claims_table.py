@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunFolderError
+from ..errors import valid
+from ..files import read_json
 from ..results import alike, collapsed, markdown_table
 from .definition import Study
 from .library import STUDIES
@@ -61,12 +61,10 @@ def _read(results: Path) -> dict[str, dict[str, Any]]:
     """Returns name -> the content of study.json and its "folder", for each study with claims."""
     by_name = {}
     for path in sorted(results.glob("*/study.json")):
-        try:
-            study = json.loads(path.read_text(encoding="utf-8"))
+        with valid(f"{path} is not a result of a study", "; run it again, or remove it"):
+            study = read_json(path)
             if study["name"] in STUDIES and STUDIES[study["name"]].statements:
                 by_name[study["name"]] = {**study, "folder": path.parent.name}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"{path} is not a result of a study: {error}; run it again, or remove it") from error
     return by_name
 
 
@@ -75,7 +73,7 @@ def _latency(results: Path) -> list[tuple]:
     path = results / LATENCY
     if not path.exists():
         return []
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path)
     rows = {row["model"]: row["latency_ms"] for row in record["rows"]}
     if not {"mlit_xxs", "twin:mlit_xxs"} <= set(rows):
         return []

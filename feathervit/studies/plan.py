@@ -22,7 +22,8 @@ from ..benchmark.train import run as measure_step
 from ..config import RunConfig, changed, from_dict, to_dict
 from ..data import load_run_data
 from ..data.loader import Sampler
-from ..errors import ConfigError, FeatherVitError, RunFolderError
+from ..errors import ConfigError, FeatherVitError, RunFolderError, valid
+from ..files import read_json
 from ..recipes import recipe
 from ..recipes.planning import of_the_weights, planned
 from ..results import commit, machine, write_json
@@ -131,8 +132,11 @@ def make_plan(
 
 def read_plan(out: Path) -> Plan:
     """Reads the plan of a study folder. Raises RunFolderError if it is missing or cannot be read."""
-    try:
-        plan = from_dict(Plan, json.loads((out / "plan.json").read_text(encoding="utf-8")))
+    path = out / "plan.json"
+    if not path.exists():
+        raise RunFolderError(f"{out} holds no study")
+    with valid(f"{path} cannot be read"):
+        plan = from_dict(Plan, read_json(path))
         if not plan.arms or not all(
             isinstance(stages, list) and NAME.fullmatch(arm) for arm, stages in plan.arms.items()
         ):
@@ -144,10 +148,6 @@ def read_plan(out: Path) -> Plan:
         if not all(isinstance(own, list) for own in plan.epochs.values()):
             raise ConfigError(f"epochs must hold a list for each arm, got {plan.epochs!r:.80}")
         return plan
-    except FileNotFoundError:
-        raise RunFolderError(f"{out} holds no study") from None
-    except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
-        raise RunFolderError(f"{out / 'plan.json'} cannot be read: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ study.json is the file to keep: it contains no paths of the machine and no weigh
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import statistics
@@ -18,9 +17,9 @@ from typing import Any, Literal
 from scipy.stats import chi2
 
 from ..config import from_dict
-from ..errors import ConfigError, RunFolderError
-from ..files import write_bytes
-from ..results import alike, spread, write_json
+from ..errors import ConfigError, RunFolderError, valid
+from ..files import read_json, write_bytes
+from ..results import alike, spread, table_of, write_json
 from ..training.records import MetricsFile
 from .plan import Plan, read_plan
 from .verdicts import paired
@@ -58,8 +57,10 @@ def cell_folder(out: Path, arm: str, seed: int) -> Path:
 def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
     """Reads a cell. Returns None if it has not ended. Raises RunFolderError for an invalid file."""
     path = cell_folder(out, arm, seed) / "cell.json"
-    try:
-        cell = from_dict(Cell, json.loads(path.read_text(encoding="utf-8")))
+    if not path.exists():
+        return None
+    with valid(f"{path} is not a cell of the study", "; remove it to run the cell again"):
+        cell = from_dict(Cell, read_json(path))
         if (cell.arm, cell.seed, cell.schema) != (arm, seed, SCHEMA):
             raise ConfigError(f"it is of arm {cell.arm!r}, seed {cell.seed}, schema {cell.schema}")
         for name, value in cell.figures.items():
@@ -68,10 +69,6 @@ def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
         if not all(isinstance(stage, dict) and set(ENVIRONMENT) <= set(stage) for stage in cell.stages):
             raise ConfigError(f"stages must be results that hold {', '.join(ENVIRONMENT)}")
         return cell
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
-        raise RunFolderError(f"{path} is not a cell of the study: {error}; remove it to run the cell again") from error
 
 
 def require_cells(out: Path) -> None:
@@ -121,7 +118,7 @@ def collect(out: Path, plan: Plan) -> dict[str, Any]:
     private = {str(out): out.name, str(out.absolute()): out.name}
     if "/" in (data := str(plan.base.get("data", ""))):
         private |= {data: Path(data).name, str(Path(data).absolute()): Path(data).name}
-    found = {**from_plan(plan), "cells": cells, "ran_on": environments}
+    found = {**vars(plan), "cells": cells, "ran_on": environments}
     return {"schema": SCHEMA, **public(found, dict(sorted(private.items(), key=lambda item: -len(item[0]))))}
 
 
@@ -159,10 +156,6 @@ def _curve(stages: list[dict[str, Any]]) -> list[list[float]]:
         points += [[round(begun + row["minutes"], 3), round(row["val_top1"], 4)] for row in rows]
         begun += stage["minutes"] or 0.0
     return points
-
-
-def from_plan(plan: Plan) -> dict[str, Any]:
-    return {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
 
 
 def public(value: Any, private: dict[str, str]) -> Any:
@@ -208,12 +201,10 @@ def table(found: dict[str, Any]) -> str:
     split = "test" if any(c.get("test_top1") is not None for c in found["cells"]) else "val"
     published = found.get("published") or {}
     beside = "Published" if published else f"{split.title()} less {first}, points"
-    head = ["Arm", "Val top-1, %", "Test top-1, %", beside, "n"]
     flipped, macro, stepped = (
         any(name in c for c in found["cells"]) for name in ("flip_test_top1", f"{split}_macro", "steps")
     )
-    head += ["Test, flip averaged"] * flipped + [f"{split.title()} macro, %"] * macro
-    rows = [[*head, "Parameters", "MMACs", "Epochs", *["Steps"] * stepped, "Minutes", "Images/s"]]
+    rows = []
     for arm in found["arms"]:
         cells = [c for c in found["cells"] if c["arm"] == arm]
         done = [c for c in cells if c["status"] == "finished"]
@@ -224,32 +215,36 @@ def table(found: dict[str, Any]) -> str:
         else:
             own = firsts[_images_of(found, arm)]
             against = "" if arm == own else spread(paired(found["cells"], own, arm, f"{split}_top1"), "+.2f")
-        rows.append(
-            [
-                arm,
-                spread([100 * v for v in _values(done, "val_top1")]),
-                spread([100 * v for v in _values(done, "test_top1")]),
-                against,
-                f"{len(done)}" + "".join(f" ({n} {status})" for status, n in others.items()),
-                *[spread([100 * v for v in _values(done, "flip_test_top1")])] * flipped,
-                *[spread([100 * v for v in _values(done, f"{split}_macro")])] * macro,
-                alike([f"{v:,}" for v in _values(done, "parameters")]),
-                alike([f"{v / 1e6:.1f}" for v in _values(done, "macs")]),
-                alike([" + ".join(map(str, v)) for v in _values(done, "epochs")])
-                or " + ".join(map(str, found["epochs"].get(arm, []))),
-                *[alike([" + ".join(f"{n:,}" for n in v) for v in _values(done, "steps")])] * stepped,
-                spread(_values(done, "minutes"), ".1f"),
-                f"{statistics.mean(speeds):,.0f}" if (speeds := _values(done, "images_per_s")) else "",
-            ]
-        )
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        row = {
+            "Arm": arm,
+            "Val top-1, %": spread([100 * v for v in _values(done, "val_top1")]),
+            "Test top-1, %": spread([100 * v for v in _values(done, "test_top1")]),
+            beside: against,
+            "n": f"{len(done)}" + "".join(f" ({n} {status})" for status, n in others.items()),
+        }
+        if flipped:
+            row["Test, flip averaged"] = spread([100 * v for v in _values(done, "flip_test_top1")])
+        if macro:
+            row[f"{split.title()} macro, %"] = spread([100 * v for v in _values(done, f"{split}_macro")])
+        row["Parameters"] = alike([f"{v:,}" for v in _values(done, "parameters")])
+        row["MMACs"] = alike([f"{v / 1e6:.1f}" for v in _values(done, "macs")])
+        epochs = _values(done, "epochs") or [found["epochs"].get(arm, [])]
+        row["Epochs"] = alike([" + ".join(map(str, v)) for v in epochs])
+        if stepped:
+            row["Steps"] = alike([" + ".join(f"{n:,}" for n in v) for v in _values(done, "steps")])
+        row["Minutes"] = spread(_values(done, "minutes"), ".1f")
+        row["Images/s"] = f"{statistics.mean(speeds):,.0f}" if (speeds := _values(done, "images_per_s")) else ""
+        rows.append({_escaped(name): _escaped(cell) for name, cell in row.items()})
     failures = [
         f"- {c['arm']}, seed {c['seed']}, failed: {c['message']}" for c in found["cells"] if c["status"] == "failed"
     ]
-    lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
     below = " ".join(filter(None, ["Mean (range) of n seeds.", doubt(found), _chosen(found)]))
-    text = [found["question"], "", *lines, "", below, *(["", *failures] if failures else [])]
+    text = [found["question"], "", table_of(rows, left=1), "", below, *(["", *failures] if failures else [])]
     return "\n".join(text).strip()
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
 
 
 def _images_of(found: dict[str, Any], arm: str) -> tuple:

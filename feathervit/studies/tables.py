@@ -7,15 +7,15 @@ RESULTS/weights-not-kept/NAME.json. Does not import torch.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunFolderError
-from ..results import alike, collapsed, markdown_table, read_result, spread
+from ..errors import valid
+from ..files import read_json
+from ..results import alike, collapsed, read_result, spread, table_of
 from .claims_table import claims_table
 from .definition import Published
 from .library.papers import TABLES, papers
@@ -45,8 +45,8 @@ def read_papers(results: Path) -> dict[str, Cells]:
     """Returns the cells of each arm, with their "file". Raises RunFolderError for a file that cannot be read."""
     found: dict[str, Cells] = defaultdict(list)
     for path in sorted(results.glob("*/study.json")):
-        try:
-            study = json.loads(path.read_text(encoding="utf-8"))
+        with valid(f"{path} is not a result of a study", "; run it again, or remove it"):
+            study = read_json(path)
             if study["name"] != papers.name:
                 continue
             for cell in study["cells"]:
@@ -55,8 +55,6 @@ def read_papers(results: Path) -> dict[str, Cells]:
                 if cell["seed"] in [other["seed"] for other in found[cell["arm"]]]:
                     raise ValueError(f"{cell['arm']}, seed {cell['seed']}, is in another file too")
                 found[cell["arm"]].append({**cell, "file": path, "planned": study["epochs"][cell["arm"]]})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"{path} is not a result of a study: {error}; run it again, or remove it") from error
     return {arm: cells for arm, cells in found.items() if cells}
 
 
@@ -126,59 +124,45 @@ def _progress(cell: dict[str, Any]) -> str:
 
 
 def _accuracies(arms: list[str], found: dict[str, Cells]) -> str:
-    head = (
-        "Model",
-        "Data",
-        "Million parameters, paper",
-        "Paper, %",
-        "Ours, %",
-        "Seeds",
-        "Epochs",
-        "Parameters",
-        "File",
-    )
-    notes, lines = Notes(), []
+    notes, rows = Notes(), []
     for arm in arms:
         own, cells = papers.published[arm], found[arm]
         done = [cell for cell in cells if cell["status"] == "finished"]
         losses = {f"{DATA_NAMES[own.data]}: {cell['note']}" for cell in done if cell.get("note")}
         ours = spread([100 * cell["test_top1"] for cell in done]) + notes.mark(*sorted(losses))
-        lines.append(
-            [
-                own.name,
-                DATA_NAMES[own.data],
-                "" if own.millions is None else f"{own.millions:g}",
-                _reported(own, notes),
-                ours if done else _cell(cells, lambda cell: cell["status"]),
-                str(len(done)),
-                _cell(done or cells, _progress),
-                _cell(done, lambda cell: f"{cell['parameters']:,}"),
-                _cell(done or cells, _file),
-            ]
+        rows.append(
+            {
+                "Model": own.name,
+                "Data": DATA_NAMES[own.data],
+                "Million parameters, paper": "" if own.millions is None else f"{own.millions:g}",
+                "Paper, %": _reported(own, notes),
+                "Ours, %": ours if done else _cell(cells, lambda cell: cell["status"]),
+                "Seeds": str(len(done)),
+                "Epochs": _cell(done or cells, _progress),
+                "Parameters": _cell(done, lambda cell: f"{cell['parameters']:,}"),
+                "File": _cell(done or cells, _file),
+            }
         )
-    return markdown_table(head, lines, left=2) + notes.lines() if lines else ""
+    return table_of(rows, left=2) + notes.lines()
 
 
 def _losses(arms: list[str], found: dict[str, Cells]) -> str:
-    parts = ("train_loss", "train_masked_mse", "train_visible_mse", "train_balance")
-    head = (
-        "Encoder",
-        "Paper, loss",
-        "Ours, loss",
-        "masked pixels",
-        "visible pixels",
-        "balance",
-        "Epochs",
-        "Parameters",
-    )
-    notes, lines = Notes(), []
+    parts = {"Ours, loss": "loss", "masked pixels": "masked_mse", "visible pixels": "visible_mse", "balance": "balance"}
+    notes, rows = Notes(), []
     for arm in arms:
-        (cell,) = found[arm]
-        figures = ["" if (value := cell.get(name)) is None else f"{value:.5f}" for name in parts]
-        parameters = f"{cell['parameters']:,}" if "parameters" in cell else ""
-        own = papers.published[arm]
-        lines.append([own.name, _reported(own, notes), *figures, _progress(cell), parameters, _file(cell)])
-    return markdown_table((*head, "File"), lines, left=1) + notes.lines() if lines else ""
+        (cell,), own = found[arm], papers.published[arm]
+        values = {named: cell.get(f"train_{part}") for named, part in parts.items()}
+        rows.append(
+            {
+                "Encoder": own.name,
+                "Paper, loss": _reported(own, notes),
+                **{named: "" if value is None else f"{value:.5f}" for named, value in values.items()},
+                "Epochs": _progress(cell),
+                "Parameters": f"{cell['parameters']:,}" if "parameters" in cell else "",
+                "File": _file(cell),
+            }
+        )
+    return table_of(rows, left=1) + notes.lines()
 
 
 def _file(cell: dict[str, Any]) -> str:
@@ -189,50 +173,43 @@ def _seeds(results: Path) -> str:
     groups = defaultdict(list)
     for path in sorted(results.glob("*/seed-*.json")):
         groups[path.parent.name].append(read_result(path))
-    head = ("Runs", "Data", "Test images", "Model", "Parameters", "Test top-1, %", "Seeds", "Epochs", "Minutes")
-    lines = []
+    rows = []
     for name, runs in groups.items():
         tests = [r.test for r in runs if r.test]
-        lines.append(
-            [
-                f"`results/{name}`",
-                alike(Path(r.data["name"]).name for r in runs),
-                alike(f"{t['n']:,}" for t in tests),
-                alike(f"`{r.model}`" for r in runs),
-                alike(f"{r.parameters:,}" for r in runs),
-                spread([100 * t["top1"] for t in tests]),
-                str(len(tests)),
-                alike(str(len(r.epochs)) for r in runs),
-                f"{statistics.mean(r.minutes for r in runs):.1f}",
-            ]
+        rows.append(
+            {
+                "Runs": f"`results/{name}`",
+                "Data": alike(Path(r.data["name"]).name for r in runs),
+                "Test images": alike(f"{t['n']:,}" for t in tests),
+                "Model": alike(f"`{r.model}`" for r in runs),
+                "Parameters": alike(f"{r.parameters:,}" for r in runs),
+                "Test top-1, %": spread([100 * t["top1"] for t in tests]),
+                "Seeds": str(len(tests)),
+                "Epochs": alike(str(len(r.epochs)) for r in runs),
+                "Minutes": f"{statistics.mean(r.minutes for r in runs):.1f}",
+            }
         )
-    return markdown_table(head, lines, left=2)
+    return table_of(rows, left=2)
 
 
 def _weights(records: Path) -> str:
-    """Describes the records of scripts/ship.py in a folder. Core-hours include the runs that a run started from."""
-    head = (
-        "Weights",
-        "Parameters",
-        "Bytes",
-        "These, test top-1, %",
-        "Flip averaged, %",
-        "All seeds, %",
-        "Seeds",
-        "Epochs",
-        "Core-hours",
-        "File",
-    )
-    lines = []
+    """Describes the records of scripts/ship.py in a folder. Core-hours include earlier runs and teachers."""
+    rows = []
     for path in sorted(records.glob("*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        own = [
-            "" if (top1 := found.get("float16", {}).get(name)) is None else f"{100 * top1:.2f}"
-            for name in ("test_top1", "flip_test_top1")
-        ]
-        tops = [100 * run["test_top1"] for run in found["runs"] if "test_top1" in run]
-        hours = statistics.mean(run["minutes"] * run["threads"] / 60 for run in found["runs"])
-        line = [f"`{path.stem}`", f"{found['parameters']:,}", f"{found['bytes']:,}", *own, spread(tops)]
-        cost = [str(found["runs"][0]["epochs"]), f"{hours:.1f}"]
-        lines.append([*line, str(len(found["runs"])), *cost, f"`results/{records.name}/{path.name}`"])
-    return markdown_table(head, lines, left=1)
+        found = read_json(path)
+        own = {"These, test top-1, %": "test_top1", "Flip averaged, %": "flip_test_top1"}
+        values = {named: found.get("float16", {}).get(figure) for named, figure in own.items()}
+        rows.append(
+            {
+                "Weights": f"`{path.stem}`",
+                "Parameters": f"{found['parameters']:,}",
+                "Bytes": f"{found['bytes']:,}",
+                **{named: "" if top1 is None else f"{100 * top1:.2f}" for named, top1 in values.items()},
+                "All seeds, %": spread([100 * run["test_top1"] for run in found["runs"] if "test_top1" in run]),
+                "Seeds": str(len(found["runs"])),
+                "Epochs": str(found["runs"][0]["epochs"]),
+                "Core-hours": f"{statistics.mean(run['minutes'] * run['threads'] / 60 for run in found['runs']):.1f}",
+                "File": f"`results/{records.name}/{path.name}`",
+            }
+        )
+    return table_of(rows, left=1)

@@ -6,14 +6,14 @@ candidate, and is an input of NAME.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, RunFolderError
+from ..errors import ConfigError, valid
+from ..files import read_json
 from .definition import Stage, Study
 
 Tried = dict[str, float | None]  # candidate -> validation accuracy, None if its run failed
@@ -72,13 +72,11 @@ def _changed(study: Study, arm: str, change: Stage) -> tuple[Stage, ...]:
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+    with valid(f"{path} is not a result of the study {name}"):
+        record = read_json(path)
         if record["name"] != name:
             raise ValueError(f"it is of the study {record['name']!r:.80}")
         return record
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path} is not a result of the study {name}: {error}") from error
 
 
 def _trial(found: dict[str, Any], arm: str, candidates: Mapping[str, Stage], path: Path) -> Tried:

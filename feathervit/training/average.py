@@ -18,10 +18,8 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        averaged, current = (
-            self.module.state_dict(),
-            model.state_dict(),
-        )  # these views stay valid, because updates are in place
+        # These views stay valid, because updates are in place.
+        averaged, current = self.module.state_dict(), model.state_dict()
         floating = [name for name, tensor in averaged.items() if tensor.is_floating_point()]
         self.averages = [averaged[name] for name in floating]
         self.weights = [current[name] for name in floating]

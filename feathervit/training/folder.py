@@ -6,13 +6,13 @@ Only files written by a run are removed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ..checkpoint import STATES
-from ..errors import FeatherVitError, RunFolderError
+from ..errors import FeatherVitError, RunFolderError, explained
 from ..files import clear_drafts
 from ..results import read_config
 from .trackers import IDENTIFIERS
@@ -42,7 +42,8 @@ def held(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     training has locked the folder, if it is not writable, if it is not empty and neither `resume` nor `overwrite` is set, or
     if `overwrite` is set and it holds other files than a run.
     """
-    new = not (resume or _exists(out))
+    with _usable(out):
+        new = not (resume or out.exists())
     try:
         with _lock(out):
             for folder in (out, out / "reconstructions", out / "report"):
@@ -66,15 +67,14 @@ def held(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
 def _lock(out: Path) -> Iterator[None]:
     path = out / LOCK
     lock = FileLock(path, timeout=0)
-    try:
+    with _usable(out):
         out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunFolderError(
-            f"another training is running in {out}; wait until it ends, or name another folder"
-        ) from None
-    except OSError as error:
-        raise _unusable(out, error) from error
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunFolderError(
+                f"another training is running in {out}; wait until it ends, or name another folder"
+            ) from None
     try:
         yield
     finally:
@@ -97,22 +97,13 @@ def _is_run(out: Path) -> bool:
     return all(path in own for path in out.rglob("*") if path.is_file())
 
 
-def _exists(out: Path) -> bool:
-    try:
-        return out.exists()
-    except OSError as error:
-        raise _unusable(out, error) from error
-
-
-def _unusable(out: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"cannot use {out} as a run folder: {error.strerror or error}; it must be writable")
+def _usable(out: Path) -> AbstractContextManager[None]:
+    return explained(f"cannot use {out} as a run folder", "it must be writable")
 
 
 def empty(out: Path) -> None:
     """Removes an earlier run. Raises RunFolderError if a file cannot be removed."""
-    try:
+    with explained(f"cannot empty {out}", "it must be writable"):
         for pattern in FILES:
             for path in out.glob(pattern):
                 path.unlink()
-    except OSError as error:
-        raise RunFolderError(f"cannot empty {out}: {error.strerror or error}; it must be writable") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from typing import Any
 
 
@@ -19,11 +20,9 @@ class Interrupt:
         self.asked = True
 
     def __enter__(self) -> None:
-        try:
+        with suppress(ValueError):  # Python allows handlers only in the main thread
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.before[number] = signal.signal(number, self._handle)
-        except ValueError:
-            pass  # Python allows handlers only in the main thread
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():

@@ -64,7 +64,7 @@ class Masked(nn.Module):
         return loss, {name: value.detach() for name, value in figures.items()}
 
 
-class Joint(nn.Module):
+class Joint(Classification):
     """Classifies the full image and reconstructs the masked image in each step (SSAT, arXiv 2310.20704).
 
     The loss is a x cross-entropy + (1 - a) x reconstruction loss + `loss.moe` x balance loss. a is `loss.label_share`. The
@@ -75,10 +75,8 @@ class Joint(nn.Module):
     figures: ClassVar = ("cross_entropy", "masked_mse", "visible_mse", "balance", "top1")
 
     def __init__(self, model: MaskedAutoencoder, loss: LossConfig, class_weights: Tensor | None = None):
-        super().__init__()
-        self.model, self.moe, self.share = model, loss.moe, loss.label_share
-        self.visible_weight, self.smoothing = model.config.visible_weight, loss.label_smoothing
-        self.register_buffer("class_weights", class_weights)
+        super().__init__(model, loss, class_weights)
+        self.share, self.visible_weight = loss.label_share, model.config.visible_weight
 
     def forward(self, x_BCSS: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
         logits_BK, label_balance = self.model.encoder.forward_balanced(x_BCSS)
@@ -87,14 +85,8 @@ class Joint(nn.Module):
         pixels = output.masked + self.visible_weight * output.visible
         balance = label_balance + output.balance
         loss = self.share * entropy + (1 - self.share) * pixels + self.moe * balance
-        figures = {
-            "cross_entropy": entropy.detach(),
-            "masked_mse": output.masked.detach(),
-            "visible_mse": output.visible.detach(),
-            "balance": balance.detach(),
-            "top1": _top1(logits_BK, targets),
-        }
-        return loss, figures
+        means = (entropy, output.masked, output.visible, balance, _top1(logits_BK, targets))
+        return loss, {name: mean.detach() for name, mean in zip(self.figures, means, strict=True)}
 
 
 class Distillation(Classification):

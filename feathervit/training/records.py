@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunFolderError
+from ..errors import RunFolderError, explained
 from ..files import write_bytes
 
 
@@ -49,14 +49,8 @@ class MetricsFile:
         with self._writing(), self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_lines([row], self._columns))
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write {self.path}: {error.strerror or error}; its folder must exist, be writable and have room"
-            ) from error
+    def _writing(self) -> AbstractContextManager[None]:
+        return explained(f"cannot write {self.path}", "its folder must exist, be writable and have room")
 
     def sync(self) -> None:
         """Flushes the rows to the disk, so that they survive a power failure."""

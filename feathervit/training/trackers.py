@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import ConfigError, RunFolderError
+from ..errors import ConfigError, explained
 from ..files import write_bytes
 
 IDENTIFIERS = "trackers.json"
@@ -86,15 +86,13 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.epoch = epoch
-        try:
+        with explained(f"cannot write into {self.folder}", "it must be writable and have room"):
             if self._writer is None:
                 self._writer = SummaryWriter(self.folder, purge_step=epoch)
                 self._writer.add_text("config", f"```json\n{json.dumps(self.config, indent=1)}\n```", epoch)
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, epoch)
             self._writer.flush()
-        except OSError as error:
-            raise RunFolderError(f"cannot write into {self.folder}: {error.strerror or error}") from error
 
     def report(self, page: Path) -> None:
         import numpy as np

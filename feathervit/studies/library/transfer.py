@@ -19,11 +19,8 @@ _DATA: dict[str, Stage] = {
     "20 per class of sign-digits": {"data": "sign-digits", "split.train_per_class": 20, **_FEW},
     "sign-digits": {"data": "sign-digits"},
     "flowers102": {"data": "flowers102"},
-    "20 per class of cifar10": {
-        **CIFAR10,
-        "split.train_per_class": 20,
-        "batch_size": 32,
-    },  # as for a folder of 200 images
+    # The batch size is that for a folder of 200 images.
+    "20 per class of cifar10": {**CIFAR10, "split.train_per_class": 20, "batch_size": 32},
     "500 per class of cifar10": {**CIFAR10, "split.train_per_class": 500},
 }
 _WAYS: dict[str, Stage] = {
