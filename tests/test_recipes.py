@@ -114,17 +114,27 @@ def test_many_images_are_not_reduced():
 
 
 @pytest.mark.parametrize(
-    ("size", "sizes"), [(20, (32, 4)), (40, (32, 4)), (48, (48, 4)), (64, (48, 4)), (300, (48, 4))]
+    ("weights", "size", "sizes"),
+    [
+        ("feather_nano", 20, (32, 4)),
+        ("feather_nano", 40, (32, 4)),
+        ("feather_nano", 300, (48, 4)),
+        ("feather_xxs", 20, (48, 4)),
+        ("feather_xxs", 48, (48, 4)),
+        ("feather_xxs", 300, (48, 4)),
+    ],
 )
-def test_images_are_at_most_1_5_times_those_of_the_weights(size, sizes):
-    """The weights in the package were trained on images of 32 px in patches of 4 px."""
-    config, reasons = planned("folder", black_images(20, size), "arrays", {"start_from": "feather_xxs.cifar100"})
+def test_images_are_shown_at_the_size_of_the_weights_or_48_px(weights, size, sizes):
+    """Of the weights in the package, feather_nano was trained at 32 px and feather_xxs at 48 px, in patches of 4 px."""
+    fields = {"start_from": f"{weights}.cifar100", "model": weights}
+    config, reasons = planned("folder", black_images(20, size), "arrays", fields)
     assert (config.img_size, config.patch_size) == sizes
     (reason,) = [reason for reason in reasons if reason.startswith("img_size")]
     assert ("--img-size" in reason) == (size > sizes[0])
+    assert ("enlarged" in reason) == (size < sizes[0])
 
 
-@pytest.mark.parametrize(("img_size", "patch_size"), [(32, 4), (64, 8), (96, 8), (160, 16)])
+@pytest.mark.parametrize(("img_size", "patch_size"), [(32, 4), (64, 4), (96, 8), (160, 16)])
 def test_the_patch_size_fits_a_given_image_size(img_size, patch_size):
     fields = {"start_from": "feather_xxs.cifar100", "img_size": img_size}
     config, _ = planned("folder", black_images(20, 200), "arrays", fields)

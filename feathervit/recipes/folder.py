@@ -59,7 +59,8 @@ mae_folder = Recipe(
 # (image size, patch size) of models without a residual stem: 64 patches each
 INPUTS = ((16, 2), (32, 4), (48, 6), (64, 8))
 STEM_INPUTS = (32, 48, 64, 96, 128, 160)  # image sizes of models with a residual stem
-ENLARGED = 1.5  # from weights of 32 px, 1,020 flowers of 64 px are recognised best at 48 px (study image-size)
+TUNED = 48  # px; from weights of 32 or 48 px, 1,020 flowers of 64 px are recognised best at 48 px (docs/studies.md)
+ENLARGED = 1.5  # largest grid of patches, relative to the grid of the weights
 REDUCED, SMALL = range(48, 96), (32, 4)  # from scratch, at 32 px (the same study)
 SMALL_SET, LARGE_SET = 5_000, 50_000  # training images
 EPOCHS, TUNING_EPOCHS = 200, 60  # from scratch and from weights; reduced if training would exceed ten minutes
@@ -104,6 +105,8 @@ def adapt(
     reason = f"images of {side} px"
     if not trained and "img_size" not in fixed and (img_size, patch_size) == SMALL and side in REDUCED:
         reason += "; few images train better at a small size from scratch"
+    if trained and img_size > side and "img_size" not in fixed:
+        reason += f"; enlarged to the size that the weights were trained at ({trained[0]} px)"
     if trained and img_size < side and "img_size" not in fixed:
         reason += f"; weights trained at {trained[0]} px recognise larger images worse (--img-size sets another size)"
     if "patch_size" in fixed or model.startswith("timm:"):  # few of timm's models take a patch size
@@ -148,15 +151,16 @@ def _sizes(
 ) -> tuple[int, int]:
     """Returns the image and patch size for images of `side` pixels. If the user set one of them, the other matches it.
 
-    With starting weights (`trained`), images and grids are at most ENLARGED times those that the weights were trained on.
-    From scratch, `few` images of a side in REDUCED are reduced to SMALL.
+    With starting weights (`trained`), images have the size that the weights were trained on, or TUNED if it is larger and the
+    images have it. The grid of patches is at most ENLARGED times that of the weights. From scratch, `few` images of a side in
+    REDUCED are reduced to SMALL.
     """
     stem = _stem(model)
     size, patch = fixed.get("img_size"), fixed.get("patch_size")
     if stem is not None:
         if few and not (trained or size or patch) and side in REDUCED:
             return SMALL
-        largest = min(side, ENLARGED * trained[0]) if trained else side
+        largest = max(trained[0], min(side, TUNED)) if trained else side
         size = size or max(s for s in STEM_INPUTS if s <= max(largest, STEM_INPUTS[0]))
         if patch or trained is None:
             return size, patch or (stem.reached if size <= 64 else 2 * stem.reached)

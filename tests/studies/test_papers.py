@@ -329,7 +329,7 @@ def test_results_and_study_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["results", "table", str(RESULTS), "--only", "table-9"]) == 0
     assert "mmLiT-S, V, W2 shared" in capsys.readouterr().out
     assert main(["results", "table", str(RESULTS), "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {*TABLES, "headline", "claims", "seeds", "weights"}
+    assert set(json.loads(capsys.readouterr().out)) == {*TABLES, "headline", "claims", "seeds", "weights", "long"}
     assert main(["results", "table", str(RESULTS), "--only", "table-10"]) == 2
     assert main(["results", "table", str(tmp_path / "none")]) == 2
     capsys.readouterr()
