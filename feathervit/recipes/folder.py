@@ -161,7 +161,8 @@ def _sizes(
         if few and not (trained or size or patch) and side in REDUCED:
             return SMALL
         largest = max(trained[0], min(side, TUNED)) if trained else side
-        size = size or max(s for s in STEM_INPUTS if s <= max(largest, STEM_INPUTS[0]))
+        inputs = (*STEM_INPUTS, trained[0]) if trained else STEM_INPUTS
+        size = size or max(s for s in inputs if s <= max(largest, STEM_INPUTS[0]))
         if patch or trained is None:
             return size, patch or (stem.reached if size <= 64 else 2 * stem.reached)
         grid = ENLARGED * trained[0] / trained[1]

@@ -57,9 +57,9 @@ def cell_folder(out: Path, arm: str, seed: int) -> Path:
 def read_cell(out: Path, arm: str, seed: int) -> Cell | None:
     """Reads a cell. Returns None if it has not ended. Raises RunFolderError for an invalid file."""
     path = cell_folder(out, arm, seed) / "cell.json"
-    if not path.exists():
-        return None
     with valid(f"{path} is not a cell of the study", "; remove it to run the cell again"):
+        if not path.exists():
+            return None
         cell = from_dict(Cell, read_json(path))
         if (cell.arm, cell.seed, cell.schema) != (arm, seed, SCHEMA):
             raise ConfigError(f"it is of arm {cell.arm!r}, seed {cell.seed}, schema {cell.schema}")
