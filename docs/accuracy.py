@@ -1,4 +1,4 @@
-"""Draws the first charts of docs/results.md: CIFAR-100 accuracy against parameters, and against CPU minutes.
+"""Draws the charts of docs/results.md: CIFAR-100 accuracy against parameters and CPU minutes, and curves of long runs.
 
 Published points come from published.json. Our points come from result files: the weights of the package, the papers' rows
 that were run, and the studies `peers`.
@@ -117,6 +117,31 @@ def draw_minutes(plt, results: Path):
     points = [*in_minutes(results), *(p for p in ours(results) if p.minutes)]
     ticks = (10, 30, 100, 300, 1000)
     return _chart(plt, points, lambda p: p.minutes, "minutes of one CPU thread", (6, 3000), ticks, 5.2, "lower right")
+
+
+def draw_curves(plt, results: Path):
+    """Draws the training accuracy of the long runs over core-hours, with the test accuracy at the end of each stage."""
+    panels = {  # dataset -> title, the best published mmLiT-XXS in %, and its epochs
+        "cifar100": ("CIFAR-100", 74.95, "mmLiT-XXS: 8,000 + 300 epochs"),
+        "cifar10": ("CIFAR-10", 92.21, "mmLiT-XXS: 8,000 + 100 epochs"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
+    for axis, (data, (title, top1, epochs)) in zip(axes, panels.items(), strict=True):
+        axis.axhline(top1, color="C7", linestyle="--", linewidth=1, label=f"test, {epochs}")
+        for number, path in enumerate(sorted(results.glob(f"weights*/*.{data}.json"))):
+            run, colour, hours = json.loads(path.read_text(encoding="utf-8"))["runs"][0], f"C{number}", 0.0
+            label = f"{path.name.removesuffix(f'.{data}.json')}, {run['epochs']} epochs"
+            for stage in (stage for stage in run["curves"] if not stage["teacher"]):
+                step = stage["core_hours"] / len(stage["train_top1"])
+                times = [hours + step * (epoch + 1) for epoch in range(len(stage["train_top1"]))]
+                axis.plot(times, [100 * top1 for top1 in stage["train_top1"]], color=colour, linewidth=1)
+                hours = times[-1]
+                axis.plot(hours, 100 * stage["test_top1"], marker="o", markersize=4, color=colour, label=label)
+                label = None
+        axis.set(title=title, xlabel="core-hours", ylabel="top-1, %", ylim=(axis.get_ylim()[0], None))
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False, loc="lower right", fontsize=7)
+    return figure
 
 
 def _chart(plt, points: list[Point], place, what: str, limits, ticks, height: float, legend: str):

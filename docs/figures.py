@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from accuracy import draw_accuracy, draw_minutes
+from accuracy import draw_accuracy, draw_curves, draw_minutes
 from tables import PAGES, PARTS, RESULTS, budget, with_tables
 from task import draw_task
 from torch import nn
@@ -100,6 +100,7 @@ def main() -> None:
         draw(plt)
     save(draw_accuracy(plt, RESULTS), "accuracy")
     save(draw_minutes(plt, RESULTS), "minutes")
+    save(draw_curves(plt, RESULTS), "curves")
     save(draw_task(), "task")
     for page in PAGES:
         (HERE / page).write_text(with_tables(page))

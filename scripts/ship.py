@@ -102,7 +102,20 @@ def _figures(run: Path) -> dict[str, Any]:
     facts["minutes"] = sum(stage.minutes for stage in stages.values())
     facts["epochs"] = sum(len(stage.epochs) for stage in _stages(run, ("start_from",)).values())
     facts["commands"] = [public_command(c) for stage in stages.values() for c in (stage.command, *stage.resumed)]
+    facts["curves"] = [_curve(path, stage, run) for path, stage in stages.items()]
     return {**facts, **figures}
+
+
+def _curve(path: Path, stage: RunResult, run: Path) -> dict[str, Any]:
+    """Returns the accuracy on the augmented training images per epoch of one stage, and what it cost."""
+    curve: dict[str, Any] = {
+        "run": path.name,
+        "teacher": path not in _stages(run, ("start_from",)),
+        "img_size": stage.config["img_size"],
+        "core_hours": stage.minutes * stage.threads / 60,
+        "train_top1": [round(row["train_top1"], 4) for row in stage.epochs if "train_top1" in row],
+    }
+    return curve | ({"test_top1": stage.test["top1"]} if stage.test and "top1" in stage.test else {})
 
 
 def card(name: str, record: dict[str, Any], result: RunResult) -> str:

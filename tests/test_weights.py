@@ -186,6 +186,9 @@ def test_ship_turns_runs_into_package_weights(tmp_path, monkeypatch, small):
     (row,) = json.loads((tmp_path / "results" / "weights" / "mlit_nano.tuned.json").read_text())["runs"]
     assert (row["epochs"], row["commands"][1:]) == (3, ["second"])
     assert row["minutes"] > read_result(tuned / "result.json").minutes
+    (before, curve) = row["curves"]
+    assert (before["train_top1"], len(curve["train_top1"])) == ([], 2)  # pre-training has no accuracy
+    assert curve["test_top1"] == row["test_top1"]
     student, teacher = tmp_path / "student", str(runs[0])
     words = {"objective": "distillation", "teacher": teacher, "loss.label_smoothing": 0.0, "command": "third", **few}
     feathervit.train("digits", out=student, start_from=teacher, **words)
@@ -193,6 +196,7 @@ def test_ship_turns_runs_into_package_weights(tmp_path, monkeypatch, small):
     (row,) = json.loads((tmp_path / "results" / "weights" / "mlit_nano.student.json").read_text())["runs"]
     minutes = [read_result(run / "result.json").minutes for run in (student, runs[0])]
     assert row["minutes"] == pytest.approx(sum(minutes))  # the start is the teacher, and counts once
+    assert [curve["teacher"] for curve in row["curves"]] == [False, False]
 
 
 def test_package_weights_are_not_calibrated_in_place():

@@ -194,8 +194,9 @@ class RunConfig:
     data: str = ""
     """A folder of images, hf:NAME, or a named dataset: digits, cifar10, cifar100, svhn, flowers102."""
     start_from: str = ""
-    """Starting weights: a run folder, a weights file, weights in the package, or timm:NAME (a download). The head is new.
-    `train` on your own images starts from feather_xxs.cifar100, or the weights of --model; none: from scratch."""
+    """Starting weights: a run folder, a weights file, weights in the package, or timm:NAME (a download). The head is
+    new unless the classes are the same. `train` on your own images starts from feather_xxs.cifar100, or the weights of
+    --model; none: from scratch."""
     teacher: str = ""
     """Teacher of a distillation: a run folder, a weights file, or timm:NAME."""
     img_size: Pixels | None = None

@@ -24,13 +24,13 @@ from .readout import classifiers
 NO_WEIGHTS = ("dropout", "drop_rate", "drop_path_rate", "importance_weight", "load_weight", "balance")
 
 
-def start_from(model: nn.Module, path: str | Path) -> list[str]:
+def start_from(model: nn.Module, path: str | Path, class_names: tuple[str, ...] = ()) -> list[str]:
     """Loads the encoder of a checkpoint into `model`. Returns lines for the banner.
 
-    The head of `model` stays new. The decoder of a pre-training run is dropped, unless `model` is an auto-encoder with the
-    same decoder. Positions are resized for another image size. The patch projection is adapted to another number of
-    channels: a grey image equals a colour image with equal channels. Raises CheckpointError if architecture or patch size
-    differ.
+    The head is loaded if the checkpoint's classes are `class_names`, in this order. Otherwise, the head of `model` stays new.
+    The decoder of a pre-training run is dropped, unless `model` is an auto-encoder with the same decoder. Positions are resized
+    for another image size. The patch projection is adapted to another number of channels: a grey image equals a colour image
+    with equal channels. Raises CheckpointError if architecture or patch size differ.
     """
     checkpoint = load_weights(path)
     target = model.encoder if isinstance(model, MaskedAutoencoder) else model
@@ -39,7 +39,8 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     prefix = "encoder." if checkpoint.config.objective == "reconstruction" else ""
     weights = {n.removeprefix(prefix): t for n, t in checkpoint.weights.items() if n.startswith(prefix)}
     weights = fitted(target, weights, path)
-    head = head_weights(target)
+    same_classes = class_names and class_names == checkpoint.class_names
+    head = set() if same_classes else head_weights(target)
     loadable = {f"{target_prefix}{n}": t for n, t in weights.items() if n not in head}
     loadable |= {n: t for n, t in checkpoint.weights.items() if prefix and not n.startswith(prefix)}
     state = model.state_dict()

@@ -199,7 +199,7 @@ def _run(
         encoder.initialise_from(as_input(some, config))
     started = []
     if config.start_from and fresh:
-        started = start_from(model, config.start_from)
+        started = start_from(model, config.start_from, data.train.class_names)
         warn_of_known(config, data, console)
     if fresh and not started:
         started = [

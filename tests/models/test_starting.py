@@ -39,6 +39,16 @@ def test_features_equal_those_of_the_source(source):
     assert "new: head.weight" in message
 
 
+def test_the_head_is_kept_for_the_same_classes_in_the_same_order(source):
+    path, old = source
+    x = torch.randn(2, 3, 16, 16)
+    kept, other = (create_model("mlit_nano", img_size=16, patch_size=4, num_classes=5).eval() for _ in range(2))
+    start_from(kept, path, tuple("abcde"))
+    start_from(other, path, tuple("edcba"))
+    assert torch.equal(kept(x), old(x))
+    assert not torch.equal(other.head.weight, old.head.weight)
+
+
 def test_grey_images_act_like_colour_with_equal_channels(source):
     path, old = source
     grey = create_model("mlit_nano", img_size=16, patch_size=4, in_chans=1, num_classes=2).eval()

@@ -104,10 +104,7 @@ training_recipe = _mlit(
         "label smoothing": {"loss.label_smoothing": 0.1},
         "averaged weights": {"optim.ema": 0.99},
         "Muon": {"optim.name": "muon", "optim.betas": (0.9, 0.95), "optim.lr_batch": 0},
-        "24 px, then 32 px": [  # the second stage has a new head
-            {"img_size": 24, "share": 0.5},
-            {"start_from": "{previous}", "share": 0.5},
-        ],
+        "24 px, then 32 px": [{"img_size": 24, "share": 0.5}, {"start_from": "{previous}", "share": 0.5}],
     },
 )
 
