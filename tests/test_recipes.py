@@ -46,6 +46,13 @@ def test_the_recipe_for_fine_tuning_needs_weights(start, name):
     assert planned(None, None, "cifar100", {"start_from": start})[0].recipe == name
 
 
+def test_a_model_of_timm_does_not_get_the_patches_of_our_model():
+    assert planned("feather_cifar100", None, "cifar100", {})[0].patch_size == 4
+    assert planned("feather_cifar100", None, "cifar100", {"model": "timm:resnet18_xxs"})[0].patch_size is None
+    vit = {"model": "timm:vit_twin_xxs", "patch_size": 8}
+    assert planned("feather_cifar100", None, "cifar100", vit)[0].patch_size == 8
+
+
 def test_mirroring_follows_table_4_on_every_dataset():
     """Tables 5 and 6 list deviations, and mirroring is not one. So SVHN's digits are mirrored too."""
     of_the_tables = [name for name in RECIPES if name.startswith(("mlit_", "mmlit_"))]

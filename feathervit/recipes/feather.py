@@ -1,7 +1,8 @@
 """Trains our models from scratch: `feather_nano`, `feather_xxs`, `feather_xs`, `feather_s`.
 
 The methods come from speed records of training: alternating flip, padded crop, label smoothing, Muon, averaged weights.
-TrivialAugment and the weight decay were chosen on 5,000 validation images, after 27 epochs on 10,000 other images (one seed).
+The settings are those of the first stage of the weights feather_xxs.cifar100. Runs of a few minutes need other ones: see the
+study `peers`.
 
 Command: feathervit train --recipe feather_cifar100 --model feather_xxs --out RUN
 """
@@ -11,6 +12,11 @@ from __future__ import annotations
 from ..config import Augmentation, LossConfig, OptimConfig, RunConfig
 from .base import Recipe
 
+REACHED = {
+    "cifar100": "71.7 % test after 50 epochs in 2.0 core-hours (feather_xxs, one seed, ours)",
+    "cifar10": "91.3 % test after 28 epochs in 0.9 core-hours (feather_xxs, one seed, ours)",
+}
+
 
 def _feather(data: str) -> Recipe:
     return Recipe(
@@ -18,31 +24,29 @@ def _feather(data: str) -> Recipe:
             recipe=f"feather_{data}",
             model="feather_xxs",
             data=data,
-            epochs=100,
+            patch_size=4,
+            epochs=50,
             batch_size=64,
             lr=0.02,
-            augment=Augmentation(flip="alternating", crop="pad", policy="trivial"),
+            augment=Augmentation(
+                flip="alternating", crop="pad", policy="rand", rand_ops=1, rand_magnitude=9, rand_std=0.5
+            ),
             optim=OptimConfig(
                 name="muon",
                 betas=(0.9, 0.95),
                 lr_batch=0,
-                warmup_epochs=5,
-                ema=0.99,
+                warmup_epochs=2.5,
+                ema=0.999,
                 matrix_rate=0.15,
-                weight_decay=0.05,
+                weight_decay=0.02,
             ),
             loss=LossConfig(label_smoothing=0.1),
         ),
         source="ours",
         needs=f"{data} (downloaded)",
-        expected="not run at this length"
-        + (
-            "; the card of the weights feather_xxs.cifar100 has runs of 50, 58 and 27 epochs"
-            if data == "cifar100"
-            else ""
-        ),
-        cost="100 epochs; hours on a CPU",
+        expected=REACHED[data],
+        cost="about two hours of one CPU thread in bfloat16",
     )
 
 
-FEATHER = tuple(map(_feather, ("cifar100", "cifar10")))
+FEATHER = tuple(map(_feather, REACHED))

@@ -23,7 +23,7 @@ TABLES = {  # name -> caption
     "table-9": f"{MLIT}, Table 9: what the experts of a layer share (mmLiT-S, CIFAR-100, 300 epochs)",
     "poorvits": f"{POORVIT}, the main table of its repository: CIFAR-10",
     "cct": f"{CCT}: 200 epochs by the short script of its repository",
-    "feather": "Ours, by their own recipes, for the 100 epochs of Table 8",
+    "feather": "Ours, by their own recipe at the 100 epochs of Table 8",
 }
 SETS = ("cifar100", "cifar10", "svhn", "flowers102")
 SIZES = {"s": ("mlit_s", 2.38), "xs": ("mlit_xs", 1.22), "xxs": ("mlit_xxs", 0.67)}  # model, million parameters
@@ -202,7 +202,7 @@ def _feather() -> None:
     for size in ("nano", *SIZES):
         for data in SETS[:2]:
             name = f"feather_{size}"
-            stage = {"recipe": f"feather_{data}", "model": name}
+            stage = {"recipe": f"feather_{data}", "model": name, "epochs": 100}
             _row(f"feather-{size}-{data}", "feather", name, data, None, stage=stage)
 
 
