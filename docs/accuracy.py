@@ -138,7 +138,7 @@ def draw_curves(plt, results: Path):
                 hours = times[-1]
                 axis.plot(hours, 100 * stage["test_top1"], marker="o", markersize=4, color=colour, label=label)
                 label = None
-        axis.set(title=title, xlabel="core-hours", ylabel="top-1, %", ylim=(axis.get_ylim()[0], None))
+        axis.set(title=title, xlabel="core-hours", ylabel="top-1, %")
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, loc="lower right", fontsize=7)
     return figure
