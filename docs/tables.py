@@ -290,7 +290,8 @@ TABLES = {  # page -> name of the table -> the function that writes it
     },
     "models.md": {"models": models_table, "forms": lambda: table(*compatibility.forms())},
     "recipes.md": {"recipes": recipes_table},
-    "images.md": {"sizes": sizes_table, "budgets": budgets_table},
+    "images.md": {"sizes": sizes_table},
+    "pretraining.md": {"budgets": budgets_table},
     "studies.md": {"studies": studies_table},
     "results.md": {"points": lambda: points_table(RESULTS)},
     "measured.md": {

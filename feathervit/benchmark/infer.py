@@ -52,7 +52,7 @@ def run(
     Raises UnknownNameError and ConfigError.
     """
     if unknown := sorted(set(forms) - set(FORMS)):
-        raise ConfigError(f"no form {unknown[0]!r}; there are {', '.join(FORMS)}")
+        raise ConfigError(f"no form {unknown[0]!r}; the forms are {', '.join(FORMS)}")
     if onnx := set(forms) - {"eager", "compiled"}:
         check_extra(f"the form {min(onnx)}")
     threads = sorted(set(threads))

@@ -82,11 +82,12 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
     if "originals" in found:
         files = found["originals"]
-        texts.append(f"on {files['n']} of the image files as they are: {100 * files['agreement']:.2f} %")
+        texts.append(f"agrees on {100 * files['agreement']:.2f} % of {files['n']} image files at their original sizes")
     if "same_expert" in found:
         used = ", ".join(map(str, found["experts_used"]))
         texts.append(
-            f"the same expert weighs most for {100 * found['same_expert']:.2f} % of tokens; in use by layer: {used}"
+            f"the same expert has the most weight for {100 * found['same_expert']:.2f} % of tokens; experts in use by layer: "
+            f"{used}"
         )
     if times:
         named = ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items())

@@ -69,7 +69,7 @@ class ReadingFlags:
     root: str = ""
     """The folder that the paths in a table are relative to; the folder of the table if not given."""
     groups: str = ""
-    """A column, or a regular expression for paths ('(person\\d+)'): images of one group stay on one side of each split."""
+    """A column, or a regular expression for paths ('(person\\d+)'): images of one group stay in the same split."""
     max_image_gib: float | None = None
     """Memory limit of one decoded image, in GiB (1, or as in training, if not given)."""
 

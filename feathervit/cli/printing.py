@@ -70,9 +70,9 @@ def other_line(other: dict[str, Any]) -> str:
     """Describes the threshold of the answer "other" and its error rates. `other`: the fields of `OtherAnswer`."""
     rates = [f"{100 * other['known']:.1f} % of {other['n']} validation images get it"]
     if other["mistaken"] is not None:
-        rates.append(f"{100 * other['mistaken']:.1f} % of wrong guesses do not get it")
+        rates.append(f"{100 * other['mistaken']:.1f} % of wrong predictions do not get it")
     if other["strangers"] is None:
         rates.append("the share for images outside the classes is unknown: calibrate --others FOLDER measures it")
     else:
         rates.append(f"{100 * other['strangers']:.1f} % of images outside the classes do not get it")
-    return f'the answer is "other" if the best guess is under {100 * other["threshold"]:.1f} %: {", ".join(rates)}'
+    return f'the answer is "other" if the highest probability is under {100 * other["threshold"]:.1f} %: {", ".join(rates)}'

@@ -22,8 +22,8 @@ class Train(ThreadsFlag, JsonFlag):
 
     Every field of the recipe can be set by its dotted name. --from, --folds and --fold are short for --start-from,
     --split.folds and --split.fold. --classes A,B and --ignore PATTERN are short for --reading.classes and --reading.ignore.
-    Without --recipe, the recipe is chosen from the data. For your own images it is `folder`, which chooses sizes,
-    epochs and batch size from the images and prints its reasons. --arch.attention, --arch.feedforward and --arch.patches
+    Without --recipe, the data decides the recipe. For your own images it is `folder`, which chooses sizes, epochs
+    and batch size from the images and prints its reasons. --arch.attention, --arch.feedforward and --arch.patches
     select another kind of part by name; --help-all then shows the fields of that part.
     """
 
@@ -39,7 +39,7 @@ class Train(ThreadsFlag, JsonFlag):
     overwrite: bool = False
     """Remove the run in the folder and start a new one."""
     minutes: float | None = None
-    """Train for about this many minutes: timed steps decide the number of epochs."""
+    """Train for about this many minutes; timed steps decide the number of epochs."""
     max_minutes: float | None = None
     """Save a checkpoint and stop after this many minutes; --resume continues the run."""
     skip_unreadable: bool = False

@@ -11,7 +11,7 @@ from .parts import DecoderConfig, EncoderConfig
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Conversion of an image to a tensor, in training, evaluation, prediction and export."""
+    """Conversion of images to tensors, in training, evaluation, prediction and export."""
 
     fit: Literal["crop", "pad", "stretch"] = "crop"
     """Crop the centre square, pad to a square, or stretch."""
@@ -21,8 +21,8 @@ class ImageConfig:
     """Side in pixels of the stored training images. None: small images of one size are stored unchanged, others at
     ceil(1.15 x input)."""
     scale: Annotated[float, Bounds(1e-6)] | None = None
-    """The value of white in images of more than 8 bits: 4095 for 12 bits, 1 for floats from 0 to 1. None: it is found in
-    the files of the training data."""
+    """The value of white in images of more than 8 bits: 4095 for 12 bits, 1 for floats from 0 to 1. None: found in the
+    training files."""
     mean: tuple[float, ...] = (0.5,)
     """Mean of the pixels, on a scale from 0 to 1: one value, or one per channel."""
     std: tuple[float, ...] = (0.5,)
@@ -31,7 +31,7 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Choice of the held-out validation images if the dataset has no validation split."""
+    """Choice of the validation images if the dataset has no validation split, and of the weights to keep."""
 
     val_fraction: BelowOne = 0.1
     """Share of the training images to hold out, stratified by class (0: none)."""
@@ -42,14 +42,14 @@ class SplitConfig:
     fold: Whole = 0
     """Index of the held-out fold, from 0."""
     train_per_class: Whole = 0
-    """Above 0: train on only this many images per class, drawn with the seed of the split."""
+    """Above 0: train on only this many images per class, drawn with split.seed."""
     keep: Literal["best", "last"] = "best"
     """Keep the weights of the epoch with the best validation result, or of the last epoch."""
 
 
 @dataclass(frozen=True)
 class ReadingConfig:
-    """Reading of data that allows several interpretations."""
+    """How to read data, if it allows several interpretations."""
 
     classes: tuple[str, ...] = ()
     """The class folders or labels to use (--classes A,B); others are skipped."""
@@ -62,7 +62,7 @@ class ReadingConfig:
     root: str = ""
     """Folder that the paths of a table are relative to ("": the folder of the table)."""
     groups: str = ""
-    """A column of a table, or a regular expression for paths. Images of one group stay on one side of a split."""
+    """A column of a table, or a regular expression for paths. Images of one group stay in the same split."""
     max_image_gib: Annotated[float, Bounds(0.001, 1024)] = 1.0
     """Memory limit of one decoded image, in GiB. A larger image counts as unreadable."""
 
@@ -106,7 +106,7 @@ class Augmentation:
     cutmix: AtLeastZero = 0.0
     """CutMix: alpha of the Beta distribution of lambda (0: off)."""
     mix_prob: Share = 1.0
-    """Share of mixed images."""
+    """Share of the images to mix."""
     switch_prob: Share = 0.5
     """Probability of CutMix if MixUp and CutMix are both on."""
     repeats: Count = 1
@@ -210,7 +210,7 @@ class RunConfig:
     accumulate: Count = 1
     """Micro-steps per optimiser step; their gradients are added."""
     lr: AtLeastZero = 1e-3
-    """Peak learning rate, per optim.lr_batch images in a batch (0: used as is)."""
+    """Peak learning rate for a batch of optim.lr_batch images. If optim.lr_batch is 0, it is used unchanged."""
     seed: int = 0
     """Seed of all randomness."""
     patience: Whole = 0

@@ -182,7 +182,7 @@ def _suggested(found: Found) -> str:
     torn = f"; {len(both)} of them are in several splits" if both else ""
     return (
         f"{what} suggest {len(sizes)} groups, such as {name} ({most} images){torn}. If each is one person, animal or video, "
-        f"--groups '{pattern}' keeps it on one side of a split"
+        f"--groups '{pattern}' keeps its images in one split"
     )
 
 

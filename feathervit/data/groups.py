@@ -12,7 +12,7 @@ _GUESSES = (  # common patterns of file names: a folder inside the class, a name
     (r"[^/]+/([^/]+)/[^/]+$", "folders inside the classes"),
     (r"([^/]*?[^/\d])[-_. ]*\d+\.\w+$", "file names before their last number"),
     (r"([^/]*\d)[-_. ]+\d+\.\w+$", "file names before their last number"),
-    (r"([^/]*?)[-_. ][^/]*\.\w+$", "file names before their first mark"),
+    (r"([^/]*?)[-_. ][^/]*\.\w+$", "file names before their first separator"),
 )
 
 

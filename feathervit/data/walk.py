@@ -161,9 +161,9 @@ class _Walker:
         if name.startswith("."):
             return "hidden folders" if is_folder else "hidden images"
         if not is_folder:
-            return "files that systems leave behind" if _matches(name, _LEFT_FILES) else None
+            return "files that operating systems create" if _matches(name, _LEFT_FILES) else None
         if _matches(name, _LEFT_BEHIND) and name not in self.keep:
-            return "folders that systems leave behind"
+            return "folders that operating systems create"
         if is_run and name in _IN_A_RUN:
             return "folders of a run"
         if _identity(Path(entry)) in above:

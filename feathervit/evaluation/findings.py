@@ -66,7 +66,7 @@ def limits(result: RunResult, data: DataSplits, train_top1: float) -> tuple[list
     if held_out and train_top1 - held_out["top1"] > GAP:
         causes.append(
             f"{100 * train_top1:.0f} % of training images are recognised, {100 * held_out['top1']:.0f} % of others: more "
-            f"images{'' if result.config.get('start_from') else ' or --from weights'} help, more epochs do not"
+            f"images{'' if result.config.get('start_from') else ' or --from weights'} help more than longer training"
         )
     elif held_out and train_top1 < 1 - GAP:
         causes.append(f"only {100 * train_top1:.0f} % of training images are recognised: more epochs help")

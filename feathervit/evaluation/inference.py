@@ -178,7 +178,7 @@ class Predictor:
         if min_confidence is None:
             min_confidence = self.other.threshold if self.other else 0.0
         if not 0 <= min_confidence <= 1:
-            raise ConfigError(f"the least confidence must be a share from 0 to 1, got {min_confidence}")
+            raise ConfigError(f"min_confidence must be a share from 0 to 1, got {min_confidence}")
         if not squares:
             return []
         p_NK = self.probabilities(torch.stack(squares))

@@ -33,7 +33,7 @@ from ..results import trained_on
 from .inference import BATCH
 
 PATCHES = "mean of patches"
-READOUTS = {"dummy": "dummy patch", "class": "class tokens", "mean": PATCHES, "pool": "weighed mean of patches"}
+READOUTS = {"dummy": "dummy patch", "class": "class tokens", "mean": PATCHES, "pool": "weighted mean of patches"}
 
 
 @torch.inference_mode()

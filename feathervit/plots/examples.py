@@ -54,7 +54,7 @@ def mistakes(
         shown = small(images.images[torch.from_numpy(worst)])
         files["mistakes"] = png_bytes(tiles(shown.split(1), captions))
     most = f", the {len(rows)} with the highest confidence" if len(rows) < len(wrong) else ""
-    return rows, f"{len(wrong)} of {len(labels)} images are mistaken{most}."
+    return rows, f"{len(wrong)} of {len(labels)} images are classified wrongly{most}."
 
 
 def _like(train: ImageSet, label: int) -> str:

@@ -189,7 +189,7 @@ def _of_model(
     if isinstance(model, MaskedAutoencoder):
         part("Reconstructions are", lambda: _reconstructed(model, images or data.train, config, files))
     else:
-        part("What limits the accuracy is", lambda: {"limits": _limits(result, data, model, config, device)})
+        part("The limits of the accuracy are", lambda: {"limits": _limits(result, data, model, config, device)})
         if images is not None:
             part("Mistakes and confidence are", lambda: _on_images(result, data, images, model, config, device, files))
     part("The load of the experts is", lambda: _load(model, images or data.train, config, files))
@@ -247,7 +247,7 @@ def _curves(result: RunResult, pretraining: bool, files: dict[str, bytes]) -> It
     balance = {"training": "train_balance"} if any(row.get("train_balance") for row in rows) else {}
     log = {"log": pretraining and len(rows) > 1}
     scale = "Both axes are logarithmic. " if log["log"] else ""
-    remark = "Training is on augmented images, while the weights change"
+    remark = "Training values are of augmented images, while the weights change"
     held_out = result.val or result.test
     guessing = {"chance": chance_level(held_out)} if held_out and not pretraining else {}
     parts = (
@@ -278,7 +278,7 @@ def _reliability(
     lines = {"as trained": softmax(z_NK, 1)}
     text = f"{_calibration(both['before'])} of the {len(images)} {split} images.{note}"
     if temperature is not None:
-        same = ", the same ones" if val is images else ""
+        same = " (the same images)" if val is images else ""
         lines[f"at temperature {temperature:.2f}"] = softmax(z_NK / temperature, 1)
         text += (
             f" {_calibration(both['after'])} with the logits divided by {temperature:.2f}, which fits the {len(val)} val "

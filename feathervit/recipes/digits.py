@@ -35,7 +35,7 @@ mae_digits = Recipe(
     ),
     source="ours; masking and loss as in arXiv 2407.17783",
     needs="nothing: the images come with scikit-learn; labels are not used",
-    expected="weights for training on few labels (feathervit demo shows it)",
+    expected="weights for training on few labels (feathervit demo shows the gain)",
     cost="about a minute on one core",
 )
 

@@ -73,7 +73,7 @@ def _lock(out: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             raise RunFolderError(
-                f"another training is running in {out}; wait until it ends, or name another folder"
+                f"another process is training in {out}; wait until it ends, or name another folder"
             ) from None
     try:
         yield

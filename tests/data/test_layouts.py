@@ -221,9 +221,9 @@ def test_thumbnails_of_validation_images_are_not_trained_on(command, tmp_path):
     assert counts == {"train": {"cat": 2, "dog": 1}}
     assert Counter(line.split())["@eaDir),"] == 1
     for part in (
-        "folders that systems leave behind (2: ",
+        "folders that operating systems create (2: ",
         "hidden images (1: ",
-        "files that systems leave behind (2: ",
+        "files that operating systems create (2: ",
     ):
         assert part in line
     counts, _ = command.counts(paint(tmp_path / "named", "@eaDir/1.png dog/2.png"), "--classes", "@eaDir,dog")

@@ -185,7 +185,7 @@ def test_original_image_files(photographs_run, photographs, tmp_path, capsys, to
     files = sorted((photographs / "test").glob("*/*.jpg"))
     labels = [p.label for p in feathervit.load(photographs_run).predict(list(map(str, files)))]
     assert main(["export", str(photographs_run), "--to", to, "--out", str(tmp_path / to)]) == 0
-    assert "of the image files as they are: 100.00 %" in capsys.readouterr().out
+    assert "agrees on 100.00 % of 18 image files" in capsys.readouterr().out
     report = json.loads((tmp_path / to / "export.json").read_text())
     assert (report["n"], report["originals"]["n"]) == (18, 18)
     assert 0 < report["originals"]["largest_difference"] < 0.5  # the package decodes at half size

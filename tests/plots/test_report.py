@@ -168,7 +168,7 @@ def test_reliability_before_and_after_calibration(run, folder, tmp_path, small, 
     (printed,) = notes(run.folder)
     text = Page(run.folder / "report.html").text
     assert "24 test images" in text  # the summary at the top, before all tables
-    assert text.index("chance level") < text.index("right when named") < text.index("fingerprint")
+    assert text.index("chance level") < text.index("correct when predicted") < text.index("fingerprint")
     found = calibrate(run.folder)
     for when in ("before", "after"):
         figures = found["test"][when]  # fitted on val, shown on test
@@ -190,7 +190,7 @@ def test_reliability_before_and_after_calibration(run, folder, tmp_path, small, 
 
     shutil.rmtree(folder / "test")
     feathervit.train(data=folder, out=tmp_path / "val", epochs=2, **small)
-    assert "the same ones" in notes(tmp_path / "val")[0]
+    assert "the same images" in notes(tmp_path / "val")[0]
     feathervit.train(data=folder, out=tmp_path / "none", epochs=1, **small, **{"split.val_fraction": 0.0})
     assert notes(tmp_path / "none") == []
 

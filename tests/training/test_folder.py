@@ -36,7 +36,7 @@ def test_a_process_holds_its_folder_until_it_is_killed(arguments, tmp_path):
         while not (out / "holding").exists():
             time.sleep(0.01)
         for options in ({}, {"overwrite": True}, {"resume": True, "data": arguments["data"]}):
-            with pytest.raises(RunFolderError, match="another training is running"):
+            with pytest.raises(RunFolderError, match="another process is training"):
                 feathervit.train(out=out, **({} if "resume" in options else arguments) | options)
     finally:
         other.kill()
@@ -64,7 +64,7 @@ def test_a_folder_that_is_no_run_is_never_overwritten(arguments, tmp_path, confi
 
 def test_a_new_folder_is_held_from_the_start(arguments, tmp_path):
     out = tmp_path / "run"
-    with held(out, resume=False, overwrite=False), pytest.raises(RunFolderError, match="another training is running"):
+    with held(out, resume=False, overwrite=False), pytest.raises(RunFolderError, match="another process is training"):
         feathervit.train(out=out, **arguments)
     assert feathervit.train(out=out, **arguments).finished
 

@@ -284,7 +284,7 @@ function trade() {
   const whole = (share) => `${Math.round(100 * share)} %`;
   $("trade").textContent = answered[value]
     ? `${whole(answered[value])} of the ${model.n.toLocaleString("en")} images of the check are then answered, ${whole(right[value])} of these correctly.`
-    : "No image is then answered.";
+    : "Then no image is answered.";
 }
 
 // Input of the model, and the experts of its patches ---------------------------------------------------------------

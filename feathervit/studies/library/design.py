@@ -82,7 +82,7 @@ readout = _mlit(
         "class token": {"arch.readout": "class"},
         "4 class tokens": {"arch.readout": "class", "arch.class_tokens": 4},
         "mean of patches": {"arch.readout": "mean"},
-        "weighed mean": {"arch.readout": "pool"},
+        "weighted mean": {"arch.readout": "pool"},
     },
 )
 
