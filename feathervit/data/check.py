@@ -190,14 +190,13 @@ def _sort_out_duplicates(report: Report, groups: list[list[tuple[str, str, str]]
     for group in groups:
         if len(group) < 2:
             continue
-        names = [file for *_, file in group]
-        if len({split for split, *_ in group}) > 1:
+        splits, labels, names = map(list, zip(*group, strict=True))
+        if len(set(splits)) > 1:
             report.across_splits.append(names)
-        if len({name for _, name, _ in group}) > 1:
+        if len(set(labels)) > 1:
             report.two_labels.append(names)
-        for split in report.counts:
-            if len(inside := [file for s, _, file in group if s == split]) > 1:
-                report.duplicates.append(inside)
+        if len(set(splits)) == len(set(labels)) == 1:
+            report.duplicates.append(names)
 
 
 def _judge_classes(report: Report) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config import imbalanced
 from ..text import shown
+from .names import other_case
 
 FEW = 10  # the report lists classes with fewer images
 _SHOWN = 10  # number of names that the report shows per list
@@ -21,8 +22,8 @@ class Report:
     - `notes`: the detected layout and the skipped files, in one line.
     - `counts`: split -> class -> readable images.
     - `unreadable`, `truncated`: path -> reason. `empty`: files without bytes.
-    - `duplicates`: groups of identical images in one split; `across_splits`: in several splits; `two_labels`: with several
-      labels.
+    - `two_labels`: groups of identical images with several labels; `across_splits`: in several splits; `duplicates`: with
+      one label in one split.
     - `near_duplicates`: pairs of images with similar content and different pixels, from two splits, or from the only split.
     - `groups_in_splits`: group -> its splits, for groups in several splits, if `reading.groups` is set.
     - `suggested_groups`: a sentence on groups suggested by the paths.
@@ -85,7 +86,7 @@ class Report:
             classes = f" in {len(by_class)} classes" if self.labelled else ""
             out.append(f"  {split}: {sum(by_class.values()):,} images{classes}")
         for side, (low, middle, high) in self.sizes.items():
-            out.append(f"  {side}: {low} to {high} px, median {middle}")
+            out.append(f"  {side}: {low} to {high} px, median {middle}" if low < high else f"  {side}: {low} px")
         if self.modes:
             out.append("  modes: " + ", ".join(f"{mode} {n:,}" for mode, n in self.modes.items()))
         out += [f"  values: {line}" for line in self.values]
@@ -98,7 +99,11 @@ class Report:
             ),
             *_listed("same image in several splits", [" = ".join(group) for group in self.across_splits]),
             *_listed(
-                "classes missing from train", [f"{name} ({', '.join(s)})" for name, s in self.not_in_train.items()]
+                "classes missing from train",
+                [
+                    f"{name} ({', '.join(s)}{other_case(name, training(self.counts))})"
+                    for name, s in self.not_in_train.items()
+                ],
             ),
             *_listed(
                 "groups in several splits", [f"{name} ({', '.join(s)})" for name, s in self.groups_in_splits.items()]
