@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..config import imbalanced
 from ..text import shown
 from .names import other_case
+from .opening import UNREADABLE
 
 FEW = 10  # the report lists classes with fewer images
 _SHOWN = 10  # number of names that the report shows per list
@@ -126,7 +128,7 @@ class Report:
             *_listed(f"classes under {FEW} images", [f"{name} ({n})" for name, n in self.small_classes.items()]),
             *_listed("class folders without images", self.empty_classes),
             *_listed("images outside the class folders", self.outside_classes),
-            *_listed("files that are not images", self.not_images),
+            *_listed("files that are not read", [_needing(name) for name in self.not_images]),
         ]
         if self.suggested_groups:
             know.append(self.suggested_groups)
@@ -143,6 +145,11 @@ def training(counts: dict[str, dict[str, int]]) -> dict[str, int]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _needing(name: str) -> str:
+    needs = UNREADABLE.get(PurePosixPath(name).suffix.lower())
+    return f"{name} (needs {needs})" if needs else name
 
 
 def _listed(what: str, names: list[str]) -> list[str]:
