@@ -26,7 +26,7 @@ class UnknownNameError(FeatherVitError):
         advice = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12])}"
         if not near and len(known) > 12:
             advice += f" and {len(known) - 12} more"
-        super().__init__(f"unknown {kind} {name!r}; {advice}{'; ' + hint if hint else ''}")
+        super().__init__(f"unknown {kind} {name!r}; {advice}{f' ({hint})' if hint else ''}")
 
 
 class ConfigError(FeatherVitError):

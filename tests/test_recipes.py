@@ -162,6 +162,7 @@ def test_epochs_and_batch_size(count, batch_size):
     tuned, _ = adapted(black_images(count, 8), start_from="weights.safetensors")
     assert tuned.epochs < config.epochs
     assert tuned.optim.layer_decay < 1 == config.optim.layer_decay
+    assert "12 training images" in adapted(black_images(count, 8), split__train_per_class=6)[1]
 
 
 def test_flips_and_class_weights():

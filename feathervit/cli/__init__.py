@@ -306,5 +306,5 @@ def _first_words(box: str) -> str:
             break
         if line:
             text.append(line)
-    hint = re.findall(r"^│\s+(--[\w.-]+)", box, flags=re.MULTILINE) if "Perhaps you meant" in box else []
+    hint = re.findall(r"^│\s+(--[\w.-]*\w)", box, flags=re.MULTILINE) if "Perhaps you meant" in box else []
     return " ".join(text) + (f"; did you mean {' or '.join(dict.fromkeys(hint))}?" if hint else "")

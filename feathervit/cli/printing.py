@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,10 +36,17 @@ def new_table(*columns: str):
 
 
 def add_row(table: Any, *cells: str) -> None:
-    """Adds a row of plain text. Names may hold line breaks, or square brackets, which rich would read as markup."""
+    """Adds a row of plain text. Names may hold line breaks, or square brackets, which rich would read as markup.
+
+    The middle of a first cell that would fill over half of the line is left out, so that the others keep their place.
+    """
     from rich.text import Text
 
-    table.add_row(*(Text(shown(cell)) for cell in cells))
+    first, *rest = map(shown, cells)
+    half = shutil.get_terminal_size((200, 24)).columns // 4
+    if len(first) > 2 * half:
+        first = f"{first[: half - 3]}...{first[-half:]}"
+    table.add_row(*map(Text, (first, *rest)))
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ class StudyFlags(ThreadsFlag, JsonFlag):
     one folder at the same time.
     """
 
-    study: Positional[str]
-    """A study's name, or a file FILE.json (docs/studies.md)."""
+    study: Positional[str] = ""
+    """A study's name, or a file FILE.json (docs/studies.md). Without it, the names are listed."""
     out: str = ""
     """Folder of the study: a new folder, or an existing folder of the same study."""
     data: str | None = None
@@ -54,6 +54,10 @@ class StudyFlags(ThreadsFlag, JsonFlag):
     """Run nothing: rewrite the table and chart from the existing results."""
 
     def execute(self) -> int:
+        from ..studies import STUDIES
+
+        if not self.study:
+            raise ConfigError(f"no study named: give one of {', '.join(sorted(STUDIES))}, or a FILE.json")
         if self.list:
             return _print_arms(self)
         seeds = seeds_of(self.seeds) if self.seeds is not None else None

@@ -26,13 +26,13 @@ from .finding import locate
 from .groups import across_splits, groups_by_pattern, suggested
 from .image import ImageError, Source, examined, header, quiet
 from .imageset import Found, Images, Values, pixel_digest
+from .opening import NO_BYTES
 from .report import FEW, Report, training
 from .scale import darkness, faults, find_scale, merged
 from .scale import found as said_of
 from .similar import Thumbnail, alike, thumbnail
 
 _TRUNCATED = ("truncated", "premature", "unexpected end", "broken data stream", "eof")
-_NO_BYTES = "no bytes"
 
 
 def check_data(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingConfig()) -> Report:  # noqa: B008
@@ -61,7 +61,7 @@ def check_data(source: Any, labelled: bool = True, reading: ReadingConfig = Read
     counts: dict[str, Counter[str]] = {split: Counter() for split in found.splits}
     same: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for (split, name, file), one in zip(names, seen, strict=True):
-        if one == _NO_BYTES:
+        if one == NO_BYTES:
             report.empty.append(file)
         elif isinstance(one, str):
             kind = report.truncated if any(word in one.lower() for word in _TRUNCATED) else report.unreadable
@@ -132,8 +132,6 @@ def _seen(images: Images) -> Iterator[Seen | str]:
 
 def _look(item: Source, scale: float | None, max_gib: float) -> Seen | str:
     try:
-        if item == b"" or (isinstance(item, (str, os.PathLike)) and os.path.isfile(item) and not os.path.getsize(item)):
-            return _NO_BYTES
         width, height, mode = header(item)
         with examined(item, 3, scale, max_gib) as (x_CHW, kind, doubted):
             return _of_pixels(x_CHW, width, height, mode, kind, doubted)
@@ -190,14 +188,13 @@ def _sort_out_duplicates(report: Report, groups: list[list[tuple[str, str, str]]
     for group in groups:
         if len(group) < 2:
             continue
-        names = [file for *_, file in group]
-        if len({split for split, *_ in group}) > 1:
+        splits, labels, names = map(list, zip(*group, strict=True))
+        if len(set(splits)) > 1:
             report.across_splits.append(names)
-        if len({name for _, name, _ in group}) > 1:
+        if len(set(labels)) > 1:
             report.two_labels.append(names)
-        for split in report.counts:
-            if len(inside := [file for s, _, file in group if s == split]) > 1:
-                report.duplicates.append(inside)
+        if len(set(splits)) == len(set(labels)) == 1:
+            report.duplicates.append(names)
 
 
 def _judge_classes(report: Report) -> None:

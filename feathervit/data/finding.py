@@ -19,7 +19,7 @@ from .groups import across_splits, groups_by_pattern
 from .hub import find_hub
 from .imageset import Found
 from .named import NAMED, find_named
-from .names import TABLES
+from .names import TABLES, other_case
 from .opening import UNREADABLE
 from .table import find_table
 
@@ -35,7 +35,8 @@ def find(source: Any, labelled: bool = True, reading: ReadingConfig = ReadingCon
         label = found.class_names.index(name)
         split = next(split for split, images in found.splits.items() if label in images.labels)
         known = [known for known in found.class_names if known not in found.unknown]
-        raise UnknownNameError("class", name, known, f"{split} has this class, but train does not")
+        hint = f"{split} has this class, but train does not{other_case(name, known)}"
+        raise UnknownNameError("class", name, known, hint)
     if found.layout and found.layout.lost and labelled:
         folder, kinds = next(iter(found.layout.lost.items()))
         raise DataError(

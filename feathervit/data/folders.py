@@ -49,7 +49,10 @@ def find_folder(path: str | Path, reading: ReadingConfig = ReadingConfig(), labe
 
 
 def check_exists(root: Path, hint: str = "") -> Path:
-    """Returns `root`. Raises DataError if it is not a folder, with similar names beside it, or else with the hint."""
+    """Returns `root`. Raises DataError if it is not a folder, with similar names beside it, or else with the hint.
+
+    Runs store absolute paths, so only these may belong to a run.
+    """
     root = expanded(root)
     if root.is_dir():
         return root
@@ -60,8 +63,11 @@ def check_exists(root: Path, hint: str = "") -> Path:
     parent = root.parent
     beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(root.name, beside, n=3, cutoff=0.5)
-    advice = f"; did you mean {' or '.join(str(parent / n) for n in near)}?" if near else hint
-    raise DataError(f"no folder {root}{advice}; if the data of a run was moved, give its new place with --data")
+    if near:
+        hint = f"; did you mean {' or '.join(str(parent / n) for n in near)}?"
+    elif root.is_absolute():
+        hint = "; if a run was trained on it and it was moved, give the run its new place with --data"
+    raise DataError(f"no folder {root}{hint}")
 
 
 def _images(root: Path, part: Part, class_names: tuple[str, ...]) -> FileImages:

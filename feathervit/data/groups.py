@@ -52,7 +52,8 @@ def across_splits(groups: dict[str, list[str]]) -> dict[str, list[str]]:
 def suggested(sources: Sequence[str], labels: Sequence[int]) -> tuple[str, str, dict[str, int]] | None:
     """Returns (pattern, description, group -> images) if the paths suggest groups, else None.
 
-    Most classes must have several groups, and most groups several images.
+    Most groups must have several images. In most classes, no group may hold more than half of the images. Otherwise the
+    names may only repeat the class and the split, as in cat_train.12.jpg.
     """
     for pattern, what in _GUESSES:
         matches = [re.search(pattern, source) for source in sources]
@@ -60,9 +61,11 @@ def suggested(sources: Sequence[str], labels: Sequence[int]) -> tuple[str, str, 
             continue
         names = [match[1] for match in matches if match]
         sizes = Counter(names)
-        per_class = Counter(label for label, _ in {*zip(labels, names, strict=True)})
+        per_class = Counter(labels)
+        pairs = Counter(zip(labels, names, strict=True)).most_common()
+        largest = {label: n for (label, _), n in reversed(pairs)}  # the last of a class, its largest, remains
         several = sum(count > 1 for count in sizes.values())
-        mixed = sum(count > 1 for count in per_class.values())
+        mixed = sum(2 * largest[label] <= n for label, n in per_class.items())
         if len(sizes) > 2 and 2 * several > len(sizes) and 2 * mixed > len(per_class) and 2 * len(sizes) < len(names):
             return pattern, what, dict(sizes)
     return None

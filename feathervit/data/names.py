@@ -51,6 +51,12 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def other_case(name: str, known: Iterable[str]) -> str:
+    """Returns a remark on a known name that differs from `name` only in case, or "" if there is none."""
+    twin = next((other for other in known if other.lower() == name.lower()), None)
+    return f"; train has {shown(twin)}, which differs only in case: rename one of them" if twin else ""
+
+
 def wanted_classes(asked: Iterable[str], known: Collection[str]) -> set[str]:
     """Returns the classes named in `asked`. An item is one name, or several with commas. Raises UnknownNameError."""
     wanted = {part for name in map(same_name, asked) for part in ([name] if name in known else name.split(","))}

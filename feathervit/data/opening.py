@@ -18,6 +18,7 @@ from PIL import Image, features
 
 Source = str | os.PathLike | bytes | Image.Image
 _SAMPLE_FORMAT = 339  # the TIFF tag
+NO_BYTES = "an empty file"
 MAX_GIB = 1.0  # default memory limit of one decoded image
 
 # Image.open tries only these formats. Others are excluded: EPS would run Ghostscript on an untrusted file.
@@ -89,9 +90,12 @@ def decoded_bytes(image: Image.Image, full: tuple[int, int], channels: int = 0) 
 def reason(error: Exception, source: Source = b"") -> str:
     """Returns the reason why an image cannot be read, in a few words."""
     if isinstance(error, Image.UnidentifiedImageError):
-        suffix = os.path.splitext(source)[1].lower() if isinstance(source, (str, os.PathLike)) else ""
+        path = source if isinstance(source, (str, os.PathLike)) else ""
+        if source == b"" or (path and not os.path.getsize(path)):
+            return NO_BYTES
+        suffix = os.path.splitext(path)[1].lower()
         needs = f"; {suffix} needs {UNREADABLE[suffix]}" if suffix in UNREADABLE else ""
-        return f"not an image of a known format ({', '.join(FORMATS)}){needs}"
+        return f"not an image of a known format{needs}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split())[:200] or type(error).__name__

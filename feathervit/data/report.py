@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..config import imbalanced
 from ..text import shown
+from .names import other_case
+from .opening import UNREADABLE
 
 FEW = 10  # the report lists classes with fewer images
 _SHOWN = 10  # number of names that the report shows per list
@@ -21,8 +24,8 @@ class Report:
     - `notes`: the detected layout and the skipped files, in one line.
     - `counts`: split -> class -> readable images.
     - `unreadable`, `truncated`: path -> reason. `empty`: files without bytes.
-    - `duplicates`: groups of identical images in one split; `across_splits`: in several splits; `two_labels`: with several
-      labels.
+    - `two_labels`: groups of identical images with several labels; `across_splits`: in several splits; `duplicates`: with
+      one label in one split.
     - `near_duplicates`: pairs of images with similar content and different pixels, from two splits, or from the only split.
     - `groups_in_splits`: group -> its splits, for groups in several splits, if `reading.groups` is set.
     - `suggested_groups`: a sentence on groups suggested by the paths.
@@ -85,7 +88,7 @@ class Report:
             classes = f" in {len(by_class)} classes" if self.labelled else ""
             out.append(f"  {split}: {sum(by_class.values()):,} images{classes}")
         for side, (low, middle, high) in self.sizes.items():
-            out.append(f"  {side}: {low} to {high} px, median {middle}")
+            out.append(f"  {side}: {low} to {high} px, median {middle}" if low < high else f"  {side}: {low} px")
         if self.modes:
             out.append("  modes: " + ", ".join(f"{mode} {n:,}" for mode, n in self.modes.items()))
         out += [f"  values: {line}" for line in self.values]
@@ -98,7 +101,11 @@ class Report:
             ),
             *_listed("same image in several splits", [" = ".join(group) for group in self.across_splits]),
             *_listed(
-                "classes missing from train", [f"{name} ({', '.join(s)})" for name, s in self.not_in_train.items()]
+                "classes missing from train",
+                [
+                    f"{name} ({', '.join(s)}{other_case(name, training(self.counts))})"
+                    for name, s in self.not_in_train.items()
+                ],
             ),
             *_listed(
                 "groups in several splits", [f"{name} ({', '.join(s)})" for name, s in self.groups_in_splits.items()]
@@ -121,7 +128,7 @@ class Report:
             *_listed(f"classes under {FEW} images", [f"{name} ({n})" for name, n in self.small_classes.items()]),
             *_listed("class folders without images", self.empty_classes),
             *_listed("images outside the class folders", self.outside_classes),
-            *_listed("files that are not images", self.not_images),
+            *_listed("files that are not read", [_needing(name) for name in self.not_images]),
         ]
         if self.suggested_groups:
             know.append(self.suggested_groups)
@@ -138,6 +145,11 @@ def training(counts: dict[str, dict[str, int]]) -> dict[str, int]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _needing(name: str) -> str:
+    needs = UNREADABLE.get(PurePosixPath(name).suffix.lower())
+    return f"{name} (needs {needs})" if needs else name
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

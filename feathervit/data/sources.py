@@ -255,10 +255,10 @@ def _store(
         sets[name] = ImageSet(pixels, labels, found.class_names, sources, f"{found.name}/{name}")
         before += len(part.labels)
     if bad and not skip_unreadable:
-        lines = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if len(bad) > 10 else "")
+        listed = [*bad[:10], *([f"and {len(bad) - 10} more"] if len(bad) > 10 else [])]
         raise DataError(
-            f"{len(bad)} unreadable images in {found.name}; list them with `feathervit data check`, or leave them "
-            f"out with --skip-unreadable:\n  {lines}"
+            f"{len(bad)} unreadable images in {found.name}: {'; '.join(listed)}. --skip-unreadable leaves them out, and "
+            "`feathervit data check` shows all problems"
         )
     return sets, bad
 

@@ -26,7 +26,8 @@ def findings(result: RunResult, data: DataSplits, train_top1: float, out: Path) 
     folder = shlex.quote(str(out))
     first = f"feathervit evaluate {folder}"
     if more and result.data["name"] != "arrays":
-        first = f"feathervit train --config {folder} --minutes {max(1, round(2 * result.minutes))} --out NEW"
+        longer = f"--config {folder} --minutes {max(1, round(2 * result.minutes))} --out NEW"
+        first = f"feathervit train {longer if result.finished else f'--resume --out {folder}'}"
     return [*lines, f"next       {first}   or   feathervit export {folder} --to web"]
 
 
@@ -45,7 +46,7 @@ def accuracy(result: RunResult) -> tuple[str, str] | None:
 
 def limits(result: RunResult, data: DataSplits, train_top1: float) -> tuple[list[str], bool]:
     """Returns possible limits of the accuracy, and whether more epochs may increase it."""
-    causes, more = [], False
+    causes = []
     train = data.train
     counts = sorted(train.labels.bincount(minlength=len(train.class_names)).tolist())
     middle = counts[len(counts) // 2]
@@ -63,14 +64,17 @@ def limits(result: RunResult, data: DataSplits, train_top1: float) -> tuple[list
         if images is not None and (known := len(_labels(images).keys() & labels.keys())):
             causes.append(f"{known} {name} images are also in train: their accuracy is too high")
     held_out = result.val or result.test
+    more = not result.finished or (bool(held_out) and train_top1 < 1 - GAP)
     if held_out and train_top1 - held_out["top1"] > GAP:
         causes.append(
             f"{100 * train_top1:.0f} % of training images are recognised, {100 * held_out['top1']:.0f} % of others: more "
-            f"images{'' if result.config.get('start_from') else ' or --from weights'} help more than longer training"
+            f"images{'' if result.config.get('start_from') else ' or --from weights'} help, "
+            f"{'and more epochs may help too' if more else 'but more epochs do not'}"
         )
     elif held_out and train_top1 < 1 - GAP:
         causes.append(f"only {100 * train_top1:.0f} % of training images are recognised: more epochs help")
-        more = True
+    if not result.finished:
+        causes.append(f"the run was stopped: {len(result.epochs)} of {result.config['epochs']} epochs are done")
     return causes, more
 
 

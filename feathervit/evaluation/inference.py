@@ -126,7 +126,8 @@ class Predictor:
     def __init__(self, checkpoint: Checkpoint, where: str | Path, device: str = "cpu"):
         if not checkpoint.class_names:
             raise CheckpointError(
-                f"{where} is a pre-trained auto-encoder without classes; fine-tune it first: feathervit train --from"
+                f"{where} is a pre-trained auto-encoder without classes; fine-tune it first: feathervit train --from {where} "
+                "--data FOLDER --out RUN"
             )
         self.device = torch.device(device)
         self.model = load_model(checkpoint, where).to(self.device, memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ feathervit train --from PRETRAINED --data FOLDER --out RUN
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,7 +84,9 @@ def adapt(
     objective = fixed.get("objective", config.objective)
     masked = objective == "reconstruction"
     summary = summarise(source, labelled=not masked, reading=config.reading)
-    count = summary.totals.get("train", 0)
+    most = fixed.get("split.train_per_class", config.split.train_per_class) or math.inf
+    sizes = [min(n, most) for n in summary.counts.get("train", {}).values() if n]
+    count = sum(sizes)
     side = summary.median_short_side
     chosen: dict[str, Any] = {}
     reasons: list[str] = []
@@ -133,7 +136,6 @@ def adapt(
         )
     else:
         choose("mirrored images are assumed to mean the same; if not, set --augment.flip none", augment__flip="random")
-    sizes = [n for n in summary.counts.get("train", {}).values() if n]
     if imbalanced(sizes) and not masked and "loss.class_weights" not in fixed:
         reasons.append(
             f"classes hold from {min(sizes)} to {max(sizes)} images: --loss.class-weights balanced gives each the same weight"

@@ -15,7 +15,7 @@ def study(name: str) -> Study:
     if name.endswith(".json"):
         return read_study(name)
     if name not in STUDIES:
-        raise UnknownNameError("study", name, STUDIES, "a study of your own is a FILE.json")
+        raise UnknownNameError("study", name, STUDIES, "a study of your own is a FILE.json; feathervit study lists all")
     return STUDIES[name]
 
 

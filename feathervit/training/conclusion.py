@@ -72,6 +72,8 @@ def conclude(loop: Loop, finished: bool, note: Callable[[str], None]) -> Outcome
             top1, *_ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
             for line in findings(result, data, top1, out):
                 say(loop.console, line, 11)
+        elif finished:
+            note(f"next       feathervit train --from {shlex.quote(str(out))} --data FOLDER --out RUN")
         note(report_at_end(out, result, data, trainer.kept, trainer.device))
         loop.trackers.report(out / "report.html")
     loop.trackers.finished = finished

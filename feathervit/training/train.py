@@ -229,6 +229,8 @@ def _run(
     loop = Loop(trainer, out, console=console, identity=identity, deadline=deadline)
     if resume:
         loop.state.resume(note)
+        if trainer.progress.step >= config.epochs * trainer.steps_per_epoch:
+            note(f"all {config.epochs} epochs of this run are done; --epochs makes it longer")
     elif group.is_main:
         empty(out)
     loop.trackers.start(to_dict(config))

@@ -12,7 +12,8 @@ from PIL import Image
 
 from feathervit.data import ImageSet
 from feathervit.data.check import check_data
-from feathervit.errors import DataError, RunFolderError
+from feathervit.data.finding import find
+from feathervit.errors import DataError, RunFolderError, UnknownNameError
 from feathervit.plots.samples import sample_grid
 
 from ..conftest import write_images
@@ -66,9 +67,11 @@ def test_duplicates_are_found_by_pixels(folder):
     assert report.duplicates == [["train/flat/0.png", "train/flat/again.webp"]]
     assert not report.must_fix  # within a split a duplicate is harmless
     copy("train/tall/1.png", "train/tiles/wrong.png")
+    copy("train/tall/1.png", "train/tiles/wrong2.png")
     copy("train/tall/2.png", "test/tall/leak.png")
     report = check_data(folder)
-    assert report.two_labels == [["train/tall/1.png", "train/tiles/wrong.png"]]
+    assert report.two_labels == [["train/tall/1.png", "train/tiles/wrong.png", "train/tiles/wrong2.png"]]
+    assert len(report.duplicates) == 1  # each group is listed once
     assert report.across_splits == [["train/tall/2.png", "test/tall/leak.png"]]
     assert report.must_fix
     (folder / "test/tall/leak.png").unlink()
@@ -92,8 +95,13 @@ def test_small_missing_unequal_and_single_classes(tmp_path):
     assert report.imbalance == 4.0
     assert "imbalance: the largest class has 4.0 times" in "\n".join(report.lines())
     assert not report.must_fix
-    (tmp_path / "test" / "b").rename(tmp_path / "test" / "c")
+    (tmp_path / "test" / "b").rename(tmp_path / "test" / "B")
+    assert "differs only in case" in "\n".join(check_data(tmp_path).lines())
+    with pytest.raises(UnknownNameError, match="differs only in case"):
+        find(tmp_path)
+    (tmp_path / "test" / "B").rename(tmp_path / "test" / "c")
     report = check_data(tmp_path)
+    assert "case" not in "\n".join(report.lines())
     assert report.not_in_train == {"c": ["test"]}
     assert report.must_fix
     shutil.rmtree(tmp_path / "test")

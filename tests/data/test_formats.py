@@ -43,6 +43,7 @@ def test_unsupported_formats_are_counted_and_no_class_is_lost(command, tmp_path,
     paint(root, f"train/c/1{suffix} train/c/deep/2{suffix}")
     status, output, _ = command("data", "check", root)
     assert status == 1 and f"train/c/ (2 {suffix.lower()})" in output.split("must be")[1]
+    assert f"train/a/2{suffix} (needs " in output and "train/b/6.txt (needs" not in output
     status, _, output = command("train", "--data", root, "--out", tmp_path / "run", *TINY)
     assert status == 2 and f"train/c/ (2 {suffix.lower()})" in output and "--ignore train/c" in output
     assert command.counts(root, "--ignore", "train/c")[0]["train"] == {"a": 1, "b": 1}

@@ -97,8 +97,14 @@ def test_groups_are_suggested_from_names(command, tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    "form", ["{kind}/{n}.png", "{kind}/{kind}_{n:03d}.png", "{kind}/IMG_{n}.png", "{kind}/x{n}a.png"]
+    "form",
+    [
+        *("{kind}/{n}.png", "{kind}/{kind}_{n:03d}.png", "{kind}/IMG_{n}.png", "{kind}/x{n}a.png"),
+        *("{split}/{kind}/{kind}_{split}.{n}.png", "{kind}/{kind}_{split}_{n}.png"),
+    ],
 )
 def test_no_groups_are_suggested_from_plain_names(command, tmp_path, form):
-    root = paint(tmp_path / "set", [form.format(kind=kind, n=n) for kind in "ab" for n in range(12)])
+    splits = [*["train"] * 9, *["val"] * 3]
+    names = [form.format(kind=kind, n=n, split=splits[n]) for kind in "abc" for n in range(12)]
+    root = paint(tmp_path / "set", names)
     assert "--groups" not in command("data", "check", root)[1]

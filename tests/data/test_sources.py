@@ -174,6 +174,11 @@ def test_a_missing_folder_suggests_the_nearest_name(tmp_path):
     (tmp_path / "flowers").mkdir()
     with pytest.raises(DataError, match=r"no folder .*flower; did you mean .*flowers"):
         load_data(tmp_path / "flower", img_size=16)
+    with pytest.raises(DataError, match="--data"):  # runs store absolute paths
+        load_data(tmp_path / "xyz", img_size=16)
+    with pytest.raises(DataError, match="no folder xyz") as raised:
+        load_data("xyz", img_size=16)
+    assert "--data" not in str(raised.value)
     with pytest.raises(DataError, match="did you mean cifar10"):
         load_data("cifar-10", img_size=16)
     (tmp_path / "set.rar").write_bytes(b"")

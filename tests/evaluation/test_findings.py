@@ -76,10 +76,11 @@ def images(per_class) -> ImageSet:
     return ImageSet(pixels, labels, tuple("abc"[: len(per_class)]), [str(n) for n in range(len(labels))], "set")
 
 
-def result(top1: float, weights: str = "none"):
-    config = {"loss": {"class_weights": weights}}
+def result(top1: float, weights: str = "none", finished: bool = True):
+    config = {"loss": {"class_weights": weights}, "epochs": 9}
+    data = {"name": "my pets", "classes": 3}
     return SimpleNamespace(
-        val={"top1": top1}, test=None, config=config, data={"name": "my pets", "classes": 3}, minutes=3.2
+        val={"top1": top1}, test=None, config=config, data=data, minutes=3.2, finished=finished, epochs=[{}, {}]
     )
 
 
@@ -100,8 +101,13 @@ def test_each_limit_is_found_only_where_it_applies():
     found, more = limits(result(0.6), only(plenty), 0.99)
     assert (len(found), more) == (1, False)
     assert "99 %" in found[0]
-    found, more = limits(result(0.6), only(plenty), 0.62)  # the model has not fitted its training images
+    for seen in (0.62, 0.8):  # the model has not fitted its training images
+        found, more = limits(result(0.6), only(plenty), seen)
+        assert (len(found), more) == (1, True)
+        assert "do not" not in found[0]
+    found, more = limits(result(0.95, finished=False), only(plenty), 0.99)
     assert (len(found), more) == (1, True)
+    assert "2 of 9" in found[0]
 
 
 def test_images_with_several_labels_are_counted():

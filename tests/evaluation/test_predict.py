@@ -48,6 +48,16 @@ def test_files_folders_and_patterns(photos, held_out, capsys):
     assert "*.bmp" in capsys.readouterr().err
 
 
+def test_long_names_leave_room_for_the_classes(photos, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (photos / "0.png").rename(photos / f"{'x' * 200}.png")
+    assert main(["predict", WEIGHTS, str(photos), "--top", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all(len(line) <= 80 and " %" in line for line in lines[1:])
+    assert any("x.png" in line for line in lines)
+
+
 def test_skipped_images_are_named(photos, held_out, capsys):
     """Of folders and patterns. Files that are not images, and files that are named, are not skipped."""
     for name in ("a.tga", "inside/b.SVG", ".hidden.png", "@eaDir/thumb.png"):

@@ -115,6 +115,7 @@ FLAGS = [
     ("an unknown study", "study redout --out {here}/out", "readout"),
     ("a missing file", "study {here}/none.json --out {here}/out", "none.json"),
     ("no folder", "study readout", "--out"),
+    ("no study", "study", "readout"),
     ("an unknown size", "study readout --out {here}/out --size huge", "sizes"),
     ("a size for a study of one size", "study {world}/study.json --out {here}/out --size cpu", "one size"),
     ("shard 0", "study {world}/study.json --out {here}/out --shard 0/2", "shard"),

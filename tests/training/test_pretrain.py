@@ -49,12 +49,13 @@ def test_pretraining_overfits_a_few_images(arrays, tmp_path, masked):
 
 
 @pytest.mark.parametrize("layout", ["flat", "nested", "train"])
-def test_images_are_found_in_any_layout(folder, tmp_path, masked, layout):
+def test_images_are_found_in_any_layout(folder, tmp_path, masked, layout, capsys):
     root = {"flat": folder / "train" / "flat", "nested": folder / "train", "train": folder}[layout]
     outcome = feathervit.pretrain(data=root, out=tmp_path / "run", epochs=2, **masked)
     expected = {"flat": (24, 0), "nested": (72, 0), "train": (72, 24)}[layout]  # test images are not trained on
     assert (outcome.result.data["n_train"], outcome.result.data["n_test"]) == expected
     assert outcome.result.test is None or 0 < outcome.result.test["masked_mse"] < 2
+    assert f"train --from {tmp_path / 'run'}" in capsys.readouterr().err
 
 
 def test_odd_layouts(folder, tmp_path, masked, capsys):

@@ -139,8 +139,12 @@ def test_the_same_edited_recipe_resumes(name, folder, tmp_path, small):
     assert feathervit.train(config, resume=True, **options).finished
 
 
-def test_unreadable_images_stay_skipped(folder, tmp_path, small):
+def test_unreadable_images_stay_skipped(folder, tmp_path, small, capsys):
     (folder / "train" / "flat" / "0.png").write_bytes(b"no image")
     out = tmp_path / "run"
     feathervit.train(data=folder, out=out, epochs=2, max_minutes=1e-9, skip_unreadable=True, **small)
+    capsys.readouterr()
     assert feathervit.train(out=out, resume=True).finished
+    assert "are done" not in capsys.readouterr().err
+    feathervit.train(out=out, resume=True)
+    assert "all 2 epochs of this run are done" in capsys.readouterr().err
