@@ -59,11 +59,11 @@ def planned(
         config = recipe_for(name, fine_tuning=fields.get("start_from", "none") not in ("", "none"))
     config = recipe(config) if isinstance(config, str) else config
     config = replace(config, data=name or config.data)
-    if fields.get("model", config.model).startswith("timm:") and not config.model.startswith("timm:"):
-        config = replace(config, patch_size=None)  # the recipe's patches are those of its own model
     if not config.data:
         raise ConfigError("no data named: give a folder, or one of digits, cifar10, cifar100, svhn, flowers102")
     requested = set_fields(config, fields)  # check names and types before other fields are adapted to them
+    if requested.model.startswith("timm:") and not config.model.startswith("timm:"):
+        config = replace(config, patch_size=None)  # the recipe's patches are those of its own model
     config = replace(config, reading=requested.reading)
     stored_fields, trained, given = {}, None, fields
     fields = _started(given)
