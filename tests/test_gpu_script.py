@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from feathervit.cli import VERBS
-from feathervit.recipes import recipe
 
 from .conftest import load_script, write_images
 
@@ -55,15 +54,6 @@ def test_without_data_there_are_no_rows(script):
     assert not {step.name for step in script.plan(9, Path("out"))} & set(script.ROWS)
 
 
-def test_speeds_are_measured_at_the_papers_batch_sizes(script):
-    """No flag changes the batch sizes of the recipes, and the recipes exist."""
-    for flags in script.SPEEDS.values():
-        assert "--batch-size" not in flags
-        recipe(flags[flags.index("--recipe") + 1])
-    batches = {name: recipe(f"mae_cifar100_{name}").batch_size for name in ("xxs", "s")}
-    assert batches == {"xxs": 1280, "s": 840}  # arXiv 2407.17783, Table 3
-
-
 def test_the_commands_exist(script):
     for step in script.plan(9, Path("out"), Path("sets")):
         first, *arguments = step.command
@@ -91,12 +81,6 @@ def test_a_failing_step_does_not_stop_the_next(script, step, tmp_path):
     ]
 
 
-def test_the_record_is_written_before_the_next_step(script, step, tmp_path):
-    state = tmp_path / "steps.json"
-    reads = f"import json; found = json.load(open({str(state)!r})); raise SystemExit(found[0]['status'] != 'done')"
-    assert statuses(script.run([step("first", "pass"), step("second", reads)], tmp_path))["second"] == "done"
-
-
 def test_a_second_call_runs_the_remaining_steps(script, step, tmp_path):
     flag = tmp_path / "flag"
     steps = [
@@ -118,11 +102,6 @@ def test_child_processes_end_with_their_step(script, step, tmp_path):
     script.run([step("parent", parent, 1.0)], tmp_path)
     time.sleep(3)
     assert not mark.exists()
-
-
-def test_a_step_receives_its_remaining_minutes(script, step, tmp_path):
-    (record,) = script.run([replace(step("row", ""), command=("-c", "pass", "{minutes}"))], tmp_path)
-    assert float(record.command[-1]) == pytest.approx((60 - script.START) / 60, abs=0.1)
 
 
 def test_wheels_are_added_to_the_path(script, step, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
 import os
 import pwd
@@ -173,14 +171,6 @@ def test_unreadable_images_leave_no_gap(files):
     assert skipped_again == skipped
 
 
-def test_the_header_is_rewritten_for_fewer_images(files):
-    """The header of the array is rewritten in place."""
-    files[2].write_bytes(b"")
-    images, _ = store(files[:10], 8)
-    assert images.shape == (9, 3, 8, 8)
-    assert torch.equal(images[2], to_stored(files[3], 8, 3, "crop"))
-
-
 def test_an_image_that_became_readable_is_used(files):
     files[4].chmod(0)
     data = files[4].read_bytes() if os.access(files[4], os.R_OK) else None
@@ -201,21 +191,6 @@ def test_no_readable_image_is_an_error(files):
         path.write_bytes(b"no")
     with pytest.raises(DataError, match="none of the 40 images can be read"):
         store(files, 8)
-    assert list(cache_folder().glob("decoded/*")) == []
-
-
-def test_a_full_disk_leaves_no_files(files, monkeypatch):
-    class Full(io.FileIO):
-        def write(self, data):
-            if self.tell() > 20_000:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return super().write(data)
-
-    monkeypatch.setattr(cache, "open", lambda path, mode: Full(path, "w+"), raising=False)
-    with pytest.raises(DataError, match="no space left on device") as error:
-        store(files)
-    assert str(cache_folder()) in str(error.value)
-    assert "FEATHERVIT_CACHE" in str(error.value)
     assert list(cache_folder().glob("decoded/*")) == []
 
 

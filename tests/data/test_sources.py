@@ -236,17 +236,6 @@ def test_hold_out_less_than_one_image_per_class():
     assert any("50 images instead of 20" in note for note in notes)
 
 
-@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.9])
-def test_hold_out_is_stratified(fraction):
-    rng = np.random.default_rng(0)
-    labels = rng.choice(5, size=400, p=[0.5, 0.2, 0.15, 0.1, 0.05])
-    kept, held, _, _ = hold_out(labels, SplitConfig(val_fraction=fraction))
-    assert len(held) == round(400 * fraction)
-    assert not set(kept) & set(held)
-    want = np.bincount(labels) * fraction
-    assert np.abs(np.bincount(labels[held], minlength=5) - want).max() <= 1
-
-
 def test_folds_keep_single_images_in_train():
     labels = np.array([0] * 9 + [1] * 9 + [2])
     for fold in range(3):

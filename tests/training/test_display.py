@@ -29,13 +29,6 @@ def test_rows_are_read_back_exactly(metrics):
         assert [float(row["train_loss"]) for row in csv.DictReader(file)] == [row["train_loss"] for row in ROWS]
 
 
-def test_each_row_is_on_disk_at_once(tmp_path):
-    file = MetricsFile(tmp_path / "m.csv")
-    for i, row in enumerate(ROWS):
-        file.write(row)
-        assert MetricsFile(file.path).rows() == ROWS[: i + 1]
-
-
 def test_a_file_cut_off_at_any_byte_is_read(metrics):
     whole = metrics.path.read_bytes()
     line_ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
@@ -170,10 +163,6 @@ def test_the_number_of_plain_lines_is_limited():
     assert 2 <= len(lines) <= run.now / EPOCH_SECONDS + 1
     assert lines[-1].startswith("epoch 3000/3000 ")
     assert run.losses_read < len(lines)  # a loss on a GPU is not fetched at every step
-
-
-def test_plain_lines_have_no_escape_codes():
-    assert "\x1b" not in Run(False, epochs=3, steps=3, seconds_per_step=6).play()
 
 
 def test_live_bar():
