@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any
 
 import pytest
 
 from feathervit.config import RunConfig, from_dict, resolve, to_dict, with_fields
-from feathervit.config.bounds import Bounds, check_bounds
+from feathervit.config.bounds import Bounds, _bounds_of, check_bounds
 from feathervit.errors import ConfigError
 from feathervit.recipes import recipe
 
@@ -45,6 +46,26 @@ def test_numbers_within_bounds_pass(config: Outer) -> None:
 def test_out_of_bounds_numbers_are_named(config: Outer, field: str) -> None:
     with pytest.raises(ConfigError, match=f"^{field} must be"):
         check_bounds(config)
+
+
+def bounded_fields(config: Any, inside: str = "") -> Iterator[tuple[str, Bounds, Any]]:
+    """Dotted name, bounds and value of each bounded field."""
+    for name, bounds in _bounds_of(type(config)).items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            yield from bounded_fields(value, f"{inside}{name}.")
+        elif bounds:
+            yield inside + name, bounds, value
+
+
+def test_a_value_below_or_above_its_bounds_is_refused_for_every_field() -> None:
+    config = resolve(recipe("mae_folder"))
+    fields = list(bounded_fields(config))
+    assert {"lr", "img_size", "optim.betas", "mae.decoder.dim"} <= {field for field, *_ in fields}
+    for field, bounds, value in fields:
+        for wrong in (bounds.least - 1, bounds.most + 1):
+            with pytest.raises(ConfigError, match=f"^{re.escape(field)} must be"):
+                resolve(with_fields(config, **{field: (wrong,) if isinstance(value, tuple) else wrong}))
 
 
 @pytest.mark.parametrize(("name", "meant"), [("epoch", "epochs"), ("optim.weight_decays", "weight_decay")])

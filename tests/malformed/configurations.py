@@ -1,4 +1,4 @@
-"""config.json of a run to resume: not JSON, values that no flag can have, and some numbers out of range (see flags.py)."""
+"""config.json of a run to resume: not JSON, values that no flag can have, and a number that is none."""
 
 from __future__ import annotations
 
@@ -36,23 +36,13 @@ NOT_JSON = [
 ]
 INVALID = {  # field: values
     "epochs": [True, 2.5],
-    "img_size": [1 << 40],
-    "lr": [-1.0, float("nan"), 10**400],
+    "lr": [float("nan"), 10**400],
     "seed": [None],
     "model": ["mlit_none", "timm:no_such_model", ""],
     "objective": ["guessing"],
-    "compile": [True],
     "images.mean": [[], [0.5, "a"], [float("nan")]],
     "images.std": [[float("inf")], [[0.5]]],
-    "split.folds": [-2],
-    "augment.rand_magnitude": [31],
-    "augment.crop_padding": [-1],
-    "augment.crop_scale": [[0.5]],
     "optim.betas": [[0.9]],
-    "optim.eps": [-1.0],
-    "loss.class_weights": ["heavy"],
-    "arch.dim": [1 << 40],
-    "arch.depth": [1 << 40],
     "arch.attention": [{"kind": "Nothing"}, {"kind": ["GQA"]}, [], {"kind": "MoE"}],
     "arch.feedforward": [{"kind": "GQA", "heads": 1}],
     "surprise": [1],

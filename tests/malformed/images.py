@@ -38,23 +38,14 @@ FILES = {
     "empty": b"",
     "a text called .png": b"this is an image of my cat",
     "an SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
-    "a PostScript file": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
     "half a JPEG": encoded("JPEG")[:900],
-    "half a GIF": encoded("GIF")[:1500],
-    "the first bytes of a WebP": encoded("WEBP")[:12],
     "a PNG of 10 gigapixels": png(100_000, 100_000),
     "a PNG of the largest sides": png((1 << 31) - 1, (1 << 31) - 1),
-    "a PNG of 10 gigapixels and 50 MB of zeros": png(100_000, 100_000, data=ZEROS),
-    "a TIFF of 10 gigapixels": tiff(100_000, 100_000),
     "a PPM of a size of 40 digits": b"P6 " + b"9" * 40 + b" 1 255\n" + b"\0" * 99,
     "a PNG without pixels": png(16, 16),
-    "a PNG of pixels that are not compressed": png(16, 16, data=b"\0" * 900),
     "a PNG with a damaged checksum": encoded("PNG")[:40] + b"\xff\xff" + encoded("PNG")[42:],
     "a PNG with a text of 50 MB": png(16, 16, data=b"", more=chunk(b"zTXt", b"a\0\0" + ZEROS)),
     "a TIFF whose pixels lie elsewhere": tiff(16, 16, t273=1 << 30),
-    "a TIFF of a million values per pixel": tiff(16, 16, t277=1_000_000),
-    "a PPM whose width is a word": b"P6 wide 16 255\n" + b"\0" * 999,
-    "an empty WebP": b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0\0\0\0\0",
 }
 
 
