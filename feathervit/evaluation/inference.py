@@ -25,6 +25,7 @@ from ..data.image import Source, as_input, fit_square, resize, to_stored
 from ..data.scale import faults
 from ..device import autocast
 from ..errors import CheckpointError, ConfigError, warn
+from ..files import same_data
 from ..models.fast import accelerate
 from ..models.loading import load_model
 from ..results import trained_on
@@ -203,6 +204,16 @@ class Predictor:
             return [self.read(item)]
         x_NCHW = fit_square(one_or_more(item, self.in_chans), self.config.images.fit)
         return list(resize(x_NCHW, self.config.img_size))
+
+
+def known_validation(stored: Checkpoint, where: str | Path, data: Any, val: ImageSet | None) -> list[str]:
+    """Returns a line if the weights were trained on labels of images in `val`, the validation split of `data`."""
+    if val is None or not stored.class_names or not same_data(data, stored.config.data):
+        return []
+    count = len(trained_on(weights_file(where)).intersection(val.sources))
+    return [f"{where} was trained on {count} of the {len(val)} validation images: their accuracy is too high"] * bool(
+        count
+    )
 
 
 def load(path: str | Path, device: str = "cpu") -> Predictor:

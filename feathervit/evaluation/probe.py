@@ -20,17 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_weights, weights_file
+from ..checkpoint import load_weights
 from ..config import RunConfig, imbalanced
 from ..data import ImageSet, load_run_data
 from ..data.image import as_input
 from ..device import choose_device
 from ..errors import ConfigError, DataError, warn
-from ..files import same_data
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
-from ..results import trained_on
-from .inference import BATCH
+from .inference import BATCH, known_validation
 
 PATCHES = "mean of patches"
 READOUTS = {"dummy": "dummy patch", "class": "class tokens", "mean": PATCHES, "pool": "weighted mean of patches"}
@@ -90,12 +88,8 @@ def probe(
     target = splits.test or splits.val
     if target is None:
         raise DataError(f"{source} has no test or validation images to score a probe on; give data with a test/ folder")
-    if target is splits.val and stored.class_names and same_data(source, config.data):
-        known = trained_on(weights_file(checkpoint)).intersection(target.sources)
-        if known:
-            warn(
-                f"the model was trained on {len(known)} of the {len(target)} validation images: their accuracy is too high"
-            )
+    if target is splits.val:
+        warn(*known_validation(stored, checkpoint, source, target))
     if splits.train.images.shape[1] != stored.in_chans:
         raise DataError(f"the model takes {stored.in_chans} channels, {source} has {splits.train.images.shape[1]}")
     model = load_model(stored, checkpoint)

@@ -1,37 +1,14 @@
-"""Checks a run before its first step: memory, batch norm, and starting weights that know the validation images."""
+"""Checks a run before its first step: memory and batch norm."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ..checkpoint import load_weights, weights_file
 from ..config import RunConfig
-from ..data import DataSplits
 from ..errors import ConfigError
-from ..files import same_data
 from ..models import build_model
-from ..results import machine, trained_on
-from .display import say
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
-def warn_of_known(config: RunConfig, data: DataSplits, console: Console) -> None:
-    """Prints a warning if the starting weights were trained on labels of validation images."""
-    stored = load_weights(config.start_from)
-    if data.val is None or not stored.class_names or not same_data(config.data, stored.config.data):
-        return
-    known = trained_on(weights_file(config.start_from)).intersection(data.val.sources)
-    if known:
-        say(
-            console,
-            f"warning: {config.start_from} was trained on {len(known)} of the {len(data.val)} validation images: the "
-            "validation accuracy is too high",
-        )
+from ..results import machine
 
 
 def check_memory(config: RunConfig, channels: int, classes: int) -> None:

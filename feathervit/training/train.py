@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..chance import Chance
-from ..checkpoint import states
+from ..checkpoint import load_weights, states
 from ..config import RunConfig, check_channels, named_weights, to_dict
 from ..data import load_run_data
 from ..data.given import kept
 from ..data.image import as_input
 from ..device import choose_device, choose_precision, own_randomness, seed
 from ..errors import ConfigError
+from ..evaluation.inference import known_validation
 from ..files import expanded
 from ..models import Encoder, MaskedAutoencoder, build_model
 from ..models.starting import start_from
@@ -34,7 +35,7 @@ from ..recipes.planning import edited, planned, resumed, whole
 from ..results import read_config, write_json
 from ..streams import console as words_console
 from .banner import banner
-from .checks import check_batch_norm, check_memory, warn_of_known
+from .checks import check_batch_norm, check_memory
 from .conclusion import Outcome, conclude
 from .display import decoding, say
 from .distributed import Group, join
@@ -200,7 +201,8 @@ def _run(
     started = []
     if config.start_from and fresh:
         started = start_from(model, config.start_from, data.train.class_names)
-        warn_of_known(config, data, console)
+        for line in known_validation(load_weights(config.start_from), config.start_from, config.data, data.val):
+            say(console, f"warning: {line}")
     if fresh and not started:
         started = [
             f"start      the weights {named} of timm, except the classifier" if named else "start      from scratch"
