@@ -79,6 +79,10 @@ def _located(source: Any, labelled: bool, reading: ReadingConfig) -> Found:
     text = os.fsdecode(source)
     if not text:
         raise DataError(f"no data named: give a folder, or one of {', '.join(NAMED)}")
+    if text == "arrays" and not expanded(text).exists():
+        raise DataError(
+            "the data came as arrays, which are not stored in files; name image files, or a folder with --data"
+        )
     if text.startswith("hf:"):
         return find_hub(text[3:], labelled, reading)
     if text in NAMED:

@@ -118,10 +118,6 @@ def calibrate(
     stored = load_weights(path)
     predictor = Predictor(stored.read_as(reading, data), path, str(where))
     source, split = data if data is not None else stored.config.data, stored.config.split
-    if isinstance(source, str) and source == "arrays":
-        raise DataError(
-            "the model was trained on arrays from Python, which are not stored in files; name a folder with --data"
-        )
     splits = find(source, reading=predictor.config.reading).splits
     if "val" not in splits and not ("train" in splits and (split.val_fraction or split.folds)):
         raise DataError(

@@ -173,8 +173,6 @@ def prepare(
     """
     path, weights = Path(checkpoint), load_weights(checkpoint)
     predictor = Predictor(weights.read_as(reading, data), checkpoint)
-    if data is None and weights.config.data == "arrays":
-        raise DataError("the checkpoint was trained on arrays; name images to check it on: --data FOLDER")
     source = find(data if data is not None else weights.config.data, reading=predictor.config.reading)
     own = data is None or same_data(data, weights.config.data)
     trained = None if own or "train" in source.splits else _training_data(weights, checkpoint)

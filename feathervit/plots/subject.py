@@ -13,7 +13,7 @@ from ..config import RunConfig
 from ..data import DataSplits, ImageSet, load_run_data
 from ..data.image import quiet
 from ..data.imageset import evenly
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError
 from ..evaluation.inference import logits, read_image
 from ..models import Encoder, MaskedAutoencoder
 from ..models.loading import load_model
@@ -43,8 +43,6 @@ def own_data(config: RunConfig) -> ImageSet:
 
 def own_splits(config: RunConfig) -> DataSplits:
     """Loads the training data, without unreadable images. Raises DataError if it is missing."""
-    if config.data == "arrays":
-        raise DataError("the model was trained on arrays from Python, which are not stored in files; name image files")
     return load_run_data(config, skip_unreadable=True)
 
 
