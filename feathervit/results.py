@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .config import RunConfig, from_dict
-from .errors import ConfigError, RunFolderError, valid
+from .errors import ConfigError, valid
 from .files import read_json, write_bytes
 
 SCHEMA = 1
@@ -164,7 +164,7 @@ def _plain(obj: Any) -> Any:
 def read_result(path: str | Path) -> RunResult:
     """Reads the result in file `path` and checks every field. Raises RunFolderError with the file and the error."""
     path = Path(path)
-    try:
+    with valid(f"{path} is not the result of a run", "; run again, or remove it"):
         data = read_json(path)
         _check_keys(data, [f.name for f in dataclasses.fields(RunResult) if f.name != "schema" and _required(f)], "")
         if data.get("schema", SCHEMA) != SCHEMA:
@@ -179,10 +179,6 @@ def read_result(path: str | Path) -> RunResult:
                 isinstance(v, int | float | None) for v in row.values()
             ):
                 raise ConfigError(f"a row of epochs must hold its epoch and numbers, got {row!r:.80}")
-    except OSError as error:
-        raise RunFolderError(f"cannot read {path}: {error.strerror or error}; give the result.json of a run") from error
-    except (ConfigError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path} is not the result of a run: {error}; run again, or remove it") from error
     return result
 
 

@@ -22,7 +22,7 @@ from typing import IO
 
 from filelock import FileLock
 
-from ..errors import DataError
+from ..errors import DataError, explained
 from ..files import cache_folder
 from .cache import stamp
 from .imageset import text_digest
@@ -54,17 +54,13 @@ def unpack(path: Path) -> tuple[Path, str]:
     """
     key = text_digest([str(path.resolve()), stamp(path.stat())]).hexdigest()
     folder = cache_folder() / "unpacked" / key
-    try:
+    advice = "set FEATHERVIT_CACHE to another folder, or unpack it yourself and give the folder"
+    with explained(f"cannot unpack {path} into {folder.parent}", advice, DataError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f"{key}.lock"):  # several processes may unpack the same archive
             if not _is_whole(folder):
                 _unpack(path, folder)
             record = json.loads(_record(folder).read_text())
-    except OSError as error:
-        raise DataError(
-            f"cannot unpack {path} into {folder.parent}: {(error.strerror or str(error)).lower()}; set FEATHERVIT_CACHE "
-            "to another folder, or unpack it yourself and give the folder"
-        ) from error
     links = f", without {record['skipped']} links and devices" if record["skipped"] else ""
     return folder, f"unpacked from {path.name} into {folder}{links}"
 

@@ -19,7 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from ..device import use_threads
-from ..errors import DataError
+from ..errors import DataError, explained
 from ..files import cache_folder
 from .depth import is_deep
 from .image import Fit, ImageError, header, quiet, to_stored, values_in
@@ -113,7 +113,7 @@ class FileImages:
             if progress:
                 progress(len(self.items), len(self.items))
             return stored
-        with _explained(base.parent, len(self.items) * form[1] * size * size):
+        with _explained(base.parent, f"{len(self.items) * form[1] * size * size / 1e6:.0f} MB are needed there; "):
             _build(base, self, form, progress)
         if stored := _read(base):
             return stored
@@ -142,7 +142,7 @@ class FileImages:
             return json.loads(path.read_text())["found"]
         result = work()
         if result:
-            with _explained(path.parent, 0), _replacing(path) as file:
+            with _explained(path.parent), _replacing(path) as file:
                 file.write(json.dumps({"root": self.root, "found": result}).encode())
         return result
 
@@ -328,13 +328,6 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _explained(folder: Path, needed: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise DataError(
-            f"cannot write decoded images to {folder}: {why}; {needed / 1e6:.0f} MB are needed there"
-            " (set FEATHERVIT_CACHE to another folder, or free some with `feathervit data cache --clear`)"
-        ) from error
+def _explained(folder: Path, needs: str = "") -> AbstractContextManager[None]:
+    advice = f"{needs}set FEATHERVIT_CACHE to another folder, or free some with `feathervit data cache --clear`"
+    return explained(f"cannot write decoded images to {folder}", advice, DataError)

@@ -14,7 +14,7 @@ import torch
 
 from .. import __version__
 from ..checkpoint import weights_digest
-from ..errors import ConfigError, RunFolderError, UnknownNameError
+from ..errors import ConfigError, RunFolderError, UnknownNameError, valid
 from ..files import clear_drafts, expanded
 from ..results import commit, machine, write_json
 from .job import prepare
@@ -122,7 +122,7 @@ def export_model(
 
 def _claim(folder: Path, to: Target) -> bool:
     """Creates the folder and returns whether it is new. Only an earlier export to the same target may be replaced."""
-    try:
+    with valid(f"cannot use {folder}", "; name another folder with --out, or remove it"):
         new = not folder.exists()
         clear_drafts(folder)
         if not new and any(folder.iterdir()):
@@ -135,9 +135,3 @@ def _claim(folder: Path, to: Target) -> bool:
                 )
         folder.mkdir(parents=True, exist_ok=True)
         return new
-    except (ValueError, AttributeError) as error:
-        raise RunFolderError(
-            f"{folder / 'export.json'} is damaged; remove the folder, or name another with --out"
-        ) from error
-    except OSError as error:
-        raise RunFolderError(f"cannot use {folder}: {error.strerror or error}; it must be a writable folder") from error
