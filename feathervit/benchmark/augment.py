@@ -3,20 +3,16 @@
 All methods do the same work: random resized crop, flip, AutoAugment's CIFAR-10 policy, normalisation, a float32 batch. Every
 loop starts from decoded images (PIL images or uint8 tensors) and ends with `torch.stack`. The loops use no worker processes.
 Each method runs once per round, so that other programs slow down all methods equally. The results are medians. On an
-accelerator, only our augmentation runs, in batches of 128 as in a training run. The last results are the speeds of reading
-random rows from memory and from a memory-mapped file.
+accelerator, only our augmentation runs, in batches of 128 as in a training run.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +33,6 @@ from . import train
 _AUGMENT = Augmentation(flip="random", crop="resized", crop_scale=(0.08, 1.0), policy="cifar10")
 _MEAN = _STD = (0.5, 0.5, 0.5)
 _LOOP = 256  # images per round of a loop; its speed does not depend on the batch size
-_MAPPED = 256 << 20  # bytes of the memory-mapped dataset
 OURS = "feathervit"
 
 
@@ -51,8 +46,8 @@ def run(
     """Measures all methods and returns JSON-ready results, which `table` formats.
 
     "rows": one per size, number of threads and method: images_per_second (median of `repeats`). "summary": our speed divided
-    by the speed of the fastest loop, per size and number of threads (CPU). "reading": images per second of gathering batches
-    of 64 px images. "step": seconds of a training step of `mlit_xxs` with and without augmentation, with the most threads.
+    by the speed of the fastest loop, per size and number of threads (CPU). "step": seconds of a training step of `mlit_xxs`
+    with and without augmentation, with the most threads.
     """
     rows, summary = [], []
     if device != "cpu":
@@ -80,7 +75,6 @@ def run(
         "machine": machine(),
         "rows": rows,
         "summary": summary,
-        "reading": reading(batch, repeats),
         "step": step_time(min(batch, 128), repeats, device, max(threads)),
     }
 
@@ -108,7 +102,6 @@ def table(found: dict[str, Any]) -> str:
     lines.append(
         f"a step of mlit_xxs, {step['batch']} images of 36 px, {step['threads']} thread(s): {times} ({100 * share:.1f} %)"
     )
-    lines += [f"reading, {name}: {speed:,.0f} images/s" for name, speed in found["reading"].items()]
     return "\n".join(lines)
 
 
@@ -170,45 +163,6 @@ def loops(images: Tensor) -> dict[str, Callable[[], Tensor]]:
         name: lambda chain=chain, source=source: torch.stack([chain(x) for x in source])
         for name, (chain, source) in chains.items()
     }
-
-
-def reading(batch: int, repeats: int) -> dict[str, float]:
-    """Measures images per second of gathering random rows of a dataset of 64 px images.
-
-    The rows come from memory, from a memory-mapped file in the system cache, and from a file on the disk. The last case
-    represents a dataset larger than memory. It needs a system that can drop a file from its cache, such as Linux.
-    """
-    shape = (_MAPPED // (3 * 64 * 64), 3, 64, 64)
-    rounds = [torch.randint(shape[0], (batch,), generator=Chance(0, i).generator("rows")) for i in range(repeats)]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "images.npy"
-        np.save(path, torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy())
-
-        def mapped() -> Tensor:
-            return torch.from_numpy(np.load(path, mmap_mode="c"))
-
-        def speed(sources: Iterable[Tensor]) -> float:
-            seconds = []
-            for images, rows in zip(sources, rounds, strict=False):
-                start = time.perf_counter()
-                images.index_select(0, rows)
-                seconds.append(time.perf_counter() - start)
-            return batch / statistics.median(seconds)
-
-        def dropped() -> Iterator[Tensor]:
-            while True:
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                yield mapped()
-
-        speeds = {
-            "from memory": speed(itertools.repeat(mapped().clone())),
-            "from a mapped file": speed(itertools.repeat(mapped())),
-        }
-        if hasattr(os, "posix_fadvise"):
-            speeds["from a mapped file on the disk"] = speed(dropped())
-    return speeds
 
 
 def step_time(batch: int, repeats: int, device: str, threads: int) -> dict[str, float]:

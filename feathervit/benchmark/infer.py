@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from ..device import use_threads
-from ..errors import ConfigError
 from ..export.verify import check_extra, race, runner, session
 from ..files import write_bytes
 from ..models.cost import cost
@@ -51,8 +50,6 @@ def run(
 
     Raises UnknownNameError and ConfigError.
     """
-    if unknown := sorted(set(forms) - set(FORMS)):
-        raise ConfigError(f"no form {unknown[0]!r}; the forms are {', '.join(FORMS)}")
     if onnx := set(forms) - {"eager", "compiled"}:
         check_extra(f"the form {min(onnx)}")
     threads = sorted(set(threads))

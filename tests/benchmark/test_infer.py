@@ -14,7 +14,6 @@ from feathervit.benchmark.infer import chart, run, table
 from feathervit.benchmark.peers import build
 from feathervit.cli import main
 from feathervit.config import spec
-from feathervit.errors import ConfigError
 
 
 @pytest.mark.slow
@@ -103,8 +102,3 @@ def test_compiled_inference():
     if "compiled" in row["absent"]:
         pytest.skip(row["absent"]["compiled"])
     assert set(row["latency_ms"]) == set(row["peak_mb"]) == {"eager", "compiled"}
-
-
-def test_unknown_forms_are_refused():
-    with pytest.raises(ConfigError, match="form"):
-        run(["mlit_xxs"], 36, forms=("onyx",))
