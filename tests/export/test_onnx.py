@@ -16,6 +16,8 @@ from feathervit.config import (
     ConvStemConfig,
     ImageConfig,
     LatentConfig,
+    MLPConfig,
+    SwiGLUConfig,
     WhitenedPatchesConfig,
     spec,
     with_fields,
@@ -87,6 +89,8 @@ PARTS = {
     "stem": {"patches": ConvStemConfig(2)},
     "whitened": {"patches": WhitenedPatchesConfig()},
     "conv-mlp": {"feedforward": ConvMLPConfig(2.0)},
+    "mlp": {"feedforward": MLPConfig(2.0)},
+    "swiglu": {"feedforward": SwiGLUConfig(24, 12)},
 }
 
 
@@ -107,17 +111,6 @@ def test_rewriting_keeps_the_outputs(name):
     for number, gate in routes.gates.items():
         torch.testing.assert_close(gate, gates[number][:, : gate.shape[1]])
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("kind", ["swiglu", "mlp"])
-def test_rewriting_keeps_plain_feedforwards(kind):
-    from feathervit.config import MLPConfig, SwiGLUConfig
-
-    torch.manual_seed(0)
-    feedforward = {"swiglu": SwiGLUConfig(24, 12), "mlp": MLPConfig(2.0)}[kind]
-    model = create_model("mlit_nano", depth=2, feedforward=feedforward, num_classes=5).double()
-    x = unseen(4, 16).double()
-    np.testing.assert_allclose(expected(lean(model)[0], x), expected(model, x), rtol=1e-12)
 
 
 def check_timm_model(name, size, **kwargs):
@@ -279,14 +272,6 @@ def test_int8_leaves_no_matrix_in_float(nano, method):
     assert eight == weights - noise
     assert float_share(small) < 0.1 < float_share(proto) == 1
     assert methods(proto) == ("dynamic", "static")  # there is no convolution
-
-
-@pytest.mark.parametrize("method", ["dynamic", "static"])
-def test_int8_agrees_closely_with_the_model(nano, method):
-    model, proto = nano
-    x = unseen(64, 24, seed=3)
-    run = ready(quantise(proto, method, unseen(32, 24, seed=4).numpy()), 24)
-    assert np.abs(probabilities(run, x.numpy()) - expected(model, x)).max() < 0.05
 
 
 def test_convolutions_are_static_and_products_static_or_dynamic():
