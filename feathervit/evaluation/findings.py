@@ -18,10 +18,9 @@ MOST = 1_000  # maximum number of training images for the training accuracy
 SAME = 500_000_000  # maximum size in bytes of images that are compared with each other
 
 
-def findings(result: RunResult, data: DataSplits, train_top1: float, out: Path) -> list[str]:
-    """Returns the three lines. `train_top1`: accuracy on MOST of the training images, without augmentation."""
+def findings(result: RunResult, causes: list[str], more: bool, out: Path) -> list[str]:
+    """Returns the three lines. `causes` and `more`: from `limits`."""
     lines = [f"accuracy   {said[0]} ({said[1]})"] if (said := accuracy(result)) else []
-    causes, more = limits(result, data, train_top1)
     lines.append(f"limits     {'; '.join(causes) or 'none found in these figures'}")
     folder = shlex.quote(str(out))
     first = f"feathervit evaluate {folder}"
@@ -45,7 +44,10 @@ def accuracy(result: RunResult) -> tuple[str, str] | None:
 
 
 def limits(result: RunResult, data: DataSplits, train_top1: float) -> tuple[list[str], bool]:
-    """Returns possible limits of the accuracy, and whether more epochs may increase it."""
+    """Returns possible limits of the accuracy, and whether more epochs may increase it.
+
+    `train_top1`: accuracy on MOST of the training images, without augmentation.
+    """
     causes = []
     train = data.train
     counts = sorted(train.labels.bincount(minlength=len(train.class_names)).tolist())

@@ -70,10 +70,12 @@ def report(folder: str | Path) -> Path:
     return write_report(folder, result, data, model, device, notes)
 
 
-def report_at_end(folder: Path, result: RunResult, data: DataSplits, model: nn.Module, device: torch.device) -> str:
+def report_at_end(
+    folder: Path, result: RunResult, data: DataSplits, model: nn.Module, device: torch.device, causes: list[str]
+) -> str:
     """Writes the report. Returns a line with its path, or the reason of a failure. Never raises an error."""
     try:
-        return f"Report: {write_report(folder, result, data, model, device, [])}"
+        return f"Report: {write_report(folder, result, data, model, device, [], causes)}"
     except Exception as error:  # drawing may fail because of fonts, names or the disk
         return f"note: no {NAME} was written ({type(error).__name__}: {error})"
 
@@ -85,14 +87,18 @@ def write_report(
     model: nn.Module,
     device: torch.device,
     notes: list[str],
+    causes: list[str] | None = None,
 ) -> Path:
-    """Writes report.html and its PNGs for the model with the saved weights. Raises RunFolderError."""
+    """Writes report.html and its PNGs for the model with the saved weights. `causes` None: they are computed.
+
+    Raises RunFolderError.
+    """
     files: dict[str, bytes] = {}
     try:
         values = _of_result(folder, result, data, files)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise RunFolderError(f"cannot make a report from the result in {folder}: {error!r}") from error
-    values |= _of_model(result, data, model, device, files, notes)
+    values |= _of_model(result, data, model, device, files, notes, causes)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["percent"] = texts.percent
     environment.filters["whole"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
@@ -115,8 +121,6 @@ def write_report(
 def _data(config: RunConfig, result: RunResult) -> tuple[DataSplits | None, list[str]]:
     """Returns the data of the run if it is unchanged, else None and the reason."""
     gone = "The images and the parts made from them are left out: "
-    if config.data == "arrays":
-        return None, [gone + "the data came as arrays."]
     try:
         data = own_splits(config)
     except FeatherVitError as error:
@@ -170,6 +174,7 @@ def _of_model(
     device: torch.device,
     files: dict[str, bytes],
     notes: list[str],
+    causes: list[str] | None,
 ) -> dict[str, Any]:
     """Returns the template values that need the model and images. A part that fails is omitted, with a note."""
     values: dict[str, Any] = dict.fromkeys(("reconstructions", "mistakes", "limits", "samples"), ())
@@ -189,7 +194,7 @@ def _of_model(
     if isinstance(model, MaskedAutoencoder):
         part("Reconstructions are", lambda: _reconstructed(model, images or data.train, config, files))
     else:
-        part("The limits of the accuracy are", lambda: {"limits": _limits(result, data, model, config, device)})
+        part("The limits of the accuracy are", lambda: {"limits": _limits(result, data, model, config, device, causes)})
         if images is not None:
             part("Mistakes and confidence are", lambda: _on_images(result, data, images, model, config, device, files))
     part("The load of the experts is", lambda: _load(model, images or data.train, config, files))
@@ -198,10 +203,16 @@ def _of_model(
 
 
 def _limits(
-    result: RunResult, data: DataSplits, model: nn.Module, config: RunConfig, device: torch.device
+    result: RunResult,
+    data: DataSplits,
+    model: nn.Module,
+    config: RunConfig,
+    device: torch.device,
+    causes: list[str] | None,
 ) -> list[str]:
-    top1, *_ = accuracy_and_loss(model, data.train.some(MOST), config, device)
-    causes, _ = limits(result, data, top1)
+    if causes is None:
+        top1, *_ = accuracy_and_loss(model, data.train.some(MOST), config, device)
+        causes, _ = limits(result, data, top1)
     return causes or ["These figures show no limit."]
 
 

@@ -15,7 +15,7 @@ from .. import __version__
 from ..checkpoint import load_weights
 from ..config import to_dict
 from ..data import ImageSet
-from ..evaluation.findings import MOST, findings
+from ..evaluation.findings import MOST, findings, limits
 from ..evaluation.inference import accuracy_and_loss
 from ..evaluation.metrics import Metrics
 from ..files import write_bytes
@@ -67,14 +67,16 @@ def conclude(loop: Loop, finished: bool, note: Callable[[str], None]) -> Outcome
         result = _result(loop, finished)
         write_json(out / "result.json", result)
         note(summary(result, out))
+        causes: list[str] = []
         if config.objective != "reconstruction":
             some = data.train.some(MOST)
             top1, *_ = accuracy_and_loss(trainer.kept, some, config, trainer.device, trainer.dtype)
-            for line in findings(result, data, top1, out):
+            causes, more = limits(result, data, top1)
+            for line in findings(result, causes, more, out):
                 say(loop.console, line, 11)
         elif finished:
             note(f"next       feathervit train --from {shlex.quote(str(out))} --data FOLDER --out RUN")
-        note(report_at_end(out, result, data, trainer.kept, trainer.device))
+        note(report_at_end(out, result, data, trainer.kept, trainer.device, causes))
         loop.trackers.report(out / "report.html")
     loop.trackers.finished = finished
     return Outcome(out, finished, loop.interrupt.asked, result)
