@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..data import load_run_data
 from ..data.given import kept
 from ..data.image import as_input
 from ..device import choose_device, choose_precision, own_randomness, seed
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..evaluation.inference import known_validation
 from ..files import expanded
 from ..models import Encoder, MaskedAutoencoder, build_model
@@ -168,6 +168,8 @@ def _run(
     note = partial(say, console)
     device, device_reason = choose_device(config.device)
     dtype, dtype_reason = choose_precision(config.precision, device)
+    if resume:
+        dtype_reason = "as before"
     seed(device, Chance(config.seed).number("initialisation"))
     if not group.is_main:
         group.wait()  # the first process downloads and decodes, then the others read the cache
@@ -230,9 +232,12 @@ def _run(
     trainer = Trainer(config, data, model, device=device, dtype=dtype, note=note, group=group)
     loop = Loop(trainer, out, console=console, identity=identity, deadline=deadline)
     if resume:
-        loop.state.resume(note)
+        calibrated = _calibrated(out)
+        loop.state.resume(note)  # writes the best weights of the state
         if trainer.progress.step >= config.epochs * trainer.steps_per_epoch:
             note(f"all {config.epochs} epochs of this run are done; --epochs makes it longer")
+        elif calibrated:
+            note("warning: the new weights have no calibration; run feathervit calibrate again after training")
     elif group.is_main:
         empty(out)
     loop.trackers.start(to_dict(config))
@@ -246,3 +251,11 @@ def _run(
     with closing(loop.trackers):
         finished = loop.run()
         return conclude(loop, finished, note)
+
+
+def _calibrated(out: Path) -> bool:
+    """Returns whether the best weights of a run hold a calibration."""
+    with suppress(CheckpointError):
+        best = load_weights(out / "best.safetensors")
+        return best.temperature != 1 or best.other is not None
+    return False

@@ -168,6 +168,14 @@ def test_calibration_accepts_arrays_by_split_name(arrays, tmp_path, small):
     assert feathervit.load(out).temperature == found["temperature"]
 
 
+def test_resuming_warns_that_the_calibration_is_lost(run, capsys):
+    for epochs, temperature, warned in ((9, 1.0, False), (10, 2.0, True)):
+        save_weights(run / "best.safetensors", dataclasses.replace(load_weights(run), temperature=temperature))
+        assert main(["train", "--resume", "--out", str(run), "--epochs", str(epochs)]) == 0
+        assert ("no calibration" in capsys.readouterr().out) == warned
+    assert load_weights(run).temperature == 1
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf"), "2", True, None, [1.0]])
 def test_invalid_stored_temperatures_are_refused(temperature, tmp_path):
     path = tmp_path / "w.safetensors"
