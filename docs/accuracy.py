@@ -1,7 +1,7 @@
 """Draws the charts of docs/results.md: CIFAR-100 accuracy against parameters and CPU minutes, and curves of long runs.
 
-Published points come from published.json. Our points come from result files: the weights of the package, the papers' rows
-that were run, and the studies `peers`.
+Published points come from published.json. Our points come from result files: the long runs, the papers' rows that were
+run, and the studies `peers`.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def published() -> list[Point]:
 def ours(results: Path) -> list[Point]:
     """Returns our models trained on all of CIFAR-100."""
     points = []
-    for path in sorted((results / "weights").glob("*.cifar100.json")):
+    for path in sorted(results.glob("weights*/*.cifar100.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         minutes = sum(run["minutes"] * run["threads"] for run in found["runs"]) / len(found["runs"])
         cost = f"{found['runs'][0]['epochs']} epochs, {minutes / 60:.1f} core-hours"
         top1 = 100 * statistics.mean(run["test_top1"] for run in found["runs"])
-        source = f"`results/weights/{path.name}`"
+        source = f"`results/{path.parent.name}/{path.name}`"
         points.append(Point(path.stem, found["parameters"] / 1e6, top1, "ours", cost, source, minutes))
     for arm, cells in read_papers(results).items():
         own = papers.published[arm]

@@ -123,8 +123,7 @@ def test_many_images_are_not_reduced():
 @pytest.mark.parametrize(
     ("weights", "size", "sizes"),
     [
-        ("feather_nano", 20, (32, 4)),
-        ("feather_nano", 40, (32, 4)),
+        ("feather_nano", 20, (48, 4)),
         ("feather_nano", 300, (48, 4)),
         ("feather_xxs", 20, (48, 4)),
         ("feather_xxs", 48, (48, 4)),
@@ -132,7 +131,7 @@ def test_many_images_are_not_reduced():
     ],
 )
 def test_images_are_shown_at_the_size_of_the_weights_or_48_px(weights, size, sizes):
-    """Of the weights in the package, feather_nano was trained at 32 px and feather_xxs at 48 px, in patches of 4 px."""
+    """Both weights in the package were trained at 48 px, in patches of 4 px."""
     fields = {"start_from": f"{weights}.cifar100", "model": weights}
     config, reasons = planned("folder", black_images(20, size), "arrays", fields)
     assert (config.img_size, config.patch_size) == sizes
@@ -189,7 +188,7 @@ def test_flips_and_class_weights():
         ({"model": "mlit_xxs", "img_size": 36}, {"patch_size": 4}),
         ({"model": "mlit_xxs", "patch_size": 5}, {"img_size": 60}),
         ({"model": "mlit_xxs"}, {"patch_size": 8}),
-        ({"model": "feather_nano"}, {"img_size": 32, "patch_size": 4}),
+        ({"model": "feather_nano"}, {"img_size": 48, "patch_size": 4}),
         ({"model": "timm:resnet10t"}, {"patch_size": None, "img_size": 64}),  # few timm models take a patch size
         ({"optim__warmup_epochs": 7.0}, {"epochs": 200}),
         ({"augment__flip": "none"}, {}),
