@@ -188,7 +188,7 @@ def test_flips_and_class_weights():
         ({"model": "mlit_xxs", "img_size": 36}, {"patch_size": 4}),
         ({"model": "mlit_xxs", "patch_size": 5}, {"img_size": 60}),
         ({"model": "mlit_xxs"}, {"patch_size": 8}),
-        ({"model": "feather_nano"}, {"img_size": 48, "patch_size": 4}),
+        ({"model": "feather_nano"}, {"img_size": 32, "patch_size": 4}),
         ({"model": "timm:resnet10t"}, {"patch_size": None, "img_size": 64}),  # few timm models take a patch size
         ({"optim__warmup_epochs": 7.0}, {"epochs": 200}),
         ({"augment__flip": "none"}, {}),

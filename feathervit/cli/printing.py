@@ -38,12 +38,13 @@ def new_table(*columns: str):
 def add_row(table: Any, *cells: str) -> None:
     """Adds a row of plain text. Names may hold line breaks, or square brackets, which rich would read as markup.
 
-    The middle of a first cell that would fill over half of the line is left out, so that the others keep their place.
+    On a terminal, the middle of a first cell that would fill over half of the line is left out, so that the others keep their
+    place. In a file or pipe, it stays whole.
     """
     from rich.text import Text
 
     first, *rest = map(shown, cells)
-    half = shutil.get_terminal_size((200, 24)).columns // 4
+    half = shutil.get_terminal_size((10_000, 24)).columns // 4
     if len(first) > 2 * half:
         first = f"{first[: half - 3]}...{first[-half:]}"
     table.add_row(*map(Text, (first, *rest)))

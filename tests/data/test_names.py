@@ -21,6 +21,7 @@ NAMES += ["=1+1", "%s{0}"]
 
 @pytest.mark.skipif(os.name != "posix", reason="names of any bytes")
 def test_any_name_can_be_trained_on_printed_and_drawn(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # a narrow terminal would shorten the paths
     names = [*NAMES, os.fsdecode(b"bad\xff")]
     root = paint(tmp_path / "pets [old]", [f"{name}/{i}.png" for name in names for i in range(3)])
     paint(root, [f":cat:/{name}.png" for name in names])

@@ -73,7 +73,6 @@ PRETRAIN = [
 OTHERS = [
     ("trian", "train"),
     ("data chekc", "check"),
-    ("study", "STUDY"),
     ("predict", "CHECKPOINT and IMAGES"),
     ("export", "CHECKPOINT"),
     ("evaluate", "weights file"),
