@@ -1,8 +1,8 @@
 """Trains our models from scratch: `feather_nano`, `feather_xxs`, `feather_xs`, `feather_s`.
 
 The methods come from speed records of training: alternating flip, padded crop, label smoothing, Muon, averaged weights.
-The settings are those of the first stage of the weights feather_xxs.cifar100. The study `peers` has settings for runs of a
-few minutes.
+The settings are those of the first stage of the weights feather_xxs.cifar100, which was planned for 62 epochs and shortened to
+50. Runs of a few minutes need other settings: see the study `peers`.
 
 Command: feathervit train --recipe feather_cifar100 --model feather_xxs --out RUN
 """
